@@ -1,0 +1,93 @@
+"""Checkpoints: plain dicts of tensors and numbers, written whole, read without running code from them."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from roi.files import replacing
+from roi.model import RoiModel, build_model
+
+NEEDED = ("model", "mask_net", "classes", "args")
+FREE = {  # flags that may differ between the run that stopped and the one that goes on: they do not change the result
+    "epochs", "workers", "prefetch_factor", "persistent_workers", "save", "log_csv", "tensorboard", "resume", "overwrite",
+    "image_root", "train_csv", "val_csv", "exclude_csv", "device", "skip_unreadable", "weights",
+}  # fmt: skip
+
+
+def save(path: str | Path, state: dict[str, Any]) -> None:
+    with replacing(path, "wb") as file:
+        torch.save(state, file)
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """-> the dict that `save` wrote, on the CPU. ValueError for anything else."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such checkpoint")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # every unpickler has errors of its own
+        raise ValueError(f"{path}: not a checkpoint, or a damaged one ({str(error).splitlines()[0]})") from error
+    missing = [key for key in NEEDED if not isinstance(state, dict) or key not in state]
+    if missing:
+        raise ValueError(f"{path}: not a checkpoint of this project (it has no {missing[0]!r})")
+    return state
+
+
+def load_model(path: str | Path) -> tuple[RoiModel, dict[str, Any]]:
+    """-> (model in eval mode, on the CPU, the checkpoint). The file says which backbone, mask and classes."""
+    state = load(path)
+    args = state["args"]
+    model = build_model(args["backbone"], len(state["classes"]), args["mask"], "none", args["img_size"], channels_last=args["channels_last"])
+    load_parts(model, state, path)
+    return model.eval(), state
+
+
+def parts(model: RoiModel) -> dict[str, Any]:
+    return {"model": model.backbone.state_dict(), "mask_net": model.mask_net.state_dict() if model.mask_net is not None else {}}
+
+
+def load_parts(model: RoiModel, state: dict[str, Any], path: str | Path) -> None:
+    try:
+        model.backbone.load_state_dict(state["model"])
+        if model.mask_net is not None:
+            model.mask_net.load_state_dict(state["mask_net"])
+    except RuntimeError as error:
+        raise ValueError(f"{path}: its weights do not fit its own description ({' '.join(str(error).split())[:200]})") from error
+
+
+def same_run(state: dict[str, Any], args: dict[str, Any], train_images: torch.Tensor, path: str | Path) -> None:
+    """ValueError if going on from `state` with these flags and images would not continue the same run."""
+    if "optimizer" not in state:
+        raise ValueError(f"{path}: holds a model but no training state; resume from the checkpoint that --save names")
+    for name, old in state["args"].items():
+        if name not in FREE and args.get(name) != old:
+            raise ValueError(f"{path}: was trained with --{name} {old}, now {args.get(name)}; give the old value, or another --save")
+    if not torch.equal(state["train_images"], train_images):
+        raise ValueError(
+            f"{path}: was trained on other images ({len(state['train_images']):,}, now {len(train_images):,}); give the same tables, or another --save"
+        )
+
+
+def fingerprints(images: Sequence[str]) -> torch.Tensor:
+    """Names -> (N,) int64: what a checkpoint remembers of the images it was trained on."""
+    return torch.from_numpy(np.frombuffer(b"".join(hashlib.blake2b(i.encode(), digest_size=8).digest() for i in images), dtype=np.int64).copy())
+
+
+def rng_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """The global generators that dropout and stochastic depth draw from."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def restore_rng(state: dict[str, torch.Tensor], device: torch.device) -> None:
+    """A resumed run goes on drawing where it stopped: the one place that sets the global generators."""
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)

@@ -1,0 +1,111 @@
+"""What the command lines share: one-line errors, exit codes, groups of flags. No torch here: tables start fast."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+on_off = argparse.BooleanOptionalAction
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with the script's docstring as its manual, and one line (exit code 2) for a wrong flag."""
+
+    def __init__(self, doc: str | None) -> None:
+        super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message} (all flags: {self.prog} --help)\n")
+
+
+def run(main: Callable[[argparse.Namespace], int | None], parse_args: Callable[[], argparse.Namespace]) -> NoReturn:
+    """Run a script: what the user gave wrong (ValueError, OSError) is one line and exit code 2; Ctrl-C is exit code 130.
+
+    ROI_DEBUG=1 in the environment shows the traceback as well.
+    """
+    try:
+        sys.exit(main(parse_args()) or 0)
+    except (ValueError, OSError) as error:
+        if os.environ.get("ROI_DEBUG"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def number(kind: Callable[[str], Any], low: float | None = None, high: float | None = None) -> Callable[[str], Any]:
+    """An argparse type: `kind` (int or float) with closed bounds."""
+
+    def parse(text: str) -> Any:
+        value = kind(text)
+        if not ((low is None or value >= low) and (high is None or value <= high)):
+            raise argparse.ArgumentTypeError(f"{text} is not between {low} and {high}" if high is not None else f"{text} is below {low}")
+        return value
+
+    parse.__name__ = kind.__name__
+    return parse
+
+
+def add_overwrite(parser: argparse._ActionsContainer, what: str) -> None:
+    parser.add_argument("--overwrite", action=on_off, default=False, help=f"replace {what} if there (default: refuse)")
+
+
+def add_training_flags(parser: Parser) -> None:
+    """Every flag that the train scripts share."""
+    ratio, count, weight = number(float, 0, 1), number(int, 1), number(float, 0)
+    data = parser.add_argument_group("data")
+    data.add_argument("--train_csv", required=True, metavar="CSV", help="table of make_chexmultimodal_csv.py; image and labels suffice")
+    data.add_argument("--image_root", required=True, metavar="DIR", help="holds the images: DIR/images/NAME, DIR/NAME or DIR/images_*/images/NAME")
+    data.add_argument("--classes", default="", metavar="A,B", help="classes to learn (default: all labels of the table)")
+    data.add_argument("--val_csv", metavar="CSV", help="validation table; shares no patient with --train_csv")
+    data.add_argument("--val_fraction", type=number(float, 0, 0.9), default=0.1, metavar="0..0.9", help="share of images held out by patient for validation when there is no --val_csv (default: %(default)s)")  # fmt: skip
+    data.add_argument("--exclude_csv", metavar="CSV", help="table whose images, and other images of their patients, are left out of training: the test set")
+    data.add_argument("--allow_leakage", action=on_off, default=False, help="train on test images too, and mark checkpoint, metrics and predictions as contaminated (default: leave them out)")  # fmt: skip
+    data.add_argument("--max_samples", type=count, metavar="N", help="train on N images drawn with --seed, before validation is split off (default: all)")
+    data.add_argument("--img_size", type=number(int, 16), default=224, metavar="PX", help="side of the square input (default: %(default)s)")
+    add_loading(data)
+    add_model(parser.add_argument_group("model"))
+    loss = parser.add_argument_group("loss")
+    loss.add_argument("--alpha", type=weight, default=1.0, help="weight of consist, |p_full - p_crop| (default: %(default)s)")
+    loss.add_argument("--beta", type=weight, default=0.5, help="weight of drop, ReLU(p_drop - p_full) (default: %(default)s)")
+    loss.add_argument("--gamma", type=weight, default=1e-3, help="weight of sparse, the mean of the soft mask (default: %(default)s)")
+    loss.add_argument("--delta", type=weight, default=1e-4, help="weight of tv, the total variation of the soft mask (default: %(default)s)")
+    loss.add_argument("--keep_ratio", type=ratio, default=0.1, metavar="0..1", help="share of the pixels that the mask keeps (default: %(default)s)")
+    loss.add_argument("--dynamic_weights", action=on_off, default=False, help="learn the weights by GradNorm (Chen et al. 2018); the four above are then not used")
+    for name, value in (("full", 1.0), ("consist", 0.5), ("drop", 1e-3), ("sparse", 1e-4), ("tv", 1e-5)):
+        loss.add_argument(f"--w_{name}_init", type=weight, default=value, metavar="W", help=f"first weight of {name} with --dynamic_weights (default: %(default)s)")
+    steps = parser.add_argument_group("optimisation")
+    steps.add_argument("--epochs", type=count, default=8, metavar="N", help="passes over the training images (default: %(default)s)")
+    steps.add_argument("--batch_size", type=count, default=8, metavar="N", help="images a forward; each has up to three views (default: %(default)s)")
+    steps.add_argument("--accum_steps", type=count, default=1, metavar="N", help="batches an optimiser step (default: %(default)s)")
+    steps.add_argument("--lr", type=weight, default=1e-4, help="learning rate of AdamW (default: %(default)s)")
+    steps.add_argument("--weight_decay", type=weight, default=0.01, help="weight decay of AdamW (default: %(default)s)")
+    steps.add_argument("--seed", type=number(int, 0), default=0, help="of new layers, order, validation split, dropout and random masks (default: %(default)s)")
+    add_compute(steps)
+    out = parser.add_argument_group("output")
+    out.add_argument("--save", required=True, metavar="PT", help="checkpoint, written each epoch; the best by validation AUROC is <stem>_best.pt beside it")
+    out.add_argument("--log_csv", metavar="CSV", help="metrics, a row each epoch as it ends (default: none)")
+    out.add_argument("--tensorboard", metavar="DIR", help="TensorBoard events (default: none)")
+    out.add_argument("--resume", metavar="auto|PT", help="go on from a checkpoint; auto: from --save, if it is there (default: start anew)")
+    add_overwrite(out, "checkpoint and log of an earlier run")
+
+
+def add_model(group: argparse._ActionsContainer) -> None:
+    group.add_argument("--backbone", default="convnext_base", metavar="NAME", help="any torchvision classifier, else any timm model (default: %(default)s)")
+    group.add_argument("--weights", default="imagenet", metavar="imagenet|none|FILE", help="start from ImageNet weights (downloaded), from scratch, or from a .safetensors or state-dict file (default: %(default)s)")  # fmt: skip
+
+
+def add_loading(group: argparse._ActionsContainer) -> None:
+    group.add_argument("--workers", type=number(int, 0), default=min(8, os.cpu_count() or 1), metavar="N", help="processes that decode images; 0: none (default: %(default)s)")
+    group.add_argument("--prefetch_factor", type=number(int, 1), default=2, metavar="N", help="batches each worker keeps ready (default: %(default)s)")
+    group.add_argument("--persistent_workers", action=on_off, default=True, help="keep the workers between epochs (default: yes)")
+    group.add_argument("--skip_unreadable", action=on_off, default=False, help="leave out images that are missing or broken, count them and list them in a side file (default: stop)")  # fmt: skip
+
+
+def add_compute(group: argparse._ActionsContainer) -> None:
+    group.add_argument("--device", default="auto", metavar="auto|cpu|cuda|mps", help="where to compute (default: the best there is)")
+    group.add_argument("--autocast_dtype", choices=("auto", "bf16", "fp16", "fp32"), default="auto", help="type of the forward pass; auto: bf16 on a GPU, fp32 on a CPU; fp16 scales the loss (default: %(default)s)")  # fmt: skip
+    group.add_argument("--channels_last", action=on_off, default=True, help="NHWC memory format (default: yes)")

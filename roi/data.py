@@ -1,0 +1,98 @@
+"""Batches of X-rays: uint8 until the device, in an order that depends on nothing but seed and epoch.
+
+Letters: B images of a batch, K classes, S the side of an image in pixels.
+"""
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from roi.images import UnreadableImage, read_grey
+
+
+class Batch(NamedTuple):
+    pixels: Tensor  # (B, 1, S, S) uint8
+    target: Tensor  # (B, K) float32: 1, 0, NaN unknown
+    index: Tensor  # (B,) int64, rows of the table
+    failed: list[tuple[int, str]]  # rows whose image could not be read, and why; they are not among the B
+
+    def to(self, device: torch.device) -> "Batch":
+        return self._replace(pixels=self.pixels.to(device, non_blocking=True), target=self.target.to(device, non_blocking=True))
+
+
+class XrayDataset(Dataset):
+    """Row i -> (i, (S, S) uint8 or None, why it is None)."""
+
+    def __init__(self, paths: Sequence[str], targets: np.ndarray, size: int) -> None:
+        self.paths = np.array([os.fsencode(p) for p in paths])  # one block of memory: workers do not copy it
+        self.targets = targets
+        self.size = size
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, i: int) -> tuple[int, np.ndarray | None, str]:
+        try:
+            return i, read_grey(os.fsdecode(self.paths[i]), self.size), ""
+        except UnreadableImage as error:
+            return i, None, str(error)
+
+    def collate(self, items: list[tuple[int, np.ndarray | None, str]]) -> Batch:
+        rows = [i for i, pixels, _ in items if pixels is not None]
+        images = [pixels for _, pixels, _ in items if pixels is not None]
+        stack = np.stack(images)[:, None] if images else np.zeros((0, 1, self.size, self.size), dtype=np.uint8)
+        failed = [(i, why) for i, pixels, why in items if pixels is None]
+        return Batch(torch.from_numpy(stack), torch.from_numpy(self.targets[rows]), torch.tensor(rows, dtype=torch.int64), failed)
+
+
+class Batches:
+    """A batch sampler: rows in table order, or shuffled by (seed, epoch). `start` batches of an epoch can be skipped (resume)."""
+
+    def __init__(self, rows: int, batch_size: int, seed: int | None = None) -> None:
+        self.rows, self.batch_size, self.seed = rows, batch_size, seed
+        self.epoch = self.start = 0
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = np.arange(self.rows) if self.seed is None else np.random.default_rng([self.seed, self.epoch]).permutation(self.rows)
+        for first in range(self.start * self.batch_size, self.rows, self.batch_size):
+            yield order[first : first + self.batch_size].tolist()
+
+    def __len__(self) -> int:
+        return -(-self.rows // self.batch_size) - self.start
+
+
+def quiet_worker(worker: int) -> None:
+    """Ctrl-C reaches every process of the terminal; only the main one answers it. SIGTERM from the loader ends a worker."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def make_loader(
+    dataset: XrayDataset,
+    batch_size: int,
+    shuffle_seed: int | None = None,
+    workers: int = 0,
+    prefetch_factor: int = 2,
+    persistent_workers: bool = False,
+    pin_memory: bool = False,
+) -> tuple[DataLoader, Batches]:
+    """-> (loader of Batch, its sampler, whose `epoch` and `start` say what comes next)."""
+    sampler = Batches(len(dataset), batch_size, shuffle_seed)
+    loader = DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=dataset.collate,
+        num_workers=workers,
+        prefetch_factor=prefetch_factor if workers else None,
+        persistent_workers=persistent_workers and workers > 0,
+        pin_memory=pin_memory,
+        worker_init_fn=quiet_worker,
+        generator=torch.Generator(),  # the loader draws a number an epoch: not from the global generator
+    )
+    return loader, sampler

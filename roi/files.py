@@ -1,0 +1,33 @@
+"""Whole files or none: what a killed run leaves behind is either complete or absent."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+
+@contextmanager
+def replacing(path: str | Path, mode: str = "w") -> Iterator[IO]:
+    """Open a temporary neighbour of `path`; it takes the name `path` only when the block ends without an error.
+
+    The data is on the disk (fsync) before the name changes. Text is UTF-8 with "\\n" line ends.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(temporary, mode, **({} if "b" in mode else {"encoding": "utf-8", "newline": "\n"})) as handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def refuse_existing(*paths: str | Path | None, overwrite: bool) -> None:
+    """ValueError if one of `paths` is there (a folder counts when something is in it) and `overwrite` is not set."""
+    for path in (Path(p) for p in paths if p):
+        if path.exists() and not overwrite and (not path.is_dir() or any(path.iterdir())):
+            raise ValueError(f"{path} exists; choose another name, or replace it with --overwrite")

@@ -1,0 +1,65 @@
+"""Where an image lies and what its pixels are. Always grey, 8 bit; never a black image in place of one that cannot be read."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+
+SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+
+
+class UnreadableImage(ValueError):
+    """An image file that is there but cannot be decoded; the message begins with its path."""
+
+
+def locate(image_root: str | Path, images: Sequence[str]) -> list[str | None]:
+    """Paths of `images`, None where there is no file. Looked for as image_root/images/NAME, image_root/NAME and in the
+    shards image_root/images_*/images/NAME; every folder is listed once, however many images it holds.
+
+    ValueError: no such folder, or a name that leaves it (absolute, or with '..').
+    """
+    root = Path(image_root)
+    if not root.is_dir():
+        raise ValueError(f"{root}: no such folder of images (--image_root)")
+    folders: dict[Path, set[str]] = {}
+
+    def listing(folder: Path) -> set[str]:
+        if folder not in folders:
+            folders[folder] = set(os.listdir(folder)) if folder.is_dir() else set()
+        return folders[folder]
+
+    bases = [root / "images", root]
+    flat = {name: folder for folder in reversed([*bases, *sorted(root.glob("images_*/images"))]) for name in listing(folder)}
+    paths: list[str | None] = []
+    for image in images:
+        if "/" not in image:
+            paths.append(os.path.join(flat[image], image) if image in flat and image != ".." else None)
+            continue
+        name = PurePosixPath(image)
+        if name.is_absolute() or ".." in name.parts:
+            raise ValueError(f"image {image!r} leaves --image_root {root}; tables name images by their path below it")
+        paths.append(next((str(base / name) for base in bases if name.name in listing((base / name).parent)), None))
+    return paths
+
+
+def to_grey(image: Image.Image) -> Image.Image:
+    """Any mode of PNG or JPEG -> mode L. 16-bit pixels are divided by their range: the bits that the brightest one needs."""
+    if image.mode in SIXTEEN_BIT:
+        pixels = np.asarray(image).astype(np.int64)  # (H, W)
+        top = 2 ** max(8, int(pixels.max()).bit_length()) - 1
+        return Image.fromarray(((pixels * 255 + top // 2) // top).astype(np.uint8))
+    return image if image.mode == "L" else image.convert("L")
+
+
+def read_grey(path: str | Path, size: int | None = None) -> np.ndarray:
+    """-> (size, size) uint8, resized by PIL's antialiased bilinear filter; (H, W) as stored without `size`."""
+    try:
+        with Image.open(path) as image:
+            grey = to_grey(image)
+            return np.asarray(grey if size is None else grey.resize((size, size), Image.Resampling.BILINEAR))
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise whatever they like on a broken file
+        raise UnreadableImage(f"{path}: cannot be read as an image ({error or type(error).__name__})") from error

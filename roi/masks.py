@@ -1,0 +1,45 @@
+"""Masks that keep exactly k pixels of an image: learned (top-k of a score), random or a square.
+
+Letters: B images, H x W pixels. A mask is (B, 1, H, W), 1 = kept.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def kept_pixels(height: int, width: int, keep_ratio: float) -> int:
+    """k = max(1, round(keep_ratio * H * W))"""
+    return max(1, round(keep_ratio * height * width))
+
+
+def exact_topk(score: Tensor, k: int) -> Tensor:
+    """(B, 1, H, W) -> 0/1 of the same shape: exactly k ones an image, on its highest scores, whatever the ties."""
+    flat = score.detach().flatten(1)  # (B, HW)
+    best = flat.topk(k, dim=1, sorted=False).indices  # (B, k)
+    return torch.zeros_like(flat).scatter_(1, best, 1.0).view_as(score)
+
+
+def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
+    """The value of `hard`, the gradient of `soft` (Bengio et al. 2013). The bracket is exactly 0, so that m is exactly 0/1."""
+    return hard + (soft - soft.detach())
+
+
+def random_mask(seeds: Sequence[int], size: tuple[int, int], k: int, cell: int = 16) -> Tensor:
+    """Blobs at random places: top-k of noise drawn on a grid of `cell` pixels -> (B, 1, H, W). One seed an image."""
+    grid = (math.ceil(size[0] / cell) + 1, math.ceil(size[1] / cell) + 1)
+    noise = torch.stack([torch.rand(1, *grid, generator=torch.Generator().manual_seed(s)) for s in seeds])
+    return exact_topk(F.interpolate(noise, size=size, mode="bilinear", align_corners=True), k)
+
+
+def cutout_mask(seeds: Sequence[int], size: tuple[int, int], k: int) -> Tensor:
+    """The square of Cutout (DeVries & Taylor 2017), of k pixels, at a random place -> (B, 1, H, W); the drop view is Cutout."""
+    half = math.sqrt(k) / 2
+    centres = torch.stack([torch.rand(2, generator=torch.Generator().manual_seed(s)) for s in seeds])  # (B, 2), in 0..1
+    y, x = (torch.arange(n, dtype=torch.float32) + 0.5 for n in size)
+    cy, cx = (min(half, n / 2) + centres[:, i] * max(n - 2 * half, 0) for i, n in enumerate(size))
+    away = torch.maximum((y[None] - cy[:, None]).abs()[:, :, None], (x[None] - cx[:, None]).abs()[:, None, :])  # (B, H, W)
+    return exact_topk(-away[:, None], k)

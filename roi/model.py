@@ -1,0 +1,202 @@
+"""Backbone + mask net. `build_backbone` takes a name, torchvision's first, timm's otherwise.
+
+Letters: B images, K classes, H x W pixels. Pixels come as uint8 grey and are normalised here, on the device.
+"""
+
+import difflib
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from roi.masks import cutout_mask, exact_topk, kept_pixels, random_mask, straight_through
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")  # training-time heads of Inception and GoogLeNet, not built here
+MASKS = ("conv", "random", "cutout", "none")
+
+
+class Views(NamedTuple):
+    full: Tensor  # (B, K) logits on the whole image
+    crop: Tensor | None  # (B, K) on what the mask keeps
+    drop: Tensor | None  # (B, K) on what it drops
+    soft: Tensor | None  # (B, 1, H, W) in (0, 1), where the mask is learned
+    hard: Tensor | None  # (B, 1, H, W) 0/1, exactly k ones an image
+
+
+class ConvMask(nn.Module):
+    """The published mask net, 3 -> 16 -> 32 -> 1. (B, 3, H, W) normalised -> (B, 1, H, W) logits; it sees 5 x 5 pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(32, 1, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+class RoiModel(nn.Module):
+    """Three views of an image, full, crop = x m and drop = x (1 - m), through one backbone in one forward of 3B.
+
+    mask: "conv" (learned), "random" or "cutout" (placed by the seeds of the call), "none" (full view alone). A dropped
+    pixel is 0 after normalisation, the mean grey of ImageNet.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, backbone: nn.Module, mask: str = "conv", channels_last: bool = True) -> None:
+        super().__init__()
+        if mask not in MASKS:
+            raise ValueError(f"mask {mask!r}: one of {MASKS}")
+        self.backbone = backbone
+        self.mask = mask
+        self.mask_net = ConvMask() if mask == "conv" else None
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+        self.to(memory_format=self.memory_format)  # type: ignore[call-overload]
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """(B, 1, H, W) uint8 -> (B, 3, H, W) float, ImageNet statistics."""
+        return ((pixels.float() / 255 - self.mean) / self.std).contiguous(memory_format=self.memory_format)
+
+    def masks(self, x: Tensor, keep_ratio: float, seeds: list[int] | None) -> tuple[Tensor | None, Tensor]:
+        """(B, 3, H, W) normalised -> soft mask (None unless learned), hard mask, both (B, 1, H, W)."""
+        size = (x.shape[-2], x.shape[-1])
+        k = kept_pixels(*size, keep_ratio)
+        if self.mask_net is not None:
+            z = self.mask_net(x).float()
+            return z.sigmoid(), exact_topk(z, k)
+        if seeds is None:
+            raise ValueError(f"a {self.mask} mask needs one seed an image")
+        place = random_mask if self.mask == "random" else cutout_mask
+        return None, place(seeds, size, k).to(x.device)
+
+    def forward(self, pixels: Tensor, keep_ratio: float, seeds: list[int] | None = None, full_only: bool = False) -> Views:
+        """(B, 1, H, W) uint8 -> Views; logits in fp32 whatever the autocast type."""
+        x = self.normalise(pixels)
+        if self.mask == "none" or full_only:
+            return Views(self.backbone(x).float(), None, None, None, None)
+        soft, hard = self.masks(x, keep_ratio, seeds)
+        m = hard if soft is None else straight_through(hard, soft)
+        full, crop, drop = self.backbone(torch.cat([x, x * m, x * (1 - m)])).float().chunk(3)
+        return Views(full, crop, drop, soft, hard)
+
+    def last_shared(self) -> list[nn.Parameter]:
+        """The last parameters that terms share, for GradNorm: the head's weight and, where there is one, the mask net's."""
+        layers = [head(self.backbone)[1]] + ([self.mask_net.layers[-1]] if self.mask_net is not None else [])
+        return [layer.weight for layer in layers]  # type: ignore[misc]
+
+
+def head(backbone: nn.Module) -> tuple[str, nn.Module]:
+    """-> (name, module) of the classifier: timm's own answer, or the last linear or convolutional layer."""
+    layers = [(name, m) for name, m in backbone.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    own = backbone.get_classifier() if hasattr(backbone, "get_classifier") else None  # type: ignore[operator]
+    return next(((name, m) for name, m in layers if m is own), layers[-1])
+
+
+def build_backbone(name: str, classes: int, weights: str = "imagenet", img_size: int = 224, seed: int = 0) -> nn.Module:
+    """A classifier of `classes` raw logits: (B, 3, H, W) -> (B, K).
+
+    weights: "imagenet" (downloaded), "none", or a file (.safetensors, or a state dict saved by torch.save); the head is
+    dropped when its size differs, anything else that does not match is a ValueError. `seed` draws the new layers; the
+    global generator is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        backbone = _torchvision(name, classes, img_size) if name in torchvision_names() else _timm(name, classes, img_size)
+    if weights == "imagenet":
+        load_weights(backbone, imagenet_weights(name), f"the ImageNet weights of {name}")
+    elif weights != "none":
+        load_weights(backbone, read_weights(Path(weights)), weights)
+    return backbone
+
+
+def torchvision_names() -> list[str]:
+    return torchvision.models.list_models(module=torchvision.models)
+
+
+def _torchvision(name: str, classes: int, img_size: int) -> nn.Module:
+    special: dict[str, dict] = {"inception_v3": {"aux_logits": False, "init_weights": True}, "googlenet": {"aux_logits": False, "init_weights": True}}
+    extra = special.get(name, {"image_size": img_size} if name.startswith("vit_") else {"input_size": (img_size, img_size)} if name == "maxvit_t" else {})
+    backbone = torchvision.models.get_model(name, weights=None, num_classes=classes, **extra)
+    if name.startswith("squeezenet"):
+        backbone.classifier[2] = nn.Identity()  # a ReLU: multi-label logits must go below 0
+    return backbone
+
+
+def _timm(name: str, classes: int, img_size: int) -> nn.Module:
+    import timm
+
+    if name.split(".")[0] not in timm.list_models():
+        near = difflib.get_close_matches(name, [*torchvision_names(), *timm.list_models()], n=4)
+        raise ValueError(f"--backbone {name!r}: neither a torchvision nor a timm classifier" + (f"; near it: {', '.join(near)}" if near else ""))
+    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    fixed = {"img_size": img_size} if config is not None and config.fixed_input_size else {}
+    try:
+        return timm.create_model(name, pretrained=False, num_classes=classes, **fixed)
+    except RuntimeError as error:
+        raise ValueError(f"--backbone {name!r}: {error}") from error
+
+
+def imagenet_weights(name: str) -> dict[str, Tensor]:
+    """Download (or take from the cache) the published weights. ValueError with the way round when that fails."""
+    try:
+        if name in torchvision_names():
+            return torchvision.models.get_model(name, weights="DEFAULT").state_dict()  # it knows the old spellings of keys
+        import timm
+
+        return timm.create_model(name, pretrained=True).state_dict()
+    except (OSError, RuntimeError, ValueError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"cannot get the ImageNet weights of {name} ({reason}); on a machine without network download them elsewhere "
+            "and give --weights FILE, or train from scratch with --weights none"
+        ) from error
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """A .safetensors file, a state dict, or the `model` of a checkpoint of this project. No code in the file is run."""
+    if not path.is_file():
+        raise ValueError(f"--weights {path}: no such file (or say imagenet, or none)")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # every unpickler and parser has errors of its own
+        raise ValueError(f"--weights {path}: neither safetensors nor a state dict ({str(error).splitlines()[0]})") from error
+    for key in ("model", "state_dict"):
+        state = state[key] if isinstance(state, dict) and isinstance(state.get(key), dict) else state
+    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ValueError(f"--weights {path}: not a state dict (names to tensors)")
+    return state
+
+
+def load_weights(backbone: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    """Load `state`; a head of another size stays as drawn; any other difference is a ValueError that names it."""
+    own = backbone.state_dict()
+    last = head(backbone)[0]
+    heads = {f"{last}.weight", f"{last}.bias"}
+    state = {k: v for k, v in state.items() if not k.startswith(AUXILIARY) and not (k in heads and k in own and v.shape != own[k].shape)}
+    wrong = [f"{k} is missing" for k in own if k not in state and k not in heads and not k.endswith("num_batches_tracked")]
+    wrong += [f"{k} is not part of the model" for k in state if k not in own]
+    wrong += [f"{k} is {tuple(v.shape)}, not {tuple(own[k].shape)}" for k, v in state.items() if k in own and v.shape != own[k].shape]
+    if wrong:
+        raise ValueError(f"{source} does not fit the backbone: {'; '.join(wrong[:3])}" + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""))
+    backbone.load_state_dict(own | state)
+
+
+def build_model(name: str, classes: int, mask: str, weights: str = "imagenet", img_size: int = 224, seed: int = 0, channels_last: bool = True) -> RoiModel:
+    """Backbone and mask net, all new layers drawn from `seed`."""
+    backbone = build_backbone(name, classes, weights, img_size, seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return RoiModel(backbone, mask, channels_last)

@@ -1,0 +1,180 @@
+"""What the train scripts share: from flags to a finished run. Tables, leakage audit, loaders, model, fit."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from roi import checkpoint
+from roi.data import Batch, Batches, XrayDataset, make_loader
+from roi.engine import Fit, mask_seeds, pick_device, pick_dtype
+from roi.files import refuse_existing, replacing
+from roi.gradnorm import FixedWeights, GradNorm
+from roi.images import locate
+from roi.log import MetricsLog
+from roi.losses import TERMS, roi_terms
+from roi.model import RoiModel, build_model
+from roi.optim import make_optimizer
+from roi.table import belongs_to, class_list, image_keys, overlap, read_list, read_table, split_by_patient, target_matrix
+
+
+@dataclass
+class Rows:
+    """What a run trains on: tables of images that are there, and whether test images are among them."""
+
+    train: pd.DataFrame
+    val: pd.DataFrame | None
+    classes: list[str]
+    contaminated: bool
+
+
+def train(args: argparse.Namespace, mask: str, without: Sequence[str] = ()) -> int:
+    """Train with a `mask` (roi/model.py MASKS); the terms in `without` get weight 0. -> exit code"""
+    device = pick_device(args.device)
+    dtype = pick_dtype(args.autocast_dtype, device)
+    save = Path(args.save)
+    state = resumed(args, save)
+    rows = choose_rows(args)
+    rows.train, train_paths = present(rows.train, args.image_root, args.skip_unreadable, save)
+    speed_up(device)
+    model = build_model(args.backbone, len(rows.classes), mask, "none" if state else args.weights, args.img_size, args.seed, args.channels_last).to(device)
+    flags = {**vars(args), "mask": mask, "without": list(without)}
+    meta: dict[str, Any] = {
+        "classes": rows.classes, "args": flags, "contaminated": rows.contaminated,
+        "train_images": checkpoint.fingerprints(image_keys(rows.train["image"]).tolist()),
+        "versions": {"python": sys.version.split()[0], "torch": str(torch.__version__), "numpy": np.__version__},
+    }  # fmt: skip
+    if state:
+        checkpoint.same_run(state, flags, meta["train_images"], save)
+    train_loader, sampler = loader_of(rows.train, train_paths, rows.classes, args, device, args.seed)
+    val_loader = None
+    if rows.val is not None:
+        rows.val, val_paths = present(rows.val, args.image_root, args.skip_unreadable, save)
+        val_loader, _ = loader_of(rows.val, val_paths, rows.classes, args, device, None)
+    names = rows.train["image"].to_numpy()
+
+    def losses_fn(model: RoiModel, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        return roi_terms(model, batch.pixels, batch.target, args.keep_ratio, mask_seeds(args.seed, epoch, batch.index))
+
+    fit = Fit(
+        model, train_loader, sampler, val_loader, rows.classes, losses_fn, loss_weights(args, model, without),
+        make_optimizer(model, args.lr, args.weight_decay), device, dtype, args.epochs, args.accum_steps, lambda index: names[index.numpy()].tolist(),
+        MetricsLog(args.log_csv, state["epoch"] if state else 0, args.tensorboard, args.overwrite), save, meta, args.skip_unreadable,
+    )  # fmt: skip
+    if state:
+        fit.resume(state)
+        print(f"resumed {save}: {fit.epoch} of {args.epochs} epochs are done" + (f", and {sampler.start} batches of the next" if sampler.start else ""))
+    return fit.run()
+
+
+def resumed(args: argparse.Namespace, save: Path) -> dict[str, Any] | None:
+    """The checkpoint to go on from. Without --resume nothing that is there is replaced unless --overwrite says so."""
+    if args.resume:
+        path = save if args.resume == "auto" else Path(args.resume)
+        if args.resume != "auto" or path.exists():
+            return checkpoint.load(path)
+    if save.exists() and not args.overwrite:
+        raise ValueError(f"{save} exists; go on from it with --resume auto, replace it with --overwrite, or choose another --save")
+    refuse_existing(args.log_csv, overwrite=args.overwrite)
+    return None
+
+
+def choose_rows(args: argparse.Namespace) -> Rows:
+    """Tables -> who trains and who validates, with the leakage audit printed."""
+    table = read_table(args.train_csv)
+    classes = class_list(table, args.classes)
+    tests = test_tables(args, table)
+    is_test = belongs_to(table, tests.values())
+    contaminated = bool(args.allow_leakage and is_test.any())
+    if not args.allow_leakage:
+        table = table[~is_test]
+    named = ", ".join(f"{name} {overlap(read, other)[0]:,}" for read in [read_table(args.train_csv)] for name, other in tests.items()) or "no test list found"
+    if table.empty:
+        raise ValueError(f"{args.train_csv}: all its images belong to the test set ({named}); give the training table, or --allow_leakage")
+    if args.max_samples and args.max_samples < len(table):
+        keep = np.random.default_rng(args.seed).choice(len(table), args.max_samples, replace=False)
+        table = table.iloc[np.sort(keep)]
+    val: pd.DataFrame | None = None
+    if args.val_csv:
+        val = read_table(args.val_csv)
+        images, patients = overlap(table, val)
+        if patients or images:
+            raise ValueError(f"--val_csv {args.val_csv}: shares {patients:,} patients and {images:,} images with --train_csv; a patient stands in one of them")
+        if belongs_to(val, tests.values()).any() and not args.allow_leakage:
+            raise ValueError(f"--val_csv {args.val_csv}: holds test images ({named}); choosing the best epoch on them would spoil the test. Give other images")
+    elif args.val_fraction:
+        table, val = split_by_patient(table, args.val_fraction, args.seed)
+    print_audit(table, val, tests, named, int(is_test.sum()), contaminated)
+    return Rows(table, val, classes, contaminated)
+
+
+def test_tables(args: argparse.Namespace, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Every source that says which images are test images: --exclude_csv, the official list beside the images, the column split."""
+    tests = {str(args.exclude_csv): read_table(args.exclude_csv)} if args.exclude_csv else {}
+    root = Path(args.image_root)
+    official = next((p for p in (root / "test_list.txt", root.parent / "test_list.txt") if p.is_file()), None)
+    if official:
+        tests[official.name] = read_list(official)
+    marked = table[table["split"] == "test"]
+    if len(marked):
+        tests["split = test"] = marked
+    return tests
+
+
+def print_audit(table: pd.DataFrame, val: pd.DataFrame | None, tests: dict[str, pd.DataFrame], named: str, found: int, contaminated: bool) -> None:
+    def size(rows: pd.DataFrame) -> str:
+        return f"{len(rows):,} images of {rows['patient_id'].nunique():,} patients"
+
+    print(f"train {size(table)}" + (f"; validation {size(val)}" if val is not None else "; no validation"))
+    if contaminated:
+        print(f"CONTAMINATED: {found:,} test images are trained on ({named}); scores on them are not test scores")
+    else:
+        print(f"left out of training as test images: {found:,} ({named})")
+    parts = {"train": table, **({"validation": val} if val is not None else {}), **tests}
+    pairs = [(a, b) for i, a in enumerate(parts) for b in list(parts)[i + 1 :] if a in ("train", "validation")]
+    print("shared images and patients: " + "; ".join(f"{a} and {b} {'{:,} and {:,}'.format(*overlap(parts[a], parts[b]))}" for a, b in pairs), flush=True)
+
+
+def present(table: pd.DataFrame, image_root: str, skip: bool, save: Path) -> tuple[pd.DataFrame, list[str]]:
+    """-> (rows whose image is there, their paths). Missing ones are an error, or counted and listed with --skip_unreadable."""
+    paths = locate(image_root, table["image"].tolist())
+    missing = [image for image, path in zip(table["image"], paths, strict=True) if path is None]
+    if missing and (not skip or len(missing) == len(paths)):
+        raise ValueError(f"{len(missing):,} of {len(paths):,} images are not under {image_root}, the first is {missing[0]}; check --image_root, or --skip_unreadable")
+    if missing:
+        side_file = save.with_name(f"{save.stem}_missing.txt")
+        with replacing(side_file) as file:
+            file.writelines(f"{image}\n" for image in missing)
+        print(f"{len(missing):,} images are missing and were left out; listed in {side_file}")
+    here = np.array([path is not None for path in paths])
+    return table[here], [path for path in paths if path is not None]
+
+
+def loader_of(
+    table: pd.DataFrame, paths: list[str], classes: list[str], args: argparse.Namespace, device: torch.device, seed: int | None
+) -> tuple[DataLoader, Batches]:
+    dataset = XrayDataset(paths, target_matrix(table, classes), args.img_size)
+    return make_loader(dataset, args.batch_size, seed, args.workers, args.prefetch_factor, args.persistent_workers, device.type == "cuda")
+
+
+def loss_weights(args: argparse.Namespace, model: RoiModel, without: Sequence[str]) -> FixedWeights:
+    """The weights of --alpha … --delta, or GradNorm from --w_*_init; 0 for the terms in `without`."""
+    fixed = dict(zip(TERMS, (1.0, args.alpha, args.beta, args.gamma, args.delta), strict=True))
+    weights = {t: getattr(args, f"w_{t}_init") for t in TERMS} if args.dynamic_weights else fixed
+    weights = {t: 0.0 if t in without else w for t, w in weights.items()}
+    return GradNorm(weights, model.last_shared()) if args.dynamic_weights else FixedWeights(weights)
+
+
+def speed_up(device: torch.device) -> None:
+    """TF32 matrix products and cuDNN's own choice of kernels: shapes are the same all through a run."""
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = True

@@ -1,0 +1,46 @@
+"""One function a source data set: its published files -> a table (roi/table.py). How it looks stands in its docstring."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from roi.table import COLUMNS, NORMAL
+
+NIH_COLUMNS = {"Patient ID": "patient_id", "View Position": "view", "Patient Age": "age", "Patient Gender": "sex", "Follow-up #": "study_id"}
+OLDEST = 120  # years; ages above it in the 2017 file are typing errors
+
+
+def read_nih(csv: str | Path, label_from: str = "Finding Labels") -> pd.DataFrame:
+    """NIH ChestX-ray14, Data_Entry_2017.csv (comma at the end of its header) or Data_Entry_2017_v2020.csv -> table.
+
+    Labels are split on '|', `No Finding` is no label (empty field). Impossible ages (over 120 years) become empty.
+    `split` is train_val or test where the official lists lie beside the file. Any CSV with `Image Index` and a column of
+    labels (`label_from`) is read; columns that it lacks stay empty. ValueError names a column that is not there.
+    """
+    csv = Path(csv)
+    if not csv.is_file():
+        raise ValueError(f"{csv}: no such file (--src_csv)")
+    header = pd.read_csv(csv, nrows=0, dtype=str)
+    for column in ("Image Index", label_from):
+        if column not in header:
+            raise ValueError(f"{csv}: no column {column!r} (found {[c for c in header if not c.startswith('Unnamed')]})")
+    wanted = ["Image Index", label_from, *(c for c in NIH_COLUMNS if c in header and c != label_from)]
+    raw = pd.read_csv(csv, usecols=wanted, dtype=str, keep_default_na=False, index_col=False, skipinitialspace=True)
+    table = pd.DataFrame("", index=raw.index, columns=list(COLUMNS), dtype=str)
+    table["image"] = raw["Image Index"]
+    spelling = {field: ",".join(t for t in (part.strip() for part in field.split("|")) if t and t not in NORMAL) for field in raw[label_from].unique()}
+    table["labels"] = raw[label_from].map(spelling)
+    for theirs, ours in NIH_COLUMNS.items():
+        if theirs in raw:
+            table[ours] = raw[theirs]
+    if "Patient ID" in raw:
+        table["patient_id"] = "nih:" + table["patient_id"]
+        table["study_id"] = (table["patient_id"] + ":" + table["study_id"]) if "Follow-up #" in raw else ""
+    age = pd.to_numeric(table["age"], errors="coerce")
+    table["age"] = table["age"].where(age <= OLDEST, "")
+    table["dataset"] = "nih"
+    for split in ("train_val", "test"):
+        names = csv.with_name(f"{split}_list.txt")
+        if names.is_file():
+            table.loc[table["image"].isin(set(names.read_text().split())), "split"] = split
+    return table

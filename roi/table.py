@@ -1,0 +1,143 @@
+"""The table that every stage reads: one row an image, checked once; who is in which split; who leaks into which.
+
+Letters: N rows, K classes. Unknown is NaN from here to the loss; 0 means looked for and absent.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+LABELS = (
+    "Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax",
+    "Consolidation", "Edema", "Emphysema", "Fibrosis", "Pleural_Thickening", "Hernia",
+)  # fmt: skip
+NORMAL = ("Normal", "No Finding")  # never findings: derived, and left out of every mean over classes
+COLUMNS = ("image", "labels", "unknown", "uncertain", "patient_id", "study_id", "view", "age", "sex", "dataset", "split")
+SHARD = re.compile(r"^(?:\./)?(?:images(?:_\d+/images)?/)?")
+
+
+def tokens(field: str) -> list[str]:
+    """'Mass, Nodule' -> ['Mass', 'Nodule']; never by substring."""
+    return [t for t in (part.strip() for part in field.split(",")) if t]
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """Read and check a table: text columns of COLUMNS, missing ones empty, `patient_id` always filled.
+
+    Raises ValueError: no such file, a column missing, no rows, an image listed twice, a finding both present and unknown.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such table; make it with make_chexmultimodal_csv.py")
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a CSV table ({str(error).strip()})") from error
+    for column in ("image", "labels"):
+        if column not in table:
+            raise ValueError(f"{path}: no column {column!r} (found {list(table)}); make the table with make_chexmultimodal_csv.py")
+    table = table.reindex(columns=[*COLUMNS, *(c for c in table if c not in COLUMNS)], fill_value="")
+    table["image"] = table["image"].str.strip()
+    return check_table(table, str(path))
+
+
+def check_table(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """The rules that every table obeys, whoever made it. `name` begins the messages."""
+    if table.empty:
+        raise ValueError(f"{name}: no rows")
+    if (table["image"] == "").any():
+        raise ValueError(f"{name}: row {int((table['image'] == '').argmax()) + 2} names no image")
+    twice = table["image"][table["image"].duplicated()]
+    if len(twice):
+        raise ValueError(f"{name}: {len(twice)} images are listed twice, the first is {twice.iloc[0]!r}; one row an image")
+    for present, unknown in table.loc[table["unknown"] != "", ["labels", "unknown"]].drop_duplicates().itertuples(index=False):
+        both = set(tokens(present)) & set(tokens(unknown))
+        if both:
+            raise ValueError(f"{name}: {sorted(both)[0]!r} is both present and unknown in one row (labels {present!r})")
+    missing = table["patient_id"] == ""
+    table.loc[missing, "patient_id"] = patients_from_names(table.loc[missing, "image"])
+    return table
+
+
+def patients_from_names(images: pd.Series) -> pd.Series:
+    """'images_001/images/00000013_005.png' -> 'nih:13'; a name that says nothing is a patient of its own."""
+    number = images.str.extract(r"(?:^|/)(\d{8})_\d{3}\.\w+$", expand=False)
+    return ("nih:" + number.str.lstrip("0").replace("", "0")).where(number.notna(), "image:" + images)
+
+
+def image_keys(images: pd.Series) -> pd.Series:
+    """The same image under two spellings ('images/x.png', 'images_003/images/x.png', 'x.png') gets one key."""
+    return images.str.replace(SHARD, "", regex=True)
+
+
+def read_list(path: str | Path) -> pd.DataFrame:
+    """An official list, one file name a line -> (image, patient_id)."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such list of images")
+    names = pd.Series([line.strip() for line in path.read_text().splitlines() if line.strip()], dtype=str)
+    if names.empty:
+        raise ValueError(f"{path}: the list is empty")
+    return pd.DataFrame({"image": names, "patient_id": patients_from_names(names)})
+
+
+def class_list(table: pd.DataFrame, requested: str = "") -> list[str]:
+    """The classes of a table (`requested` empty) or those asked for ('Mass,Nodule'): LABELS in their order, then others sorted."""
+    found = {t for column in ("labels", "unknown") for field in table[column].unique() for t in tokens(field)}
+    wanted = set(tokens(requested)) or found
+    unknown = sorted(wanted - found - set(NORMAL))
+    if unknown:
+        raise ValueError(f"--classes: no row of the table has {unknown[0]!r} (found {sorted(found)})")
+    if not wanted:
+        raise ValueError("the table has no label at all; name the classes with --classes")
+    return [c for c in LABELS if c in wanted] + sorted(wanted - set(LABELS))
+
+
+def is_finding(classes: Sequence[str]) -> np.ndarray:
+    """(K,) bool: the classes that means are taken over."""
+    return np.array([c not in NORMAL for c in classes])
+
+
+def target_matrix(table: pd.DataFrame, classes: Sequence[str]) -> np.ndarray:
+    """(N, K) float32: 1 present, 0 absent, NaN unknown or uncertain. `Normal` is derived, whatever the field says."""
+    fields = table[["labels", "unknown", "uncertain"]].drop_duplicates()
+    rows = np.zeros((len(fields), len(classes)), dtype=np.float32)
+    place = {c: j for j, c in enumerate(classes)}
+    for row, (labels, unknown, uncertain) in zip(rows, fields.itertuples(index=False), strict=True):
+        present = set(tokens(labels)) - set(NORMAL)
+        doubtful = {*tokens(unknown), *tokens(uncertain)} - set(NORMAL)
+        row[[place[c] for c in present & place.keys()]] = 1
+        row[[place[c] for c in doubtful & place.keys()]] = np.nan
+        row[[place[c] for c in NORMAL if c in place]] = 0 if present else (np.nan if doubtful else 1)
+    code = pd.MultiIndex.from_frame(fields).get_indexer(pd.MultiIndex.from_frame(table[["labels", "unknown", "uncertain"]]))
+    return rows[code]
+
+
+def split_by_patient(table: pd.DataFrame, fraction: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """-> (train, validation): whole patients drawn in a seeded order until validation holds `fraction` of the images."""
+    sizes = table["patient_id"].value_counts(sort=False).sort_index()
+    if len(sizes) < 2:
+        raise ValueError(f"--val_fraction {fraction}: {len(sizes)} patient(s) cannot be split; give --val_csv or --val_fraction 0")
+    order = np.random.default_rng(seed).permutation(len(sizes))
+    taken = np.cumsum(sizes.to_numpy()[order]) <= fraction * len(table)
+    taken[0] = True  # at least one patient
+    chosen = table["patient_id"].isin(sizes.index[order[taken]])
+    return table[~chosen], table[chosen]
+
+
+def overlap(a: pd.DataFrame, b: pd.DataFrame) -> tuple[int, int]:
+    """-> (images, patients) that stand in both."""
+    images = set(image_keys(a["image"])) & set(image_keys(b["image"]))
+    return len(images), len(set(a["patient_id"]) & set(b["patient_id"]))
+
+
+def belongs_to(table: pd.DataFrame, others: Iterable[pd.DataFrame]) -> np.ndarray:
+    """(N,) bool: the image, or another image of its patient, stands in one of `others`."""
+    inside = np.zeros(len(table), dtype=bool)
+    keys = image_keys(table["image"])
+    for other in others:
+        inside |= (keys.isin(image_keys(other["image"])) | table["patient_id"].isin(other["patient_id"])).to_numpy()
+    return inside

@@ -1,0 +1,51 @@
+"""Train an ablation or a baseline of ROI consistency, with the flags of train_roi_consistency.py.
+
+    python train_roi_baselines.py --mode standard --train_csv nih_roi_train.csv --image_root "$D" \\
+        --save checkpoints/nih_roi_standard.pt --log_csv train_metrics_standard.csv
+
+modes
+  full           the whole objective, as train_roi_consistency.py
+  standard       the classifier alone: no mask, no crop, no drop
+  random_mask    the mask keeps blobs at random places, drawn anew each epoch; nothing to learn, so no sparse and no tv
+  random_cutout  the mask keeps a square at a random place: the drop view is Cutout (DeVries & Taylor 2017)
+  no_consist     full without the consist term
+  no_drop        full without the drop term
+  no_sparse      full without the sparse term
+  no_tv          full without the tv term
+"""
+
+import argparse
+
+from roi import cli
+
+MODES: dict[str, tuple[str, tuple[str, ...]]] = {  # mode: (mask, terms of weight 0)
+    "full": ("conv", ()),
+    "standard": ("none", ("consist", "drop", "sparse", "tv")),
+    "random_mask": ("random", ("sparse", "tv")),
+    "random_cutout": ("cutout", ("sparse", "tv")),
+    "no_consist": ("conv", ("consist",)),
+    "no_drop": ("conv", ("drop",)),
+    "no_sparse": ("conv", ("sparse",)),
+    "no_tv": ("conv", ("tv",)),
+}
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--mode", choices=list(MODES), required=True, help="what to train; see above")
+    cli.add_training_flags(parser)
+    return parser.parse_args(argv)
+
+
+def main(args: argparse.Namespace) -> int:
+    import torch
+
+    from roi.run import train
+
+    torch.manual_seed(args.seed)
+    mask, without = MODES[args.mode]
+    return train(args, mask, without)
+
+
+if __name__ == "__main__":
+    cli.run(main, parse_args)

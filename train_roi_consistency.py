@@ -1,0 +1,32 @@
+"""Train a classifier and the mask of its evidence: the prediction survives on what the mask keeps, and falls on the rest.
+
+    python train_roi_consistency.py --train_csv nih_roi_train.csv --image_root "$D" --backbone convnext_base \\
+        --batch_size 8 --accum_steps 2 --epochs 8 --save checkpoints/nih_roi_consistency.pt --log_csv train_metrics.csv
+
+Test images (of --exclude_csv, of an official test_list.txt beside the images, or with split = test) are left out, and
+validation is split off by patient. Ctrl-C and SIGTERM save a checkpoint; the same command with --resume auto goes on
+exactly there. Ablations and baselines: train_roi_baselines.py.
+"""
+
+import argparse
+
+from roi import cli
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = cli.Parser(__doc__)
+    cli.add_training_flags(parser)
+    return parser.parse_args(argv)
+
+
+def main(args: argparse.Namespace) -> int:
+    import torch
+
+    from roi.run import train
+
+    torch.manual_seed(args.seed)
+    return train(args, mask="conv")
+
+
+if __name__ == "__main__":
+    cli.run(main, parse_args)
