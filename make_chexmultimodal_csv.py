@@ -72,7 +72,9 @@ def keep_present(table: pd.DataFrame, folder: Path, side_file: Path, allow_missi
         file.writelines(f"{name}\n" for name in table["image"][~here])
     said = f"{(~here).sum():,} of {len(here):,} images are missing under {folder}, listed in {side_file}"
     if not here.any() or not allow_missing:
-        raise ValueError(f"{said}; " + ("is this the right --image_dir?" if not here.any() else "complete the download, or leave them out with --allow_missing"))
+        raise ValueError(
+            f"{said}; " + ("is this the right --image_dir?" if not here.any() else "complete the download, or leave them out with --allow_missing")
+        )
     print(f"{said}; their rows are left out")
     return table[here].copy()
 

@@ -38,11 +38,11 @@ def load(path: str | Path) -> dict[str, Any]:
     return state
 
 
-def load_model(path: str | Path) -> tuple[RoiModel, dict[str, Any]]:
+def load_model(path: str | Path, channels_last: bool = True) -> tuple[RoiModel, dict[str, Any]]:
     """-> (model in eval mode, on the CPU, the checkpoint). The file says which backbone, mask and classes."""
     state = load(path)
     args = state["args"]
-    model = build_model(args["backbone"], len(state["classes"]), args["mask"], "none", args["img_size"], channels_last=args["channels_last"])
+    model = build_model(args["backbone"], len(state["classes"]), args["mask"], "none", args["img_size"], channels_last=channels_last)
     load_parts(model, state, path)
     return model.eval(), state
 

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -22,8 +23,11 @@ class Parser(argparse.ArgumentParser):
 def run(main: Callable[[argparse.Namespace], int | None], parse_args: Callable[[], argparse.Namespace]) -> NoReturn:
     """Run a script: what the user gave wrong (ValueError, OSError) is one line and exit code 2; Ctrl-C is exit code 130.
 
+    SIGTERM ends it as Ctrl-C does, so that nothing half-written stays (training has its own answer to both).
     ROI_DEBUG=1 in the environment shows the traceback as well.
     """
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started us with Ctrl-C ignored
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         sys.exit(main(parse_args()) or 0)
     except (ValueError, OSError) as error:
@@ -61,9 +65,17 @@ def add_training_flags(parser: Parser) -> None:
     data.add_argument("--image_root", required=True, metavar="DIR", help="holds the images: DIR/images/NAME, DIR/NAME or DIR/images_*/images/NAME")
     data.add_argument("--classes", default="", metavar="A,B", help="classes to learn (default: all labels of the table)")
     data.add_argument("--val_csv", metavar="CSV", help="validation table; shares no patient with --train_csv")
-    data.add_argument("--val_fraction", type=number(float, 0, 0.9), default=0.1, metavar="0..0.9", help="share of images held out by patient for validation when there is no --val_csv (default: %(default)s)")  # fmt: skip
+    data.add_argument(
+        "--val_fraction",
+        type=number(float, 0, 0.9),
+        default=0.1,
+        metavar="0..0.9",
+        help="share of images held out, by patient, without --val_csv (default: %(default)s)",
+    )
     data.add_argument("--exclude_csv", metavar="CSV", help="table whose images, and other images of their patients, are left out of training: the test set")
-    data.add_argument("--allow_leakage", action=on_off, default=False, help="train on test images too, and mark checkpoint, metrics and predictions as contaminated (default: leave them out)")  # fmt: skip
+    data.add_argument(
+        "--allow_leakage", action=on_off, default=False, help="train on test images too, and mark every output as contaminated (default: leave them out)"
+    )
     data.add_argument("--max_samples", type=count, metavar="N", help="train on N images drawn with --seed, before validation is split off (default: all)")
     data.add_argument("--img_size", type=number(int, 16), default=224, metavar="PX", help="side of the square input (default: %(default)s)")
     add_loading(data)
@@ -74,9 +86,13 @@ def add_training_flags(parser: Parser) -> None:
     loss.add_argument("--gamma", type=weight, default=1e-3, help="weight of sparse, the mean of the soft mask (default: %(default)s)")
     loss.add_argument("--delta", type=weight, default=1e-4, help="weight of tv, the total variation of the soft mask (default: %(default)s)")
     loss.add_argument("--keep_ratio", type=ratio, default=0.1, metavar="0..1", help="share of the pixels that the mask keeps (default: %(default)s)")
-    loss.add_argument("--dynamic_weights", action=on_off, default=False, help="learn the weights by GradNorm (Chen et al. 2018); the four above are then not used")
+    loss.add_argument(
+        "--dynamic_weights", action=on_off, default=False, help="learn the weights by GradNorm (Chen et al. 2018); the four above are then not used"
+    )
     for name, value in (("full", 1.0), ("consist", 0.5), ("drop", 1e-3), ("sparse", 1e-4), ("tv", 1e-5)):
-        loss.add_argument(f"--w_{name}_init", type=weight, default=value, metavar="W", help=f"first weight of {name} with --dynamic_weights (default: %(default)s)")
+        loss.add_argument(
+            f"--w_{name}_init", type=weight, default=value, metavar="W", help=f"first weight of {name} with --dynamic_weights (default: %(default)s)"
+        )
     steps = parser.add_argument_group("optimisation")
     steps.add_argument("--epochs", type=count, default=8, metavar="N", help="passes over the training images (default: %(default)s)")
     steps.add_argument("--batch_size", type=count, default=8, metavar="N", help="images a forward; each has up to three views (default: %(default)s)")
@@ -95,17 +111,31 @@ def add_training_flags(parser: Parser) -> None:
 
 def add_model(group: argparse._ActionsContainer) -> None:
     group.add_argument("--backbone", default="convnext_base", metavar="NAME", help="any torchvision classifier, else any timm model (default: %(default)s)")
-    group.add_argument("--weights", default="imagenet", metavar="imagenet|none|FILE", help="start from ImageNet weights (downloaded), from scratch, or from a .safetensors or state-dict file (default: %(default)s)")  # fmt: skip
+    group.add_argument(
+        "--weights",
+        default="imagenet",
+        metavar="imagenet|none|FILE",
+        help="first weights: downloaded, none, or a .safetensors or state-dict file (default: %(default)s)",
+    )
 
 
 def add_loading(group: argparse._ActionsContainer) -> None:
-    group.add_argument("--workers", type=number(int, 0), default=min(8, os.cpu_count() or 1), metavar="N", help="processes that decode images; 0: none (default: %(default)s)")
+    group.add_argument(
+        "--workers", type=number(int, 0), default=min(8, os.cpu_count() or 1), metavar="N", help="processes that decode images; 0: none (default: %(default)s)"
+    )
     group.add_argument("--prefetch_factor", type=number(int, 1), default=2, metavar="N", help="batches each worker keeps ready (default: %(default)s)")
     group.add_argument("--persistent_workers", action=on_off, default=True, help="keep the workers between epochs (default: yes)")
-    group.add_argument("--skip_unreadable", action=on_off, default=False, help="leave out images that are missing or broken, count them and list them in a side file (default: stop)")  # fmt: skip
+    group.add_argument(
+        "--skip_unreadable", action=on_off, default=False, help="leave out missing or broken images, counted and listed in a side file (default: stop)"
+    )
 
 
 def add_compute(group: argparse._ActionsContainer) -> None:
     group.add_argument("--device", default="auto", metavar="auto|cpu|cuda|mps", help="where to compute (default: the best there is)")
-    group.add_argument("--autocast_dtype", choices=("auto", "bf16", "fp16", "fp32"), default="auto", help="type of the forward pass; auto: bf16 on a GPU, fp32 on a CPU; fp16 scales the loss (default: %(default)s)")  # fmt: skip
+    group.add_argument(
+        "--autocast_dtype",
+        choices=("auto", "bf16", "fp16", "fp32"),
+        default="auto",
+        help="type of the forward pass; auto: bf16 on a GPU, fp32 on a CPU (default: %(default)s)",
+    )
     group.add_argument("--channels_last", action=on_off, default=True, help="NHWC memory format (default: yes)")

@@ -5,21 +5,24 @@ Letters: B images of a batch, K classes, S the side of an image in pixels.
 
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from roi.images import UnreadableImage, read_grey
+from roi.files import replacing
+from roi.images import UnreadableImage, locate, read_grey
 
 
 class Batch(NamedTuple):
     pixels: Tensor  # (B, 1, S, S) uint8
     target: Tensor  # (B, K) float32: 1, 0, NaN unknown
-    index: Tensor  # (B,) int64, rows of the table
+    index: Tensor  # type: ignore[assignment]  # (B,) int64, rows of the table; hides tuple.index
     failed: list[tuple[int, str]]  # rows whose image could not be read, and why; they are not among the B
 
     def to(self, device: torch.device) -> "Batch":
@@ -65,6 +68,43 @@ class Batches:
 
     def __len__(self) -> int:
         return -(-self.rows // self.batch_size) - self.start
+
+
+def present(table: pd.DataFrame, image_root: str, skip: bool, output: Path) -> tuple[pd.DataFrame, list[str]]:
+    """-> (rows whose image is there, their paths). Missing ones are an error, or counted and
+    listed in <output>_missing.txt with --skip_unreadable."""
+    paths = locate(image_root, table["image"].tolist())
+    missing = [image for image, path in zip(table["image"], paths, strict=True) if path is None]
+    if missing and (not skip or len(missing) == len(paths)):
+        raise ValueError(
+            f"{len(missing):,} of {len(paths):,} images are not under {image_root}, the first is {missing[0]}; check --image_root, or --skip_unreadable"
+        )
+    if missing:
+        side_file = output.with_name(f"{output.stem}_missing.txt")
+        with replacing(side_file) as file:
+            file.writelines(f"{image}\n" for image in missing)
+        print(f"{len(missing):,} images are missing and were left out; listed in {side_file}")
+    here = np.array([path is not None for path in paths])
+    return table[here], [path for path in paths if path is not None]
+
+
+def checked(batches: Iterable[Batch], skip: bool, unreadable: set[str]) -> Iterator[Batch]:
+    """The batches as they come; an unreadable image is a ValueError, or with `skip` its reason is added to `unreadable`."""
+    for batch in batches:
+        for _, why in batch.failed:
+            if not skip:
+                raise ValueError(f"{why}; mend it, or leave such images out with --skip_unreadable")
+            unreadable.add(why)
+        yield batch
+
+
+def note_unreadable(unreadable: set[str], output: Path) -> None:
+    """List what `checked` left out in <output>_unreadable.txt, and say how many."""
+    if unreadable:
+        side_file = output.with_name(f"{output.stem}_unreadable.txt")
+        with replacing(side_file) as file:
+            file.writelines(f"{why}\n" for why in sorted(unreadable))
+        print(f"{len(unreadable):,} images could not be read and were left out; listed in {side_file}", flush=True)
 
 
 def quiet_worker(worker: int) -> None:

@@ -21,8 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from roi import checkpoint
-from roi.data import Batch, Batches
-from roi.files import replacing
+from roi.data import Batch, Batches, checked, note_unreadable
 from roi.gradnorm import FixedWeights
 from roi.log import MetricsLog, progress
 from roi.losses import TERMS, bce
@@ -211,9 +210,19 @@ class Fit:
         self.sampler.epoch = self.epoch
         began, before = time.perf_counter(), self.meter.seconds
         with progress(None, self.sampler.rows, f"epoch {self.epoch + 1}/{self.epochs}", initial=self.meter.images) as bar:
-            batches = self._checked(self.train_loader)
+            batches = checked(self.train_loader, self.skip_unreadable, self.unreadable)
             for taken in train_one_epoch(
-                self.model, batches, self.epoch, self.losses_fn, self.balance, self.optimizer, self.scaler, self.meter, self.device, self.dtype, self.accum_steps
+                self.model,
+                batches,
+                self.epoch,
+                self.losses_fn,
+                self.balance,
+                self.optimizer,
+                self.scaler,
+                self.meter,
+                self.device,
+                self.dtype,
+                self.accum_steps,
             ):
                 self.sampler.start += taken
                 self.steps += 1
@@ -226,21 +235,12 @@ class Fit:
         self.meter.flush()
         return not stop.signal
 
-    def _checked(self, loader: Iterable[Batch]) -> Iterator[Batch]:
-        """The batches; an unreadable image stops the run, or is noted in <save>_unreadable.txt and left out."""
-        for batch in loader:
-            for _, why in batch.failed:
-                if not self.skip_unreadable:
-                    raise ValueError(f"{why}; mend it, or leave such images out with --skip_unreadable")
-                self.unreadable.add(why)
-            yield batch
-
     def _validate(self, stop: Stop) -> dict[str, float] | None:
         """{"val_loss", "val_auroc"} on the full view, {} without validation images, None when stopped."""
         if self.val_loader is None:
             return {}
         logits, targets = [], []
-        batches = self._checked(self.val_loader)
+        batches = checked(self.val_loader, self.skip_unreadable, self.unreadable)
         for batch, views in predict(self.model, batches, self.device, self.dtype, 1.0, lambda index: [], full_only=True):
             if len(batch.index):
                 logits.append(views.full.cpu())
@@ -265,20 +265,13 @@ class Fit:
                 "contaminated": int(self.meta["contaminated"]),
             }
         )  # fmt: skip
-        if self.unreadable:
-            self._note_unreadable()
+        note_unreadable(self.unreadable, self.save)
         score = scores.get("val_auroc", math.nan)
         if score > self.best:
             self.best = score
             best = {**self.meta, **checkpoint.parts(self.model), "epoch": self.epoch, "val_auroc": score}
             checkpoint.save(self.save.with_name(f"{self.save.stem}_best.pt"), best)
         self.save_checkpoint()
-
-    def _note_unreadable(self) -> None:
-        side_file = self.save.with_name(f"{self.save.stem}_unreadable.txt")
-        with replacing(side_file) as file:
-            file.writelines(f"{why}\n" for why in sorted(self.unreadable))
-        print(f"{len(self.unreadable)} images could not be read and were left out; listed in {side_file}", flush=True)
 
     def save_checkpoint(self) -> None:
         checkpoint.save(
@@ -292,7 +285,12 @@ class Fit:
 
 
 def pick_device(name: str) -> torch.device:
-    """auto -> cuda, mps or cpu, the first there is. ValueError if the one asked for is not there."""
+    """auto -> cuda, mps or cpu, the first there is. ValueError if the one asked for is not there.
+
+    On a GPU: TF32 matrix products, and cuDNN picks its kernels by trial, since shapes stay the same all through a run.
+    """
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.benchmark = True
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return torch.device(next(kind for kind, here in there.items() if here))

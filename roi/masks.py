@@ -29,10 +29,18 @@ def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
 
 
 def random_mask(seeds: Sequence[int], size: tuple[int, int], k: int, cell: int = 16) -> Tensor:
-    """Blobs at random places: top-k of noise drawn on a grid of `cell` pixels -> (B, 1, H, W). One seed an image."""
-    grid = (math.ceil(size[0] / cell) + 1, math.ceil(size[1] / cell) + 1)
-    noise = torch.stack([torch.rand(1, *grid, generator=torch.Generator().manual_seed(s)) for s in seeds])
-    return exact_topk(F.interpolate(noise, size=size, mode="bilinear", align_corners=True), k)
+    """Blobs at random places: top-k of smooth noise -> (B, 1, H, W). One seed an image.
+
+    The noise lives on a grid of `cell` pixels, whose nodes are the likely places: the grid itself is shifted at random.
+    """
+    height, width = size
+    grid = (math.ceil(height / cell) + 2, math.ceil(width / cell) + 2)
+    scores = []
+    for generator in (torch.Generator().manual_seed(s) for s in seeds):
+        noise = F.interpolate(torch.randn(1, 1, *grid, generator=generator), size=[(n - 1) * cell for n in grid], mode="bilinear", align_corners=True)
+        top, left = torch.randint(cell, (2,), generator=generator).tolist()
+        scores.append(noise[0, :, top : top + height, left : left + width])
+    return exact_topk(torch.stack(scores), k)
 
 
 def cutout_mask(seeds: Sequence[int], size: tuple[int, int], k: int) -> Tensor:

@@ -42,3 +42,45 @@ def mean_over_findings(values: np.ndarray, classes: Sequence[str]) -> float:
     """Mean of the defined values over findings, `Normal` left out; NaN when there is none. (K,) -> ()"""
     chosen = values[is_finding(classes) & ~np.isnan(values)]
     return float(chosen.mean()) if len(chosen) else float("nan")
+
+
+def by_weight(score: np.ndarray, target: np.ndarray) -> Callable[[np.ndarray], tuple[float, float]]:
+    """Sort once, weigh often: -> f(weights (N,)) = (AUROC, average precision), image i counted weights[i] times."""
+    order = np.argsort(-score, kind="stable")
+    start = np.flatnonzero(np.diff(score[order], prepend=np.inf))  # the first image of each tie, highest scores first
+    positive = (target[order] == 1).astype(float)
+
+    def measure(weights: np.ndarray) -> tuple[float, float]:
+        w = weights[order]
+        p, n = np.add.reduceat(w * positive, start), np.add.reduceat(w * (1 - positive), start)  # by tie
+        hits, false = np.cumsum(p), np.cumsum(n)
+        if not hits[-1] or not false[-1]:
+            return float("nan"), float("nan")
+        area = float(np.sum(p * (false[-1] - false + n / 2)) / (hits[-1] * false[-1]))
+        return area, float(np.sum(p / hits[-1] * hits / np.maximum(hits + false, 1e-300)))
+
+    return measure
+
+
+def bootstrap(score: np.ndarray, target: np.ndarray, patients: np.ndarray, resamples: int = 1000, seed: int = 0) -> np.ndarray:
+    """Patients drawn with replacement, all their images with them (cluster bootstrap, Field & Welsh 2007).
+
+    (N, K), (N, K), (N,) -> (resamples, K, 2): AUROC and average precision of each class in each resample.
+    """
+    _, patient = np.unique(patients, return_inverse=True)
+    rng = np.random.default_rng(seed)
+    known = ~np.isnan(target)
+    measures = [by_weight(score[known[:, j], j], target[known[:, j], j]) if known[:, j].any() else None for j in range(target.shape[1])]
+    drawn = np.full((resamples, target.shape[1], 2), np.nan)
+    for r in range(resamples):
+        times = np.bincount(rng.integers(0, patient.max() + 1, patient.max() + 1), minlength=patient.max() + 1)[patient].astype(float)  # (N,)
+        for j, measure in enumerate(measures):
+            if measure is not None:
+                drawn[r, j] = measure(times[known[:, j]])
+    return drawn
+
+
+def interval(drawn: np.ndarray) -> tuple[float, float]:
+    """95 % percentile interval of the defined resamples. (R,) -> (low, high)"""
+    defined = drawn[~np.isnan(drawn)]
+    return tuple(float(q) for q in np.quantile(defined, (0.025, 0.975))) if len(defined) else (float("nan"), float("nan"))  # type: ignore[return-value]

@@ -5,7 +5,7 @@ Letters: B images, K classes, H x W pixels. Pixels come as uint8 grey and are no
 
 import difflib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torchvision
@@ -59,7 +59,7 @@ class RoiModel(nn.Module):
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
-        self.to(memory_format=self.memory_format)  # type: ignore[call-overload]
+        self.to(memory_format=self.memory_format)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """(B, 1, H, W) uint8 -> (B, 3, H, W) float, ImageNet statistics."""
@@ -137,7 +137,7 @@ def _timm(name: str, classes: int, img_size: int) -> nn.Module:
         near = difflib.get_close_matches(name, [*torchvision_names(), *timm.list_models()], n=4)
         raise ValueError(f"--backbone {name!r}: neither a torchvision nor a timm classifier" + (f"; near it: {', '.join(near)}" if near else ""))
     config = timm.get_pretrained_cfg(name, allow_unregistered=True)
-    fixed = {"img_size": img_size} if config is not None and config.fixed_input_size else {}
+    fixed: dict[str, Any] = {"img_size": img_size} if config is not None and config.fixed_input_size else {}
     try:
         return timm.create_model(name, pretrained=False, num_classes=classes, **fixed)
     except RuntimeError as error:
@@ -168,7 +168,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            state = load_file(path)
+            state: Any = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # every unpickler and parser has errors of its own

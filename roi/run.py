@@ -14,11 +14,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from roi import checkpoint
-from roi.data import Batch, Batches, XrayDataset, make_loader
+from roi.data import Batch, Batches, XrayDataset, make_loader, present
 from roi.engine import Fit, mask_seeds, pick_device, pick_dtype
-from roi.files import refuse_existing, replacing
+from roi.files import refuse_existing
 from roi.gradnorm import FixedWeights, GradNorm
-from roi.images import locate
 from roi.log import MetricsLog
 from roi.losses import TERMS, roi_terms
 from roi.model import RoiModel, build_model
@@ -44,7 +43,6 @@ def train(args: argparse.Namespace, mask: str, without: Sequence[str] = ()) -> i
     state = resumed(args, save)
     rows = choose_rows(args)
     rows.train, train_paths = present(rows.train, args.image_root, args.skip_unreadable, save)
-    speed_up(device)
     model = build_model(args.backbone, len(rows.classes), mask, "none" if state else args.weights, args.img_size, args.seed, args.channels_last).to(device)
     flags = {**vars(args), "mask": mask, "without": list(without)}
     meta: dict[str, Any] = {
@@ -143,21 +141,6 @@ def print_audit(table: pd.DataFrame, val: pd.DataFrame | None, tests: dict[str, 
     print("shared images and patients: " + "; ".join(f"{a} and {b} {'{:,} and {:,}'.format(*overlap(parts[a], parts[b]))}" for a, b in pairs), flush=True)
 
 
-def present(table: pd.DataFrame, image_root: str, skip: bool, save: Path) -> tuple[pd.DataFrame, list[str]]:
-    """-> (rows whose image is there, their paths). Missing ones are an error, or counted and listed with --skip_unreadable."""
-    paths = locate(image_root, table["image"].tolist())
-    missing = [image for image, path in zip(table["image"], paths, strict=True) if path is None]
-    if missing and (not skip or len(missing) == len(paths)):
-        raise ValueError(f"{len(missing):,} of {len(paths):,} images are not under {image_root}, the first is {missing[0]}; check --image_root, or --skip_unreadable")
-    if missing:
-        side_file = save.with_name(f"{save.stem}_missing.txt")
-        with replacing(side_file) as file:
-            file.writelines(f"{image}\n" for image in missing)
-        print(f"{len(missing):,} images are missing and were left out; listed in {side_file}")
-    here = np.array([path is not None for path in paths])
-    return table[here], [path for path in paths if path is not None]
-
-
 def loader_of(
     table: pd.DataFrame, paths: list[str], classes: list[str], args: argparse.Namespace, device: torch.device, seed: int | None
 ) -> tuple[DataLoader, Batches]:
@@ -171,10 +154,3 @@ def loss_weights(args: argparse.Namespace, model: RoiModel, without: Sequence[st
     weights = {t: getattr(args, f"w_{t}_init") for t in TERMS} if args.dynamic_weights else fixed
     weights = {t: 0.0 if t in without else w for t, w in weights.items()}
     return GradNorm(weights, model.last_shared()) if args.dynamic_weights else FixedWeights(weights)
-
-
-def speed_up(device: torch.device) -> None:
-    """TF32 matrix products and cuDNN's own choice of kernels: shapes are the same all through a run."""
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.benchmark = True

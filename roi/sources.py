@@ -23,7 +23,7 @@ def read_nih(csv: str | Path, label_from: str = "Finding Labels") -> pd.DataFram
     header = pd.read_csv(csv, nrows=0, dtype=str)
     for column in ("Image Index", label_from):
         if column not in header:
-            raise ValueError(f"{csv}: no column {column!r} (found {[c for c in header if not c.startswith('Unnamed')]})")
+            raise ValueError(f"{csv}: no column {column!r} (found {[c for c in map(str, header) if not c.startswith('Unnamed')]})")
     wanted = ["Image Index", label_from, *(c for c in NIH_COLUMNS if c in header and c != label_from)]
     raw = pd.read_csv(csv, usecols=wanted, dtype=str, keep_default_na=False, index_col=False, skipinitialspace=True)
     table = pd.DataFrame("", index=raw.index, columns=list(COLUMNS), dtype=str)
@@ -44,3 +44,19 @@ def read_nih(csv: str | Path, label_from: str = "Finding Labels") -> pd.DataFram
         if names.is_file():
             table.loc[table["image"].isin(set(names.read_text().split())), "split"] = split
     return table
+
+
+def read_nih_boxes(csv: str | Path) -> pd.DataFrame:
+    """BBox_List_2017.csv -> (image, label, x, y, w, h), corner and size in 1024 x 1024 space whatever the size of the PNG.
+
+    The published header is malformed (`Bbox [x,y,w,h],,,`): columns are read by place. `Infiltrate` is Infiltration.
+    """
+    try:
+        boxes = pd.read_csv(csv, skiprows=1, header=None, usecols=range(6), names=["image", "label", "x", "y", "w", "h"])
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{csv}: not a list of boxes as NIH publishes it ({error})") from error
+    boxes["label"] = boxes["label"].replace("Infiltrate", "Infiltration")
+    wrong = [c for c in ("x", "y", "w", "h") if not pd.api.types.is_numeric_dtype(boxes[c])]
+    if boxes.empty or wrong:
+        raise ValueError(f"{csv}: not a list of boxes as NIH publishes it ({f'column {wrong[0]} holds text' if wrong else 'it is empty'})")
+    return boxes

@@ -1,0 +1,197 @@
+"""Predict with a checkpoint: probabilities on the whole image, on what the mask keeps and on what it drops; masks and pictures.
+
+    python infer_roi_consistency.py --checkpoint checkpoints/nih_roi_consistency.pt --csv nih_roi_test.csv --image_root "$D" \\
+        --keep_ratio 0.1 --save_vis_dir roi_vis --save_json preds.json
+    python infer_roi_consistency.py --checkpoint checkpoints/nih_roi_consistency.pt --image "$D/images/00000013_005.png" \\
+        --save_mask mask.png --save_crop crop.png
+
+preds.json is a list, one object an image in the order of the table: image, prob_full, prob_crop, prob_drop, faithfulness
+(= full - drop), each {class: number}. A checkpoint without a mask (--mode standard) has prob_full alone. An image that the
+checkpoint was trained on is marked "contaminated": true. The file is complete or absent; preds.meta.json beside it says
+where it comes from. Pictures of an image x.png: x_mask.png, x_crop.png (true grey levels), x_overlay.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from roi import cli
+from roi.files import refuse_existing
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from roi.data import Batch
+    from roi.model import RoiModel
+
+    Outcome = tuple[int, dict[str, Any], np.ndarray | None]  # row of the table, record of preds.json, mask (S, S) 0/1
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--checkpoint", required=True, metavar="PT", help="of a train script; it says which backbone and classes")
+    source = parser.add_argument_group("images: a table, or one file")
+    source.add_argument("--csv", metavar="CSV", help="table of make_chexmultimodal_csv.py")
+    source.add_argument("--image_root", metavar="DIR", help="holds the images of --csv: DIR/images/NAME, DIR/NAME or DIR/images_*/images/NAME")
+    source.add_argument("--image", metavar="FILE", help="one image file")
+    source.add_argument("--max_samples", type=cli.number(int, 1), metavar="N", help="the first N rows of the table (default: all)")
+    cli.add_loading(source)
+    out = parser.add_argument_group("output")
+    out.add_argument("--save_json", metavar="JSON", help="predictions")
+    out.add_argument("--save_vis_dir", metavar="DIR", help="folder for three pictures an image")
+    out.add_argument("--max_vis", type=cli.number(int, 1), metavar="N", help="pictures for the first N images alone (default: all)")
+    out.add_argument("--vis_size", type=cli.number(int, 64, 4096), default=512, metavar="PX", help="side of the pictures (default: %(default)s)")
+    out.add_argument("--bbox_csv", metavar="CSV", help="BBox_List_2017.csv: boxes for the overlays")
+    out.add_argument("--save_mask", metavar="PNG", help="mask of --image, at its own size")
+    out.add_argument("--save_crop", metavar="PNG", help="what the mask keeps of --image, at its own size")
+    cli.add_overwrite(out, "outputs of an earlier run")
+    how = parser.add_argument_group("computing")
+    how.add_argument("--keep_ratio", type=cli.number(float, 0, 1), metavar="0..1", help="share of the pixels that the mask keeps (default: as trained)")
+    how.add_argument("--batch_size", type=cli.number(int, 1), default=32, metavar="N", help="images a forward (default: %(default)s)")
+    how.add_argument("--seed", type=cli.number(int, 0), default=0, help="places the masks of random_mask and random_cutout checkpoints (default: %(default)s)")
+    cli.add_compute(how)
+    args = parser.parse_args(argv)
+    if bool(args.csv) == bool(args.image):
+        parser.error("give either --csv with --image_root, or --image")
+    if args.csv and not args.image_root:
+        parser.error("--csv needs --image_root")
+    if args.image and args.save_vis_dir or args.csv and (args.save_mask or args.save_crop):
+        parser.error("--save_vis_dir goes with --csv, --save_mask and --save_crop with --image")
+    if args.csv and not (args.save_json or args.save_vis_dir):
+        parser.error("nothing to write: give --save_json, --save_vis_dir or both")
+    return args
+
+
+def main(args: argparse.Namespace) -> None:
+    from roi import checkpoint
+
+    refuse_existing(args.save_json, args.save_vis_dir, args.save_mask, args.save_crop, overwrite=args.overwrite)
+    model, state = checkpoint.load_model(args.checkpoint, args.channels_last)
+    if model.mask == "none" and (args.save_mask or args.save_crop or args.save_vis_dir):
+        raise ValueError(
+            f"{args.checkpoint}: was trained without a mask (--mode standard), there is none to show; leave out --save_mask, --save_crop, --save_vis_dir"
+        )
+    args.keep_ratio = state["args"]["keep_ratio"] if args.keep_ratio is None else args.keep_ratio
+    if args.image:
+        predict_image(args, model, state)
+    else:
+        predict_table(args, model, state)
+
+
+def outcomes(args: argparse.Namespace, model: RoiModel, state: dict[str, Any], images: pd.Series, batches: Iterable[Batch]) -> Iterator[Outcome]:
+    """Predict batch by batch; `images` are the names of the rows. An unreadable image stops it, or is left out and listed."""
+    from roi.checkpoint import fingerprints
+    from roi.data import checked, note_unreadable
+    from roi.engine import mask_seeds, pick_device, pick_dtype, predict
+    from roi.predictions import PARTS, record
+    from roi.table import image_keys
+
+    device = pick_device(args.device)
+    seen = set(state["train_images"].tolist())
+    contaminated = [key in seen for key in fingerprints(image_keys(images).tolist()).tolist()]
+    unreadable: set[str] = set()
+    readable = checked(batches, args.skip_unreadable, unreadable)
+    dtype = pick_dtype(args.autocast_dtype, device)
+    for batch, views in predict(model.to(device), readable, device, dtype, args.keep_ratio, lambda index: mask_seeds(args.seed, 0, index)):
+        prob = {part: getattr(views, part).sigmoid().cpu().numpy() for part in PARTS if getattr(views, part) is not None}
+        masks = None if views.hard is None else views.hard[:, 0].cpu().numpy()
+        for i, row in enumerate(batch.index.tolist()):
+            values = {part: p[i] for part, p in prob.items()}
+            yield row, record(images.iloc[row], state["classes"], values, contaminated[row]), None if masks is None else masks[i]
+    note_unreadable(unreadable, output_of(args))
+
+
+def predict_image(args: argparse.Namespace, model: RoiModel, state: dict[str, Any]) -> None:
+    """One image file: probabilities on the console; mask and crop at the size of the file."""
+    import pandas as pd
+
+    from roi.data import XrayDataset
+    from roi.images import read_grey
+    from roi.visuals import crop_picture, mask_picture, save_png
+
+    path = Path(args.image)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such image (--image)")
+    grey = read_grey(path)
+    dataset = XrayDataset([str(path)], no_targets(1, state), state["args"]["img_size"])
+    ((_, row, mask),) = outcomes(args, model, state, pd.Series([path.name]), [dataset.collate([dataset[0]])])
+    parts = [key for key, values in row.items() if isinstance(values, dict)]
+    for name in state["classes"]:
+        print(f"{name:20s}" + "".join(f"  {part.removeprefix('prob_')} {row[part][name]:.3f}" for part in parts))
+    if row.get("contaminated"):
+        print("the checkpoint was trained on this image")
+    if args.save_json:
+        save_predictions(args, state, iter([row]))
+    if mask is not None:
+        picture = mask_picture(mask, (grey.shape[1], grey.shape[0]))
+        for target, image in ((args.save_mask, picture), (args.save_crop, crop_picture(grey, picture))):
+            if target:
+                save_png(image, target)
+                print(f"{target}: {image.width} x {image.height} pixels")
+
+
+def predict_table(args: argparse.Namespace, model: RoiModel, state: dict[str, Any]) -> None:
+    """A table: predictions as a stream, pictures as they come."""
+    from roi.data import XrayDataset, make_loader, present
+    from roi.log import progress
+    from roi.sources import read_nih_boxes
+    from roi.table import read_table
+    from roi.visuals import file_stems, save_pictures
+
+    table = read_table(args.csv)[: args.max_samples]
+    table, paths = present(table, args.image_root, args.skip_unreadable, output_of(args))
+    boxes = read_nih_boxes(args.bbox_csv) if args.bbox_csv else None
+    dataset = XrayDataset(paths, no_targets(len(paths), state), state["args"]["img_size"])
+    loader, _ = make_loader(dataset, args.batch_size, None, args.workers, args.prefetch_factor, False)
+    stems = file_stems(table["image"])
+    shown = min(args.max_vis or len(paths), len(paths)) if args.save_vis_dir else 0
+
+    def rows() -> Iterator[dict[str, Any]]:
+        with progress(None, len(paths), "predict") as bar:
+            for row, record, mask in outcomes(args, model, state, table["image"], loader):
+                if row < shown and mask is not None:
+                    save_pictures(Path(args.save_vis_dir) / stems[row], paths[row], mask, record, table["labels"].iloc[row], boxes, args.vis_size)
+                bar.update()
+                yield record
+
+    if args.save_json:
+        save_predictions(args, state, rows())
+    else:
+        for _ in rows():
+            pass
+    if shown:
+        print(f"{args.save_vis_dir}: pictures of {shown:,} images")
+
+
+def save_predictions(args: argparse.Namespace, state: dict[str, Any], rows: Iterator[dict[str, Any]]) -> None:
+    from roi.predictions import write
+
+    meta = {
+        "checkpoint": args.checkpoint, "epoch": state["epoch"], "table": args.csv, "keep_ratio": args.keep_ratio, "classes": state["classes"],
+        "contaminated": state["contaminated"], "args": state["args"], "versions": state["versions"], "command": shlex.join(sys.argv),
+    }  # fmt: skip
+    count, marked = write(args.save_json, rows, meta)
+    print(f"{args.save_json}: {count:,} images")
+    if marked:
+        print(f"CONTAMINATED: {marked:,} of them were trained on; their scores are not test scores")
+
+
+def output_of(args: argparse.Namespace) -> Path:
+    """The output beside which side files (missing, unreadable images) are written."""
+    return Path(args.save_json or args.save_mask or args.save_crop or Path(args.save_vis_dir or ".") / "roi_vis.png")
+
+
+def no_targets(rows: int, state: dict[str, Any]) -> np.ndarray:
+    import numpy as np
+
+    return np.full((rows, len(state["classes"])), np.nan, dtype=np.float32)
+
+
+if __name__ == "__main__":
+    cli.run(main, parse_args)

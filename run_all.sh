@@ -1,0 +1,147 @@
+#!/usr/bin/env bash
+# The whole pipeline: environment, NIH ChestX-ray14, tables, training, predictions, scores.
+#
+#   ./run_all.sh            run it; made for: tmux new -s roi-run './run_all.sh | tee roi-run.log'
+#   ./run_all.sh --demo     the same offline, on a CPU, on a synthetic data set, in minutes
+#   ./run_all.sh --help     this text
+#
+# Each stage skips what is done and training resumes: a killed run goes on with the same command. The log is roi-run.log.
+# Settings come from the environment, for instance  BATCH_SIZE=32 ACCUM_STEPS=1 ./run_all.sh
+#
+#   DATA_PATH        folder of NIH ChestX-ray14; skips the download          (default: kagglehub downloads it, 45 GB)
+#   OUT              folder for tables, checkpoints, predictions and scores  (., with --demo demo_run)
+#   BACKBONE         any torchvision classifier, else any timm model         (convnext_base; demo: resnet10t)
+#   WEIGHTS          imagenet, none, or a file                               (imagenet; demo: none)
+#   EPOCHS           passes over the training images                         (8; demo: 8)
+#   BATCH_SIZE       images a forward, three views each                      (8; demo: 32)
+#   ACCUM_STEPS      batches an optimiser step                               (2; demo: 1)
+#   LR               learning rate                                           (1e-4; demo: 1e-3)
+#   IMG_SIZE         side of the square input, pixels                        (224; demo: 96)
+#   KEEP_RATIO       share of the pixels that the mask keeps                 (0.1)
+#   AUTOCAST_DTYPE   bf16, fp16, fp32 or auto                                (bf16; demo: fp32)
+#   WORKERS          processes that decode images                            (8; demo: 2)
+#   VAL_FRACTION     share of the training images held out for validation    (0.1)
+#   SEED             of everything random                                    (0)
+#   DEVICE           auto, cuda, mps or cpu                                  (auto; demo: cpu)
+#   MAX_VIS          pictures for the first N test images                    (64)
+#   DEMO_IMAGES      images of the demo set                                  (3000)
+#   DYNAMIC_WEIGHTS  1: learn the loss weights by GradNorm                   (0)
+#   FULL_LIST        1: train on the published full list, test images too;   (0)
+#                    every output then says that its test scores are contaminated
+#   TRAIN_FLAGS      more flags for train_roi_consistency.py, e.g. "--tensorboard tb"
+#   PYTHON, VENV     the Python that makes the environment, and its folder   (python3, .venv)
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+DEMO=0
+case "${1:-}" in
+  "") ;;
+  --demo) DEMO=1 ;;
+  -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;;
+  *) echo "error: unknown argument '$1' (./run_all.sh --help lists what there is)" >&2; exit 2 ;;
+esac
+[ $# -le 1 ] || { echo "error: one argument at most (./run_all.sh --help)" >&2; exit 2; }
+
+pick() { if [ $DEMO = 1 ]; then echo "$2"; else echo "$1"; fi; }
+OUT=${OUT:-$(pick . demo_run)}
+BACKBONE=${BACKBONE:-$(pick convnext_base resnet10t)}
+WEIGHTS=${WEIGHTS:-$(pick imagenet none)}
+EPOCHS=${EPOCHS:-$(pick 8 8)}
+BATCH_SIZE=${BATCH_SIZE:-$(pick 8 32)}
+ACCUM_STEPS=${ACCUM_STEPS:-$(pick 2 1)}
+LR=${LR:-$(pick 1e-4 1e-3)}
+IMG_SIZE=${IMG_SIZE:-$(pick 224 96)}
+KEEP_RATIO=${KEEP_RATIO:-0.1}
+AUTOCAST_DTYPE=${AUTOCAST_DTYPE:-$(pick bf16 fp32)}
+WORKERS=${WORKERS:-$(pick 8 2)}
+VAL_FRACTION=${VAL_FRACTION:-0.1}
+SEED=${SEED:-0}
+DEVICE=${DEVICE:-$(pick auto cpu)}
+MAX_VIS=${MAX_VIS:-64}
+DEMO_IMAGES=${DEMO_IMAGES:-3000}
+DYNAMIC_WEIGHTS=${DYNAMIC_WEIGHTS:-0}
+FULL_LIST=${FULL_LIST:-0}
+TRAIN_FLAGS=${TRAIN_FLAGS:-}
+
+# The log. Where the output already goes to roi-run.log (… | tee roi-run.log) it is not written a second time.
+mkdir -p "$OUT"
+export PYTHONUNBUFFERED=1
+exec 2>&1
+mark="run_all.sh $(date '+%Y-%m-%d %H:%M:%S'), process $$"
+echo "$mark"
+for _ in 1 2 3 4 5; do
+  { [ -p /dev/stdout ] && grep -qsF "$mark" roi-run.log; } && break
+  sleep 0.1
+done
+if ! { [ -p /dev/stdout ] && grep -qsF "$mark" roi-run.log; }; then
+  echo "$mark" >> roi-run.log
+  exec > >(trap '' INT TERM; exec tee -a roi-run.log) 2>&1
+fi
+say() { echo "== $*"; }
+
+# A stage. Ctrl-C reaches it by itself, SIGTERM is passed on; training then saves a checkpoint, and the script waits for it.
+stage=
+trap : INT
+trap '[ -z "$stage" ] || kill -TERM "$stage"' TERM
+py() {
+  local status
+  "$PY" "$@" &
+  stage=$!
+  while :; do
+    status=0
+    wait "$stage" || status=$?
+    kill -0 "$stage" 2> /dev/null || break
+  done
+  stage=
+  return "$status"
+}
+
+say "1/6 environment"
+source scripts/env.sh
+make_env requirements.txt
+
+say "2/6 data"
+if [ $DEMO = 1 ]; then
+  DATA_PATH="$OUT/data"
+  [ -f "$DATA_PATH/Data_Entry_2017.csv" ] || py make_demo_dataset.py --out "$DATA_PATH" --images "$DEMO_IMAGES" --size 128 --seed "$SEED"
+  py download_datasets.py --gather "$DATA_PATH"
+elif [ -n "${DATA_PATH:-}" ]; then
+  py download_datasets.py --gather "$DATA_PATH"
+else
+  py download_datasets.py --download nih --path_file "$OUT/data_path.txt"
+  DATA_PATH=$(cat "$OUT/data_path.txt")
+fi
+
+say "3/6 tables"
+TRAIN_CSV="$OUT/nih_roi_train.csv" TEST_CSV="$OUT/nih_roi_test.csv"
+SRC_CSV="$DATA_PATH/Data_Entry_2017.csv"
+[ -f "$SRC_CSV" ] || SRC_CSV="$DATA_PATH/Data_Entry_2017_v2020.csv"
+[ "$TRAIN_CSV" -nt "$SRC_CSV" ] || py make_chexmultimodal_csv.py --src_csv "$SRC_CSV" --image_dir "$DATA_PATH/images" \
+  --out_csv "$TRAIN_CSV" --label_from "Finding Labels" --fillna "Normal"
+[ "$TEST_CSV" -nt "$SRC_CSV" ] || py make_chexmultimodal_csv.py --src_csv "$SRC_CSV" --image_dir "$DATA_PATH/images" \
+  --filter_list "$DATA_PATH/test_list.txt" --out_csv "$TEST_CSV" --label_from "Finding Labels"
+
+say "4/6 training; follow it: tail -f $OUT/train_metrics.csv"
+flags=(--exclude_csv "$TEST_CSV")
+[ "$FULL_LIST" = 0 ] || flags+=(--allow_leakage)
+[ "$DYNAMIC_WEIGHTS" = 0 ] || flags+=(--dynamic_weights --w_full_init 1.0 --w_consist_init 0.5 --w_drop_init 1e-3 --w_sparse_init 1e-4 --w_tv_init 1e-5)
+# shellcheck disable=SC2086  # TRAIN_FLAGS is a list of words
+py train_roi_consistency.py --train_csv "$TRAIN_CSV" --image_root "$DATA_PATH" --classes "" --backbone "$BACKBONE" --weights "$WEIGHTS" \
+  --batch_size "$BATCH_SIZE" --accum_steps "$ACCUM_STEPS" --epochs "$EPOCHS" --channels_last --autocast_dtype "$AUTOCAST_DTYPE" --device "$DEVICE" \
+  --workers "$WORKERS" --prefetch_factor 6 --persistent_workers --save "$OUT/checkpoints/nih_roi_consistency.pt" --log_csv "$OUT/train_metrics.csv" \
+  --img_size "$IMG_SIZE" --lr "$LR" --alpha 1.0 --beta 0.5 --gamma 1e-3 --delta 1e-4 --keep_ratio "$KEEP_RATIO" \
+  --val_fraction "$VAL_FRACTION" --seed "$SEED" --resume auto "${flags[@]}" $TRAIN_FLAGS
+
+say "5/6 predictions on the test images"
+# The epoch that was best on the validation images; the last one where there are none.
+CHECKPOINT="$OUT/checkpoints/nih_roi_consistency_best.pt"
+[ -f "$CHECKPOINT" ] || CHECKPOINT="$OUT/checkpoints/nih_roi_consistency.pt"
+boxes=()
+[ ! -f "$DATA_PATH/BBox_List_2017.csv" ] || boxes=(--bbox_csv "$DATA_PATH/BBox_List_2017.csv")
+[ "$OUT/preds.json" -nt "$CHECKPOINT" ] || py infer_roi_consistency.py --checkpoint "$CHECKPOINT" --csv "$TEST_CSV" --image_root "$DATA_PATH" \
+  --keep_ratio "$KEEP_RATIO" --device "$DEVICE" --workers "$WORKERS" --save_vis_dir "$OUT/roi_vis" --max_vis "$MAX_VIS" ${boxes[@]+"${boxes[@]}"} \
+  --save_json "$OUT/preds.json" --overwrite
+
+say "6/6 scores"
+py evaluate.py --preds "$OUT/preds.json" --csv "$TEST_CSV" --out "$OUT/scores" --overwrite
+say "done: scores $OUT/scores/metrics.json, predictions $OUT/preds.json, pictures $OUT/roi_vis, curves $OUT/train_metrics.csv, log roi-run.log"

@@ -1,0 +1,159 @@
+"""Tables: labels by token, order of findings, unknown, splits by patient, leakage; and the script that makes them."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import one_line_error, run
+
+from roi import table as t
+
+HEADER_2017 = (
+    "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y],"
+)
+
+
+def frame(**columns: list[str]) -> pd.DataFrame:
+    rows = len(columns["image"])
+    return pd.DataFrame({c: columns.get(c, [""] * rows) for c in t.COLUMNS})
+
+
+def test_order_of_classes_is_the_fields_order_then_sorted() -> None:
+    table = frame(image=["a", "b"], labels=["Zebra,Hernia,Atelectasis", "Normal"], unknown=["Mass", ""])
+    assert t.class_list(table) == ["Atelectasis", "Mass", "Hernia", "Normal", "Zebra"]
+    assert t.class_list(table, "Hernia, Atelectasis") == ["Atelectasis", "Hernia"]
+    with pytest.raises(ValueError, match="'Edema'"):
+        t.class_list(table, "Edema")
+
+
+def test_targets_are_present_absent_unknown_and_normal_is_derived() -> None:
+    table = frame(image=list("abcd"), labels=["Mass", "", "Normal,Mass", ""], unknown=["", "", "", "Hernia"], uncertain=["Hernia", "", "", ""])
+    target = t.target_matrix(table, ["Mass", "Hernia", "Normal"])
+    np.testing.assert_array_equal(target, np.array([[1, np.nan, 0], [0, 0, 1], [1, 0, 0], [0, np.nan, np.nan]], dtype=np.float32))
+
+
+def test_label_is_never_matched_by_substring() -> None:
+    target = t.target_matrix(frame(image=["a"], labels=["Massive,Subcutaneous Emphysema"]), ["Mass", "Emphysema"])
+    assert target.sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("image,label\na.png,Mass\n", "no column 'labels'"),
+        ("image,labels\n", "no rows"),
+        ("image,labels\na.png,Mass\na.png,\n", "listed twice"),
+        ("image,labels,unknown\na.png,Mass,Mass\n", "both present and unknown"),
+        ("image,labels\n,Mass\n", "row 2 names no image"),
+        ("", "not a CSV table"),
+    ],
+)
+def test_a_bad_table_is_named(tmp_path: Path, content: str, said: str) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=said) as error:
+        t.read_table(path)
+    assert str(path) in str(error.value)
+
+
+def test_two_columns_suffice_and_patients_come_from_nih_names(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("image,labels\n00000013_005.png,Mass\nimages_001/images/00000013_006.png,\nscan.jpg,\n")
+    assert t.read_table(path)["patient_id"].tolist() == ["nih:13", "nih:13", "image:scan.jpg"]
+
+
+def test_split_keeps_patients_whole_and_is_seeded() -> None:
+    rng = np.random.default_rng(0)
+    table = frame(image=[f"{i}.png" for i in range(500)], patient_id=[f"p{n}" for n in rng.integers(0, 150, 500)])
+    train, val = t.split_by_patient(table, 0.2, seed=1)
+    assert len(train) + len(val) == 500 and not set(train["patient_id"]) & set(val["patient_id"])
+    assert 0.17 <= len(val) / 500 <= 0.2
+    assert t.split_by_patient(table, 0.2, seed=1)[1].equals(val) and not t.split_by_patient(table, 0.2, seed=2)[1].equals(val)
+
+
+def test_overlap_sees_through_spellings_and_follows_patients() -> None:
+    a = frame(image=["images_003/images/x.png", "y.png", "z.png"], patient_id=["1", "2", "3"])
+    b = frame(image=["x.png", "other.png"], patient_id=["1", "2"])
+    assert t.overlap(a, b) == (1, 2)
+    assert t.belongs_to(a, [b]).tolist() == [True, True, False]
+
+
+def write_nih(folder: Path, rows: list[str], header: str = HEADER_2017, names: list[str] | None = None) -> Path:
+    (folder / "images").mkdir(parents=True)
+    for name in [row.split(",")[0] for row in rows] if names is None else names:
+        (folder / "images" / name).write_bytes(b"")
+    (folder / "Data_Entry_2017.csv").write_text("\r\n".join([header, *rows]) + "\r\n")
+    return folder
+
+
+ROWS = [
+    "00000001_000.png,Cardiomegaly|Emphysema,0,1,411,M,PA,2682,2749,0.143,0.143",
+    "00000001_001.png,No Finding,1,1,058,F,AP,2682,2749,0.143,0.143",
+]
+
+
+def test_make_csv_writes_the_contracted_columns(tmp_path: Path) -> None:
+    nih = write_nih(tmp_path / "nih", ROWS)
+    make = ("make_chexmultimodal_csv.py", "--src_csv", nih / "Data_Entry_2017.csv", "--image_dir", nih / "images", "--out_csv", tmp_path / "out.csv")
+    run(*make, "--fillna", "Normal")
+    lines = (tmp_path / "out.csv").read_text().splitlines()
+    assert lines[0] == "image,labels,unknown,uncertain,patient_id,study_id,view,age,sex,dataset,split"
+    assert lines[1] == '00000001_000.png,"Cardiomegaly,Emphysema",,,nih:1,nih:1:0,PA,,M,nih,'  # an age of 411 years is no age
+    assert lines[2].startswith("00000001_001.png,Normal,,,nih:1,nih:1:1,AP,058,F")
+    run(*make, "--fillna", "Normal")  # the same again: nothing to complain about
+    assert "exists and differs" in one_line_error(*make)
+    run(*make, "--overwrite")
+    assert (tmp_path / "out.csv").read_text().splitlines()[2].startswith("00000001_001.png,,,")
+
+
+def test_make_csv_names_what_is_wrong(tmp_path: Path) -> None:
+    nih = write_nih(tmp_path / "nih", ROWS)
+    (tmp_path / "list.txt").write_text("00000001_000.png\n00000009_000.png")
+    make = ("make_chexmultimodal_csv.py", "--src_csv", nih / "Data_Entry_2017.csv", "--out_csv", tmp_path / "out.csv")
+    assert "00000009_000.png" in one_line_error(*make, "--filter_list", tmp_path / "list.txt")
+    assert "no column 'Labels'" in one_line_error(*make, "--label_from", "Labels")
+    assert "no such folder" in one_line_error(*make, "--image_dir", tmp_path / "nowhere/images")
+    double = write_nih(tmp_path / "double", [ROWS[0], ROWS[0]])
+    assert "listed twice" in one_line_error(make[0], "--src_csv", double / "Data_Entry_2017.csv", "--out_csv", tmp_path / "out.csv")
+    empty = write_nih(tmp_path / "empty", [])
+    assert "no rows" in one_line_error(make[0], "--src_csv", empty / "Data_Entry_2017.csv", "--out_csv", tmp_path / "out.csv")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["double", "empty", "list.txt", "nih"]  # nothing half-written
+
+
+def test_make_csv_counts_missing_images(tmp_path: Path) -> None:
+    nih = write_nih(tmp_path / "nih", ROWS, names=["00000001_001.png"])
+    make = ("make_chexmultimodal_csv.py", "--src_csv", nih / "Data_Entry_2017.csv", "--image_dir", nih / "images", "--out_csv", tmp_path / "out.csv")
+    assert "1 of 2 images are missing" in one_line_error(*make)
+    assert (tmp_path / "out_missing.txt").read_text() == "00000001_000.png\n" and not (tmp_path / "out.csv").exists()
+    assert "1 of 2 images are missing" in run(*make, "--allow_missing")
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 2
+
+
+def test_make_csv_on_the_demo_set(demo: Path, tables: tuple[Path, Path]) -> None:
+    train, test = (t.read_table(p) for p in tables)
+    official = (demo / "test_list.txt").read_text().split()
+    assert len(train) == 96 and sorted(test["image"]) == sorted(official)
+    assert set(train.loc[train["split"] == "test", "image"]) == set(official)
+    assert t.class_list(train) == [*t.LABELS, "Normal"]
+
+
+def test_real_metadata_row_for_row(shared: Path, tmp_path: Path) -> None:
+    nih = shared / "nih_metadata"
+    make = ("make_chexmultimodal_csv.py", "--src_csv", nih / "Data_Entry_2017_v2020.csv")
+    expected = [11559, 2776, 13317, 19894, 5782, 6331, 1431, 5302, 4667, 2303, 2516, 1686, 3385, 227]
+    for out, rows, more in (("all.csv", 112_120, ()), ("trainval.csv", 86_524, ("train_val_list.txt",)), ("test.csv", 25_596, ("test_list.txt",))):
+        run(*make, "--out_csv", tmp_path / out, *(("--filter_list", nih / more[0]) if more else ()))
+        table = t.read_table(tmp_path / out)
+        assert len(table) == rows
+        if not more:
+            assert t.class_list(table) == list(t.LABELS)
+            assert t.target_matrix(table, t.LABELS).sum(axis=0).astype(int).tolist() == expected
+    assert t.overlap(t.read_table(tmp_path / "trainval.csv"), t.read_table(tmp_path / "test.csv")) == (0, 0)
+
+
+def test_real_2017_header_with_its_trailing_comma(shared: Path) -> None:
+    from roi.sources import read_nih
+
+    table = read_nih(shared / "nih_metadata" / "Data_Entry_2017_format_sample.csv")
+    assert len(table) == 5606 and table["image"].is_unique and table["age"].str.match(r"^\d{0,3}$").all()
