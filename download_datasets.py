@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 
 from roi import cli
-from roi.files import replacing
+from roi.files import reason, replacing
 
 NIH_KAGGLE = "nih-chest-xrays/data"
 NO_KAGGLE = (
@@ -47,8 +47,7 @@ def download_nih() -> Path:
 
         return Path(kagglehub.dataset_download(NIH_KAGGLE))
     except Exception as error:  # kagglehub has an error of its own for each thing that goes wrong
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise ValueError(NO_KAGGLE.format(reason=reason)) from error
+        raise ValueError(NO_KAGGLE.format(reason=reason(error))) from error
 
 
 def gather(root: Path) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from roi.files import replacing
+from roi.files import reason, replacing
 from roi.model import RoiModel, build_model
 
 NEEDED = ("model", "mask_net", "classes", "args")
@@ -31,7 +31,7 @@ def load(path: str | Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # every unpickler has errors of its own
-        raise ValueError(f"{path}: not a checkpoint, or a damaged one ({str(error).splitlines()[0]})") from error
+        raise ValueError(f"{path}: not a checkpoint, or a damaged one ({reason(error)})") from error
     missing = [key for key in NEEDED if not isinstance(state, dict) or key not in state]
     if missing:
         raise ValueError(f"{path}: not a checkpoint of this project (it has no {missing[0]!r})")
@@ -57,7 +57,7 @@ def load_parts(model: RoiModel, state: dict[str, Any], path: str | Path) -> None
         if model.mask_net is not None:
             model.mask_net.load_state_dict(state["mask_net"])
     except RuntimeError as error:
-        raise ValueError(f"{path}: its weights do not fit its own description ({' '.join(str(error).split())[:200]})") from error
+        raise ValueError(f"{path}: its weights do not fit its own description ({reason(error)})") from error
 
 
 def same_run(state: dict[str, Any], args: dict[str, Any], train_images: torch.Tensor, path: str | Path) -> None:

@@ -32,3 +32,8 @@ def refuse_existing(*paths: str | Path | None, overwrite: bool) -> None:
     for path in (Path(p) for p in paths if p):
         if path.exists() and not overwrite and (not path.is_dir() or any(path.iterdir())):
             raise ValueError(f"{path} exists; choose another name, or replace it with --overwrite")
+
+
+def reason(error: BaseException) -> str:
+    """What a foreign error says, in one short line."""
+    return " ".join(str(error).split())[:160] or type(error).__name__

@@ -7,6 +7,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
+from roi.files import reason
+
 SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
@@ -62,4 +64,4 @@ def read_grey(path: str | Path, size: int | None = None) -> np.ndarray:
     except MemoryError:
         raise
     except Exception as error:  # decoders raise whatever they like on a broken file
-        raise UnreadableImage(f"{path}: cannot be read as an image ({error or type(error).__name__})") from error
+        raise UnreadableImage(f"{path}: cannot be read as an image ({reason(error)})") from error

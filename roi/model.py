@@ -11,6 +11,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from roi.files import reason
 from roi.masks import cutout_mask, exact_topk, kept_pixels, random_mask, straight_through
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -136,9 +137,9 @@ def _timm(name: str, classes: int, img_size: int) -> nn.Module:
     if name.split(".")[0] not in timm.list_models():
         near = difflib.get_close_matches(name, [*torchvision_names(), *timm.list_models()], n=4)
         raise ValueError(f"--backbone {name!r}: neither a torchvision nor a timm classifier" + (f"; near it: {', '.join(near)}" if near else ""))
-    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
-    fixed: dict[str, Any] = {"img_size": img_size} if config is not None and config.fixed_input_size else {}
     try:
+        config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+        fixed: dict[str, Any] = {"img_size": img_size} if config is not None and config.fixed_input_size else {}
         return timm.create_model(name, pretrained=False, num_classes=classes, **fixed)
     except RuntimeError as error:
         raise ValueError(f"--backbone {name!r}: {error}") from error
@@ -153,9 +154,8 @@ def imagenet_weights(name: str) -> dict[str, Tensor]:
 
         return timm.create_model(name, pretrained=True).state_dict()
     except (OSError, RuntimeError, ValueError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
-            f"cannot get the ImageNet weights of {name} ({reason}); on a machine without network download them elsewhere "
+            f"cannot get the ImageNet weights of {name} ({reason(error)}); on a machine without network download them elsewhere "
             "and give --weights FILE, or train from scratch with --weights none"
         ) from error
 
@@ -172,7 +172,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # every unpickler and parser has errors of its own
-        raise ValueError(f"--weights {path}: neither safetensors nor a state dict ({str(error).splitlines()[0]})") from error
+        raise ValueError(f"--weights {path}: neither safetensors nor a state dict ({reason(error)})") from error
     for key in ("model", "state_dict"):
         state = state[key] if isinstance(state, dict) and isinstance(state.get(key), dict) else state
     if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):

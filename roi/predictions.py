@@ -30,7 +30,7 @@ def meta_path(path: str | Path) -> Path:
 
 
 def record(image: str, classes: list[str], prob: dict[str, np.ndarray], contaminated: bool) -> dict[str, Any]:
-    """One image as it stands in the file; prob: part -> (K,). Seven digits: all that a float32 has."""
+    """One image as it stands in the file; prob: part -> (K,). Seven digits, as many as a float32 has."""
     row: dict[str, Any] = {"image": image}
     for part, values in prob.items():
         row[f"prob_{part}"] = {c: float(f"{p:.7g}") for c, p in zip(classes, values.tolist(), strict=True)}

@@ -1,8 +1,12 @@
 """Fixtures: a small demo set in NIH's layout, the tables made from it, and the real files where they are at hand."""
 
-import subprocess
+import io
+import runpy
+import signal
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -44,10 +48,20 @@ def shared() -> Path:
 
 
 def run(*command: object, code: int = 0) -> str:
-    """Run a script as a user does; -> what it printed, errors too."""
-    done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done.stdout + done.stderr
+    """Run a script as its command line would, in this process; -> what it printed, errors too."""
+    script, *flags = map(str, command)
+    said, status = io.StringIO(), 0
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with mock.patch.object(sys, "argv", [script, *flags]), redirect_stdout(said), redirect_stderr(said):
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+    except SystemExit as end:
+        status = int(end.code or 0)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert status == code, f"exit code {status}\n{said.getvalue()}"
+    return said.getvalue()
 
 
 def one_line_error(*command: object) -> str:

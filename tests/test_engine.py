@@ -1,0 +1,228 @@
+"""The loop: accumulation, exact resume, what stops a run, what a checkpoint holds, order of the batches."""
+
+import math
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from roi import checkpoint
+from roi.data import Batch, Batches, XrayDataset, make_loader
+from roi.engine import Fit, Meter, mask_seeds, train_one_epoch
+from roi.gradnorm import FixedWeights, GradNorm
+from roi.images import locate
+from roi.log import COLUMNS, MetricsLog
+from roi.losses import TERMS, bce, roi_terms
+from roi.model import RoiModel
+
+CPU = torch.device("cpu")
+
+
+class Net(nn.Module):
+    """Batch norm, dropout and two convolutions: all that makes an exact resume hard."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, stride=2), nn.Dropout(0.3))
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layers(x).mean(dim=(2, 3)))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("pixels")
+    rng = np.random.default_rng(0)
+    for n in range(26):
+        Image.fromarray(rng.integers(0, 256, (20, 20), dtype=np.uint8)).save(root / f"{n:02d}.png")
+    return root
+
+
+def dataset(folder: Path, rows: int) -> XrayDataset:
+    paths = [str(folder / f"{n:02d}.png") for n in range(rows)]
+    return XrayDataset(paths, np.random.default_rng(1).integers(0, 2, (rows, 3)).astype(np.float32), 20)
+
+
+def make_fit(folder: Path, out: Path, losses_fn: Callable[..., dict[str, Tensor]] | None = None, dynamic: bool = True, **more: Any) -> Fit:
+    torch.manual_seed(0)
+    model = RoiModel(Net(), "conv")
+    data = dataset(folder, 26)
+    loader, sampler = make_loader(data, 4, shuffle_seed=7)
+    val_loader, _ = make_loader(dataset(folder, 10), 4)
+    weights = dict.fromkeys(TERMS, 0.5)
+    return Fit(
+        model, loader, sampler, val_loader, ["Mass", "Edema", "Normal"], losses_fn or terms, GradNorm(weights, model.last_shared()) if dynamic else FixedWeights(weights),
+        torch.optim.AdamW(model.parameters(), lr=1e-3), CPU, torch.float32, 3, 2, lambda index: [f"{n:02d}.png" for n in index.tolist()],
+        MetricsLog(out / "log.csv", more.pop("done", 0)), out / "c.pt", {"classes": ["Mass", "Edema", "Normal"], "args": {}, "contaminated": False, "train_images": checkpoint.fingerprints(["a"])}, **more,
+    )  # fmt: skip
+
+
+def terms(model: RoiModel, batch: Batch, epoch: int) -> dict[str, Tensor]:
+    return roi_terms(model, batch.pixels, batch.target, 0.1, mask_seeds(0, epoch, batch.index))
+
+
+def test_batches_are_a_seeded_permutation_and_can_be_entered_anywhere() -> None:
+    order = Batches(26, 4, seed=7)
+    first = list(order)
+    assert sorted(i for batch in first for i in batch) == list(range(26)) and len(first) == len(order) == 7
+    assert list(order) == first
+    order.epoch = 1
+    assert list(order) != first
+    order.epoch, order.start = 0, 5
+    assert list(order) == first[5:] and len(order) == 2
+    assert list(Batches(5, 2)) == [[0, 1], [2, 3], [4]]
+
+
+def test_the_loader_takes_nothing_from_the_global_generator(folder: Path) -> None:
+    before = torch.get_rng_state()
+    loader, _ = make_loader(dataset(folder, 8), 4, shuffle_seed=1)
+    assert len(list(loader)) == 2 and torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("rows", "batch_size", "accum_steps"), [(10, 4, 3), (10, 3, 2), (7, 2, 10)])
+def test_accumulation_loses_no_sample(folder: Path, rows: int, batch_size: int, accum_steps: int) -> None:
+    """Accumulated steps equal the same steps taken at once on the same images; the last, partial group is one of them."""
+
+    def trained(batch: int, accum: int) -> list[Tensor]:
+        torch.manual_seed(0)
+        model = RoiModel(nn.Sequential(nn.Flatten(), nn.Linear(3 * 20 * 20, 3)), "none")
+        loader, _ = make_loader(dataset(folder, rows), batch)
+        scaler, optimizer = torch.amp.GradScaler("cpu", enabled=False), torch.optim.SGD(model.parameters(), lr=0.1)
+        steps = train_one_epoch(model, loader, 0, lambda m, b, e: {"full": bce(m(b.pixels, 0.1).full, b.target)}, FixedWeights({"full": 1.0}), optimizer, scaler, Meter(lambda i: []), CPU, torch.float32, accum)  # fmt: skip
+        assert sum(steps) == math.ceil(rows / batch)
+        return [p.detach() for p in model.parameters()]
+
+    for a, b in zip(trained(batch_size, accum_steps), trained(batch_size * accum_steps, 1), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("dynamic", [True, False])
+@pytest.mark.parametrize("stop_at", [1, 3, 7, 11])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(folder: Path, tmp_path: Path, stop_at: int, number: int, dynamic: bool) -> None:
+    """7 batches an epoch, steps of 2 batches, 3 epochs; the signal comes while the batch `stop_at` is computed."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    whole = make_fit(folder, tmp_path / "a", dynamic=dynamic)
+    assert whole.run() == 0
+    calls = 0
+
+    def interrupted(model: RoiModel, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        nonlocal calls
+        calls += 1
+        if calls == stop_at:
+            os.kill(os.getpid(), number)
+        return terms(model, batch, epoch)
+
+    first = make_fit(folder, tmp_path / "b", interrupted, dynamic)
+    assert first.run() == 128 + number and first.epoch < 3
+    torch.manual_seed(99)  # another process would stand elsewhere
+    second = make_fit(folder, tmp_path / "b", dynamic=dynamic, done=first.epoch)
+    torch.rand(5)
+    second.resume(checkpoint.load(tmp_path / "b" / "c.pt"))
+    assert second.run() == 0
+    one, two = whole.model.state_dict(), second.model.state_dict()
+    assert all(torch.equal(one[k], two[k]) for k in one)
+    rows = [[line.split(",") for line in (tmp_path / x / "log.csv").read_text().splitlines()] for x in "ab"]
+    timed = {COLUMNS.index("images_per_s"), COLUMNS.index("seconds")}
+    assert [[v for n, v in enumerate(r) if n not in timed] for r in rows[0]] == [[v for n, v in enumerate(r) if n not in timed] for r in rows[1]]
+    assert whole.balance.weights == second.balance.weights and whole.best == second.best
+
+
+def test_checkpoint_is_plain_and_the_best_is_not_the_last(folder: Path, tmp_path: Path) -> None:
+    fit = make_fit(folder, tmp_path)
+    fit.best = 0.0
+    fit.run()
+    state = torch.load(tmp_path / "c.pt", weights_only=True)
+    best = torch.load(tmp_path / "c_best.pt", weights_only=True)
+    assert {"model", "mask_net", "classes", "args", "optimizer", "balance", "rng", "contaminated"} <= set(state)
+    log = [line.split(",") for line in (tmp_path / "log.csv").read_text().splitlines()]
+    scores = [float(row[log[0].index("val_auroc")]) for row in log[1:]]
+    assert best["epoch"] == 1 + int(np.argmax(scores)) and best["val_auroc"] == pytest.approx(max(scores), abs=1e-5)
+    assert [r[0] for r in log[1:]] == ["1", "2", "3"] and tuple(log[0]) == COLUMNS
+    if best["epoch"] < 3:
+        assert any(not torch.equal(best["model"][k], state["model"][k]) for k in best["model"])
+    assert not list(tmp_path.glob("*.part")) and not list(tmp_path.glob(".*"))
+
+
+def test_a_loss_that_is_not_finite_names_term_and_images_and_saves_nothing(folder: Path, tmp_path: Path) -> None:
+    def bad(model: RoiModel, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        found = terms(model, batch, epoch)
+        return {**found, "drop": found["drop"] * math.nan} if 13 in batch.index else found
+
+    with pytest.raises(ValueError, match=r"'(loss|drop)' of the loss is nan.*13\.png"):
+        make_fit(folder, tmp_path, bad).run()
+    assert not (tmp_path / "c.pt").exists()
+
+
+def test_an_unreadable_image_stops_the_run_or_is_left_out_and_listed(folder: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for path in folder.iterdir():
+        (broken / path.name).write_bytes(path.read_bytes()[: 60 if path.name == "05.png" else None])
+    with pytest.raises(ValueError, match=r"05\.png.*--skip_unreadable"):
+        make_fit(broken, tmp_path).run()
+    seen: list[int] = []
+
+    def watch(model: RoiModel, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        seen.extend(batch.index.tolist())
+        return terms(model, batch, epoch)
+
+    make_fit(broken, tmp_path, watch, skip_unreadable=True).run()
+    assert sorted(seen) == sorted([n for n in range(26) if n != 5] * 3)
+    assert (tmp_path / "c_unreadable.txt").read_text().count("\n") == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", "pickle"])
+def test_a_foreign_checkpoint_is_refused_and_runs_no_code(tmp_path: Path, content: Any) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, (str(tmp_path / "owned"),)
+
+    path = tmp_path / "c.pt"
+    if content == "pickle":
+        torch.save({"model": Evil()}, path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=str(path)):
+        checkpoint.load(path)
+    assert not (tmp_path / "owned").exists()
+    torch.save({"model": {}}, path)
+    with pytest.raises(ValueError, match="no 'mask_net'"):
+        checkpoint.load(path)
+
+
+def test_the_log_refuses_rows_of_another_run_and_drops_epochs_done_again(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    log = MetricsLog(path, 0)
+    for epoch in (1, 2, 3):
+        log.row({"epoch": epoch, "loss": 0.5})
+    with pytest.raises(ValueError, match="3 epochs of another run"):
+        MetricsLog(path, 0)
+    MetricsLog(path, 2)
+    assert [line.split(",")[0] for line in path.read_text().splitlines()] == ["epoch", "1", "2"]
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match="not a metrics file"):
+        MetricsLog(path, 1)
+    assert path.read_text() == "a,b\n1,2\n"
+
+
+def test_mask_seeds_depend_on_seed_epoch_and_row_alone() -> None:
+    rows = torch.tensor([3, 9, 4])
+    assert mask_seeds(1, 2, rows)[1:] == mask_seeds(1, 2, rows[1:])
+    assert len({*mask_seeds(1, 2, rows), *mask_seeds(1, 3, rows), *mask_seeds(2, 2, rows)}) == 9
+
+
+def test_workers_give_the_same_batches(folder: Path) -> None:
+    here, there = (make_loader(dataset(folder, 26), 4, 7, workers=w)[0] for w in (0, 2))
+    for a, b in zip(here, there, strict=True):
+        assert torch.equal(a.pixels, b.pixels) and torch.equal(a.index, b.index)
+    assert a.pixels.dtype == torch.uint8 and locate(folder, ["00.png"])[0] == str(folder / "00.png")

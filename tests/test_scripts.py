@@ -1,0 +1,281 @@
+"""The scripts as their users run them: the published flags, honest splits, modes, a kill and a second run, predictions."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, one_line_error, run
+from PIL import Image
+
+import train_roi_baselines
+import train_roi_consistency
+from roi import run as roi_run
+from roi.images import locate, read_grey
+from roi.log import COLUMNS
+from roi.table import read_table
+
+TINY = ("--backbone", "test_convnext", "--weights", "none", "--img_size", 32, "--batch_size", 16, "--epochs", 1, "--workers", 0, "--device", "cpu")
+
+
+def training(demo: Path, table: Path, out: Path) -> tuple[object, ...]:
+    return ("--train_csv", table, "--image_root", demo, "--save", out / "roi.pt", "--log_csv", out / "metrics.csv", *TINY)
+
+
+@pytest.fixture(scope="module")
+def trained(demo: Path, tables: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One epoch by the published command, small."""
+    out = tmp_path_factory.mktemp("trained")
+    said = run(
+        "train_roi_consistency.py", *training(demo, tables[0], out), "--classes", "", "--accum_steps", 2, "--channels_last", "--autocast_dtype", "bf16", "--prefetch_factor", 6,
+        "--persistent_workers", "--lr", "1e-4", "--alpha", "1.0", "--beta", "0.5", "--gamma", "1e-3", "--delta", "1e-4", "--keep_ratio", "0.1", "--val_fraction", "0.3",
+    )  # fmt: skip
+    assert "left out of training as test images" in said and "train and validation 0 and 0" in said
+    return out
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_metrics_csv_holds_the_contracted_columns(trained: Path) -> None:
+    (row,) = rows_of(trained / "metrics.csv")
+    assert tuple(row) == COLUMNS and all(row.values())
+    for term in ("full", "consist", "sparse", "tv"):
+        assert float(row[f"loss_{term}"]) > 0
+    assert float(row["mask_kept"]) == pytest.approx(102 / 1024, rel=1e-5) and 0 < float(row["mask_mean"]) < 1
+    assert [float(row[f"w_{t}"]) for t in ("full", "consist", "drop", "sparse", "tv")] == [1.0, 1.0, 0.5, 1e-3, 1e-4] and row["contaminated"] == "0"
+
+
+def test_test_images_are_left_out_and_the_checkpoint_knows_what_it_saw(demo: Path, tables: tuple[Path, Path], trained: Path) -> None:
+    from roi.checkpoint import fingerprints
+
+    state = torch.load(trained / "roi.pt", weights_only=True)
+    seen, test = set(state["train_images"].tolist()), (demo / "test_list.txt").read_text().split()
+    assert not seen & set(fingerprints(test).tolist()) and not state["contaminated"]
+    assert len(seen) + len(test) < 96 and len(state["classes"]) == 15
+
+
+def args_for(demo: Path, table: Path, out: Path, *more: object):
+    return train_roi_consistency.parse_args([str(a) for a in (*training(demo, table, out), *more)])
+
+
+def test_audit_finds_test_images_by_each_of_its_sources(demo: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
+    """Without official list and split column only --exclude_csv knows; other images of its patients go as well."""
+    train, test = (read_table(p) for p in tables)
+    train["split"] = ""
+    train.to_csv(tmp_path / "plain.csv", index=False)
+    test.iloc[::2].to_csv(tmp_path / "half.csv", index=False)
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    everything = roi_run.choose_rows(args_for(bare, tmp_path / "plain.csv", tmp_path, "--val_fraction", 0))
+    assert len(everything.train) == 96 and everything.val is None and not everything.contaminated
+    excluded = roi_run.choose_rows(args_for(bare, tmp_path / "plain.csv", tmp_path, "--exclude_csv", tmp_path / "half.csv"))
+    assert not set(pd_concat(excluded)["patient_id"]) & set(test.iloc[::2]["patient_id"])
+    listed = roi_run.choose_rows(args_for(demo, tmp_path / "plain.csv", tmp_path))
+    assert not set(pd_concat(listed)["image"]) & set(test["image"]) and len(pd_concat(listed)) == 96 - len(test)
+    leaking = roi_run.choose_rows(args_for(demo, tmp_path / "plain.csv", tmp_path, "--allow_leakage"))
+    assert leaking.contaminated and len(pd_concat(leaking)) == 96
+
+
+def pd_concat(rows: roi_run.Rows):
+    import pandas as pd
+
+    return pd.concat([rows.train, rows.val]) if rows.val is not None else rows.train
+
+
+def test_validation_may_share_no_patient_and_be_no_test(demo: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
+    train, test = (read_table(p) for p in tables)
+    train[train["split"] != "test"].iloc[:5].to_csv(tmp_path / "val.csv", index=False)
+    with pytest.raises(ValueError, match="shares . patients and 5 images"):
+        roi_run.choose_rows(args_for(demo, tables[0], tmp_path, "--val_csv", tmp_path / "val.csv"))
+    with pytest.raises(ValueError, match="holds test images"):
+        roi_run.choose_rows(args_for(demo, tables[0], tmp_path, "--val_csv", tables[1]))
+    with pytest.raises(ValueError, match="all its images belong to the test set"):
+        roi_run.choose_rows(args_for(demo, tables[1], tmp_path))
+
+
+def test_leakage_marks_checkpoint_metrics_and_predictions(demo: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
+    said = run("train_roi_baselines.py", "--mode", "standard", *training(demo, tables[0], tmp_path), "--allow_leakage", "--val_fraction", 0)
+    assert "CONTAMINATED" in said and rows_of(tmp_path / "metrics.csv")[0]["contaminated"] == "1"
+    assert torch.load(tmp_path / "roi.pt", weights_only=True)["contaminated"] is True
+    infer = (
+        "infer_roi_consistency.py",
+        "--checkpoint",
+        tmp_path / "roi.pt",
+        "--csv",
+        tables[1],
+        "--image_root",
+        demo,
+        "--save_json",
+        tmp_path / "p.json",
+        "--workers",
+        0,
+    )
+    assert "CONTAMINATED" in run(*infer)
+    preds = json.loads((tmp_path / "p.json").read_text())
+    assert all(row["contaminated"] for row in preds) and set(preds[0]) == {"image", "prob_full", "contaminated"}  # no mask: nothing kept or dropped
+    meta = json.loads((tmp_path / "p.meta.json").read_text())
+    assert meta["contaminated"] and meta["contaminated_images"] == len(preds)
+
+
+@pytest.mark.parametrize("mode", list(train_roi_baselines.MODES))
+def test_each_mode_zeroes_what_it_names(demo: Path, tables: tuple[Path, Path], tmp_path: Path, mode: str) -> None:
+    args = train_roi_baselines.parse_args([str(a) for a in ("--mode", mode, *training(demo, tables[0], tmp_path), "--max_samples", 24, "--dynamic_weights")])
+    mask, without = train_roi_baselines.MODES[mode]
+    assert train_roi_baselines.main(args) == 0
+    (row,) = rows_of(tmp_path / "metrics.csv")
+    for term in ("full", "consist", "drop", "sparse", "tv"):
+        assert (float(row[f"w_{term}"]) == 0) == (term in without)
+    if mode.startswith("no_"):
+        assert without == (mode.removeprefix("no_"),) and row[f"loss_{mode.removeprefix('no_')}"] != ""  # still watched
+    assert (row["loss_consist"] == "") == (mode == "standard") and (row["loss_tv"] == "") == (mask != "conv")
+
+
+def test_ablated_terms_do_not_enter_the_total(demo: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
+    terms = {t: torch.tensor(10.0**n) for n, t in enumerate(("full", "consist", "drop", "sparse", "tv"))}
+    for mode, (mask, without) in train_roi_baselines.MODES.items():
+        args = train_roi_baselines.parse_args([str(a) for a in ("--mode", mode, *training(demo, tables[0], tmp_path))])
+        there = {t: v for t, v in terms.items() if mask == "conv" or t == "full" or mask != "none" and t in ("consist", "drop")}
+        expected = sum(w * terms[t].item() for t, w in zip(terms, (1.0, 1.0, 0.5, 1e-3, 1e-4), strict=True) if t not in without)
+        assert roi_run.loss_weights(args, None, without)(there).item() == pytest.approx(expected)  # type: ignore[arg-type]
+
+
+def test_a_second_run_loses_nothing_and_resume_of_a_finished_run_does_nothing(demo: Path, tables: tuple[Path, Path], trained: Path) -> None:
+    again = ("train_roi_consistency.py", *training(demo, tables[0], trained), "--accum_steps", 2, "--autocast_dtype", "bf16", "--val_fraction", "0.3")
+    before = (trained / "roi.pt").read_bytes()
+    assert "--resume auto" in one_line_error(*again)
+    assert "1 of 1 epochs are done" in run(*again, "--resume", "auto")
+    assert "--lr 0.0001, now 0.001" in one_line_error(*again, "--resume", "auto", "--lr", "1e-3")
+    assert "other images" in one_line_error(*again, "--resume", "auto", "--allow_leakage").replace("was trained with --allow_leakage False", "other images")
+    assert (trained / "roi.pt").read_bytes() == before and len(rows_of(trained / "metrics.csv")) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_killed_process_goes_on_by_the_same_command(demo: Path, tables: tuple[Path, Path], tmp_path: Path, number: int) -> None:
+    """A real process, real workers, dropout in the backbone: final weights equal those of a run that nobody touched."""
+
+    def command(out: Path) -> list[str]:
+        flags = (*training(demo, tables[0], out), "--resume", "auto", "--dynamic_weights")
+        changed = {"--backbone": "squeezenet1_1", "--epochs": 6, "--workers": 2, "--batch_size": 8}
+        plain = [str(changed.get(str(flags[n - 1]), f)) for n, f in enumerate(flags)]
+        return [sys.executable, "train_roi_consistency.py", *plain]
+
+    assert subprocess.run(command(tmp_path / "a"), cwd=ROOT, capture_output=True).returncode == 0
+    process = subprocess.Popen(command(tmp_path / "b"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    log = tmp_path / "b" / "metrics.csv"
+    deadline = time.time() + 60
+    while time.time() < deadline and not (log.exists() and len(log.read_text().splitlines()) >= 2):
+        time.sleep(0.02)
+    os.kill(process.pid, number)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 128 + number and "--resume auto" in said and "Traceback" not in said, said
+    assert len(rows_of(log)) < 6
+    assert subprocess.run(command(tmp_path / "b"), cwd=ROOT, capture_output=True).returncode == 0
+    a, b = (torch.load(tmp_path / x / "roi.pt", weights_only=True) for x in "ab")
+    for part in ("model", "mask_net"):
+        assert all(torch.equal(a[part][k], b[part][k]) for k in a[part])
+    assert len(rows_of(log)) == 6
+
+
+def test_wrong_flags_are_one_line(demo: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
+    train = ("train_roi_consistency.py", *training(demo, tables[0], tmp_path))
+    for flags, said in (
+        (("--backbone", "convnext_bas"), "convnext_base"),
+        (("--keep_ratio", "1.5"), "--keep_ratio"),
+        (("--keep_ration", "0.5"), "--keep_ration"),
+        (("--classes", "Mass,Cold"), "'Cold'"),
+        (("--train_csv", "nowhere.csv"), "nowhere.csv"),
+        (("--image_root", "nowhere"), "nowhere"),
+        (("--weights", "nowhere.pt"), "nowhere.pt"),
+        (("--device", "cuda:9"), "--device cuda:9"),
+        (("--resume", "nowhere.pt"), "nowhere.pt"),
+    ):
+        assert said in one_line_error(*train, *flags)
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_images_stop_training_or_are_listed(demo: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
+    table = read_table(tables[0])
+    table.loc[table.index[0], "image"] = "00000000_000.png"
+    table.loc[table.index[0], "split"] = ""
+    table.to_csv(tmp_path / "t.csv", index=False)
+    train = ("train_roi_consistency.py", *training(demo, tmp_path / "t.csv", tmp_path), "--val_fraction", 0, "--max_samples", 90)
+    assert "00000000_000.png" in one_line_error(*train)
+    assert "1 images are missing" in run(*train, "--skip_unreadable")
+    assert (tmp_path / "roi_missing.txt").read_text() == "00000000_000.png\n"
+
+
+def infer(checkpoint: Path, table: Path, demo: Path, *more: object) -> tuple[object, ...]:
+    return ("infer_roi_consistency.py", "--checkpoint", checkpoint, "--csv", table, "--image_root", demo, "--workers", 0, *more)
+
+
+def test_predictions_are_complete_in_order_and_do_not_depend_on_the_batch(demo: Path, tables: tuple[Path, Path], trained: Path, tmp_path: Path) -> None:
+    run(*infer(trained / "roi.pt", tables[1], demo, "--save_json", tmp_path / "a.json", "--batch_size", 1))
+    run(*infer(trained / "roi.pt", tables[1], demo, "--save_json", tmp_path / "b.json", "--batch_size", 7, "--keep_ratio", 0.1))
+    a, b = (json.loads((tmp_path / f"{x}.json").read_text()) for x in "ab")
+    assert [row["image"] for row in a] == read_table(tables[1])["image"].tolist()
+    for one, two in zip(a, b, strict=True):
+        assert list(one) == ["image", "prob_full", "prob_crop", "prob_drop", "faithfulness"] and len(one["prob_full"]) == 15
+        for part in list(one)[1:]:
+            np.testing.assert_allclose(list(one[part].values()), list(two[part].values()), atol=2e-5)
+    assert "exists" in one_line_error(*infer(trained / "roi.pt", tables[1], demo, "--save_json", tmp_path / "a.json"))
+
+
+def test_an_unreadable_image_leaves_no_predictions_behind(demo: Path, tables: tuple[Path, Path], trained: Path, tmp_path: Path) -> None:
+    names = read_table(tables[1])["image"].tolist()
+    (tmp_path / "images").mkdir()
+    for name, path in zip(names, locate(demo, names), strict=True):
+        (tmp_path / "images" / name).write_bytes(Path(str(path)).read_bytes()[: 100 if name == names[-1] else None])
+    command = infer(trained / "roi.pt", tables[1], tmp_path, "--save_json", tmp_path / "out" / "p.json", "--batch_size", 4)
+    assert names[-1] in one_line_error(*command) and not list((tmp_path / "out").iterdir())
+    assert "1 images could not be read" in run(*command, "--skip_unreadable")
+    assert len(json.loads((tmp_path / "out" / "p.json").read_text())) == len(names) - 1
+    assert names[-1] in (tmp_path / "out" / "p_unreadable.txt").read_text()
+
+
+def test_pictures_show_true_grey_levels_and_exactly_what_is_kept(demo: Path, tables: tuple[Path, Path], trained: Path, tmp_path: Path) -> None:
+    boxes = ("--bbox_csv", demo / "BBox_List_2017.csv")
+    run(*infer(trained / "roi.pt", tables[1], demo, "--save_vis_dir", tmp_path / "v", "--max_vis", 2, "--vis_size", 64, *boxes))
+    stem = Path(read_table(tables[1])["image"][0]).stem
+    assert len(list((tmp_path / "v").iterdir())) == 6
+    mask, crop = (np.asarray(Image.open(tmp_path / "v" / f"{stem}_{what}.png")) for what in ("mask", "crop"))
+    grey = read_grey(str(locate(demo, [f"{stem}.png"])[0]), 64)
+    assert set(np.unique(mask)) == {0, 255} and (mask > 0).sum() == 4 * 102  # 32 x 32 shown at 64 x 64
+    np.testing.assert_array_equal(crop, np.where(mask > 0, grey, 114))
+    assert Image.open(tmp_path / "v" / f"{stem}_overlay.png").mode == "RGB"
+
+
+def test_one_image_mask_and_crop_at_its_own_size(demo: Path, trained: Path, tmp_path: Path) -> None:
+    image = next((demo / "images_001" / "images").iterdir())
+    said = run(
+        "infer_roi_consistency.py", "--checkpoint", trained / "roi.pt", "--image", image, "--save_mask", tmp_path / "m.png", "--save_crop", tmp_path / "c.png"
+    )
+    assert Image.open(tmp_path / "m.png").size == Image.open(tmp_path / "c.png").size == (48, 48) and "Pleural_Thickening" in said
+    assert "exists" in one_line_error("infer_roi_consistency.py", "--checkpoint", trained / "roi.pt", "--image", image, "--save_mask", tmp_path / "m.png")
+    assert "nowhere.png" in one_line_error("infer_roi_consistency.py", "--checkpoint", trained / "roi.pt", "--image", "nowhere.png")
+    assert "--image_root" in one_line_error("infer_roi_consistency.py", "--checkpoint", trained / "roi.pt", "--csv", "t.csv", "--save_json", "p.json")
+
+
+@pytest.mark.parametrize("script", sorted(p.name for p in ROOT.glob("*.py")))
+def test_help_is_a_manual(script: str) -> None:
+    said = run(script, "--help")
+    assert f"python {script}" in said
+    flags = [line for line in said.splitlines() if line.startswith("  --")]
+    assert all("None" not in line for line in flags)
+
+
+def test_library_code_touches_no_global_generator() -> None:
+    """Seeds are set by scripts; roi/ may restore a state (resume) or draw inside fork_rng."""
+    banned = ("np.random.seed", "random.seed(", "torch.manual_seed", "torch.cuda.manual_seed")
+    for path in (ROOT / "roi").glob("*.py"):
+        found = [word for word in banned if word in path.read_text()]
+        assert not found, f"{path.name}: {found}"
