@@ -10,16 +10,16 @@
 #
 #   DATA_PATH        folder of NIH ChestX-ray14; skips the download          (default: kagglehub downloads it, 45 GB)
 #   OUT              folder for tables, checkpoints, predictions and scores  (., with --demo demo_run)
-#   BACKBONE         any torchvision classifier, else any timm model         (convnext_base; demo: resnet10t)
+#   BACKBONE         any torchvision classifier, else any timm model         (convnext_base; demo: test_resnet)
 #   WEIGHTS          imagenet, none, or a file                               (imagenet; demo: none)
-#   EPOCHS           passes over the training images                         (8; demo: 8)
+#   EPOCHS           passes over the training images                         (8; demo: 4)
 #   BATCH_SIZE       images a forward, three views each                      (8; demo: 32)
 #   ACCUM_STEPS      batches an optimiser step                               (2; demo: 1)
-#   LR               learning rate                                           (1e-4; demo: 1e-3)
+#   LR               learning rate                                           (1e-4; demo: 2e-3)
 #   IMG_SIZE         side of the square input, pixels                        (224; demo: 96)
 #   KEEP_RATIO       share of the pixels that the mask keeps                 (0.1)
 #   AUTOCAST_DTYPE   bf16, fp16, fp32 or auto                                (bf16; demo: fp32)
-#   WORKERS          processes that decode images                            (8; demo: 2)
+#   WORKERS          processes that decode images                            (8; demo: 1)
 #   VAL_FRACTION     share of the training images held out for validation    (0.1)
 #   SEED             of everything random                                    (0)
 #   DEVICE           auto, cuda, mps or cpu                                  (auto; demo: cpu)
@@ -44,16 +44,16 @@ esac
 
 pick() { if [ $DEMO = 1 ]; then echo "$2"; else echo "$1"; fi; }
 OUT=${OUT:-$(pick . demo_run)}
-BACKBONE=${BACKBONE:-$(pick convnext_base resnet10t)}
+BACKBONE=${BACKBONE:-$(pick convnext_base test_resnet)}
 WEIGHTS=${WEIGHTS:-$(pick imagenet none)}
-EPOCHS=${EPOCHS:-$(pick 8 8)}
+EPOCHS=${EPOCHS:-$(pick 8 4)}
 BATCH_SIZE=${BATCH_SIZE:-$(pick 8 32)}
 ACCUM_STEPS=${ACCUM_STEPS:-$(pick 2 1)}
-LR=${LR:-$(pick 1e-4 1e-3)}
+LR=${LR:-$(pick 1e-4 2e-3)}
 IMG_SIZE=${IMG_SIZE:-$(pick 224 96)}
 KEEP_RATIO=${KEEP_RATIO:-0.1}
 AUTOCAST_DTYPE=${AUTOCAST_DTYPE:-$(pick bf16 fp32)}
-WORKERS=${WORKERS:-$(pick 8 2)}
+WORKERS=${WORKERS:-$(pick 8 1)}
 VAL_FRACTION=${VAL_FRACTION:-0.1}
 SEED=${SEED:-0}
 DEVICE=${DEVICE:-$(pick auto cpu)}

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from roi.table import COLUMNS, NORMAL
+from roi.labels import NORMAL
+from roi.table import COLUMNS
 
 NIH_COLUMNS = {"Patient ID": "patient_id", "View Position": "view", "Patient Age": "age", "Patient Gender": "sex", "Follow-up #": "study_id"}
 OLDEST = 120  # years; ages above it in the 2017 file are typing errors

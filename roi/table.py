@@ -10,11 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-LABELS = (
-    "Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax",
-    "Consolidation", "Edema", "Emphysema", "Fibrosis", "Pleural_Thickening", "Hernia",
-)  # fmt: skip
-NORMAL = ("Normal", "No Finding")  # never findings: derived, and left out of every mean over classes
+from roi.labels import LABELS, NORMAL
+
 COLUMNS = ("image", "labels", "unknown", "uncertain", "patient_id", "study_id", "view", "age", "sex", "dataset", "split")
 SHARD = re.compile(r"^(?:\./)?(?:images(?:_\d+/images)?/)?")
 

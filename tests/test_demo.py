@@ -15,7 +15,7 @@ from PIL import Image
 import make_demo_dataset
 from roi import demo
 from roi.cli import run
-from roi.table import LABELS
+from roi.labels import LABELS
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES, SIZE = 120, 64

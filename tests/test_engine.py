@@ -58,15 +58,34 @@ def make_fit(folder: Path, out: Path, losses_fn: Callable[..., dict[str, Tensor]
     loader, sampler = make_loader(data, 4, shuffle_seed=7)
     val_loader, _ = make_loader(dataset(folder, 10), 4)
     weights = dict.fromkeys(TERMS, 0.5)
+    meta: dict[str, Any] = {"classes": ["Mass", "Edema", "Normal"], "args": {}, "contaminated": False, "train_images": checkpoint.fingerprints(["a"])}
     return Fit(
-        model, loader, sampler, val_loader, ["Mass", "Edema", "Normal"], losses_fn or terms, GradNorm(weights, model.last_shared()) if dynamic else FixedWeights(weights),
-        torch.optim.AdamW(model.parameters(), lr=1e-3), CPU, torch.float32, 3, 2, lambda index: [f"{n:02d}.png" for n in index.tolist()],
-        MetricsLog(out / "log.csv", more.pop("done", 0)), out / "c.pt", {"classes": ["Mass", "Edema", "Normal"], "args": {}, "contaminated": False, "train_images": checkpoint.fingerprints(["a"])}, **more,
-    )  # fmt: skip
+        model=model,
+        train_loader=loader,
+        sampler=sampler,
+        val_loader=val_loader,
+        classes=meta["classes"],
+        losses_fn=losses_fn or terms,
+        balance=GradNorm(weights, model.last_shared()) if dynamic else FixedWeights(weights),
+        optimizer=torch.optim.AdamW(model.parameters(), lr=1e-3),
+        device=CPU,
+        dtype=torch.float32,
+        epochs=3,
+        accum_steps=2,
+        names=lambda index: [f"{n:02d}.png" for n in index.tolist()],
+        log=MetricsLog(out / "log.csv", more.pop("done", 0)),
+        save=out / "c.pt",
+        meta=meta,
+        **more,
+    )
 
 
 def terms(model: RoiModel, batch: Batch, epoch: int) -> dict[str, Tensor]:
     return roi_terms(model, batch.pixels, batch.target, 0.1, mask_seeds(0, epoch, batch.index))
+
+
+def full_term(model: RoiModel, batch: Batch, epoch: int) -> dict[str, Tensor]:
+    return {"full": bce(model(batch.pixels, 0.1).full, batch.target)}
 
 
 def test_batches_are_a_seeded_permutation_and_can_be_entered_anywhere() -> None:
@@ -96,7 +115,8 @@ def test_accumulation_loses_no_sample(folder: Path, rows: int, batch_size: int, 
         model = RoiModel(nn.Sequential(nn.Flatten(), nn.Linear(3 * 20 * 20, 3)), "none")
         loader, _ = make_loader(dataset(folder, rows), batch)
         scaler, optimizer = torch.amp.GradScaler("cpu", enabled=False), torch.optim.SGD(model.parameters(), lr=0.1)
-        steps = train_one_epoch(model, loader, 0, lambda m, b, e: {"full": bce(m(b.pixels, 0.1).full, b.target)}, FixedWeights({"full": 1.0}), optimizer, scaler, Meter(lambda i: []), CPU, torch.float32, accum)  # fmt: skip
+        meter, balance = Meter(lambda index: []), FixedWeights({"full": 1.0})
+        steps = train_one_epoch(model, loader, 0, full_term, balance, optimizer, scaler, meter, CPU, torch.float32, accum)
         assert sum(steps) == math.ceil(rows / batch)
         return [p.detach() for p in model.parameters()]
 

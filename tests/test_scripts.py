@@ -33,10 +33,9 @@ def training(demo: Path, table: Path, out: Path) -> tuple[object, ...]:
 def trained(demo: Path, tables: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One epoch by the published command, small."""
     out = tmp_path_factory.mktemp("trained")
-    said = run(
-        "train_roi_consistency.py", *training(demo, tables[0], out), "--classes", "", "--accum_steps", 2, "--channels_last", "--autocast_dtype", "bf16", "--prefetch_factor", 6,
-        "--persistent_workers", "--lr", "1e-4", "--alpha", "1.0", "--beta", "0.5", "--gamma", "1e-3", "--delta", "1e-4", "--keep_ratio", "0.1", "--val_fraction", "0.3",
-    )  # fmt: skip
+    published = "--accum_steps 2 --channels_last --autocast_dtype bf16 --prefetch_factor 6 --persistent_workers --lr 1e-4"
+    weights = "--alpha 1.0 --beta 0.5 --gamma 1e-3 --delta 1e-4 --keep_ratio 0.1 --val_fraction 0.3"
+    said = run("train_roi_consistency.py", *training(demo, tables[0], out), "--classes", "", *published.split(), *weights.split())
     assert "left out of training as test images" in said and "train and validation 0 and 0" in said
     return out
 

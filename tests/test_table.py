@@ -8,6 +8,7 @@ import pytest
 from conftest import one_line_error, run
 
 from roi import table as t
+from roi.labels import LABELS
 
 HEADER_2017 = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y],"
@@ -135,7 +136,7 @@ def test_make_csv_on_the_demo_set(demo: Path, tables: tuple[Path, Path]) -> None
     official = (demo / "test_list.txt").read_text().split()
     assert len(train) == 96 and sorted(test["image"]) == sorted(official)
     assert set(train.loc[train["split"] == "test", "image"]) == set(official)
-    assert t.class_list(train) == [*t.LABELS, "Normal"]
+    assert t.class_list(train) == [*LABELS, "Normal"]
 
 
 def test_real_metadata_row_for_row(shared: Path, tmp_path: Path) -> None:
@@ -147,8 +148,8 @@ def test_real_metadata_row_for_row(shared: Path, tmp_path: Path) -> None:
         table = t.read_table(tmp_path / out)
         assert len(table) == rows
         if not more:
-            assert t.class_list(table) == list(t.LABELS)
-            assert t.target_matrix(table, t.LABELS).sum(axis=0).astype(int).tolist() == expected
+            assert t.class_list(table) == list(LABELS)
+            assert t.target_matrix(table, LABELS).sum(axis=0).astype(int).tolist() == expected
     assert t.overlap(t.read_table(tmp_path / "trainval.csv"), t.read_table(tmp_path / "test.csv")) == (0, 0)
 
 
