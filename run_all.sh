@@ -63,20 +63,29 @@ DYNAMIC_WEIGHTS=${DYNAMIC_WEIGHTS:-0}
 FULL_LIST=${FULL_LIST:-0}
 TRAIN_FLAGS=${TRAIN_FLAGS:-}
 
-# The log. Where the output already goes to roi-run.log (… | tee roi-run.log) it is not written a second time.
+# The log. Where the output already goes to roi-run.log (… | tee roi-run.log) it is not written a second time, unless that
+# tee is gone: Ctrl-C ends it at once, while training still saves its checkpoint and says so.
 mkdir -p "$OUT"
 export PYTHONUNBUFFERED=1
-exec 2>&1
 mark="run_all.sh $(date '+%Y-%m-%d %H:%M:%S'), process $$"
 echo "$mark"
+log_here=1
 for _ in 1 2 3 4 5; do
-  { [ -p /dev/stdout ] && grep -qsF "$mark" roi-run.log; } && break
-  sleep 0.1
+  if [ -p /dev/stdout ] && grep -qsF "$mark" roi-run.log; then log_here=0; fi
+  [ $log_here = 0 ] || sleep 0.1
 done
-if ! { [ -p /dev/stdout ] && grep -qsF "$mark" roi-run.log; }; then
-  echo "$mark" >> roi-run.log
-  exec > >(trap '' INT TERM; exec tee -a roi-run.log) 2>&1
-fi
+[ $log_here = 0 ] || echo "$mark" >> roi-run.log
+relay() {
+  trap '' INT TERM PIPE
+  local line
+  while IFS= read -r line || [ -n "$line" ]; do
+    printf '%s\n' "$line" 2> /dev/null || log_here=1
+    [ $log_here = 0 ] || printf '%s\n' "$line" >> roi-run.log
+  done
+}
+exec > >(relay) 2>&1
+relay=$!
+trap 'exec >&- 2>&-; wait "$relay" || :' EXIT
 say() { echo "== $*"; }
 
 # A stage. Ctrl-C reaches it by itself, SIGTERM is passed on; training then saves a checkpoint, and the script waits for it.
@@ -97,6 +106,7 @@ py() {
 }
 
 say "1/6 environment"
+# shellcheck source=scripts/env.sh
 source scripts/env.sh
 make_env requirements.txt
 

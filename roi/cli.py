@@ -30,6 +30,9 @@ def run(main: Callable[[argparse.Namespace], int | None], parse_args: Callable[[
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         sys.exit(main(parse_args()) or 0)
+    except BrokenPipeError:  # | head has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except (ValueError, OSError) as error:
         if os.environ.get("ROI_DEBUG"):
             raise

@@ -7,7 +7,6 @@ A script hands in two functions: losses_fn(model, batch, epoch) -> {name: scalar
 import itertools
 import math
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from torch.utils.data import DataLoader
 from roi import checkpoint
 from roi.data import Batch, Batches, checked, note_unreadable
 from roi.gradnorm import FixedWeights
-from roi.log import MetricsLog, progress
+from roi.log import MetricsLog, progress, say
 from roi.losses import TERMS, bce
 from roi.metrics import auroc, mean_over_findings, per_class
 from roi.model import RoiModel, Views
@@ -50,7 +49,7 @@ class Stop:
         if self.signal and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = number
-        print("\nstopping after this step; the checkpoint will be saved", file=sys.stderr, flush=True)
+        say("stopping after this step; the checkpoint will be saved")
 
 
 @dataclass
@@ -200,7 +199,7 @@ class Fit:
                 if scores is None:
                     self.save_checkpoint()
                     where = f"epoch {self.epoch + 1}, batch {self.sampler.start}" if self.sampler.start else f"epoch {self.epoch}"
-                    print(f"stopped after {where}; saved {self.save}; go on with the same command and --resume auto", flush=True)
+                    say(f"stopped after {where}; saved {self.save}; go on with the same command and --resume auto")
                     return 128 + stop.signal
                 self._finish_epoch(scores)
         return 0

@@ -5,6 +5,7 @@ import io
 import os
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,12 @@ COLUMNS = (
     "epoch", "steps", "loss", *(f"loss_{t}" for t in TERMS), *(f"w_{t}" for t in TERMS), "mask_mean", "mask_kept", "mask_tv",
     "val_loss", "val_auroc", "lr", "images_per_s", "seconds", "contaminated",
 )  # fmt: skip
+
+
+def say(text: str) -> None:
+    """Print a line at once. Where nobody reads any more (Ctrl-C ended the `| tee`) the run goes on to save its work."""
+    with suppress(OSError):
+        print(text, flush=True)
 
 
 class MetricsLog:
@@ -68,7 +75,7 @@ class MetricsLog:
                     self.writer.add_scalar(column, values[column], values["epoch"])
             self.writer.flush()
         shown = ("loss", "loss_full", "loss_consist", "loss_drop", "mask_kept", "val_loss", "val_auroc", "images_per_s")
-        print(f"epoch {values['epoch']}: " + ", ".join(f"{c} {values[c]:.4g}" for c in shown if values.get(c) is not None), flush=True)
+        say(f"epoch {values['epoch']}: " + ", ".join(f"{c} {values[c]:.4g}" for c in shown if values.get(c) is not None))
 
 
 class _Lines:
@@ -76,10 +83,12 @@ class _Lines:
 
     def write(self, text: str) -> None:
         if text.strip():
-            sys.stderr.write(text.strip("\r\n\x1b[A ") + "\n")
+            with suppress(OSError):
+                sys.stderr.write(text.strip("\r\n\x1b[A ") + "\n")
 
     def flush(self) -> None:
-        sys.stderr.flush()
+        with suppress(OSError):
+            sys.stderr.flush()
 
 
 def progress(iterable: Iterable | None, total: int, what: str, unit: str = "image", initial: int = 0) -> tqdm:

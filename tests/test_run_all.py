@@ -1,0 +1,134 @@
+"""run_all.sh as its users run it: from nothing to scores, killed, run again, with a test list that leaks."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project with an environment that is already there."""
+    copy = tmp_path_factory.mktemp("project")
+    for name in ("roi", "scripts", *(p.name for p in ROOT.glob("*.py")), "run_all.sh", "requirements.txt"):
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, copy / name)
+    venv = copy / "venv" / "bin"
+    venv.mkdir(parents=True)
+    (venv / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (venv / "python").chmod(0o755)
+    shutil.copy(ROOT / "requirements.txt", copy / "venv" / ".installed-requirements.txt")
+    return copy
+
+
+def start(project: Path, out: str, pipe: str = "", **settings: object) -> subprocess.Popen[str]:
+    small = {
+        "DEMO_IMAGES": 60,
+        "IMG_SIZE": 32,
+        "EPOCHS": 2,
+        "BACKBONE": "test_convnext",
+        "MAX_VIS": 2,
+        "VENV": "venv",
+        "OUT": out,
+        "WORKERS": 0,
+        "OMP_NUM_THREADS": 1,
+    }
+    environment = {**os.environ, **{k: str(v) for k, v in {**small, **settings}.items()}}
+    return subprocess.Popen(
+        ["bash", "-c", f"exec ./run_all.sh --demo{pipe}"],
+        cwd=project,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.time() + 120
+    while not condition():
+        assert time.time() < deadline
+        time.sleep(0.05)
+
+
+def finish(process: subprocess.Popen[str], code: int = 0) -> str:
+    said = process.communicate(timeout=240)[0]
+    assert process.returncode == code, said
+    return said
+
+
+def test_demo_ends_with_scores_and_a_second_run_skips_what_is_done(project: Path) -> None:
+    said = finish(start(project, "a"))
+    assert "none of these images was trained on" in said and "mean " in said and "a/scores/metrics.json" in said.splitlines()[-1]
+    assert said == (project / "roi-run.log").read_text()
+    made = {p: p.stat().st_mtime_ns for p in (project / "a").rglob("*") if p.is_file() and "scores" not in p.parts and p.name != "train_metrics.csv"}
+    again = finish(start(project, "a", "| tee roi-run.log"))
+    assert "2 of 2 epochs are done" in again and "images/s" not in again
+    assert again == (project / "roi-run.log").read_text()  # the user's tee writes it: each line once
+    assert made == {p: p.stat().st_mtime_ns for p in made}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_run_goes_on_by_the_same_command(project: Path, number: int) -> None:
+    out = project / f"killed{int(number)}"
+    process = start(project, out.name, EPOCHS=12)
+    wait_for((out / "checkpoints" / "nih_roi_consistency.pt").exists)
+    if number == signal.SIGKILL:
+        subprocess.run(["pkill", "-KILL", "-f", "--", f"--save {out.name}/checkpoints"], check=True)
+        finish(process, 137)
+    else:
+        os.kill(process.pid, number)
+        assert "go on with the same command" in finish(process, 143)
+    epochs = len((out / "train_metrics.csv").read_text().splitlines()) - 1
+    assert epochs < 12
+    assert "resumed" in finish(start(project, out.name, EPOCHS=12))
+    rows = [line.split(",")[0] for line in (out / "train_metrics.csv").read_text().splitlines()[1:]]
+    assert rows == [str(n + 1) for n in range(12)]
+
+
+def test_ctrl_c_reaches_the_log_though_it_ends_the_users_tee(project: Path) -> None:
+    """Ctrl-C goes to every process of the terminal, tee included; the last lines must still be in roi-run.log."""
+    (project / "roi-run.log").unlink(missing_ok=True)
+    process = start(project, "ctrl", " | tee roi-run.log", EPOCHS=12)
+    wait_for((project / "ctrl" / "checkpoints" / "nih_roi_consistency.pt").exists)
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=60)
+    log = project / "roi-run.log"
+    wait_for(lambda: "go on with the same command" in log.read_text())
+    assert "Traceback" not in log.read_text() and log.read_text().count("== 4/6") == 1
+
+
+def test_the_full_list_is_contaminated_everywhere(project: Path) -> None:
+    said = finish(start(project, "leak", FULL_LIST=1, EPOCHS=1))
+    assert said.count("CONTAMINATED") == 3  # training, predictions, scores
+    assert json.loads((project / "leak" / "scores" / "metrics.json").read_text())["contaminated"] is True
+
+
+def test_without_kaggle_one_clear_message(project: Path) -> None:
+    """kagglehub that cannot connect: what to do, exit code 2, nothing half-made."""
+    fake = project / "fake"
+    fake.mkdir()
+    (fake / "kagglehub.py").write_text("def dataset_download(name):\n    raise ConnectionError('no route to host')\n")
+    environment = {**os.environ, "PYTHONPATH": str(fake), "VENV": "venv", "OUT": "none"}
+    environment.pop("DATA_PATH", None)
+    done = subprocess.run(["./run_all.sh"], cwd=project, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2, done.stdout
+    (error,) = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
+    for remedy in ("no route to host", "KAGGLE_USERNAME", "DATA_PATH=", "--demo"):
+        assert remedy in error
+    assert not list((project / "none").iterdir())
+
+
+@pytest.mark.parametrize(("arguments", "code", "said"), [(("--help",), 0, "DATA_PATH"), (("--demp",), 2, "--demp"), (("--demo", "--demo"), 2, "one argument")])
+def test_help_and_wrong_arguments(arguments: tuple[str, ...], code: int, said: str) -> None:
+    done = subprocess.run(["./run_all.sh", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=20)
+    assert done.returncode == code and said in done.stdout + done.stderr
+    assert "exec" not in done.stdout
