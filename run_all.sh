@@ -9,7 +9,7 @@
 # Settings come from the environment, for instance  BATCH_SIZE=32 ACCUM_STEPS=1 ./run_all.sh
 #
 #   DATA_PATH        folder of NIH ChestX-ray14; skips the download          (default: kagglehub downloads it, 45 GB)
-#   OUT              folder for tables, checkpoints, predictions and scores  (., with --demo demo_run)
+#   OUT              folder for tables, checkpoints, predictions and scores  (here; demo: demo_run)
 #   BACKBONE         any torchvision classifier, else any timm model         (convnext_base; demo: test_resnet)
 #   WEIGHTS          imagenet, none, or a file                               (imagenet; demo: none)
 #   EPOCHS           passes over the training images                         (8; demo: 4)
@@ -31,6 +31,9 @@
 #   TRAIN_FLAGS      more flags for train_roi_consistency.py, e.g. "--tensorboard tb"
 #   PYTHON, VENV     the Python that makes the environment, and its folder   (python3, .venv)
 set -euo pipefail
+for name in DATA_PATH OUT; do # as seen from where the script was called
+  case "${!name:-}" in "" | /*) ;; *) export "$name=$PWD/${!name}" ;; esac
+done
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 DEMO=0

@@ -269,7 +269,7 @@ class Fit:
         if score > self.best:
             self.best = score
             best = {**self.meta, **checkpoint.parts(self.model), "epoch": self.epoch, "val_auroc": score}
-            checkpoint.save(self.save.with_name(f"{self.save.stem}_best.pt"), best)
+            checkpoint.save(best_path(self.save), best)
         self.save_checkpoint()
 
     def save_checkpoint(self) -> None:
@@ -281,6 +281,11 @@ class Fit:
                 "meter": self.meter.state_dict(), "unreadable": sorted(self.unreadable), "rng": checkpoint.rng_state(self.device),
             },
         )  # fmt: skip
+
+
+def best_path(save: Path) -> Path:
+    """Where the best epoch lies beside the last one."""
+    return save.with_name(f"{save.stem}_best.pt")
 
 
 def pick_device(name: str) -> torch.device:

@@ -54,6 +54,8 @@ class MetricsLog:
             kept = [r for r in rows[1:] if len(r) == len(COLUMNS) and r[0].isdigit() and int(r[0]) <= done_epochs]
             if not done_epochs and rows[1:]:
                 raise ValueError(f"{path} holds {len(rows) - 1} epochs of another run; choose another --log_csv, or replace it with --overwrite")
+            if kept and [int(r[0]) for r in kept] != list(range(1, done_epochs + 1)):
+                raise ValueError(f"{path} does not hold the {done_epochs} epochs that are done, so it is of another run; choose another --log_csv")
         with replacing(path) as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(COLUMNS)

@@ -37,11 +37,11 @@ def total_variation(soft: Tensor) -> Tensor:
     return soft.diff(dim=-1).abs().mean() + soft.diff(dim=-2).abs().mean()
 
 
-def roi_terms(model: "RoiModel", pixels: Tensor, target: Tensor, keep_ratio: float, seeds: list[int]) -> dict[str, Tensor]:
+def roi_terms(model: "RoiModel", pixels: Tensor, target: Tensor, keep_ratio: float, seeds: list[int] | None = None) -> dict[str, Tensor]:
     """The terms of one ROI step, by name. (B, 1, H, W) uint8, (B, K) -> {"full": (), "consist": (), ...}
 
     mask_mean, mask_kept and mask_tv say what the mask did and carry no gradient. A model without a mask has `full` alone,
-    one whose mask is not learned has no `sparse` and no `tv`. `seeds`, one an image, place random masks.
+    one whose mask is not learned has no `sparse` and no `tv`. Random masks need `seeds`, one an image.
     """
     views = model(pixels, keep_ratio, seeds)
     terms = {"full": bce(views.full, target)}

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from roi import checkpoint
 from roi.data import Batch, Batches, XrayDataset, make_loader, present
-from roi.engine import Fit, mask_seeds, pick_device, pick_dtype
+from roi.engine import Fit, best_path, mask_seeds, pick_device, pick_dtype
 from roi.files import refuse_existing
 from roi.gradnorm import FixedWeights, GradNorm
 from roi.log import MetricsLog
@@ -60,7 +60,8 @@ def train(args: argparse.Namespace, mask: str, without: Sequence[str] = ()) -> i
     names = rows.train["image"].to_numpy()
 
     def losses_fn(model: RoiModel, batch: Batch, epoch: int) -> dict[str, Tensor]:
-        return roi_terms(model, batch.pixels, batch.target, args.keep_ratio, mask_seeds(args.seed, epoch, batch.index))
+        seeds = mask_seeds(args.seed, epoch, batch.index) if mask in ("random", "cutout") else None
+        return roi_terms(model, batch.pixels, batch.target, args.keep_ratio, seeds)
 
     fit = Fit(
         model, train_loader, sampler, val_loader, rows.classes, losses_fn, loss_weights(args, model, without),
@@ -74,14 +75,18 @@ def train(args: argparse.Namespace, mask: str, without: Sequence[str] = ()) -> i
 
 
 def resumed(args: argparse.Namespace, save: Path) -> dict[str, Any] | None:
-    """The checkpoint to go on from. Without --resume nothing that is there is replaced unless --overwrite says so."""
-    if args.resume:
-        path = save if args.resume == "auto" else Path(args.resume)
-        if args.resume != "auto" or path.exists():
-            return checkpoint.load(path)
+    """The checkpoint to go on from. Nothing else that is there is replaced unless --overwrite says so."""
+    best = best_path(save)
+    path = save if args.resume in (None, "auto") else Path(args.resume)
+    if args.resume and (args.resume != "auto" or path.exists()):
+        state = checkpoint.load(path)
+        if path.resolve() != save.resolve():
+            refuse_existing(save, best, args.log_csv, overwrite=args.overwrite)
+        return state
     if save.exists() and not args.overwrite:
         raise ValueError(f"{save} exists; go on from it with --resume auto, replace it with --overwrite, or choose another --save")
-    refuse_existing(args.log_csv, overwrite=args.overwrite)
+    refuse_existing(best, args.log_csv, overwrite=args.overwrite)
+    best.unlink(missing_ok=True)  # of the run that is replaced
     return None
 
 
@@ -91,10 +96,10 @@ def choose_rows(args: argparse.Namespace) -> Rows:
     classes = class_list(table, args.classes)
     tests = test_tables(args, table)
     is_test = belongs_to(table, tests.values())
+    named = ", ".join(f"{name} {overlap(table, other)[0]:,}" for name, other in tests.items()) or "no test list found"
     contaminated = bool(args.allow_leakage and is_test.any())
     if not args.allow_leakage:
         table = table[~is_test]
-    named = ", ".join(f"{name} {overlap(read, other)[0]:,}" for read in [read_table(args.train_csv)] for name, other in tests.items()) or "no test list found"
     if table.empty:
         raise ValueError(f"{args.train_csv}: all its images belong to the test set ({named}); give the training table, or --allow_leakage")
     if args.max_samples and args.max_samples < len(table):
@@ -102,16 +107,22 @@ def choose_rows(args: argparse.Namespace) -> Rows:
         table = table.iloc[np.sort(keep)]
     val: pd.DataFrame | None = None
     if args.val_csv:
-        val = read_table(args.val_csv)
-        images, patients = overlap(table, val)
-        if patients or images:
-            raise ValueError(f"--val_csv {args.val_csv}: shares {patients:,} patients and {images:,} images with --train_csv; a patient stands in one of them")
-        if belongs_to(val, tests.values()).any() and not args.allow_leakage:
-            raise ValueError(f"--val_csv {args.val_csv}: holds test images ({named}); choosing the best epoch on them would spoil the test. Give other images")
+        val = validation_table(args, table, tests, named)
     elif args.val_fraction:
         table, val = split_by_patient(table, args.val_fraction, args.seed)
     print_audit(table, val, tests, named, int(is_test.sum()), contaminated)
     return Rows(table, val, classes, contaminated)
+
+
+def validation_table(args: argparse.Namespace, table: pd.DataFrame, tests: dict[str, pd.DataFrame], named: str) -> pd.DataFrame:
+    """--val_csv, which may share nobody with training and nothing with the test set."""
+    val = read_table(args.val_csv)
+    images, patients = overlap(table, val)
+    if patients or images:
+        raise ValueError(f"--val_csv {args.val_csv}: shares {patients:,} patients and {images:,} images with --train_csv; a patient stands in one of them")
+    if not args.allow_leakage and belongs_to(val, tests.values()).any():
+        raise ValueError(f"--val_csv {args.val_csv}: holds test images ({named}); choosing the best epoch on them would spoil the test. Give other images")
+    return val
 
 
 def test_tables(args: argparse.Namespace, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -135,7 +146,7 @@ def print_audit(table: pd.DataFrame, val: pd.DataFrame | None, tests: dict[str, 
     if contaminated:
         print(f"CONTAMINATED: {found:,} test images are trained on ({named}); scores on them are not test scores")
     else:
-        print(f"left out of training as test images: {found:,} ({named})")
+        print(f"left out of training: {found:,} test images and images of test patients ({named})")
     parts = {"train": table, **({"validation": val} if val is not None else {}), **tests}
     pairs = [(a, b) for i, a in enumerate(parts) for b in list(parts)[i + 1 :] if a in ("train", "validation")]
     print("shared images and patients: " + "; ".join(f"{a} and {b} {'{:,} and {:,}'.format(*overlap(parts[a], parts[b]))}" for a, b in pairs), flush=True)
@@ -153,4 +164,6 @@ def loss_weights(args: argparse.Namespace, model: RoiModel, without: Sequence[st
     fixed = dict(zip(TERMS, (1.0, args.alpha, args.beta, args.gamma, args.delta), strict=True))
     weights = {t: getattr(args, f"w_{t}_init") for t in TERMS} if args.dynamic_weights else fixed
     weights = {t: 0.0 if t in without else w for t, w in weights.items()}
+    if not any(weights.values()):
+        raise ValueError("every term of the loss has weight 0; there is nothing to learn")
     return GradNorm(weights, model.last_shared()) if args.dynamic_weights else FixedWeights(weights)

@@ -21,12 +21,12 @@ def read_nih(csv: str | Path, label_from: str = "Finding Labels") -> pd.DataFram
     csv = Path(csv)
     if not csv.is_file():
         raise ValueError(f"{csv}: no such file (--src_csv)")
-    header = pd.read_csv(csv, nrows=0, dtype=str)
+    header = pd.read_csv(csv, nrows=0, dtype=str, encoding="utf-8-sig")
     for column in ("Image Index", label_from):
         if column not in header:
             raise ValueError(f"{csv}: no column {column!r} (found {[c for c in map(str, header) if not c.startswith('Unnamed')]})")
     wanted = ["Image Index", label_from, *(c for c in NIH_COLUMNS if c in header and c != label_from)]
-    raw = pd.read_csv(csv, usecols=wanted, dtype=str, keep_default_na=False, index_col=False, skipinitialspace=True)
+    raw = pd.read_csv(csv, usecols=wanted, dtype=str, keep_default_na=False, index_col=False, skipinitialspace=True, encoding="utf-8-sig")
     table = pd.DataFrame("", index=raw.index, columns=list(COLUMNS), dtype=str)
     table["image"] = raw["Image Index"]
     spelling = {field: ",".join(t for t in (part.strip() for part in field.split("|")) if t and t not in NORMAL) for field in raw[label_from].unique()}

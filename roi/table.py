@@ -30,7 +30,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
     if not path.is_file():
         raise ValueError(f"{path}: no such table; make it with make_chexmultimodal_csv.py")
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a CSV table ({str(error).strip()})") from error
     for column in ("image", "labels"):
@@ -75,7 +75,7 @@ def read_list(path: str | Path) -> pd.DataFrame:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such list of images")
-    names = pd.Series([line.strip() for line in path.read_text().splitlines() if line.strip()], dtype=str)
+    names = pd.Series([line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()], dtype=str)
     if names.empty:
         raise ValueError(f"{path}: the list is empty")
     return pd.DataFrame({"image": names, "patient_id": patients_from_names(names)})

@@ -36,7 +36,7 @@ def trained(demo: Path, tables: tuple[Path, Path], tmp_path_factory: pytest.Temp
     published = "--accum_steps 2 --channels_last --autocast_dtype bf16 --prefetch_factor 6 --persistent_workers --lr 1e-4"
     weights = "--alpha 1.0 --beta 0.5 --gamma 1e-3 --delta 1e-4 --keep_ratio 0.1 --val_fraction 0.3"
     said = run("train_roi_consistency.py", *training(demo, tables[0], out), "--classes", "", *published.split(), *weights.split())
-    assert "left out of training as test images" in said and "train and validation 0 and 0" in said
+    assert "left out of training: " in said and "train and validation 0 and 0" in said
     return out
 
 
@@ -262,6 +262,25 @@ def test_one_image_mask_and_crop_at_its_own_size(demo: Path, trained: Path, tmp_
     assert "exists" in one_line_error("infer_roi_consistency.py", "--checkpoint", trained / "roi.pt", "--image", image, "--save_mask", tmp_path / "m.png")
     assert "nowhere.png" in one_line_error("infer_roi_consistency.py", "--checkpoint", trained / "roi.pt", "--image", "nowhere.png")
     assert "--image_root" in one_line_error("infer_roi_consistency.py", "--checkpoint", trained / "roi.pt", "--csv", "t.csv", "--save_json", "p.json")
+
+
+def test_tensorboard_and_a_table_with_a_byte_order_mark(demo: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "bom.csv").write_bytes(b"\xef\xbb\xbf" + tables[0].read_bytes().replace(b"\n", b"\r\n"))
+    run("train_roi_consistency.py", *training(demo, tmp_path / "bom.csv", tmp_path), "--max_samples", 20, "--tensorboard", tmp_path / "tb")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "tb"))
+    events.Reload()
+    assert events.Scalars("loss_full")[0].value == pytest.approx(float(rows_of(tmp_path / "metrics.csv")[0]["loss_full"]), rel=1e-4)
+
+
+def test_resume_from_another_file_does_not_replace_a_checkpoint(demo: Path, tables: tuple[Path, Path], trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "roi.pt").write_bytes(b"mine")
+    flags = ("--accum_steps", 2, "--autocast_dtype", "bf16", "--val_fraction", "0.3", "--epochs", 2)
+    command = ("train_roi_consistency.py", *training(demo, tables[0], tmp_path), *flags, "--resume", trained / "roi.pt")
+    assert "exists" in one_line_error(*command) and (tmp_path / "roi.pt").read_bytes() == b"mine"
+    run(*command, "--overwrite")
+    assert torch.load(tmp_path / "roi.pt", weights_only=True)["epoch"] == 2
 
 
 @pytest.mark.parametrize("script", sorted(p.name for p in ROOT.glob("*.py")))
