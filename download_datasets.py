@@ -61,8 +61,8 @@ def gather(root: Path) -> str:
     try:
         target.mkdir(exist_ok=True)
         there = set(os.listdir(target))
-        names = [(shard, name) for shard in shards for name in os.listdir(shard) if name not in there]
-        for shard, name in names:
+        names = {name: shard for shard in shards for name in os.listdir(shard) if name not in there and name.lower().endswith((".png", ".jpg", ".jpeg"))}
+        for name, shard in names.items():
             os.symlink(os.path.join("..", shard.parent.name, "images", name), target / name)
     except OSError as error:
         return f"{target}: cannot make links ({error.strerror}); the images are read from the {len(shards)} shards instead"

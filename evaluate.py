@@ -36,7 +36,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     out = Path(args.out)
-    refuse_existing(out / "metrics.json", overwrite=args.overwrite)
+    refuse_existing(out / "metrics.json", out / "per_class.csv", overwrite=args.overwrite)
     preds = predictions.read(args.preds)
     rows = matching_rows(preds, read_table(args.csv), args)
     target = target_matrix(rows, preds.classes)
@@ -45,7 +45,7 @@ def main(args: argparse.Namespace) -> None:
         "n_images": len(rows),
         "n_patients": int(rows["patient_id"].nunique()),
         "split": ", ".join(sorted(set(rows["split"]) - {""})) or "unknown",
-        "contaminated": bool(preds.contaminated.any()),
+        "contaminated": bool(preds.contaminated.any() or preds.meta.get("contaminated")),
         "label_source": args.csv,
         "mean": {name: {k: clean(v) for k, v in values["mean"].items()} for name, values in scores.items()},
         "per_class": {c: {name: {k: clean(v) for k, v in values[c].items()} for name, values in scores.items()} for c in preds.classes},
@@ -101,7 +101,7 @@ def clean(value: float) -> float | None:
 def show(metrics: dict[str, Any], scores: dict[str, dict[str, dict[str, float]]], table: pd.DataFrame) -> None:
     shown = [name for name in scores if name.startswith("auroc")] + ["ap"]
     print(f"{metrics['n_images']:,} images of {metrics['n_patients']:,} patients, split: {metrics['split']}, labels: {metrics['label_source']}")
-    print("CONTAMINATED: the checkpoint was trained on some of these images" if metrics["contaminated"] else "none of these images was trained on")
+    print("CONTAMINATED: the checkpoint was trained on test images" if metrics["contaminated"] else "none of these images was trained on")
     print(f"{'':20s}{'positives':>10s}" + "".join(f"{name:>24s}" for name in shown))
     for row, (c, positives) in enumerate(zip(table["class"], table["positives"], strict=True)):
         cells = [f"{v['value']:.4f} [{v['low']:.4f}, {v['high']:.4f}]" if not math.isnan(v["value"]) else "undefined" for v in (scores[n][c] for n in shown)]

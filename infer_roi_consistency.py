@@ -70,8 +70,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     from roi import checkpoint
+    from roi.predictions import meta_path
 
-    refuse_existing(args.save_json, args.save_vis_dir, args.save_mask, args.save_crop, overwrite=args.overwrite)
+    refuse_existing(
+        meta_path(args.save_json) if args.save_json else None, args.save_json, args.save_vis_dir, args.save_mask, args.save_crop, overwrite=args.overwrite
+    )
     model, state = checkpoint.load_model(args.checkpoint, args.channels_last)
     if model.mask == "none" and (args.save_mask or args.save_crop or args.save_vis_dir):
         raise ValueError(

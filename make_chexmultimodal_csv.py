@@ -81,7 +81,9 @@ def keep_present(table: pd.DataFrame, folder: Path, side_file: Path, allow_missi
 
 def write(table: pd.DataFrame, out: Path, overwrite: bool) -> None:
     text = table.to_csv(index=False, lineterminator="\n")
-    if out.exists() and not overwrite and out.read_text() != text:
+    if out.exists() and out.read_text() == text:
+        return  # nothing to do
+    if out.exists() and not overwrite:
         raise ValueError(f"{out} exists and differs; choose another --out_csv, or replace it with --overwrite")
     with replacing(out) as file:
         file.write(text)

@@ -125,13 +125,13 @@ else
   DATA_PATH=$(cat "$OUT/data_path.txt")
 fi
 
-say "3/6 tables"
+say "3/6 tables" # seconds; a table that is there stays as it is, one that differs is an error
 TRAIN_CSV="$OUT/nih_roi_train.csv" TEST_CSV="$OUT/nih_roi_test.csv"
 SRC_CSV="$DATA_PATH/Data_Entry_2017.csv"
 [ -f "$SRC_CSV" ] || SRC_CSV="$DATA_PATH/Data_Entry_2017_v2020.csv"
-[ "$TRAIN_CSV" -nt "$SRC_CSV" ] || py make_chexmultimodal_csv.py --src_csv "$SRC_CSV" --image_dir "$DATA_PATH/images" \
+py make_chexmultimodal_csv.py --src_csv "$SRC_CSV" --image_dir "$DATA_PATH/images" \
   --out_csv "$TRAIN_CSV" --label_from "Finding Labels" --fillna "Normal"
-[ "$TEST_CSV" -nt "$SRC_CSV" ] || py make_chexmultimodal_csv.py --src_csv "$SRC_CSV" --image_dir "$DATA_PATH/images" \
+py make_chexmultimodal_csv.py --src_csv "$SRC_CSV" --image_dir "$DATA_PATH/images" \
   --filter_list "$DATA_PATH/test_list.txt" --out_csv "$TEST_CSV" --label_from "Finding Labels"
 
 say "4/6 training; follow it: tail -f $OUT/train_metrics.csv"

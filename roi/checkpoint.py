@@ -11,7 +11,7 @@ import torch
 from roi.files import reason, replacing
 from roi.model import RoiModel, build_model
 
-NEEDED = ("model", "mask_net", "classes", "args")
+NEEDED = ("model", "mask_net", "classes", "args", "epoch", "contaminated", "train_images", "versions")
 FREE = {  # flags that may differ between the run that stopped and the one that goes on: they do not change the result
     "epochs", "workers", "prefetch_factor", "persistent_workers", "save", "log_csv", "tensorboard", "resume", "overwrite",
     "image_root", "train_csv", "val_csv", "exclude_csv", "device", "skip_unreadable", "weights",
@@ -60,8 +60,9 @@ def load_parts(model: RoiModel, state: dict[str, Any], path: str | Path) -> None
         raise ValueError(f"{path}: its weights do not fit its own description ({reason(error)})") from error
 
 
-def same_run(state: dict[str, Any], args: dict[str, Any], train_images: torch.Tensor, path: str | Path) -> None:
-    """ValueError if going on from `state` with these flags and images would not continue the same run."""
+def same_run(state: dict[str, Any], meta: dict[str, Any], path: str | Path) -> None:
+    """ValueError if going on from `state` with these flags, images and labels would not continue the same run."""
+    args, train_images = meta["args"], meta["train_images"]
     if "optimizer" not in state:
         raise ValueError(f"{path}: holds a model but no training state; resume from the checkpoint that --save names")
     for name, old in state["args"].items():
@@ -71,6 +72,16 @@ def same_run(state: dict[str, Any], args: dict[str, Any], train_images: torch.Te
         raise ValueError(
             f"{path}: was trained on other images ({len(state['train_images']):,}, now {len(train_images):,}); give the same tables, or another --save"
         )
+    if state["labels"] != meta["labels"]:
+        raise ValueError(f"{path}: was trained with other classes, labels or validation images; give the same tables, or another --save")
+
+
+def digest(*things: Any) -> str:
+    """One hash of lists of names and arrays."""
+    state = hashlib.blake2b(digest_size=16)
+    for thing in things:
+        state.update(thing.tobytes() if isinstance(thing, np.ndarray) else "\n".join(thing).encode())
+    return state.hexdigest()
 
 
 def fingerprints(images: Sequence[str]) -> torch.Tensor:

@@ -108,9 +108,9 @@ def note_unreadable(unreadable: set[str], output: Path) -> None:
 
 
 def quiet_worker(worker: int) -> None:
-    """Ctrl-C reaches every process of the terminal; only the main one answers it. SIGTERM from the loader ends a worker."""
+    """Ctrl-C, and SIGTERM of a job scheduler, reach every process of the group; only the main one answers. A worker ends with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def make_loader(

@@ -232,6 +232,8 @@ class Fit:
                 if stop.signal:
                     break
         self.meter.flush()
+        if not self.meter.images and not stop.signal:
+            raise ValueError("no training image could be read; see --skip_unreadable")
         return not stop.signal
 
     def _validate(self, stop: Stop) -> dict[str, float] | None:
@@ -246,6 +248,8 @@ class Fit:
                 targets.append(batch.target)
             if stop.signal:
                 return None
+        if not logits:
+            raise ValueError("no validation image could be read; see --skip_unreadable")
         logit, target = torch.cat(logits), torch.cat(targets)
         score = mean_over_findings(per_class(auroc, logit.numpy(), target.numpy()), self.classes)
         return {"val_loss": float(bce(logit, target)), "val_auroc": score}
@@ -300,7 +304,10 @@ def pick_device(name: str) -> torch.device:
         return torch.device(next(kind for kind, here in there.items() if here))
     if not there.get(name.split(":")[0], False):
         raise ValueError(f"--device {name}: not available here (there is {', '.join(k for k, here in there.items() if here)})")
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"--device {name}: no such device") from error
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:

@@ -15,6 +15,9 @@ def replacing(path: str | Path, mode: str = "w") -> Iterator[IO]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    for old in path.parent.glob(f".{path.name}.*.part"):  # of a run that was killed while it wrote
+        if old.suffixes[-2:-1] and not _alive(old.suffixes[-2][1:]):
+            old.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         text = "b" not in mode
@@ -25,6 +28,26 @@ def replacing(path: str | Path, mode: str = "w") -> Iterator[IO]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def writable(path: Path) -> None:
+    """Make the folder of `path`; ValueError where no file can be written, before hours of work for it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot make its folder ({error.strerror})") from error
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ValueError(f"{path}: cannot be written ({'it is a folder' if path.is_dir() else 'no permission'})")
 
 
 def refuse_existing(*paths: str | Path | None, overwrite: bool) -> None:

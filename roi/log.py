@@ -56,6 +56,8 @@ class MetricsLog:
                 raise ValueError(f"{path} holds {len(rows) - 1} epochs of another run; choose another --log_csv, or replace it with --overwrite")
             if kept and [int(r[0]) for r in kept] != list(range(1, done_epochs + 1)):
                 raise ValueError(f"{path} does not hold the {done_epochs} epochs that are done, so it is of another run; choose another --log_csv")
+            if kept and len(kept) == len(rows) - 1:
+                return  # the same file goes on, and so does a `tail -f` on it
         with replacing(path) as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(COLUMNS)

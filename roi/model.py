@@ -173,6 +173,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # every unpickler and parser has errors of its own
         raise ValueError(f"--weights {path}: neither safetensors nor a state dict ({reason(error)})") from error
+    if isinstance(state, dict) and state.get("contaminated") is True:
+        raise ValueError(f"--weights {path}: is a checkpoint that was trained on test images; what starts from it has seen them too")
     for key in ("model", "state_dict"):
         state = state[key] if isinstance(state, dict) and isinstance(state.get(key), dict) else state
     if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
@@ -196,7 +198,12 @@ def load_weights(backbone: nn.Module, state: dict[str, Tensor], source: str) -> 
 
 def build_model(name: str, classes: int, mask: str, weights: str = "imagenet", img_size: int = 224, seed: int = 0, channels_last: bool = True) -> RoiModel:
     """Backbone and mask net, all new layers drawn from `seed`."""
-    backbone = build_backbone(name, classes, weights, img_size, seed)
+    try:
+        backbone = build_backbone(name, classes, weights, img_size, seed)
+        with torch.no_grad():
+            backbone.eval()(torch.zeros(2, 3, img_size, img_size))
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(f"--backbone {name} cannot take --img_size {img_size} ({reason(error)})") from error
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return RoiModel(backbone, mask, channels_last)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from roi import checkpoint
 from roi.data import Batch, Batches, XrayDataset, make_loader, present
 from roi.engine import Fit, best_path, mask_seeds, pick_device, pick_dtype
-from roi.files import refuse_existing
+from roi.files import refuse_existing, writable
 from roi.gradnorm import FixedWeights, GradNorm
 from roi.log import MetricsLog
 from roi.losses import TERMS, roi_terms
@@ -38,25 +38,28 @@ class Rows:
 def train(args: argparse.Namespace, mask: str, without: Sequence[str] = ()) -> int:
     """Train with a `mask` (roi/model.py MASKS); the terms in `without` get weight 0. -> exit code"""
     device = pick_device(args.device)
+    writable(Path(args.save))
     dtype = pick_dtype(args.autocast_dtype, device)
     save = Path(args.save)
     state = resumed(args, save)
     rows = choose_rows(args)
     rows.train, train_paths = present(rows.train, args.image_root, args.skip_unreadable, save)
-    model = build_model(args.backbone, len(rows.classes), mask, "none" if state else args.weights, args.img_size, args.seed, args.channels_last).to(device)
-    flags = {**vars(args), "mask": mask, "without": list(without)}
-    meta: dict[str, Any] = {
-        "classes": rows.classes, "args": flags, "contaminated": rows.contaminated,
-        "train_images": checkpoint.fingerprints(image_keys(rows.train["image"]).tolist()),
-        "versions": {"python": sys.version.split()[0], "torch": str(torch.__version__), "numpy": np.__version__},
-    }  # fmt: skip
-    if state:
-        checkpoint.same_run(state, flags, meta["train_images"], save)
+    model = build_model(args.backbone, len(rows.classes), mask, "none" if state else args.weights, args.img_size, args.seed, args.channels_last)
+    model.to(device)
+    flags = {**vars(args), "mask": mask, "without": list(without), "autocast_dtype": str(dtype).removeprefix("torch.")}
     train_loader, sampler = loader_of(rows.train, train_paths, rows.classes, args, device, args.seed)
     val_loader = None
     if rows.val is not None:
-        rows.val, val_paths = present(rows.val, args.image_root, args.skip_unreadable, save)
+        rows.val, val_paths = present(rows.val, args.image_root, args.skip_unreadable, save.with_name(f"{save.stem}_val.pt"))
         val_loader, _ = loader_of(rows.val, val_paths, rows.classes, args, device, None)
+    meta: dict[str, Any] = {
+        "classes": rows.classes, "args": flags, "contaminated": rows.contaminated or bool(state and state["contaminated"]),
+        "train_images": checkpoint.fingerprints(image_keys(rows.train["image"]).tolist()),
+        "labels": checkpoint.digest(rows.classes, *(part for table in (rows.train, rows.val) if table is not None for part in data_of(table, rows.classes))),
+        "versions": {"python": sys.version.split()[0], "torch": str(torch.__version__), "numpy": np.__version__},
+    }  # fmt: skip
+    if state:
+        checkpoint.same_run(state, meta, save if args.resume == "auto" else Path(args.resume))
     names = rows.train["image"].to_numpy()
 
     def losses_fn(model: RoiModel, batch: Batch, epoch: int) -> dict[str, Tensor]:
@@ -68,10 +71,20 @@ def train(args: argparse.Namespace, mask: str, without: Sequence[str] = ()) -> i
         make_optimizer(model, args.lr, args.weight_decay), device, dtype, args.epochs, args.accum_steps, lambda index: names[index.numpy()].tolist(),
         MetricsLog(args.log_csv, state["epoch"] if state else 0, args.tensorboard, args.overwrite), save, meta, args.skip_unreadable,
     )  # fmt: skip
-    if state:
+    if state is None:
+        best_path(save).unlink(missing_ok=True)  # of a run that is replaced
+    else:
         fit.resume(state)
-        print(f"resumed {save}: {fit.epoch} of {args.epochs} epochs are done" + (f", and {sampler.start} batches of the next" if sampler.start else ""))
+        print(
+            f"resumed {args.resume if args.resume != 'auto' else save}: {fit.epoch} of {args.epochs} epochs are done"
+            + (f", and {sampler.start} batches of the next" if sampler.start else "")
+        )
     return fit.run()
+
+
+def data_of(table: pd.DataFrame, classes: list[str]) -> tuple[list[str], np.ndarray]:
+    """Names and targets: what must be the same for a run to go on."""
+    return table["image"].tolist(), target_matrix(table, classes)
 
 
 def resumed(args: argparse.Namespace, save: Path) -> dict[str, Any] | None:
@@ -80,13 +93,12 @@ def resumed(args: argparse.Namespace, save: Path) -> dict[str, Any] | None:
     path = save if args.resume in (None, "auto") else Path(args.resume)
     if args.resume and (args.resume != "auto" or path.exists()):
         state = checkpoint.load(path)
-        if path.resolve() != save.resolve():
+        if path.resolve() != save.resolve():  # goes on under another name
             refuse_existing(save, best, args.log_csv, overwrite=args.overwrite)
         return state
     if save.exists() and not args.overwrite:
         raise ValueError(f"{save} exists; go on from it with --resume auto, replace it with --overwrite, or choose another --save")
     refuse_existing(best, args.log_csv, overwrite=args.overwrite)
-    best.unlink(missing_ok=True)  # of the run that is replaced
     return None
 
 
@@ -94,10 +106,11 @@ def choose_rows(args: argparse.Namespace) -> Rows:
     """Tables -> who trains and who validates, with the leakage audit printed."""
     table = read_table(args.train_csv)
     classes = class_list(table, args.classes)
-    tests = test_tables(args, table)
+    val = read_table(args.val_csv) if args.val_csv else None
+    tests = test_tables(args, table if val is None else pd.concat([table, val]))
     is_test = belongs_to(table, tests.values())
     named = ", ".join(f"{name} {overlap(table, other)[0]:,}" for name, other in tests.items()) or "no test list found"
-    contaminated = bool(args.allow_leakage and is_test.any())
+    contaminated = bool(args.allow_leakage and (is_test.any() or val is not None and belongs_to(val, tests.values()).any()))
     if not args.allow_leakage:
         table = table[~is_test]
     if table.empty:
@@ -105,24 +118,21 @@ def choose_rows(args: argparse.Namespace) -> Rows:
     if args.max_samples and args.max_samples < len(table):
         keep = np.random.default_rng(args.seed).choice(len(table), args.max_samples, replace=False)
         table = table.iloc[np.sort(keep)]
-    val: pd.DataFrame | None = None
-    if args.val_csv:
-        val = validation_table(args, table, tests, named)
+    if val is not None:
+        check_validation(args, table, val, tests, named)
     elif args.val_fraction:
         table, val = split_by_patient(table, args.val_fraction, args.seed)
     print_audit(table, val, tests, named, int(is_test.sum()), contaminated)
     return Rows(table, val, classes, contaminated)
 
 
-def validation_table(args: argparse.Namespace, table: pd.DataFrame, tests: dict[str, pd.DataFrame], named: str) -> pd.DataFrame:
-    """--val_csv, which may share nobody with training and nothing with the test set."""
-    val = read_table(args.val_csv)
+def check_validation(args: argparse.Namespace, table: pd.DataFrame, val: pd.DataFrame, tests: dict[str, pd.DataFrame], named: str) -> None:
+    """--val_csv may share nobody with training and nothing with the test set."""
     images, patients = overlap(table, val)
     if patients or images:
         raise ValueError(f"--val_csv {args.val_csv}: shares {patients:,} patients and {images:,} images with --train_csv; a patient stands in one of them")
     if not args.allow_leakage and belongs_to(val, tests.values()).any():
         raise ValueError(f"--val_csv {args.val_csv}: holds test images ({named}); choosing the best epoch on them would spoil the test. Give other images")
-    return val
 
 
 def test_tables(args: argparse.Namespace, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -132,7 +142,7 @@ def test_tables(args: argparse.Namespace, table: pd.DataFrame) -> dict[str, pd.D
     official = next((p for p in (root / "test_list.txt", root.parent / "test_list.txt") if p.is_file()), None)
     if official:
         tests[official.name] = read_list(official)
-    marked = table[table["split"] == "test"]
+    marked = table[table["split"].str.strip().str.lower() == "test"]
     if len(marked):
         tests["split = test"] = marked
     return tests

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from roi.labels import NORMAL
-from roi.table import COLUMNS
+from roi.table import COLUMNS, read_list
 
 NIH_COLUMNS = {"Patient ID": "patient_id", "View Position": "view", "Patient Age": "age", "Patient Gender": "sex", "Follow-up #": "study_id"}
 OLDEST = 120  # years; ages above it in the 2017 file are typing errors
@@ -21,12 +21,18 @@ def read_nih(csv: str | Path, label_from: str = "Finding Labels") -> pd.DataFram
     csv = Path(csv)
     if not csv.is_file():
         raise ValueError(f"{csv}: no such file (--src_csv)")
-    header = pd.read_csv(csv, nrows=0, dtype=str, encoding="utf-8-sig")
+    try:
+        header = pd.read_csv(csv, nrows=0, dtype=str, encoding="utf-8-sig")
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ValueError(f"{csv}: not a CSV table ({str(error).strip()})") from error
     for column in ("Image Index", label_from):
         if column not in header:
             raise ValueError(f"{csv}: no column {column!r} (found {[c for c in map(str, header) if not c.startswith('Unnamed')]})")
     wanted = ["Image Index", label_from, *(c for c in NIH_COLUMNS if c in header and c != label_from)]
     raw = pd.read_csv(csv, usecols=wanted, dtype=str, keep_default_na=False, index_col=False, skipinitialspace=True, encoding="utf-8-sig")
+    cut = raw["Image Index"][raw[label_from] == ""]
+    if len(cut):
+        raise ValueError(f"{csv}: {len(cut)} rows have no {label_from!r}, the first is {cut.iloc[0]!r}; normal ones say 'No Finding', so is the file cut off?")
     table = pd.DataFrame("", index=raw.index, columns=list(COLUMNS), dtype=str)
     table["image"] = raw["Image Index"]
     spelling = {field: ",".join(t for t in (part.strip() for part in field.split("|")) if t and t not in NORMAL) for field in raw[label_from].unique()}
@@ -35,7 +41,7 @@ def read_nih(csv: str | Path, label_from: str = "Finding Labels") -> pd.DataFram
         if theirs in raw:
             table[ours] = raw[theirs]
     if "Patient ID" in raw:
-        table["patient_id"] = "nih:" + table["patient_id"]
+        table["patient_id"] = ("nih:" + table["patient_id"]).where(table["patient_id"] != "", "")
         table["study_id"] = (table["patient_id"] + ":" + table["study_id"]) if "Follow-up #" in raw else ""
     age = pd.to_numeric(table["age"], errors="coerce")
     table["age"] = table["age"].where(age <= OLDEST, "")
@@ -43,7 +49,7 @@ def read_nih(csv: str | Path, label_from: str = "Finding Labels") -> pd.DataFram
     for split in ("train_val", "test"):
         names = csv.with_name(f"{split}_list.txt")
         if names.is_file():
-            table.loc[table["image"].isin(set(names.read_text().split())), "split"] = split
+            table.loc[table["image"].isin(set(read_list(names)["image"])), "split"] = split
     return table
 
 

@@ -30,7 +30,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
     if not path.is_file():
         raise ValueError(f"{path}: no such table; make it with make_chexmultimodal_csv.py")
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a CSV table ({str(error).strip()})") from error
     for column in ("image", "labels"):
@@ -47,15 +47,18 @@ def check_table(table: pd.DataFrame, name: str) -> pd.DataFrame:
         raise ValueError(f"{name}: no rows")
     if (table["image"] == "").any():
         raise ValueError(f"{name}: row {int((table['image'] == '').argmax()) + 2} names no image")
-    twice = table["image"][table["image"].duplicated()]
+    twice = table["image"][image_keys(table["image"]).duplicated()]
     if len(twice):
         raise ValueError(f"{name}: {len(twice)} images are listed twice, the first is {twice.iloc[0]!r}; one row an image")
     for present, unknown in table.loc[table["unknown"] != "", ["labels", "unknown"]].drop_duplicates().itertuples(index=False):
         both = set(tokens(present)) & set(tokens(unknown))
         if both:
             raise ValueError(f"{name}: {sorted(both)[0]!r} is both present and unknown in one row (labels {present!r})")
+    from_name = patients_from_names(table["image"])
+    bare = ("nih:" + table["patient_id"].str.strip().str.lstrip("0")) == from_name  # NIH's own spelling of its patients
+    table.loc[bare, "patient_id"] = from_name[bare]
     missing = table["patient_id"] == ""
-    table.loc[missing, "patient_id"] = patients_from_names(table.loc[missing, "image"])
+    table.loc[missing, "patient_id"] = from_name[missing]
     return table
 
 
@@ -67,7 +70,7 @@ def patients_from_names(images: pd.Series) -> pd.Series:
 
 def image_keys(images: pd.Series) -> pd.Series:
     """The same image under two spellings ('images/x.png', 'images_003/images/x.png', 'x.png') gets one key."""
-    return images.str.replace(SHARD, "", regex=True)
+    return images.str.replace(r"/+(?:\./+)*", "/", regex=True).str.replace(SHARD, "", regex=True)
 
 
 def read_list(path: str | Path) -> pd.DataFrame:

@@ -58,7 +58,13 @@ def make_fit(folder: Path, out: Path, losses_fn: Callable[..., dict[str, Tensor]
     loader, sampler = make_loader(data, 4, shuffle_seed=7)
     val_loader, _ = make_loader(dataset(folder, 10), 4)
     weights = dict.fromkeys(TERMS, 0.5)
-    meta: dict[str, Any] = {"classes": ["Mass", "Edema", "Normal"], "args": {}, "contaminated": False, "train_images": checkpoint.fingerprints(["a"])}
+    meta: dict[str, Any] = {
+        "classes": ["Mass", "Edema", "Normal"],
+        "args": {},
+        "contaminated": False,
+        "train_images": checkpoint.fingerprints(["a"]),
+        "versions": {},
+    }
     return Fit(
         model=model,
         train_loader=loader,
@@ -233,6 +239,14 @@ def test_the_log_refuses_rows_of_another_run_and_drops_epochs_done_again(tmp_pat
     with pytest.raises(ValueError, match="not a metrics file"):
         MetricsLog(path, 1)
     assert path.read_text() == "a,b\n1,2\n"
+
+
+def test_only_fp16_scales_the_loss(folder: Path, tmp_path: Path) -> None:
+    fit = make_fit(folder, tmp_path)
+    for dtype, scaled in ((torch.float32, False), (torch.bfloat16, False), (torch.float16, True)):
+        fit.dtype = dtype
+        fit.__post_init__()
+        assert fit.scaler.is_enabled() is scaled
 
 
 def test_mask_seeds_depend_on_seed_epoch_and_row_alone() -> None:

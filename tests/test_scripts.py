@@ -98,6 +98,12 @@ def test_validation_may_share_no_patient_and_be_no_test(demo: Path, tables: tupl
         roi_run.choose_rows(args_for(demo, tables[0], tmp_path, "--val_csv", tmp_path / "val.csv"))
     with pytest.raises(ValueError, match="holds test images"):
         roi_run.choose_rows(args_for(demo, tables[0], tmp_path, "--val_csv", tables[1]))
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    train[train["split"] != "test"].to_csv(tmp_path / "honest.csv", index=False)
+    with pytest.raises(ValueError, match="holds test images"):  # the table alone says so, in its column split
+        roi_run.choose_rows(args_for(bare, tmp_path / "honest.csv", tmp_path, "--val_csv", tables[1]))
+    assert roi_run.choose_rows(args_for(demo, tmp_path / "honest.csv", tmp_path, "--val_csv", tables[1], "--allow_leakage")).contaminated
     with pytest.raises(ValueError, match="all its images belong to the test set"):
         roi_run.choose_rows(args_for(demo, tables[1], tmp_path))
 
@@ -154,7 +160,13 @@ def test_a_second_run_loses_nothing_and_resume_of_a_finished_run_does_nothing(de
     assert "--resume auto" in one_line_error(*again)
     assert "1 of 1 epochs are done" in run(*again, "--resume", "auto")
     assert "--lr 0.0001, now 0.001" in one_line_error(*again, "--resume", "auto", "--lr", "1e-3")
-    assert "other images" in one_line_error(*again, "--resume", "auto", "--allow_leakage").replace("was trained with --allow_leakage False", "other images")
+    assert "--allow_leakage False, now True" in one_line_error(*again, "--resume", "auto", "--allow_leakage")
+    table = read_table(tables[0])
+    swapped = trained / "swapped.csv"
+    table.assign(labels=table["labels"].str.replace("Mass", "_").str.replace("Edema", "Mass").str.replace("_", "Edema")).to_csv(swapped, index=False)
+    assert "other classes, labels" in one_line_error(*again, "--resume", "auto", "--train_csv", swapped)
+    table[10:].to_csv(swapped, index=False)
+    assert "other images" in one_line_error(*again, "--resume", "auto", "--train_csv", swapped)
     assert (trained / "roi.pt").read_bytes() == before and len(rows_of(trained / "metrics.csv")) == 1
 
 
@@ -169,12 +181,12 @@ def test_a_killed_process_goes_on_by_the_same_command(demo: Path, tables: tuple[
         return [sys.executable, "train_roi_consistency.py", *plain]
 
     assert subprocess.run(command(tmp_path / "a"), cwd=ROOT, capture_output=True).returncode == 0
-    process = subprocess.Popen(command(tmp_path / "b"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(command(tmp_path / "b"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
     log = tmp_path / "b" / "metrics.csv"
     deadline = time.time() + 60
     while time.time() < deadline and not (log.exists() and len(log.read_text().splitlines()) >= 2):
         time.sleep(0.02)
-    os.kill(process.pid, number)
+    os.killpg(process.pid, number)  # workers get it too, as from a terminal or a job scheduler
     said = process.communicate(timeout=60)[0]
     assert process.returncode == 128 + number and "--resume auto" in said and "Traceback" not in said, said
     assert len(rows_of(log)) < 6
@@ -196,6 +208,9 @@ def test_wrong_flags_are_one_line(demo: Path, tables: tuple[Path, Path], tmp_pat
         (("--image_root", "nowhere"), "nowhere"),
         (("--weights", "nowhere.pt"), "nowhere.pt"),
         (("--device", "cuda:9"), "--device cuda:9"),
+        (("--device", "cpu:x"), "--device cpu:x"),
+        (("--backbone", "alexnet"), "--img_size 32"),
+        (("--save", tmp_path), "it is a folder"),
         (("--resume", "nowhere.pt"), "nowhere.pt"),
     ):
         assert said in one_line_error(*train, *flags)

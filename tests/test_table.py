@@ -80,6 +80,13 @@ def test_overlap_sees_through_spellings_and_follows_patients() -> None:
     assert t.belongs_to(a, [b]).tolist() == [True, True, False]
 
 
+def test_one_patient_and_one_image_under_two_spellings() -> None:
+    table = t.check_table(frame(image=["00000013_005.png", "00000013_006.png"], patient_id=["13", ""]), "t")
+    assert table["patient_id"].tolist() == ["nih:13", "nih:13"]
+    with pytest.raises(ValueError, match="listed twice"):
+        t.check_table(frame(image=["scan.png", "images//scan.png"]), "t")
+
+
 def write_nih(folder: Path, rows: list[str], header: str = HEADER_2017, names: list[str] | None = None) -> Path:
     (folder / "images").mkdir(parents=True)
     for name in [row.split(",")[0] for row in rows] if names is None else names:
