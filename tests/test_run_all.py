@@ -82,7 +82,7 @@ def test_a_killed_run_goes_on_by_the_same_command(project: Path, number: int) ->
     process = start(project, out.name, EPOCHS=12)
     wait_for((out / "checkpoints" / "nih_roi_consistency.pt").exists)
     if number == signal.SIGKILL:
-        subprocess.run(["pkill", "-KILL", "-f", "--", f"--save {out.name}/checkpoints"], check=True)
+        subprocess.run(["pkill", "-KILL", "-f", "--", f"--save {out}/checkpoints"], check=True)
         finish(process, 137)
     else:
         os.kill(process.pid, number)
