@@ -139,6 +139,6 @@ def add_compute(group: argparse._ActionsContainer) -> None:
         "--autocast_dtype",
         choices=("auto", "bf16", "fp16", "fp32"),
         default="auto",
-        help="type of the forward pass; auto: bf16 on a GPU, fp32 on a CPU (default: %(default)s)",
+        help="type of the forward pass; auto: bf16 on CUDA (fp16 if it lacks it), fp32 elsewhere (default: %(default)s)",
     )
     group.add_argument("--channels_last", action=on_off, default=True, help="NHWC memory format (default: yes)")

@@ -106,7 +106,7 @@ def build_backbone(name: str, classes: int, weights: str = "imagenet", img_size:
 
     weights: "imagenet" (downloaded), "none", or a file (.safetensors, or a state dict saved by torch.save); the head is
     dropped when its size differs, anything else that does not match is a ValueError. `seed` draws the new layers; the
-    global generator is left as it was.
+    global generator is left as it was (a download of weights builds a second model, which draws from it).
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
