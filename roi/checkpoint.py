@@ -11,7 +11,7 @@ import torch
 from roi.files import reason, replacing
 from roi.model import RoiModel, build_model
 
-NEEDED = ("model", "mask_net", "classes", "args", "epoch", "contaminated", "train_images", "versions")
+NEEDED = ("model", "mask_net", "classes", "args", "epoch", "contaminated", "train_images", "train_patients", "versions")
 FREE = {  # flags that may differ between the run that stopped and the one that goes on: they do not change the result
     "epochs", "workers", "prefetch_factor", "persistent_workers", "save", "log_csv", "tensorboard", "resume", "overwrite",
     "image_root", "train_csv", "val_csv", "exclude_csv", "device", "skip_unreadable", "weights",

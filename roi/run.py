@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from roi import checkpoint
 from roi.data import Batch, Batches, XrayDataset, make_loader, present
 from roi.engine import Fit, best_path, mask_seeds, pick_device, pick_dtype
-from roi.files import refuse_existing, writable
+from roi.files import refuse_existing, replacing, writable
 from roi.gradnorm import FixedWeights, GradNorm
 from roi.log import MetricsLog
 from roi.losses import TERMS, roi_terms
@@ -55,6 +55,7 @@ def train(args: argparse.Namespace, mask: str, without: Sequence[str] = ()) -> i
     meta: dict[str, Any] = {
         "classes": rows.classes, "args": flags, "contaminated": rows.contaminated or bool(state and state["contaminated"]),
         "train_images": checkpoint.fingerprints(image_keys(rows.train["image"]).tolist()),
+        "train_patients": checkpoint.fingerprints(sorted(set(rows.train["patient_id"]))),
         "labels": checkpoint.digest(rows.classes, *(part for table in (rows.train, rows.val) if table is not None for part in data_of(table, rows.classes))),
         "versions": {"python": sys.version.split()[0], "torch": str(torch.__version__), "numpy": np.__version__},
     }  # fmt: skip
@@ -71,6 +72,8 @@ def train(args: argparse.Namespace, mask: str, without: Sequence[str] = ()) -> i
         make_optimizer(model, args.lr, args.weight_decay), device, dtype, args.epochs, args.accum_steps, lambda index: names[index.numpy()].tolist(),
         MetricsLog(args.log_csv, state["epoch"] if state else 0, args.tensorboard, args.overwrite), save, meta, args.skip_unreadable,
     )  # fmt: skip
+    if rows.val is not None and not args.val_csv:
+        write_validation(rows.val, save)
     if state is None:
         best_path(save).unlink(missing_ok=True)  # of a run that is replaced
     else:
@@ -80,6 +83,17 @@ def train(args: argparse.Namespace, mask: str, without: Sequence[str] = ()) -> i
             + (f", and {sampler.start} batches of the next" if sampler.start else "")
         )
     return fit.run()
+
+
+def val_path(save: Path) -> Path:
+    """Where the validation rows lie that training held out."""
+    return save.with_name(f"{save.stem}_val.csv")
+
+
+def write_validation(table: pd.DataFrame, save: Path) -> None:
+    """<stem>_val.csv beside the checkpoint: the rows to choose thresholds and calibration on."""
+    with replacing(val_path(save)) as file:
+        table.to_csv(file, index=False)
 
 
 def data_of(table: pd.DataFrame, classes: list[str]) -> tuple[list[str], np.ndarray]:
@@ -94,11 +108,11 @@ def resumed(args: argparse.Namespace, save: Path) -> dict[str, Any] | None:
     if args.resume and (args.resume != "auto" or path.exists()):
         state = checkpoint.load(path)
         if path.resolve() != save.resolve():  # goes on under another name
-            refuse_existing(save, best, args.log_csv, overwrite=args.overwrite)
+            refuse_existing(save, best, args.log_csv, None if args.val_csv else val_path(save), overwrite=args.overwrite)
         return state
     if save.exists() and not args.overwrite:
         raise ValueError(f"{save} exists; go on from it with --resume auto, replace it with --overwrite, or choose another --save")
-    refuse_existing(best, args.log_csv, overwrite=args.overwrite)
+    refuse_existing(best, args.log_csv, None if args.val_csv else val_path(save), overwrite=args.overwrite)
     return None
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from roi.labels import LABELS, NORMAL
+from roi.labels import LABELS, NORMAL, SPELLINGS
 
-COLUMNS = ("image", "labels", "unknown", "uncertain", "patient_id", "study_id", "view", "age", "sex", "dataset", "split")
+COLUMNS = ("image", "labels", "unknown", "uncertain", "patient_id", "study_id", "view", "age", "sex", "dataset", "split", "label_source")
 SHARD = re.compile(r"^(?:\./)?(?:images(?:_\d+/images)?/)?")
 
 
@@ -50,6 +50,8 @@ def check_table(table: pd.DataFrame, name: str) -> pd.DataFrame:
     twice = table["image"][image_keys(table["image"]).duplicated()]
     if len(twice):
         raise ValueError(f"{name}: {len(twice)} images are listed twice, the first is {twice.iloc[0]!r}; one row an image")
+    for column in ("labels", "unknown", "uncertain"):
+        table[column] = table[column].map({field: _spelled(field, name) for field in table[column].unique()})
     for present, unknown in table.loc[table["unknown"] != "", ["labels", "unknown"]].drop_duplicates().itertuples(index=False):
         both = set(tokens(present)) & set(tokens(unknown))
         if both:
@@ -60,6 +62,17 @@ def check_table(table: pd.DataFrame, name: str) -> pd.DataFrame:
     missing = table["patient_id"] == ""
     table.loc[missing, "patient_id"] = from_name[missing]
     return table
+
+
+def _spelled(field: str, name: str) -> str:
+    """A field of labels with each as it is spelled here; ValueError for one that is nearly one of ours, or no label at all."""
+    near = {label.lower(): label for label in LABELS}
+    for label in tokens(field):
+        if "|" in label or label.lower() == "nan":
+            raise ValueError(f"{name}: {label!r} is no label; labels are separated by commas, and a field without one is empty")
+        if near.get(label.lower(), label) != label:
+            raise ValueError(f"{name}: unknown label {label!r}; did you mean {near[label.lower()]!r}?")
+    return ",".join(SPELLINGS.get(label, label) for label in tokens(field)) if SPELLINGS.keys() & set(tokens(field)) else field
 
 
 def patients_from_names(images: pd.Series) -> pd.Series:

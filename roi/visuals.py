@@ -18,7 +18,6 @@ from roi.table import image_keys, is_finding
 
 DROPPED = round(255 * sum(IMAGENET_MEAN) / 3)  # what the model sees where nothing is kept: the mean grey
 TINT, EDGE, BOX = (255, 140, 0), (255, 176, 64), (64, 208, 255)
-BOX_SPACE = 1024  # boxes of NIH are in 1024 x 1024 space
 
 
 def mask_picture(mask: np.ndarray, size: tuple[int, int]) -> Image.Image:
@@ -32,7 +31,7 @@ def crop_picture(grey: np.ndarray, mask: Image.Image) -> Image.Image:
 
 
 def overlay_picture(grey: np.ndarray, mask: Image.Image, boxes: Sequence[tuple[str, float, float, float, float]], lines: Sequence[str]) -> Image.Image:
-    """The X-ray with the kept pixels tinted and outlined, boxes (label, x, y, w, h in 1024 space), and a caption below."""
+    """The X-ray with the kept pixels tinted and outlined, boxes (label, x, y, w, h in 0..1), and a caption below."""
     kept = np.asarray(mask) > 0  # (H, W)
     inside = kept.copy()
     for shift, axis in ((1, 0), (-1, 0), (1, 1), (-1, 1)):
@@ -46,7 +45,7 @@ def overlay_picture(grey: np.ndarray, mask: Image.Image, boxes: Sequence[tuple[s
     picture.paste(Image.fromarray(colour.astype(np.uint8)), (0, 0))
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=line)
     for label, x, y, w, h in boxes:
-        left, top, right, bottom = (v * s / BOX_SPACE for v, s in ((x, width), (y, height), (x + w, width), (y + h, height)))
+        left, top, right, bottom = (v * s for v, s in ((x, width), (y, height), (x + w, width), (y + h, height)))
         draw.rectangle((left, top, right, bottom), outline=BOX, width=max(1, height // 256))
         draw.text((left + 2, max(0, top - line - 3)), label, fill=BOX, font=font, stroke_width=1, stroke_fill=(0, 0, 0))
     for row, text in enumerate(lines):

@@ -63,6 +63,7 @@ def make_fit(folder: Path, out: Path, losses_fn: Callable[..., dict[str, Tensor]
         "args": {},
         "contaminated": False,
         "train_images": checkpoint.fingerprints(["a"]),
+        "train_patients": checkpoint.fingerprints(["nih:1"]),
         "versions": {},
     }
     return Fit(
