@@ -6,28 +6,40 @@
         --save_mask mask.png --save_crop crop.png
 
 preds.json is a list, one object an image in the order of the table: image, prob_full, prob_crop, prob_drop, faithfulness
-(= full - drop), each {class: number}. A checkpoint without a mask (--mode standard) has prob_full alone. An image that the
-checkpoint was trained on is marked "contaminated": true. The file is complete or absent; preds.meta.json beside it says
-where it comes from. Pictures of an image x.png: x_mask.png, x_crop.png (true grey levels), x_overlay.png.
+(= full - drop), each {class: number}. A checkpoint without a mask (--mode standard) has prob_full alone. An image is marked
+"contaminated": true if the checkpoint was trained on it or on another image of its patient. The file is complete or absent;
+preds.meta.json beside it says where it comes from. Pictures of an image x.png: x_mask.png, x_crop.png (true grey levels),
+x_overlay.png.
+
+What evaluate.py reads to judge the masks:
+    python infer_roi_consistency.py --checkpoint checkpoints/nih_roi_consistency.pt --csv nih_roi_test.csv --image_root "$D" \\
+        --save_masks masks.npz --curves curves.npz
+    python infer_roi_consistency.py --checkpoint checkpoints/nih_roi_baseline.pt --csv nih_roi_test.csv --image_root "$D" \\
+        --cam cam.npz --bbox_csv BBox_List_2017.csv
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from roi import cli
-from roi.files import refuse_existing
+from roi.files import refuse_existing, writable
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
+    import torch
 
     from roi.data import Batch
+    from roi.evidence import Output
     from roi.model import RoiModel
 
     Outcome = tuple[int, dict[str, Any], np.ndarray | None]  # row of the table, record of preds.json, mask (S, S) 0/1
@@ -47,14 +59,24 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     out.add_argument("--save_vis_dir", metavar="DIR", help="folder for three pictures an image")
     out.add_argument("--max_vis", type=cli.number(int, 1), metavar="N", help="pictures for the first N images alone (default: all)")
     out.add_argument("--vis_size", type=cli.number(int, 64, 4096), default=512, metavar="PX", help="side of the pictures (default: %(default)s)")
-    out.add_argument("--bbox_csv", metavar="CSV", help="BBox_List_2017.csv: boxes for the overlays")
+    out.add_argument("--bbox_csv", metavar="CSV", help="boxes for the overlays and --cam: BBox_List_2017.csv, or image,label,x,y,w,h")
     out.add_argument("--save_mask", metavar="PNG", help="mask of --image, at its own size")
     out.add_argument("--save_crop", metavar="PNG", help="what the mask keeps of --image, at its own size")
     cli.add_overwrite(out, "outputs of an earlier run")
+    evidence = parser.add_argument_group("evidence", "files for evaluate.py; each is complete or absent")
+    evidence.add_argument("--save_masks", metavar="NPZ", help="masks of all images, and of a re-initialised model (default: none)")
+    evidence.add_argument("--cam", metavar="NPZ", help="Grad-CAM of each class, of the images in --bbox_csv if given, otherwise of all (default: none)")
+    evidence.add_argument("--map_size", type=cli.number(int, 1, 512), default=32, metavar="M", help="cells a side of the maps in both (default: %(default)s)")
+    evidence.add_argument("--curves", metavar="NPZ", help="predictions on what masks and controls of many areas keep and drop (default: none)")
+    evidence.add_argument(
+        "--curve_samples", type=cli.number(int, 1), default=1000, metavar="N", help="images for --curves, drawn with --seed (default: %(default)s)"
+    )
     how = parser.add_argument_group("computing")
     how.add_argument("--keep_ratio", type=cli.number(float, 0, 1), metavar="0..1", help="share of the pixels that the mask keeps (default: as trained)")
     how.add_argument("--batch_size", type=cli.number(int, 1), default=32, metavar="N", help="images a forward (default: %(default)s)")
-    how.add_argument("--seed", type=cli.number(int, 0), default=0, help="places the masks of random_mask and random_cutout checkpoints (default: %(default)s)")
+    how.add_argument(
+        "--seed", type=cli.number(int, 0), default=0, help="of random masks, re-initialised weights and the draw for --curves (default: %(default)s)"
+    )
     cli.add_compute(how)
     args = parser.parse_args(argv)
     if bool(args.csv) == bool(args.image):
@@ -63,8 +85,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--csv needs --image_root")
     if args.image and args.save_vis_dir or args.csv and (args.save_mask or args.save_crop):
         parser.error("--save_vis_dir goes with --csv, --save_mask and --save_crop with --image")
-    if args.csv and not (args.save_json or args.save_vis_dir):
-        parser.error("nothing to write: give --save_json, --save_vis_dir or both")
+    if args.image and (args.save_masks or args.cam or args.curves):
+        parser.error("--save_masks, --cam and --curves go with --csv")
+    if args.csv and not (args.save_json or args.save_vis_dir or args.save_masks or args.cam or args.curves):
+        parser.error("nothing to write: give --save_json, --save_vis_dir, --save_masks, --cam or --curves")
     return args
 
 
@@ -72,14 +96,19 @@ def main(args: argparse.Namespace) -> None:
     from roi import checkpoint
     from roi.predictions import meta_path
 
-    refuse_existing(
-        meta_path(args.save_json) if args.save_json else None, args.save_json, args.save_vis_dir, args.save_mask, args.save_crop, overwrite=args.overwrite
-    )
+    files = (args.save_json, args.save_vis_dir, args.save_mask, args.save_crop, args.save_masks, args.cam, args.curves)
+    refuse_existing(meta_path(args.save_json) if args.save_json else None, *files, overwrite=args.overwrite)
+    for path in (args.save_masks, args.cam, args.curves):
+        if path:
+            writable(Path(path))
     model, state = checkpoint.load_model(args.checkpoint, args.channels_last)
-    if model.mask == "none" and (args.save_mask or args.save_crop or args.save_vis_dir):
+    if model.mask == "none" and (args.save_mask or args.save_crop or args.save_vis_dir or args.save_masks):
         raise ValueError(
-            f"{args.checkpoint}: was trained without a mask (--mode standard), there is none to show; leave out --save_mask, --save_crop, --save_vis_dir"
+            f"{args.checkpoint}: was trained without a mask (--mode standard), there is none to show; "
+            "leave out --save_mask, --save_crop, --save_vis_dir, --save_masks"
         )
+    if model.mask != "conv" and args.curves:
+        raise ValueError(f"{args.checkpoint}: its mask is not learned (mask {model.mask!r}), so that nothing ranks the pixels; leave out --curves")
     args.keep_ratio = state["args"]["keep_ratio"] if args.keep_ratio is None else args.keep_ratio
     if args.image:
         predict_image(args, model, state)
@@ -87,27 +116,70 @@ def main(args: argparse.Namespace) -> None:
         predict_table(args, model, state)
 
 
-def outcomes(args: argparse.Namespace, model: RoiModel, state: dict[str, Any], images: pd.Series, batches: Iterable[Batch]) -> Iterator[Outcome]:
-    """Predict batch by batch; `images` are the names of the rows. An unreadable image stops it, or is left out and listed."""
+def outcomes(
+    args: argparse.Namespace, model: RoiModel, state: dict[str, Any], table: pd.DataFrame, batches: Iterable[Batch], outputs: Sequence[Output] = ()
+) -> Iterator[Outcome]:
+    """Predict batch by batch; `table` has image and patient_id of the rows. `outputs` see each batch.
+
+    An unreadable image stops it, or is left out and listed.
+    """
     from roi.checkpoint import fingerprints
     from roi.data import checked, note_unreadable
-    from roi.engine import mask_seeds, pick_device, pick_dtype, predict
+    from roi.engine import mask_seeds, predict
     from roi.predictions import PARTS, record
     from roi.table import image_keys
 
-    device = pick_device(args.device)
-    seen = set(state["train_images"].tolist())
-    contaminated = [key in seen for key in fingerprints(image_keys(images).tolist()).tolist()]
+    device, dtype = computing(args)
+    images = table["image"].tolist()
+    seen = np.isin(fingerprints(image_keys(table["image"]).tolist()), state["train_images"])
+    contaminated = (seen | np.isin(fingerprints(table["patient_id"].tolist()), state["train_patients"])).tolist()
     unreadable: set[str] = set()
     readable = checked(batches, args.skip_unreadable, unreadable)
-    dtype = pick_dtype(args.autocast_dtype, device)
     for batch, views in predict(model.to(device), readable, device, dtype, args.keep_ratio, lambda index: mask_seeds(args.seed, 0, index)):
+        rows = batch.index.tolist()
+        if not rows:
+            continue
+        for output in outputs:
+            output.add(batch, [images[row] for row in rows], views)
         prob = {part: getattr(views, part).sigmoid().cpu().numpy() for part in PARTS if getattr(views, part) is not None}
         masks = None if views.hard is None else views.hard[:, 0].cpu().numpy()
-        for i, row in enumerate(batch.index.tolist()):
+        for i, row in enumerate(rows):
             values = {part: p[i] for part, p in prob.items()}
-            yield row, record(images.iloc[row], state["classes"], values, contaminated[row]), None if masks is None else masks[i]
+            yield row, record(images[row], state["classes"], values, contaminated[row]), None if masks is None else masks[i]
     note_unreadable(unreadable, output_of(args))
+
+
+def computing(args: argparse.Namespace) -> tuple[torch.device, torch.dtype]:
+    from roi.engine import pick_device, pick_dtype
+
+    device = pick_device(args.device)
+    return device, pick_dtype(args.autocast_dtype, device)
+
+
+def evidence(args: argparse.Namespace, model: RoiModel, state: dict[str, Any], images: list[str], boxed: set[str] | None) -> list[Output]:
+    """The files of maps and curves that were asked for; `boxed`: the images that have a box, if boxes were given."""
+    import torch
+
+    from roi.engine import mask_seeds
+    from roi.evidence import CamMaps, MaskMaps
+    from roi.model import reinitialised
+    from roi.perturb import Curves
+
+    if not (args.save_masks or args.cam or args.curves):
+        return []
+    device, dtype = computing(args)
+    side = state["args"]["img_size"]
+    outputs: list[Output] = []
+    models = model.to(device), reinitialised(state["args"], len(state["classes"]), args.seed, args.channels_last).to(device)
+    if args.save_masks:
+        outputs.append(MaskMaps(args.save_masks, models[1] if model.mask == "conv" else None, args.keep_ratio, args.map_size, side, dtype))
+    if args.cam:
+        outputs.append(CamMaps(args.cam, models, args.keep_ratio, args.map_size, side, dtype, boxed))
+    if args.curves:
+        rows = np.random.default_rng(args.seed).permutation(len(images))[: args.curve_samples]
+        seeds = dict(zip([images[n] for n in rows], mask_seeds(args.seed, 1, torch.from_numpy(rows)), strict=True))
+        outputs.append(Curves(args.curves, models, args.keep_ratio, args.batch_size, dtype, seeds))
+    return outputs
 
 
 def predict_image(args: argparse.Namespace, model: RoiModel, state: dict[str, Any]) -> None:
@@ -116,6 +188,7 @@ def predict_image(args: argparse.Namespace, model: RoiModel, state: dict[str, An
 
     from roi.data import XrayDataset
     from roi.images import read_grey
+    from roi.table import patients_from_names
     from roi.visuals import crop_picture, mask_picture, save_png
 
     path = Path(args.image)
@@ -123,12 +196,14 @@ def predict_image(args: argparse.Namespace, model: RoiModel, state: dict[str, An
         raise ValueError(f"{path}: no such image (--image)")
     grey = read_grey(path)
     dataset = XrayDataset([str(path)], no_targets(1, state), state["args"]["img_size"])
-    ((_, row, mask),) = outcomes(args, model, state, pd.Series([path.name]), [dataset.collate([dataset[0]])])
+    name = pd.Series([path.name])
+    table = pd.DataFrame({"image": name, "patient_id": patients_from_names(name)})
+    ((_, row, mask),) = outcomes(args, model, state, table, [dataset.collate([dataset[0]])])
     parts = [key for key, values in row.items() if isinstance(values, dict)]
-    for name in state["classes"]:
-        print(f"{name:20s}" + "".join(f"  {part.removeprefix('prob_')} {row[part][name]:.3f}" for part in parts))
+    for finding in state["classes"]:
+        print(f"{finding:20s}" + "".join(f"  {part.removeprefix('prob_')} {row[part][finding]:.3f}" for part in parts))
     if row.get("contaminated"):
-        print("the checkpoint was trained on this image")
+        print("CONTAMINATED: the checkpoint was trained on this image or on another image of its patient")
     if args.save_json:
         save_predictions(args, state, iter([row]))
     if mask is not None:
@@ -140,59 +215,79 @@ def predict_image(args: argparse.Namespace, model: RoiModel, state: dict[str, An
 
 
 def predict_table(args: argparse.Namespace, model: RoiModel, state: dict[str, Any]) -> None:
-    """A table: predictions as a stream, pictures as they come."""
+    """A table: predictions as a stream, pictures, maps and curves as they come."""
     from roi.data import XrayDataset, make_loader, present
     from roi.log import progress
-    from roi.sources import read_nih_boxes
+    from roi.sources import read_boxes
     from roi.table import read_table
     from roi.visuals import file_stems, save_pictures
 
     table = read_table(args.csv)[: args.max_samples]
+    boxes = read_boxes(args.bbox_csv) if args.bbox_csv else None
+    boxed = None if boxes is None else set(boxes["image"])
+    if args.cam and boxed is not None:
+        has_box = table["image"].isin(boxed)
+        if not has_box.any():
+            raise ValueError(f"{args.bbox_csv}: has no box in any of the {len(table):,} images of {args.csv}; leave out --bbox_csv to let --cam see all images")
+        if not (args.save_json or args.save_vis_dir or args.save_masks or args.curves):
+            table = table[has_box]  # the others would be predicted for nothing
     table, paths = present(table, args.image_root, args.skip_unreadable, output_of(args))
-    boxes = read_nih_boxes(args.bbox_csv) if args.bbox_csv else None
     dataset = XrayDataset(paths, no_targets(len(paths), state), state["args"]["img_size"])
     loader, _ = make_loader(dataset, args.batch_size, None, args.workers, args.prefetch_factor, False)
     stems = file_stems(table["image"])
     shown = min(args.max_vis or len(paths), len(paths)) if args.save_vis_dir else 0
 
+    outputs = evidence(args, model, state, table["image"].tolist(), boxed)
+
     def rows() -> Iterator[dict[str, Any]]:
         with progress(None, len(paths), "predict") as bar:
-            for row, record, mask in outcomes(args, model, state, table["image"], loader):
+            for row, record, mask in outcomes(args, model, state, table, loader, outputs):
                 if row < shown and mask is not None:
                     save_pictures(Path(args.save_vis_dir) / stems[row], paths[row], mask, record, table["labels"].iloc[row], boxes, args.vis_size)
                 bar.update()
                 yield record
 
-    if args.save_json:
-        save_predictions(args, state, rows())
-    else:
-        for _ in rows():
-            pass
+    with ExitStack() as stack:
+        for output in outputs:
+            stack.enter_context(output)
+        if args.save_json:
+            save_predictions(args, state, rows())
+        else:
+            for _ in rows():
+                pass
+        for output in outputs:
+            count = output.close(state["classes"], json.dumps(provenance(args, state)))
+            print(f"{output.file.path}: {count:,} images")
     if shown:
         print(f"{args.save_vis_dir}: pictures of {shown:,} images")
+
+
+def provenance(args: argparse.Namespace, state: dict[str, Any]) -> dict[str, Any]:
+    """Where an output comes from."""
+    return {
+        "checkpoint": args.checkpoint, "epoch": state["epoch"], "table": args.csv, "image_root": args.image_root, "keep_ratio": args.keep_ratio,
+        "classes": state["classes"], "contaminated": state["contaminated"], "args": state["args"], "versions": state["versions"],
+        "command": shlex.join(sys.argv),
+    }  # fmt: skip
 
 
 def save_predictions(args: argparse.Namespace, state: dict[str, Any], rows: Iterator[dict[str, Any]]) -> None:
     from roi.predictions import write
 
-    meta = {
-        "checkpoint": args.checkpoint, "epoch": state["epoch"], "table": args.csv, "keep_ratio": args.keep_ratio, "classes": state["classes"],
-        "contaminated": state["contaminated"], "args": state["args"], "versions": state["versions"], "command": shlex.join(sys.argv),
-    }  # fmt: skip
-    count, marked = write(args.save_json, rows, meta)
+    count, marked = write(args.save_json, rows, provenance(args, state))
     print(f"{args.save_json}: {count:,} images")
     if marked:
-        print(f"CONTAMINATED: {marked:,} of them were trained on; their scores are not test scores")
+        print(f"CONTAMINATED: the checkpoint was trained on {marked:,} of them or on other images of their patients; their scores are not test scores")
 
 
 def output_of(args: argparse.Namespace) -> Path:
     """The output beside which side files (missing, unreadable images) are written."""
-    return Path(args.save_json or args.save_mask or args.save_crop or Path(args.save_vis_dir or ".") / "roi_vis.png")
+    return Path(
+        args.save_json or args.save_mask or args.save_crop or args.save_masks or args.cam or args.curves or Path(args.save_vis_dir or ".") / "roi_vis.png"
+    )
 
 
 def no_targets(rows: int, state: dict[str, Any]) -> np.ndarray:
-    import numpy as np
-
     return np.full((rows, len(state["classes"])), np.nan, dtype=np.float32)
 
 

@@ -7,6 +7,7 @@ import difflib
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ class Views(NamedTuple):
     drop: Tensor | None  # (B, K) on what it drops
     soft: Tensor | None  # (B, 1, H, W) in (0, 1), where the mask is learned
     hard: Tensor | None  # (B, 1, H, W) 0/1, exactly k ones an image
+    score: Tensor | None = None  # (B, 1, H, W) logits of `soft`, fp32; they rank the pixels where `soft` is rounded to 1
 
 
 class ConvMask(nn.Module):
@@ -67,12 +69,12 @@ class RoiModel(nn.Module):
         return ((pixels.float() / 255 - self.mean) / self.std).contiguous(memory_format=self.memory_format)
 
     def masks(self, x: Tensor, keep_ratio: float, seeds: list[int] | None) -> tuple[Tensor | None, Tensor]:
-        """(B, 3, H, W) normalised -> soft mask (None unless learned), hard mask, both (B, 1, H, W)."""
+        """(B, 3, H, W) normalised -> score (None unless learned), hard mask, both (B, 1, H, W)."""
         size = (x.shape[-2], x.shape[-1])
         k = kept_pixels(*size, keep_ratio)
         if self.mask_net is not None:
             z = self.mask_net(x).float()
-            return z.sigmoid(), exact_topk(z, k)
+            return z, exact_topk(z, k)
         if seeds is None:
             raise ValueError(f"a {self.mask} mask needs one seed an image")
         place = random_mask if self.mask == "random" else cutout_mask
@@ -83,10 +85,11 @@ class RoiModel(nn.Module):
         x = self.normalise(pixels)
         if self.mask == "none" or full_only:
             return Views(self.backbone(x).float(), None, None, None, None)
-        soft, hard = self.masks(x, keep_ratio, seeds)
+        score, hard = self.masks(x, keep_ratio, seeds)
+        soft = None if score is None else score.sigmoid()
         m = hard if soft is None else straight_through(hard, soft)
         full, crop, drop = self.backbone(torch.cat([x, x * m, x * (1 - m)])).float().chunk(3)
-        return Views(full, crop, drop, soft, hard)
+        return Views(full, crop, drop, soft, hard, score)
 
     def last_shared(self) -> list[nn.Parameter]:
         """The last parameters that terms share, for GradNorm: the head's weight and, where there is one, the mask net's."""
@@ -207,3 +210,12 @@ def build_model(name: str, classes: int, mask: str, weights: str = "imagenet", i
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return RoiModel(backbone, mask, channels_last)
+
+
+def reinitialised(args: dict[str, Any], classes: int, seed: int, channels_last: bool = True) -> RoiModel:
+    """The model of a checkpoint (`args`: its training flags) with new random weights, in eval mode: what its maps show without training.
+
+    The draw is another one than that of the run, which began from build_model(..., seed=args["seed"]).
+    """
+    other = int(np.random.SeedSequence([seed, args["seed"], 1]).generate_state(1)[0])
+    return build_model(args["backbone"], classes, args["mask"], "none", args["img_size"], other, channels_last).eval()

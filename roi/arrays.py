@@ -1,0 +1,86 @@
+"""Compressed files of arrays (.npz) that are written row by row: memory stays flat, the file is complete or absent."""
+
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from roi.files import reason, replacing
+
+
+class ArrayWriter:
+    """`add` blocks of rows, `close` writes the file; as a context manager it leaves nothing behind when an error comes first.
+
+    with ArrayWriter("maps.npz") as out:
+        out.add(map_mask=block)  # (n, C, m, m), any n
+        out.close(images=names, side=224)
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.rows = 0
+        self._stack = ExitStack()
+        self._files: dict[str, IO[bytes]] = {}  # nameless files beside the target: gone with the process, however it ends
+        self._kinds: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}  # type and shape of a row
+
+    def __enter__(self) -> "ArrayWriter":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    def add(self, **arrays: np.ndarray) -> None:
+        """Append (n, ...) to every array: the same names in every call, the same n within it. ValueError otherwise."""
+        kinds = {name: (a.dtype, a.shape[1:]) for name, a in arrays.items()}
+        if not self._kinds:
+            self._kinds = kinds
+            for name in kinds:
+                self._files[name] = self._stack.enter_context(tempfile.TemporaryFile(dir=self.path.parent))  # noqa: SIM115
+        if kinds != self._kinds or len({len(a) for a in arrays.values()}) != 1:
+            raise ValueError(f"{self.path}: a block of {describe(kinds)}, {[len(a) for a in arrays.values()]} rows, after {describe(self._kinds)}")
+        for name, array in arrays.items():
+            self._files[name].write(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
+        self.rows += len(next(iter(arrays.values())))
+
+    def close(self, **fixed: object) -> None:
+        """Write the file: the rows and, once each, `fixed` (numbers, strings, arrays). ValueError without any row."""
+        if not self._files:
+            raise ValueError(f"{self.path}: no image was left to write about")
+        with replacing(self.path, "wb") as target, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, file in self._files.items():
+                kind, shape = self._kinds[name]
+                header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": (self.rows, *shape)}
+                file.seek(0)
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                    np.lib.format.write_array_header_1_0(entry, header)
+                    shutil.copyfileobj(file, entry, 1 << 20)
+            for name, value in fixed.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                    np.lib.format.write_array(entry, np.asanyarray(value), allow_pickle=False)
+        self.__exit__()
+
+
+def describe(kinds: dict[str, tuple[np.dtype, tuple[int, ...]]]) -> str:
+    return ", ".join(f"{name} {kind}{list(shape)}" for name, (kind, shape) in kinds.items()) or "nothing"
+
+
+def read_arrays(path: str | Path, needed: Sequence[str], what: str) -> dict[str, np.ndarray]:
+    """All arrays of an .npz; no code in it is run. ValueError: no such file, not one, or one of `needed` is missing."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such {what}")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+    except Exception as error:  # zipfile, zlib and numpy have errors of their own
+        raise ValueError(f"{path}: not a {what}, or a damaged one ({reason(error)})") from error
+    missing = [name for name in needed if name not in arrays]
+    if missing:
+        raise ValueError(f"{path}: not a {what} (it has no {', '.join(map(repr, missing))}, but {sorted(arrays)[:12]})")
+    return arrays

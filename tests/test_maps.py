@@ -1,0 +1,366 @@
+"""Evidence files: arrays written as a stream, Grad-CAM against its definition, masks and curves against the predictions."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import one_line_error, run
+from torch.nn import functional as F
+
+from roi.arrays import ArrayWriter, read_arrays
+from roi.cam import GradCam, grad_cam
+from roi.checkpoint import load_model
+from roi.maps import pack, read_maps, unpack
+from roi.masks import exact_topk, kept_pixels
+from roi.model import RoiModel, build_backbone, build_model, reinitialised
+from roi.perturb import FRACTIONS, SOURCES, perturbations, ranks
+from roi.sources import read_boxes
+from roi.table import read_table
+
+SIZE = 64
+TINY = ("--weights", "none", "--img_size", SIZE, "--batch_size", 16, "--epochs", 1, "--workers", 0, "--device", "cpu", "--max_samples", 32)
+
+
+def pixels(images: int = 3, size: int = SIZE, seed: int = 1) -> torch.Tensor:
+    return torch.randint(0, 256, (images, 1, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+# --- files of arrays -------------------------------------------------------------------------------------------------
+
+
+def test_blocks_come_back_as_one_array(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(103, 2, 5)).astype(np.float16), rng.integers(0, 255, (103, 7), dtype=np.uint8)
+    cuts = [0, *np.sort(rng.choice(103, 30)), 103]  # some blocks are empty
+    with ArrayWriter(tmp_path / "new" / "x.npz") as out:
+        for low, high in zip(cuts[:-1], cuts[1:], strict=True):
+            out.add(a=a[low:high], b=b[low:high][:, ::1])
+        out.close(names=["x", "yy"], side=5)
+    data = read_arrays(tmp_path / "new" / "x.npz", ("a", "b", "names", "side"), "file")
+    np.testing.assert_array_equal(data["a"], a)
+    np.testing.assert_array_equal(data["b"], b)
+    assert data["a"].dtype == np.float16 and data["names"].tolist() == ["x", "yy"] and int(data["side"]) == 5
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["x.npz"]
+
+
+def test_nothing_is_left_after_an_error(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), ArrayWriter(tmp_path / "x.npz") as out:
+        out.add(a=np.zeros((3, 2)))
+        raise KeyboardInterrupt
+    with pytest.raises(ValueError, match="allow_pickle"), ArrayWriter(tmp_path / "x.npz") as out:
+        out.add(a=np.zeros((3, 2)))
+        out.close(meta=np.array({"an": "object"}))
+    for wrong in ({"a": np.zeros((3, 3))}, {"b": np.zeros((3, 2))}, {"a": np.zeros((3, 2), np.float32)}, {"a": np.zeros((2, 2)), "b": np.zeros(3)}):
+        with pytest.raises(ValueError, match="x.npz"), ArrayWriter(tmp_path / "x.npz") as out:
+            out.add(a=np.zeros((3, 2)))
+            out.add(**wrong)
+    with pytest.raises(ValueError, match="no image"), ArrayWriter(tmp_path / "x.npz") as out:
+        out.close()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("side", [8, 9, 33])
+def test_packed_masks_come_back(side: int) -> None:
+    mask = (np.random.default_rng(side).random((4, 2, side, side)) > 0.7).astype(np.uint8)
+    np.testing.assert_array_equal(unpack(pack(mask), side), mask)
+
+
+def test_files_of_maps_are_checked(tmp_path: Path) -> None:
+    def write(**changed: object) -> Path:
+        maps = np.zeros((2, 1, 4, 4), np.float16)
+        fixed = {"images": ["a", "b"], "classes": [""], "sources": ["mask"], "side": 3, "keep_ratio": 0.1, "meta": "{}", **changed}
+        rows = {"map_mask": fixed.pop("map_mask", maps), "kept_mask": fixed.pop("kept_mask", np.zeros((2, 1, 2), np.uint8))}
+        with ArrayWriter(tmp_path / "m.npz") as out:
+            out.add(**rows)  # type: ignore[arg-type]
+            out.close(**fixed)
+        return tmp_path / "m.npz"
+
+    good = read_maps(write())
+    assert good.images == ["a", "b"] and good.maps["mask"].dtype == np.float32 and good.kept["mask"].shape == (2, 1, 3, 3)
+    assert read_maps(write(), {"b", "c"}).images == ["b"]
+    spoilt = np.zeros((2, 1, 4, 4), np.float16)
+    spoilt[1, 0, 2, 2] = np.nan
+    for changed, said in (
+        ({"images": ["a", "a"]}, "'a' twice"),
+        ({"map_mask": spoilt}, "of 'b' is not finite"),
+        ({"sources": ["cam"]}, "map_cam is nothing"),
+        ({"side": 9}, "a mask of 9 x 9 pixels needs 11"),
+        ({"classes": ["A", "B"]}, "for 2 images and 2 maps"),
+        ({"meta": "{"}, "no JSON"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            read_maps(write(**changed))
+    (tmp_path / "m.npz").write_bytes(b"PK\x03\x04")
+    with pytest.raises(ValueError, match="not a file of maps"):
+        read_maps(tmp_path / "m.npz")
+    with pytest.raises(ValueError, match="no such file of maps"):
+        read_maps(tmp_path / "nowhere.npz")
+
+
+# --- Grad-CAM --------------------------------------------------------------------------------------------------------
+
+
+def by_definition(features: torch.Tensor, logits: torch.Tensor, size: int) -> torch.Tensor:
+    """Selvaraju et al. (2017), eq. 1 and 2, image by image and class by class."""
+    out = torch.zeros(*logits.shape, size, size)
+    for b in range(len(logits)):
+        for k in range(logits.shape[1]):
+            gradient = torch.autograd.grad(logits[b, k], features, retain_graph=True)[0][b]
+            cam = sum(gradient[d].mean() * features[b, d] for d in range(features.shape[1])).relu()  # type: ignore[union-attr]
+            out[b, k] = F.interpolate(cam.detach()[None, None], (size, size), mode="bilinear")[0, 0]
+    return out
+
+
+def resnet_parts(net: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    features = net.layer4(net.layer3(net.layer2(net.layer1(net.maxpool(net.relu(net.bn1(net.conv1(x))))))))
+    return features, net.fc(features.mean((2, 3)))
+
+
+def squeezenet_parts(net: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    features = net.features(x)
+    return features, net.classifier(features).flatten(1)
+
+
+def densenet_parts(net: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    features = net.features(x).relu()
+    return features, net.classifier(features.mean((2, 3)))
+
+
+def convnext_parts(net: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    features = net.features(x)
+    return features, net.classifier(net.avgpool(features))
+
+
+def timm_parts(net: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    features = net.forward_features(x)
+    return features, net.forward_head(features)
+
+
+NETS = {
+    "resnet18": resnet_parts, "squeezenet1_1": squeezenet_parts, "densenet121": densenet_parts, "convnext_tiny": convnext_parts,
+    "test_resnet": timm_parts, "test_convnext": timm_parts,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize("name", NETS)
+def test_grad_cam_is_its_definition(name: str, channels_last: bool) -> None:
+    model = RoiModel(build_backbone(name, 3, "none", SIZE), "none", channels_last)
+    found = grad_cam(model, pixels(), 16)
+    assert not model.training and all(p.grad is None and p.requires_grad for p in model.parameters())
+    features, logits = NETS[name](model.backbone, model.normalise(pixels()))
+    torch.testing.assert_close(logits, model.backbone(model.normalise(pixels())))
+    expected = by_definition(features, logits, 16)
+    assert found.shape == (3, 3, 16, 16) and expected.max() > 0
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * expected.max().item())
+
+
+def test_under_pooling_and_a_linear_layer_it_is_cam() -> None:
+    """Zhou et al. (2016): the head's weights on the features, here over h w and through ReLU."""
+    model = RoiModel(build_backbone("resnet18", 4, "none", SIZE), "none").eval()
+    with torch.no_grad():
+        net: Any = model.backbone
+        features, _ = resnet_parts(net, model.normalise(pixels()))
+        cam = torch.einsum("kd,bdhw->bkhw", net.fc.weight, features)
+    cells = features.shape[2] * features.shape[3]
+    torch.testing.assert_close(grad_cam(model, pixels(), features.shape[2]), cam.relu() / cells, rtol=1e-4, atol=1e-6)
+
+
+def test_features_whose_channels_come_last() -> None:
+    """timm's mambaout hands out (B, h, w, D); torchvision's swin turns them to (B, D, h, w) itself."""
+    model = RoiModel(build_backbone("test_mambaout", 3, "none", SIZE), "none").eval()
+    features, logits = timm_parts(model.backbone, model.normalise(pixels()))
+    assert features.shape[1] == features.shape[2] < features.shape[3]
+    expected = torch.stack(
+        [(torch.autograd.grad(logits[:, k].sum(), features, retain_graph=True)[0].mean((1, 2), keepdim=True) * features).sum(3).relu() for k in range(3)], 1
+    )
+    torch.testing.assert_close(grad_cam(model, pixels(), features.shape[1]), expected.detach(), rtol=1e-4, atol=1e-7)
+    swin = GradCam(RoiModel(build_backbone("swin_t", 3, "none", SIZE), "none"), SIZE)
+    with torch.no_grad():
+        assert swin.body(swin.model.normalise(pixels())).shape == (3, 768, 2, 2)
+
+
+def test_a_model_without_a_map_says_so() -> None:
+    for name in ("vit_b_32", "test_vit"):
+        with pytest.raises(ValueError, match="needs a convolutional backbone"):
+            grad_cam(RoiModel(build_backbone(name, 3, "none", SIZE), "none"), pixels(), 8)
+    with pytest.raises(ValueError, match="larger --img_size"):
+        grad_cam(RoiModel(build_backbone("test_convnext", 3, "none", 32), "none"), pixels(size=32), 8)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_grad_cam_of_a_reduced_forward_is_close_and_keeps_small_gradients(dtype: torch.dtype) -> None:
+    model = RoiModel(build_backbone("resnet18", 2, "none", SIZE), "none")
+    net: Any = model.backbone
+    with torch.no_grad():
+        net.fc.weight.mul_(1e-6)
+    plain = grad_cam(model, pixels(), 8)
+    with torch.autocast("cpu", dtype):
+        reduced = grad_cam(model, pixels(), 8)
+    assert plain.max() > 0 and reduced.dtype == torch.float32
+    torch.testing.assert_close(reduced, plain, rtol=0, atol=0.05 * plain.max().item())
+
+
+# --- perturbations ---------------------------------------------------------------------------------------------------
+
+
+def test_every_source_keeps_exactly_the_same_area() -> None:
+    """Scores full of ties: masks nest, the best is never among the worst, and the model's own mask is one of them."""
+    score = torch.randint(0, 5, (3, 1, 20, 30), generator=torch.Generator().manual_seed(0)).float()
+    reinit = torch.randn(3, 1, 20, 30, generator=torch.Generator().manual_seed(1))
+    hard = exact_topk(score, kept_pixels(20, 30, 0.1))
+    masks = {(s, f): m for s, f, m in perturbations(score, hard, reinit, [1, 2, 3], FRACTIONS)}
+    assert list(dict.fromkeys(s for s, _ in masks)) == list(SOURCES) and len(masks) == len(SOURCES) * len(FRACTIONS)
+    for (source, f), m in masks.items():
+        assert m.shape == score.shape and (m.sum((1, 2, 3)) == kept_pixels(20, 30, FRACTIONS[f])).all() and set(m.unique().tolist()) == {0, 1}
+        assert f == 0 or (m >= masks[source, f - 1]).all(), source
+    assert torch.equal(masks["mask", FRACTIONS.index(0.1)], hard)
+    for f in range(len(FRACTIONS)):
+        assert not (masks["mask", f] * masks["inverted", f]).any()
+        assert score[masks["mask", f] > 0].min() >= 0 and torch.equal(masks["reinit", f], exact_topk(reinit, kept_pixels(20, 30, FRACTIONS[f])))
+    centre = masks["centre", 2][0, 0]
+    assert centre[9:11, 14:16].all() and not centre[[0, -1]].any() and torch.equal(masks["centre", 2][1], masks["centre", 2][0])
+    assert (score.flatten(1).gather(1, ranks(score, hard).flatten(1).argsort(1)).diff(dim=1) <= 0).all()
+
+
+def test_a_reinitialised_model_is_another_draw() -> None:
+    args = {"backbone": "test_convnext", "mask": "conv", "img_size": SIZE, "seed": 0}
+    first, again = build_model("test_convnext", 3, "conv", "none", SIZE, 0), reinitialised(args, 3, 0)
+    for name, value in first.state_dict().items():
+        assert value.ndim < 2 or not torch.allclose(value, again.state_dict()[name]), name
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), reinitialised(args, 3, 0).parameters(), strict=True)) and not again.training
+
+
+# --- the files of infer ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def checkpoints(demo: Path, tables: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """roi.pt (learned mask), random.pt, standard.pt at 64 pixels."""
+    out = tmp_path_factory.mktemp("evidence")
+    data = ("--train_csv", tables[0], "--image_root", demo, "--backbone", "test_convnext", *TINY)
+    run("train_roi_consistency.py", *data, "--save", out / "roi.pt")
+    for mode in ("standard", "random_mask"):
+        run("train_roi_baselines.py", "--mode", mode, *data, "--save", out / f"{mode}.pt")
+    return out
+
+
+def infer(checkpoint: Path, demo: Path, table: Path, *more: object) -> tuple[object, ...]:
+    flags = ("--workers", 0, "--device", "cpu", "--autocast_dtype", "fp32")
+    return ("infer_roi_consistency.py", "--checkpoint", checkpoint, "--csv", table, "--image_root", demo, *flags, *more)
+
+
+@pytest.fixture(scope="module")
+def written(checkpoints: Path, demo: Path, tables: tuple[Path, Path]) -> Path:
+    out = checkpoints
+    files = ("--save_json", out / "p.json", "--save_masks", out / "masks.npz", "--curves", out / "curves.npz", "--cam", out / "cam.npz")
+    said = run(*infer(out / "roi.pt", demo, tables[1], *files, "--curve_samples", 7, "--map_size", 16, "--batch_size", 4, "--keep_ratio", 0.15))
+    assert "masks.npz: " in said and "curves.npz: 7 images" in said
+    assert not [p for p in out.iterdir() if p.name.startswith(".") or p.name.startswith("tmp")]
+    return out
+
+
+def test_masks_are_those_of_the_model(written: Path, demo: Path, tables: tuple[Path, Path]) -> None:
+    from roi.images import locate, read_grey
+
+    maps = read_maps(written / "masks.npz")
+    images = read_table(tables[1])["image"].tolist()
+    assert maps.images == images and maps.classes == [""] and list(maps.maps) == list(maps.kept) == ["mask", "mask_reinit"]
+    assert maps.keep_ratio == 0.15 and maps.meta["image_root"] == str(demo) and not maps.meta["contaminated"]
+    model, state = load_model(written / "roi.pt")
+    grey = np.stack([read_grey(str(path), SIZE) for path in locate(demo, images)])
+    other = reinitialised(state["args"], len(state["classes"]), 0)
+    with torch.no_grad():
+        views = model(torch.from_numpy(grey)[:, None], 0.15)
+        z, _ = other.masks(other.normalise(torch.from_numpy(grey)[:, None]), 0.15, None)
+    assert views.score is not None and z is not None and torch.equal(views.soft, views.score.sigmoid())
+    for source, score in (("mask", views.score), ("mask_reinit", z)):
+        kept = maps.kept[source]
+        assert (kept.sum((1, 2, 3)) == kept_pixels(SIZE, SIZE, 0.15)).all()
+        assert (kept == exact_topk(score, kept_pixels(SIZE, SIZE, 0.15)).numpy()).mean() > 0.9999  # up to a tie within float noise
+        cells = score.reshape(len(images), 1, 16, 4, 16, 4).mean((3, 5))
+        np.testing.assert_allclose(maps.maps[source], cells.numpy(), rtol=2e-3, atol=1e-4)
+
+
+def test_curves_pass_through_the_predictions(written: Path, tables: tuple[Path, Path]) -> None:
+    data = read_arrays(written / "curves.npz", ("images", "classes", "sources", "fractions", "full", "crop", "drop", "keep_ratio", "meta"), "curves")
+    assert data["sources"].tolist() == list(SOURCES) and data["fractions"].tolist() == sorted({*FRACTIONS, 0.15}) and float(data["keep_ratio"]) == 0.15
+    names = data["images"].tolist()
+    everything = read_table(tables[1])["image"].tolist()
+    assert len(set(names)) == 7 and [n for n in everything if n in names] == names and names != everything[:7]
+    preds = {row["image"]: row for row in json.loads((written / "p.json").read_text())}
+    f = data["fractions"].tolist().index(0.15)
+    for part, values in (("full", data["full"]), ("crop", data["crop"][:, 0, f]), ("drop", data["drop"][:, 0, f])):
+        np.testing.assert_allclose(values, [[preds[n][f"prob_{part}"][c] for c in data["classes"].tolist()] for n in names], atol=1e-5)
+    shape = (7, len(SOURCES), 8, len(data["classes"]))
+    assert data["crop"].shape == data["drop"].shape == shape and data["crop"].dtype == np.float32 and np.isfinite(data["crop"]).all()
+    assert all(np.abs(data["crop"][:, 0] - data["crop"][:, s]).max() > 1e-7 for s in range(1, len(SOURCES)))
+
+
+def test_cam_of_all_images_or_of_those_with_a_box(written: Path, demo: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
+    from roi.images import locate, read_grey
+
+    everything, table, boxes = read_maps(written / "cam.npz"), read_table(tables[1]), demo / "BBox_List_2017.csv"
+    model, state = load_model(written / "roi.pt")
+    assert everything.images == table["image"].tolist() and everything.classes == state["classes"] and not everything.kept
+    run(*infer(written / "standard.pt", demo, tables[1], "--cam", tmp_path / "s.npz", "--bbox_csv", boxes))
+    run(*infer(written / "roi.pt", demo, tables[1], "--cam", tmp_path / "c.npz", "--bbox_csv", boxes, "--save_json", tmp_path / "p.json", "--map_size", 16))
+    with_box = [image for image in table["image"] if image in set(read_boxes(boxes)["image"])]
+    assert len(json.loads((tmp_path / "p.json").read_text())) == len(table) > len(with_box) > 0
+    standard, some = read_maps(tmp_path / "s.npz"), read_maps(tmp_path / "c.npz")
+    assert standard.images == some.images == with_box and standard.maps["cam"].shape == (len(with_box), len(state["classes"]), 32, 32)
+    rows = [everything.images.index(image) for image in with_box]
+    grey = torch.from_numpy(np.stack([read_grey(str(path), SIZE) for path in locate(demo, with_box)]))[:, None]
+    for source, net in (("cam", model), ("cam_reinit", reinitialised(state["args"], len(state["classes"]), 0))):
+        expected = grad_cam(net, grey, 16)
+        expected = expected / expected.amax((2, 3), keepdim=True).clamp_min(1e-30)
+        np.testing.assert_allclose(some.maps[source], expected, atol=2e-3)
+        np.testing.assert_allclose(some.maps[source], everything.maps[source][rows], atol=2e-3)
+
+
+def test_checkpoints_without_a_learned_mask(checkpoints: Path, demo: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "x.npz"
+    assert "without a mask" in one_line_error(*infer(checkpoints / "standard.pt", demo, tables[1], "--save_masks", out))
+    for mode in ("standard", "random_mask"):
+        assert "not learned" in one_line_error(*infer(checkpoints / f"{mode}.pt", demo, tables[1], "--curves", out))
+    run(*infer(checkpoints / "random_mask.pt", demo, tables[1], "--save_masks", out))
+    maps = read_maps(out)
+    assert list(maps.maps) == ["mask"] and (maps.kept["mask"].sum((1, 2, 3)) == kept_pixels(SIZE, SIZE, 0.1)).all()
+    np.testing.assert_allclose(maps.maps["mask"][:, 0], maps.kept["mask"][:, 0].reshape(-1, 32, 2, 32, 2).mean((2, 4)), atol=1e-3)
+
+
+def test_evidence_is_complete_or_absent(written: Path, demo: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
+    from roi.images import locate
+
+    assert "exists" in one_line_error(*infer(written / "roi.pt", demo, tables[1], "--cam", written / "cam.npz"))
+    assert "go with --csv" in run("infer_roi_consistency.py", "--checkpoint", written / "roi.pt", "--image", "x.png", "--cam", tmp_path / "c.npz", code=2)
+    names = read_table(tables[1])["image"].tolist()
+    (tmp_path / "images").mkdir()
+    for name, path in zip(names, locate(demo, names), strict=True):
+        (tmp_path / "images" / name).write_bytes(Path(str(path)).read_bytes()[: 100 if name == names[-1] else None])
+    out = tmp_path / "out"
+    files = ("--save_masks", out / "m.npz", "--cam", out / "c.npz", "--curves", out / "k.npz", "--batch_size", 4)
+    assert names[-1] in one_line_error(*infer(written / "roi.pt", tmp_path, tables[1], *files)) and not list(out.iterdir())
+    run(*infer(written / "roi.pt", tmp_path, tables[1], *files, "--skip_unreadable"))
+    assert read_maps(out / "m.npz").images == read_maps(out / "c.npz").images == names[:-1]
+    pd.DataFrame({"image": ["z.png"], "label": ["Mass"], "x": [1], "y": [1], "w": [5], "h": [5]}).to_csv(tmp_path / "boxes.csv", index=False)
+    assert "no box in any" in one_line_error(*infer(written / "roi.pt", demo, tables[1], "--cam", out / "d.npz", "--bbox_csv", tmp_path / "boxes.csv"))
+
+
+def test_another_image_of_a_patient_is_contaminated_too(checkpoints: Path, demo: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
+    """A new name, the patient of a training image: its scores are no test scores."""
+    from roi.checkpoint import fingerprints
+    from roi.images import locate
+
+    state = torch.load(checkpoints / "roi.pt", weights_only=True)
+    train = read_table(tables[0])
+    seen = set(state["train_images"].tolist())
+    row = train[[f in seen for f in fingerprints(train["image"].tolist()).tolist()]].iloc[0]
+    new = f"{row['image'].split('_')[0]}_999.png"
+    (tmp_path / new).write_bytes(Path(str(locate(demo, [row["image"]])[0])).read_bytes())
+    said = run("infer_roi_consistency.py", "--checkpoint", checkpoints / "roi.pt", "--image", tmp_path / new, "--save_json", tmp_path / "p.json")
+    assert "another image of its patient" in said and json.loads((tmp_path / "p.json").read_text())[0]["contaminated"] is True
