@@ -1,111 +1,251 @@
-"""Score predictions against a table: AUROC and average precision of each finding, with 95 % intervals by patient.
+"""Score predictions against a table: how good, how sure, how well calibrated, for whom, and does the mask matter?
 
     python evaluate.py --preds preds.json --csv nih_roi_test.csv --out scores
+    python evaluate.py --preds preds.json --csv nih_roi_test.csv --threshold_preds preds_val.json --threshold_csv checkpoints/nih_roi_consistency_val.csv \\
+        --masks masks.npz cam.npz --bbox_csv "$D/BBox_List_2017.csv" --curves curves.npz --compare preds_standard.json --out scores
 
-Writes OUT/metrics.json (n_images, n_patients, split, contaminated, label_source; mean and per_class with auroc, ap, and
-auroc_crop, auroc_drop where there is a mask, each {"value", "low", "high"}) and OUT/per_class.csv, and prints the table.
-Unknown labels are left out finding by finding; a finding without both classes is undefined (null), never 0.5. Intervals:
-patients drawn with replacement, all their images with them. Means are over findings, never over Normal. No model is loaded.
+Predictions are preds.json, or any CSV with a column `image` and one of probabilities a class (prob_Mass ...). Writes
+OUT/metrics.json, which the report reads, and OUT/per_class.csv, and prints the scores. Every value has a 95 % interval:
+patients are drawn with replacement, all their images with them. Unknown labels are left out finding by finding; a finding
+without both classes is undefined (null), never 0.5. Means are over findings, never over Normal.
+
+F1, precision, recall, specificity and Youden's J stand at thresholds chosen on --threshold_preds (validation images), where
+temperature and Platt scaling are fitted too; its patients may not be among those that are scored. --curves adds what
+happens when the mask, or a control of the same area, keeps 1 to 50 % of the image; --masks with --bbox_csv adds the boxes:
+pointing game, IoU, IoBB, share kept, for every map and for random, centred and shuffled maps. No model is loaded.
 """
 
 import argparse
 import json
-import math
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from roi import cli, predictions
+from roi import cli, faithfulness, localization, metrics, predictions, scores
 from roi.files import refuse_existing, replacing
-from roi.metrics import auroc, average_precision, bootstrap, interval, mean_over_findings, per_class
-from roi.table import image_keys, is_finding, read_table, target_matrix
+from roi.labels import LABELS, NORMAL, canonical
+from roi.maps import read_maps
+from roi.sources import read_boxes
+from roi.table import class_list, image_keys, overlap, read_table, target_matrix
+
+ORIGIN = ("checkpoint", "epoch", "keep_ratio", "versions", "args", "command", "image_root")  # what is passed on of preds.meta.json
+
+TRAINED_ON = {
+    True: "CONTAMINATED: the checkpoint was trained on some of these images or patients; these are no test scores",
+    False: "none of these images was trained on, nor another image of their patients",
+    None: "the predictions do not say what was trained on",
+}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.Parser(__doc__)
-    parser.add_argument("--preds", required=True, metavar="JSON", help="predictions of infer_roi_consistency.py")
+    parser.add_argument("--preds", required=True, metavar="FILE", help="predictions: preds.json of infer_roi_consistency.py, or a CSV with prob_CLASS columns")
     parser.add_argument("--csv", required=True, metavar="CSV", help="table with the labels of their images")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for metrics.json and per_class.csv")
     parser.add_argument("--resamples", type=cli.number(int, 0), default=1000, metavar="N", help="bootstrap resamples; 0: no intervals (default: %(default)s)")
-    parser.add_argument("--seed", type=cli.number(int, 0), default=0, help="of the resamples (default: %(default)s)")
+    parser.add_argument("--seed", type=cli.number(int, 0), default=0, help="of the resamples and of the random controls (default: %(default)s)")
+    off = parser.add_argument_group("thresholds and calibration, from images that are not scored")
+    off.add_argument("--threshold_preds", metavar="FILE", help="predictions on validation images (default: no thresholds)")
+    off.add_argument("--threshold_csv", metavar="CSV", help="their table; training writes it as <stem>_val.csv beside the checkpoint")
+    off.add_argument("--threshold_rule", choices=("f1", "youden"), default="f1", help="what a threshold makes largest there (default: %(default)s)")
+    evidence = parser.add_argument_group("evidence")
+    evidence.add_argument("--curves", metavar="NPZ", help="of infer_roi_consistency.py --curves: the mask against controls of the same area")
+    evidence.add_argument(
+        "--masks",
+        nargs="+",
+        default=[],
+        metavar="NPZ",
+        help="of infer_roi_consistency.py --save_masks or --cam; scored where --bbox_csv is given, shown in the report",
+    )
+    evidence.add_argument("--bbox_csv", metavar="CSV", help="BBox_List_2017.csv, or any table with image, label, x, y, w, h")
+    evidence.add_argument(
+        "--box_space", type=cli.number(float, 1), default=1024.0, metavar="PX", help="side of the square that boxes of another table live in (default: 1024)"
+    )
+    parser.add_argument("--compare", metavar="FILE", help="predictions of another model for the same images: paired differences, ours minus theirs")
     cli.add_overwrite(parser, "scores of an earlier run")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if bool(args.threshold_preds) != bool(args.threshold_csv):
+        parser.error("--threshold_preds and --threshold_csv go together")
+    if args.bbox_csv and not args.masks:
+        parser.error("--bbox_csv needs --masks")
+    return args
 
 
 def main(args: argparse.Namespace) -> None:
     out = Path(args.out)
     refuse_existing(out / "metrics.json", out / "per_class.csv", overwrite=args.overwrite)
-    preds = predictions.read(args.preds)
-    rows = matching_rows(preds, read_table(args.csv), args)
-    target = target_matrix(rows, preds.classes)
-    scores = score_parts(preds, target, rows["patient_id"].to_numpy(), args)
-    metrics: dict[str, Any] = {
-        "n_images": len(rows),
-        "n_patients": int(rows["patient_id"].nunique()),
-        "split": ", ".join(sorted(set(rows["split"]) - {""})) or "unknown",
-        "contaminated": bool(preds.contaminated.any() or preds.meta.get("contaminated")),
-        "label_source": args.csv,
-        "mean": {name: {k: clean(v) for k, v in values["mean"].items()} for name, values in scores.items()},
-        "per_class": {c: {name: {k: clean(v) for k, v in values[c].items()} for name, values in scores.items()} for c in preds.classes},
-        "predictions": {"file": args.preds, **{k: preds.meta[k] for k in ("checkpoint", "epoch", "keep_ratio", "versions") if k in preds.meta}},
+    table = read_table(args.csv)
+    preds, rows = matched(args.preds, table, args.csv)
+    target, classes = target_matrix(rows, preds.classes), preds.classes
+    prob, patients = preds.prob["full"], rows["patient_id"].to_numpy()
+    fit = validation(args, rows, classes)
+    threshold = None if fit is None else metrics.per_class(lambda p, y: metrics.best_threshold(p, y, args.threshold_rule), *fit)
+    groups = scores.groups_of(rows)
+    measures = scores.main_scores(preds.prob, target, threshold) | scores.subgroup_scores(prob, target, groups)
+    if "drop" in preds.prob:
+        measures |= faithfulness.confidence_scores(preds.prob, target)
+    other = other_model(args.compare, preds, args.csv, table) if args.compare else None
+    if other is not None:
+        measures["other"] = metrics.ranking(other, target)
+    drawn = scores.estimate(measures, patients, args.resamples, args.seed)
+    result: dict[str, Any] = {
+        **provenance(args, preds, rows, table),
+        **scores.tables(drawn, prob, target, classes, threshold),
+        "thresholds": None if fit is None else {"file": args.threshold_preds, "rule": args.threshold_rule},
+        "calibration": {"fitted_on": args.threshold_preds, "methods": scores.calibrations(prob, target, classes, fit)},
+        "subgroups": scores.subgroups(drawn, groups, patients, classes),
     }
+    if "drop" in preds.prob:
+        result["faithfulness"] = faithfulness.confidence(drawn, classes)
+    if args.curves:
+        result.setdefault("faithfulness", {})["controls"] = curves_of(args, preds, rows)
+    if args.bbox_csv:
+        result["localization"] = boxes_of(args, preds, rows)
+    if other is not None:
+        differences = scores.comparison(drawn["ranking_full"], drawn["other"], prob, other, target, classes)
+        result["comparison"] = {"file": args.compare, "n_images": len(rows), **differences}
     with replacing(out / "metrics.json") as file:
-        json.dump(metrics, file, indent=1)
-    table = pd.DataFrame(
-        {f"{name}{'' if k == 'value' else '_' + k}": [v[c][k] for c in ["mean", *preds.classes]] for name, v in scores.items() for k in v["mean"]}
-    )
-    table.insert(0, "class", ["mean", *preds.classes])
-    table.insert(1, "positives", [0, *(int(np.nansum(target[:, j])) for j in range(len(preds.classes)))])
+        json.dump(result, file, indent=1)
     with replacing(out / "per_class.csv") as file:
-        table.to_csv(file, index=False, float_format="%.6f")
-    show(metrics, scores, table)
+        as_table(result).to_csv(file, index=False, float_format="%.6f")
+    show(result)
 
 
-def matching_rows(preds: predictions.Predictions, table: pd.DataFrame, args: argparse.Namespace) -> pd.DataFrame:
-    """The rows of the table in the order of the predictions; every prediction needs one."""
+def matched(path: str, table: pd.DataFrame, csv: str) -> tuple[predictions.Predictions, pd.DataFrame]:
+    """Predictions, their classes spelled as here, and the rows of the table in their order; every prediction needs one."""
+    preds = predictions.read(path)
+    known = [*LABELS, *NORMAL, *(c for c in class_list(table) if c not in LABELS)] if table["labels"].any() else [*LABELS, *NORMAL]
+    preds.classes = [canonical(c, known, path) for c in preds.classes]
+    twice = [c for n, c in enumerate(preds.classes) if c in preds.classes[:n]]
+    if twice:
+        raise ValueError(f"{path}: has two columns for {twice[0]!r}")
     place = {key: n for n, key in enumerate(image_keys(table["image"]))}
     keys = image_keys(pd.Series(preds.images, dtype=str))
     lacking = [image for image, key in zip(preds.images, keys, strict=True) if key not in place]
     if lacking:
-        raise ValueError(f"{args.preds}: {len(lacking):,} of its {len(preds.images):,} images are not in {args.csv}, the first is {lacking[0]}")
+        raise ValueError(f"{path}: {len(lacking):,} of its {len(preds.images):,} images are not in {csv}, the first is {lacking[0]}; give their own table")
     if len(preds.images) < len(table):
-        print(f"{args.csv}: {len(table) - len(preds.images):,} of its {len(table):,} images have no prediction; they are not scored")
-    return table.iloc[[place[key] for key in keys]]
+        print(f"{csv}: {len(table) - len(preds.images):,} of its {len(table):,} images have no prediction in {path}; they are not scored")
+    return preds, table.iloc[[place[key] for key in keys]]
 
 
-def score_parts(preds: predictions.Predictions, target: np.ndarray, patients: np.ndarray, args: argparse.Namespace) -> dict[str, dict[str, dict[str, float]]]:
-    """-> name of the score -> "mean" or class -> value, low, high"""
-    scores: dict[str, dict[str, dict[str, float]]] = {}
-    findings = is_finding(preds.classes)
-    for part, prob in preds.prob.items():
-        drawn = bootstrap(prob, target, patients, args.resamples, args.seed)  # (R, K, 2)
-        suffix = "" if part == "full" else f"_{part}"
-        for m, (name, measure) in enumerate((("auroc", auroc), ("ap", average_precision))):
-            value = per_class(measure, prob, target)
-            defined = findings & ~np.isnan(value)
-            means = np.array([r[~np.isnan(r)].mean() if (~np.isnan(r)).any() else np.nan for r in drawn[:, defined, m]])
-            low_high = [interval(means), *(interval(drawn[:, j, m]) for j in range(len(value)))]
-            values = [mean_over_findings(value, preds.classes), *value]
-            scores[name + suffix] = {
-                c: {"value": float(v), "low": low, "high": high} for c, v, (low, high) in zip(["mean", *preds.classes], values, low_high, strict=True)
-            }
-    return scores
+def validation(args: argparse.Namespace, rows: pd.DataFrame, classes: list[str]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Probabilities and targets of --threshold_preds in the order of `classes`; it may share nobody with the scored rows."""
+    if not args.threshold_preds:
+        return None
+    preds, theirs = matched(args.threshold_preds, read_table(args.threshold_csv), args.threshold_csv)
+    images, patients = overlap(theirs, rows)
+    if images or patients:
+        raise ValueError(
+            f"--threshold_preds {args.threshold_preds}: shares {images:,} images and {patients:,} patients with those that are scored; "
+            "thresholds and calibration must be chosen on others (validation)"
+        )
+    return preds.prob["full"][:, columns(preds.classes, classes, args.threshold_preds)], target_matrix(theirs, classes)
 
 
-def clean(value: float) -> float | None:
-    return None if math.isnan(value) else value
+def columns(have: list[str], wanted: list[str], path: str) -> list[int]:
+    lacking = [c for c in wanted if c not in have]
+    if lacking:
+        raise ValueError(f"{path}: has no prediction for {lacking[0]!r} (it has {', '.join(have)})")
+    return [have.index(c) for c in wanted]
 
 
-def show(metrics: dict[str, Any], scores: dict[str, dict[str, dict[str, float]]], table: pd.DataFrame) -> None:
-    shown = [name for name in scores if name.startswith("auroc")] + ["ap"]
-    print(f"{metrics['n_images']:,} images of {metrics['n_patients']:,} patients, split: {metrics['split']}, labels: {metrics['label_source']}")
-    print("CONTAMINATED: the checkpoint was trained on test images" if metrics["contaminated"] else "none of these images was trained on")
+def places(images: list[str], have: list[str], path: str, whose: str) -> list[int]:
+    """Rows of `images` among `have`."""
+    place = {key: n for n, key in enumerate(image_keys(pd.Series(have, dtype=str)))}
+    lacking = [i for i, key in zip(images, image_keys(pd.Series(images, dtype=str)), strict=True) if key not in place]
+    if lacking:
+        raise ValueError(f"{path}: {len(lacking):,} of {len(images):,} images are not in {whose}, the first is {lacking[0]}; give files of the same images")
+    return [place[key] for key in image_keys(pd.Series(images, dtype=str))]
+
+
+def other_model(path: str, preds: predictions.Predictions, csv: str, table: pd.DataFrame) -> np.ndarray:
+    """(N, K) probabilities of --compare, in the order of `preds`; the images must be the same."""
+    other, _ = matched(path, table, csv)
+    if len(other.images) != len(preds.images):
+        raise ValueError(f"--compare {path}: predicts {len(other.images):,} images, not the same {len(preds.images):,}; compare on the same images")
+    return other.prob["full"][places(preds.images, other.images, "--preds", path)][:, columns(other.classes, preds.classes, path)]
+
+
+def curves_of(args: argparse.Namespace, preds: predictions.Predictions, rows: pd.DataFrame) -> dict[str, Any]:
+    curves = faithfulness.read_curves(args.curves)
+    curves.classes = [canonical(c, preds.classes, args.curves) for c in curves.classes]
+    theirs = rows.iloc[places(curves.images, preds.images, args.curves, args.preds)]
+    return faithfulness.controls(curves, target_matrix(theirs, curves.classes), theirs["patient_id"].to_numpy(), args.resamples, args.seed)
+
+
+def boxes_of(args: argparse.Namespace, preds: predictions.Predictions, rows: pd.DataFrame) -> dict[str, Any]:
+    sets, boxes = [read_maps(path) for path in args.masks], read_boxes(args.bbox_csv, args.box_space)
+    for maps, path in zip(sets, args.masks, strict=True):
+        places(maps.images, preds.images, path, args.preds)
+    patients = pd.Series(rows["patient_id"].to_numpy(), index=image_keys(rows["image"]))
+    ratios = {maps.keep_ratio for maps in sets}
+    if len(ratios) > 1:
+        raise ValueError(f"--masks: made at different shares kept ({', '.join(f'{r:g}' for r in sorted(ratios))}); make them with one --keep_ratio")
+    return {"box_file": args.bbox_csv, **localization.score_maps(sets, boxes, patients, ratios.pop(), args.resamples, args.seed)}
+
+
+def provenance(args: argparse.Namespace, preds: predictions.Predictions, rows: pd.DataFrame, table: pd.DataFrame) -> dict[str, Any]:
+    """Which labels, which split, how many images and patients, trained on or not: stands in every output."""
+    sources = sorted(set(rows["label_source"]) - {""})
+    present = set(class_list(table)) if table["labels"].any() else set()
+    return {
+        "n_images": len(rows),
+        "n_patients": int(rows["patient_id"].nunique()),
+        "split": ", ".join(sorted(set(rows["split"]) - {""})) or "unknown",
+        "contaminated": True if preds.contaminated.any() or preds.meta.get("contaminated") else False if preds.meta else None,  # None: nobody says
+        "label_source": f"{', '.join(sources)} ({args.csv})" if sources else args.csv,
+        "classes_not_predicted": [c for c in LABELS if c in present - set(preds.classes)],
+        "command": shlex.join(sys.argv),
+        "predictions": {"file": args.preds, **{k: preds.meta[k] for k in ORIGIN if k in preds.meta}},
+        "inputs": {"preds": args.preds, "csv": args.csv, "masks": args.masks, "curves": args.curves, "bbox_csv": args.bbox_csv, "box_space": args.box_space},
+    }  # fmt: skip
+
+
+def as_table(result: dict[str, Any]) -> pd.DataFrame:
+    """One row a class and one of the mean; where the numbers come from stands in every row."""
+    names = list(result["mean"])
+    rows = []
+    for c, values in {"mean": result["mean"], **result["per_class"]}.items():
+        row: dict[str, Any] = {"class": c, "positives": values.get("positives"), "known": values.get("known")}
+        for name in names:
+            row |= {name: values[name]["value"], f"{name}_low": values[name]["low"], f"{name}_high": values[name]["high"]}
+        rows.append({**row, "threshold": values.get("threshold")} | {k: result[k] for k in ("n_images", "n_patients", "split", "contaminated", "label_source")})
+    return pd.DataFrame(rows).astype({"positives": "Int64", "known": "Int64"})
+
+
+def text(score: dict[str, float | None]) -> str:
+    if score["value"] is None:
+        return "undefined"
+    return f"{score['value']:.4f}" + ("" if score["low"] is None else f" [{score['low']:.4f}, {score['high']:.4f}]")
+
+
+def show(result: dict[str, Any]) -> None:
+    print(f"{result['n_images']:,} images of {result['n_patients']:,} patients, split: {result['split']}, labels: {result['label_source']}")
+    print(TRAINED_ON[result["contaminated"]])
+    if result["classes_not_predicted"]:
+        print(f"not predicted, so not in the means: {', '.join(result['classes_not_predicted'])}")
+    shown = [name for name in result["mean"] if name.startswith("auroc")] + ["ap"] + (["f1"] if result["thresholds"] else [])
     print(f"{'':20s}{'positives':>10s}" + "".join(f"{name:>24s}" for name in shown))
-    for row, (c, positives) in enumerate(zip(table["class"], table["positives"], strict=True)):
-        cells = [f"{v['value']:.4f} [{v['low']:.4f}, {v['high']:.4f}]" if not math.isnan(v["value"]) else "undefined" for v in (scores[n][c] for n in shown)]
-        print(f"{c:20s}{positives if row else '':>10}" + "".join(f"{cell:>24s}" for cell in cells))
+    for c, values in {"mean": result["mean"], **result["per_class"]}.items():
+        print(f"{c:20s}{values.get('positives', ''):>10}" + "".join(f"{text(values[name]):>24s}" for name in shown))
+    errors = {method: values["mean"]["ece"] for method, values in result["calibration"]["methods"].items()}
+    print("calibration error: " + ", ".join(f"{method} {'undefined' if e is None else f'{e:.4f}'}" for method, e in errors.items()))
+    for name, block in result["subgroups"].items():
+        print(f"by {name} ({len(block['findings'])} findings): " + "; ".join(f"{g} {text(v['auroc'])}" for g, v in block["groups"].items()))
+    if "comparison" in result:
+        score = result["comparison"]["mean"]["auroc"]
+        print(f"minus {result['comparison']['file']}: {text(score)}, p {score['p']}")
+    controls = result.get("faithfulness", {}).get("controls", {})
+    for source, values in controls.get("sources", {}).items():
+        print(f"{source:10s} AUROC at {controls['keep_ratio']:g} kept: crop {text(values['crop'])}, drop {text(values['drop'])}")
+    for source, block in result.get("localization", {}).get("sources", {}).items():
+        line = [f"{name} {text(block['mean'][name])}" for name in ("pointing", "recall", "iou@0.1", "iou@0.3") if name in block["mean"]]
+        print(f"{source:16s} {', '.join(line)}")
 
 
 if __name__ == "__main__":

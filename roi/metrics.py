@@ -1,13 +1,19 @@
 """Scores from saved predictions. Unknown targets are NaN and left out, finding by finding; what is undefined is NaN, never 0.5.
 
-Letters: N images, K classes. Scores are (N, K), targets (N, K) of 1, 0, NaN.
+Letters: N images, K classes, R resamples. Scores are (N, K), targets (N, K) of 1, 0, NaN; weights (N, R): how often a
+resample drew each image.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+from scipy.stats import rankdata
 
 from roi.table import is_finding
+
+CHUNK = 64  # resamples computed at once: their cumulative weights stay in the cache of a core
+Measure = Callable[[np.ndarray, np.ndarray], float]
 
 
 def auroc(score: np.ndarray, target: np.ndarray) -> float:
@@ -16,9 +22,7 @@ def auroc(score: np.ndarray, target: np.ndarray) -> float:
     n, p = len(target), int(positive.sum())
     if p == 0 or p == n:
         return float("nan")
-    _, place, count = np.unique(score, return_inverse=True, return_counts=True)
-    rank = (np.cumsum(count) - (count - 1) / 2)[place]  # mean rank of a tie, from 1
-    return float((rank[positive].sum() - p * (p + 1) / 2) / (p * (n - p)))
+    return float((rankdata(score)[positive].sum() - p * (p + 1) / 2) / (p * (n - p)))
 
 
 def average_precision(score: np.ndarray, target: np.ndarray) -> float:
@@ -32,7 +36,7 @@ def average_precision(score: np.ndarray, target: np.ndarray) -> float:
     return float(np.sum(np.diff(hits, prepend=0) / p * hits / (last + 1)))
 
 
-def per_class(measure: Callable[[np.ndarray, np.ndarray], float], score: np.ndarray, target: np.ndarray) -> np.ndarray:
+def per_class(measure: Measure, score: np.ndarray, target: np.ndarray) -> np.ndarray:
     """(N, K), (N, K) with NaN = unknown -> (K,), each class on the images where it is known."""
     known = ~np.isnan(target)
     return np.array([measure(score[known[:, j], j], target[known[:, j], j]) for j in range(target.shape[1])])
@@ -44,43 +48,141 @@ def mean_over_findings(values: np.ndarray, classes: Sequence[str]) -> float:
     return float(chosen.mean()) if len(chosen) else float("nan")
 
 
-def by_weight(score: np.ndarray, target: np.ndarray) -> Callable[[np.ndarray], tuple[float, float]]:
-    """Sort once, weigh often: -> f(weights (N,)) = (AUROC, average precision), image i counted weights[i] times."""
-    order = np.argsort(-score, kind="stable")
-    start = np.flatnonzero(np.diff(score[order], prepend=np.inf))  # the first image of each tie, highest scores first
-    positive = (target[order] == 1).astype(float)
+# Intervals
 
-    def measure(weights: np.ndarray) -> tuple[float, float]:
+
+def resamples(patients: np.ndarray, count: int, seed: int = 0) -> Iterator[np.ndarray]:
+    """Patients drawn with replacement, all their images with them (cluster bootstrap, Field & Welsh 2007).
+
+    (N,) -> blocks (N, at most CHUNK) of int32 weights, `count` columns in all; the same for every score, so that
+    differences are paired.
+    """
+    _, patient = np.unique(patients, return_inverse=True)
+    people = int(patient.max()) + 1
+    rng = np.random.default_rng(seed)
+    for first in range(0, count, CHUNK):
+        columns = [np.bincount(rng.integers(0, people, people), minlength=people) for _ in range(min(CHUNK, count - first))]
+        yield np.stack(columns, axis=1).astype(np.int32)[patient]
+
+
+def by_weight(score: np.ndarray, target: np.ndarray) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Sort once, weigh often. (N,), (N,) of 0/1 -> f(weights (N, R)) = (AUROC (R,), average precision (R,)).
+
+    Only ties that hold a positive matter for either; what lies before and in each of them is a cumulative weight.
+    """
+    order = np.argsort(-score, kind="stable")
+    tie = np.cumsum(np.diff(score[order], prepend=score[order[:1]]) != 0) if len(order) else np.zeros(0, dtype=int)  # highest scores first
+    positive = np.flatnonzero(target[order] == 1)  # places of the positives
+    groups, first = np.unique(tie[positive], return_index=True)
+    begin, end = np.searchsorted(tie, groups), np.searchsorted(tie, groups, side="right")
+
+    def measure(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        nothing = np.full(weights.shape[1], np.nan)
+        if not len(positive):
+            return nothing, nothing
         w = weights[order]
-        p, n = np.add.reduceat(w * positive, start), np.add.reduceat(w * (1 - positive), start)  # by tie
-        hits, false = np.cumsum(p), np.cumsum(n)
-        if not hits[-1] or not false[-1]:
-            return float("nan"), float("nan")
-        area = float(np.sum(p * (false[-1] - false + n / 2)) / (hits[-1] * false[-1]))
-        return area, float(np.sum(p / hits[-1] * hits / np.maximum(hits + false, 1e-300)))
+        p = np.add.reduceat(w[positive], first, axis=0).astype(np.float64)  # (T, R) positives of each tie
+        hits = np.cumsum(p, axis=0)
+        np.cumsum(w, axis=0, out=w)
+        total, seen = w[-1].astype(np.float64), w[end - 1].astype(np.float64)
+        before = np.where(begin[:, None] > 0, w[begin - 1], 0) - (hits - p)  # negatives above the tie
+        false = seen - hits
+        positives, negatives = hits[-1], total - hits[-1]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            area = (p * (negatives - (before + false) / 2)).sum(axis=0) / (positives * negatives)
+            precision = (p * hits / np.maximum(seen, 1)).sum(axis=0) / positives
+        area[(positives == 0) | (negatives == 0)] = np.nan
+        precision[positives == 0] = np.nan
+        return area, precision
 
     return measure
 
 
-def bootstrap(score: np.ndarray, target: np.ndarray, patients: np.ndarray, resamples: int = 1000, seed: int = 0) -> np.ndarray:
-    """Patients drawn with replacement, all their images with them (cluster bootstrap, Field & Welsh 2007).
-
-    (N, K), (N, K), (N,) -> (resamples, K, 2): AUROC and average precision of each class in each resample.
-    """
-    _, patient = np.unique(patients, return_inverse=True)
-    rng = np.random.default_rng(seed)
+def ranking(score: np.ndarray, target: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """(N, K), (N, K) -> f(weights (N, R)) = (R, K, 2): AUROC and average precision of each class in each resample."""
     known = ~np.isnan(target)
-    measures = [by_weight(score[known[:, j], j], target[known[:, j], j]) if known[:, j].any() else None for j in range(target.shape[1])]
-    drawn = np.full((resamples, target.shape[1], 2), np.nan)
-    for r in range(resamples):
-        times = np.bincount(rng.integers(0, patient.max() + 1, patient.max() + 1), minlength=patient.max() + 1)[patient].astype(float)  # (N,)
-        for j, measure in enumerate(measures):
-            if measure is not None:
-                drawn[r, j] = measure(times[known[:, j]])
-    return drawn
+    measures = [by_weight(score[known[:, j], j], target[known[:, j], j]) for j in range(target.shape[1])]
+    whole = known.all(axis=0)
+
+    def measure(weights: np.ndarray) -> np.ndarray:
+        return np.stack([np.stack(f(weights if whole[j] else weights[known[:, j]]), axis=-1) for j, f in enumerate(measures)], axis=1)
+
+    return measure
 
 
 def interval(drawn: np.ndarray) -> tuple[float, float]:
     """95 % percentile interval of the defined resamples. (R,) -> (low, high)"""
     defined = drawn[~np.isnan(drawn)]
-    return tuple(float(q) for q in np.quantile(defined, (0.025, 0.975))) if len(defined) else (float("nan"), float("nan"))  # type: ignore[return-value]
+    low, high = np.quantile(defined, (0.025, 0.975)) if len(defined) else (math.nan, math.nan)
+    return float(low), float(high)
+
+
+def difference_p(drawn: np.ndarray) -> float:
+    """Two-sided p of a paired difference from its resamples, never below 1 / (R + 1). (R,) -> ()"""
+    defined = drawn[~np.isnan(drawn)]
+    if not len(defined):
+        return math.nan
+    tail = min((defined <= 0).sum(), (defined >= 0).sum())
+    return float(min(1.0, 2 * (tail + 1) / (len(defined) + 1)))
+
+
+def delong(scores: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """AUROCs of M predictors of the same images and their covariance (DeLong et al. 1988), by ranks (Sun & Xu 2014).
+
+    (M, N), (N,) of 0/1 -> (M,), (M, M). It takes images to be independent: with several images a patient it is too narrow.
+    """
+    positive = target == 1
+    p, n = int(positive.sum()), int((~positive).sum())
+    m = len(scores)
+    if p < 2 or n < 2:
+        return np.array([auroc(s, target) for s in scores]), np.full((m, m), np.nan)
+    every = np.stack([rankdata(s) for s in scores])
+    over = (every[:, positive] - np.stack([rankdata(s[positive]) for s in scores])) / n  # (M, p): share of negatives below each positive
+    under = 1 - (every[:, ~positive] - np.stack([rankdata(s[~positive]) for s in scores])) / p  # (M, n): share of positives above each negative
+    return over.mean(axis=1), np.atleast_2d(np.cov(over)) / p + np.atleast_2d(np.cov(under)) / n
+
+
+def delong_interval(score: np.ndarray, target: np.ndarray) -> tuple[float, float]:
+    """95 % interval of an AUROC, cut at 0 and 1. (N,), (N,) -> (low, high)"""
+    area, covariance = delong(score[None], target)
+    half = 1.959963984540054 * math.sqrt(covariance[0, 0]) if covariance[0, 0] >= 0 else math.nan
+    return (math.nan, math.nan) if math.isnan(half) else (max(0.0, float(area[0]) - half), min(1.0, float(area[0]) + half))
+
+
+def delong_p(a: np.ndarray, b: np.ndarray, target: np.ndarray) -> float:
+    """Two-sided p of the difference of two AUROCs on the same images. (N,), (N,), (N,) -> ()"""
+    areas, covariance = delong(np.stack([a, b]), target)
+    variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
+    if not variance > 1e-18:  # the same ranks: nothing to tell apart; NaN: too few images
+        return math.nan if math.isnan(variance) else 1.0
+    return math.erfc(abs(areas[0] - areas[1]) / math.sqrt(2 * variance))
+
+
+# Decisions
+
+
+def best_threshold(score: np.ndarray, target: np.ndarray, rule: str = "f1") -> float:
+    """The score from which on an image counts as positive, so that F1 or Youden's J is largest. (N,), (N,) of 0/1 -> in [0, 1]
+
+    Candidates are the scores themselves; of equally good ones the highest is taken. NaN without both classes.
+    """
+    p, n = float((target == 1).sum()), float((target == 0).sum())
+    if not p or not n:
+        return math.nan
+    order = np.argsort(-score, kind="stable")
+    last = np.append(np.flatnonzero(np.diff(score[order])), len(score) - 1)
+    hits = np.cumsum(target[order] == 1)[last]
+    false = last + 1 - hits
+    value = 2 * hits / (hits + false + p) if rule == "f1" else hits / p - false / n
+    return float(score[order[last[int(np.argmax(value))]]])
+
+
+DECISIONS = ("f1", "precision", "recall", "specificity", "youden")
+
+
+def decision_scores(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray, tn: np.ndarray) -> dict[str, np.ndarray]:
+    """Counts of any shape -> DECISIONS of that shape; NaN where the denominator is 0 (no positive, nothing called)."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        recall, specificity = tp / (tp + fn), tn / (tn + fp)
+        f1 = np.where(tp + fn > 0, 2 * tp / (2 * tp + fp + fn), np.nan)
+        return {"f1": f1, "precision": tp / (tp + fp), "recall": recall, "specificity": specificity, "youden": recall + specificity - 1}

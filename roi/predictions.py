@@ -1,4 +1,4 @@
-"""Files of predictions (preds.json): written as a stream, complete or absent; read back as arrays.
+"""Files of predictions: preds.json, written as a stream, complete or absent; or a CSV of anybody. Read back as arrays.
 
 Letters: N images, K classes.
 """
@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from roi.files import replacing
+from roi.table import image_keys
 
 PARTS = ("full", "crop", "drop")
 
@@ -55,8 +57,43 @@ def write(path: str | Path, rows: Iterable[dict[str, Any]], meta: dict[str, Any]
 
 
 def read(path: str | Path) -> Predictions:
-    """ValueError: not such a file, an image twice, other classes in one row than in the first, not a probability."""
+    """preds.json, or a CSV with a column of images (`image` or `Image Index`) and one of probabilities a class (`prob_Mass`).
+
+    ValueError: not such a file, an image twice, other classes in one row than in the first, not a probability.
+    """
     path = Path(path)
+    preds = _read_csv(path) if path.suffix.lower() == ".csv" else _read_json(path)
+    twice = pd.Series(preds.images)[image_keys(pd.Series(preds.images, dtype=str)).duplicated().to_numpy()]
+    if len(twice):
+        raise ValueError(f"{path}: lists {twice.iloc[0]!r} twice; one row an image")
+    for part, values in preds.prob.items():
+        wrong = ~((values >= 0) & (values <= 1))
+        if wrong.any():
+            n, k = np.argwhere(wrong)[0]
+            raise ValueError(f"{path}: prob_{part} of {preds.images[n]!r} for {preds.classes[k]!r} is {values[n, k]}, not a probability in 0..1")
+    return preds
+
+
+def _read_csv(path: Path) -> Predictions:
+    try:
+        table = pd.read_csv(path, encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise ValueError(f"{path}: no such file of predictions") from error
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a CSV table ({str(error).strip()})") from error
+    images = next((c for c in ("image", "Image Index") if c in table), None)
+    columns = [c for c in map(str, table) if c.startswith("prob_")]
+    if images is None or not columns or table.empty:
+        raise ValueError(f"{path}: a CSV of predictions has rows with a column 'image' and one 'prob_CLASS' a class (found {list(table)})")
+    text = [c for c in columns if not pd.api.types.is_numeric_dtype(table[c])]
+    if text:
+        raise ValueError(f"{path}: column {text[0]!r} holds text, not probabilities")
+    marked = table["contaminated"].astype(str).str.lower().isin(("1", "true")) if "contaminated" in table else pd.Series(False, index=table.index)
+    prob = {"full": table[columns].to_numpy(dtype=np.float64)}
+    return Predictions(table[images].astype(str).tolist(), [c.removeprefix("prob_") for c in columns], prob, marked.to_numpy(), {})
+
+
+def _read_json(path: Path) -> Predictions:
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
         classes = list(rows[0]["prob_full"])
@@ -67,11 +104,5 @@ def read(path: str | Path) -> Predictions:
         raise ValueError(f"{path}: no such file of predictions; make it with infer_roi_consistency.py --save_json") from error
     except (json.JSONDecodeError, UnicodeDecodeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: not a file of predictions ({type(error).__name__}: {error})") from error
-    if len(set(images)) < len(images):
-        raise ValueError(f"{path}: lists {next(i for n, i in enumerate(images) if i in images[:n])!r} twice")
-    for part, values in prob.items():
-        if not ((values >= 0) & (values <= 1)).all():
-            n, k = np.argwhere(~((values >= 0) & (values <= 1)))[0]
-            raise ValueError(f"{path}: prob_{part} of {images[n]!r} for {classes[k]!r} is {values[n, k]}, not a probability")
     meta = json.loads(meta_path(path).read_text(encoding="utf-8")) if meta_path(path).is_file() else {}
     return Predictions(images, classes, prob, np.array([bool(row.get("contaminated")) for row in rows]), meta)

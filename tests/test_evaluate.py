@@ -1,0 +1,268 @@
+"""evaluate.py as its users run it: what stands in metrics.json, peers' CSV files, thresholds, comparisons, controls, bad input."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import one_line_error, run
+from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
+
+from roi import faithfulness, predictions, scores
+from roi.labels import LABELS
+from roi.sources import read_boxes
+
+CLASSES = ["Mass", "Edema"]
+
+
+def write_predictions(path: Path, images: list[str], prob: np.ndarray, marked: bool = False) -> None:
+    predictions.write(
+        path, (predictions.record(i, CLASSES, {"full": p, "crop": p, "drop": p / 2}, marked) for i, p in zip(images, prob, strict=True)), {"checkpoint": "x.pt"}
+    )
+
+
+def test_predictions_round_trip_and_are_complete_or_absent(tmp_path: Path) -> None:
+    prob = np.random.default_rng(0).random((5, 2)).astype(np.float32)
+    images = [f"{n}.png" for n in range(5)]
+    write_predictions(tmp_path / "p.json", images, prob)
+    back = predictions.read(tmp_path / "p.json")
+    assert back.images == images and back.classes == ["Mass", "Edema"] and back.meta["images"] == 5
+    np.testing.assert_allclose(back.prob["full"], prob, rtol=3e-7)
+    row = json.loads((tmp_path / "p.json").read_text())[0]
+    assert list(row) == ["image", "prob_full", "prob_crop", "prob_drop", "faithfulness"]
+    assert row["faithfulness"]["Mass"] == pytest.approx(row["prob_full"]["Mass"] - row["prob_drop"]["Mass"], abs=1e-6)
+
+    def broken():
+        yield predictions.record("a.png", ["Mass"], {"full": np.array([0.5])}, False)
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        predictions.write(tmp_path / "q.json", broken(), {})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["p.json", "p.meta.json"]
+
+
+class Case:
+    """A table, predictions with some skill, and others without; `n` images of three a patient."""
+
+    def __init__(self, folder: Path, n: int = 240, first: int = 1, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        self.images = [f"{first + k // 3:08d}_{k % 3:03d}.png" for k in range(n)]
+        self.target = (rng.random((n, 2)) < 0.4).astype(float)
+        self.prob = 1 / (1 + np.exp(-(rng.normal(size=(n, 2)) + 1.2 * self.target - 0.5)))
+        self.unknown = (np.arange(n) < 30) & (self.target[:, 1] == 0)
+        self.view = np.where(np.arange(n) % 2, "PA", "AP")
+        rows = {
+            "image": self.images,
+            "labels": [",".join(c for c, on in zip(CLASSES, row, strict=True) if on) for row in self.target],
+            "unknown": ["Edema" if u else "" for u in self.unknown],
+            "view": self.view,
+            "age": [str(20 + k % 60) for k in range(n)],
+            "split": "test",
+            "label_source": "Data_Entry_2017.csv",
+        }
+        self.csv, self.preds, self.folder = folder / f"t{first}.csv", folder / f"p{first}.json", folder
+        pd.DataFrame(rows).iloc[::-1].to_csv(self.csv, index=False)
+        write_predictions(self.preds, self.images, self.prob)
+
+    def known(self, j: int) -> np.ndarray:
+        return ~self.unknown if j else np.ones(len(self.images), dtype=bool)
+
+    def evaluate(self, *flags: object, resamples: int = 100) -> dict[str, Any]:
+        out = self.folder / "scores"
+        self.said = run("evaluate.py", "--preds", self.preds, "--csv", self.csv, "--out", out, "--resamples", resamples, "--overwrite", *flags)
+        return json.loads((out / "metrics.json").read_text())
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Case:
+    return Case(tmp_path)
+
+
+def test_scores_and_where_they_come_from(case: Case) -> None:
+    result = case.evaluate()
+    assert (result["n_images"], result["n_patients"], result["split"], result["contaminated"]) == (240, 80, "test", False)
+    assert result["label_source"].startswith("Data_Entry_2017.csv")
+    areas = []
+    for j, c in enumerate(CLASSES):
+        known = case.known(j)
+        areas.append(roc_auc_score(case.target[known, j], case.prob[known, j]))
+        score = result["per_class"][c]["auroc"]
+        assert score["value"] == pytest.approx(areas[-1], abs=1e-6) and score["low"] < score["value"] < score["high"]
+        assert result["per_class"][c]["known"] == known.sum() and result["per_class"][c]["positives"] == case.target[known, j].sum()
+        fpr, tpr = result["per_class"][c]["roc"]
+        assert np.trapezoid(tpr, fpr) == pytest.approx(areas[-1], abs=0.02)
+    assert result["mean"]["auroc"]["value"] == pytest.approx(np.mean(areas), abs=1e-6)
+    assert result["mean"]["auroc_drop"]["value"] == pytest.approx(np.mean(areas), abs=1e-3)  # half of each probability: the same ranks
+    table = pd.read_csv(case.folder / "scores" / "per_class.csv")
+    assert table["class"].tolist() == ["mean", *CLASSES] and set(table["n_patients"]) == {80} and set(table["label_source"]) == {result["label_source"]}
+    assert not table["contaminated"].any() and "none of these images was trained on" in case.said
+    assert "exists" in one_line_error("evaluate.py", "--preds", case.preds, "--csv", case.csv, "--out", case.folder / "scores")
+
+
+def test_faithfulness_on_positives_and_negatives(case: Case) -> None:
+    block = case.evaluate(resamples=0)["faithfulness"]
+    lost, positive = case.prob[:, 0] / 2, case.target[:, 0] == 1
+    assert block["positives"]["per_class"]["Mass"]["value"] == pytest.approx(lost[positive].mean(), rel=1e-4)
+    assert block["negatives"]["per_class"]["Mass"] == {"value": pytest.approx(lost[~positive].mean(), rel=1e-4), "low": None, "high": None}
+
+
+def test_contamination_stands_everywhere_and_is_not_claimed_away(case: Case) -> None:
+    write_predictions(case.preds, case.images, case.prob, marked=True)
+    assert case.evaluate(resamples=0)["contaminated"] is True and "CONTAMINATED" in case.said
+    write_predictions(case.preds, case.images, case.prob)
+    predictions.meta_path(case.preds).unlink()
+    assert case.evaluate(resamples=0)["contaminated"] is None and "do not say" in case.said
+
+
+def test_thresholds_come_from_other_patients_and_decide_as_scikit_learn(case: Case) -> None:
+    other = Case(case.folder, first=5000, seed=1)
+    result = case.evaluate("--threshold_preds", other.preds, "--threshold_csv", other.csv)
+    called = np.zeros_like(case.target, dtype=bool)
+    for j, c in enumerate(CLASSES):
+        threshold, known = result["per_class"][c]["threshold"], case.known(j)
+        assert threshold in np.float32(other.prob[:, j]).astype(float) or np.abs(other.prob[:, j] - threshold).min() < 1e-6
+        called[:, j] = case.prob[:, j] >= threshold
+        assert result["per_class"][c]["f1"]["value"] == pytest.approx(f1_score(case.target[known, j], called[known, j]), abs=1e-6)
+        assert result["per_class"][c]["youden"]["low"] < result["per_class"][c]["youden"]["value"]
+    known = np.stack([case.known(0), case.known(1)], axis=1)
+    assert result["micro"]["f1"]["value"] == pytest.approx(f1_score(case.target[known], called[known]), abs=1e-6)
+    assert result["hamming"]["value"] == pytest.approx(accuracy_score(case.target[known], called[known]), abs=1e-6)
+    methods = result["calibration"]["methods"]
+    assert set(methods) == {"raw", "temperature", "platt"} and methods["platt"]["mean"]["brier"] <= methods["raw"]["mean"]["brier"] + 0.01
+    assert sum(row[2] for row in methods["raw"]["reliability"]) == known.sum()
+    shared = one_line_error(
+        "evaluate.py", "--preds", case.preds, "--csv", case.csv, "--threshold_preds", case.preds, "--threshold_csv", case.csv, "--out", case.folder / "n"
+    )
+    assert "240 images and 80 patients" in shared and not (case.folder / "n").exists()
+
+
+def test_subgroups_and_their_gap(case: Case) -> None:
+    block = case.evaluate()["subgroups"]["view"]
+    for group in ("PA", "AP"):
+        rows = case.view == group
+        areas = [roc_auc_score(case.target[rows & case.known(j), j], case.prob[rows & case.known(j), j]) for j in range(2)]
+        assert block["groups"][group]["auroc"]["value"] == pytest.approx(np.mean(areas), abs=1e-6) and block["groups"][group]["n_images"] == 120
+    values = {g: v["auroc"]["value"] for g, v in block["groups"].items()}
+    assert block["gap"]["value"] == pytest.approx(values[block["gap"]["best"]] - values[block["gap"]["worst"]]) and block["gap"]["value"] >= 0
+    assert block["gap"]["low"] < block["gap"]["value"] < block["gap"]["high"]
+
+
+def test_paired_comparison(case: Case) -> None:
+    rng = np.random.default_rng(3)
+    order = rng.permutation(240)
+    write_predictions(case.folder / "same.json", [case.images[k] for k in order], case.prob[order])
+    write_predictions(case.folder / "worse.json", case.images, rng.random((240, 2)))
+    same = case.evaluate("--compare", case.folder / "same.json")["comparison"]
+    assert same["mean"]["auroc"] == {"value": 0, "low": 0, "high": 0, "p": 1} and same["per_class"]["Mass"]["auroc"]["p_delong"] == 1
+    worse = case.evaluate("--compare", case.folder / "worse.json")["comparison"]
+    assert worse["mean"]["auroc"]["low"] > 0.1 and worse["mean"]["auroc"]["p"] < 0.05 and worse["per_class"]["Edema"]["auroc"]["p_delong"] < 0.001
+    write_predictions(case.folder / "few.json", case.images[:100], case.prob[:100])
+    said = one_line_error("evaluate.py", "--preds", case.preds, "--csv", case.csv, "--compare", case.folder / "few.json", "--out", case.folder / "n")
+    assert "100 images, not the same 240" in said
+
+
+def test_a_csv_of_probabilities_is_as_good(case: Case) -> None:
+    ours = case.evaluate(resamples=20)
+    case.preds = case.folder / "peer.csv"
+    pd.DataFrame({"Image Index": case.images, **{f"prob_{c}": case.prob[:, j] for j, c in enumerate(CLASSES)}}).to_csv(case.preds, index=False)
+    theirs = case.evaluate(resamples=20)
+    for c in CLASSES:
+        assert theirs["per_class"][c]["auroc"] == pytest.approx(ours["per_class"][c]["auroc"], abs=1e-6)
+
+
+def write_curves(path: Path, case: Case, crop: np.ndarray, drop: np.ndarray) -> None:
+    np.savez(
+        path, images=np.array(case.images), classes=np.array(CLASSES), sources=np.array(["mask", "random"]), fractions=np.array([0.1, 0.2, 0.5]),
+        crop=crop, drop=drop, full=case.prob, keep_ratio=np.array(0.1), meta=np.array("{}"),
+    )  # fmt: skip
+
+
+def test_controls_tell_a_mask_that_matters_from_one_that_does_not(case: Case) -> None:
+    """The mask keeps all skill and leaves none; the random one does the opposite. Areas are those of the trapezoids."""
+    rng = np.random.default_rng(0)
+    good, none = np.repeat(case.prob[:, None], 3, axis=1), rng.random((240, 3, 2))
+    write_curves(case.folder / "c.npz", case, np.stack([good, none], axis=1), np.stack([none, good], axis=1))
+    block = case.evaluate("--curves", case.folder / "c.npz")["faithfulness"]["controls"]
+    mask, random = block["sources"]["mask"], block["sources"]["random"]
+    full = np.mean([roc_auc_score(case.target[case.known(j), j], case.prob[case.known(j), j]) for j in range(2)])
+    assert mask["crop"]["value"] == pytest.approx(full, abs=1e-6) and mask["insertion_area"]["value"] == pytest.approx(full, abs=1e-6)
+    assert mask["drop"]["high"] < mask["crop"]["low"] and random["crop"]["high"] < random["drop"]["low"]
+    heights = np.array(random["insertion"])
+    assert random["insertion_area"]["value"] == pytest.approx(((heights[0] + heights[1]) / 2 * 0.1 + (heights[1] + heights[2]) / 2 * 0.3) / 0.4, abs=1e-5)
+    np.testing.assert_allclose(faithfulness.area(np.array([1.0, 0.5, 0.0]), np.array([0.0, 0.5, 1.0])), 0.5)
+
+
+def test_boxes_of_any_table_in_any_space(tmp_path: Path) -> None:
+    (tmp_path / "b.csv").write_text("image,label,x,y,w,h\na.png,Infiltrate,0,128,256,256\n")
+    box = read_boxes(tmp_path / "b.csv", 512).iloc[0]
+    assert box["label"] == "Infiltration" and box[["x", "y", "w", "h"]].tolist() == [0, 0.25, 0.5, 0.5]
+    (tmp_path / "b.csv").write_text("image,label,x,y,w,h,width,height\na.png,Mass,0,100,100,100,200,400\n")
+    assert read_boxes(tmp_path / "b.csv").iloc[0][["x", "y", "w", "h"]].tolist() == [0, 0.25, 0.5, 0.25]
+    for text, said in (
+        ("image,label,x,y,w,h\na.png,Mass,900,0,200,10\n", "not inside the image"),
+        ("image,label,x,y,w,h\na.png,Mass,9,0,0,10\n", "not inside the image"),
+        ("image,label,x,y,w,h\na.png,Mas,9,0,5,10\n", "did you mean 'Mass'"),
+        ("image,label,x,y,w\na.png,Mass,9,0,5\n", "no column 'h'"),
+        ("image,label,x,y,w,h\na.png,Mass,9,0,wide,10\n", "'w' must hold a number"),
+        ("image,label,x,y,w,h\n", "holds no box"),
+    ):
+        (tmp_path / "b.csv").write_text(text)
+        with pytest.raises(ValueError, match=said):
+            read_boxes(tmp_path / "b.csv")
+
+
+def test_nih_boxes_lie_in_the_unit_square_and_have_our_names(shared: Path) -> None:
+    boxes = read_boxes(shared / "nih_metadata" / "BBox_List_2017.csv")
+    assert len(boxes) == 984 and set(boxes["label"]) <= set(LABELS) and (boxes["label"] == "Infiltration").sum() == 123
+    assert boxes["x"].min() * 1024 == pytest.approx(5.418, abs=0.001) and (boxes["y"] + boxes["h"]).max() < 1
+
+
+def test_a_group_with_too_few_findings_is_undefined() -> None:
+    target = np.array([[1, 1], [0, 0], [1, 1], [0, 0], [0, 0], [0, 0]], dtype=float)
+    groups = {"sex": {"F": np.array([1, 1, 1, 1, 0, 0], dtype=bool), "M": np.array([0, 0, 0, 0, 1, 1], dtype=bool)}}
+    prob, patients = np.linspace(0, 1, 12).reshape(6, 2), np.array(list("abcdef"))
+    drawn = scores.estimate(scores.subgroup_scores(prob, target, groups), patients, 10, 0)
+    block = scores.subgroups(drawn, groups, patients, CLASSES)["sex"]
+    assert block["groups"]["M"]["auroc"]["value"] is None and block["groups"]["F"]["auroc"]["value"] is not None and "gap" not in block
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda rows: rows + [dict(rows[0])], "twice"),
+        (lambda rows: [{**rows[0], "prob_full": {"Mass": float("nan"), "Edema": 0.1}}, *rows[1:]], "not a probability"),
+        (lambda rows: [*rows, {**rows[0], "image": "other.png", "prob_full": {"Mass": 0.1}}], "not a file of predictions"),
+        (lambda rows: [*rows, {**rows[0], "image": "other.png"}], "1 of its 4 images are not in"),
+        (lambda rows: [], "not a file of predictions"),
+        (lambda rows: [{"image": r["image"], "prob_full": {"Mas": 0.1, "Edema": 0.2}} for r in rows], "did you mean 'Mass'"),
+        (lambda rows: [{"image": r["image"], "prob_full": {"Infiltrate": 0.1, "Infiltration": 0.2}} for r in rows], "two columns for 'Infiltration'"),
+    ],
+)
+def test_bad_predictions_are_named(tmp_path: Path, change, said: str) -> None:
+    write_predictions(tmp_path / "p.json", ["a.png", "b.png", "c.png"], np.full((3, 2), 0.5))
+    (tmp_path / "p.json").write_text(json.dumps(change(json.loads((tmp_path / "p.json").read_text()))))
+    (tmp_path / "t.csv").write_text("image,labels\na.png,Mass\nb.png,Edema\nc.png,\n")
+    assert said in one_line_error("evaluate.py", "--preds", tmp_path / "p.json", "--csv", tmp_path / "t.csv", "--out", tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("image,prob_Mass\na.png,0.5\na.png,0.5\n", "'a.png' twice"),
+        ("image,prob_Mass\na.png,0.5\nimages/a.png,0.5\n", "twice"),
+        ("image,prob_Mass\na.png,\n", "is nan, not a probability"),
+        ("image,prob_Mass\na.png,1.5\n", "is 1.5, not a probability"),
+        ("image,prob_Mass\na.png,high\n", "holds text"),
+        ("image,Mass\na.png,0.5\n", "one 'prob_CLASS' a class"),
+        ("image,prob_mass\na.png,0.5\n", "did you mean 'Mass'"),
+        ("image,prob_Mass\nz.png,0.5\n", "1 of its 1 images are not in"),
+    ],
+)
+def test_bad_csv_predictions_are_named(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "p.csv").write_text(text)
+    (tmp_path / "t.csv").write_text("image,labels\na.png,Mass\nb.png,Edema\n")
+    assert said in one_line_error("evaluate.py", "--preds", tmp_path / "p.csv", "--csv", tmp_path / "t.csv", "--out", tmp_path / "s")
+    assert not (tmp_path / "s").exists()
