@@ -1,0 +1,42 @@
+"""Make one self-contained HTML page of what the scores and the masks of a run show; with several runs, their ablation table.
+
+    python make_report.py --runs demo_run --out report.html
+    python make_report.py --runs runs/full runs/standard runs/no_drop --out ablation.html --image_root /data/nih
+
+Each run is a folder with scores/metrics.json of evaluate.py (or that file itself) and, where present, train_metrics.csv or
+metrics.csv of training. The first run is described in full. Predictions, table, masks and boxes are read for the gallery where
+metrics.json says they are; what is not there is named on the page with the command that makes it. No model is loaded.
+"""
+
+import argparse
+from pathlib import Path
+
+from roi import cli
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--runs", required=True, nargs="+", metavar="DIR", help="run folders, or metrics.json files; the first is described in full")
+    parser.add_argument("--out", required=True, metavar="HTML", help="the page")
+    parser.add_argument("--image_root", metavar="DIR", help="folder of the images for the gallery (default: the one in metrics.json)")
+    parser.add_argument("--cases", type=cli.number(int, 0, 200), default=24, metavar="N", help="cases in the gallery (default: %(default)s)")
+    parser.add_argument("--title", default="Evidence report", help="of the page (default: %(default)s)")
+    cli.add_overwrite(parser, "an earlier page")
+    return parser.parse_args(argv)
+
+
+def main(args: argparse.Namespace) -> None:
+    from roi.files import refuse_existing, replacing, writable
+    from roi.report import page, read_run
+
+    refuse_existing(args.out, overwrite=args.overwrite)
+    writable(Path(args.out))
+    runs = [read_run(run) for run in args.runs]
+    text = page(runs, args.image_root, args.cases, args.title)
+    with replacing(args.out) as file:
+        file.write(text)
+    print(f"{args.out}: {len(text.encode()) / 1e6:.1f} MB, {len(runs)} run{'s' if len(runs) > 1 else ''}")
+
+
+if __name__ == "__main__":
+    cli.run(main, parse_args)

@@ -1,0 +1,398 @@
+"""The page of make_report.py: what stands on it and in which order, what is said when a piece is missing, and how a browser shows it."""
+
+import csv
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import one_line_error, run
+from PIL import Image
+
+from roi import gallery, plots, predictions
+from roi.log import COLUMNS
+from roi.report import PUBLISHED_AUROC, PUBLISHED_PLACE, esc, page, read_run, run_name
+
+EVIL, QUOTED = "<script>alert(1)</script>", 'a"b&c'
+CLASSES = ["Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax", EVIL, QUOTED, "Normal"]
+FINDINGS = CLASSES[:-1]
+ORDER = ["scores", "training", "findings", "calibration", "faithfulness", "localisation", "gallery", "subgroups", "comparison", "ablation", "configuration"]
+COUNT = 160  # images; two a patient
+
+
+def v(value: float | None, half: float = 0.02) -> dict[str, float | None]:
+    return {"value": value, "low": None if value is None else value - half, "high": None if value is None else value + half}
+
+
+def names() -> list[str]:
+    return [f"{n:08d}_{n % 2:03d}.png" for n in range(COUNT - 1)] + [f"{QUOTED}.png"]
+
+
+def metrics(root: Path, contaminated: bool = False) -> dict[str, Any]:
+    """Everything that evaluate.py can write."""
+    scores = ("auroc", "ap", "auroc_crop", "ap_crop", "auroc_drop", "ap_drop", "f1", "precision", "recall", "specificity", "youden", "brier")
+    curve = np.linspace(0, 1, 2000)
+    per_class = {
+        c: {
+            **{s: v(0.7 + 0.02 * k) for s in scores}, "auroc_delong": v(0.7 + 0.02 * k, 0.03), "positives": 3 + k, "known": COUNT, "threshold": 0.1 * k,
+            "roc": [curve.tolist(), (curve ** (0.2 + 0.05 * k)).tolist()], "pr": [curve.tolist(), (1 - curve**2 * 0.9).tolist()],
+        }
+        for k, c in enumerate(CLASSES)
+    }  # fmt: skip
+    per_class["Mass"]["auroc"] = per_class["Mass"]["auroc_delong"] = v(None)
+    places = ("pointing", "pointing_union", "recall", "precision", "iou@0.1", "iou@0.3", "iou@0.5", "iobb@0.1", "false@0.1", "area_iou@0.1")
+    sources = ("mask", "mask_reinit", "cam", "random", "centre", "mask_shuffled")
+    reliability = [[0.1 * b + 0.05, 0.08 * b + 0.03, 40 * (b != 9)] for b in range(10)]
+    area = {"keep_ratio": 0.1, "n_images": COUNT}
+    return {
+        "n_images": COUNT, "n_patients": 80, "split": "test", "contaminated": contaminated, "label_source": f"labels {QUOTED}.csv",
+        "classes_not_predicted": ["Hernia"], "command": "python evaluate.py --preds preds.json",
+        "mean": {s: v(0.8123 - 0.01 * k) for k, s in enumerate(scores)},
+        "per_class": per_class, "micro": {s: v(0.6) for s in ("f1", "precision", "recall", "specificity")}, "hamming": v(0.91),
+        "thresholds": {"file": "val.json", "rule": "f1"},
+        "calibration": {"fitted_on": "val.json", "methods": {
+            m: {"mean": {"ece": 0.05, "brier": 0.1}, "per_class": {c: {"ece": 0.04, "brier": None} for c in CLASSES},
+                "reliability": reliability, "parameters": {}}
+            for m in ("raw", "temperature", "platt")}},
+        "subgroups": {"view": {"findings": FINDINGS, "groups": {g: {"n_images": 80, "n_patients": 40, "auroc": v(a)} for g, a in (("PA", 0.82), ("AP", 0.78))},
+                               "gap": {"best": "PA", "worst": "AP", **v(0.04)}}},
+        "comparison": {"file": "other.json", "n_images": COUNT, "mean": {"auroc": {**v(0.01), "p": 0.2}},
+                       "per_class": {c: {"auroc": {**v(0.01), "p": 0.3, "p_delong": 0.25}} for c in FINDINGS}},
+        "faithfulness": {
+            **{s: {"mean": v(x), "per_class": {c: v(x) for c in FINDINGS}} for s, x in (("positives", 0.234), ("negatives", 0.01))},
+            "controls": {**area, "fractions": [0.01, 0.05, 0.1, 0.2, 0.5], "sources": {
+                s: {"crop": v(0.7), "drop": v(0.6), "insertion_area": v(0.3), "deletion_area": v(0.2),
+                    "insertion": [0.5 + 0.05 * i + 0.01 * n for i in range(5)], "deletion": [0.8 - 0.05 * i - 0.01 * n for i in range(5)]}
+                for n, s in enumerate(("mask", "inverted", "random", "centre", "reinit"))}},
+        },
+        "localization": {"n_boxes": 90, "n_small_boxes": 9, "n_patients": 40, "box_file": "boxes.csv", **area, "sources": {
+            s: {"mean": {m: v(0.5 - 0.05 * n) for m in places}, "per_class": {c: {m: v(0.4) for m in places} for c in FINDINGS[:8]},
+                "minus": {"random": {m: v(0.1) for m in places}} if n < 3 else {}} for n, s in enumerate(sources)}},
+        "predictions": {"file": str(root / "preds.json"), "checkpoint": "roi.pt", "epoch": 3, "keep_ratio": 0.1, "versions": {"torch": "2.6", "python": "3.10"},
+                        "args": {"mask": "conv", "without": ["tv"], "lr": 1e-4, "note": EVIL},
+                        "command": "python infer_roi_consistency.py", "image_root": "nih"},
+        "inputs": {"preds": "preds.json", "csv": "table.csv", "masks": ["masks.npz"], "curves": "curves.npz", "bbox_csv": "boxes.csv"},
+    }  # fmt: skip
+
+
+def write_rows(path: Path, heads: tuple[str, ...], rows: list[tuple[object, ...]]) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([heads, *rows])
+
+
+def write_maps(path: Path, source: str, classes: list[str], side: int) -> None:
+    rng = np.random.default_rng(5)
+    maps = rng.random((COUNT, len(classes), 8, 8)).astype(np.float16)
+    arrays: dict[str, Any] = {f"map_{source}": maps}
+    if side:
+        kept = np.zeros((COUNT, len(classes), side, side), dtype=np.uint8)
+        kept[:, :, 10:20, 5:15] = 1
+        arrays[f"kept_{source}"] = np.packbits(kept.reshape(*kept.shape[:2], -1), axis=-1)
+    np.savez(path, images=np.array(names()), classes=np.array(classes), sources=np.array([source]), side=side, keep_ratio=0.1, meta="{}", **arrays)
+
+
+def make_run(root: Path, contaminated: bool = False) -> Path:
+    """A run folder with all that a page can show."""
+    rng = np.random.default_rng(1)
+    (root / "nih" / "images").mkdir(parents=True)
+    (root / "scores").mkdir()
+    (root / "scores" / "metrics.json").write_text(json.dumps(metrics(root, contaminated)))
+    target = rng.random((COUNT, len(FINDINGS))) < 0.25
+    prob = np.clip(rng.normal(0.3 + 0.3 * target, 0.15), 0.01, 0.99)
+    prob = np.concatenate([prob, 1 - prob.max(axis=1, keepdims=True)], axis=1)
+    rows = [predictions.record(name, CLASSES, {"full": p, "crop": p * 0.8, "drop": p * 0.5}, False) for name, p in zip(names(), prob, strict=True)]
+    predictions.write(root / "preds.json", rows, {})
+    write_rows(
+        root / "table.csv",
+        ("image", "labels", "patient_id", "split"),
+        [
+            (name, ",".join(c for c, t in zip(FINDINGS, row, strict=True) if t), f"p{n // 2}", "test")
+            for n, (name, row) in enumerate(zip(names(), target, strict=True))
+        ],
+    )
+    grain = (np.add.outer(np.arange(256), np.arange(256)) // 2).astype(np.int64)
+    for name in names():
+        Image.fromarray(np.clip(grain + rng.normal(0, 12, (256, 256)), 0, 255).astype(np.uint8)).save(root / "nih" / "images" / name)
+    boxes = [(name, c, 100.0, 200.0, 300.0, 250.0) for name, row in zip(names(), target, strict=True) for c, t in zip(FINDINGS[:8], row[:8], strict=True) if t]
+    write_rows(root / "boxes.csv", ("image", "label", "x", "y", "w", "h"), boxes)
+    write_maps(root / "masks.npz", "mask", [""], 32)
+    values = {c: 0.5 for c in COLUMNS}
+    write_rows(root / "train_metrics.csv", COLUMNS, [tuple((values | {"epoch": e, "loss": 1 / e, "val_auroc": 0.6 + 0.05 * e}).values()) for e in (1, 2, 3)])
+    return root
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("report") / "whole")
+
+
+@pytest.fixture(scope="module")
+def made(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of two runs, made by the command."""
+    bare = tmp_path_factory.mktemp("bare")
+    numbers = {k: x for k, x in metrics(bare).items() if k in ("n_images", "n_patients", "split", "contaminated", "label_source", "mean", "per_class")}
+    numbers["mean"] = {"auroc": v(0.777), "ap": v(0.3)}
+    (bare / "metrics.json").write_text(json.dumps(numbers))
+    out = whole / "report.html"
+    assert "2 runs" in run("make_report.py", "--runs", whole, bare, "--out", out, "--title", f"Evidence {EVIL}")
+    return out
+
+
+def sections(text: str) -> dict[str, str]:
+    return dict(re.findall(r'<section id="(\w+)">(.*?)</section>', text, flags=re.S))
+
+
+def changed(whole: Path, folder: Path, change: Any) -> str:
+    """The page of a run whose metrics.json is `change`d; its inputs are found from their full paths."""
+    data = metrics(whole)
+    data["inputs"] = {k: [str(whole / f) for f in x] if isinstance(x, list) else str(whole / x) for k, x in data["inputs"].items()}
+    data["predictions"]["image_root"] = str(whole / "nih")
+    change(data)
+    folder.mkdir(exist_ok=True)
+    (folder / "metrics.json").write_text(json.dumps(data))
+    return page([read_run(folder)])
+
+
+# --- what stands on the page ---
+
+
+def test_sections_stand_in_their_order_and_are_complete(made: Path) -> None:
+    parts = sections(made.read_text())
+    assert list(parts) == ORDER
+    said = {name: re.findall(r'class="missing">(.*?)</p>', text) for name, text in parts.items()}
+    assert {name for name, texts in said.items() if texts} == {"ablation"}, said  # the bare run has no log, and it says so
+
+
+def test_scores_stand_with_their_intervals_and_the_split(made: Path) -> None:
+    parts = sections(made.read_text())
+    assert "0.812" in parts["scores"] and "[0.792, 0.832]" in parts["scores"]
+    assert "160 images of 80 patients" in parts["scores"] and "none of these images or patients was trained on" in parts["scores"]
+    assert esc(f"labels {QUOTED}.csv") in parts["scores"] and "Hernia" in parts["scores"] and "banner" not in parts["scores"]
+    assert "0.234 <small>[0.214, 0.254]</small>" in parts["faithfulness"]
+    assert "0.040 [0.020, 0.060]" in parts["subgroups"]
+
+
+def test_published_rows_are_marked_with_their_split(made: Path) -> None:
+    parts = sections(made.read_text())
+    for name, value, split in PUBLISHED_AUROC:
+        row = next(r for r in re.findall(r'<tr class="published">.*?</tr>', parts["scores"]) if f">{name}<" in r)
+        assert f">{value}<" in row and f"{split} split" in row
+    assert [x for _, x, s in PUBLISHED_AUROC if s == "own"] == [".8414", ".8383"]
+    for name, values, split in PUBLISHED_PLACE:
+        row = next(r for r in re.findall(r'<tr class="published">.*?</tr>', parts["localisation"]) if f">{name}<" in r)
+        assert all(f">{x}<" in row for x in values.values()) and split in row
+
+
+def test_names_from_the_data_are_escaped(made: Path) -> None:
+    text = made.read_text()
+    assert EVIL not in text and text.count("<script>") == 1 and QUOTED not in text
+    assert esc(EVIL) in sections(text)["findings"] and esc(QUOTED) in sections(text)["findings"] and esc(EVIL) in sections(text)["configuration"]
+    for svg in re.findall(r"data:image/svg\+xml;base64,([^\"]+)", text):
+        import base64
+        import xml.etree.ElementTree as tree
+
+        tree.fromstring(base64.b64decode(svg))  # names in figures are text, too
+        assert b"<script" not in base64.b64decode(svg)
+
+
+def test_undefined_is_said_and_never_zero(made: Path) -> None:
+    row = next(r for r in re.findall(r"<tr>.*?</tr>", sections(made.read_text())["findings"]) if ">Mass<" in r)
+    assert row.count('<td class="undefined" data-v="">undefined</td>') == 2 and ">0.000<" not in row
+
+
+def test_nothing_is_loaded_and_24_cases_are_small(made: Path) -> None:
+    text = made.read_text()
+    assert len(text.encode()) <= 5_000_000
+    assert text.count('<article class="case">') == 24 and len(re.findall("data:image/(?:webp|jpeg)", text)) == 48
+    assert not re.search(r"""(?:src|href|url)\s*[=(]\s*["']?\s*(?:https?:|//|file:)""", text) and "@import" not in text
+    assert all(alt.strip() for alt in re.findall(r'<img [^>]*alt="([^"]*)"', text)) and text.count("<img ") == text.count(' alt="')
+
+
+def test_several_runs_stand_side_by_side(made: Path) -> None:
+    rows = re.findall(r"<tr>.*?</tr>", sections(made.read_text())["ablation"])[1:]
+    assert len(rows) == 2 and "conv mask without tv" in rows[0] and "0.777" in rows[1] and rows[1].count("–") >= 8
+    assert "0.812" in rows[0] and ">0.5<" in rows[0]  # losses of the last epoch
+    assert run_name({"predictions": {"args": {"mode": "no_drop", "mask": "conv"}}}, Path("x")) == "no_drop"
+
+
+def test_runs_scored_on_other_images_are_not_compared_in_silence(whole: Path, tmp_path: Path) -> None:
+    other = metrics(whole) | {"n_images": 7}
+    (tmp_path / "metrics.json").write_text(json.dumps(other))
+    assert "not scored on the same images" in page([read_run(whole), read_run(tmp_path)], count=0)
+
+
+def test_contaminated_has_a_banner(tmp_path: Path, whole: Path) -> None:
+    parts = sections(changed(whole, tmp_path, lambda m: m.update(contaminated=True)))
+    assert 'class="banner" role="alert">CONTAMINATED' in parts["scores"] and "none of these images" not in parts["scores"]
+
+
+def test_the_page_is_the_same_when_made_again(whole: Path) -> None:
+    assert page([read_run(whole)]) == page([read_run(whole)])
+
+
+# --- what is missing is named ---
+
+
+def test_missing_sections_are_named_with_their_command(tmp_path: Path) -> None:
+    data = {k: x for k, x in metrics(tmp_path).items() if k in ("n_images", "contaminated")}
+    (tmp_path / "metrics.json").write_text(json.dumps({**data, "mean": {"auroc": v(0.7)}, "per_class": {"Mass": {"auroc": v(None)}}}))
+    parts = sections(page([read_run(tmp_path)]))
+    for name in ("training", "findings", "calibration", "faithfulness", "localisation", "gallery", "subgroups", "configuration"):
+        assert 'class="missing"' in parts[name], name
+    assert "--log_csv" in parts["training"] and "--save_masks" in parts["localisation"] and "evaluate.py" in parts["calibration"]
+    assert "split: <b>unknown</b>" in parts["scores"] and ".8025" in parts["scores"] and ".62" in parts["localisation"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said", "cases"),
+    [
+        ("preds", "gone.json", "predictions (gone.json) cannot be found", 0), ("csv", "gone.csv", "table (gone.csv) cannot be found", 0),
+        ("masks", ["gone.npz"], "No masks: gone.npz cannot be found", 24), ("masks", [], "No masks were given", 24),
+        ("bbox_csv", None, "No boxes were given", 24), ("masks", ["table.csv"], "No masks: ", 24), ("preds", "boxes.csv", "No gallery: ", 0),
+    ],
+)  # fmt: skip
+def test_missing_files_of_the_gallery_are_named(whole: Path, tmp_path: Path, key: str, value: Any, said: str, cases: int) -> None:
+    def change(data: dict[str, Any]) -> None:
+        data["inputs"][key] = (
+            str(whole / value) if value == "boxes.csv" else [str(whole / x) if x == "table.csv" else x for x in value] if isinstance(value, list) else value
+        )
+
+    part = sections(changed(whole, tmp_path, change))["gallery"]
+    assert said in part and part.count('<article class="case">') == cases
+
+
+def test_missing_and_broken_images_are_named(whole: Path, tmp_path: Path) -> None:
+    assert "is no folder of images" in sections(changed(whole, tmp_path / "a", lambda m: m["predictions"].update(image_root="gone")))["gallery"]
+    (tmp_path / "empty").mkdir()
+    assert "none of the images lies under" in sections(page([read_run(whole)], str(tmp_path / "empty")))["gallery"]
+    (tmp_path / "broken").mkdir()
+    for name in names():
+        (tmp_path / "broken" / name).write_bytes(b"no image")
+    part = sections(page([read_run(whole)], str(tmp_path / "broken"), 4))["gallery"]
+    assert part.count("cannot be read as an image") == 4
+
+
+def test_a_map_without_a_mask_is_a_heat_map(whole: Path, tmp_path: Path) -> None:
+    write_maps(tmp_path / "cam.npz", "cam", FINDINGS, 0)
+    part = sections(changed(whole, tmp_path, lambda m: m["inputs"].update(masks=[str(tmp_path / "cam.npz")])))["gallery"]
+    assert part.count("as heat") == 24 and "Crop:" not in part
+
+
+def test_wrong_input_is_one_line(whole: Path, tmp_path: Path) -> None:
+    assert "make it with evaluate.py" in one_line_error("make_report.py", "--runs", tmp_path, "--out", tmp_path / "x.html")
+    for content in ("[]", "{", '{"mean": 3}', '{"mean": {}, "per_class": []}', '{"mean": {"auroc": 0.5}, "per_class": {}}'):
+        (tmp_path / "metrics.json").write_text(content)
+        assert "not a metrics.json of evaluate.py" in one_line_error("make_report.py", "--runs", tmp_path, "--out", tmp_path / "x.html")
+    (tmp_path / "there.html").write_text("mine")
+    assert "--overwrite" in one_line_error("make_report.py", "--runs", whole, "--out", tmp_path / "there.html")
+    assert (tmp_path / "there.html").read_text() == "mine" and not (tmp_path / "x.html").exists()
+
+
+# --- cases and figures ---
+
+
+def test_cases_are_chosen_by_scores_alone() -> None:
+    rng = np.random.default_rng(2)
+    prob, target = rng.random((400, 3)), (rng.random((400, 3)) < 0.2).astype(float)
+    target[:40, 0] = np.nan
+    boxed = np.zeros((400, 3), dtype=bool)
+    patients = [f"p{n // 2}" for n in range(400)]
+    shown = np.ones(400, dtype=bool)
+    cases = gallery.choose(prob, target, ["A", "B", "Normal"], patients, shown, boxed, 8)
+    assert [c.kind for c in cases] == [k for k in gallery.KINDS for _ in range(2)] and {c.finding for c in cases} == {"A", "B"}
+    assert len({patients[c.row] for c in cases}) == 8
+    for case in cases:
+        k = ["A", "B"].index(case.finding)
+        known, positive = ~np.isnan(target[:, k]), target[:, k] == 1
+        assert case.rank == pytest.approx((prob[known, k] <= prob[case.row, k]).mean())
+        if case.kind == "best":
+            assert prob[case.row, k] == prob[positive, k].max()
+        if case.kind == "typical":
+            assert abs((prob[positive, k] < prob[case.row, k]).mean() - 0.5) < 0.12
+        assert (target[case.row, k] == 0) == (case.kind == "false")
+    boxed[np.flatnonzero(target[:, 1] == 1), 1] = True
+    near = [c for c in gallery.choose(prob, target, ["A", "B", "Normal"], patients, shown, boxed, 8) if c.kind == "typical"]
+    assert near[0].finding == "B"
+    shown[:200] = False
+    assert all(c.row >= 200 for c in gallery.choose(prob, target, ["A", "B", "Normal"], patients, shown, boxed, 8))
+
+
+def test_the_choice_is_exhausted_without_repeats() -> None:
+    cases = gallery.choose(
+        np.array([[0.9], [0.2], [0.4]]), np.array([[1.0], [0.0], [1.0]]), ["A"], ["p", "p", "p"], np.ones(3, bool), np.zeros((3, 1), bool), 40
+    )
+    assert len({(c.finding, c.row) for c in cases}) == len(cases) == 3
+
+
+def test_long_curves_are_thinned_without_moving_them() -> None:
+    x = np.linspace(0, 1, 25_000)
+    few_x, few_y = plots.thin(x, x**8)
+    assert len(few_x) <= plots.POINTS and (few_x[0], few_x[-1]) == (0, 1)
+    np.testing.assert_allclose(np.interp(x, few_x, few_y), x**8, atol=1e-4)
+
+
+def test_figures_leave_the_settings_of_matplotlib_alone() -> None:
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    curve = plots.Curve("$x_", [0, 1], [0, None])
+    assert plots.lines("t", "x", "y", [curve]) == plots.lines("t", "x", "y", [curve])
+    assert dict(matplotlib.rcParams) == before
+
+
+# --- a real browser ---
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (requirements-dev.txt)")
+    binary = next((b for b in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if b), None)
+    if binary is None:
+        pytest.skip("no Chromium on this machine")
+    with api.sync_playwright() as driver:
+        window = driver.chromium.launch(executable_path=binary, args=["--no-sandbox"])
+        yield window
+        window.close()
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+def test_a_browser_shows_it_without_errors_or_overflow(browser: Any, made: Path, width: int) -> None:
+    tab = browser.new_page(viewport={"width": width, "height": 900})
+    said: list[str] = []
+    asked: list[str] = []
+    tab.on("console", lambda message: said.append(message.text))
+    tab.on("pageerror", lambda error: said.append(str(error)))
+    tab.on("request", lambda request: asked.append(request.url[:60]))
+    tab.goto(made.as_uri())
+    assert said == [] and [url for url in asked if not url.startswith(("data:", "file:"))] == []
+    assert tab.evaluate("Array.from(document.images).every(i => i.complete && i.naturalWidth > 0)") and tab.evaluate("document.images.length") >= 48 + 8
+    tab.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    tab.close()
+
+
+def test_a_click_sorts_by_number_both_ways(browser: Any, made: Path) -> None:
+    tab = browser.new_page()
+    tab.goto(made.as_uri())
+    table = tab.locator("#findings table.sortable").first
+
+    def column(n: int) -> list[str]:
+        return table.locator(f"tbody tr td:nth-child({n})").all_inner_texts()
+
+    head = table.locator("th button")
+    head.nth(1).click()
+    assert column(2) == [str(n) for n in range(13, 2, -1)]  # 13, 12, 11, 10, 9: not as text
+    head.nth(1).click()
+    assert column(2) == [str(n) for n in range(3, 14)]
+    for _ in range(2):
+        head.nth(2).click()
+        assert column(3)[-1] == "undefined"
+        values = [float(text.split()[0]) for text in column(3)[:-1]]
+        assert values in (sorted(values), sorted(values, reverse=True))
+    head.nth(0).click()
+    assert column(1)[-1] == "Pneumothorax" and table.locator("tfoot td").first.inner_text() == "Mean"
+    tab.close()
