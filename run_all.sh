@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole pipeline: environment, NIH ChestX-ray14, tables, training, predictions, scores.
+# The whole pipeline: environment, NIH ChestX-ray14, tables, training, predictions, scores, report.
 #
 #   ./run_all.sh            run it; made for: tmux new -s roi-run './run_all.sh | tee roi-run.log'
 #   ./run_all.sh --demo     the same offline, on a CPU, on a synthetic data set, in minutes
@@ -24,7 +24,9 @@
 #   SEED             of everything random                                    (0)
 #   DEVICE           auto, cuda, mps or cpu                                  (auto; demo: cpu)
 #   MAX_VIS          pictures for the first N test images                    (64)
+#   CURVE_SAMPLES    test images on which the mask meets its controls        (1000; demo: 300)
 #   DEMO_IMAGES      images of the demo set                                  (3000)
+#   CAM              0: no Grad-CAM (a ViT has no feature map for it)        (1)
 #   DYNAMIC_WEIGHTS  1: learn the loss weights by GradNorm                   (0)
 #   FULL_LIST        1: train on the published full list, test images too;   (0)
 #                    every output then says that its test scores are contaminated
@@ -61,7 +63,9 @@ VAL_FRACTION=${VAL_FRACTION:-0.1}
 SEED=${SEED:-0}
 DEVICE=${DEVICE:-$(pick auto cpu)}
 MAX_VIS=${MAX_VIS:-64}
+CURVE_SAMPLES=${CURVE_SAMPLES:-$(pick 1000 300)}
 DEMO_IMAGES=${DEMO_IMAGES:-3000}
+CAM=${CAM:-1}
 DYNAMIC_WEIGHTS=${DYNAMIC_WEIGHTS:-0}
 FULL_LIST=${FULL_LIST:-0}
 TRAIN_FLAGS=${TRAIN_FLAGS:-}
@@ -145,16 +149,28 @@ py train_roi_consistency.py --train_csv "$TRAIN_CSV" --image_root "$DATA_PATH" -
   --img_size "$IMG_SIZE" --lr "$LR" --alpha 1.0 --beta 0.5 --gamma 1e-3 --delta 1e-4 --keep_ratio "$KEEP_RATIO" \
   --val_fraction "$VAL_FRACTION" --seed "$SEED" --resume auto "${flags[@]}" $TRAIN_FLAGS
 
-say "5/6 predictions on the test images"
+say "5/6 predictions on the test images, masks, Grad-CAM where there are boxes, controls; and on the validation images"
 # The epoch that was best on the validation images; the last one where there are none.
 CHECKPOINT="$OUT/checkpoints/nih_roi_consistency_best.pt"
 [ -f "$CHECKPOINT" ] || CHECKPOINT="$OUT/checkpoints/nih_roi_consistency.pt"
-boxes=()
-[ ! -f "$DATA_PATH/BBox_List_2017.csv" ] || boxes=(--bbox_csv "$DATA_PATH/BBox_List_2017.csv")
-[ "$OUT/preds.json" -nt "$CHECKPOINT" ] || py infer_roi_consistency.py --checkpoint "$CHECKPOINT" --csv "$TEST_CSV" --image_root "$DATA_PATH" \
-  --keep_ratio "$KEEP_RATIO" --device "$DEVICE" --workers "$WORKERS" --save_vis_dir "$OUT/roi_vis" --max_vis "$MAX_VIS" ${boxes[@]+"${boxes[@]}"} \
-  --save_json "$OUT/preds.json" --overwrite
+newer() { local file; for file in "$@"; do [ "$file" -nt "$CHECKPOINT" ] || return 1; done; }
+infer=(infer_roi_consistency.py --checkpoint "$CHECKPOINT" --image_root "$DATA_PATH" --keep_ratio "$KEEP_RATIO" --device "$DEVICE" --workers "$WORKERS" --seed "$SEED")
+boxes=() scored=(--masks "$OUT/masks.npz")
+if [ -f "$DATA_PATH/BBox_List_2017.csv" ]; then
+  boxes=(--bbox_csv "$DATA_PATH/BBox_List_2017.csv")
+  [ "$CAM" = 0 ] || { boxes+=(--cam "$OUT/cam.npz"); scored+=("$OUT/cam.npz"); }
+  scored+=(--bbox_csv "$DATA_PATH/BBox_List_2017.csv")
+fi
+newer "$OUT/preds.json" "$OUT/masks.npz" "$OUT/curves.npz" || py "${infer[@]}" --csv "$TEST_CSV" --save_json "$OUT/preds.json" \
+  --save_masks "$OUT/masks.npz" --curves "$OUT/curves.npz" --curve_samples "$CURVE_SAMPLES" --save_vis_dir "$OUT/roi_vis" --max_vis "$MAX_VIS" \
+  ${boxes[@]+"${boxes[@]}"} --overwrite
+VAL_CSV="$OUT/checkpoints/nih_roi_consistency_val.csv"
+if [ -f "$VAL_CSV" ]; then # what training held out: thresholds and calibration are chosen there
+  newer "$OUT/preds_val.json" || py "${infer[@]}" --csv "$VAL_CSV" --save_json "$OUT/preds_val.json" --overwrite
+  scored+=(--threshold_preds "$OUT/preds_val.json" --threshold_csv "$VAL_CSV")
+fi
 
-say "6/6 scores"
-py evaluate.py --preds "$OUT/preds.json" --csv "$TEST_CSV" --out "$OUT/scores" --overwrite
-say "done: scores $OUT/scores/metrics.json, predictions $OUT/preds.json, pictures $OUT/roi_vis, curves $OUT/train_metrics.csv, log roi-run.log"
+say "6/6 scores and report"
+py evaluate.py --preds "$OUT/preds.json" --csv "$TEST_CSV" --curves "$OUT/curves.npz" ${scored[@]+"${scored[@]}"} --out "$OUT/scores" --overwrite
+py make_report.py --runs "$OUT" --image_root "$DATA_PATH" --out "$OUT/report.html" --overwrite
+say "done: report $OUT/report.html, scores $OUT/scores/metrics.json, predictions $OUT/preds.json, pictures $OUT/roi_vis, log roi-run.log"

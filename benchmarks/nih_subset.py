@@ -1,10 +1,10 @@
-"""Train and score on a small part of NIH ChestX-ray14 with its official lists: is the chain honest, and does it learn?
+"""Train and score on a small part of NIH ChestX-ray14 with its official lists: does the chain learn, and where does it look?
 
     python benchmarks/nih_subset.py --data_path /data/nih_256 --weights squeezenet1_1_imagenet.safetensors --out runs/nih_subset
 
 Runs the scripts as a user does: tables, then for each of `standard` (two seeds) and ROI consistency: training on the
-official train_val images less 10 % of them for validation, predictions of the best epoch on the official test images,
-scores. Writes benchmarks/results/nih_subset-<machine>.json; goal: mean AUROC of standard >= .64 on the test images.
+official train_val images less 10 % of them for validation, predictions of the best epoch on the official test images with masks,
+Grad-CAM and controls, scores, a report. Writes benchmarks/results/nih_subset-<machine>.json; goal: mean AUROC of standard >= .64 on the test images.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from roi import cli  # noqa: E402
 from roi.files import replacing  # noqa: E402
 
 GOAL = {"standard": 0.64}
+SHOWN = ("pointing", "pointing_union", "recall", "precision", "iou@0.1", "iou@0.3", "iou@0.5", "iobb@0.1", "area_iou@0.1", "centre_small", "false@0.1")
 RUNS = {  # name: (script and mode, seed)
     "standard, seed 0": (("train_roi_baselines.py", "--mode", "standard"), 0),
     "standard, seed 1": (("train_roi_baselines.py", "--mode", "standard"), 1),
@@ -63,7 +64,9 @@ def main(args: argparse.Namespace) -> None:
         json.dump(result, file, indent=1)
         file.write("\n")
     for name, row in rows.items():
-        print(f"{name:26s}" + "  ".join(f"{k} {v}" for k, v in row.items()))
+        print(f"{name:26s}" + "  ".join(f"{k} {v}" for k, v in row.items() if not isinstance(v, dict)))
+        for source, figures in row["localization"].items():
+            print(f"  {source:16s}" + "  ".join(f"{k} {v}" for k, v in figures.items()))
 
 
 def script(*command: object) -> None:
@@ -79,20 +82,41 @@ def run(args: argparse.Namespace, data: Path, out: Path, name: str, train: tuple
         "--batch_size", 32, "--lr", 1e-4, "--epochs", args.epochs, "--img_size", 224, "--seed", seed, "--workers", 1, "--device", "cpu",
         "--save", folder / "roi.pt", "--log_csv", folder / "metrics.csv", "--resume", "auto",
     )  # fmt: skip
-    best = ("--checkpoint", folder / "roi_best.pt", "--csv", out / "test.csv", "--image_root", data, "--device", "cpu", "--workers", 1)
-    script("infer_roi_consistency.py", *best, "--save_json", folder / "preds.json", "--overwrite")
-    script("evaluate.py", "--preds", folder / "preds.json", "--csv", out / "test.csv", "--out", folder / "scores", "--overwrite")
+    best = ("infer_roi_consistency.py", "--checkpoint", folder / "roi_best.pt", "--image_root", data, "--device", "cpu", "--workers", 1, "--overwrite")
+    boxes = ("--bbox_csv", data / "BBox_List_2017.csv")
+    masked = train[-1] != "standard"
+    masks = ("--save_masks", folder / "masks.npz", "--curves", folder / "curves.npz", "--curve_samples", 300) if masked else ()
+    script(*best, "--csv", out / "test.csv", "--save_json", folder / "preds.json", "--cam", folder / "cam.npz", *boxes, *masks)
+    script(*best, "--csv", folder / "roi_val.csv", "--save_json", folder / "preds_val.json")
+    script(
+        "evaluate.py", "--preds", folder / "preds.json", "--csv", out / "test.csv", "--threshold_preds", folder / "preds_val.json",
+        "--threshold_csv", folder / "roi_val.csv", *(("--curves", folder / "curves.npz") if masked else ()),
+        "--masks", *((folder / "masks.npz",) if masked else ()), folder / "cam.npz", *boxes, "--out", folder / "scores", "--overwrite",
+    )  # fmt: skip
+    script("make_report.py", "--runs", folder, "--out", folder / "report.html", "--overwrite")
     scores = json.loads((folder / "scores" / "metrics.json").read_text())
     with open(folder / "metrics.csv", newline="") as file:
         epochs = list(csv.DictReader(file))
     row: dict[str, Any] = {"images": scores["n_images"], "patients": scores["n_patients"], "contaminated": scores["contaminated"]}
     for key in ("auroc", "auroc_crop", "auroc_drop"):
         if key in scores["mean"]:
-            row[key] = " ".join(f"{scores['mean'][key][k]:.3f}" for k in ("value", "low", "high"))
+            row[key] = interval(scores["mean"][key])
     row["best_epoch"] = json.loads((folder / "preds.meta.json").read_text())["epoch"]
     row["minutes"] = round(sum(float(e["seconds"]) for e in epochs) / 60, 1)
     row |= {k: float(epochs[-1][k]) for k in ("loss_full", "loss_consist", "loss_drop", "loss_sparse", "loss_tv", "mask_kept") if epochs[-1][k]}
+    located = scores["localization"]
+    row["boxes"] = {k: located[k] for k in ("n_boxes", "n_images", "n_patients")}
+    row["localization"] = {source: {m: interval(block["mean"][m]) for m in SHOWN} for source, block in located["sources"].items()}
+    if masked:
+        controls = scores["faithfulness"]["controls"]
+        row["controls"] = {"images": controls["n_images"]} | {
+            source: {m: interval(block[m]) for m in ("crop", "drop", "insertion_area", "deletion_area")} for source, block in controls["sources"].items()
+        }
     return row
+
+
+def interval(score: dict[str, float | None]) -> str:
+    return " ".join("undefined" if score[k] is None else f"{score[k]:.3f}" for k in ("value", "low", "high"))
 
 
 def processor() -> str:

@@ -31,10 +31,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(project: Path, out: str, pipe: str = "", **settings: object) -> subprocess.Popen[str]:
     small = {
         "DEMO_IMAGES": 60,
-        "IMG_SIZE": 32,
+        "IMG_SIZE": 64,
         "EPOCHS": 2,
         "BACKBONE": "test_convnext",
         "MAX_VIS": 2,
+        "CURVE_SAMPLES": 8,
         "VENV": "venv",
         "OUT": out,
         "WORKERS": 0,
@@ -67,9 +68,13 @@ def finish(process: subprocess.Popen[str], code: int = 0) -> str:
 
 def test_demo_ends_with_scores_and_a_second_run_skips_what_is_done(project: Path) -> None:
     said = finish(start(project, "a"))
-    assert "none of these images was trained on" in said and "mean " in said and "a/scores/metrics.json" in said.splitlines()[-1]
+    assert "none of these images was trained on" in said and "mean " in said and "a/report.html" in said.splitlines()[-1]
+    metrics = json.loads((project / "a" / "scores" / "metrics.json").read_text())
+    assert metrics["thresholds"] and metrics["localization"]["sources"].keys() >= {"mask", "cam", "random", "centre"}
+    assert metrics["faithfulness"]["controls"]["sources"].keys() >= {"mask", "inverted", "random", "centre", "reinit"}
     assert said == (project / "roi-run.log").read_text()
-    made = {p: p.stat().st_mtime_ns for p in (project / "a").rglob("*") if p.is_file() and "scores" not in p.parts and p.name != "train_metrics.csv"}
+    rewritten = ("train_metrics.csv", "report.html", "metrics.json", "per_class.csv")
+    made = {p: p.stat().st_mtime_ns for p in (project / "a").rglob("*") if p.is_file() and p.name not in rewritten}
     again = finish(start(project, "a", "| tee roi-run.log"))
     assert "2 of 2 epochs are done" in again and "images/s" not in again
     assert again == (project / "roi-run.log").read_text()  # the user's tee writes it: each line once
