@@ -179,9 +179,10 @@ def curves_of(args: argparse.Namespace, preds: predictions.Predictions, rows: pd
 
 
 def boxes_of(args: argparse.Namespace, preds: predictions.Predictions, rows: pd.DataFrame) -> dict[str, Any]:
-    sets, boxes = [read_maps(path) for path in args.masks], read_boxes(args.bbox_csv, args.box_space)
-    for maps, path in zip(sets, args.masks, strict=True):
-        places(maps.images, preds.images, path, args.preds)
+    boxes = read_boxes(args.bbox_csv, args.box_space)
+    names = {Path(image).name for image in boxes["image"]}
+    boxed = {image for image in preds.images if Path(image).name in names}  # masks of the others would only fill the memory
+    sets = [read_maps(path, boxed) for path in args.masks]
     patients = pd.Series(rows["patient_id"].to_numpy(), index=image_keys(rows["image"]))
     ratios = {maps.keep_ratio for maps in sets}
     if len(ratios) > 1:

@@ -1,11 +1,9 @@
 """The report: run folders with metrics.json -> one HTML page that needs nothing but itself.
 
-What is not there makes its section say so, with the command that makes it. Everything from the data goes through `esc`.
+What is not there makes its section say so, with the command that makes it.
 V is {"value", "low", "high"}, each a number or null, as evaluate.py writes it.
 """
 
-import base64
-import html
 import json
 import math
 import shlex
@@ -23,12 +21,12 @@ from roi import gallery, plots, predictions
 from roi.images import locate
 from roi.losses import TERMS
 from roi.maps import REINIT, read_maps
+from roi.page import ABSENT, CSS, POLICY, SCRIPT, Cell, card, defined, esc, figures, fold, image, interval, missing, note, number, table
 from roi.plots import Curve
 from roi.sources import read_boxes
 from roi.table import image_keys, read_table, target_matrix
 
 ROOT = Path(__file__).resolve().parent.parent
-ABSENT = "–"  # not part of this run; what was computed and has no value is "undefined"
 
 # Published mean AUROC over the 14 findings of ChestX-ray14: source, value as printed, split
 TRAINED_ON = {
@@ -62,76 +60,6 @@ PLACES = {
 }  # fmt: skip
 LIMITS = {"iou": "IoU", "iobb": "IoBB", "area_iou": "Same area, IoU", "false": "False boxes, IoU"}
 EVALUATE = "evaluate.py --preds preds.json --csv nih_roi_test.csv --out scores"
-
-CSS = """
-:root{--ink:#1d2733;--soft:#5b6672;--line:#d9dee4;--wash:#f5f7f9;--blue:#0b5a94;color-scheme:light}
-*{box-sizing:border-box}
-html{-webkit-text-size-adjust:100%}
-body{margin:0 auto;max-width:1100px;padding:1.5rem 1.25rem 4rem;color:var(--ink);background:#fff;
- font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;overflow-wrap:anywhere}
-h1,h2,h3{font-family:Georgia,"Times New Roman",serif;font-weight:600;line-height:1.25}
-h1{font-size:1.9rem;margin:.4rem 0}h2{font-size:1.35rem;margin:2.6rem 0 .6rem;padding-top:.9rem;border-top:1px solid var(--line)}
-h3{font-size:1.05rem;margin:1.6rem 0 .4rem}
-p{margin:.5rem 0;max-width:54rem}a{color:var(--blue)}
-.note{color:var(--soft);font-size:.875rem}
-nav{font-size:.9rem;margin:.8rem 0 1.2rem}nav a{margin-right:1rem;display:inline-block;padding:.15rem 0}
-.banner{border-left:5px solid #c62828;background:#fdecea;color:#7f1313;padding:.8rem 1rem;margin:1rem 0;font-weight:600}
-.honest{border-left:5px solid #2e7d5b;background:#eef7f2;padding:.7rem 1rem;margin:1rem 0}
-.missing{border-left:3px solid var(--line);background:var(--wash);padding:.6rem .9rem;color:var(--soft);max-width:none}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:.75rem;margin:1.2rem 0}
-.card{border:1px solid var(--line);border-radius:6px;padding:.7rem .9rem}
-.card span{display:block;font-size:.8rem;color:var(--soft)}.card b{font-size:1.5rem;font-weight:600;font-variant-numeric:tabular-nums}
-.scroll{overflow-x:auto;margin:.8rem 0}.scroll:focus{outline:2px solid var(--blue)}
-table{border-collapse:collapse;font-size:.875rem;font-variant-numeric:tabular-nums;min-width:100%;overflow-wrap:normal}
-th,td{padding:.32rem .65rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap;vertical-align:baseline}
-th:first-child,td:first-child,th.text,td.text{text-align:left}th:first-child,td:first-child{position:sticky;left:0;background:#fff}
-thead th{border-bottom:2px solid #9aa5b1;font-weight:600;vertical-align:bottom}
-tfoot td{font-weight:600;border-top:2px solid #9aa5b1}tr.published td,tr.published td:first-child{color:var(--soft);background:var(--wash)}
-table.wide td small{display:block}table.wide thead th,table.wide th button{white-space:normal}table.wide td:first-child{min-width:8rem}
-td small{color:var(--soft);font-weight:400;margin-left:.3em}td.undefined{color:var(--soft);font-style:italic}
-td.wrap{white-space:normal;min-width:16rem;overflow-wrap:anywhere}
-th button{all:unset;cursor:pointer;white-space:nowrap}th button:focus-visible{outline:2px solid var(--blue)}
-th button::after{content:"\\2195";color:#a7b0ba;margin-left:.25em}
-th[aria-sort=ascending] button::after{content:"\\2191";color:var(--blue)}th[aria-sort=descending] button::after{content:"\\2193";color:var(--blue)}
-.figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,400px),1fr));gap:1rem;align-items:start;margin:.8rem 0}
-figure{margin:0}figure img{width:100%;max-width:520px;height:auto;display:block}
-.cases{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,440px),1fr));gap:1rem}
-.case{border:1px solid var(--line);border-radius:6px;padding:.6rem;break-inside:avoid}
-.pictures{display:grid;grid-template-columns:1fr 1fr;gap:.3rem}.pictures img{width:100%;height:auto;display:block;background:#000}
-.case table{font-size:.8rem}.case th,.case td{padding:.15rem .3rem}.case td:first-child{white-space:normal}.case p{margin:.35rem 0;font-size:.85rem}
-details{margin:.8rem 0}summary{cursor:pointer;color:var(--blue)}code{font:.85em ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;white-space:pre-wrap}
-@media(max-width:480px){body{padding:1rem .8rem 3rem}h1{font-size:1.5rem}.cards{grid-template-columns:1fr 1fr}.card b{font-size:1.25rem}
- th:first-child,td:first-child{white-space:normal;min-width:6.8rem;max-width:9.5rem;overflow-wrap:break-word}th,td{padding:.3rem .45rem}}
-@media print{body{max-width:none;padding:0;font-size:10.5pt}nav{display:none}.scroll{overflow:visible}table{font-size:8pt}
- th,td{padding:.2rem .35rem;white-space:normal}
- figure,.case,tr{break-inside:avoid}h2,h3{break-after:avoid}
- th button::after{content:""}.figures{grid-template-columns:1fr 1fr}.cases{grid-template-columns:1fr 1fr}
- *{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
-"""
-SCRIPT = """
-document.querySelectorAll('table.sortable').forEach(function (table) {
-  table.querySelectorAll('thead th').forEach(function (head, column) {
-    head.querySelector('button').addEventListener('click', function () {
-      var numeric = head.dataset.kind === 'number', up = head.getAttribute('aria-sort') ? head.getAttribute('aria-sort') !== 'ascending' : !numeric;
-      var body = table.tBodies[0], rows = Array.from(body.rows);
-      function key(row) { return row.cells[column].dataset.v; }
-      rows.sort(function (a, b) {
-        var x = key(a), y = key(b);
-        if (x === '' || y === '') { return (x === '') - (y === ''); }
-        var order = numeric ? Number(x) - Number(y) : x.localeCompare(y);
-        return up ? order : -order;
-      });
-      table.querySelectorAll('th').forEach(function (other) { other.removeAttribute('aria-sort'); });
-      head.setAttribute('aria-sort', up ? 'ascending' : 'descending');
-      rows.forEach(function (row) { body.appendChild(row); });
-    });
-  });
-});
-window.addEventListener('beforeprint', function () { document.querySelectorAll('details').forEach(function (d) { d.open = true; }); });
-"""
-
-
-# --- runs ---
 
 
 @dataclass
@@ -194,102 +122,6 @@ def run_name(metrics: dict[str, Any], folder: Path) -> str:
 # --- pieces of HTML ---
 
 
-def esc(text: object) -> str:
-    return html.escape(str(text), quote=True)
-
-
-def number(value: object, digits: int = 3) -> str:
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        return "undefined"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}f}"
-
-
-def interval(v: dict[str, Any] | None) -> str:
-    """'0.812 [0.790, 0.833]' as plain text; 'undefined'; ABSENT where it was not asked for."""
-    if v is None:
-        return ABSENT
-    low, high = v.get("low"), v.get("high")
-    return number(v.get("value")) + (f" [{low:.3f}, {high:.3f}]" if defined(v.get("value")) and defined(low) and defined(high) else "")
-
-
-def defined(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
-@dataclass
-class Cell:
-    html: str
-    sort: str  # "" sorts last whichever way
-    kind: str = ""  # CSS class
-
-
-def cell(value: object) -> Cell:
-    """What stands in a table: V, a number, a name; None is undefined. Lists of names are joined."""
-    if isinstance(value, Cell):
-        return value
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return Cell("undefined", "", "undefined")
-    if isinstance(value, dict):
-        if not defined(value.get("value")):
-            return cell(None)
-        main, _, rest = interval(value).partition(" ")
-        return Cell(main + (f" <small>{rest}</small>" if rest else ""), repr(value["value"]))
-    if isinstance(value, bool):
-        return Cell("yes" if value else "no", "yes" if value else "no", "text")
-    if isinstance(value, int | float):
-        return Cell(number(value), repr(value))
-    return Cell(esc(value), "" if value == ABSENT else esc(value), "" if value == ABSENT else "text")
-
-
-def table(
-    heads: Sequence[str], rows: Iterable[Sequence[object]], caption: str = "", *, foot: Sequence[object] = (), sortable: bool = False, published: int = 0
-) -> str:
-    """Scrolls inside itself. The last `published` rows are others' numbers. Columns whose cells are all names sort as text."""
-    cells = [[cell(value) for value in row] for row in rows]
-    numeric = [not any("text" in c.kind for c in column) for column in zip(*cells, strict=True)] if cells else [False] * len(heads)
-    head = "".join(
-        f'<th scope="col" data-kind="{"number" if n else "text"}"{"" if n else " class=text"}>'
-        + (f'<button type="button">{esc(h)}</button>' if sortable else esc(h))
-        + "</th>"
-        for h, n in zip(heads, numeric, strict=True)
-    )
-
-    def line(row: Sequence[Cell], marked: bool = False) -> str:
-        tag = '<tr class="published">' if marked else "<tr>"
-        return (
-            tag + "".join(f'<td class="{c.kind}" data-v="{c.sort}">{c.html}</td>' if c.kind else f'<td data-v="{c.sort}">{c.html}</td>' for c in row) + "</tr>"
-        )
-
-    body = "".join(line(row, n >= len(cells) - published) for n, row in enumerate(cells))
-    end = f"<tfoot>{line([cell(v) for v in foot])}</tfoot>" if foot else ""
-    kinds = " ".join(["sortable"] * sortable + ["wide"] * (len(heads) > 5))
-    return (
-        (note(caption) if caption else "")
-        + f'<div class="scroll" tabindex="0" role="region" aria-label="{esc(caption or heads[0])}"><table class="{kinds}">'
-        + f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>{end}</table></div>"
-    )
-
-
-def image(data: bytes, kind: str, alt: str) -> str:
-    return f'<img src="data:image/{kind};base64,{base64.b64encode(data).decode()}" alt="{esc(alt)}">'
-
-
-def figures(*panels: tuple[bytes, str]) -> str:
-    return '<div class="figures">' + "".join(f"<figure>{image(data, 'svg+xml', alt)}</figure>" for data, alt in panels) + "</div>" if panels else ""
-
-
-def missing(what: str, command: str = "") -> str:
-    return f'<p class="missing">{esc(what)}' + (f" Make it with <code>{esc(command)}</code>." if command else "") + "</p>"
-
-
-def note(text: str) -> str:
-    return f'<p class="note">{esc(text)}</p>'
-
-
-def fold(title: str, content: str) -> str:
-    return f"<details><summary>{esc(title)}</summary>{content}</details>"
-
-
 def source_name(source: str) -> str:
     for end, more in (("_shuffled", " of another patient's image"), (REINIT, ", new weights")):
         if source.endswith(end):
@@ -343,11 +175,6 @@ def headline(run: Run) -> str:
     parts.append(table(("Model", "Split", "Mean AUROC"), rows, "Beside published mean AUROC on ChestX-ray14", published=len(PUBLISHED_AUROC)))
     parts.append(note("Only rows of the same split and label file can be compared; those with a split of their own were scored on other images."))
     return "".join(parts)
-
-
-def card(name: str, v: dict[str, Any] | None) -> str:
-    main, _, rest = interval(v).partition(" ")
-    return f'<div class="card"><span>{esc(name)}</span><b>{main}</b><span>{rest or "no interval"}</span></div>'
 
 
 def training(run: Run) -> str:
@@ -761,9 +588,8 @@ def page(runs: Sequence[Run], image_root: str | None = None, count: int = 24, ti
     ]  # fmt: skip
     nav = "".join(f'<a href="#{key}">{esc(name)}</a>' for key, name, _ in sections)
     body = "".join(f'<section id="{key}"><h2>{esc(name)}</h2>{content}</section>' for key, name, content in sections)
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
     return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">'
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         f'<meta name="viewport" content="width=device-width,initial-scale=1"><title>{esc(title)}</title><style>{CSS}</style></head>\n'
         f'<body><header><h1>{esc(title)}</h1><p class="note">Run: {esc(run.name)}, {esc(run.folder)}'
         + (f"; beside {len(runs) - 1} other{'s' if len(runs) > 2 else ''}" if len(runs) > 1 else "")

@@ -15,7 +15,8 @@ from PIL import Image
 
 from roi import gallery, plots, predictions
 from roi.log import COLUMNS
-from roi.report import PUBLISHED_AUROC, PUBLISHED_PLACE, esc, page, read_run, run_name
+from roi.page import esc
+from roi.report import PUBLISHED_AUROC, PUBLISHED_PLACE, page, read_run, run_name
 
 EVIL, QUOTED = "<script>alert(1)</script>", 'a"b&c'
 CLASSES = ["Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax", EVIL, QUOTED, "Normal"]
