@@ -61,6 +61,9 @@ def test_test_images_are_left_out_and_the_checkpoint_knows_what_it_saw(demo: Pat
     seen, test = set(state["train_images"].tolist()), (demo / "test_list.txt").read_text().split()
     assert not seen & set(fingerprints(test).tolist()) and not state["contaminated"]
     assert len(seen) + len(test) < 96 and len(state["classes"]) == 15
+    held_out = read_table(trained / "roi_val.csv")  # the rows to choose thresholds on
+    assert len(seen) + len(test) + len(held_out) == 96 and not seen & set(fingerprints(held_out["image"].tolist()).tolist())
+    assert not set(state["train_patients"].tolist()) & set(fingerprints(held_out["patient_id"].tolist()).tolist())
 
 
 def args_for(demo: Path, table: Path, out: Path, *more: object):
