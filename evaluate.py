@@ -82,32 +82,32 @@ def main(args: argparse.Namespace) -> None:
     preds, rows = matched(args.preds, table, args.csv)
     target, classes = target_matrix(rows, preds.classes), preds.classes
     prob, patients = preds.prob["full"], rows["patient_id"].to_numpy()
-    fit = validation(args, rows, classes)
+    fit = validation(args, preds, rows)
     threshold = None if fit is None else metrics.per_class(lambda p, y: metrics.best_threshold(p, y, args.threshold_rule), *fit)
     groups = scores.groups_of(rows)
     measures = scores.main_scores(preds.prob, target, threshold) | scores.subgroup_scores(prob, target, groups)
     if "drop" in preds.prob:
         measures |= faithfulness.confidence_scores(preds.prob, target)
-    other = other_model(args.compare, preds, args.csv, table) if args.compare else None
+    other, other_trained = other_model(args.compare, preds, args.csv, table) if args.compare else (None, None)
     if other is not None:
         measures["other"] = metrics.ranking(other, target)
     drawn = scores.estimate(measures, patients, args.resamples, args.seed)
     result: dict[str, Any] = {
-        **provenance(args, preds, rows, table),
+        **provenance(args, preds, rows, table, target),
         **scores.tables(drawn, prob, target, classes, threshold),
         "thresholds": None if fit is None else {"file": args.threshold_preds, "rule": args.threshold_rule},
         "calibration": {"fitted_on": args.threshold_preds, "methods": scores.calibrations(prob, target, classes, fit)},
         "subgroups": scores.subgroups(drawn, groups, patients, classes),
     }
     if "drop" in preds.prob:
-        result["faithfulness"] = faithfulness.confidence(drawn, classes)
+        result["faithfulness"] = faithfulness.confidence(drawn, classes, scores.scored(target, classes))
     if args.curves:
         result.setdefault("faithfulness", {})["controls"] = curves_of(args, preds, rows)
     if args.bbox_csv:
         result["localization"] = boxes_of(args, preds, rows)
     if other is not None:
         differences = scores.comparison(drawn["ranking_full"], drawn["other"], prob, other, target, classes)
-        result["comparison"] = {"file": args.compare, "n_images": len(rows), **differences}
+        result["comparison"] = {"file": args.compare, "n_images": len(rows), "contaminated": other_trained, **differences}
     with replacing(out / "metrics.json") as file:
         json.dump(result, file, indent=1)
     with replacing(out / "per_class.csv") as file:
@@ -133,18 +133,21 @@ def matched(path: str, table: pd.DataFrame, csv: str) -> tuple[predictions.Predi
     return preds, table.iloc[[place[key] for key in keys]]
 
 
-def validation(args: argparse.Namespace, rows: pd.DataFrame, classes: list[str]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Probabilities and targets of --threshold_preds in the order of `classes`; it may share nobody with the scored rows."""
+def validation(args: argparse.Namespace, scored: predictions.Predictions, rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray] | None:
+    """Probabilities and targets of --threshold_preds, classes in the order of `scored`; it may share nobody with the scored rows."""
     if not args.threshold_preds:
         return None
     preds, theirs = matched(args.threshold_preds, read_table(args.threshold_csv), args.threshold_csv)
+    same_model(scored, preds.meta, args.threshold_preds)
+    if trained_on(preds):
+        raise ValueError(f"--threshold_preds {args.threshold_preds}: the model was trained on some of these images or patients; choose thresholds on others")
     images, patients = overlap(theirs, rows)
     if images or patients:
         raise ValueError(
             f"--threshold_preds {args.threshold_preds}: shares {images:,} images and {patients:,} patients with those that are scored; "
             "thresholds and calibration must be chosen on others (validation)"
         )
-    return preds.prob["full"][:, columns(preds.classes, classes, args.threshold_preds)], target_matrix(theirs, classes)
+    return preds.prob["full"][:, columns(preds.classes, scored.classes, args.threshold_preds)], target_matrix(theirs, scored.classes)
 
 
 def columns(have: list[str], wanted: list[str], path: str) -> list[int]:
@@ -163,34 +166,52 @@ def places(images: list[str], have: list[str], path: str, whose: str) -> list[in
     return [place[key] for key in image_keys(pd.Series(images, dtype=str))]
 
 
-def other_model(path: str, preds: predictions.Predictions, csv: str, table: pd.DataFrame) -> np.ndarray:
-    """(N, K) probabilities of --compare, in the order of `preds`; the images must be the same."""
+def other_model(path: str, preds: predictions.Predictions, csv: str, table: pd.DataFrame) -> tuple[np.ndarray, bool | None]:
+    """(N, K) probabilities of --compare in the order of `preds`, and whether that model was trained on them; the images must be the same."""
     other, _ = matched(path, table, csv)
     if len(other.images) != len(preds.images):
         raise ValueError(f"--compare {path}: predicts {len(other.images):,} images, not the same {len(preds.images):,}; compare on the same images")
-    return other.prob["full"][places(preds.images, other.images, "--preds", path)][:, columns(other.classes, preds.classes, path)]
+    return other.prob["full"][places(preds.images, other.images, "--preds", path)][:, columns(other.classes, preds.classes, path)], trained_on(other)
+
+
+def trained_on(preds: predictions.Predictions) -> bool | None:
+    """Was the model trained on these images or their patients? None: nobody says."""
+    return True if preds.contaminated.any() or preds.meta.get("contaminated") else False if preds.meta else None
+
+
+def same_model(preds: predictions.Predictions, meta: dict[str, Any], path: str) -> None:
+    """ValueError if a file says that it comes from another checkpoint than the predictions that are scored."""
+    ours, theirs = ((Path(m["checkpoint"]).name, m.get("epoch")) if "checkpoint" in m else None for m in (preds.meta, meta))
+    if ours and theirs and ours != theirs:
+        raise ValueError(f"{path}: comes from {theirs[0]}, epoch {theirs[1]}, the predictions from {ours[0]}, epoch {ours[1]}; give files of one checkpoint")
 
 
 def curves_of(args: argparse.Namespace, preds: predictions.Predictions, rows: pd.DataFrame) -> dict[str, Any]:
     curves = faithfulness.read_curves(args.curves)
+    same_model(preds, json.loads(curves.meta), args.curves)
     curves.classes = [canonical(c, preds.classes, args.curves) for c in curves.classes]
     theirs = rows.iloc[places(curves.images, preds.images, args.curves, args.preds)]
     return faithfulness.controls(curves, target_matrix(theirs, curves.classes), theirs["patient_id"].to_numpy(), args.resamples, args.seed)
 
 
 def boxes_of(args: argparse.Namespace, preds: predictions.Predictions, rows: pd.DataFrame) -> dict[str, Any]:
-    boxes = read_boxes(args.bbox_csv, args.box_space)
-    names = {Path(image).name for image in boxes["image"]}
-    boxed = {image for image in preds.images if Path(image).name in names}  # masks of the others would only fill the memory
+    boxes = read_boxes(args.bbox_csv, args.box_space, [*LABELS, *(c for c in preds.classes if c not in LABELS)])
+    boxed = {Path(image).name for image in boxes["image"]} & {Path(image).name for image in preds.images}  # the others would only fill the memory
     sets = [read_maps(path, boxed) for path in args.masks]
     patients = pd.Series(rows["patient_id"].to_numpy(), index=image_keys(rows["image"]))
     ratios = {maps.keep_ratio for maps in sets}
     if len(ratios) > 1:
         raise ValueError(f"--masks: made at different shares kept ({', '.join(f'{r:g}' for r in sorted(ratios))}); make them with one --keep_ratio")
-    return {"box_file": args.bbox_csv, **localization.score_maps(sets, boxes, patients, ratios.pop(), args.resamples, args.seed)}
+    origin = {path: {k: maps.meta[k] for k in ("checkpoint", "epoch", "contaminated") if k in maps.meta} for path, maps in zip(args.masks, sets, strict=True)}
+    return {
+        "box_file": args.bbox_csv,
+        "n_boxes_in_file": len(boxes),
+        "maps": origin,
+        **localization.score_maps(sets, boxes, patients, ratios.pop(), args.resamples, args.seed),
+    }
 
 
-def provenance(args: argparse.Namespace, preds: predictions.Predictions, rows: pd.DataFrame, table: pd.DataFrame) -> dict[str, Any]:
+def provenance(args: argparse.Namespace, preds: predictions.Predictions, rows: pd.DataFrame, table: pd.DataFrame, target: np.ndarray) -> dict[str, Any]:
     """Which labels, which split, how many images and patients, trained on or not: stands in every output."""
     sources = sorted(set(rows["label_source"]) - {""})
     present = set(class_list(table)) if table["labels"].any() else set()
@@ -198,9 +219,10 @@ def provenance(args: argparse.Namespace, preds: predictions.Predictions, rows: p
         "n_images": len(rows),
         "n_patients": int(rows["patient_id"].nunique()),
         "split": ", ".join(sorted(set(rows["split"]) - {""})) or "unknown",
-        "contaminated": True if preds.contaminated.any() or preds.meta.get("contaminated") else False if preds.meta else None,  # None: nobody says
+        "contaminated": trained_on(preds),
         "label_source": f"{', '.join(sources)} ({args.csv})" if sources else args.csv,
-        "classes_not_predicted": [c for c in LABELS if c in present - set(preds.classes)],
+        "classes_not_predicted": [c for c in sorted(present, key=lambda c: (c not in LABELS, c)) if c not in preds.classes and c not in NORMAL],
+        "classes_undefined": [c for c, ok in zip(preds.classes, scores.scored(target, preds.classes), strict=True) if not ok and c not in NORMAL],
         "command": shlex.join(sys.argv),
         "predictions": {"file": args.preds, **{k: preds.meta[k] for k in ORIGIN if k in preds.meta}},
         "inputs": {"preds": args.preds, "csv": args.csv, "masks": args.masks, "curves": args.curves, "bbox_csv": args.bbox_csv, "box_space": args.box_space},
@@ -230,6 +252,8 @@ def show(result: dict[str, Any]) -> None:
     print(TRAINED_ON[result["contaminated"]])
     if result["classes_not_predicted"]:
         print(f"not predicted, so not in the means: {', '.join(result['classes_not_predicted'])}")
+    if result["classes_undefined"]:
+        print(f"without both classes here, so undefined and not in the means: {', '.join(result['classes_undefined'])}")
     shown = [name for name in result["mean"] if name.startswith("auroc")] + ["ap"] + (["f1"] if result["thresholds"] else [])
     print(f"{'':20s}{'positives':>10s}" + "".join(f"{name:>24s}" for name in shown))
     for c, values in {"mean": result["mean"], **result["per_class"]}.items():
@@ -240,10 +264,16 @@ def show(result: dict[str, Any]) -> None:
         print(f"by {name} ({len(block['findings'])} findings): " + "; ".join(f"{g} {text(v['auroc'])}" for g, v in block["groups"].items()))
     if "comparison" in result:
         score = result["comparison"]["mean"]["auroc"]
-        print(f"minus {result['comparison']['file']}: {text(score)}, p {score['p']}")
+        print(
+            f"minus {result['comparison']['file']}: {text(score)}, p {score['p']}"
+            + ("; THAT MODEL is contaminated" if result["comparison"]["contaminated"] else "")
+        )
     controls = result.get("faithfulness", {}).get("controls", {})
     for source, values in controls.get("sources", {}).items():
         print(f"{source:10s} AUROC at {controls['keep_ratio']:g} kept: crop {text(values['crop'])}, drop {text(values['drop'])}")
+    if "localization" in result:
+        found = result["localization"]
+        print(f"{found['n_boxes']:,} of the {found['n_boxes_in_file']:,} boxes of {found['box_file']} are on images with maps; they are scored")
     for source, block in result.get("localization", {}).get("sources", {}).items():
         line = [f"{name} {text(block['mean'][name])}" for name in ("pointing", "recall", "iou@0.1", "iou@0.3") if name in block["mean"]]
         print(f"{source:16s} {', '.join(line)}")

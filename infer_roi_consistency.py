@@ -224,9 +224,9 @@ def predict_table(args: argparse.Namespace, model: RoiModel, state: dict[str, An
 
     table = read_table(args.csv)[: args.max_samples]
     boxes = read_boxes(args.bbox_csv) if args.bbox_csv else None
-    boxed = None if boxes is None else set(boxes["image"])
+    boxed = None if boxes is None else {Path(image).name for image in boxes["image"]}
     if args.cam and boxed is not None:
-        has_box = table["image"].isin(boxed)
+        has_box = table["image"].map(lambda image: Path(image).name in boxed)
         if not has_box.any():
             raise ValueError(f"{args.bbox_csv}: has no box in any of the {len(table):,} images of {args.csv}; leave out --bbox_csv to let --cam see all images")
         if not (args.save_json or args.save_vis_dir or args.save_masks or args.curves):

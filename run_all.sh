@@ -153,7 +153,7 @@ say "5/6 predictions on the test images, masks, Grad-CAM where there are boxes, 
 # The epoch that was best on the validation images; the last one where there are none.
 CHECKPOINT="$OUT/checkpoints/nih_roi_consistency_best.pt"
 [ -f "$CHECKPOINT" ] || CHECKPOINT="$OUT/checkpoints/nih_roi_consistency.pt"
-newer() { local file; for file in "$@"; do [ "$file" -nt "$CHECKPOINT" ] || return 1; done; }
+newer() { local file; for file in "$@"; do [ "$file" -nt "$CHECKPOINT" ] && [ "$file" -nt "$TEST_CSV" ] || return 1; done; }
 infer=(infer_roi_consistency.py --checkpoint "$CHECKPOINT" --image_root "$DATA_PATH" --keep_ratio "$KEEP_RATIO" --device "$DEVICE" --workers "$WORKERS" --seed "$SEED")
 boxes=() scored=(--masks "$OUT/masks.npz")
 if [ -f "$DATA_PATH/BBox_List_2017.csv" ]; then
@@ -161,7 +161,9 @@ if [ -f "$DATA_PATH/BBox_List_2017.csv" ]; then
   [ "$CAM" = 0 ] || { boxes+=(--cam "$OUT/cam.npz"); scored+=("$OUT/cam.npz"); }
   scored+=(--bbox_csv "$DATA_PATH/BBox_List_2017.csv")
 fi
-newer "$OUT/preds.json" "$OUT/masks.npz" "$OUT/curves.npz" || py "${infer[@]}" --csv "$TEST_CSV" --save_json "$OUT/preds.json" \
+made=("$OUT/preds.json" "$OUT/masks.npz" "$OUT/curves.npz")
+[ ${#boxes[@]} -lt 4 ] || made+=("$OUT/cam.npz")
+newer "${made[@]}" || py "${infer[@]}" --csv "$TEST_CSV" --save_json "$OUT/preds.json" \
   --save_masks "$OUT/masks.npz" --curves "$OUT/curves.npz" --curve_samples "$CURVE_SAMPLES" --save_vis_dir "$OUT/roi_vis" --max_vis "$MAX_VIS" \
   ${boxes[@]+"${boxes[@]}"} --overwrite
 VAL_CSV="$OUT/checkpoints/nih_roi_consistency_val.csv"

@@ -5,7 +5,7 @@ Letters: B images of a batch, m x m the cells of a map, P x P the pixels of the 
 """
 
 from collections.abc import Collection
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 import numpy as np
@@ -91,7 +91,7 @@ class MaskMaps(MapsFile):
 
 
 class CamMaps(MapsFile):
-    """Grad-CAM of every class, of the model and of the re-initialised one, for the images in `only` (None: all).
+    """Grad-CAM of every class, of the model and of the re-initialised one, for the images whose file name is in `only` (None: all).
 
     A map is divided by its highest value: the ranking of its cells stays, small gradients survive the two bytes of a number.
     """
@@ -104,7 +104,7 @@ class CamMaps(MapsFile):
         self.size, self.dtype, self.only = size, dtype, only
 
     def add(self, batch: Batch, names: list[str], views: Views) -> None:
-        chosen = [n for n, name in enumerate(names) if self.only is None or name in self.only]
+        chosen = [n for n, name in enumerate(names) if self.only is None or PurePosixPath(name).name in self.only]
         if not chosen:
             return
         pixels = batch.pixels[chosen].to(views.full.device)

@@ -12,7 +12,7 @@ import numpy as np
 
 from roi import metrics
 from roi.arrays import read_arrays
-from roi.scores import Drawn, Weighed, estimate, weighted_mean
+from roi.scores import Drawn, Weighed, estimate, scored, weighted_mean
 
 WHAT = "file of curves (infer_roi_consistency.py --curves)"
 
@@ -25,17 +25,26 @@ class Curves:
     fractions: np.ndarray  # (F,) kept, ascending, in (0, 1)
     crop: np.ndarray  # (N, S, F, K) probabilities on the best-ranked fraction of the pixels
     drop: np.ndarray  # (N, S, F, K) probabilities on the rest
+    full: np.ndarray  # (N, K) probabilities on the whole image
     keep_ratio: float
+    meta: str  # JSON: where it comes from
 
 
 def read_curves(path: str | Path) -> Curves:
     """ValueError: not such a file, or a probability that is none."""
-    arrays = read_arrays(path, ("images", "classes", "sources", "fractions", "crop", "drop", "keep_ratio"), WHAT)
-    for part in ("crop", "drop"):
+    arrays = read_arrays(path, ("images", "classes", "sources", "fractions", "crop", "drop", "full", "keep_ratio", "meta"), WHAT)
+    n, s, f, k = (len(np.atleast_1d(arrays[name])) for name in ("images", "sources", "fractions", "classes"))
+    shapes = {"crop": (n, s, f, k), "drop": (n, s, f, k), "full": (n, k)}
+    wrong = next((name for name, shape in shapes.items() if arrays[name].shape != shape), None)
+    if wrong or f < 2 or (np.diff(arrays["fractions"]) <= 0).any():
+        raise ValueError(f"{path}: not a {WHAT}: " + (f"{wrong} is {arrays[wrong].shape}, not {shapes[wrong]}" if wrong else "its fractions do not ascend"))
+    for part in shapes:
         if not ((arrays[part] >= 0) & (arrays[part] <= 1)).all():
             raise ValueError(f"{path}: holds values of {part!r} that are no probabilities in 0..1")
     images, classes, sources = (arrays[name].astype(str).tolist() for name in ("images", "classes", "sources"))
-    return Curves(images, classes, sources, arrays["fractions"], arrays["crop"], arrays["drop"], float(arrays["keep_ratio"]))
+    return Curves(
+        images, classes, sources, arrays["fractions"], arrays["crop"], arrays["drop"], arrays["full"], float(arrays["keep_ratio"]), str(arrays["meta"])
+    )
 
 
 def confidence_scores(prob: dict[str, np.ndarray], target: np.ndarray) -> dict[str, Weighed]:
@@ -44,11 +53,11 @@ def confidence_scores(prob: dict[str, np.ndarray], target: np.ndarray) -> dict[s
     return {name: weighted_mean(lost, target == value) for name, value in (("faithfulness_positives", 1), ("faithfulness_negatives", 0))}
 
 
-def confidence(drawn: dict[str, Drawn], classes: Sequence[str]) -> dict[str, Any]:
-    """-> positives and negatives of the block `faithfulness`"""
+def confidence(drawn: dict[str, Drawn], classes: Sequence[str], findings: np.ndarray) -> dict[str, Any]:
+    """-> positives and negatives of the block `faithfulness`; the means are over `findings` (K,) bool"""
     return {
         name: {
-            "mean": drawn[f"faithfulness_{name}"].over_findings(classes).summary(),
+            "mean": drawn[f"faithfulness_{name}"].over(findings).summary(),
             "per_class": {c: drawn[f"faithfulness_{name}"].map(lambda v, j=j: v[..., j]).summary() for j, c in enumerate(classes)},  # type: ignore[misc]
         }
         for name in ("positives", "negatives")
@@ -60,17 +69,23 @@ def controls(curves: Curves, target: np.ndarray, patients: np.ndarray, resamples
     exactly as many pixels. (N, K) targets, (N,) patients of the images of `curves` -> the block `controls`.
 
     insertion: AUROC on the kept fraction alone; deletion: AUROC without it; area: the mean height of a curve over the fractions
-    (trapezoids). A good mask has a high insertion and a low deletion curve, both against its controls.
+    (trapezoids). A good mask has a high insertion and a low deletion curve, both against its controls. positives, negatives: mean of
+    full - drop at keep_ratio. minus: the mask less each control, paired.
     """
     scores: dict[str, Weighed] = {}
+    findings = scored(target, curves.classes)
+    at = int(np.argmin(np.abs(curves.fractions - curves.keep_ratio)))
+    for s, source in enumerate(curves.sources):
+        for name, value in (("positives", 1), ("negatives", 0)):
+            scores[f"{source}/{name}"] = weighted_mean(curves.full - curves.drop[:, s, at], target == value)
     for s, source in enumerate(curves.sources):
         for f in range(len(curves.fractions)):
             for part, prob in (("insertion", curves.crop), ("deletion", curves.drop)):
                 ranked = metrics.ranking(prob[:, s, f], target)
                 scores[f"{source}/{f}/{part}"] = lambda w, g=ranked: g(w)[..., 0]  # type: ignore[misc]
-    drawn = {name: score.over_findings(curves.classes) for name, score in estimate(scores, patients, resamples, seed).items()}
-    at = int(np.argmin(np.abs(curves.fractions - curves.keep_ratio)))
+    drawn = {name: score.over(findings) for name, score in estimate(scores, patients, resamples, seed).items()}
     block: dict[str, Any] = {}
+    figures: dict[str, dict[str, Drawn]] = {}
     for source in curves.sources:
         lines = {
             part: Drawn(
@@ -79,11 +94,21 @@ def controls(curves: Curves, target: np.ndarray, patients: np.ndarray, resamples
             )
             for part in ("insertion", "deletion")
         }
+        figures[source] = {
+            "crop": lines["insertion"].map(lambda v: v[..., at]),
+            "drop": lines["deletion"].map(lambda v: v[..., at]),
+            **{f"{part}_area": line.map(lambda v: area(v, curves.fractions)) for part, line in lines.items()},
+            **{name: drawn[f"{source}/{name}"] for name in ("positives", "negatives")},
+        }
         block[source] = {
-            "crop": lines["insertion"].map(lambda v: v[..., at]).summary(),
-            "drop": lines["deletion"].map(lambda v: v[..., at]).summary(),
+            **{name: figure.summary() for name, figure in figures[source].items()},
             **{part: [None if np.isnan(v) else round(float(v), 6) for v in line.value] for part, line in lines.items()},
-            **{f"{part}_area": line.map(lambda v: area(v, curves.fractions)).summary() for part, line in lines.items()},
+        }
+    if "mask" in figures:
+        block["mask"]["minus"] = {
+            control: {name: Drawn(ours.value - theirs[name].value, ours.drawn - theirs[name].drawn).summary() for name, ours in figures["mask"].items()}
+            for control, theirs in figures.items()
+            if control != "mask"
         }
     return {"n_images": len(curves.images), "keep_ratio": curves.keep_ratio, "fractions": [float(f) for f in curves.fractions], "sources": block}
 

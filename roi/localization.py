@@ -382,7 +382,8 @@ def score_maps(sets: Sequence[Maps], boxes: pd.DataFrame, patients: pd.Series, k
     values["centre"] = score(prepare(disc, None, ratio, ties), truth.pair_image)
 
     n_patients = int(truth.image_patient.max()) + 1
-    weights = np.random.default_rng(seed).multinomial(n_patients, np.full(n_patients, 1 / n_patients), size=resamples).astype(float)
+    draws = resamples if n_patients > 1 else 0  # one patient alone has no spread to draw
+    weights = np.random.default_rng(seed).multinomial(n_patients, np.full(n_patients, 1 / n_patients), size=draws).astype(float)
     order = [*ours, "random", "centre", *shuffled_of.values()]
     point = {name: resampled(truth, values[name], np.ones((1, n_patients)))[0] for name in order}  # (metrics, 1 + findings)
     drawn = {name: resampled(truth, values[name], weights) for name in order}  # (R, metrics, 1 + findings)

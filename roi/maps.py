@@ -8,7 +8,7 @@ a mask, kept_<s> (N, C, P P / 8) uint8, its packed 0/1 pixels; side = P (0 witho
 import json
 from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,10 @@ class Maps:
 
 
 def read_maps(path: str | Path, only: Collection[str] | None = None) -> Maps:
-    """Read a file of maps, the images in `only` alone if given. ValueError: not such a file, an image twice, a map that is not finite."""
+    """Read a file of maps, the images whose file name (without folders) is in `only` alone if given.
+
+    ValueError: not such a file, an image twice, a map that is not finite.
+    """
     data = read_arrays(path, ("images", "classes", "sources", "side", "keep_ratio", "meta"), WHAT)
     images, classes, sources, side = data["images"].tolist(), data["classes"].tolist(), data["sources"].tolist(), int(data["side"])
     shape = (len(images), len(classes))
@@ -44,7 +47,7 @@ def read_maps(path: str | Path, only: Collection[str] | None = None) -> Maps:
             raise ValueError(f"{path}: {name} holds {data[name].shape[2]} bytes an image, a mask of {side} x {side} pixels needs {-(-side * side // 8)}")
     if len(set(images)) < len(images):
         raise ValueError(f"{path}: lists {next(i for n, i in enumerate(images) if i in images[:n])!r} twice")
-    rows = np.arange(len(images)) if only is None else np.array([n for n, image in enumerate(images) if image in only], dtype=np.int64)
+    rows = np.arange(len(images)) if only is None else np.array([n for n, image in enumerate(images) if PurePosixPath(image).name in only], dtype=np.int64)
     maps = {s: data[f"map_{s}"][rows].astype(np.float32) for s in sources}
     kept = {s: unpack(data[f"kept_{s}"][rows], side) for s in sources if f"kept_{s}" in data}
     try:

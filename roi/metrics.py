@@ -28,7 +28,7 @@ def auroc(score: np.ndarray, target: np.ndarray) -> float:
 def average_precision(score: np.ndarray, target: np.ndarray) -> float:
     """Sum of precision times the step in recall, over distinct thresholds. (N,), (N,) of 0/1 -> in [0, 1]"""
     p = int((target == 1).sum())
-    if p == 0:
+    if p == 0 or p == len(target):
         return float("nan")
     order = np.argsort(-score, kind="stable")
     last = np.append(np.flatnonzero(np.diff(score[order])), len(score) - 1)  # the last image of each tie
@@ -92,7 +92,7 @@ def by_weight(score: np.ndarray, target: np.ndarray) -> Callable[[np.ndarray], t
             area = (p * (negatives - (before + false) / 2)).sum(axis=0) / (positives * negatives)
             precision = (p * hits / np.maximum(seen, 1)).sum(axis=0) / positives
         area[(positives == 0) | (negatives == 0)] = np.nan
-        precision[positives == 0] = np.nan
+        precision[np.isnan(area)] = np.nan
         return area, precision
 
     return measure
@@ -118,7 +118,7 @@ def interval(drawn: np.ndarray) -> tuple[float, float]:
 
 
 def difference_p(drawn: np.ndarray) -> float:
-    """Two-sided p of a paired difference from its resamples, never below 1 / (R + 1). (R,) -> ()"""
+    """Two-sided p of a paired difference from its resamples, never below 2 / (R + 1). (R,) -> ()"""
     defined = drawn[~np.isnan(drawn)]
     if not len(defined):
         return math.nan
@@ -153,8 +153,8 @@ def delong_p(a: np.ndarray, b: np.ndarray, target: np.ndarray) -> float:
     """Two-sided p of the difference of two AUROCs on the same images. (N,), (N,), (N,) -> ()"""
     areas, covariance = delong(np.stack([a, b]), target)
     variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
-    if not variance > 1e-18:  # the same ranks: nothing to tell apart; NaN: too few images
-        return math.nan if math.isnan(variance) else 1.0
+    if not variance > 1e-18:  # the same ranks: nothing to tell apart; otherwise too few images, or scores without any spread
+        return 1.0 if areas[0] == areas[1] and not math.isnan(variance) else math.nan
     return math.erfc(abs(areas[0] - areas[1]) / math.sqrt(2 * variance))
 
 
@@ -185,4 +185,10 @@ def decision_scores(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray, tn: np.ndarr
     with np.errstate(divide="ignore", invalid="ignore"):
         recall, specificity = tp / (tp + fn), tn / (tn + fp)
         f1 = np.where(tp + fn > 0, 2 * tp / (2 * tp + fp + fn), np.nan)
-        return {"f1": f1, "precision": tp / (tp + fp), "recall": recall, "specificity": specificity, "youden": recall + specificity - 1}
+        return {
+            "f1": f1,
+            "precision": np.where(tp + fn > 0, tp / (tp + fp), np.nan),
+            "recall": recall,
+            "specificity": specificity,
+            "youden": recall + specificity - 1,
+        }

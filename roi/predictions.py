@@ -74,6 +74,16 @@ def read(path: str | Path) -> Predictions:
     return preds
 
 
+def _read_meta(path: Path) -> dict[str, Any]:
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: is damaged ({error}); predict anew, or remove it (then nobody knows where the predictions come from)") from error
+    if not isinstance(meta, dict):
+        raise ValueError(f"{path}: is no description of predictions; predict anew, or remove it")
+    return meta
+
+
 def _read_csv(path: Path) -> Predictions:
     try:
         table = pd.read_csv(path, encoding="utf-8-sig")
@@ -104,5 +114,5 @@ def _read_json(path: Path) -> Predictions:
         raise ValueError(f"{path}: no such file of predictions; make it with infer_roi_consistency.py --save_json") from error
     except (json.JSONDecodeError, UnicodeDecodeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: not a file of predictions ({type(error).__name__}: {error})") from error
-    meta = json.loads(meta_path(path).read_text(encoding="utf-8")) if meta_path(path).is_file() else {}
+    meta = _read_meta(meta_path(path))
     return Predictions(images, classes, prob, np.array([bool(row.get("contaminated")) for row in rows]), meta)

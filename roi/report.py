@@ -26,6 +26,7 @@ from roi.plots import Curve
 from roi.sources import read_boxes
 from roi.table import image_keys, read_table, target_matrix
 
+COMPARED = ("crop", "drop", "insertion_area", "deletion_area", "positives", "negatives")  # figures of a mask and its controls
 ROOT = Path(__file__).resolve().parent.parent
 
 # Published mean AUROC over the 14 findings of ChestX-ray14: source, value as printed, split
@@ -300,10 +301,14 @@ def faithfulness(run: Run) -> str:
             "No controls at the same kept area.", "infer_roi_consistency.py … --curves curves.npz, then evaluate.py … --curves curves.npz"
         )
     sources, x = controls["sources"], controls["fractions"]
-    heads = ("Pixels ranked by", "AUROC, kept only", "AUROC, removed", "Insertion area", "Deletion area")
-    rows = [[source_name(s), *(v.get(k) for k in ("crop", "drop", "insertion_area", "deletion_area"))] for s, v in sources.items()]
+    heads = ("Pixels ranked by", "AUROC, kept only", "AUROC, removed", "Insertion area", "Deletion area", "Full − drop, positives", "Full − drop, negatives")
+    rows = [[source_name(s), *(v.get(k) for k in COMPARED)] for s, v in sources.items()]
     parts.append("<h3>Against controls of the same area</h3>")
     parts.append(table(heads, rows, f"{number(controls.get('n_images'))} images, {100 * controls.get('keep_ratio', math.nan):.4g} % of the pixels; mean AUROC"))
+    minus = (sources.get("mask") or {}).get("minus") or {}
+    if minus:
+        rows = [[source_name(s), *(v.get(k) for k in COMPARED)] for s, v in minus.items()]
+        parts.append(table(("ROI mask minus", *heads[1:]), rows, "Paired differences: an interval that holds 0 shows no difference"))
     panels = []
     for key, title, axis in (("insertion", "Insertion", "share of the pixels kept"), ("deletion", "Deletion", "share of the pixels removed")):
         curves = [Curve(source_name(s), x, v[key], True) for s, v in sources.items() if v.get(key)]

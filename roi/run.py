@@ -72,7 +72,9 @@ def train(args: argparse.Namespace, mask: str, without: Sequence[str] = ()) -> i
         make_optimizer(model, args.lr, args.weight_decay), device, dtype, args.epochs, args.accum_steps, lambda index: names[index.numpy()].tolist(),
         MetricsLog(args.log_csv, state["epoch"] if state else 0, args.tensorboard, args.overwrite), save, meta, args.skip_unreadable,
     )  # fmt: skip
-    if rows.val is not None and not args.val_csv:
+    if state is None and not args.val_csv:
+        val_path(save).unlink(missing_ok=True)  # of a run that is replaced
+    if rows.val is not None and not args.val_csv and not rows.contaminated:  # with test images among them they would choose nothing
         write_validation(rows.val, save)
     if state is None:
         best_path(save).unlink(missing_ok=True)  # of a run that is replaced

@@ -31,9 +31,9 @@ class Drawn:
         """`function` works on arrays with resamples first."""
         return Drawn(function(self.value[None])[0], function(self.drawn))
 
-    def over_findings(self, classes: Sequence[str]) -> "Drawn":
-        """(..., K) -> (...): the mean over the findings that are defined; the same ones in each resample."""
-        chosen = is_finding(classes) & ~np.isnan(self.value)
+    def over(self, findings: np.ndarray) -> "Drawn":
+        """(..., K), (K,) bool -> (...): the mean over those of `findings` that are defined; the same ones in each resample."""
+        chosen = findings & ~np.isnan(self.value)
         if not chosen.any():
             return Drawn(np.array(math.nan), np.full(len(self.drawn), math.nan))
         return self.map(lambda v: _nanmean(v[..., chosen]))
@@ -58,8 +58,14 @@ def _nanmean(values: np.ndarray) -> np.ndarray:
     return np.where(count > 0, np.where(known, values, 0).sum(axis=-1) / np.maximum(count, 1), np.nan)
 
 
+def scored(target: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+    """(K,) bool: the findings that means are taken over, those with both classes among the images. (N, K)"""
+    return is_finding(classes) & (target == 1).any(axis=0) & (target == 0).any(axis=0)
+
+
 def estimate(scores: dict[str, Weighed], patients: np.ndarray, resamples: int, seed: int) -> dict[str, Drawn]:
-    """Every score on the images themselves and in `resamples` draws of their patients."""
+    """Every score on the images themselves and in `resamples` draws of their patients; one patient alone has no spread to draw."""
+    resamples = resamples if len(set(patients)) > 1 else 0
     ones, none = np.ones((len(patients), 1), dtype=np.int32), np.zeros((len(patients), 0), dtype=np.int32)
     blocks: dict[str, list[np.ndarray]] = {name: [score(none)] for name, score in scores.items()}
     for weights in metrics.resamples(patients, resamples, seed):
@@ -115,7 +121,8 @@ def main_scores(prob: dict[str, np.ndarray], target: np.ndarray, threshold: np.n
 
 
 def tables(drawn: dict[str, Drawn], prob: np.ndarray, target: np.ndarray, classes: Sequence[str], threshold: np.ndarray | None) -> dict[str, Any]:
-    """-> mean, per_class, and with thresholds micro and hamming"""
+    """-> mean, per_class, and with thresholds micro and hamming; all means over the same findings"""
+    findings = scored(target, classes)
     columns: dict[str, Drawn] = {}  # score -> (K,)
     for name, score in drawn.items():
         if name.startswith("ranking_"):
@@ -125,7 +132,7 @@ def tables(drawn: dict[str, Drawn], prob: np.ndarray, target: np.ndarray, classe
     if threshold is not None:
         columns |= {name: drawn["counts"].map(lambda c, n=name: decisions(c)[n]) for name in metrics.DECISIONS}  # type: ignore[misc]
     blocks: dict[str, Any] = {
-        "mean": {name: score.over_findings(classes).summary() for name, score in columns.items()},
+        "mean": {name: score.over(findings).summary() for name, score in columns.items()},
         "per_class": {
             c: {
                 **{name: summary(float(score.value[j]), score.drawn[:, j]) for name, score in columns.items()},
@@ -135,7 +142,7 @@ def tables(drawn: dict[str, Drawn], prob: np.ndarray, target: np.ndarray, classe
         },
     }
     if threshold is not None:
-        usable = is_finding(classes) & ~np.isnan(threshold)
+        usable = findings & ~np.isnan(threshold)
         pooled = drawn["counts"].map(lambda c: c[:, usable].sum(axis=1))
         blocks["micro"] = {n: pooled.map(lambda c, n=n: decisions(c)[n]).summary() for n in ("f1", "precision", "recall", "specificity")}  # type: ignore[misc]
         blocks["hamming"] = pooled.map(lambda c: decisions(c)["accuracy"]).summary()
@@ -185,7 +192,7 @@ def calibrations(prob: np.ndarray, target: np.ndarray, classes: Sequence[str], f
             values = np.stack([calibration.apply(method, parameters[j], prob[:, j]) for j in range(len(classes))], axis=1)
             mended[method] = values, {c: [defined(v) for v in p] for c, p in zip(classes, parameters, strict=True)}
     methods: dict[str, Any] = {}
-    findings = is_finding(classes)
+    findings = scored(target, classes) & np.all([~np.isnan(values).any(axis=0) for values, _ in mended.values()], axis=0)
     for method, (values, fitted) in mended.items():
         known = ~np.isnan(target) & ~np.isnan(values)
         errors = {
@@ -194,7 +201,7 @@ def calibrations(prob: np.ndarray, target: np.ndarray, classes: Sequence[str], f
         }
         pooled = known & findings
         methods[method] = {
-            "mean": {name: defined(metrics.mean_over_findings(e, classes)) for name, e in errors.items()},
+            "mean": {name: defined(float(e[findings].mean())) if findings.any() else None for name, e in errors.items()},
             "per_class": {c: {name: defined(float(e[j])) for name, e in errors.items()} for j, c in enumerate(classes)},
             "reliability": calibration.reliability(values[pooled], target[pooled]).round(6).tolist() if pooled.any() else [],
             "parameters": fitted,

@@ -1,5 +1,6 @@
 """One function a source data set: its published files -> a table (roi/table.py). How it looks stands in its docstring."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import pandas as pd
@@ -54,12 +55,12 @@ def read_nih(csv: str | Path, label_from: str = "Finding Labels") -> pd.DataFram
     return table
 
 
-def read_boxes(csv: str | Path, space: float = 1024.0) -> pd.DataFrame:
+def read_boxes(csv: str | Path, space: float = 1024.0, known: Collection[str] = LABELS) -> pd.DataFrame:
     """Boxes -> (image, label, x, y, w, h): corner and size in 0..1 of the width and height of the image.
 
     Either BBox_List_2017.csv, whose published header is malformed (`Bbox [x,y,w,h],,,`: columns are read by place) and whose
     boxes are in 1024 x 1024 space whatever the size of the PNG; or any CSV with columns image, label, x, y, w, h in pixels of
-    a square of side `space`, or of columns width and height where it has them. `Infiltrate` is Infiltration.
+    a square of side `space`, or of columns width and height where it has them. `Infiltrate` is Infiltration; `known`: the labels that may stand there.
 
     ValueError: not such a file, an unknown label, a box without area or outside its image (by over a thousandth of it).
     """
@@ -81,7 +82,7 @@ def read_boxes(csv: str | Path, space: float = 1024.0) -> pd.DataFrame:
     if text:
         raise ValueError(f"{csv}: column {text[0]!r} must hold a number in every row")
     boxes["image"] = boxes["image"].astype(str).str.strip()
-    spelling = {label: canonical(str(label).strip(), LABELS, str(csv)) for label in boxes["label"].unique()}
+    spelling = {label: canonical(str(label).strip(), known, str(csv)) for label in boxes["label"].unique()}
     boxes["label"] = boxes["label"].map(spelling)
     width, height = (boxes.get(c, space) for c in ("width", "height"))
     boxes[["x", "w"]] = boxes[["x", "w"]].div(width, axis=0) if isinstance(width, pd.Series) else boxes[["x", "w"]] / width

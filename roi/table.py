@@ -3,6 +3,7 @@
 Letters: N rows, K classes. Unknown is NaN from here to the loss; 0 means looked for and absent.
 """
 
+import difflib
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -67,11 +68,13 @@ def check_table(table: pd.DataFrame, name: str) -> pd.DataFrame:
 def _spelled(field: str, name: str) -> str:
     """A field of labels with each as it is spelled here; ValueError for one that is nearly one of ours, or no label at all."""
     near = {label.lower(): label for label in LABELS}
+    ours = {*LABELS, *NORMAL, *SPELLINGS}
     for label in tokens(field):
         if "|" in label or label.lower() == "nan":
             raise ValueError(f"{name}: {label!r} is no label; labels are separated by commas, and a field without one is empty")
-        if near.get(label.lower(), label) != label:
-            raise ValueError(f"{name}: unknown label {label!r}; did you mean {near[label.lower()]!r}?")
+        meant = label in ours or near.get(label.lower().replace(" ", "_")) or next(iter(difflib.get_close_matches(label, LABELS, 1, 0.88)), None)
+        if isinstance(meant, str):
+            raise ValueError(f"{name}: unknown label {label!r}; did you mean {meant!r}?")
     return ",".join(SPELLINGS.get(label, label) for label in tokens(field)) if SPELLINGS.keys() & set(tokens(field)) else field
 
 

@@ -266,3 +266,49 @@ def test_bad_csv_predictions_are_named(tmp_path: Path, text: str, said: str) -> 
     (tmp_path / "t.csv").write_text("image,labels\na.png,Mass\nb.png,Edema\n")
     assert said in one_line_error("evaluate.py", "--preds", tmp_path / "p.csv", "--csv", tmp_path / "t.csv", "--out", tmp_path / "s")
     assert not (tmp_path / "s").exists()
+
+
+def test_what_has_one_class_alone_is_in_no_mean(case: Case) -> None:
+    """Edema present everywhere, Hernia nowhere: AP 1.0, precision 0 and Brier of a constant say nothing."""
+    whole = case.evaluate(resamples=0)
+    table = pd.read_csv(case.csv, keep_default_na=False)
+    table["labels"] = [",".join({*field.split(",")} - {""} | {"Edema"}) for field in table["labels"]]
+    table["unknown"] = ""
+    table.to_csv(case.csv, index=False)
+    case.preds = case.folder / "peer.csv"
+    prob = {"prob_Mass": case.prob[:, 0], "prob_Edema": case.prob[:, 1], "prob_Hernia": 0.9}
+    pd.DataFrame({"image": case.images, **prob}).to_csv(case.preds, index=False)
+    result = case.evaluate(resamples=0)
+    assert set(result["classes_undefined"]) == {"Edema", "Hernia"} and "undefined and not in the means: Edema, Hernia" in case.said
+    assert result["per_class"]["Edema"]["ap"]["value"] is None and result["per_class"]["Hernia"]["auroc"]["value"] is None
+    for name in ("auroc", "ap", "brier"):
+        assert result["mean"][name]["value"] == pytest.approx(whole["per_class"]["Mass"][name]["value"], abs=1e-6)
+
+
+def test_one_patient_has_no_interval(case: Case) -> None:
+    table = pd.read_csv(case.csv, keep_default_na=False)
+    table["patient_id"] = "one"
+    table.to_csv(case.csv, index=False)
+    score = case.evaluate()["mean"]["auroc"]
+    assert score["value"] is not None and score["low"] is None and score["high"] is None
+
+
+def test_files_of_another_or_a_contaminated_model_are_refused(case: Case) -> None:
+    other = Case(case.folder, first=5000, seed=1)
+    flags = ("--preds", case.preds, "--csv", case.csv, "--threshold_preds", other.preds, "--threshold_csv", other.csv, "--out", case.folder / "n")
+    write_predictions(other.preds, other.images, other.prob, marked=True)
+    assert "trained on some of these" in one_line_error("evaluate.py", *flags)
+    write_predictions(other.preds, other.images, other.prob)
+    predictions.meta_path(other.preds).write_text('{"checkpoint": "other.pt", "epoch": 3}')
+    assert "files of one checkpoint" in one_line_error("evaluate.py", *flags)
+    predictions.meta_path(other.preds).write_text("[1]")
+    assert "no description of predictions" in one_line_error("evaluate.py", *flags)
+
+
+def test_controls_are_compared_in_pairs(case: Case) -> None:
+    """The same predictions for mask and control: every difference is exactly 0, though each alone has an interval."""
+    same = np.repeat(np.repeat(case.prob[:, None, None], 3, axis=2), 2, axis=1)
+    write_curves(case.folder / "c.npz", case, same, same / 2)
+    mask = case.evaluate("--curves", case.folder / "c.npz")["faithfulness"]["controls"]["sources"]["mask"]
+    assert mask["crop"]["low"] < mask["crop"]["high"] and all(v == {"value": 0, "low": 0, "high": 0} for v in mask["minus"]["random"].values())
+    assert mask["positives"]["value"] == pytest.approx(np.mean([case.prob[(case.target[:, j] == 1) & case.known(j), j].mean() / 2 for j in range(2)]), rel=1e-4)

@@ -165,3 +165,15 @@ def test_real_2017_header_with_its_trailing_comma(shared: Path) -> None:
 
     table = read_nih(shared / "nih_metadata" / "Data_Entry_2017_format_sample.csv")
     assert len(table) == 5606 and table["image"].is_unique and table["age"].str.match(r"^\d{0,3}$").all()
+
+
+@pytest.mark.parametrize("label", ["Atelectesis", "mass", "Pleural thickening", "Mass|Nodule", "nan"])
+def test_a_label_that_is_nearly_one_is_refused(tmp_path: Path, label: str) -> None:
+    (tmp_path / "t.csv").write_text(f'image,labels\na.png,"{label},Edema"\n')
+    with pytest.raises(ValueError, match="did you mean|is no label"):
+        t.read_table(tmp_path / "t.csv")
+
+
+def test_known_spellings_become_ours_and_other_classes_stay(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('image,labels\na.png,"Infiltrate,Tuberculosis"\n')
+    assert t.read_table(tmp_path / "t.csv")["labels"].tolist() == ["Infiltration,Tuberculosis"]
