@@ -86,8 +86,10 @@ def run(args: argparse.Namespace, data: Path, out: Path, name: str, train: tuple
     boxes = ("--bbox_csv", data / "BBox_List_2017.csv")
     masked = train[-1] != "standard"
     masks = ("--save_masks", folder / "masks.npz", "--curves", folder / "curves.npz", "--curve_samples", 300) if masked else ()
-    script(*best, "--csv", out / "test.csv", "--save_json", folder / "preds.json", "--cam", folder / "cam.npz", *boxes, *masks)
-    script(*best, "--csv", folder / "roi_val.csv", "--save_json", folder / "preds_val.json")
+    made = [folder / name for name in ("preds.json", "cam.npz", "preds_val.json", *(("masks.npz", "curves.npz") if masked else ()))]
+    if not all(p.is_file() and p.stat().st_mtime > (folder / "roi_best.pt").stat().st_mtime for p in made):
+        script(*best, "--csv", out / "test.csv", "--save_json", folder / "preds.json", "--cam", folder / "cam.npz", *boxes, *masks)
+        script(*best, "--csv", folder / "roi_val.csv", "--save_json", folder / "preds_val.json")
     script(
         "evaluate.py", "--preds", folder / "preds.json", "--csv", out / "test.csv", "--threshold_preds", folder / "preds_val.json",
         "--threshold_csv", folder / "roi_val.csv", *(("--curves", folder / "curves.npz") if masked else ()),
@@ -109,9 +111,9 @@ def run(args: argparse.Namespace, data: Path, out: Path, name: str, train: tuple
     row["localization"] = {source: {m: interval(block["mean"][m]) for m in SHOWN} for source, block in located["sources"].items()}
     if masked:
         controls = scores["faithfulness"]["controls"]
-        row["controls"] = {"images": controls["n_images"]} | {
-            source: {m: interval(block[m]) for m in ("crop", "drop", "insertion_area", "deletion_area")} for source, block in controls["sources"].items()
-        }
+        sources = controls["sources"] | {f"mask minus {control}": block for control, block in controls["sources"]["mask"]["minus"].items()}
+        figures = ("crop", "drop", "insertion_area", "deletion_area", "positives", "negatives")
+        row["controls"] = {"images": controls["n_images"]} | {name: {m: interval(block[m]) for m in figures} for name, block in sources.items()}
     return row
 
 
