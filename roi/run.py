@@ -94,8 +94,10 @@ def val_path(save: Path) -> Path:
 
 def write_validation(table: pd.DataFrame, save: Path) -> None:
     """<stem>_val.csv beside the checkpoint: the rows to choose thresholds and calibration on."""
-    with replacing(val_path(save)) as file:
-        table.to_csv(file, index=False)
+    path, text = val_path(save), table.to_csv(index=False, lineterminator="\n")
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:  # a finished run that is resumed leaves it as it is
+        with replacing(path) as file:
+            file.write(text)
 
 
 def data_of(table: pd.DataFrame, classes: list[str]) -> tuple[list[str], np.ndarray]:
