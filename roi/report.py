@@ -345,7 +345,7 @@ def localisation(run: Run) -> str:
     panel = plots.intervals("Localisation and controls", "mean over findings", [source_name(s) for s in sources], dots)
     parts.append(figures((panel, "Pointing and IoU > .1 of each map and control with intervals; the values stand in the table.")))
     minus = [
-        [f"{source_name(s)} − {source_name(control).lower()}", *(shown(v, k) for k in (*metrics, "false@0.1", "recall", "precision"))]
+        [f"{source_name(s)} − {source_name(control).lower()}", *(shown(v, k) for k in (*metrics, "recall", "precision"))]
         for s in seen
         for control, v in (sources[s].get("minus") or {}).items()
     ]
