@@ -199,15 +199,12 @@ def boxes_of(args: argparse.Namespace, preds: predictions.Predictions, rows: pd.
     boxed = {Path(image).name for image in boxes["image"]} & {Path(image).name for image in preds.images}  # the others would only fill the memory
     sets = [read_maps(path, boxed) for path in args.masks]
     patients = pd.Series(rows["patient_id"].to_numpy(), index=image_keys(rows["image"]))
-    ratios = {maps.keep_ratio for maps in sets}
-    if len(ratios) > 1:
-        raise ValueError(f"--masks: made at different shares kept ({', '.join(f'{r:g}' for r in sorted(ratios))}); make them with one --keep_ratio")
     origin = {path: {k: maps.meta[k] for k in ("checkpoint", "epoch", "contaminated") if k in maps.meta} for path, maps in zip(args.masks, sets, strict=True)}
     return {
         "box_file": args.bbox_csv,
         "n_boxes_in_file": len(boxes),
         "maps": origin,
-        **localization.score_maps(sets, boxes, patients, ratios.pop(), args.resamples, args.seed),
+        **localization.score_maps(sets, boxes, patients, sets[0].keep_ratio, args.resamples, args.seed),
     }
 
 

@@ -14,8 +14,8 @@ x_overlay.png.
 What evaluate.py reads to judge the masks:
     python infer_roi_consistency.py --checkpoint checkpoints/nih_roi_consistency.pt --csv nih_roi_test.csv --image_root "$D" \\
         --save_masks masks.npz --curves curves.npz
-    python infer_roi_consistency.py --checkpoint checkpoints/nih_roi_baseline.pt --csv nih_roi_test.csv --image_root "$D" \\
-        --cam cam.npz --bbox_csv BBox_List_2017.csv
+    python infer_roi_consistency.py --checkpoint checkpoints/nih_roi_standard.pt --csv nih_roi_test.csv --image_root "$D" \\
+        --cam cam.npz --bbox_csv "$D/BBox_List_2017.csv"
 """
 
 from __future__ import annotations
