@@ -13,7 +13,7 @@ x_overlay.png.
 
 What evaluate.py reads to judge the masks:
     python infer_roi_consistency.py --checkpoint checkpoints/nih_roi_consistency.pt --csv nih_roi_test.csv --image_root "$D" \\
-        --save_masks masks.npz --curves curves.npz
+        --save_masks masks.npz --class_masks class_masks.npz --curves curves.npz --bbox_csv "$D/BBox_List_2017.csv"
     python infer_roi_consistency.py --checkpoint checkpoints/nih_roi_standard.pt --csv nih_roi_test.csv --image_root "$D" \\
         --cam cam.npz --bbox_csv "$D/BBox_List_2017.csv"
 """
@@ -59,14 +59,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     out.add_argument("--save_vis_dir", metavar="DIR", help="folder for three pictures an image")
     out.add_argument("--max_vis", type=cli.number(int, 1), metavar="N", help="pictures for the first N images alone (default: all)")
     out.add_argument("--vis_size", type=cli.number(int, 64, 4096), default=512, metavar="PX", help="side of the pictures (default: %(default)s)")
-    out.add_argument("--bbox_csv", metavar="CSV", help="boxes for the overlays and --cam: BBox_List_2017.csv, or image,label,x,y,w,h")
+    out.add_argument("--bbox_csv", metavar="CSV", help="boxes for the overlays, --cam and --class_masks: BBox_List_2017.csv, or image,label,x,y,w,h")
     out.add_argument("--save_mask", metavar="PNG", help="mask of --image, at its own size")
     out.add_argument("--save_crop", metavar="PNG", help="what the mask keeps of --image, at its own size")
     cli.add_overwrite(out, "outputs of an earlier run")
     evidence = parser.add_argument_group("evidence", "files for evaluate.py; each is complete or absent")
     evidence.add_argument("--save_masks", metavar="NPZ", help="masks of all images, and of a re-initialised model (default: none)")
     evidence.add_argument("--cam", metavar="NPZ", help="Grad-CAM of each class, of the images in --bbox_csv if given, otherwise of all (default: none)")
-    evidence.add_argument("--map_size", type=cli.number(int, 1, 512), default=32, metavar="M", help="cells a side of the maps in both (default: %(default)s)")
+    evidence.add_argument("--class_masks", metavar="NPZ", help="the map of each class behind the mask, of the same images as --cam (default: none)")
+    evidence.add_argument("--map_size", type=cli.number(int, 1, 512), default=32, metavar="M", help="cells a side of these maps (default: %(default)s)")
     evidence.add_argument("--curves", metavar="NPZ", help="predictions on what masks and controls of many areas keep and drop (default: none)")
     evidence.add_argument(
         "--curve_samples", type=cli.number(int, 1), default=1000, metavar="N", help="images for --curves, drawn with --seed (default: %(default)s)"
@@ -85,20 +86,21 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--csv needs --image_root")
     if args.image and args.save_vis_dir or args.csv and (args.save_mask or args.save_crop):
         parser.error("--save_vis_dir goes with --csv, --save_mask and --save_crop with --image")
-    if args.image and (args.save_masks or args.cam or args.curves):
-        parser.error("--save_masks, --cam and --curves go with --csv")
-    if args.csv and not (args.save_json or args.save_vis_dir or args.save_masks or args.cam or args.curves):
-        parser.error("nothing to write: give --save_json, --save_vis_dir, --save_masks, --cam or --curves")
+    if args.image and (args.save_masks or args.cam or args.class_masks or args.curves):
+        parser.error("--save_masks, --cam, --class_masks and --curves go with --csv")
+    if args.csv and not (args.save_json or args.save_vis_dir or args.save_masks or args.cam or args.class_masks or args.curves):
+        parser.error("nothing to write: give --save_json, --save_vis_dir, --save_masks, --cam, --class_masks or --curves")
     return args
 
 
 def main(args: argparse.Namespace) -> None:
     from roi import checkpoint
+    from roi.model import LEARNED
     from roi.predictions import meta_path
 
-    files = (args.save_json, args.save_vis_dir, args.save_mask, args.save_crop, args.save_masks, args.cam, args.curves)
+    files = (args.save_json, args.save_vis_dir, args.save_mask, args.save_crop, args.save_masks, args.cam, args.class_masks, args.curves)
     refuse_existing(meta_path(args.save_json) if args.save_json else None, *files, overwrite=args.overwrite)
-    for path in (args.save_masks, args.cam, args.curves):
+    for path in (args.save_masks, args.cam, args.class_masks, args.curves):
         if path:
             writable(Path(path))
     model, state = checkpoint.load_model(args.checkpoint, args.channels_last)
@@ -107,8 +109,10 @@ def main(args: argparse.Namespace) -> None:
             f"{args.checkpoint}: was trained without a mask (--mode standard), there is none to show; "
             "leave out --save_mask, --save_crop, --save_vis_dir, --save_masks"
         )
-    if model.mask != "conv" and args.curves:
+    if model.mask not in LEARNED and args.curves:
         raise ValueError(f"{args.checkpoint}: its mask is not learned (mask {model.mask!r}), so that nothing ranks the pixels; leave out --curves")
+    if args.class_masks and not model.per_class:
+        raise ValueError(f"{args.checkpoint}: has no map a class (--mask_per_class when training); leave out --class_masks")
     args.keep_ratio = state["args"]["keep_ratio"] if args.keep_ratio is None else args.keep_ratio
     if args.image:
         predict_image(args, model, state)
@@ -161,20 +165,22 @@ def evidence(args: argparse.Namespace, model: RoiModel, state: dict[str, Any], i
     import torch
 
     from roi.engine import mask_seeds
-    from roi.evidence import CamMaps, MaskMaps
-    from roi.model import reinitialised
+    from roi.evidence import CamMaps, ClassMaps, MaskMaps
+    from roi.model import LEARNED, reinitialised
     from roi.perturb import Curves
 
-    if not (args.save_masks or args.cam or args.curves):
+    if not (args.save_masks or args.cam or args.class_masks or args.curves):
         return []
     device, dtype = computing(args)
     side = state["args"]["img_size"]
     outputs: list[Output] = []
-    models = model.to(device), reinitialised(state["args"], len(state["classes"]), args.seed, args.channels_last).to(device)
+    models = model.to(device), reinitialised(state["args"], state["classes"], args.seed, args.channels_last).to(device)
     if args.save_masks:
-        outputs.append(MaskMaps(args.save_masks, models[1] if model.mask == "conv" else None, args.keep_ratio, args.map_size, side, dtype))
+        outputs.append(MaskMaps(args.save_masks, models[1] if model.mask in LEARNED else None, args.keep_ratio, args.map_size, side, dtype))
     if args.cam:
         outputs.append(CamMaps(args.cam, models, args.keep_ratio, args.map_size, side, dtype, boxed))
+    if args.class_masks:
+        outputs.append(ClassMaps(args.class_masks, models[1], args.keep_ratio, args.map_size, dtype, boxed))
     if args.curves:
         rows = np.random.default_rng(args.seed).permutation(len(images))[: args.curve_samples]
         seeds = dict(zip([images[n] for n in rows], mask_seeds(args.seed, 1, torch.from_numpy(rows)), strict=True))
@@ -225,10 +231,10 @@ def predict_table(args: argparse.Namespace, model: RoiModel, state: dict[str, An
     table = read_table(args.csv)[: args.max_samples]
     boxes = read_boxes(args.bbox_csv) if args.bbox_csv else None
     boxed = None if boxes is None else {Path(image).name for image in boxes["image"]}
-    if args.cam and boxed is not None:
+    if (args.cam or args.class_masks) and boxed is not None:
         has_box = table["image"].map(lambda image: Path(image).name in boxed)
         if not has_box.any():
-            raise ValueError(f"{args.bbox_csv}: has no box in any of the {len(table):,} images of {args.csv}; leave out --bbox_csv to let --cam see all images")
+            raise ValueError(f"{args.bbox_csv}: has no box in any of the {len(table):,} images of {args.csv}; without --bbox_csv all images are taken")
         if not (args.save_json or args.save_vis_dir or args.save_masks or args.curves):
             table = table[has_box]  # the others would be predicted for nothing
     table, paths = present(table, args.image_root, args.skip_unreadable, output_of(args))
@@ -283,7 +289,14 @@ def save_predictions(args: argparse.Namespace, state: dict[str, Any], rows: Iter
 def output_of(args: argparse.Namespace) -> Path:
     """The output beside which side files (missing, unreadable images) are written."""
     return Path(
-        args.save_json or args.save_mask or args.save_crop or args.save_masks or args.cam or args.curves or Path(args.save_vis_dir or ".") / "roi_vis.png"
+        args.save_json
+        or args.save_mask
+        or args.save_crop
+        or args.save_masks
+        or args.cam
+        or args.class_masks
+        or args.curves
+        or Path(args.save_vis_dir or ".") / "roi_vis.png"
     )
 
 

@@ -12,7 +12,9 @@
 #   OUT              folder for tables, checkpoints, predictions and scores  (here; demo: demo_run)
 #   BACKBONE         any torchvision classifier, else any timm model         (convnext_base; demo: test_resnet)
 #   WEIGHTS          imagenet, none, or a file                               (imagenet; demo: none)
-#   EPOCHS           passes over the training images                         (8; demo: 4)
+#   OBJECTIVE        evidence, or consistency as published                   (evidence)
+#   EPOCHS           passes over the training images; evidence: the masks    (8)
+#                    come in the second half
 #   BATCH_SIZE       images a forward, three views each                      (8; demo: 32)
 #   ACCUM_STEPS      batches an optimiser step                               (2; demo: 1)
 #   LR               learning rate                                           (1e-4; demo: 2e-3)
@@ -51,7 +53,8 @@ pick() { if [ $DEMO = 1 ]; then echo "$2"; else echo "$1"; fi; }
 OUT=${OUT:-$(pick . demo_run)}
 BACKBONE=${BACKBONE:-$(pick convnext_base test_resnet)}
 WEIGHTS=${WEIGHTS:-$(pick imagenet none)}
-EPOCHS=${EPOCHS:-$(pick 8 4)}
+OBJECTIVE=${OBJECTIVE:-evidence}
+EPOCHS=${EPOCHS:-8}
 BATCH_SIZE=${BATCH_SIZE:-$(pick 8 32)}
 ACCUM_STEPS=${ACCUM_STEPS:-$(pick 2 1)}
 LR=${LR:-$(pick 1e-4 2e-3)}
@@ -146,7 +149,7 @@ flags=(--exclude_csv "$TEST_CSV")
 py train_roi_consistency.py --train_csv "$TRAIN_CSV" --image_root "$DATA_PATH" --classes "" --backbone "$BACKBONE" --weights "$WEIGHTS" \
   --batch_size "$BATCH_SIZE" --accum_steps "$ACCUM_STEPS" --epochs "$EPOCHS" --channels_last --autocast_dtype "$AUTOCAST_DTYPE" --device "$DEVICE" \
   --workers "$WORKERS" --prefetch_factor 6 --persistent_workers --save "$OUT/checkpoints/nih_roi_consistency.pt" --log_csv "$OUT/train_metrics.csv" \
-  --img_size "$IMG_SIZE" --lr "$LR" --alpha 1.0 --beta 0.5 --gamma 1e-3 --delta 1e-4 --keep_ratio "$KEEP_RATIO" \
+  --img_size "$IMG_SIZE" --lr "$LR" --objective "$OBJECTIVE" --keep_ratio "$KEEP_RATIO" \
   --val_fraction "$VAL_FRACTION" --seed "$SEED" --resume auto "${flags[@]}" $TRAIN_FLAGS
 
 say "5/6 predictions on the test images, masks, Grad-CAM where there are boxes, controls; and on the validation images"
@@ -155,14 +158,16 @@ CHECKPOINT="$OUT/checkpoints/nih_roi_consistency_best.pt"
 [ -f "$CHECKPOINT" ] || CHECKPOINT="$OUT/checkpoints/nih_roi_consistency.pt"
 newer() { local file; for file in "$@"; do [ "$file" -nt "$CHECKPOINT" ] && [ "$file" -nt "$TEST_CSV" ] || return 1; done; }
 infer=(infer_roi_consistency.py --checkpoint "$CHECKPOINT" --image_root "$DATA_PATH" --keep_ratio "$KEEP_RATIO" --device "$DEVICE" --workers "$WORKERS" --seed "$SEED")
-boxes=() scored=(--masks "$OUT/masks.npz")
+boxes=() scored=(--masks "$OUT/masks.npz") made=("$OUT/preds.json" "$OUT/masks.npz" "$OUT/curves.npz")
 if [ -f "$DATA_PATH/BBox_List_2017.csv" ]; then
   boxes=(--bbox_csv "$DATA_PATH/BBox_List_2017.csv")
-  [ "$CAM" = 0 ] || { boxes+=(--cam "$OUT/cam.npz"); scored+=("$OUT/cam.npz"); }
+  [ "$CAM" = 0 ] || { boxes+=(--cam "$OUT/cam.npz"); scored+=("$OUT/cam.npz"); made+=("$OUT/cam.npz"); }
+  case "$OBJECTIVE $TRAIN_FLAGS" in
+    *--no-mask_per_class* | consistency*) ;;
+    *) boxes+=(--class_masks "$OUT/class_masks.npz"); scored+=("$OUT/class_masks.npz"); made+=("$OUT/class_masks.npz") ;;
+  esac
   scored+=(--bbox_csv "$DATA_PATH/BBox_List_2017.csv")
 fi
-made=("$OUT/preds.json" "$OUT/masks.npz" "$OUT/curves.npz")
-[ ${#boxes[@]} -lt 4 ] || made+=("$OUT/cam.npz")
 newer "${made[@]}" || py "${infer[@]}" --csv "$TEST_CSV" --save_json "$OUT/preds.json" \
   --save_masks "$OUT/masks.npz" --curves "$OUT/curves.npz" --curve_samples "$CURVE_SAMPLES" --save_vis_dir "$OUT/roi_vis" --max_vis "$MAX_VIS" \
   ${boxes[@]+"${boxes[@]}"} --overwrite

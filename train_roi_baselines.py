@@ -4,12 +4,14 @@
         --save checkpoints/nih_roi_standard.pt --log_csv train_metrics_standard.csv
 
 modes
-  full           the whole objective, as train_roi_consistency.py
+  full           the whole objective, as train_roi_consistency.py: evidence, or --objective consistency
   standard       the classifier alone: no mask, no crop, no drop
-  random_mask    the mask keeps blobs at random places, drawn anew each epoch; nothing to learn, so no sparse and no tv
-  random_cutout  the mask keeps a square at a random place: the drop view is Cutout (DeVries & Taylor 2017)
   no_consist     full without the consist term
   no_drop        full without the drop term
+  no_locate      full without the locate term, which only evidence has
+of the consistency objective
+  random_mask    the mask keeps blobs at random places, drawn anew each epoch; nothing to learn, so no sparse and no tv
+  random_cutout  the mask keeps a square at a random place: the drop view is Cutout (DeVries & Taylor 2017)
   no_sparse      full without the sparse term
   no_tv          full without the tv term
 """
@@ -18,15 +20,16 @@ import argparse
 
 from roi import cli
 
-MODES: dict[str, tuple[str, tuple[str, ...]]] = {  # mode: (mask, terms of weight 0)
-    "full": ("conv", ()),
-    "standard": ("none", ("consist", "drop", "sparse", "tv")),
-    "random_mask": ("random", ("sparse", "tv")),
-    "random_cutout": ("cutout", ("sparse", "tv")),
-    "no_consist": ("conv", ("consist",)),
-    "no_drop": ("conv", ("drop",)),
-    "no_sparse": ("conv", ("sparse",)),
-    "no_tv": ("conv", ("tv",)),
+MODES: dict[str, tuple[str, tuple[str, ...], str]] = {  # mode: (mask, or that of --mask_net; terms of weight 0; the only objective that has it)
+    "full": ("", (), ""),
+    "standard": ("none", ("consist", "drop", "sparse", "tv"), "consistency"),
+    "random_mask": ("random", ("sparse", "tv"), "consistency"),
+    "random_cutout": ("cutout", ("sparse", "tv"), "consistency"),
+    "no_consist": ("", ("consist",), ""),
+    "no_drop": ("", ("drop",), ""),
+    "no_locate": ("", ("locate",), "evidence"),
+    "no_sparse": ("", ("sparse",), "consistency"),
+    "no_tv": ("", ("tv",), "consistency"),
 }
 
 
@@ -43,8 +46,11 @@ def main(args: argparse.Namespace) -> int:
     from roi.run import train
 
     torch.manual_seed(args.seed)
-    mask, without = MODES[args.mode]
-    return train(args, mask, without)
+    mask, without, only = MODES[args.mode]
+    if only and args.objective not in (None, only):
+        raise ValueError(f"--mode {args.mode}: belongs to --objective {only}, not to {args.objective}; leave out --objective")
+    cli.settle_objective(args, only or "evidence")
+    return train(args, mask or args.mask_net, without)
 
 
 if __name__ == "__main__":

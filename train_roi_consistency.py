@@ -25,7 +25,8 @@ def main(args: argparse.Namespace) -> int:
     from roi.run import train
 
     torch.manual_seed(args.seed)
-    return train(args, mask="conv")
+    cli.settle_objective(args, "evidence")
+    return train(args, args.mask_net)
 
 
 if __name__ == "__main__":

@@ -2,34 +2,30 @@
 
     python benchmarks/nih_subset.py --data_path /data/nih_256 --weights squeezenet1_1_imagenet.safetensors --out runs/nih_subset
 
-Runs the scripts as a user does: tables, then for each of `standard` (two seeds) and ROI consistency: training on the
-official train_val images less 10 % of them for validation, predictions of the best epoch on the official test images with masks,
+Runs the scripts as a user does: tables, then for each of `standard` (two seeds), the published objective and the evidence objective
+(two seeds): training on the official train_val images less 10 % of them for validation, predictions of the best epoch on the official test images with masks,
 Grad-CAM and controls, scores, a report. Writes benchmarks/results/nih_subset-<machine>.json; goal: mean AUROC of standard >= .64 on the test images.
 """
 
 import argparse
 import csv
 import json
-import os
-import platform
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from harness import add_machine, interval, script, write_result
 
-from roi import cli  # noqa: E402
-from roi.files import replacing  # noqa: E402
+from roi import cli
 
 GOAL = {"standard": 0.64}
 SHOWN = ("pointing", "pointing_union", "recall", "precision", "iou@0.1", "iou@0.3", "iou@0.5", "iobb@0.1", "area_iou@0.1", "centre_small", "false@0.1")
 RUNS = {  # name: (script and mode, seed)
     "standard, seed 0": (("train_roi_baselines.py", "--mode", "standard"), 0),
     "standard, seed 1": (("train_roi_baselines.py", "--mode", "standard"), 1),
-    "ROI consistency, seed 0": (("train_roi_consistency.py",), 0),
+    "ROI consistency, seed 0": (("train_roi_consistency.py", "--objective", "consistency"), 0),
+    "ROI evidence, seed 0": (("train_roi_consistency.py",), 0),
+    "ROI evidence, seed 1": (("train_roi_consistency.py",), 1),
 }
 
 
@@ -39,8 +35,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--weights", required=True, metavar="FILE", help="ImageNet weights of --backbone")
     parser.add_argument("--backbone", default="squeezenet1_1", help="any torchvision or timm classifier (default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=8, metavar="N", help="passes over the training images (default: %(default)s)")
+    parser.add_argument("--curve_samples", type=int, default=300, metavar="N", help="test images on which masks meet their controls (default: %(default)s)")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for tables, checkpoints and scores; what is there is done")
-    parser.add_argument("--machine", default=f"{platform.machine()}-{os.cpu_count()}cores", metavar="NAME", help="names the result file (default: %(default)s)")
+    add_machine(parser)
     return parser.parse_args(argv)
 
 
@@ -55,22 +52,14 @@ def main(args: argparse.Namespace) -> None:
         "what": "mean AUROC over findings on the official test images of the subset",
         "goal": {"standard": f">= {GOAL['standard']}"},
         "command": shlex.join(["python", "benchmarks/nih_subset.py", "--backbone", args.backbone, "--epochs", str(args.epochs)]) + " --data_path … --weights …",
-        "machine": args.machine,
-        "processor": processor(),
         "versions": versions,
         "rows": rows,
     }
-    with replacing(ROOT / "benchmarks" / "results" / f"nih_subset-{args.machine}.json") as file:
-        json.dump(result, file, indent=1)
-        file.write("\n")
+    write_result("nih_subset", args.machine, result)
     for name, row in rows.items():
         print(f"{name:26s}" + "  ".join(f"{k} {v}" for k, v in row.items() if not isinstance(v, dict)))
         for source, figures in row["localization"].items():
             print(f"  {source:16s}" + "  ".join(f"{k} {v}" for k, v in figures.items()))
-
-
-def script(*command: object) -> None:
-    subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, check=True)
 
 
 def run(args: argparse.Namespace, data: Path, out: Path, name: str, train: tuple[str, ...], seed: int) -> dict[str, Any]:
@@ -85,15 +74,18 @@ def run(args: argparse.Namespace, data: Path, out: Path, name: str, train: tuple
     best = ("infer_roi_consistency.py", "--checkpoint", folder / "roi_best.pt", "--image_root", data, "--device", "cpu", "--workers", 1, "--overwrite")
     boxes = ("--bbox_csv", data / "BBox_List_2017.csv")
     masked = train[-1] != "standard"
-    masks = ("--save_masks", folder / "masks.npz", "--curves", folder / "curves.npz", "--curve_samples", 300) if masked else ()
-    made = [folder / name for name in ("preds.json", "cam.npz", "preds_val.json", *(("masks.npz", "curves.npz") if masked else ()))]
+    by_class = name.startswith("ROI evidence")
+    masks: tuple[object, ...] = ("--class_masks", folder / "class_masks.npz") if by_class else ()
+    masks += ("--save_masks", folder / "masks.npz", "--curves", folder / "curves.npz", "--curve_samples", args.curve_samples) if masked else ()
+    maps = [folder / file for file in (*(("masks.npz",) if masked else ()), "cam.npz", *(("class_masks.npz",) if by_class else ()))]
+    made = [folder / "preds.json", folder / "preds_val.json", *maps, *((folder / "curves.npz",) if masked else ())]
     if not all(p.is_file() and p.stat().st_mtime > (folder / "roi_best.pt").stat().st_mtime for p in made):
         script(*best, "--csv", out / "test.csv", "--save_json", folder / "preds.json", "--cam", folder / "cam.npz", *boxes, *masks)
         script(*best, "--csv", folder / "roi_val.csv", "--save_json", folder / "preds_val.json")
     script(
         "evaluate.py", "--preds", folder / "preds.json", "--csv", out / "test.csv", "--threshold_preds", folder / "preds_val.json",
         "--threshold_csv", folder / "roi_val.csv", *(("--curves", folder / "curves.npz") if masked else ()),
-        "--masks", *((folder / "masks.npz",) if masked else ()), folder / "cam.npz", *boxes, "--out", folder / "scores", "--overwrite",
+        "--masks", *maps, *boxes, "--out", folder / "scores", "--overwrite",
     )  # fmt: skip
     script("make_report.py", "--runs", folder, "--out", folder / "report.html", "--overwrite")
     scores = json.loads((folder / "scores" / "metrics.json").read_text())
@@ -105,7 +97,7 @@ def run(args: argparse.Namespace, data: Path, out: Path, name: str, train: tuple
             row[key] = interval(scores["mean"][key])
     row["best_epoch"] = json.loads((folder / "preds.meta.json").read_text())["epoch"]
     row["minutes"] = round(sum(float(e["seconds"]) for e in epochs) / 60, 1)
-    row |= {k: float(epochs[-1][k]) for k in ("loss_full", "loss_consist", "loss_drop", "loss_sparse", "loss_tv", "mask_kept") if epochs[-1][k]}
+    row |= {k: float(epochs[-1][k]) for k in ("loss_full", "loss_consist", "loss_drop", "loss_sparse", "loss_tv", "loss_locate", "mask_kept") if epochs[-1][k]}
     located = scores["localization"]
     row["boxes"] = {k: located[k] for k in ("n_boxes", "n_images", "n_patients")}
     row["localization"] = {source: {m: interval(block["mean"][m]) for m in SHOWN} for source, block in located["sources"].items()}
@@ -115,16 +107,6 @@ def run(args: argparse.Namespace, data: Path, out: Path, name: str, train: tuple
         figures = ("crop", "drop", "insertion_area", "deletion_area", "positives", "negatives")
         row["controls"] = {"images": controls["n_images"]} | {name: {m: interval(block[m]) for m in figures} for name, block in sources.items()}
     return row
-
-
-def interval(score: dict[str, float | None]) -> str:
-    return " ".join("undefined" if score[k] is None else f"{score[k]:.3f}" for k in ("value", "low", "high"))
-
-
-def processor() -> str:
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.is_file() else []
-    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from roi.files import reason, replacing
-from roi.model import RoiModel, build_model
+from roi.model import RoiModel, described
 
 NEEDED = ("model", "mask_net", "classes", "args", "epoch", "contaminated", "train_images", "train_patients", "versions")
 FREE = {  # flags that may differ between the run that stopped and the one that goes on: they do not change the result
@@ -41,8 +41,7 @@ def load(path: str | Path) -> dict[str, Any]:
 def load_model(path: str | Path, channels_last: bool = True) -> tuple[RoiModel, dict[str, Any]]:
     """-> (model in eval mode, on the CPU, the checkpoint). The file says which backbone, mask and classes."""
     state = load(path)
-    args = state["args"]
-    model = build_model(args["backbone"], len(state["classes"]), args["mask"], "none", args["img_size"], channels_last=channels_last)
+    model = described(state["args"], state["classes"], 0, channels_last)
     load_parts(model, state, path)
     return model.eval(), state
 

@@ -82,17 +82,54 @@ def add_training_flags(parser: Parser) -> None:
     data.add_argument("--max_samples", type=count, metavar="N", help="train on N images drawn with --seed, before validation is split off (default: all)")
     data.add_argument("--img_size", type=number(int, 16), default=224, metavar="PX", help="side of the square input (default: %(default)s)")
     add_loading(data)
-    add_model(parser.add_argument_group("model"))
+    model = parser.add_argument_group("model")
+    add_model(model)
+    model.add_argument(
+        "--mask_net",
+        choices=("features", "conv"),
+        default=None,
+        help="what the mask sees: features of the backbone, or, as published, 5 x 5 pixels (default: features; conv with --objective consistency)",
+    )
+    model.add_argument(
+        "--mask_per_class", action=on_off, default=None, help="one map a finding, their union is the mask (default: yes with --objective evidence)"
+    )
+    model.add_argument(
+        "--fill",
+        choices=("mean", "blur", "noise"),
+        default="mean",
+        help="what stands where pixels are taken away: mean grey, the image blurred, or noise (default: %(default)s)",
+    )
     loss = parser.add_argument_group("loss")
-    loss.add_argument("--alpha", type=weight, default=1.0, help="weight of consist, |p_full - p_crop| (default: %(default)s)")
-    loss.add_argument("--beta", type=weight, default=0.5, help="weight of drop, ReLU(p_drop - p_full) (default: %(default)s)")
-    loss.add_argument("--gamma", type=weight, default=1e-3, help="weight of sparse, the mean of the soft mask (default: %(default)s)")
-    loss.add_argument("--delta", type=weight, default=1e-4, help="weight of tv, the total variation of the soft mask (default: %(default)s)")
+    loss.add_argument(
+        "--objective", choices=("evidence", "consistency"), default=None, help="what the mask must do; consistency: as published (default: evidence)"
+    )
+    loss.add_argument(
+        "--warmup_epochs",
+        type=number(int, 0),
+        metavar="N",
+        help="evidence: first epochs, without masks: the classifier and the maps learn from the labels alone (default: half of --epochs)",
+    )
+    loss.add_argument(
+        "--random_views",
+        type=ratio,
+        default=0.15,
+        metavar="0..1",
+        help="evidence: share of the images that the classifier then sees through random blobs (default: %(default)s)",
+    )
+    loss.add_argument(
+        "--alpha", type=weight, help="weight of consist: the labels from the crop; consistency: |p_full - p_crop| (default: 0.5; consistency: 1.0)"
+    )
+    loss.add_argument(
+        "--beta", type=weight, default=0.5, help="weight of drop: what is present is lost; consistency: ReLU(p_drop - p_full) (default: %(default)s)"
+    )
+    loss.add_argument("--gamma", type=weight, default=1e-3, help="consistency: weight of sparse, the mean of the soft mask (default: %(default)s)")
+    loss.add_argument("--delta", type=weight, default=1e-4, help="consistency: weight of tv, the total variation of the soft mask (default: %(default)s)")
+    loss.add_argument("--epsilon", type=weight, default=0.25, help="evidence: weight of locate, the labels from the maps alone (default: %(default)s)")
     loss.add_argument("--keep_ratio", type=ratio, default=0.1, metavar="0..1", help="share of the pixels that the mask keeps (default: %(default)s)")
     loss.add_argument(
-        "--dynamic_weights", action=on_off, default=False, help="learn the weights by GradNorm (Chen et al. 2018); the four above are then not used"
+        "--dynamic_weights", action=on_off, default=False, help="learn the weights by GradNorm (Chen et al. 2018); the five above are then not used"
     )
-    for name, value in (("full", 1.0), ("consist", 0.5), ("drop", 1e-3), ("sparse", 1e-4), ("tv", 1e-5)):
+    for name, value in (("full", 1.0), ("consist", 0.5), ("drop", 1e-3), ("sparse", 1e-4), ("tv", 1e-5), ("locate", 0.25)):
         loss.add_argument(
             f"--w_{name}_init", type=weight, default=value, metavar="W", help=f"first weight of {name} with --dynamic_weights (default: %(default)s)"
         )
@@ -101,6 +138,7 @@ def add_training_flags(parser: Parser) -> None:
     steps.add_argument("--batch_size", type=count, default=8, metavar="N", help="images a forward; each has up to three views (default: %(default)s)")
     steps.add_argument("--accum_steps", type=count, default=1, metavar="N", help="batches an optimiser step (default: %(default)s)")
     steps.add_argument("--lr", type=weight, default=1e-4, help="learning rate of AdamW (default: %(default)s)")
+    steps.add_argument("--mask_lr", type=weight, help="learning rate of the mask net (default: 2e-3; that of --lr with --objective consistency)")
     steps.add_argument("--weight_decay", type=weight, default=0.01, help="weight decay of AdamW (default: %(default)s)")
     steps.add_argument("--seed", type=number(int, 0), default=0, help="of new layers, order, validation split, dropout and random masks (default: %(default)s)")
     add_compute(steps)
@@ -110,6 +148,16 @@ def add_training_flags(parser: Parser) -> None:
     out.add_argument("--tensorboard", metavar="DIR", help="TensorBoard events (default: none)")
     out.add_argument("--resume", metavar="auto|PT", help="go on from a checkpoint; auto: from --save, if it is there (default: start anew)")
     add_overwrite(out, "checkpoint and log of an earlier run")
+
+
+def settle_objective(args: argparse.Namespace, objective: str) -> None:
+    """Fill in --objective, and what its flags are by default under it."""
+    args.objective = args.objective or objective
+    evidence = args.objective == "evidence"
+    args.mask_net = args.mask_net or ("features" if evidence else "conv")
+    args.alpha = (0.5 if evidence else 1.0) if args.alpha is None else args.alpha
+    args.mask_lr = (2e-3 if evidence else args.lr) if args.mask_lr is None else args.mask_lr
+    args.mask_per_class = evidence if args.mask_per_class is None else args.mask_per_class
 
 
 def add_model(group: argparse._ActionsContainer) -> None:

@@ -169,6 +169,7 @@ class Fit:
     save: Path
     meta: dict[str, Any]
     skip_unreadable: bool = False
+    first_best: int = 1  # the epoch from which the best one is looked for, counted from 1
     epoch: int = 0  # finished epochs
     steps: int = 0
     best: float = -math.inf
@@ -270,7 +271,7 @@ class Fit:
         )  # fmt: skip
         note_unreadable(self.unreadable, self.save)
         score = scores.get("val_auroc", math.nan)
-        if score > self.best:
+        if score > self.best and self.epoch >= self.first_best:
             self.best = score
             best = {**self.meta, **checkpoint.parts(self.model), "epoch": self.epoch, "val_auroc": score}
             checkpoint.save(best_path(self.save), best)

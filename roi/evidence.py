@@ -17,7 +17,7 @@ from roi.arrays import ArrayWriter
 from roi.cam import GradCam
 from roi.data import Batch
 from roi.maps import REINIT, pack
-from roi.masks import exact_topk, kept_pixels
+from roi.masks import enlarged, exact_topk, kept_pixels
 from roi.model import RoiModel, Views
 
 
@@ -90,6 +90,32 @@ class MaskMaps(MapsFile):
         return super().close([""], meta)
 
 
+def boxed(names: list[str], only: Collection[str] | None) -> list[int]:
+    """The places of the images whose file name is in `only` (None: of all)."""
+    return [n for n, name in enumerate(names) if only is None or PurePosixPath(name).name in only]
+
+
+class ClassMaps(MapsFile):
+    """The map of each class behind a mask, of the model and of the re-initialised one, for the images whose file name is in `only`."""
+
+    def __init__(self, path: str | Path, reinit: RoiModel, keep_ratio: float, size: int, dtype: torch.dtype, only: Collection[str] | None) -> None:
+        super().__init__(path, ["class_mask", "class_mask" + REINIT], keep_ratio)
+        self.reinit, self.size, self.dtype, self.only = reinit, size, dtype, only
+
+    @torch.inference_mode()
+    def add(self, batch: Batch, names: list[str], views: Views) -> None:
+        chosen = boxed(names, self.only)
+        if not chosen:
+            return
+        if views.maps is None:
+            raise ValueError(f"{self.file.path}: the checkpoint has one map for all classes; leave out --class_masks")
+        device = views.maps.device
+        with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
+            _, other = self.reinit.read(self.reinit.normalise(batch.pixels[chosen].to(device)))
+        maps = {"class_mask": views.maps[chosen], "class_mask" + REINIT: other}
+        self.rows([names[n] for n in chosen], {s: enlarged(m, (self.size, self.size)) for s, m in maps.items()}, {})
+
+
 class CamMaps(MapsFile):
     """Grad-CAM of every class, of the model and of the re-initialised one, for the images whose file name is in `only` (None: all).
 
@@ -104,7 +130,7 @@ class CamMaps(MapsFile):
         self.size, self.dtype, self.only = size, dtype, only
 
     def add(self, batch: Batch, names: list[str], views: Views) -> None:
-        chosen = [n for n, name in enumerate(names) if self.only is None or PurePosixPath(name).name in self.only]
+        chosen = boxed(names, self.only)
         if not chosen:
             return
         pixels = batch.pixels[chosen].to(views.full.device)

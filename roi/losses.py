@@ -3,16 +3,13 @@
 Letters: B images, K classes, H x W pixels; s is the soft mask (B, 1, H, W) in (0, 1). p = sigmoid(logits).
 """
 
-from typing import TYPE_CHECKING
+import math
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-if TYPE_CHECKING:
-    from roi.model import RoiModel
-
-TERMS = ("full", "consist", "drop", "sparse", "tv")
+TERMS = ("full", "consist", "drop", "sparse", "tv", "locate")  # of all objectives (roi/objective.py)
 
 
 def bce(logits: Tensor, target: Tensor) -> Tensor:
@@ -32,22 +29,17 @@ def drop(logits_full: Tensor, logits_drop: Tensor) -> Tensor:
     return F.relu(logits_drop.sigmoid() - logits_full.sigmoid()).mean()
 
 
+def lost(logits_drop: Tensor, present: Tensor) -> Tensor:
+    """mean -log(1 - p_drop) over what is present: without its evidence a finding is not found. (B, K), (B, K) 0/1 -> ()"""
+    return (F.softplus(logits_drop) * present).sum() / present.sum().clamp(min=1)
+
+
+def pooled(maps: Tensor) -> Tensor:
+    """log mean exp over the cells: the logit of a finding that may lie in any of them (Pinheiro & Collobert 2015). (B, K, h, w) -> (B, K)"""
+    flat = maps.flatten(2)
+    return flat.logsumexp(2) - math.log(flat.shape[2])
+
+
 def total_variation(soft: Tensor) -> Tensor:
     """Mean absolute step to the right plus mean absolute step down. (B, 1, H, W) -> ()"""
     return soft.diff(dim=-1).abs().mean() + soft.diff(dim=-2).abs().mean()
-
-
-def roi_terms(model: "RoiModel", pixels: Tensor, target: Tensor, keep_ratio: float, seeds: list[int] | None = None) -> dict[str, Tensor]:
-    """The terms of one ROI step, by name. (B, 1, H, W) uint8, (B, K) -> {"full": (), "consist": (), ...}
-
-    mask_mean, mask_kept and mask_tv say what the mask did and carry no gradient. A model without a mask has `full` alone,
-    one whose mask is not learned has no `sparse` and no `tv`. Random masks need `seeds`, one an image.
-    """
-    views = model(pixels, keep_ratio, seeds)
-    terms = {"full": bce(views.full, target)}
-    if views.hard is not None:
-        terms |= {"consist": consist(views.full, views.crop), "drop": drop(views.full, views.drop), "mask_kept": views.hard.mean()}
-    if views.soft is not None:
-        terms |= {"sparse": views.soft.mean(), "tv": total_variation(views.soft)}
-        terms |= {"mask_mean": terms["sparse"].detach(), "mask_tv": terms["tv"].detach()}
-    return terms

@@ -28,6 +28,25 @@ def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
     return hard + (soft - soft.detach())
 
 
+def standardised(maps: Tensor) -> Tensor:
+    """Each map with mean 0 and spread 1. (B, M, h, w) -> (B, M, h, w); a constant map becomes 0."""
+    flat = maps.flatten(2)
+    return (maps - flat.mean(2)[:, :, None, None]) / (flat.std(2)[:, :, None, None] + 1e-6)
+
+
+def enlarged(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Cells to pixels, bilinear. (B, M, h, w) -> (B, M, H, W)"""
+    return maps if maps.shape[-2:] == size else F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+
+
+def competing(score: Tensor, k: int, tau: float = 0.5) -> Tensor:
+    """s = sigmoid((z - z_(k)) / tau), z with mean 0 and spread 1, z_(k) its k-th highest value: pixels compete for k places, so that
+    s neither saturates nor dies, whatever the scale of the score. (B, 1, H, W) -> (B, 1, H, W) in (0, 1); no gradient through z_(k)."""
+    z = standardised(score)
+    kth = z.detach().flatten(1).topk(k, dim=1).values[:, -1]  # (B,)
+    return ((z - kth[:, None, None, None]) / tau).sigmoid()
+
+
 def random_mask(seeds: Sequence[int], size: tuple[int, int], k: int, cell: int = 16) -> Tensor:
     """Blobs at random places: top-k of smooth noise -> (B, 1, H, W). One seed an image.
 

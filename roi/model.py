@@ -4,6 +4,7 @@ Letters: B images, K classes, H x W pixels. Pixels come as uint8 grey and are no
 """
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,13 +12,18 @@ import numpy as np
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from roi.files import reason
-from roi.masks import cutout_mask, exact_topk, kept_pixels, random_mask, straight_through
+from roi.masknet import ConvMask, FeatureMask, Stages
+from roi.masks import cutout_mask, enlarged, exact_topk, kept_pixels, random_mask, standardised, straight_through
+from roi.table import is_finding
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")  # training-time heads of Inception and GoogLeNet, not built here
-MASKS = ("conv", "random", "cutout", "none")
+MASKS = ("conv", "features", "random", "cutout", "none")
+LEARNED = ("conv", "features")
+FILLS = ("mean", "blur", "noise")
 
 
 class Views(NamedTuple):
@@ -27,74 +33,128 @@ class Views(NamedTuple):
     soft: Tensor | None  # (B, 1, H, W) in (0, 1), where the mask is learned
     hard: Tensor | None  # (B, 1, H, W) 0/1, exactly k ones an image
     score: Tensor | None = None  # (B, 1, H, W) logits of `soft`, fp32; they rank the pixels where `soft` is rounded to 1
-
-
-class ConvMask(nn.Module):
-    """The published mask net, 3 -> 16 -> 32 -> 1. (B, 3, H, W) normalised -> (B, 1, H, W) logits; it sees 5 x 5 pixels."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(32, 1, 1)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x)
+    maps: Tensor | None = None  # (B, K, h, w) the map of each class in cells, fp32, where there is one
 
 
 class RoiModel(nn.Module):
-    """Three views of an image, full, crop = x m and drop = x (1 - m), through one backbone in one forward of 3B.
+    """Three views of an image, full, crop = what the mask keeps and drop = the rest, through one backbone.
 
-    mask: "conv" (learned), "random" or "cutout" (placed by the seeds of the call), "none" (full view alone). A dropped
-    pixel is 0 after normalisation, the mean grey of ImageNet.
+    mask: "conv" (learned from the pixels), "features" (learned from the backbone's own features), "random" or "cutout" (placed
+    by the seeds of the call), "none" (full view alone). per_class: a learned mask is the union of one map a finding; `findings`
+    (K,) bool says which classes are findings (default: all): evidence for Normal has no place.
+    fill: what stands where pixels are taken away. "mean": 0 after normalisation, the mean grey of ImageNet; "blur": the image
+    itself, averaged over a sixteenth of its side; "noise": normal noise with the spread of ImageNet, drawn from the seeds of the call.
     """
 
     mean: Tensor
     std: Tensor
+    findings: Tensor  # (K,) bool
 
-    def __init__(self, backbone: nn.Module, mask: str = "conv", channels_last: bool = True) -> None:
+    def __init__(
+        self, backbone: nn.Module, mask: str = "conv", channels_last: bool = True,
+        *, img_size: int = 224, per_class: bool = False, fill: str = "mean", findings: Sequence[bool] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
-        if mask not in MASKS:
-            raise ValueError(f"mask {mask!r}: one of {MASKS}")
+        if mask not in MASKS or fill not in FILLS:
+            raise ValueError(f"mask {mask!r}: one of {MASKS}" if mask not in MASKS else f"fill {fill!r}: one of {FILLS}")
         self.backbone = backbone
-        self.mask = mask
-        self.mask_net = ConvMask() if mask == "conv" else None
+        self.mask, self.fill, self.per_class = mask, fill, per_class and mask in LEARNED
+        last = head(backbone)[1]
+        classes = len(last.weight)  # type: ignore[arg-type]
+        maps = classes if self.per_class else 1
+        self.stages = Stages(backbone, last, img_size) if mask == "features" else None
+        self.mask_net = FeatureMask(self.stages.channels, maps) if self.stages else ConvMask(maps) if mask == "conv" else None
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("findings", torch.tensor([True] * classes if findings is None else list(findings)), persistent=False)
         self.to(memory_format=self.memory_format)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """(B, 1, H, W) uint8 -> (B, 3, H, W) float, ImageNet statistics."""
         return ((pixels.float() / 255 - self.mean) / self.std).contiguous(memory_format=self.memory_format)
 
-    def masks(self, x: Tensor, keep_ratio: float, seeds: list[int] | None) -> tuple[Tensor | None, Tensor]:
+    def keep(self, x: Tensor, m: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
+        """What a mask keeps: x m + fill (1 - m). (B, 3, H, W) normalised, (B, 1, H, W) in 0..1 -> (B, 3, H, W); only noise needs `seeds`."""
+        return x * m if self.fill == "mean" else torch.lerp(filling(x, self.fill, seeds), x, m)
+
+    def read(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and maps of a learned mask: (B, 3, H, W) normalised -> (B, K), (B, M, h, w), both fp32. No gradient goes from the
+        maps into the backbone: what it learns comes from its own logits."""
+        assert self.mask_net is not None
+        if self.stages is None:
+            return self.backbone(x).float(), self.mask_net(x).float()
+        with self.stages.catch() as stages:
+            logits = self.backbone(x).float()
+        return logits, self.mask_net([stage.detach() for stage in stages]).float()
+
+    def union(self, maps: Tensor, logits: Tensor, size: tuple[int, int]) -> Tensor:
+        """The score of one mask for all classes at the size of the image: (B, M, h, w), (B, K) -> (B, 1, H, W).
+
+        A map stands for what the full view finds present: log sum over findings of p_k exp(z_k), each z_k with mean 0 and spread 1.
+        """
+        if maps.shape[1] > 1:
+            weight = F.logsigmoid(logits.detach()).masked_fill(~self.findings, -torch.inf)  # (B, K)
+            maps = (standardised(maps) + weight[:, :, None, None]).logsumexp(1, keepdim=True)
+        return enlarged(maps, size)
+
+    def masks(self, x: Tensor, keep_ratio: float, seeds: Sequence[int] | None) -> tuple[Tensor | None, Tensor]:
         """(B, 3, H, W) normalised -> score (None unless learned), hard mask, both (B, 1, H, W)."""
+        score = self.look(x)[2] if self.mask in LEARNED else None
+        return score, self.hard(x, score, keep_ratio, seeds)
+
+    def look(self, x: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """(B, 3, H, W) -> logits (B, K), maps (B, M, h, w), score (B, 1, H, W), each None where the mask does not need it."""
+        size = (x.shape[-2], x.shape[-1])
+        if self.mask == "conv" and not self.per_class:  # three views in one forward, as the mask needs no features
+            assert self.mask_net is not None
+            maps = self.mask_net(x).float()
+            return None, maps, maps
+        if self.mask in LEARNED:
+            logits, maps = self.read(x)
+            return logits, maps, self.union(maps, logits, size)
+        return None, None, None
+
+    def hard(self, x: Tensor, score: Tensor | None, keep_ratio: float, seeds: Sequence[int] | None) -> Tensor:
         size = (x.shape[-2], x.shape[-1])
         k = kept_pixels(*size, keep_ratio)
-        if self.mask_net is not None:
-            z = self.mask_net(x).float()
-            return z, exact_topk(z, k)
+        if score is not None:
+            return exact_topk(score, k)
         if seeds is None:
             raise ValueError(f"a {self.mask} mask needs one seed an image")
         place = random_mask if self.mask == "random" else cutout_mask
-        return None, place(seeds, size, k).to(x.device)
+        return place(seeds, size, k).to(x.device)
 
-    def forward(self, pixels: Tensor, keep_ratio: float, seeds: list[int] | None = None, full_only: bool = False) -> Views:
-        """(B, 1, H, W) uint8 -> Views; logits in fp32 whatever the autocast type."""
+    def forward(self, pixels: Tensor, keep_ratio: float, seeds: Sequence[int] | None = None, full_only: bool = False) -> Views:
+        """(B, 1, H, W) uint8 -> Views; logits in fp32 whatever the autocast type. Where the mask needs no features, the three
+        views go through the backbone in one forward of 3B."""
         x = self.normalise(pixels)
         if self.mask == "none" or full_only:
             return Views(self.backbone(x).float(), None, None, None, None)
-        score, hard = self.masks(x, keep_ratio, seeds)
+        full, maps, score = self.look(x)
+        hard = self.hard(x, score, keep_ratio, seeds)
         soft = None if score is None else score.sigmoid()
         m = hard if soft is None else straight_through(hard, soft)
-        full, crop, drop = self.backbone(torch.cat([x, x * m, x * (1 - m)])).float().chunk(3)
-        return Views(full, crop, drop, soft, hard, score)
+        parts = [self.keep(x, m, seeds), self.keep(x, 1 - m, seeds)]
+        logits = self.backbone(torch.cat(parts if full is not None else [x, *parts])).float()
+        full, crop, drop = (full, *logits.chunk(2)) if full is not None else logits.chunk(3)
+        return Views(full, crop, drop, soft, hard, score, maps if self.per_class else None)
 
     def last_shared(self) -> list[nn.Parameter]:
         """The last parameters that terms share, for GradNorm: the head's weight and, where there is one, the mask net's."""
         layers = [head(self.backbone)[1]] + ([self.mask_net.layers[-1]] if self.mask_net is not None else [])
         return [layer.weight for layer in layers]  # type: ignore[misc]
+
+
+def filling(x: Tensor, fill: str, seeds: Sequence[int] | None) -> Tensor:
+    """What fills holes, `fill` "blur" or "noise" -> (B, 3, H, W)."""
+    if fill == "blur":
+        size = (x.shape[-2], x.shape[-1])
+        return F.interpolate(F.adaptive_avg_pool2d(x, 16), size=size, mode="bilinear", align_corners=False)
+    if seeds is None:
+        raise ValueError("noise that fills holes needs one seed an image")
+    grey = [torch.randn(1, *x.shape[-2:], generator=torch.Generator().manual_seed(s)) for s in seeds]
+    return torch.stack(grey).to(x.device).expand_as(x)
 
 
 def head(backbone: nn.Module) -> tuple[str, nn.Module]:
@@ -199,7 +259,10 @@ def load_weights(backbone: nn.Module, state: dict[str, Tensor], source: str) -> 
     backbone.load_state_dict(own | state)
 
 
-def build_model(name: str, classes: int, mask: str, weights: str = "imagenet", img_size: int = 224, seed: int = 0, channels_last: bool = True) -> RoiModel:
+def build_model(
+    name: str, classes: int, mask: str, weights: str = "imagenet", img_size: int = 224, seed: int = 0, channels_last: bool = True,
+    *, per_class: bool = False, fill: str = "mean", findings: Sequence[bool] | None = None,
+) -> RoiModel:  # fmt: skip
     """Backbone and mask net, all new layers drawn from `seed`."""
     try:
         backbone = build_backbone(name, classes, weights, img_size, seed)
@@ -209,13 +272,21 @@ def build_model(name: str, classes: int, mask: str, weights: str = "imagenet", i
         raise ValueError(f"--backbone {name} cannot take --img_size {img_size} ({reason(error)})") from error
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return RoiModel(backbone, mask, channels_last)
+        return RoiModel(backbone, mask, channels_last, img_size=img_size, per_class=per_class, fill=fill, findings=findings)
 
 
-def reinitialised(args: dict[str, Any], classes: int, seed: int, channels_last: bool = True) -> RoiModel:
+def reinitialised(args: dict[str, Any], classes: Sequence[str], seed: int, channels_last: bool = True) -> RoiModel:
     """The model of a checkpoint (`args`: its training flags) with new random weights, in eval mode: what its maps show without training.
 
     The draw is another one than that of the run, which began from build_model(..., seed=args["seed"]).
     """
     other = int(np.random.SeedSequence([seed, args["seed"], 1]).generate_state(1)[0])
-    return build_model(args["backbone"], classes, args["mask"], "none", args["img_size"], other, channels_last).eval()
+    return described(args, classes, other, channels_last).eval()
+
+
+def described(args: dict[str, Any], classes: Sequence[str], seed: int, channels_last: bool = True) -> RoiModel:
+    """The model that the training flags of a checkpoint describe, with weights drawn from `seed`."""
+    return build_model(
+        args["backbone"], len(classes), args["mask"], "none", args["img_size"], seed, channels_last,
+        per_class=args["mask_per_class"], fill=args["fill"], findings=is_finding(classes).tolist(),
+    )  # fmt: skip

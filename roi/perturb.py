@@ -1,6 +1,6 @@
 """Curves of what is kept and dropped: the learned ranking of the pixels against other choices of exactly the same area.
 
-Insertion and deletion after Petsiuk et al. (2018), the model re-run as it was trained: x m and x (1 - m) after normalisation.
+Insertion and deletion after Petsiuk et al. (2018), the model re-run as it was trained: what a mask keeps, and the rest.
 Letters: B images, K classes, S sources, F fractions, H x W pixels. A mask is (B, 1, H, W), 1 = kept.
 """
 
@@ -66,9 +66,9 @@ class Curves:
         self, path: str | Path, models: tuple[RoiModel, RoiModel], keep_ratio: float, batch_size: int, dtype: torch.dtype, seeds: dict[str, int]
     ) -> None:
         self.model, other = models
-        if self.model.mask_net is None or other.mask_net is None:
+        if self.model.mask_net is None:
             raise ValueError(f"{path}: the checkpoint has no learned mask ({self.model.mask!r}), nothing ranks the pixels; leave out --curves")
-        self.reinit_net, self.keep_ratio, self.kept = other.mask_net, keep_ratio, fractions(keep_ratio)
+        self.other, self.keep_ratio, self.kept = other, keep_ratio, fractions(keep_ratio)
         self.batch_size, self.dtype, self.seeds = batch_size, dtype, seeds
         self.file = ArrayWriter(path)
         self.images: list[str] = []
@@ -99,8 +99,12 @@ class Curves:
         crop, drop = (torch.empty(shape, device=full.device) for _ in range(2))
         with torch.autocast(full.device.type, self.dtype, enabled=self.dtype != torch.float32):
             x = self.model.normalise(pixels)
-            for source, f, m in perturbations(score, hard, self.reinit_net(x).float(), seeds, self.kept):
-                logits = self.model.backbone(torch.cat([x * m, x * (1 - m)])).float()  # 2B images; a step of training takes 3B
+            reinit, _ = self.other.masks(x, self.keep_ratio, None)
+            assert reinit is not None
+            for source, f, m in perturbations(score, hard, reinit, seeds, self.kept):
+                logits = self.model.backbone(
+                    torch.cat([self.model.keep(x, m, seeds), self.model.keep(x, 1 - m, seeds)])
+                ).float()  # 2B images; a step of training takes 3B
                 crop[:, SOURCES.index(source), f], drop[:, SOURCES.index(source), f] = logits.sigmoid().chunk(2)
         self.file.add(full=full.sigmoid().cpu().numpy(), crop=crop.cpu().numpy(), drop=drop.cpu().numpy())
 

@@ -19,10 +19,10 @@ from roi.engine import Fit, best_path, mask_seeds, pick_device, pick_dtype
 from roi.files import refuse_existing, replacing, writable
 from roi.gradnorm import FixedWeights, GradNorm
 from roi.log import MetricsLog
-from roi.losses import TERMS, roi_terms
-from roi.model import RoiModel, build_model
+from roi.model import LEARNED, RoiModel, build_model
+from roi.objective import OBJECTIVES, consistency_terms, evidence_terms
 from roi.optim import make_optimizer
-from roi.table import belongs_to, class_list, image_keys, overlap, read_list, read_table, split_by_patient, target_matrix
+from roi.table import belongs_to, class_list, image_keys, is_finding, overlap, read_list, read_table, split_by_patient, target_matrix
 
 
 @dataclass
@@ -36,15 +36,25 @@ class Rows:
 
 
 def train(args: argparse.Namespace, mask: str, without: Sequence[str] = ()) -> int:
-    """Train with a `mask` (roi/model.py MASKS); the terms in `without` get weight 0. -> exit code"""
+    """Train with a `mask` (roi/model.py MASKS) and args.objective; the terms in `without` get weight 0. -> exit code"""
+    evidence = args.objective == "evidence" and mask in LEARNED
     device = pick_device(args.device)
     writable(Path(args.save))
     dtype = pick_dtype(args.autocast_dtype, device)
     save = Path(args.save)
     state = resumed(args, save)
+    if args.warmup_epochs is None:
+        args.warmup_epochs = state["args"]["warmup_epochs"] if state else args.epochs // 2 if evidence else 0
+    if evidence and args.warmup_epochs >= args.epochs:
+        raise ValueError(f"--warmup_epochs {args.warmup_epochs} of --epochs {args.epochs}: no epoch is left in which the mask learns")
     rows = choose_rows(args)
+    if evidence and not is_finding(rows.classes).any():
+        raise ValueError(f"--classes {','.join(rows.classes)}: none of them is a finding, there is no evidence to look for; give --objective consistency")
     rows.train, train_paths = present(rows.train, args.image_root, args.skip_unreadable, save)
-    model = build_model(args.backbone, len(rows.classes), mask, "none" if state else args.weights, args.img_size, args.seed, args.channels_last)
+    model = build_model(
+        args.backbone, len(rows.classes), mask, "none" if state else args.weights, args.img_size, args.seed, args.channels_last,
+        per_class=args.mask_per_class, fill=args.fill, findings=is_finding(rows.classes).tolist(),
+    )  # fmt: skip
     model.to(device)
     flags = {**vars(args), "mask": mask, "without": list(without), "autocast_dtype": str(dtype).removeprefix("torch.")}
     train_loader, sampler = loader_of(rows.train, train_paths, rows.classes, args, device, args.seed)
@@ -64,13 +74,17 @@ def train(args: argparse.Namespace, mask: str, without: Sequence[str] = ()) -> i
     names = rows.train["image"].to_numpy()
 
     def losses_fn(model: RoiModel, batch: Batch, epoch: int) -> dict[str, Tensor]:
-        seeds = mask_seeds(args.seed, epoch, batch.index) if mask in ("random", "cutout") else None
-        return roi_terms(model, batch.pixels, batch.target, args.keep_ratio, seeds)
+        seeds = mask_seeds(args.seed, epoch, batch.index)
+        if evidence:
+            return evidence_terms(model, batch.pixels, batch.target, args.keep_ratio, seeds, args.random_views, epoch < args.warmup_epochs)
+        return consistency_terms(model, batch.pixels, batch.target, args.keep_ratio, seeds)
 
     fit = Fit(
         model, train_loader, sampler, val_loader, rows.classes, losses_fn, loss_weights(args, model, without),
-        make_optimizer(model, args.lr, args.weight_decay), device, dtype, args.epochs, args.accum_steps, lambda index: names[index.numpy()].tolist(),
+        make_optimizer(model, args.lr, args.weight_decay, args.mask_lr), device, dtype, args.epochs, args.accum_steps,
+        lambda index: names[index.numpy()].tolist(),
         MetricsLog(args.log_csv, state["epoch"] if state else 0, args.tensorboard, args.overwrite), save, meta, args.skip_unreadable,
+        first_best=args.warmup_epochs + 1 if evidence else 1,
     )  # fmt: skip
     if state is None and not args.val_csv:
         val_path(save).unlink(missing_ok=True)  # of a run that is replaced
@@ -188,9 +202,9 @@ def loader_of(
 
 
 def loss_weights(args: argparse.Namespace, model: RoiModel, without: Sequence[str]) -> FixedWeights:
-    """The weights of --alpha … --delta, or GradNorm from --w_*_init; 0 for the terms in `without`."""
-    fixed = dict(zip(TERMS, (1.0, args.alpha, args.beta, args.gamma, args.delta), strict=True))
-    weights = {t: getattr(args, f"w_{t}_init") for t in TERMS} if args.dynamic_weights else fixed
+    """The weights of --alpha … --epsilon, or GradNorm from --w_*_init; 0 for the terms in `without`."""
+    fixed = {"full": 1.0, "consist": args.alpha, "drop": args.beta, "sparse": args.gamma, "tv": args.delta, "locate": args.epsilon}
+    weights = {t: getattr(args, f"w_{t}_init") if args.dynamic_weights else fixed[t] for t in OBJECTIVES[args.objective]}
     weights = {t: 0.0 if t in without else w for t, w in weights.items()}
     if not any(weights.values()):
         raise ValueError("every term of the loss has weight 0; there is nothing to learn")

@@ -19,7 +19,7 @@ SHARED = ROOT.parent / "shared"  # real X-rays, tables and weights; not part of 
 
 @pytest.fixture(autouse=True, scope="session")
 def _two_threads() -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(min(2, torch.get_num_threads()))  # one where OMP_NUM_THREADS says so
 
 
 @pytest.fixture(scope="session")

@@ -19,18 +19,21 @@ from roi.engine import Fit, Meter, mask_seeds, train_one_epoch
 from roi.gradnorm import FixedWeights, GradNorm
 from roi.images import locate
 from roi.log import COLUMNS, MetricsLog
-from roi.losses import TERMS, bce, roi_terms
+from roi.losses import bce
 from roi.model import RoiModel
+from roi.objective import OBJECTIVES, consistency_terms, evidence_terms
+from roi.optim import make_optimizer
 
 CPU = torch.device("cpu")
 
 
 class Net(nn.Module):
-    """Batch norm, dropout and two convolutions: all that makes an exact resume hard."""
+    """Batch norm, dropout and three convolutions of stride 2: all that makes an exact resume hard, and a stage for a mask of features."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, stride=2), nn.Dropout(0.3))
+        first, second, third = (nn.Conv2d(channels, 8, 3, stride=2, padding=1) for channels in (3, 8, 8))
+        self.layers = nn.Sequential(first, nn.BatchNorm2d(8), nn.ReLU(), second, nn.Dropout(0.3), third)
         self.head = nn.Linear(8, 3)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -51,13 +54,17 @@ def dataset(folder: Path, rows: int) -> XrayDataset:
     return XrayDataset(paths, np.random.default_rng(1).integers(0, 2, (rows, 3)).astype(np.float32), 20)
 
 
-def make_fit(folder: Path, out: Path, losses_fn: Callable[..., dict[str, Tensor]] | None = None, dynamic: bool = True, **more: Any) -> Fit:
+def make_fit(
+    folder: Path, out: Path, losses_fn: Callable[..., dict[str, Tensor]] | None = None, dynamic: bool = True, objective: str = "evidence", **more: Any
+) -> Fit:
+    """Three epochs; of the evidence objective the first is warm-up."""
     torch.manual_seed(0)
-    model = RoiModel(Net(), "conv")
+    evidence = objective == "evidence"
+    model = RoiModel(Net(), "features" if evidence else "conv", img_size=20, per_class=evidence)
     data = dataset(folder, 26)
     loader, sampler = make_loader(data, 4, shuffle_seed=7)
     val_loader, _ = make_loader(dataset(folder, 10), 4)
-    weights = dict.fromkeys(TERMS, 0.5)
+    weights = dict.fromkeys(OBJECTIVES[objective], 0.5)
     meta: dict[str, Any] = {
         "classes": ["Mass", "Edema", "Normal"],
         "args": {},
@@ -72,9 +79,9 @@ def make_fit(folder: Path, out: Path, losses_fn: Callable[..., dict[str, Tensor]
         sampler=sampler,
         val_loader=val_loader,
         classes=meta["classes"],
-        losses_fn=losses_fn or terms,
+        losses_fn=losses_fn or TERMS_OF[objective],
         balance=GradNorm(weights, model.last_shared()) if dynamic else FixedWeights(weights),
-        optimizer=torch.optim.AdamW(model.parameters(), lr=1e-3),
+        optimizer=make_optimizer(model, 1e-3, 0.01, 1e-2),
         device=CPU,
         dtype=torch.float32,
         epochs=3,
@@ -87,8 +94,15 @@ def make_fit(folder: Path, out: Path, losses_fn: Callable[..., dict[str, Tensor]
     )
 
 
-def terms(model: RoiModel, batch: Batch, epoch: int) -> dict[str, Tensor]:
-    return roi_terms(model, batch.pixels, batch.target, 0.1, mask_seeds(0, epoch, batch.index))
+def consistency(model: RoiModel, batch: Batch, epoch: int) -> dict[str, Tensor]:
+    return consistency_terms(model, batch.pixels, batch.target, 0.1, mask_seeds(0, epoch, batch.index))
+
+
+def evidence(model: RoiModel, batch: Batch, epoch: int) -> dict[str, Tensor]:
+    return evidence_terms(model, batch.pixels, batch.target, 0.1, mask_seeds(0, epoch, batch.index), 0.3, warm_up=epoch < 1)
+
+
+TERMS_OF = {"consistency": consistency, "evidence": evidence}
 
 
 def full_term(model: RoiModel, batch: Batch, epoch: int) -> dict[str, Tensor]:
@@ -131,14 +145,14 @@ def test_accumulation_loses_no_sample(folder: Path, rows: int, batch_size: int, 
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize(("objective", "number"), [("evidence", signal.SIGTERM), ("evidence", signal.SIGINT), ("consistency", signal.SIGTERM)])
 @pytest.mark.parametrize("dynamic", [True, False])
 @pytest.mark.parametrize("stop_at", [1, 3, 7, 11])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(folder: Path, tmp_path: Path, stop_at: int, number: int, dynamic: bool) -> None:
+def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(folder: Path, tmp_path: Path, stop_at: int, number: int, dynamic: bool, objective: str) -> None:
     """7 batches an epoch, steps of 2 batches, 3 epochs; the signal comes while the batch `stop_at` is computed."""
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    whole = make_fit(folder, tmp_path / "a", dynamic=dynamic)
+    whole = make_fit(folder, tmp_path / "a", dynamic=dynamic, objective=objective)
     assert whole.run() == 0
     calls = 0
 
@@ -147,12 +161,12 @@ def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(folder: Path, tmp_
         calls += 1
         if calls == stop_at:
             os.kill(os.getpid(), number)
-        return terms(model, batch, epoch)
+        return TERMS_OF[objective](model, batch, epoch)
 
-    first = make_fit(folder, tmp_path / "b", interrupted, dynamic)
+    first = make_fit(folder, tmp_path / "b", interrupted, dynamic, objective)
     assert first.run() == 128 + number and first.epoch < 3
     torch.manual_seed(99)  # another process would stand elsewhere
-    second = make_fit(folder, tmp_path / "b", dynamic=dynamic, done=first.epoch)
+    second = make_fit(folder, tmp_path / "b", dynamic=dynamic, objective=objective, done=first.epoch)
     torch.rand(5)
     second.resume(checkpoint.load(tmp_path / "b" / "c.pt"))
     assert second.run() == 0
@@ -180,13 +194,40 @@ def test_checkpoint_is_plain_and_the_best_is_not_the_last(folder: Path, tmp_path
     assert not list(tmp_path.glob("*.part")) and not list(tmp_path.glob(".*"))
 
 
+def test_no_epoch_before_first_best_becomes_the_best(folder: Path, tmp_path: Path) -> None:
+    """A warm-up epoch scores highest: it has no mask to show."""
+    scores = [0.9, 0.6, 0.7]
+    for first, best in ((1, 1), (2, 3), (3, 3), (4, None)):
+        out = tmp_path / str(first)
+        out.mkdir()
+        fit = make_fit(folder, out, full_term, dynamic=False, first_best=first)
+        fit._validate = lambda stop, fit=fit: {"val_loss": 0.5, "val_auroc": scores[fit.epoch]}  # type: ignore[method-assign, misc]
+        assert fit.run() == 0
+        if best is None:
+            assert not (out / "c_best.pt").exists() and fit.best == -math.inf
+        else:
+            state = checkpoint.load(out / "c_best.pt")
+            assert state["epoch"] == best and state["val_auroc"] == scores[best - 1] == fit.best
+
+
+@pytest.mark.parametrize("mask", ["conv", "features", "none"])
+def test_the_optimiser_has_every_parameter_once_and_the_mask_net_at_its_own_rate(mask: str) -> None:
+    model = RoiModel(Net(), mask, img_size=20)
+    groups = make_optimizer(model, 1e-4, 0.02, 3e-3).param_groups
+    assert [(g["lr"], g["weight_decay"]) for g in groups] == [(1e-4, 0.02), (3e-3, 0.02)][: 1 + (mask != "none")]
+    given = [id(p) for g in groups for p in g["params"]]
+    assert len(given) == len(set(given)) and set(given) == {id(p) for p in model.parameters()}
+    own = {id(p) for p in model.mask_net.parameters()} if model.mask_net is not None else set()
+    assert {id(p) for g in groups[1:] for p in g["params"]} == own
+
+
 def test_a_loss_that_is_not_finite_names_term_and_images_and_saves_nothing(folder: Path, tmp_path: Path) -> None:
     def bad(model: RoiModel, batch: Batch, epoch: int) -> dict[str, Tensor]:
-        found = terms(model, batch, epoch)
+        found = consistency(model, batch, epoch)
         return {**found, "drop": found["drop"] * math.nan} if 13 in batch.index else found
 
     with pytest.raises(ValueError, match=r"'(loss|drop)' of the loss is nan.*13\.png"):
-        make_fit(folder, tmp_path, bad).run()
+        make_fit(folder, tmp_path, bad, objective="consistency").run()
     assert not (tmp_path / "c.pt").exists()
 
 
@@ -201,7 +242,7 @@ def test_an_unreadable_image_stops_the_run_or_is_left_out_and_listed(folder: Pat
 
     def watch(model: RoiModel, batch: Batch, epoch: int) -> dict[str, Tensor]:
         seen.extend(batch.index.tolist())
-        return terms(model, batch, epoch)
+        return evidence(model, batch, epoch)
 
     make_fit(broken, tmp_path, watch, skip_unreadable=True).run()
     assert sorted(seen) == sorted([n for n in range(26) if n != 5] * 3)

@@ -227,12 +227,15 @@ def test_every_source_keeps_exactly_the_same_area() -> None:
     assert (score.flatten(1).gather(1, ranks(score, hard).flatten(1).argsort(1)).diff(dim=1) <= 0).all()
 
 
-def test_a_reinitialised_model_is_another_draw() -> None:
-    args = {"backbone": "test_convnext", "mask": "conv", "img_size": SIZE, "seed": 0}
-    first, again = build_model("test_convnext", 3, "conv", "none", SIZE, 0), reinitialised(args, 3, 0)
+@pytest.mark.parametrize("mask", ["conv", "features"])
+def test_a_reinitialised_model_is_another_draw(mask: str) -> None:
+    args = {"backbone": "test_convnext", "mask": mask, "mask_per_class": mask == "features", "fill": "mean", "img_size": SIZE, "seed": 0}
+    first = build_model("test_convnext", 3, mask, "none", SIZE, 0, per_class=mask == "features")
+    again, once_more = (reinitialised(args, ["Mass", "Edema", "Normal"], 0) for _ in range(2))
     for name, value in first.state_dict().items():
         assert value.ndim < 2 or not torch.allclose(value, again.state_dict()[name]), name
-    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), reinitialised(args, 3, 0).parameters(), strict=True)) and not again.training
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), once_more.parameters(), strict=True)) and not again.training
+    assert again.per_class == (mask == "features") and again.findings.tolist() == [True, True, False]
 
 
 # --- the files of infer ----------------------------------------------------------------------------------------------
@@ -240,10 +243,11 @@ def test_a_reinitialised_model_is_another_draw() -> None:
 
 @pytest.fixture(scope="module")
 def checkpoints(demo: Path, tables: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """roi.pt (learned mask), random.pt, standard.pt at 64 pixels."""
+    """At 64 pixels: roi.pt (a map a class, from features), conv.pt (one map, as published), random_mask.pt, standard.pt."""
     out = tmp_path_factory.mktemp("evidence")
     data = ("--train_csv", tables[0], "--image_root", demo, "--backbone", "test_convnext", *TINY)
     run("train_roi_consistency.py", *data, "--save", out / "roi.pt")
+    run("train_roi_consistency.py", "--objective", "consistency", *data, "--save", out / "conv.pt")
     for mode in ("standard", "random_mask"):
         run("train_roi_baselines.py", "--mode", mode, *data, "--save", out / f"{mode}.pt")
     return out
@@ -264,6 +268,14 @@ def written(checkpoints: Path, demo: Path, tables: tuple[Path, Path]) -> Path:
     return out
 
 
+def assert_best(kept: np.ndarray, score: torch.Tensor, k: int) -> None:
+    """Exactly k pixels, of the highest scores; pixels may change places that tie within float noise, as batches of other sizes make it."""
+    assert (kept.sum((1, 2, 3)) == k).all()
+    off = torch.from_numpy(kept).float() != exact_topk(score, k)
+    kth = score.flatten(1).topk(k).values[:, -1].view(-1, 1, 1, 1)
+    assert not (off & ((score - kth).abs() > 1e-4)).any() and off.float().mean() < 0.01
+
+
 def test_masks_are_those_of_the_model(written: Path, demo: Path, tables: tuple[Path, Path]) -> None:
     from roi.images import locate, read_grey
 
@@ -273,17 +285,74 @@ def test_masks_are_those_of_the_model(written: Path, demo: Path, tables: tuple[P
     assert maps.keep_ratio == 0.15 and maps.meta["image_root"] == str(demo) and not maps.meta["contaminated"]
     model, state = load_model(written / "roi.pt")
     grey = np.stack([read_grey(str(path), SIZE) for path in locate(demo, images)])
-    other = reinitialised(state["args"], len(state["classes"]), 0)
+    other = reinitialised(state["args"], state["classes"], 0)
     with torch.no_grad():
         views = model(torch.from_numpy(grey)[:, None], 0.15)
         z, _ = other.masks(other.normalise(torch.from_numpy(grey)[:, None]), 0.15, None)
     assert views.score is not None and z is not None and torch.equal(views.soft, views.score.sigmoid())
     for source, score in (("mask", views.score), ("mask_reinit", z)):
-        kept = maps.kept[source]
-        assert (kept.sum((1, 2, 3)) == kept_pixels(SIZE, SIZE, 0.15)).all()
-        assert (kept == exact_topk(score, kept_pixels(SIZE, SIZE, 0.15)).numpy()).mean() > 0.9999  # up to a tie within float noise
+        assert_best(maps.kept[source], score, kept_pixels(SIZE, SIZE, 0.15))
         cells = score.reshape(len(images), 1, 16, 4, 16, 4).mean((3, 5))
         np.testing.assert_allclose(maps.maps[source], cells.numpy(), rtol=2e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["roi", "conv"])
+def test_masks_do_not_depend_on_the_batch(checkpoints: Path, demo: Path, tables: tuple[Path, Path], tmp_path: Path, name: str) -> None:
+    """Bit for bit, but for scores that tie within the noise of convolutions of another batch size."""
+    for size in (1, 7):
+        run(*infer(checkpoints / f"{name}.pt", demo, tables[1], "--save_masks", tmp_path / f"{size}.npz", "--batch_size", size, "--map_size", SIZE))
+    one, seven = (read_maps(tmp_path / f"{size}.npz") for size in (1, 7))
+    for source in ("mask", "mask_reinit"):
+        off = one.kept[source] != seven.kept[source]
+        kth = np.sort(one.maps[source].reshape(len(off), -1))[:, -kept_pixels(SIZE, SIZE, 0.1)].reshape(-1, 1, 1, 1)  # cells are pixels here
+        assert (one.kept[source].sum((1, 2, 3)) == seven.kept[source].sum((1, 2, 3))).all() and off.mean() < 0.01
+        assert (np.abs(one.maps[source] - kth)[off] <= 4e-3 * np.abs(kth).max()).all()  # the file holds two bytes a number
+        np.testing.assert_allclose(one.maps[source], seven.maps[source], rtol=2e-3, atol=1e-3)
+
+
+def test_maps_of_each_class_are_those_behind_the_mask(checkpoints: Path, demo: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
+    from roi.images import locate, read_grey
+
+    boxes, table = demo / "BBox_List_2017.csv", read_table(tables[1])
+    files = ("--class_masks", tmp_path / "c.npz", "--bbox_csv", boxes, "--map_size", 16, "--batch_size", 5)
+    run(*infer(checkpoints / "roi.pt", demo, tables[1], *files, "--save_json", tmp_path / "p.json", "--save_masks", tmp_path / "m.npz"))
+    with_box = [image for image in table["image"] if image in set(read_boxes(boxes)["image"])]
+    maps = read_maps(tmp_path / "c.npz")
+    model, state = load_model(checkpoints / "roi.pt")
+    shape = (len(with_box), len(state["classes"]), 16, 16)
+    assert maps.images == with_box and maps.classes == state["classes"] and not maps.kept and maps.keep_ratio == 0.1
+    assert {s: m.shape for s, m in maps.maps.items()} == {"class_mask": shape, "class_mask_reinit": shape} and 0 < len(with_box) < len(table)
+    grey = torch.from_numpy(np.stack([read_grey(str(path), SIZE) for path in locate(demo, with_box)]))[:, None]
+    for source, net in (("class_mask", model), ("class_mask_reinit", reinitialised(state["args"], state["classes"], 0))):
+        with torch.no_grad():
+            _, cells = net.read(net.normalise(grey))
+        expected = F.interpolate(cells, size=(16, 16), mode="bilinear").numpy()
+        np.testing.assert_allclose(maps.maps[source], expected, rtol=2e-3, atol=2e-3)
+    assert np.abs(maps.maps["class_mask"] - maps.maps["class_mask_reinit"]).max() > 0.01
+    run(
+        "evaluate.py", "--preds", tmp_path / "p.json", "--csv", tables[1], "--masks", tmp_path / "m.npz", tmp_path / "c.npz", "--bbox_csv", boxes,
+        "--out", tmp_path / "scores", "--resamples", 20,
+    )  # fmt: skip
+    section = json.loads((tmp_path / "scores" / "metrics.json").read_text())["localization"]["sources"]
+    assert section.keys() >= {"mask", "mask_reinit", "class_mask", "class_mask_reinit", "random", "centre"}
+    # by hand: the highest cell of the finding's own map lies in its box, the mean over pairs of a finding, then over findings
+    places = read_boxes(boxes)
+    hits: dict[str, list[float]] = {}
+    for (image, finding), group in places[places["image"].isin(with_box)].groupby(["image", "label"]):
+        cells = maps.maps["class_mask"][maps.images.index(image), maps.classes.index(finding)]
+        y, x = np.nonzero(cells == cells.max())
+        inside = [
+            ((b.x <= (x + 0.5) / 16) & ((x + 0.5) / 16 <= b.x + b.w) & (b.y <= (y + 0.5) / 16) & ((y + 0.5) / 16 <= b.y + b.h)) for b in group.itertuples()
+        ]
+        hits.setdefault(finding, []).append(float(np.any(inside, axis=0).mean()))
+    assert section["class_mask"]["mean"]["pointing"]["value"] == pytest.approx(np.mean([np.mean(v) for v in hits.values()]), abs=1e-4)
+
+
+def test_class_masks_need_a_map_a_class(checkpoints: Path, demo: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
+    for name in ("conv", "standard", "random_mask"):
+        assert "no map a class" in one_line_error(*infer(checkpoints / f"{name}.pt", demo, tables[1], "--class_masks", tmp_path / "c.npz"))
+    assert "go with --csv" in run("infer_roi_consistency.py", "--checkpoint", checkpoints / "roi.pt", "--image", "x.png", "--class_masks", "c.npz", code=2)
+    assert not list(tmp_path.iterdir())
 
 
 def test_curves_pass_through_the_predictions(written: Path, tables: tuple[Path, Path]) -> None:
@@ -301,6 +370,18 @@ def test_curves_pass_through_the_predictions(written: Path, tables: tuple[Path, 
     assert all(np.abs(data["crop"][:, 0] - data["crop"][:, s]).max() > 1e-7 for s in range(1, len(SOURCES)))
 
 
+@pytest.mark.xfail(strict=True, reason="predictions draw the noise from mask_seeds(seed, 0, row), curves from mask_seeds(seed, 1, row)")
+def test_curves_pass_through_predictions_on_noise(demo: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
+    data = ("--train_csv", tables[0], "--image_root", demo, "--backbone", "test_convnext", *TINY)
+    run("train_roi_consistency.py", *data, "--fill", "noise", "--save", tmp_path / "roi.pt")
+    run(*infer(tmp_path / "roi.pt", demo, tables[1], "--save_json", tmp_path / "p.json", "--curves", tmp_path / "k.npz", "--curve_samples", 5))
+    preds = {row["image"]: row for row in json.loads((tmp_path / "p.json").read_text())}
+    curves = read_arrays(tmp_path / "k.npz", ("images", "classes", "fractions", "crop"), "curves")
+    found = curves["crop"][:, 0, curves["fractions"].tolist().index(0.1)]
+    expected = [[preds[n]["prob_crop"][c] for c in curves["classes"].tolist()] for n in curves["images"].tolist()]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 def test_cam_of_all_images_or_of_those_with_a_box(written: Path, demo: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
     from roi.images import locate, read_grey
 
@@ -315,7 +396,7 @@ def test_cam_of_all_images_or_of_those_with_a_box(written: Path, demo: Path, tab
     assert standard.images == some.images == with_box and standard.maps["cam"].shape == (len(with_box), len(state["classes"]), 32, 32)
     rows = [everything.images.index(image) for image in with_box]
     grey = torch.from_numpy(np.stack([read_grey(str(path), SIZE) for path in locate(demo, with_box)]))[:, None]
-    for source, net in (("cam", model), ("cam_reinit", reinitialised(state["args"], len(state["classes"]), 0))):
+    for source, net in (("cam", model), ("cam_reinit", reinitialised(state["args"], state["classes"], 0))):
         expected = grad_cam(net, grey, 16)
         expected = expected / expected.amax((2, 3), keepdim=True).clamp_min(1e-30)
         np.testing.assert_allclose(some.maps[source], expected, atol=2e-3)

@@ -1,4 +1,4 @@
-"""The maths of one ROI step: masks of exactly k pixels, where gradients go, losses against closed forms, GradNorm."""
+"""The maths of one step: masks of exactly k pixels, where gradients go, losses against closed forms, the consistency objective, GradNorm."""
 
 import math
 
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from roi import losses, masks
 from roi.gradnorm import FixedWeights, GradNorm
 from roi.model import RoiModel
+from roi.objective import consistency_terms
 
 
 @pytest.mark.parametrize("score", ["constant", "saturated", "random", "few values"])
@@ -38,6 +39,62 @@ def test_straight_through_has_the_value_of_hard_and_the_gradient_of_soft() -> No
     upstream = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     m.backward(upstream)
     assert soft.grad is not None and torch.equal(soft.grad, upstream)
+
+
+def distinct(images: int = 3, size: int = 12, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    """(B, 1, S, S) normal scores, no two alike."""
+    score = torch.randn(images, 1, size, size, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+    assert all(len(row.unique()) == size * size for row in score)
+    return score
+
+
+def test_standardised_and_enlarged_are_closed_forms() -> None:
+    maps = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0)) * 7 + 3
+    flat = maps.numpy().reshape(2, 3, 20)
+    expected = (flat - flat.mean(2, keepdims=True)) / flat.std(2, ddof=1, keepdims=True)
+    np.testing.assert_allclose(masks.standardised(maps).numpy().reshape(2, 3, 20), expected, atol=1e-5)
+    assert (masks.standardised(torch.full((1, 1, 4, 4), 3.0)) == 0).all()
+    assert masks.enlarged(maps, (4, 5)) is maps
+    ramp = torch.tensor([[[[0.0, 4.0], [8.0, 12.0]]]])  # pixel centres at -1/4, 1/4, 3/4, 5/4 cells, cut off at the outer centres
+    place = np.array([0, 0.25, 0.75, 1])
+    np.testing.assert_allclose(masks.enlarged(ramp, (4, 4))[0, 0].numpy(), 8 * place[:, None] + 4 * place[None], atol=1e-6)
+
+
+@pytest.mark.parametrize("k", [1, 14, 100, 144])
+def test_competing_puts_exactly_k_pixels_above_one_half_whatever_the_scale(k: int) -> None:
+    score = distinct()
+    s = masks.competing(score, k)
+    assert torch.equal((s >= 0.5).double(), masks.exact_topk(score, k)) and (s == 0.5).sum(dim=(1, 2, 3)).tolist() == [1] * 3
+    for scale, shift in ((1000.0, 0.0), (1.0, -40.0), (0.01, 5.0)):
+        torch.testing.assert_close(masks.competing(scale * score + shift, k), s, rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(masks.competing(score**3, k), s, atol=1e-2)  # its shape does matter
+
+
+def test_competing_is_near_the_kept_share_and_neither_saturates_nor_dies() -> None:
+    for share in (0.05, 0.1, 0.3):
+        s = masks.competing(distinct(size=64) * 300, masks.kept_pixels(64, 64, share))
+        assert share < s.mean().item() < share + 0.1 and s.min() > 1e-5 and s.max() < 1 - 1e-5
+    assert (distinct(size=64) * 300).sigmoid().mean().item() == pytest.approx(0.5, abs=0.02)  # which the plain soft mask does
+
+
+def test_the_gradient_of_competing_takes_the_kth_value_for_a_constant() -> None:
+    """Against finite differences of sigmoid((z - c) / tau) at c = z_(k)."""
+    score, k, tau = distinct(2, 4), 5, 0.7
+    kth = masks.standardised(score).flatten(1).sort(dim=1, descending=True).values[:, k - 1].view(2, 1, 1, 1)
+    weight = distinct(2, 4, seed=1)
+
+    def reference(z: torch.Tensor) -> torch.Tensor:
+        return (((masks.standardised(z) - kth) / tau).sigmoid() * weight).sum()
+
+    z = score.clone().requires_grad_()
+    (found,) = torch.autograd.grad((masks.competing(z, k, tau) * weight).sum(), z)
+    expected = torch.empty_like(score)
+    for n in range(score.numel()):
+        step = torch.zeros(score.numel(), dtype=score.dtype)
+        step[n] = 1e-5
+        expected.view(-1)[n] = (reference(score + step.view_as(score)) - reference(score - step.view_as(score))) / 2e-5
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-8)
+    assert (found.flatten(1).abs() > 1e-4).all()  # every pixel competes
 
 
 @pytest.mark.parametrize("place", [masks.random_mask, masks.cutout_mask])
@@ -69,7 +126,7 @@ def test_bce_leaves_unknown_out_and_gives_it_no_gradient() -> None:
     assert losses.bce(logits, torch.full_like(target, math.nan)).item() == 0
 
 
-def test_roi_terms_by_hand() -> None:
+def test_terms_of_consistency_by_hand() -> None:
     full, other = torch.tensor([[0.0, 2.0]]), torch.tensor([[1.0, -1.0]])
     p, q = full.sigmoid(), other.sigmoid()
     assert losses.consist(full, other).item() == pytest.approx((p - q).abs().mean().item())
@@ -77,6 +134,24 @@ def test_roi_terms_by_hand() -> None:
     soft = torch.zeros(1, 1, 4, 4)
     soft[..., 2:] = 1  # one vertical edge: 4 of 12 steps to the right
     assert losses.total_variation(soft).item() == pytest.approx(4 / 12)
+
+
+def test_pooled_is_log_mean_exp_over_the_cells() -> None:
+    maps = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0)) * 5
+    np.testing.assert_allclose(losses.pooled(maps).numpy(), np.log(np.exp(maps.double().numpy()).mean((2, 3))), rtol=1e-5)
+    constant = torch.tensor([[-3.0, 400.0]])[:, :, None, None].expand(1, 2, 7, 7)  # exp(400) overflows
+    torch.testing.assert_close(losses.pooled(constant), torch.tensor([[-3.0, 400.0]]))
+
+
+def test_lost_is_the_surprise_at_what_is_present_alone() -> None:
+    logits = torch.tensor([[2.0, -1.0, 0.5], [30.0, -40.0, 1.0]], requires_grad=True)
+    present = torch.tensor([[1.0, 0.0, 1.0], [1.0, 1.0, 0.0]])
+    loss = losses.lost(logits, present)
+    odds = np.exp(logits.detach().double().numpy())
+    assert loss.item() == pytest.approx(np.log1p(odds)[present == 1].mean(), rel=1e-6)  # -log(1 - p) of the 4 that are present
+    loss.backward()
+    np.testing.assert_allclose(logits.grad, odds / (1 + odds) * present.numpy() / 4, rtol=1e-5)  # 0 where absent
+    assert losses.lost(logits, torch.zeros_like(present)).item() == 0
 
 
 class Mean(nn.Module):
@@ -103,13 +178,13 @@ def test_the_mask_net_receives_gradient_from_each_of_its_terms(term: str) -> Non
     model, pixels, target = make("conv")
     with torch.no_grad():  # p_drop above p_full somewhere, so that drop is awake
         model.backbone.head.weight.mul_(20)
-    losses.roi_terms(model, pixels, target, 0.1, [0] * 5)[term].backward()
+    consistency_terms(model, pixels, target, 0.1, [0] * 5)[term].backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.mask_net.parameters())
 
 
 def test_full_gives_the_mask_net_no_gradient_and_hard_masks_keep_k() -> None:
     model, pixels, target = make("conv")
-    losses.roi_terms(model, pixels, target, 0.1, [0] * 5)["full"].backward()
+    consistency_terms(model, pixels, target, 0.1, [0] * 5)["full"].backward()
     assert all(p.grad is None or p.grad.abs().sum() == 0 for p in model.mask_net.parameters())
     views = model(pixels, 0.1)
     assert views.hard.sum(dim=(1, 2, 3)).tolist() == [58] * 5 and set(views.hard.unique().tolist()) == {0.0, 1.0}
@@ -128,7 +203,7 @@ def test_normalise_is_totensor_and_normalize() -> None:
 
 
 def test_terms_by_mask() -> None:
-    names = {mask: set(losses.roi_terms(*make(mask), 0.1, [1] * 5)) for mask in ("conv", "random", "cutout", "none")}
+    names = {mask: set(consistency_terms(*make(mask), 0.1, [1] * 5)) for mask in ("conv", "random", "cutout", "none")}
     assert names["none"] == {"full"} and names["random"] == names["cutout"] == {"full", "consist", "drop", "mask_kept"}
     assert names["conv"] == {"full", "consist", "drop", "sparse", "tv", "mask_kept", "mask_mean", "mask_tv"}
 

@@ -111,3 +111,120 @@ def test_the_memory_format_reaches_the_backbone(channels_last: bool, mask: str) 
     model(torch.zeros(2, 1, 64, 64, dtype=torch.uint8), 0.1)
     assert len(formats) == len(convolutions) and set(formats) == {(channels_last, not channels_last)}
     assert convolutions[1].weight.is_contiguous(memory_format=torch.channels_last) == channels_last
+
+
+# --- stages and masks of features ------------------------------------------------------------------------------------
+
+STAGES = {
+    ("resnet18", 64): (["layer2", "layer3", "layer4"], [128, 256, 512], [8, 4, 2]),
+    ("squeezenet1_1", 64): (["features.7", "features"], [256, 512], [7, 3]),  # 3 cells are nearer to stride 16 than to 32
+    ("convnext_tiny", 64): (["features.3", "features.5", "features"], [192, 384, 768], [8, 4, 2]),
+    ("swin_t", 64): (["features.3", "features.5", "permute"], [192, 384, 768], [8, 4, 2]),
+    ("test_resnet", 32): (["layer2", "layer3"], [48, 192], [4, 2]),  # layer4 has a single cell left
+    ("test_efficientnet", 64): (["blocks.2", "blocks.3", "bn2"], [32, 48, 256], [8, 4, 2]),
+}
+
+
+def stages_of(backbone: nn.Module, img_size: int) -> m.Stages:
+    return m.Stages(backbone, m.head(backbone)[1], img_size)
+
+
+def hooks_of(backbone: nn.Module) -> list[str]:
+    return [
+        name for name, module in backbone.named_modules() for _ in (*module._forward_hooks, *module._forward_pre_hooks, *module._backward_hooks)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "img_size"), STAGES)
+def test_stages_are_the_last_activations_at_their_strides(name: str, img_size: int) -> None:
+    names, channels, sides = STAGES[name, img_size]
+    backbone = m.build_backbone(name, 3, "none", img_size).train()
+    frozen = next(module for module in backbone.modules() if module is not backbone)
+    frozen.training = False
+    state, flags = {k: v.clone() for k, v in backbone.state_dict().items()}, [module.training for module in backbone.modules()]
+    stages = stages_of(backbone, img_size)
+    assert (stages.names, stages.channels) == (names, channels)
+    assert [module.training for module in backbone.modules()] == flags and all(torch.equal(v, state[k]) for k, v in backbone.state_dict().items())
+    assert sorted(hooks_of(backbone)) == sorted(names)  # one each, and none left of the search
+    x = torch.randn(2, 3, img_size, img_size, generator=torch.Generator().manual_seed(0))
+    backbone.eval()
+    with torch.no_grad():
+        with stages.catch() as caught:
+            logits = backbone(x)
+            assert caught == []  # they are there once the block is left
+        assert torch.equal(backbone(x), logits)
+    assert [tuple(stage.shape) for stage in caught] == [(2, d, side, side) for d, side in zip(channels, sides, strict=True)]
+    assert stages.caught is None
+
+
+def test_what_is_caught_is_the_activation() -> None:
+    net = m.build_backbone("resnet18", 3, "none").eval()
+    stages = stages_of(net, 64)
+    x, other = (torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    with torch.no_grad():
+        with stages.catch() as caught:
+            net(x)
+        net(other)  # nobody looks
+        second = net.layer2(net.layer1(net.maxpool(net.relu(net.bn1(net.conv1(x))))))
+        third = net.layer3(second)
+    for found, expected in zip(caught, (second, third, net.layer4(third)), strict=True):
+        assert torch.equal(found, expected)
+    with pytest.raises(KeyError), stages.catch():
+        raise KeyError
+    assert stages.caught is None
+
+
+def test_stages_whose_channels_come_last_are_turned() -> None:
+    net = m.build_backbone("swin_t", 3, "none", 64).eval()
+    stages = stages_of(net, 64)
+    x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        with stages.catch() as caught:
+            net(x)
+        second = net.features[:4](x)  # (B, h, w, D)
+    assert stages.axes == [True, True, False] and second.shape == (1, 8, 8, 192) and torch.equal(caught[0], second.permute(0, 3, 1, 2))
+
+
+def test_the_classifier_and_dropout_are_no_stages() -> None:
+    """A head that is a convolution has maps too, and dropout ends a stage with holes."""
+
+    class Convolutional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Conv2d(3, 8, 4, stride=4)
+            self.body = nn.Conv2d(8, 4, 3, stride=2, padding=1)
+            self.rest = nn.Dropout(0.5)
+            self.head = nn.Conv2d(4, 5, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.rest(self.body(self.stem(x)))).mean((2, 3))
+
+    stages = stages_of(Convolutional(), 32)
+    assert (stages.names, stages.channels, stages.axes) == (["body"], [4], [False])  # as many channels as cells a side
+
+
+@pytest.mark.parametrize("name", ["vit_b_32", "test_vit"])
+def test_a_backbone_without_stages_says_what_to_do(name: str) -> None:
+    with pytest.raises(ValueError, match="no stages of features at 64 pixels.*--mask_net conv") as said:
+        m.build_model(name, 3, "features", "none", 64)
+    assert "\n" not in str(said.value)
+
+
+@pytest.mark.parametrize("per_class", [True, False])
+@pytest.mark.parametrize("name", ["test_resnet", "test_convnext"])
+def test_crop_and_drop_are_the_backbone_on_what_a_mask_of_features_keeps(name: str, per_class: bool) -> None:
+    model = m.build_model(name, 3, "features", "none", 64, per_class=per_class, findings=[True, True, False]).eval()
+    pixels = torch.randint(0, 256, (4, 1, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        views = model(pixels, 0.1)
+        x = model.normalise(pixels)
+        logits, maps = model.read(x)
+        assert views.hard is not None and views.score is not None and views.soft is not None
+        for found, expected in ((views.full, x), (views.crop, x * views.hard), (views.drop, x * (1 - views.hard))):
+            torch.testing.assert_close(found, model.backbone(expected), rtol=1e-4, atol=1e-5)
+    assert views.hard.sum((1, 2, 3)).tolist() == [410] * 4 and set(views.hard.unique().tolist()) == {0.0, 1.0}
+    torch.testing.assert_close(views.score, model.union(maps, logits, (64, 64)))
+    assert torch.equal(views.soft, views.score.sigmoid()) and maps.shape == (4, 3 if per_class else 1, 8, 8)
+    assert views.maps is None if not per_class else torch.equal(views.maps, maps)  # type: ignore[arg-type]
+    only = model(pixels, 0.1, full_only=True)
+    assert only.hard is None and only.maps is None and only.crop is None

@@ -70,7 +70,7 @@ def test_demo_ends_with_scores_and_a_second_run_skips_what_is_done(project: Path
     said = finish(start(project, "a"))
     assert "none of these images was trained on" in said and "mean " in said and "a/report.html" in said.splitlines()[-1]
     metrics = json.loads((project / "a" / "scores" / "metrics.json").read_text())
-    assert metrics["thresholds"] and metrics["localization"]["sources"].keys() >= {"mask", "cam", "random", "centre"}
+    assert metrics["thresholds"] and metrics["localization"]["sources"].keys() >= {"mask", "class_mask", "cam", "random", "centre"}
     assert metrics["faithfulness"]["controls"]["sources"].keys() >= {"mask", "inverted", "random", "centre", "reinit"}
     assert said == (project / "roi-run.log").read_text()
     rewritten = ("train_metrics.csv", "report.html", "metrics.json", "per_class.csv")

@@ -1,0 +1,120 @@
+"""The two objectives: what one step asks of a classifier and its mask. Each gives its terms by name.
+
+consistency  as published: the crop view agrees with the full view, the drop view does not rise above it, both through one
+             classifier that learns from all of them.
+evidence     the crop view predicts the labels, the drop view loses what is present. Only the mask learns from the drop view, and the
+             classifier has seen images with holes at random places, so that a hole is nothing special (REAL-X, Jethani et al. 2021).
+
+Letters: B images, K classes, M maps, H x W pixels, h x w cells. A NaN target is unknown.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from roi.losses import bce, consist, drop, lost, pooled, total_variation
+from roi.masks import competing, enlarged, exact_topk, kept_pixels, random_mask, straight_through
+from roi.model import RoiModel
+
+OBJECTIVES = {"evidence": ("full", "consist", "drop", "locate"), "consistency": ("full", "consist", "drop", "sparse", "tv")}
+LIGHT = (0.9, 0.98)  # share of an image that stays when the classifier sees it through a random mask
+
+
+def consistency_terms(model: RoiModel, pixels: Tensor, target: Tensor, keep_ratio: float, seeds: Sequence[int] | None = None) -> dict[str, Tensor]:
+    """(B, 1, H, W) uint8, (B, K) -> {"full": (), "consist": (), ...}
+
+    mask_mean, mask_kept and mask_tv say what the mask did and carry no gradient. A model without a mask has `full` alone,
+    one whose mask is not learned has no `sparse` and no `tv`. Random masks need `seeds`, one an image.
+    """
+    views = model(pixels, keep_ratio, seeds)
+    terms = {"full": bce(views.full, target)}
+    if views.hard is not None:
+        terms |= {"consist": consist(views.full, views.crop), "drop": drop(views.full, views.drop), "mask_kept": views.hard.mean()}
+    if views.soft is not None:
+        terms |= {"sparse": views.soft.mean(), "tv": total_variation(views.soft)}
+        terms |= {"mask_mean": terms["sparse"].detach(), "mask_tv": terms["tv"].detach()}
+    return terms
+
+
+@dataclass(frozen=True)
+class Chance:
+    """What one step of the evidence objective draws, from one seed an image."""
+
+    light: Tensor  # (B, 1, H, W) 0/1: the image as the classifier sees it in the full view
+    one: Tensor  # (B, K) 0/1: the findings that the drop view must lose; all that are present, or one of them
+    single: Tensor  # (B,) bool: one of them
+
+    @staticmethod
+    def draw(seeds: Sequence[int], target: Tensor, size: tuple[int, int], random_views: float) -> "Chance":
+        present = (target == 1).float().cpu()  # (B, K)
+        light, one, single = [], present.clone(), []
+        for row, seed in enumerate(seeds):
+            generator = torch.Generator().manual_seed(seed)
+            through, share, coin = torch.rand(3, generator=generator).tolist()
+            blobs = kept_pixels(*size, LIGHT[0] + (LIGHT[1] - LIGHT[0]) * share)
+            light.append(random_mask([seed], size, blobs)[0] if through < random_views else torch.ones(1, *size))
+            single.append(coin < 0.5 and bool(present[row].any()))
+            if single[-1]:
+                chosen = torch.multinomial(present[row], 1, generator=generator)
+                one[row] = torch.zeros_like(present[row]).index_fill(0, chosen, 1.0)
+        device = target.device
+        return Chance(torch.stack(light).to(device), one.to(device), torch.tensor(single, device=device))
+
+
+def evidence_terms(
+    model: RoiModel, pixels: Tensor, target: Tensor, keep_ratio: float, seeds: Sequence[int], random_views: float, warm_up: bool = False
+) -> dict[str, Tensor]:
+    """(B, 1, H, W) uint8, (B, K) -> {"full": (), "consist": (), "drop": (), "locate": ()}; in the warm-up no mask is drawn: `full` and `locate` alone.
+
+    full     BCE on the image, a share `random_views` of the images seen through random blobs that keep 90 to 98 %
+    consist  BCE on the crop of the mask of all classes; the classifier and the mask learn from it
+    drop     -log(1 - p) on what is dropped, of what is present: half of the images drop the mask of all classes and must lose
+             all findings, half drop the map of one finding and must lose that one (one map: always all). Only the mask learns
+    locate   BCE on the maps alone, pooled over their cells: a map is high somewhere exactly where its finding is present
+    Crop and drop are judged by the classifier as it is used: in eval mode, with running statistics.
+    """
+    x = model.normalise(pixels)
+    findings = target.masked_fill(~model.findings, torch.nan)  # Normal has no place
+    if warm_up:
+        logits, maps = model.read(x)
+        return {"full": bce(logits, target)} | ({"locate": bce(pooled(maps), findings)} if model.per_class else {})
+    size = (x.shape[-2], x.shape[-1])
+    k = kept_pixels(*size, keep_ratio)
+    chance = Chance.draw(seeds, findings, size, random_views)
+    logits, maps = model.read(model.keep(x, chance.light, seeds))
+    score = model.union(maps, logits, size)
+    hard = exact_topk(score, k)
+    soft = competing(score, k)
+    m = straight_through(hard, soft)
+    terms = {"full": bce(logits, target)}
+    dropped = m
+    if model.per_class:
+        own = enlarged(maps[torch.arange(len(maps), device=maps.device), chance.one.argmax(1)][:, None], size)  # (B, 1, H, W)
+        dropped = torch.where(chance.single[:, None, None, None], straight_through(exact_topk(own, k), competing(own, k)), m)
+        terms["locate"] = bce(pooled(maps), findings)
+    with as_used(model.backbone):
+        terms["consist"] = bce(model.backbone(model.keep(x, m, seeds)).float(), target)
+        left = functional_call(model.backbone, fixed(model.backbone), (model.keep(x, 1 - dropped, seeds),)).float()
+    terms["drop"] = lost(left, chance.one if model.per_class else (findings == 1).float())
+    return terms | {"mask_kept": hard.mean(), "mask_mean": soft.detach().mean(), "mask_tv": total_variation(soft.detach())}
+
+
+@contextmanager
+def as_used(module: nn.Module) -> Iterator[None]:
+    """In eval mode for a while; each part then trains or not as before."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+def fixed(module: nn.Module) -> dict[str, Tensor]:
+    """The parameters and buffers without gradient, for functional_call."""
+    return {name: tensor.detach() for name, tensor in (*module.named_parameters(), *module.named_buffers())}
