@@ -183,7 +183,7 @@ def evidence(args: argparse.Namespace, model: RoiModel, state: dict[str, Any], i
         outputs.append(ClassMaps(args.class_masks, models[1], args.keep_ratio, args.map_size, dtype, boxed))
     if args.curves:
         rows = np.random.default_rng(args.seed).permutation(len(images))[: args.curve_samples]
-        seeds = dict(zip([images[n] for n in rows], mask_seeds(args.seed, 1, torch.from_numpy(rows)), strict=True))
+        seeds = dict(zip([images[n] for n in rows], mask_seeds(args.seed, 0, torch.from_numpy(rows)), strict=True))
         outputs.append(Curves(args.curves, models, args.keep_ratio, args.batch_size, dtype, seeds))
     return outputs
 

@@ -163,7 +163,7 @@ if [ -f "$DATA_PATH/BBox_List_2017.csv" ]; then
   boxes=(--bbox_csv "$DATA_PATH/BBox_List_2017.csv")
   [ "$CAM" = 0 ] || { boxes+=(--cam "$OUT/cam.npz"); scored+=("$OUT/cam.npz"); made+=("$OUT/cam.npz"); }
   case "$OBJECTIVE $TRAIN_FLAGS" in
-    *--no-mask_per_class* | consistency*) ;;
+    *--no-mask_per_class* | *consistency*) ;;
     *) boxes+=(--class_masks "$OUT/class_masks.npz"); scored+=("$OUT/class_masks.npz"); made+=("$OUT/class_masks.npz") ;;
   esac
   scored+=(--bbox_csv "$DATA_PATH/BBox_List_2017.csv")

@@ -113,7 +113,10 @@ class ClassMaps(MapsFile):
         with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
             _, other = self.reinit.read(self.reinit.normalise(batch.pixels[chosen].to(device)))
         maps = {"class_mask": views.maps[chosen], "class_mask" + REINIT: other}
-        self.rows([names[n] for n in chosen], {s: enlarged(m, (self.size, self.size)) for s, m in maps.items()}, {})
+        self.rows([names[n] for n in chosen], {s: self._sized(m) for s, m in maps.items()}, {})
+
+    def _sized(self, maps: Tensor) -> Tensor:
+        return enlarged(maps, (self.size, self.size)) if maps.shape[-1] < self.size else F.adaptive_avg_pool2d(maps, self.size)
 
 
 class CamMaps(MapsFile):

@@ -105,7 +105,13 @@ def _sizes(backbone: nn.Module, head: nn.Module, img_size: int) -> list[tuple[st
 
     def note(name: str):  # type: ignore[no-untyped-def]
         def hook(module: nn.Module, inputs: object, output: object) -> None:
-            if not begun and isinstance(output, Tensor) and output.ndim == 4 and _side(output.shape) > 1 and not isinstance(module, nn.Dropout):
+            if (
+                not begun
+                and isinstance(output, Tensor)
+                and output.ndim == 4
+                and _side(output.shape) > 1
+                and not isinstance(module, nn.Dropout | nn.AdaptiveAvgPool2d)
+            ):
                 found.append((name, output.shape))
 
         return hook

@@ -153,7 +153,7 @@ def filling(x: Tensor, fill: str, seeds: Sequence[int] | None) -> Tensor:
         return F.interpolate(F.adaptive_avg_pool2d(x, 16), size=size, mode="bilinear", align_corners=False)
     if seeds is None:
         raise ValueError("noise that fills holes needs one seed an image")
-    grey = [torch.randn(1, *x.shape[-2:], generator=torch.Generator().manual_seed(s)) for s in seeds]
+    grey = [torch.randn(1, *x.shape[-2:], generator=torch.Generator().manual_seed(s ^ 0xFFFFFFFF)) for s in seeds]  # not the numbers of the blobs
     return torch.stack(grey).to(x.device).expand_as(x)
 
 

@@ -55,8 +55,9 @@ class Chance:
         for row, seed in enumerate(seeds):
             generator = torch.Generator().manual_seed(seed)
             through, share, coin = torch.rand(3, generator=generator).tolist()
+            place = int(torch.randint(2**32, (1,), generator=generator))  # a seed of its own: the blobs do not follow the coin
             blobs = kept_pixels(*size, LIGHT[0] + (LIGHT[1] - LIGHT[0]) * share)
-            light.append(random_mask([seed], size, blobs)[0] if through < random_views else torch.ones(1, *size))
+            light.append(random_mask([place], size, blobs)[0] if through < random_views else torch.ones(1, *size))
             single.append(coin < 0.5 and bool(present[row].any()))
             if single[-1]:
                 chosen = torch.multinomial(present[row], 1, generator=generator)

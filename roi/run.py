@@ -45,7 +45,7 @@ def train(args: argparse.Namespace, mask: str, without: Sequence[str] = ()) -> i
     state = resumed(args, save)
     if args.warmup_epochs is None:
         args.warmup_epochs = state["args"]["warmup_epochs"] if state else args.epochs // 2 if evidence else 0
-    if evidence and args.warmup_epochs >= args.epochs:
+    if state is None and evidence and args.warmup_epochs >= args.epochs:
         raise ValueError(f"--warmup_epochs {args.warmup_epochs} of --epochs {args.epochs}: no epoch is left in which the mask learns")
     rows = choose_rows(args)
     if evidence and not is_finding(rows.classes).any():
@@ -206,6 +206,8 @@ def loss_weights(args: argparse.Namespace, model: RoiModel, without: Sequence[st
     fixed = {"full": 1.0, "consist": args.alpha, "drop": args.beta, "sparse": args.gamma, "tv": args.delta, "locate": args.epsilon}
     weights = {t: getattr(args, f"w_{t}_init") if args.dynamic_weights else fixed[t] for t in OBJECTIVES[args.objective]}
     weights = {t: 0.0 if t in without else w for t, w in weights.items()}
+    if args.warmup_epochs and not weights["full"] + weights.get("locate", 0) * args.mask_per_class:
+        raise ValueError("full and locate, the terms of the warm-up, have weight 0; give one of them a weight, or --warmup_epochs 0")
     if not any(weights.values()):
         raise ValueError("every term of the loss has weight 0; there is nothing to learn")
     return GradNorm(weights, model.last_shared()) if args.dynamic_weights else FixedWeights(weights)

@@ -370,7 +370,6 @@ def test_curves_pass_through_the_predictions(written: Path, tables: tuple[Path, 
     assert all(np.abs(data["crop"][:, 0] - data["crop"][:, s]).max() > 1e-7 for s in range(1, len(SOURCES)))
 
 
-@pytest.mark.xfail(strict=True, reason="predictions draw the noise from mask_seeds(seed, 0, row), curves from mask_seeds(seed, 1, row)")
 def test_curves_pass_through_predictions_on_noise(demo: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
     data = ("--train_csv", tables[0], "--image_root", demo, "--backbone", "test_convnext", *TINY)
     run("train_roi_consistency.py", *data, "--fill", "noise", "--save", tmp_path / "roi.pt")

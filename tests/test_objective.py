@@ -101,34 +101,26 @@ def test_a_dropped_map_is_that_of_its_finding(mask: str) -> None:
 
 
 def by_hand(model: RoiModel, target: Tensor, random_views: float) -> dict[str, float]:
-    """The definition, image by image, in eval mode."""
+    """The definition, in eval mode."""
     x, findings = model.normalise(images()), target.clone()
     findings[:, ~torch.tensor(FINDINGS)] = math.nan
     chance = Chance.draw(SEEDS, findings, (SIZE, SIZE), random_views)
     assert chance.single.tolist() == [True, True] + [False] * 4 and (chance.one[0] != target[0].nan_to_num()).any()
-    full, crop, drop, pooled, surprise = [], [], [], [], []
-    for n in range(len(x)):
-        seeds = SEEDS[n : n + 1]
-        logits, maps = model.read(model.keep(x[n : n + 1], chance.light[n : n + 1], seeds))
-        hard = masks.exact_topk(model.union(maps, logits, (SIZE, SIZE)), KEPT)
-        full.append(logits)
-        crop.append(model.backbone(model.keep(x[n : n + 1], hard, seeds)))
-        gone, lose = hard, findings[n] == 1
-        if model.per_class:
-            pooled.append(maps.exp().mean((2, 3)).log())
-            if chance.single[n]:
-                lose = chance.one[n] == 1
-                own = F.interpolate(maps[:, lose], size=(SIZE, SIZE), mode="bilinear")
-                gone = masks.exact_topk(own, KEPT)
-        drop.append(model.backbone(model.keep(x[n : n + 1], 1 - gone, seeds)))
-        surprise += (-torch.log(1 - drop[-1].double().sigmoid()))[0, lose].tolist()
+    full, maps = model.read(model.keep(x, chance.light, SEEDS))
+    hard = masks.exact_topk(model.union(maps, full, (SIZE, SIZE)), KEPT)
+    gone, lose = hard.clone(), findings == 1
+    if model.per_class:
+        for n in chance.single.nonzero().flatten().tolist():
+            (k,) = chance.one[n].nonzero().flatten().tolist()
+            gone[n : n + 1] = masks.exact_topk(F.interpolate(maps[n : n + 1, k : k + 1], size=(SIZE, SIZE), mode="bilinear"), KEPT)
+            lose[n] = torch.arange(K) == k
 
-    def bce(rows: list[Tensor], of: Tensor) -> float:
-        known = ~of.isnan()
-        return F.binary_cross_entropy(torch.cat(rows).double().sigmoid()[known], of[known].double()).item()
+    def bce(p: Tensor, of: Tensor) -> float:
+        return F.binary_cross_entropy(p.double()[~of.isnan()], of.double()[~of.isnan()]).item()
 
-    found = {"full": bce(full, target), "consist": bce(crop, target), "drop": float(np.mean(surprise))}
-    return found | ({"locate": bce(pooled, findings)} if model.per_class else {})
+    crop, drop = (model.backbone(model.keep(x, m, SEEDS)).sigmoid() for m in (hard, 1 - gone))
+    found = {"full": bce(full.sigmoid(), target), "consist": bce(crop, target), "drop": -(1 - drop.double()).log()[lose].mean().item()}
+    return found | ({"locate": bce(maps.exp().mean((2, 3)).log().sigmoid(), findings)} if model.per_class else {})
 
 
 @pytest.mark.parametrize("fill", FILLS)
@@ -144,7 +136,7 @@ def test_terms_are_their_definition(mask: str, per_class: bool, fill: str) -> No
 
 def test_unknown_adds_nothing_to_any_term() -> None:
     """A batch with an image of which nothing is known gives the terms of the batch without it; a gap is not an absence."""
-    model, target = make().eval(), targets()
+    model, target = make("conv").eval(), targets()  # pixels, not cells: no ties for batches of another size to break
     blank = target.clone()
     blank[2] = math.nan
     rest = [0, 1, 3, 4, 5]
@@ -264,7 +256,6 @@ def test_half_of_the_images_with_findings_lose_one_of_them() -> None:
         assert share.sum().item() == pytest.approx(1) and (share - 1 / len(share)).abs().max() < 0.07  # any of them
 
 
-@pytest.mark.xfail(strict=True, reason="random_mask and Chance draw from the same seed: the first node of the grid follows the coin")
 def test_the_place_of_the_holes_does_not_follow_the_coin() -> None:
     chance = Chance.draw(list(range(1200)), torch.ones(1200, K), (112, 112), 1.0)
     hole = 1 - chance.light[:, 0, :16, :16].mean((1, 2))  # the corner, where the first numbers of a seed go
