@@ -103,7 +103,7 @@ def main(args: argparse.Namespace) -> None:
     print(table(summary))
     for name, goal in goals.items():
         print(f"{'met   ' if goal['met'] else 'MISSED'} {name}: {goal['value']:.3f} (goal {goal['goal']})")
-    print(f"probe of the true boxes' place: {place:.3f}; {path}")
+    print(f"probe of the true boxes: {place['boxes']:.3f}, of the same area as a mask: {place['same_area']:.3f}; {path}")
 
 
 def folder_of(args: argparse.Namespace, variant: str, seed: int) -> Path:
@@ -245,9 +245,9 @@ def probe(train: Any, train_target: Any, test: Any, test_target: Any) -> float:
             return mean_auroc(net.eval()(torch.from_numpy(test)).numpy(), test_target)
 
 
-def place_probe(args: argparse.Namespace) -> float:
-    """The same probe on masks of the same area around the true boxes: what the place of the findings tells by itself. An image without
-    a finding has the mask of another image, drawn at random."""
+def place_probe(args: argparse.Namespace) -> dict[str, float]:
+    """The same probe on the true boxes: what the place of the findings tells by itself, as "boxes" as they are and as "same_area", the 10 %
+    of the image nearest to them. An image without a finding has the boxes of another image, drawn at random."""
     import numpy as np
     import torch
 
@@ -259,7 +259,7 @@ def place_probe(args: argparse.Namespace) -> float:
     rng = np.random.default_rng(0)
     side = args.img_size
     y, x = np.mgrid[:side, :side] / side + 0.5 / side
-    parts = []
+    seen: dict[str, list[Any]] = {"boxes": [], "same_area": []}
     for part in ("train", "test"):
         table = read_table(args.out / f"{part}.csv")
         if part == "train":
@@ -270,9 +270,10 @@ def place_probe(args: argparse.Namespace) -> float:
         for b in (b if b is not None else there[rng.integers(len(there))] for b in own):
             away = [np.maximum(np.maximum(left - x, x - left - w), np.maximum(top - y, y - top - h)) for left, top, w, h in b]
             near.append(-np.maximum(np.min(away, axis=0), 0))
-        hard = exact_topk(torch.from_numpy(np.stack(near))[:, None].float(), kept_pixels(side, side, 0.1))
-        parts += [torch.nn.functional.adaptive_avg_pool2d(hard, CELLS).flatten(1).numpy(), batches(args, part)[1]]
-    return probe(*parts)
+        closeness = torch.from_numpy(np.stack(near))[:, None].float()
+        for name, mask in (("boxes", (closeness >= 0).float()), ("same_area", exact_topk(closeness, kept_pixels(side, side, 0.1)))):
+            seen[name] += [torch.nn.functional.adaptive_avg_pool2d(mask, CELLS).flatten(1).numpy(), batches(args, part)[1]]
+    return {name: probe(*parts) for name, parts in seen.items()}
 
 
 def step_times(args: argparse.Namespace) -> dict[str, float]:
@@ -368,7 +369,7 @@ def summarise(rows: list[dict[str, float]]) -> dict[str, Any]:
     }
 
 
-def judge_goals(rows: dict[str, dict[str, float]], summary: dict[str, Any], place: float, steps: dict[str, float]) -> dict[str, Any]:
+def judge_goals(rows: dict[str, dict[str, float]], summary: dict[str, Any], place: dict[str, float], steps: dict[str, float]) -> dict[str, Any]:
     ours, alone = ({k: v["mean"] for k, v in summary[name].items() if isinstance(v, dict)} for name in ("evidence", "standard"))
     chance = ours["random_pointing"]
     wanted: dict[str, tuple[float, str, float, float]] = {  # name: value, the goal in words, lowest, highest
@@ -380,7 +381,7 @@ def judge_goals(rows: dict[str, dict[str, float]], summary: dict[str, Any], plac
         "pointing less Grad-CAM of standard": (ours["pointing"] - alone["pointing"], ">= .15", 0.15, 1),
         "share of box area kept": (ours["share"], ">= .75", 0.75, 1),
         "pointing of re-initialised masks less chance": (ours["reinit_pointing"] - chance, "<= .05", -1, 0.05),
-        "probe of the mask's shape less probe of the boxes' place": (ours["probe"] - place, "<= 0", -1, 0),
+        "probe of the mask's shape less probe of the boxes' place, same area": (ours["probe"] - place["same_area"], "<= 0", -1, 0),
         "step of the evidence objective / published three-view step": (steps["evidence"] / steps["consistency"], "<= 1.35", 0, 1.35),
         "training minutes / published": (ours["minutes"] / summary["consistency"]["minutes"]["mean"], "<= 1.35", 0, 1.35),
     }
