@@ -47,7 +47,7 @@ PUBLISHED_PLACE: tuple[tuple[str, dict[str, str], str], ...] = (
     ("Random map", {"iou@0.1": ".29", "iou@0.3": ".10", "iou@0.5": ".03", "pointing": ".228"}, "not stated"),
 )
 NAMES = {
-    "mask": "ROI mask", "class_mask": "ROI map of the finding", "cam": "Grad-CAM", "random": "Random blobs", "centre": "Centre prior",
+    "mask": "ROI mask", "class_mask": "Finding's map", "cam": "Grad-CAM", "random": "Random blobs", "centre": "Centre prior",
     "inverted": "Inverted mask", "reinit": "Mask, new weights",
     "full": "full view", "crop": "crop view", "drop": "drop view",
 }  # fmt: skip
