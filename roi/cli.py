@@ -62,7 +62,7 @@ def add_overwrite(parser: argparse._ActionsContainer, what: str) -> None:
 
 def add_training_flags(parser: Parser) -> None:
     """Every flag that the train scripts share."""
-    ratio, count, weight = number(float, 0, 1), number(int, 1), number(float, 0)
+    count, weight = number(int, 1), number(float, 0)
     data = parser.add_argument_group("data")
     data.add_argument("--train_csv", required=True, metavar="CSV", help="table of make_chexmultimodal_csv.py; image and labels suffice")
     data.add_argument("--image_root", required=True, metavar="DIR", help="holds the images: DIR/images/NAME, DIR/NAME or DIR/images_*/images/NAME")
@@ -82,6 +82,27 @@ def add_training_flags(parser: Parser) -> None:
     data.add_argument("--max_samples", type=count, metavar="N", help="train on N images drawn with --seed, before validation is split off (default: all)")
     data.add_argument("--img_size", type=number(int, 16), default=224, metavar="PX", help="side of the square input (default: %(default)s)")
     add_loading(data)
+    add_objective(parser)
+    steps = parser.add_argument_group("optimisation")
+    steps.add_argument("--epochs", type=count, default=8, metavar="N", help="passes over the training images (default: %(default)s)")
+    steps.add_argument("--batch_size", type=count, default=8, metavar="N", help="images a forward; each has up to three views (default: %(default)s)")
+    steps.add_argument("--accum_steps", type=count, default=1, metavar="N", help="batches an optimiser step (default: %(default)s)")
+    steps.add_argument("--lr", type=weight, default=1e-4, help="learning rate of AdamW (default: %(default)s)")
+    steps.add_argument("--mask_lr", type=weight, help="learning rate of the mask net (default: 2e-3; that of --lr with --objective consistency)")
+    steps.add_argument("--weight_decay", type=weight, default=0.01, help="weight decay of AdamW (default: %(default)s)")
+    steps.add_argument("--seed", type=number(int, 0), default=0, help="of new layers, order, validation split, dropout and random masks (default: %(default)s)")
+    add_compute(steps)
+    out = parser.add_argument_group("output")
+    out.add_argument("--save", required=True, metavar="PT", help="checkpoint, written each epoch; the best by validation AUROC is <stem>_best.pt beside it")
+    out.add_argument("--log_csv", metavar="CSV", help="metrics, a row each epoch as it ends (default: none)")
+    out.add_argument("--tensorboard", metavar="DIR", help="TensorBoard events (default: none)")
+    out.add_argument("--resume", metavar="auto|PT", help="go on from a checkpoint; auto: from --save, if it is there (default: start anew)")
+    add_overwrite(out, "checkpoint and log of an earlier run")
+
+
+def add_objective(parser: Parser) -> None:
+    """The model, its mask, and what both must do."""
+    ratio, weight = number(float, 0, 1), number(float, 0)
     model = parser.add_argument_group("model")
     add_model(model)
     model.add_argument(
@@ -133,21 +154,6 @@ def add_training_flags(parser: Parser) -> None:
         loss.add_argument(
             f"--w_{name}_init", type=weight, default=value, metavar="W", help=f"first weight of {name} with --dynamic_weights (default: %(default)s)"
         )
-    steps = parser.add_argument_group("optimisation")
-    steps.add_argument("--epochs", type=count, default=8, metavar="N", help="passes over the training images (default: %(default)s)")
-    steps.add_argument("--batch_size", type=count, default=8, metavar="N", help="images a forward; each has up to three views (default: %(default)s)")
-    steps.add_argument("--accum_steps", type=count, default=1, metavar="N", help="batches an optimiser step (default: %(default)s)")
-    steps.add_argument("--lr", type=weight, default=1e-4, help="learning rate of AdamW (default: %(default)s)")
-    steps.add_argument("--mask_lr", type=weight, help="learning rate of the mask net (default: 2e-3; that of --lr with --objective consistency)")
-    steps.add_argument("--weight_decay", type=weight, default=0.01, help="weight decay of AdamW (default: %(default)s)")
-    steps.add_argument("--seed", type=number(int, 0), default=0, help="of new layers, order, validation split, dropout and random masks (default: %(default)s)")
-    add_compute(steps)
-    out = parser.add_argument_group("output")
-    out.add_argument("--save", required=True, metavar="PT", help="checkpoint, written each epoch; the best by validation AUROC is <stem>_best.pt beside it")
-    out.add_argument("--log_csv", metavar="CSV", help="metrics, a row each epoch as it ends (default: none)")
-    out.add_argument("--tensorboard", metavar="DIR", help="TensorBoard events (default: none)")
-    out.add_argument("--resume", metavar="auto|PT", help="go on from a checkpoint; auto: from --save, if it is there (default: start anew)")
-    add_overwrite(out, "checkpoint and log of an earlier run")
 
 
 def settle_objective(args: argparse.Namespace, objective: str) -> None:
