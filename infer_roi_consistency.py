@@ -24,8 +24,9 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,7 +95,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
-    from roi import checkpoint
+    from roi import dist
+    from roi.engine import pick_device
+
+    if args.image and dist.world() > 1:
+        raise ValueError("--image is one image; several processes (torchrun) share a table, --csv")
+    with dist.processes(pick_device(args.device)) as device:
+        args.device = str(device)
+        predict_with(args)
+
+
+def predict_with(args: argparse.Namespace) -> None:
+    from roi import checkpoint, dist
     from roi.model import LEARNED
     from roi.predictions import meta_path
 
@@ -114,6 +126,7 @@ def main(args: argparse.Namespace) -> None:
     if args.class_masks and not model.per_class:
         raise ValueError(f"{args.checkpoint}: has no map a class (--mask_per_class when training); leave out --class_masks")
     args.keep_ratio = state["args"]["keep_ratio"] if args.keep_ratio is None else args.keep_ratio
+    dist.wait()  # every process has looked at what is there
     if args.image:
         predict_image(args, model, state)
     else:
@@ -121,15 +134,22 @@ def main(args: argparse.Namespace) -> None:
 
 
 def outcomes(
-    args: argparse.Namespace, model: RoiModel, state: dict[str, Any], table: pd.DataFrame, batches: Iterable[Batch], outputs: Sequence[Output] = ()
+    args: argparse.Namespace,
+    model: RoiModel,
+    state: dict[str, Any],
+    table: pd.DataFrame,
+    batches: Iterable[Batch],
+    first: int = 0,
+    outputs: Sequence[Output] = (),
 ) -> Iterator[Outcome]:
-    """Predict batch by batch; `table` has image and patient_id of the rows. `outputs` see each batch.
-
-    An unreadable image stops it, or is left out and listed.
+    """Predict batch by batch; `table` has image and patient_id of the rows, which begin at row `first` of the whole one. `outputs` see
+    each batch. An unreadable image stops it, or is left out and listed.
     """
+    from roi import dist
     from roi.checkpoint import fingerprints
     from roi.data import checked, note_unreadable
-    from roi.engine import mask_seeds, predict
+    from roi.draws import row_seeds
+    from roi.engine import predict
     from roi.predictions import PARTS, record
     from roi.table import image_keys
 
@@ -139,7 +159,7 @@ def outcomes(
     contaminated = (seen | np.isin(fingerprints(table["patient_id"].tolist()), state["train_patients"])).tolist()
     unreadable: set[str] = set()
     readable = checked(batches, args.skip_unreadable, unreadable)
-    for batch, views in predict(model.to(device), readable, device, dtype, args.keep_ratio, lambda index: mask_seeds(args.seed, 0, index)):
+    for batch, views in predict(model.to(device), readable, device, dtype, args.keep_ratio, lambda index: row_seeds(args.seed, 0, index + first)):
         rows = batch.index.tolist()
         if not rows:
             continue
@@ -150,7 +170,9 @@ def outcomes(
         for i, row in enumerate(rows):
             values = {part: p[i] for part, p in prob.items()}
             yield row, record(images[row], state["classes"], values, contaminated[row]), None if masks is None else masks[i]
-    note_unreadable(unreadable, output_of(args))
+    unreadable = set().union(*dist.gathered(unreadable))
+    if dist.rank() == 0:
+        note_unreadable(unreadable, output_of(args))
 
 
 def computing(args: argparse.Namespace) -> tuple[torch.device, torch.dtype]:
@@ -164,7 +186,7 @@ def evidence(args: argparse.Namespace, model: RoiModel, state: dict[str, Any], i
     """The files of maps and curves that were asked for; `boxed`: the images that have a box, if boxes were given."""
     import torch
 
-    from roi.engine import mask_seeds
+    from roi.draws import row_seeds
     from roi.evidence import CamMaps, ClassMaps, MaskMaps
     from roi.model import LEARNED, reinitialised
     from roi.perturb import Curves
@@ -183,7 +205,7 @@ def evidence(args: argparse.Namespace, model: RoiModel, state: dict[str, Any], i
         outputs.append(ClassMaps(args.class_masks, models[1], args.keep_ratio, args.map_size, dtype, boxed))
     if args.curves:
         rows = np.random.default_rng(args.seed).permutation(len(images))[: args.curve_samples]
-        seeds = dict(zip([images[n] for n in rows], mask_seeds(args.seed, 0, torch.from_numpy(rows)), strict=True))
+        seeds = dict(zip([images[n] for n in rows], row_seeds(args.seed, 0, torch.from_numpy(rows)).tolist(), strict=True))
         outputs.append(Curves(args.curves, models, args.keep_ratio, args.batch_size, dtype, seeds))
     return outputs
 
@@ -222,7 +244,9 @@ def predict_image(args: argparse.Namespace, model: RoiModel, state: dict[str, An
 
 def predict_table(args: argparse.Namespace, model: RoiModel, state: dict[str, Any]) -> None:
     """A table: predictions as a stream, pictures, maps and curves as they come."""
-    from roi.data import XrayDataset, make_loader, present
+    from roi import dist
+    from roi.blocks import compiled
+    from roi.data import present
     from roi.log import progress
     from roi.sources import read_boxes
     from roi.table import read_table
@@ -238,18 +262,21 @@ def predict_table(args: argparse.Namespace, model: RoiModel, state: dict[str, An
         if not (args.save_json or args.save_vis_dir or args.save_masks or args.curves):
             table = table[has_box]  # the others would be predicted for nothing
     table, paths = present(table, args.image_root, args.skip_unreadable, output_of(args))
-    dataset = XrayDataset(paths, no_targets(len(paths), state), state["args"]["img_size"])
-    loader, _ = make_loader(dataset, args.batch_size, None, args.workers, args.prefetch_factor, False)
+    table["path"] = paths
+    loader, table = loader_of(args, state, table)
     stems = file_stems(table["image"])
-    shown = min(args.max_vis or len(paths), len(paths)) if args.save_vis_dir else 0
-
+    shown = min(args.max_vis or len(table), len(table)) if args.save_vis_dir else 0
+    first, end = (len(table) * n // dist.world() for n in (dist.rank(), dist.rank() + 1))  # rows of this process
     outputs = evidence(args, model, state, table["image"].tolist(), boxed)
+    if args.compile:
+        compiled(model)
 
     def rows() -> Iterator[dict[str, Any]]:
-        with progress(None, len(paths), "predict") as bar:
-            for row, record, mask in outcomes(args, model, state, table, loader, outputs):
-                if row < shown and mask is not None:
-                    save_pictures(Path(args.save_vis_dir) / stems[row], paths[row], mask, record, table["labels"].iloc[row], boxes, args.vis_size)
+        with progress(None, end - first, "predict") as bar:
+            for n, record, mask in outcomes(args, model, state, table[first:end], loader(first, end), first, outputs):
+                row = table.iloc[first + n]
+                if first + n < shown and mask is not None:
+                    save_pictures(Path(args.save_vis_dir) / stems[first + n], row["path"], mask, record, row["labels"], boxes, args.vis_size)
                 bar.update()
                 yield record
 
@@ -266,6 +293,30 @@ def predict_table(args: argparse.Namespace, model: RoiModel, state: dict[str, An
             print(f"{output.file.path}: {count:,} images")
     if shown:
         print(f"{args.save_vis_dir}: pictures of {shown:,} images")
+
+
+def loader_of(args: argparse.Namespace, state: dict[str, Any], table: pd.DataFrame) -> tuple[Callable[[int, int], Iterable[Batch]], pd.DataFrame]:
+    """-> (a loader of the rows from .. to, the table of the images that can be had). `table` has a column path."""
+    import torch
+
+    from roi.data import Batches, CacheLoader, XrayDataset, cached, make_loader
+
+    device, size = computing(args)[0], state["args"]["img_size"]
+    if not args.cache_dir:
+        workers, ahead = args.workers, args.prefetch_factor
+
+        def decoding(first: int, end: int) -> Iterable[Batch]:
+            dataset = XrayDataset(table["path"].tolist()[first:end], no_targets(end - first, state), size)
+            return make_loader(dataset, args.batch_size, None, workers, ahead, False, device.type == "cuda")[0]
+
+        return decoding, table
+    cache, table = cached(table, table["path"].tolist(), args.cache_dir, size, args.workers, args.skip_unreadable, output_of(args))
+
+    def gathering(first: int, end: int) -> Iterable[Batch]:
+        part = replace(cache, rows=cache.rows[first:end])
+        return CacheLoader(part, no_targets(end - first, state), Batches(end - first, args.batch_size), torch.device(device), False, args.prefetch_factor)
+
+    return gathering, table
 
 
 def provenance(args: argparse.Namespace, state: dict[str, Any]) -> dict[str, Any]:

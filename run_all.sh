@@ -22,8 +22,12 @@
 #   KEEP_RATIO       share of the pixels that the mask keeps                 (0.1)
 #   AUTOCAST_DTYPE   bf16, fp16, fp32 or auto                                (bf16; demo: fp32)
 #   WORKERS          processes that decode images                            (8; demo: 1)
+#   CACHE_DIR        folder of the decoded pixels: 5.6 GB at 224 pixels;     (OUT/pixels)
+#                    "no": decode every image in every epoch
+#   NPROC            processes, one a GPU; each takes BATCH_SIZE images      (1)
 #   VAL_FRACTION     share of the training images held out for validation    (0.1)
 #   SEED             of everything random                                    (0)
+#   SAVE_EVERY_STEPS steps that a power cut may cost; 0: an epoch            (2000)
 #   DEVICE           auto, cuda, mps or cpu                                  (auto; demo: cpu)
 #   MAX_VIS          pictures for the first N test images                    (64)
 #   CURVE_SAMPLES    test images on which the mask meets its controls        (1000; demo: 300)
@@ -35,8 +39,8 @@
 #   TRAIN_FLAGS      more flags for train_roi_consistency.py, e.g. "--tensorboard tb"
 #   PYTHON, VENV     the Python that makes the environment, and its folder   (python3, .venv)
 set -euo pipefail
-for name in DATA_PATH OUT; do # as seen from where the script was called
-  case "${!name:-}" in "" | /*) ;; *) export "$name=$PWD/${!name}" ;; esac
+for name in DATA_PATH OUT CACHE_DIR; do # as seen from where the script was called
+  case "${!name:-}" in "" | no | /*) ;; *) export "$name=$PWD/${!name}" ;; esac
 done
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -62,6 +66,9 @@ IMG_SIZE=${IMG_SIZE:-$(pick 224 96)}
 KEEP_RATIO=${KEEP_RATIO:-0.1}
 AUTOCAST_DTYPE=${AUTOCAST_DTYPE:-$(pick bf16 fp32)}
 WORKERS=${WORKERS:-$(pick 8 1)}
+CACHE_DIR=${CACHE_DIR:-$OUT/pixels}
+NPROC=${NPROC:-1}
+SAVE_EVERY_STEPS=${SAVE_EVERY_STEPS:-2000}
 VAL_FRACTION=${VAL_FRACTION:-0.1}
 SEED=${SEED:-0}
 DEVICE=${DEVICE:-$(pick auto cpu)}
@@ -142,22 +149,25 @@ py make_chexmultimodal_csv.py --src_csv "$SRC_CSV" --image_dir "$DATA_PATH/image
   --filter_list "$DATA_PATH/test_list.txt" --out_csv "$TEST_CSV" --label_from "Finding Labels"
 
 say "4/6 training; follow it: tail -f $OUT/train_metrics.csv"
-flags=(--exclude_csv "$TEST_CSV")
+flags=(--exclude_csv "$TEST_CSV") cache=()
+[ "$CACHE_DIR" = no ] || cache=(--cache_dir "$CACHE_DIR")
+launch=()
+[ "$NPROC" = 1 ] || launch=(-m torch.distributed.run --standalone --nproc_per_node "$NPROC")
 [ "$FULL_LIST" = 0 ] || flags+=(--allow_leakage)
 [ "$DYNAMIC_WEIGHTS" = 0 ] || flags+=(--dynamic_weights --w_full_init 1.0 --w_consist_init 0.5 --w_drop_init 1e-3 --w_sparse_init 1e-4 --w_tv_init 1e-5)
 # shellcheck disable=SC2086  # TRAIN_FLAGS is a list of words
-py train_roi_consistency.py --train_csv "$TRAIN_CSV" --image_root "$DATA_PATH" --classes "" --backbone "$BACKBONE" --weights "$WEIGHTS" \
+py ${launch[@]+"${launch[@]}"} train_roi_consistency.py --train_csv "$TRAIN_CSV" --image_root "$DATA_PATH" --classes "" --backbone "$BACKBONE" --weights "$WEIGHTS" \
   --batch_size "$BATCH_SIZE" --accum_steps "$ACCUM_STEPS" --epochs "$EPOCHS" --channels_last --autocast_dtype "$AUTOCAST_DTYPE" --device "$DEVICE" \
   --workers "$WORKERS" --prefetch_factor 6 --persistent_workers --save "$OUT/checkpoints/nih_roi_consistency.pt" --log_csv "$OUT/train_metrics.csv" \
   --img_size "$IMG_SIZE" --lr "$LR" --objective "$OBJECTIVE" --keep_ratio "$KEEP_RATIO" \
-  --val_fraction "$VAL_FRACTION" --seed "$SEED" --resume auto "${flags[@]}" $TRAIN_FLAGS
+  --val_fraction "$VAL_FRACTION" --seed "$SEED" --resume auto --save_every_steps "$SAVE_EVERY_STEPS" ${cache[@]+"${cache[@]}"} "${flags[@]}" $TRAIN_FLAGS
 
 say "5/6 predictions on the test images, masks, Grad-CAM where there are boxes, controls; and on the validation images"
 # The epoch that was best on the validation images; the last one where there are none.
 CHECKPOINT="$OUT/checkpoints/nih_roi_consistency_best.pt"
 [ -f "$CHECKPOINT" ] || CHECKPOINT="$OUT/checkpoints/nih_roi_consistency.pt"
 newer() { local file; for file in "$@"; do [ "$file" -nt "$CHECKPOINT" ] && [ "$file" -nt "$TEST_CSV" ] || return 1; done; }
-infer=(infer_roi_consistency.py --checkpoint "$CHECKPOINT" --image_root "$DATA_PATH" --keep_ratio "$KEEP_RATIO" --device "$DEVICE" --workers "$WORKERS" --seed "$SEED")
+infer=(${launch[@]+"${launch[@]}"} infer_roi_consistency.py --checkpoint "$CHECKPOINT" --image_root "$DATA_PATH" --keep_ratio "$KEEP_RATIO" --device "$DEVICE" --workers "$WORKERS" --seed "$SEED" ${cache[@]+"${cache[@]}"})
 boxes=() scored=(--masks "$OUT/masks.npz") made=("$OUT/preds.json" "$OUT/masks.npz" "$OUT/curves.npz")
 if [ -f "$DATA_PATH/BBox_List_2017.csv" ]; then
   boxes=(--bbox_csv "$DATA_PATH/BBox_List_2017.csv")

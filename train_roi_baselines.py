@@ -43,9 +43,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(args: argparse.Namespace) -> int:
     import torch
 
+    from roi import dist
     from roi.run import train
 
-    torch.manual_seed(args.seed)
+    torch.manual_seed(args.seed + dist.rank())
     mask, without, only = MODES[args.mode]
     if only and args.objective not in (None, only):
         raise ValueError(f"--mode {args.mode}: belongs to --objective {only}, not to {args.objective}; leave out --objective")

@@ -22,9 +22,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(args: argparse.Namespace) -> int:
     import torch
 
+    from roi import dist
     from roi.run import train
 
-    torch.manual_seed(args.seed)
+    torch.manual_seed(args.seed + dist.rank())
     cli.settle_objective(args, "evidence")
     return train(args, args.mask_net)
 

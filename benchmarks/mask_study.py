@@ -173,7 +173,8 @@ def looked_at(args: argparse.Namespace, variant: str, seed: int) -> dict[str, fl
     import torch
 
     from roi.checkpoint import load_model
-    from roi.engine import mask_seeds, pick_device
+    from roi.draws import row_seeds
+    from roi.engine import pick_device
     from roi.masks import kept_pixels, random_mask
 
     device = pick_device(args.device)
@@ -188,8 +189,8 @@ def looked_at(args: argparse.Namespace, variant: str, seed: int) -> dict[str, fl
             for batch in loader:
                 x = model.normalise(batch.pixels.to(device))
                 if part == "test":
-                    blobs = random_mask(mask_seeds(0, 0, batch.index), (args.img_size, args.img_size), k).to(device)
-                    logits["random_drop"].append(model.backbone(model.keep(x, 1 - blobs, mask_seeds(0, 0, batch.index))))
+                    blobs = random_mask(row_seeds(0, 0, batch.index), (args.img_size, args.img_size), k).to(device)
+                    logits["random_drop"].append(model.backbone(model.keep(x, 1 - blobs, row_seeds(0, 0, batch.index))))
                 if variant in LEARNED:
                     hard = model.masks(x, 0.1, None)[1]
                     logits["mask"].append(torch.nn.functional.adaptive_avg_pool2d(hard, CELLS).flatten(1))
@@ -288,7 +289,7 @@ def step_times(args: argparse.Namespace) -> dict[str, float]:
     device = pick_device(args.device)
     batch = next(iter(batches(args, "train")[0]))
     pixels, target = batch.pixels[:32].to(device), batch.target[:32].to(device)
-    seeds = list(range(32))
+    seeds = torch.arange(32, device=device)
     kinds = {"standard": ("none", False), "consistency": ("conv", False), "evidence": ("features", True)}
     models = {
         name: build_model(args.backbone, len(LABELS), mask, "none", args.img_size, per_class=per_class).to(device).train()

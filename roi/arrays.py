@@ -4,13 +4,13 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
-from roi.files import reason, replacing
+from roi.files import beside, reason, replacing
 
 
 class ArrayWriter:
@@ -26,7 +26,7 @@ class ArrayWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.rows = 0
         self._stack = ExitStack()
-        self._files: dict[str, IO[bytes]] = {}  # nameless files beside the target: gone with the process, however it ends
+        self._files: dict[str, IO[bytes]] = {}  # nameless files beside the target, gone with the process; named where process 0 reads them
         self._kinds: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}  # type and shape of a row
 
     def __enter__(self) -> "ArrayWriter":
@@ -41,28 +41,47 @@ class ArrayWriter:
         if not self._kinds:
             self._kinds = kinds
             for name in kinds:
-                self._files[name] = self._stack.enter_context(tempfile.TemporaryFile(dir=self.path.parent))  # noqa: SIM115
+                self._files[name] = self._stack.enter_context(self._file(name))
         if kinds != self._kinds or len({len(a) for a in arrays.values()}) != 1:
             raise ValueError(f"{self.path}: a block of {describe(kinds)}, {[len(a) for a in arrays.values()]} rows, after {describe(self._kinds)}")
         for name, array in arrays.items():
             self._files[name].write(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
         self.rows += len(next(iter(arrays.values())))
 
+    def _file(self, name: str) -> AbstractContextManager[IO[bytes]]:
+        from roi import dist  # brings torch, which reading does without
+
+        if dist.rank() == 0:
+            return tempfile.TemporaryFile(dir=self.path.parent)
+        return beside(self.path.with_name(f"{self.path.name}.{name}"), "wb+")
+
     def close(self, **fixed: object) -> None:
-        """Write the file: the rows and, once each, `fixed` (numbers, strings, arrays). ValueError without any row."""
-        if not self._files:
+        """Write the file: the rows, those of process 0 first where there are several, and, once each, `fixed` (numbers, strings,
+        arrays). ValueError without any row."""
+        from roi import dist
+
+        for file in self._files.values():
+            file.flush()
+        everyone = dist.gathered((self.rows, self._kinds, {name: file.name for name, file in self._files.items()}))
+        kinds = next((kinds for _, kinds, _ in everyone if kinds), None)
+        if kinds is None:
             raise ValueError(f"{self.path}: no image was left to write about")
-        with replacing(self.path, "wb") as target, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, file in self._files.items():
-                kind, shape = self._kinds[name]
-                header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": (self.rows, *shape)}
-                file.seek(0)
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
-                    np.lib.format.write_array_header_1_0(entry, header)
-                    shutil.copyfileobj(file, entry, 1 << 20)
-            for name, value in fixed.items():
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
-                    np.lib.format.write_array(entry, np.asanyarray(value), allow_pickle=False)
+        if dist.rank() == 0:
+            with replacing(self.path, "wb") as target, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+                for name, (kind, shape) in kinds.items():
+                    header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": (sum(n for n, _, _ in everyone), *shape)}
+                    with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                        np.lib.format.write_array_header_1_0(entry, header)
+                        if self._files:
+                            self._files[name].seek(0)
+                            shutil.copyfileobj(self._files[name], entry, 1 << 20)
+                        for names in (names for _, _, names in everyone[1:] if names):
+                            with open(names[name], "rb") as other:
+                                shutil.copyfileobj(other, entry, 1 << 20)
+                for name, value in fixed.items():
+                    with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                        np.lib.format.write_array(entry, np.asanyarray(value), allow_pickle=False)
+        dist.wait()
         self.__exit__()
 
 

@@ -8,19 +8,26 @@ from typing import Any
 import numpy as np
 import torch
 
+from roi import dist
 from roi.files import reason, replacing
 from roi.model import RoiModel, described
 
 NEEDED = ("model", "mask_net", "classes", "args", "epoch", "contaminated", "train_images", "train_patients", "versions")
 FREE = {  # flags that may differ between the run that stopped and the one that goes on: they do not change the result
     "epochs", "workers", "prefetch_factor", "persistent_workers", "save", "log_csv", "tensorboard", "resume", "overwrite",
-    "image_root", "train_csv", "val_csv", "exclude_csv", "device", "skip_unreadable", "weights",
+    "image_root", "train_csv", "val_csv", "exclude_csv", "device", "skip_unreadable", "weights", "cache_dir", "cache_on_device", "compile",
+    "checkpoint_activations", "save_every_steps", "batch_size", "world",  # their product is `together`
 }  # fmt: skip
 
 
-def save(path: str | Path, state: dict[str, Any]) -> None:
-    with replacing(path, "wb") as file:
-        torch.save(state, file)
+def save(path: str | Path, state: dict[str, Any], keep: Path | None = None) -> None:
+    """Write a checkpoint, whole or not at all; the one that it replaces is then called `keep`. ValueError when the disk is full."""
+    path = Path(path)
+    try:
+        with replacing(path, "wb", keep) as file:
+            torch.save(state, file)
+    except (OSError, RuntimeError) as error:  # torch's writer has errors of its own
+        raise ValueError(f"{path}: cannot be written ({reason(error)}); make room, then --resume auto: the checkpoint before it is as it was") from error
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -98,8 +105,12 @@ def rng_state(device: torch.device) -> dict[str, torch.Tensor]:
     return state
 
 
-def restore_rng(state: dict[str, torch.Tensor], device: torch.device) -> None:
-    """A resumed run goes on drawing where it stopped: the one place that sets the global generators."""
+def restore_rng(states: list[dict[str, torch.Tensor]], device: torch.device) -> None:
+    """A resumed run goes on drawing where it stopped: the one place that sets the global generators. One state a process; where their
+    number changed, dropout draws anew from the script's seed."""
+    if len(states) != dist.world():
+        return
+    state = states[dist.rank()]
     torch.set_rng_state(state["cpu"])
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"], device)

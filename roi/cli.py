@@ -85,17 +85,28 @@ def add_training_flags(parser: Parser) -> None:
     add_objective(parser)
     steps = parser.add_argument_group("optimisation")
     steps.add_argument("--epochs", type=count, default=8, metavar="N", help="passes over the training images (default: %(default)s)")
-    steps.add_argument("--batch_size", type=count, default=8, metavar="N", help="images a forward; each has up to three views (default: %(default)s)")
+    steps.add_argument(
+        "--batch_size", type=count, default=8, metavar="N", help="images a forward and process; each has up to three views (default: %(default)s)"
+    )
     steps.add_argument("--accum_steps", type=count, default=1, metavar="N", help="batches an optimiser step (default: %(default)s)")
     steps.add_argument("--lr", type=weight, default=1e-4, help="learning rate of AdamW (default: %(default)s)")
     steps.add_argument("--mask_lr", type=weight, help="learning rate of the mask net (default: 2e-3; that of --lr with --objective consistency)")
     steps.add_argument("--weight_decay", type=weight, default=0.01, help="weight decay of AdamW (default: %(default)s)")
     steps.add_argument("--seed", type=number(int, 0), default=0, help="of new layers, order, validation split, dropout and random masks (default: %(default)s)")
     add_compute(steps)
+    steps.add_argument(
+        "--checkpoint_activations",
+        action=on_off,
+        default=False,
+        help="compute activations again when gradients need them: less memory, a third more time (default: no)",
+    )
     out = parser.add_argument_group("output")
     out.add_argument("--save", required=True, metavar="PT", help="checkpoint, written each epoch; the best by validation AUROC is <stem>_best.pt beside it")
     out.add_argument("--log_csv", metavar="CSV", help="metrics, a row each epoch as it ends (default: none)")
     out.add_argument("--tensorboard", metavar="DIR", help="TensorBoard events (default: none)")
+    out.add_argument(
+        "--save_every_steps", type=number(int, 0), default=0, metavar="N", help="also save every N optimiser steps; 0: each epoch (default: %(default)s)"
+    )
     out.add_argument("--resume", metavar="auto|PT", help="go on from a checkpoint; auto: from --save, if it is there (default: start anew)")
     add_overwrite(out, "checkpoint and log of an earlier run")
 
@@ -183,6 +194,15 @@ def add_loading(group: argparse._ActionsContainer) -> None:
     group.add_argument("--prefetch_factor", type=number(int, 1), default=2, metavar="N", help="batches each worker keeps ready (default: %(default)s)")
     group.add_argument("--persistent_workers", action=on_off, default=True, help="keep the workers between epochs (default: yes)")
     group.add_argument(
+        "--cache_dir", metavar="DIR", help="decode each image once, into a memory-mapped file here; shared by all runs and processes (default: decode anew)"
+    )
+    group.add_argument(
+        "--cache_on_device",
+        choices=("auto", "yes", "no"),
+        default="auto",
+        help="with --cache_dir: all pixels in the memory of the GPU; auto: where half of what is free holds them (default: %(default)s)",
+    )
+    group.add_argument(
         "--skip_unreadable", action=on_off, default=False, help="leave out missing or broken images, counted and listed in a side file (default: stop)"
     )
 
@@ -195,4 +215,5 @@ def add_compute(group: argparse._ActionsContainer) -> None:
         default="auto",
         help="type of the forward pass; auto: bf16 on CUDA (fp16 if it lacks it), fp32 elsewhere (default: %(default)s)",
     )
+    group.add_argument("--compile", action=on_off, default=False, help="torch.compile the parts of the backbone; pays on a GPU after minutes (default: no)")
     group.add_argument("--channels_last", action=on_off, default=True, help="NHWC memory format (default: yes)")

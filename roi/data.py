@@ -4,8 +4,12 @@ Letters: B images of a batch, K classes, S the side of an image in pixels.
 """
 
 import os
+import queue
 import signal
+import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +19,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from roi import dist
+from roi.cache import PixelCache, open_cache
 from roi.files import replacing
 from roi.images import UnreadableImage, locate, read_grey
 
@@ -24,6 +30,7 @@ class Batch(NamedTuple):
     target: Tensor  # (B, K) float32: 1, 0, NaN unknown
     index: Tensor  # type: ignore[assignment]  # (B,) int64, rows of the table; hides tuple.index
     failed: list[tuple[int, str]]  # rows whose image could not be read, and why; they are not among the B
+    share: float = 1.0  # how many of its images count, relative to the mean over the processes
 
     def to(self, device: torch.device) -> "Batch":
         return self._replace(pixels=self.pixels.to(device, non_blocking=True), target=self.target.to(device, non_blocking=True))
@@ -55,19 +62,49 @@ class XrayDataset(Dataset):
 
 
 class Batches:
-    """A batch sampler: rows in table order, or shuffled by (seed, epoch). `start` batches of an epoch can be skipped (resume)."""
+    """A batch sampler: rows in table order, or shuffled by (seed, epoch). `start` batches of an epoch can be skipped (resume).
 
-    def __init__(self, rows: int, batch_size: int, seed: int | None = None) -> None:
-        self.rows, self.batch_size, self.seed = rows, batch_size, seed
+    Several processes share a shuffled batch of batch_size * world rows, each takes every world-th of it; of rows in order each takes
+    every world-th of all. A process that is left without a row by the last batch gets one that counts nothing (`shares`), so that
+    all of them do the same work.
+    """
+
+    def __init__(self, rows: int, batch_size: int, seed: int | None = None, rank: int = 0, world: int = 1) -> None:
+        self.rows, self.batch_size, self.seed, self.rank, self.world = rows, batch_size, seed, rank, world
         self.epoch = self.start = 0
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = np.arange(self.rows) if self.seed is None else np.random.default_rng([self.seed, self.epoch]).permutation(self.rows)
-        for first in range(self.start * self.batch_size, self.rows, self.batch_size):
-            yield order[first : first + self.batch_size].tolist()
+        if self.seed is None:
+            order = np.arange(self.rank, self.rows, self.world)
+            for first in range(self.start * self.batch_size, len(order), self.batch_size):
+                yield order[first : first + self.batch_size].tolist()
+            return
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.rows)
+        together = self.batch_size * self.world
+        for first in range(self.start * together, self.rows, together):
+            batch = order[first : first + together]
+            own = batch[self.rank :: self.world]
+            yield (own if len(own) else batch[:1]).tolist()
 
     def __len__(self) -> int:
-        return -(-self.rows // self.batch_size) - self.start
+        rows = len(range(self.rank, self.rows, self.world)) if self.seed is None else -(-self.rows // self.world)
+        return -(-rows // self.batch_size) - self.start
+
+    def shares(self, group: Sequence[Batch]) -> list["Share"]:
+        """What the batches of a step count, the first of them number `start`: the gradient of a step is the mean over its images."""
+        if self.world == 1:
+            total = sum(len(batch.index) for batch in group)
+            return [Share(len(batch.index), 1.0, len(batch.index) / total if total else 0.0) for batch in group]
+        together = self.batch_size * self.world
+        sizes = [min(together, self.rows - (self.start + n) * together) for n in range(len(group))]
+        own = [len(range(self.rank, size, self.world)) for size in sizes]
+        return [Share(n, n * self.world / size, n * self.world / sum(sizes)) for n, size in zip(own, sizes, strict=True)]
+
+
+class Share(NamedTuple):
+    images: int  # of this process that count
+    of_batch: float  # relative to the mean over the processes
+    of_step: float  # the same over all batches of an optimiser step; the mean over the processes of loss * of_step is the loss of the step
 
 
 def present(table: pd.DataFrame, image_root: str, skip: bool, output: Path) -> tuple[pd.DataFrame, list[str]]:
@@ -81,11 +118,28 @@ def present(table: pd.DataFrame, image_root: str, skip: bool, output: Path) -> t
         )
     if missing:
         side_file = output.with_name(f"{output.stem}_missing.txt")
-        with replacing(side_file) as file:
-            file.writelines(f"{image}\n" for image in missing)
+        if dist.rank() == 0:
+            with replacing(side_file) as file:
+                file.writelines(f"{image}\n" for image in missing)
         print(f"{len(missing):,} images are missing and were left out; listed in {side_file}")
     here = np.array([path is not None for path in paths])
     return table[here], [path for path in paths if path is not None]
+
+
+def cached(table: pd.DataFrame, paths: list[str], folder: str, size: int, workers: int, skip: bool, output: Path) -> tuple[PixelCache, pd.DataFrame]:
+    """The pixel cache under `folder` for the images of a table -> (cache, the rows that could be read). An unreadable image
+    is an error, or with `skip` it is left out and listed beside `output`."""
+    with dist.one_a_machine_first():
+        cache = open_cache(folder, table["image"].tolist(), paths, size, workers)
+    if not cache.unreadable:
+        return cache, table
+    if not skip or len(cache.unreadable) == len(table):
+        why = next(iter(cache.unreadable.values()))
+        raise UnreadableImage(f"{why}; mend it, or leave such images out with --skip_unreadable ({len(cache.unreadable):,} of {len(table):,} images)")
+    if dist.rank() == 0:
+        note_unreadable(set(cache.unreadable.values()), output)
+    here = np.array([n not in cache.unreadable for n in range(len(table))])
+    return replace(cache, rows=cache.rows[here], unreadable={}), table[here]
 
 
 def checked(batches: Iterable[Batch], skip: bool, unreadable: set[str]) -> Iterator[Batch]:
@@ -93,7 +147,7 @@ def checked(batches: Iterable[Batch], skip: bool, unreadable: set[str]) -> Itera
     for batch in batches:
         for _, why in batch.failed:
             if not skip:
-                raise ValueError(f"{why}; mend it, or leave such images out with --skip_unreadable")
+                raise UnreadableImage(f"{why}; mend it, or leave such images out with --skip_unreadable")
             unreadable.add(why)
         yield batch
 
@@ -113,17 +167,87 @@ def quiet_worker(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
+class CacheLoader:
+    """Batches gathered from a pixel cache, by a thread that is a few batches ahead; or all pixels on the device, and nothing to load.
+
+    `targets` (N, K) float32 of the images of the cache, in their order.
+    """
+
+    def __init__(self, cache: PixelCache, targets: np.ndarray, sampler: Batches, device: torch.device, on_device: bool, prefetch: int) -> None:
+        self.cache, self.sampler, self.device, self.prefetch = cache, sampler, device, prefetch
+        self.targets = torch.from_numpy(targets)
+        self.pixels: Tensor | None = None  # (N, 1, S, S) on the device
+        if on_device:
+            self.pixels = torch.empty(len(targets), 1, *cache.pixels.shape[1:], dtype=torch.uint8, device=device)
+            for rows in np.array_split(np.arange(len(targets)), max(1, len(targets) // 1024)):
+                self.pixels[rows[0] : rows[-1] + 1] = torch.from_numpy(cache.gather(rows))[:, None].to(device)
+            self.targets = self.targets.to(device)
+
+    def __iter__(self) -> Iterator[Batch]:
+        rows = (torch.tensor(batch) for batch in self.sampler)
+        if self.pixels is not None:
+            pixels = self.pixels
+            return (Batch(pixels[on], self.targets[on], n, []) for n in rows for on in [self._there(n)])
+        return ahead((self._gathered(n) for n in rows), self.prefetch)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def _there(self, rows: Tensor) -> Tensor:
+        return (rows.pin_memory() if self.device.type == "cuda" else rows).to(self.device, non_blocking=True)
+
+    def _gathered(self, rows: Tensor) -> Batch:
+        pixels = torch.from_numpy(self.cache.gather(rows.numpy()))[:, None]
+        batch = Batch(pixels, self.targets[rows], rows, [])
+        return batch._replace(pixels=pixels.pin_memory(), target=batch.target.pin_memory()) if self.device.type == "cuda" else batch
+
+
+def fits(cache: PixelCache, rows: int, device: torch.device, wish: str) -> bool:
+    """Whether the pixels of `rows` images stay on the device: --cache_on_device yes, no, or auto, where half of a GPU's free memory holds them."""
+    if device.type != "cuda" or wish != "auto":
+        return device.type != "cpu" and wish == "yes"
+    return rows * int(np.prod(cache.pixels.shape[1:])) <= torch.cuda.mem_get_info(device)[0] / 2
+
+
+def ahead(items: Iterator[Batch], depth: int) -> Iterator[Batch]:
+    """The items, made by a thread that is `depth` of them ahead; its error is raised here. It ends when the consumer does."""
+    ready: queue.Queue[Batch | BaseException | None] = queue.Queue(depth)
+    done = threading.Event()
+
+    def put(item: Batch | BaseException | None) -> None:
+        while not done.is_set():
+            with suppress(queue.Full):
+                ready.put(item, timeout=0.1)
+                return
+
+    def work() -> None:
+        try:
+            for item in items:
+                put(item)
+                if done.is_set():
+                    return
+            put(None)
+        except BaseException as error:
+            put(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        done.set()
+        thread.join()
+
+
 def make_loader(
-    dataset: XrayDataset,
-    batch_size: int,
-    shuffle_seed: int | None = None,
-    workers: int = 0,
-    prefetch_factor: int = 2,
-    persistent_workers: bool = False,
-    pin_memory: bool = False,
-) -> tuple[DataLoader, Batches]:
-    """-> (loader of Batch, its sampler, whose `epoch` and `start` say what comes next)."""
-    sampler = Batches(len(dataset), batch_size, shuffle_seed)
+    dataset: XrayDataset, batch_size: int, shuffle_seed: int | None = None, workers: int = 0, prefetch_factor: int = 2,
+    persistent_workers: bool = False, pin_memory: bool = False, rank: int = 0, world: int = 1,
+) -> tuple[DataLoader, Batches]:  # fmt: skip
+    """-> (loader of Batch that decodes files, its sampler, whose `epoch` and `start` say what comes next)."""
+    sampler = Batches(len(dataset), batch_size, shuffle_seed, rank, world)
     loader = DataLoader(
         dataset,
         batch_sampler=sampler,

@@ -8,7 +8,7 @@ import itertools
 import math
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -16,18 +16,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
+from torch import Tensor, nn
 
-from roi import checkpoint
-from roi.data import Batch, Batches, checked, note_unreadable
+from roi import checkpoint, dist
+from roi.data import Batch, Batches, Share, checked, note_unreadable
+from roi.files import reason
 from roi.gradnorm import FixedWeights
+from roi.images import UnreadableImage
 from roi.log import MetricsLog, progress, say
 from roi.losses import TERMS, bce
 from roi.metrics import auroc, mean_over_findings, per_class
 from roi.model import RoiModel, Views
 
 LossesFn = Callable[[RoiModel, Batch, int], dict[str, Tensor]]
+REFRESH = 1.0  # seconds between looks at the numbers of a GPU
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -36,6 +38,8 @@ class Stop:
 
     def __init__(self) -> None:
         self.signal = 0
+        self.steps = self.every = 1  # several processes agree after every `every` steps, about once a second
+        self.began = time.perf_counter()
 
     def __enter__(self) -> "Stop":
         self.before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
@@ -51,45 +55,48 @@ class Stop:
         self.signal = number
         say("stopping after this step; the checkpoint will be saved")
 
+    def agreed(self) -> int:
+        """The signal, the same one on all processes at the same step; 0 while none came."""
+        if dist.world() == 1:
+            return self.signal
+        self.steps -= 1
+        if self.steps > 0:
+            return 0
+        rate = self.every / max(time.perf_counter() - self.began, 1e-3)
+        told = dist.gathered((self.signal, rate))
+        self.signal = max(number for number, _ in told)
+        self.steps = self.every = max(1, int(min(rate for _, rate in told)))
+        self.began = time.perf_counter()
+        return self.signal
+
 
 @dataclass
 class Meter:
-    """Means over the images of an epoch. Values leave a GPU one step late, so that no step waits for them."""
+    """Means over the images of an epoch. The numbers stay on their device until `look`: no step waits for them."""
 
     names: Callable[[Tensor], list[str]]  # rows of the table -> image names, for the error
     sums: dict[str, float] = field(default_factory=dict)
     images: int = 0
     seconds: float = 0.0
-    pending: tuple[list[str], Tensor, Any, Tensor] | None = None
+    unseen: list[tuple[list[str], Tensor, Tensor, int]] = field(default_factory=list)  # terms, their values, rows, images that count
 
-    def add(self, losses: dict[str, Tensor], index: Tensor) -> None:
-        values = torch.stack([v.detach().float() for v in losses.values()])
-        self.flush()
-        event = None
-        if values.is_cuda:
-            host = torch.empty(values.shape, pin_memory=True)
-            host.copy_(values, non_blocking=True)
-            event = torch.cuda.Event()
-            event.record()
-            values = host
-        self.pending = (list(losses), values, event, index)
-        if event is None:
-            self.flush()
+    def add(self, losses: dict[str, Tensor], index: Tensor, images: int) -> None:
+        self.unseen.append((list(losses), torch.stack([v.detach().float() for v in losses.values()]), index, images))
 
-    def flush(self) -> None:
-        """Count the pending step. ValueError on a value that is not finite: the term and the images."""
-        if self.pending is None:
+    def look(self) -> None:
+        """Count what came since the last look, in one transfer. ValueError on a value that is not finite: the term and the images."""
+        if not self.unseen:
             return
-        (names, values, event, index), self.pending = self.pending, None
-        if event is not None:
-            event.synchronize()
-        for name, value in zip(names, values.tolist(), strict=True):
-            if not math.isfinite(value):
-                images = self.names(index)
-                shown = ", ".join(images[:16]) + (f" and {len(images) - 16} more" if len(images) > 16 else "")
-                raise ValueError(f"the term {name!r} of the loss is {value}; stopped before it spoils a checkpoint. Images of the step: {shown}")
-            self.sums[name] = self.sums.get(name, 0.0) + value * len(index)
-        self.images += len(index)
+        steps, self.unseen = self.unseen, []
+        table = torch.nn.utils.rnn.pad_sequence([values for _, values, _, _ in steps], batch_first=True).tolist()
+        for (terms, _, index, images), values in zip(steps, table, strict=True):
+            for term, value in zip(terms, values, strict=False):  # padded
+                if not math.isfinite(value):
+                    named = self.names(index)
+                    shown = ", ".join(named[:16]) + (f" and {len(named) - 16} more" if len(named) > 16 else "")
+                    raise ValueError(f"the term {term!r} of the loss is {value}; stopped before it spoils a checkpoint. Images of the step: {shown}")
+                self.sums[term] = self.sums.get(term, 0.0) + value * images
+            self.images += images
 
     def means(self) -> dict[str, float]:
         return {name: total / self.images for name, total in self.sums.items()} if self.images else {}
@@ -97,35 +104,45 @@ class Meter:
     def state_dict(self) -> dict[str, Any]:
         return {"sums": dict(self.sums), "images": self.images, "seconds": self.seconds}
 
+    def of_all(self) -> "Meter":
+        """The same over the images of all processes."""
+        parts = dist.gathered((self.sums, self.images))
+        sums = {term: sum(part.get(term, 0.0) for part, _ in parts) for term in self.sums}
+        return Meter(self.names, sums, sum(images for _, images in parts), self.seconds)
+
+
+class Step(nn.Module):
+    """The terms of a batch as a forward: what several processes share (roi/dist.py)."""
+
+    def __init__(self, model: RoiModel, losses_fn: LossesFn) -> None:
+        super().__init__()
+        self.model, self.losses_fn = model, losses_fn
+
+    def forward(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        return self.losses_fn(self.model, batch, epoch)
+
 
 def train_one_epoch(
-    model: RoiModel,
-    batches: Iterable[Batch],
-    epoch: int,
-    losses_fn: LossesFn,
-    balance: FixedWeights,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    meter: Meter,
-    device: torch.device,
-    dtype: torch.dtype,
-    accum_steps: int,
-) -> Iterator[int]:
+    step: nn.Module, batches: Iterable[Batch], epoch: int, balance: FixedWeights, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler,
+    meter: Meter, device: torch.device, dtype: torch.dtype, accum_steps: int, shares: Callable[[Sequence[Batch]], list[Share]],
+) -> Iterator[int]:  # fmt: skip
     """One optimiser step per `accum_steps` batches, the last group as large as what is left; yields the batches it took.
 
-    The gradient of a step is the mean over its images: a batch counts by its size. No image is dropped.
+    The gradient of a step is the mean over its images: a batch counts by its size (`shares`). No image is dropped.
     """
-    model.train()
+    step.train()
     iterator = iter(batches)
     while group := list(itertools.islice(iterator, accum_steps)):
-        images = sum(len(batch.index) for batch in group)
-        for batch in (b.to(device) for b in group if len(b.index)):
-            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                losses = losses_fn(model, batch, epoch)
-                loss = balance(losses)
-            meter.add({"loss": loss, **losses}, batch.index)
-            scaler.scale(loss * (len(batch.index) / images)).backward()
-        if images:
+        counted = [(batch, share) for batch, share in zip(group, shares(group), strict=True) if len(batch.index)]
+        for place, (batch, share) in enumerate(counted, 1):
+            batch = batch.to(device)._replace(share=share.of_batch)
+            with dist.no_sync(step, place < len(counted)):
+                with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                    losses = step(batch, epoch)
+                    loss = balance(losses, share.of_batch)
+                scaler.scale(loss * share.of_step).backward()
+            meter.add({"loss": loss, **losses}, batch.index, share.images)
+        if counted:
             scaler.step(optimizer)
             scaler.update()
             optimizer.zero_grad(set_to_none=True)
@@ -135,7 +152,7 @@ def train_one_epoch(
 @torch.inference_mode()
 def predict(
     model: RoiModel, batches: Iterable[Batch], device: torch.device, dtype: torch.dtype, keep_ratio: float,
-    seeds: Callable[[Tensor], list[int]], full_only: bool = False,
+    seeds: Callable[[Tensor], Tensor | None], full_only: bool = False,
 ) -> Iterator[tuple[Batch, Views]]:  # fmt: skip
     """-> (batch, its views) one by one, each row of the loader exactly once."""
     model.eval()
@@ -153,9 +170,9 @@ class Fit:
     """A training run: what it trains on, with what, and where it writes. `meta` goes into the checkpoint as it is."""
 
     model: RoiModel
-    train_loader: DataLoader
+    train_loader: Iterable[Batch]
     sampler: Batches
-    val_loader: DataLoader | None
+    val_loader: Iterable[Batch] | None
     classes: list[str]
     losses_fn: LossesFn
     balance: FixedWeights
@@ -170,10 +187,12 @@ class Fit:
     meta: dict[str, Any]
     skip_unreadable: bool = False
     first_best: int = 1  # the epoch from which the best one is looked for, counted from 1
+    save_every_steps: int = 0  # 0: at the end of an epoch alone
     epoch: int = 0  # finished epochs
     steps: int = 0
     best: float = -math.inf
     unreadable: set[str] = field(default_factory=set)  # path and reason
+    saved: int = 0  # steps in the checkpoint
 
     def __post_init__(self) -> None:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
@@ -186,106 +205,135 @@ class Fit:
         self.scaler.load_state_dict(state["scaler"])
         self.balance.load_state_dict(state["balance"])
         self.epoch, self.steps, self.best = state["epoch"], state["steps"], state["best"]
+        self.saved = self.steps
         self.sampler.start = state["batch"]
-        self.meter = Meter(self.names, **state["meter"])
+        self.meter = Meter(self.names, **state["meter"]) if dist.rank() == 0 else Meter(self.names)
         self.unreadable = set(state["unreadable"])
         checkpoint.restore_rng(state["rng"], self.device)
 
     def run(self) -> int:
         """Train what is left; -> 0, or 128 + signal when stopped (the checkpoint then goes on from there)."""
-        with Stop() as stop:
-            while self.epoch < self.epochs:
-                finished = self._train(stop)
-                scores = self._validate(stop) if finished else None
-                if scores is None:
-                    self.save_checkpoint()
-                    where = f"epoch {self.epoch + 1}, batch {self.sampler.start}" if self.sampler.start else f"epoch {self.epoch}"
-                    say(f"stopped after {where}; saved {self.save}; go on with the same command and --resume auto")
-                    return 128 + stop.signal
-                self._finish_epoch(scores)
+        self.step = dist.shared(Step(self.model, self.losses_fn))
+        try:
+            with Stop() as stop:
+                while self.epoch < self.epochs:
+                    finished = self._train(stop)
+                    scores = self._validate(stop) if finished else None
+                    if scores is None:
+                        self.save_checkpoint()
+                        say(f"stopped after {self.where()}; saved {self.save}; go on with the same command and --resume auto")
+                        return 128 + stop.signal
+                    self._finish_epoch(scores)
+        except UnreadableImage as error:  # the steps before it are good
+            self.save_if_new()
+            raise UnreadableImage(f"{error}. Saved {self.save} after {self.where()}; then go on with --resume auto") from error
+        except torch.OutOfMemoryError as error:
+            raise ValueError(
+                f"out of memory in {self.where()} ({reason(error)}); give a smaller --batch_size and more --accum_steps, --checkpoint_activations, "
+                f"--autocast_dtype bf16, a smaller --img_size, or --cache_on_device no; {self.save} is as it was"
+            ) from error
         return 0
+
+    def where(self) -> str:
+        return f"epoch {self.epoch + 1}, batch {self.sampler.start}" if self.sampler.start else f"epoch {self.epoch}"
 
     def _train(self, stop: Stop) -> bool:
         """The rest of the epoch; False when stopped before its end."""
         self.sampler.epoch = self.epoch
-        began, before = time.perf_counter(), self.meter.seconds
+        began, before, looked, stopped = time.perf_counter(), self.meter.seconds, 0.0, 0
         with progress(None, self.sampler.rows, f"epoch {self.epoch + 1}/{self.epochs}", initial=self.meter.images) as bar:
             batches = checked(self.train_loader, self.skip_unreadable, self.unreadable)
             for taken in train_one_epoch(
-                self.model,
-                batches,
-                self.epoch,
-                self.losses_fn,
-                self.balance,
-                self.optimizer,
-                self.scaler,
-                self.meter,
-                self.device,
-                self.dtype,
-                self.accum_steps,
-            ):
+                self.step, batches, self.epoch, self.balance, self.optimizer, self.scaler, self.meter, self.device, self.dtype,
+                self.accum_steps, self.sampler.shares,
+            ):  # fmt: skip
                 self.sampler.start += taken
                 self.steps += 1
                 self.meter.seconds = before + time.perf_counter() - began
-                if self.meter.images:
-                    bar.set_postfix(loss=f"{self.meter.sums['loss'] / self.meter.images:.4f}", refresh=False)
-                    bar.update(self.meter.images - bar.n)
-                if stop.signal:
+                if self.device.type == "cpu" or self.meter.seconds - looked > REFRESH:
+                    looked = self.meter.seconds
+                    self.meter.look()
+                    bar.set_postfix(loss=f"{self.meter.means().get('loss', math.nan):.4f}", refresh=False)
+                    bar.update(self.meter.images * dist.world() - bar.n)
+                if stopped := stop.agreed():
                     break
-        self.meter.flush()
-        if not self.meter.images and not stop.signal:
+                if self.save_every_steps and self.steps % self.save_every_steps == 0:
+                    self.save_checkpoint()
+        self.meter.look()
+        if not self.meter.images and not stopped and dist.world() == 1:
             raise ValueError("no training image could be read; see --skip_unreadable")
-        return not stop.signal
+        return not stopped
 
     def _validate(self, stop: Stop) -> dict[str, float] | None:
-        """{"val_loss", "val_auroc"} on the full view, {} without validation images, None when stopped."""
+        """{"val_loss", "val_auroc"} on the full view of every validation image once, {} without any, None when stopped."""
         if self.val_loader is None:
             return {}
-        logits, targets = [], []
+        found: list[tuple[Tensor, Tensor, Tensor]] = []
         batches = checked(self.val_loader, self.skip_unreadable, self.unreadable)
-        for batch, views in predict(self.model, batches, self.device, self.dtype, 1.0, lambda index: [], full_only=True):
+        for batch, views in predict(self.model, batches, self.device, self.dtype, 1.0, lambda index: None, full_only=True):
             if len(batch.index):
-                logits.append(views.full.cpu())
-                targets.append(batch.target)
-            if stop.signal:
+                found.append((views.full, batch.target, batch.index))
+            if dist.world() == 1 and stop.signal:
                 return None
-        if not logits:
+        logit, target, index = (torch.cat(parts).cpu() for parts in zip(*found, strict=True)) if found else (torch.zeros(0), torch.zeros(0), torch.zeros(0))
+        everyone = dist.gathered((logit.numpy(), target.numpy(), index.numpy(), stop.signal))
+        stop.signal = max(part[3] for part in everyone)
+        if stop.signal:
+            return None
+        logit, target, index = (torch.from_numpy(np.concatenate([part[n] for part in everyone if len(part[2])] or [np.zeros(0)])) for n in range(3))
+        if not len(index):
             raise ValueError("no validation image could be read; see --skip_unreadable")
-        logit, target = torch.cat(logits), torch.cat(targets)
+        order = index.argsort()
+        logit, target = logit[order], target[order]
         score = mean_over_findings(per_class(auroc, logit.numpy(), target.numpy()), self.classes)
         return {"val_loss": float(bce(logit, target)), "val_auroc": score}
 
     def _finish_epoch(self, scores: dict[str, float]) -> None:
         """Metrics row first, then the checkpoint: a run killed in between does the epoch again and drops the row."""
-        means, meter = self.meter.means(), self.meter
+        meter = self.meter.of_all()
         self.epoch += 1
         self.sampler.start = 0
         self.meter = Meter(self.names)
         self.log.row(
             {
-                "epoch": self.epoch, "steps": self.steps, **{f"loss_{k}" if k in TERMS else k: v for k, v in means.items()},
+                "epoch": self.epoch, "steps": self.steps, **{f"loss_{k}" if k in TERMS else k: v for k, v in meter.means().items()},
                 **{f"w_{name}": float(w) for name, w in self.balance.weights.items()}, **{k: v for k, v in scores.items() if not math.isnan(v)},
                 "lr": self.optimizer.param_groups[0]["lr"], "images_per_s": meter.images / max(meter.seconds, 1e-9), "seconds": meter.seconds,
                 "contaminated": int(self.meta["contaminated"]),
             }
         )  # fmt: skip
-        note_unreadable(self.unreadable, self.save)
         score = scores.get("val_auroc", math.nan)
-        if score > self.best and self.epoch >= self.first_best:
-            self.best = score
-            best = {**self.meta, **checkpoint.parts(self.model), "epoch": self.epoch, "val_auroc": score}
-            checkpoint.save(best_path(self.save), best)
+        better = score > self.best and self.epoch >= self.first_best
+        self.best = score if better else self.best
+        if dist.rank() == 0:
+            note_unreadable(self.unreadable, self.save)
+            if better:
+                checkpoint.save(best_path(self.save), {**self.meta, **checkpoint.parts(self.model), "epoch": self.epoch, "val_auroc": score})
         self.save_checkpoint()
 
+    def save_if_new(self) -> None:
+        """Save the steps since the last checkpoint, in one process; several do not stand at the same step when one of them fails."""
+        if self.steps > self.saved and dist.world() == 1:
+            self.meter.look()
+            self.save_checkpoint()
+
     def save_checkpoint(self) -> None:
-        checkpoint.save(
-            self.save,
-            {
+        """All processes together; process 0 writes. The checkpoint before it stays as previous_path(save)."""
+        self.meter.look()
+        meter, rng = self.meter.of_all(), dist.gathered(checkpoint.rng_state(self.device))
+        self.saved = self.steps
+        if dist.rank() == 0:
+            state = {
                 **self.meta, **checkpoint.parts(self.model), "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(),
                 "balance": self.balance.state_dict(), "epoch": self.epoch, "batch": self.sampler.start, "steps": self.steps, "best": self.best,
-                "meter": self.meter.state_dict(), "unreadable": sorted(self.unreadable), "rng": checkpoint.rng_state(self.device),
-            },
-        )  # fmt: skip
+                "meter": meter.state_dict(), "unreadable": sorted(self.unreadable), "rng": rng, "log": self.log.lines,
+            }  # fmt: skip
+            checkpoint.save(self.save, state, keep=previous_path(self.save))
+
+
+def previous_path(save: Path) -> Path:
+    """Where the checkpoint before the last one lies: it is good when a disk damages the last one."""
+    return save.with_name(f"{save.stem}_previous.pt")
 
 
 def best_path(save: Path) -> Path:
@@ -318,8 +366,3 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     return torch.float32
-
-
-def mask_seeds(seed: int, epoch: int, index: Tensor) -> list[int]:
-    """One seed an image, for random masks: the same whatever the batch size, the workers or where a run was resumed."""
-    return [int(np.random.SeedSequence([seed, epoch, row]).generate_state(1)[0]) for row in index.tolist()]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from roi import dist
 from roi.arrays import ArrayWriter
 from roi.cam import GradCam
 from roi.data import Batch
@@ -55,6 +56,7 @@ class MapsFile:
 
     def close(self, classes: list[str], meta: str) -> int:
         """Write the file; -> its images. `classes` [""] where one map serves all; `meta`: JSON."""
+        self.images = [name for names in dist.gathered(self.images) for name in names]
         self.file.close(
             images=np.array(self.images), classes=np.array(classes), sources=np.array(self.sources), side=self.side, keep_ratio=self.keep_ratio, meta=meta
         )

@@ -1,36 +1,82 @@
 """Whole files or none: what a killed run leaves behind is either complete or absent."""
 
 import os
+import platform
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 
 @contextmanager
-def replacing(path: str | Path, mode: str = "w") -> Iterator[IO]:
+def replacing(path: str | Path, mode: str = "w", keep: Path | None = None) -> Iterator[IO]:
     """Open a temporary neighbour of `path`; it takes the name `path` only when the block ends without an error.
 
-    The data is on the disk (fsync) before the name changes. Text is UTF-8 with "\\n" line ends.
+    The data is on the disk (fsync) before the name changes. What `path` was before then has the name `keep`, if given. Text is UTF-8 with "\\n" line ends.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     for old in path.parent.glob(f".{path.name}.*.part"):  # of a run that was killed while it wrote
-        if old.suffixes[-2:-1] and not _alive(old.suffixes[-2][1:]):
+        if not _alive(old.suffixes[-2][1:]):
             old.unlink(missing_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{_process()}.part")
     try:
         text = "b" not in mode
         with open(temporary, mode, encoding="utf-8" if text else None, newline="\n" if text else None) as handle:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())
+        if keep and path.exists():
+            _also(path, keep)
         os.replace(temporary, path)
+        _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _alive(pid: str) -> bool:
+@contextmanager
+def beside(path: Path, mode: str = "w") -> Iterator[IO]:
+    """A file beside `path` for the length of a block: what one of several processes adds to it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    name = path.with_name(f".{path.name}.{_process()}.part")  # one that is left by a killed run goes when `path` is written
+    try:
+        with open(name, mode, encoding=None if "b" in mode else "utf-8", newline=None if "b" in mode else "\n") as file:
+            yield file
+    finally:
+        name.unlink(missing_ok=True)
+
+
+def _also(path: Path, name: Path) -> None:
+    """Give `path` a second name, which may be another file's until now; where there are no links it is copied."""
+    link = name.with_name(f".{name.name}.{_process()}.part")
+    try:
+        os.link(path, link)
+    except OSError:
+        shutil.copy2(path, link)
+    os.replace(link, name)
+
+
+def _sync_folder(folder: Path) -> None:
+    """A new name is on the disk when its folder is."""
+    with suppress(OSError):  # not every file system, and no Windows, opens folders
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _process() -> str:
+    """Machine and number of this process, as part of a file name."""
+    return f"{''.join(c for c in platform.node() if c.isalnum())}-{os.getpid()}"
+
+
+def _alive(process: str) -> bool:
+    """Of processes on other machines nobody knows: they count as alive."""
+    machine, _, pid = process.rpartition("-")
+    if machine != _process().rpartition("-")[0]:
+        return True
     try:
         os.kill(int(pid), 0)
     except (ValueError, ProcessLookupError):

@@ -1,95 +1,150 @@
 """How the loss terms add up: fixed weights, or weights learned by GradNorm."""
 
-import math
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
+
+Call = tuple[Tensor, Tensor]  # what a layer was given, and what it gave
 
 
 class FixedWeights:
     """total = sum of w_i L_i. A term without a weight, or with weight 0, takes no part."""
 
     def __init__(self, weights: dict[str, float]) -> None:
-        self.weights = dict(weights)
+        self._weights = dict(weights)
 
-    def __call__(self, losses: dict[str, Tensor]) -> Tensor:
-        return torch.stack([w * losses[name] for name, w in self.weights.items() if w and name in losses]).sum()
+    @property
+    def weights(self) -> dict[str, float]:
+        return dict(self._weights)
+
+    def __call__(self, losses: dict[str, Tensor], share: float = 1.0) -> Tensor:
+        """`share`: what the batch counts among those of all processes, 1 where each has as many images."""
+        return torch.stack([w * losses[name] for name, w in self._weights.items() if w and name in losses]).sum()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"weights": dict(self.weights)}
+        return {"weights": self.weights}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.weights = dict(state["weights"])
+        self._weights = dict(state["weights"])
+
+
+class Taps:
+    """What layers were given and gave since `clear`, in the order of their calls; nothing is kept until the first `clear`."""
+
+    def __init__(self, layers: dict[str, nn.Module]) -> None:
+        self.layers = layers
+        self.calls: dict[str, list[Call]] | None = None
+        for name, layer in layers.items():
+            layer.register_forward_hook(self._hook(name))
+
+    def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            if self.calls is not None and torch.is_grad_enabled():
+                self.calls[name].append((inputs[0].detach(), output))
+
+        return note
+
+    def clear(self) -> None:
+        self.calls = {name: [] for name in self.layers}
 
 
 class GradNorm(FixedWeights):
     """Loss weights that even out how much each term pulls (Chen et al. 2018, eqs. 1-2 and algorithm 1).
 
-    G_i = ||grad_W w_i L_i|| over the last shared parameters W; its target is mean(G) * r_i^alpha, where
-    r_i = (L_i / L_i(0)) / mean_j(L_j / L_j(0)) is the inverse training rate of term i. The weights descend
-    sum_i |G_i - target_i| (target constant), whose gradient in w_i has the closed form g_i sign(G_i - target_i),
-    G_i = w_i g_i: no second-order graph. Two departures, both so that weights which differ by 10^5 stay positive and
+    G_i = ||grad_W w_i L_i||, W the last layer whose output term i is made of (`at`: term -> name in `taps`); its target is
+    mean(G) * r_i^alpha, where r_i = (L_i / L_i(0)) / mean_j(L_j / L_j(0)) is the inverse training rate of term i. The weights
+    descend sum_i |G_i - target_i| (target constant), whose gradient in w_i has the closed form g_i sign(G_i - target_i),
+    G_i = w_i g_i: no second-order graph. g_i itself needs the gradient at the outputs of W alone, not a backward through the
+    backbone: what W was given is at hand. Two departures, both so that weights which differ by 10^5 stay positive and
     move alike: log w is learned (Adam, rate `lr`), and the sum is kept at the sum of the initial weights, not their number.
 
-    A term whose initial weight is 0, or that the losses lack, takes no part.
+    Everything stays on the device of the losses; a step whose numbers are not finite changes nothing. `mean` averages a tensor
+    over the processes that share a batch, in place. A term whose initial weight is 0, or that the losses lack, takes no part.
     """
 
-    def __init__(self, weights: dict[str, float], shared: Iterable[nn.Parameter], alpha: float = 1.5, lr: float = 0.025) -> None:
+    def __init__(
+        self, weights: dict[str, float], taps: Taps, at: Mapping[str, str], alpha: float = 1.5, lr: float = 0.025,
+        device: torch.device | str = "cpu", mean: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+    ) -> None:  # fmt: skip
         super().__init__(weights)
-        self.shared = list(shared)
+        self.taps, self.at, self.mean = taps, at, mean
         self.alpha, self.lr = alpha, lr
+        self.names = list(weights)
         self.total = sum(weights.values())
-        self.first: dict[str, float] = {}  # L_i(0): the first value that is not 0
-        self.moments = {name: [0.0, 0.0] for name in weights}
-        self.steps = 0
+        self.w = torch.tensor(list(weights.values()), dtype=torch.float32, device=device)  # (T,)
+        self.first, self.slope, self.square, self.steps = (torch.zeros_like(self.w) for _ in range(4))  # first: L_i(0), 0 = not seen yet
+        taps.clear()
 
-    def __call__(self, losses: dict[str, Tensor]) -> Tensor:
-        total = super().__call__(losses)
+    @property
+    def weights(self) -> dict[str, float]:
+        return dict(zip(self.names, self.w.tolist(), strict=True))
+
+    def __call__(self, losses: dict[str, Tensor], share: float = 1.0) -> Tensor:
+        terms = [name for name in self.names if self._weights[name] and name in losses]
+        here = self._places(tuple(terms))
+        values = torch.stack([losses[name] for name in terms])
+        total = (self.w[here].to(values.dtype) * values).sum()
         if torch.is_grad_enabled():
-            self.update({name: losses[name] for name, w in self.weights.items() if w and name in losses})
+            g, now = self._measured([losses[name] for name in terms], terms, share)
+            self.update(here, g, now)
+            self.taps.clear()
         return total
 
-    def update(self, losses: dict[str, Tensor]) -> None:
-        norms = torch.stack([self._norm(loss) for loss in losses.values()])
-        values = torch.stack([loss.detach() for loss in losses.values()])
-        g, now = (dict(zip(losses, t.tolist(), strict=True)) for t in (norms, values))  # one transfer each
-        if not all(math.isfinite(x) for x in (*g.values(), *now.values())):
-            return  # the loop stops on it, naming the term; fp16 overflows here are skipped by the scaler too
-        for name, value in now.items():
-            if value > 1e-12:
-                self.first.setdefault(name, value)
-        rate = {name: now[name] / self.first[name] if name in self.first else 1.0 for name in losses}
-        pull = {name: self.weights[name] * g[name] for name in losses}  # G_i
-        mean_rate, mean_pull = (sum(d.values()) / len(d) for d in (rate, pull))
-        self.steps += 1
-        for name in losses:
-            target = mean_pull * (rate[name] / max(mean_rate, 1e-12)) ** self.alpha
-            self._descend(name, pull[name] * ((pull[name] > target) - (pull[name] < target)))
-        scale = self.total / sum(self.weights.values())
-        self.weights = {name: w * scale for name, w in self.weights.items()}
+    @lru_cache(maxsize=8)  # noqa: B019  # one balance a run
+    def _places(self, terms: tuple[str, ...]) -> Tensor:
+        """On the device once, not copied at each step."""
+        return torch.tensor([self.names.index(name) for name in terms], device=self.w.device)
 
-    def _norm(self, loss: Tensor) -> Tensor:
-        """g_i = ||grad_W L_i||; parameters that the term does not reach add 0."""
-        if not loss.requires_grad:
-            return loss.new_zeros(())
-        grads = torch.autograd.grad(loss, self.shared, retain_graph=True, allow_unused=True)
-        return torch.stack([x.float().norm() for x in grads if x is not None] or [loss.new_zeros(())]).norm()
+    def _measured(self, losses: Sequence[Tensor], terms: Sequence[str], share: float) -> tuple[Tensor, Tensor]:
+        """-> g_i and L_i, (T,) each, of the images of all processes."""
+        grads = [self._gradient(loss, self.at[name]) for name, loss in zip(terms, losses, strict=True)]
+        flat = torch.cat([*(g.flatten() for g in grads), torch.stack([loss.detach().float() for loss in losses])])
+        parts = self.mean(flat * share).split([*(g.numel() for g in grads), len(losses)])
+        return torch.stack([part.norm() for part in parts[:-1]]), parts[-1]
 
-    def _descend(self, name: str, slope: float) -> None:
-        """One step of Adam (Kingma & Ba 2015) on log w; slope = d/d(log w) of |G - target|."""
-        first, second = self.moments[name]
-        first, second = 0.9 * first + 0.1 * slope, 0.999 * second + 0.001 * slope**2
-        self.moments[name] = [first, second]
-        step = (first / (1 - 0.9**self.steps)) / (math.sqrt(second / (1 - 0.999**self.steps)) + 1e-12)
-        self.weights[name] *= math.exp(-self.lr * step)
+    def _gradient(self, loss: Tensor, name: str) -> Tensor:
+        """grad of `loss` in the weight of layer `name`, fp32: from what the layer was given, and the gradient at what it gave."""
+        layer = self.taps.layers[name]
+        weight: Tensor = layer.weight  # type: ignore[assignment]
+        total = torch.zeros_like(weight, dtype=torch.float32)
+        assert self.taps.calls is not None
+        calls = [(x, y) for x, y in self.taps.calls[name] if y.requires_grad]
+        if not loss.requires_grad or not calls:
+            return total
+        found = torch.autograd.grad(loss, [y for _, y in calls], retain_graph=True, allow_unused=True)
+        for (x, _), d in ((call, d) for call, d in zip(calls, found, strict=True) if d is not None):
+            if isinstance(layer, nn.Conv2d):
+                total += conv2d_weight(x.float(), weight.shape, d.float(), layer.stride, layer.padding, layer.dilation, layer.groups)
+            else:
+                total += d.float().flatten(0, -2).T @ x.float().flatten(0, -2)
+        return total
+
+    @torch.no_grad()
+    def update(self, here: Tensor, g: Tensor, now: Tensor) -> None:
+        """One step of Adam (Kingma & Ba 2015) on log w of the terms `here`, from their g_i and L_i, (T,) each."""
+        fine = g.isfinite().all() & now.isfinite().all()  # the loop stops on a loss that is not; fp16 overflows are skipped by the scaler too
+        first = torch.where((self.first[here] == 0) & (now > 1e-12), now, self.first[here])
+        rate = torch.where(first > 0, now / first, 1.0)
+        pull = self.w[here] * g  # G_i
+        target = pull.mean() * (rate / rate.mean().clamp(min=1e-12)) ** self.alpha
+        slope = pull * (pull - target).sign()  # d/d(log w) of |G - target|
+        steps = self.steps[here] + 1
+        mean, square = 0.9 * self.slope[here] + 0.1 * slope, 0.999 * self.square[here] + 0.001 * slope**2
+        move = (mean / (1 - 0.9**steps)) / ((square / (1 - 0.999**steps)).sqrt() + 1e-12)
+        w = self.w.index_copy(0, here, self.w[here] * (-self.lr * move).exp())
+        new = {"first": first, "steps": steps, "slope": mean, "square": square}
+        for name, values in new.items():
+            old = getattr(self, name)
+            setattr(self, name, torch.where(fine, old.index_copy(0, here, values), old))
+        self.w = torch.where(fine, w * (self.total / w.sum()), self.w)
 
     def state_dict(self) -> dict[str, Any]:
-        moments = {name: list(m) for name, m in self.moments.items()}
-        return {"weights": dict(self.weights), "first": dict(self.first), "moments": moments, "steps": self.steps}
+        return {"names": list(self.names), **{key: getattr(self, key).cpu() for key in ("w", "first", "slope", "square", "steps")}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.first, self.steps = dict(state["first"]), state["steps"]
-        self.moments = {name: list(m) for name, m in state["moments"].items()}
+        for key in ("w", "first", "slope", "square", "steps"):
+            setattr(self, key, state[key].to(self.w.device))

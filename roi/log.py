@@ -1,10 +1,8 @@
 """What a run says while it goes on: a console line, a row of the metrics CSV, TensorBoard; and a progress bar."""
 
-import csv
-import io
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -29,48 +27,45 @@ def say(text: str) -> None:
 class MetricsLog:
     """One row an epoch, on the disk when `row` returns. Rows of epochs that a resumed run does again are dropped first.
 
-    ValueError: the file is there and this run does not continue it, or it is not a metrics file.
+    `done`: the rows that a checkpoint remembers. ValueError: the file is there and this run does not continue it, or it is not a metrics file.
     """
 
-    def __init__(self, path: str | Path | None, done_epochs: int, tensorboard: str | None = None, overwrite: bool = False) -> None:
+    def __init__(self, path: str | Path | None, done: Sequence[str] = (), tensorboard: str | None = None, overwrite: bool = False) -> None:
         self.path = Path(path) if path else None
+        self.lines = list(done)  # the rows of the epochs that are done, as they stand in the file
         self.writer: Any = None
         if self.path:
-            self._begin(self.path, done_epochs, overwrite)
+            self._begin(self.path, overwrite and not done)
         if tensorboard:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as error:
                 raise ValueError("--tensorboard needs the package tensorboard: pip install tensorboard") from error
-            self.writer = SummaryWriter(tensorboard, purge_step=done_epochs + 1)
+            self.writer = SummaryWriter(tensorboard, purge_step=len(self.lines) + 1)
 
-    def _begin(self, path: Path, done_epochs: int, overwrite: bool) -> None:
-        kept: list[list[str]] = []
-        if path.exists() and path.stat().st_size and not (overwrite and not done_epochs):
-            with open(path, newline="", encoding="utf-8") as file:
-                rows = list(csv.reader(file))
-            if rows[0] != list(COLUMNS):
+    def _begin(self, path: Path, replace: bool) -> None:
+        header, done = ",".join(COLUMNS), self.lines
+        if path.exists() and path.stat().st_size and not replace:
+            lines = path.read_text(encoding="utf-8").splitlines()
+            if lines[0] != header:
                 raise ValueError(f"{path}: is not a metrics file of this program; choose another --log_csv")
-            kept = [r for r in rows[1:] if len(r) == len(COLUMNS) and r[0].isdigit() and int(r[0]) <= done_epochs]
-            if not done_epochs and rows[1:]:
-                raise ValueError(f"{path} holds {len(rows) - 1} epochs of another run; choose another --log_csv, or replace it with --overwrite")
-            if kept and [int(r[0]) for r in kept] != list(range(1, done_epochs + 1)):
-                raise ValueError(f"{path} does not hold the {done_epochs} epochs that are done, so it is of another run; choose another --log_csv")
-            if kept and len(kept) == len(rows) - 1:
+            if not done and lines[1:]:
+                raise ValueError(f"{path} holds {len(lines) - 1} epochs of another run; choose another --log_csv, or replace it with --overwrite")
+            other = next((n for n, (a, b) in enumerate(zip(lines[1:], done, strict=False), 1) if a != b), 0)
+            if other:
+                raise ValueError(f"{path}: epoch {other} is not the one of this checkpoint, so it is of another run; choose another --log_csv")
+            if lines[1:] == done:
                 return  # the same file goes on, and so does a `tail -f` on it
         with replacing(path) as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(COLUMNS)
-            writer.writerows(kept)
+            file.writelines(f"{line}\n" for line in (header, *done))
 
     def row(self, values: dict[str, Any]) -> None:
         """Write one epoch. What a column has no value for stays empty."""
         text = {c: f"{v:.6g}" if isinstance(v, float) else str(v) for c in COLUMNS if (v := values.get(c)) is not None}
+        self.lines.append(",".join(text.get(c, "") for c in COLUMNS))
         if self.path:
-            line = io.StringIO()
-            csv.writer(line, lineterminator="\n").writerow([text.get(c, "") for c in COLUMNS])
             with open(self.path, "a", encoding="utf-8", newline="") as file:
-                file.write(line.getvalue())
+                file.write(self.lines[-1] + "\n")
                 file.flush()
                 os.fsync(file.fileno())
         if self.writer:
@@ -97,6 +92,8 @@ class _Lines:
 
 def progress(iterable: Iterable | None, total: int, what: str, unit: str = "image", initial: int = 0) -> tqdm:
     """A bar on a terminal; a line every 20 seconds in a log."""
+    if os.environ.get("RANK", "0") != "0":  # of several processes one shows how far they are
+        return tqdm(iterable, total=total, disable=True)
     if sys.stderr.isatty():
         return tqdm(iterable, total=total, desc=what, unit=unit, initial=initial, leave=False)
     return tqdm(iterable, total=total, desc=what, unit=unit, initial=initial, leave=False, mininterval=20, maxinterval=20, ascii=True, ncols=100, file=_Lines())

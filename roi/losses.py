@@ -4,6 +4,7 @@ Letters: B images, K classes, H x W pixels; s is the soft mask (B, 1, H, W) in (
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -12,11 +13,23 @@ from torch.nn import functional as F
 TERMS = ("full", "consist", "drop", "sparse", "tv", "locate")  # of all objectives (roi/objective.py)
 
 
-def bce(logits: Tensor, target: Tensor) -> Tensor:
+Over = Callable[[Tensor], Tensor]  # how many values a sum is divided by: those of this batch -> those that count (roi/dist.py)
+
+
+def of_batch(values: Tensor) -> Tensor:
+    return values
+
+
+def bce(logits: Tensor, target: Tensor, over: Over = of_batch) -> Tensor:
     """Mean binary cross-entropy over what is known. (B, K), (B, K) with NaN = unknown -> ()"""
     known = ~target.isnan()  # (B, K)
     nll = F.binary_cross_entropy_with_logits(logits, target.nan_to_num(), reduction="none")
-    return torch.where(known, nll, 0).sum() / known.sum().clamp(min=1)
+    return torch.where(known, nll, 0).sum() / _divisor(known.sum(), over)
+
+
+def _divisor(values: Tensor, over: Over) -> Tensor:
+    count = over(values.float())
+    return torch.where(count > 0, count, 1.0)
 
 
 def consist(logits_full: Tensor, logits_crop: Tensor) -> Tensor:
@@ -29,9 +42,9 @@ def drop(logits_full: Tensor, logits_drop: Tensor) -> Tensor:
     return F.relu(logits_drop.sigmoid() - logits_full.sigmoid()).mean()
 
 
-def lost(logits_drop: Tensor, present: Tensor) -> Tensor:
+def lost(logits_drop: Tensor, present: Tensor, over: Over = of_batch) -> Tensor:
     """mean -log(1 - p_drop) over what is present: without its evidence a finding is not found. (B, K), (B, K) 0/1 -> ()"""
-    return (F.softplus(logits_drop) * present).sum() / present.sum().clamp(min=1)
+    return (F.softplus(logits_drop) * present).sum() / _divisor(present.sum(), over)
 
 
 def pooled(maps: Tensor) -> Tensor:

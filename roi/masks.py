@@ -4,11 +4,12 @@ Letters: B images, H x W pixels. A mask is (B, 1, H, W), 1 = kept.
 """
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from roi.draws import normal, uniform
 
 
 def kept_pixels(height: int, width: int, keep_ratio: float) -> int:
@@ -17,8 +18,12 @@ def kept_pixels(height: int, width: int, keep_ratio: float) -> int:
 
 
 def exact_topk(score: Tensor, k: int) -> Tensor:
-    """(B, 1, H, W) -> 0/1 of the same shape: exactly k ones an image, on its highest scores, whatever the ties."""
-    flat = score.detach().flatten(1)  # (B, HW)
+    """(B, 1, H, W) -> 0/1 of the same shape: exactly k ones an image, on its highest scores, whatever the ties.
+
+    Scores closer than a 512th of their spread tie: rounding, which differs with the batch and the machine, does not choose among them.
+    """
+    flat = score.detach().flatten(1).float()  # (B, HW)
+    flat = ((flat - flat.mean(1, keepdim=True)) * (512 / flat.std(1, keepdim=True).clamp(min=1e-30))).round()
     best = flat.topk(k, dim=1, sorted=False).indices  # (B, k)
     return torch.zeros_like(flat).scatter_(1, best, 1.0).view_as(score)
 
@@ -47,26 +52,35 @@ def competing(score: Tensor, k: int, tau: float = 0.5) -> Tensor:
     return ((z - kth[:, None, None, None]) / tau).sigmoid()
 
 
-def random_mask(seeds: Sequence[int], size: tuple[int, int], k: int, cell: int = 16) -> Tensor:
-    """Blobs at random places: top-k of smooth noise -> (B, 1, H, W). One seed an image.
+def random_mask(seeds: Tensor, size: tuple[int, int], k: int | Tensor, cell: int = 16) -> Tensor:
+    """Blobs at random places: top-k of smooth noise -> (B, 1, H, W). One seed an image (roi/draws.py); k may be (B,), one an image.
 
     The noise lives on a grid of `cell` pixels, whose nodes are the likely places: the grid itself is shifted at random.
     """
     height, width = size
     grid = (math.ceil(height / cell) + 2, math.ceil(width / cell) + 2)
-    scores = []
-    for generator in (torch.Generator().manual_seed(s) for s in seeds):
-        noise = F.interpolate(torch.randn(1, 1, *grid, generator=generator), size=[(n - 1) * cell for n in grid], mode="bilinear", align_corners=True)
-        top, left = torch.randint(cell, (2,), generator=generator).tolist()
-        scores.append(noise[0, :, top : top + height, left : left + width])
-    return exact_topk(torch.stack(scores), k)
+    noise = normal(seeds, grid[0] * grid[1]).view(-1, 1, *grid)
+    noise = F.interpolate(noise, size=[(n - 1) * cell for n in grid], mode="bilinear", align_corners=True)
+    top, left = (uniform(seeds, 2, stream=1) * cell).long().unbind(1)  # (B,), in 0 .. cell - 1
+    rows, columns = top[:, None] + torch.arange(height, device=seeds.device), left[:, None] + torch.arange(width, device=seeds.device)
+    images = torch.arange(len(seeds), device=seeds.device)
+    score = noise[images[:, None, None], 0, rows[:, :, None], columns[:, None, :]][:, None]  # (B, 1, H, W)
+    return exact_topk(score, k) if isinstance(k, int) else without_lowest(score, height * width - k)
 
 
-def cutout_mask(seeds: Sequence[int], size: tuple[int, int], k: int) -> Tensor:
+def without_lowest(score: Tensor, dropped: Tensor) -> Tensor:
+    """(B, 1, H, W), (B,) -> 0/1: all but the `dropped[b]` lowest pixels of each image; at most a quarter of them."""
+    flat = score.detach().flatten(1)  # (B, HW)
+    lowest = flat.topk(flat.shape[1] // 4, dim=1, largest=False, sorted=True).indices
+    kept = (torch.arange(lowest.shape[1], device=score.device) >= dropped[:, None]).float()
+    return torch.ones_like(flat).scatter_(1, lowest, kept).view_as(score)
+
+
+def cutout_mask(seeds: Tensor, size: tuple[int, int], k: int) -> Tensor:
     """The square of Cutout (DeVries & Taylor 2017), of k pixels, at a random place -> (B, 1, H, W); the drop view is Cutout."""
     half = math.sqrt(k) / 2
-    centres = torch.stack([torch.rand(2, generator=torch.Generator().manual_seed(s)) for s in seeds])  # (B, 2), in 0..1
-    y, x = (torch.arange(n, dtype=torch.float32) + 0.5 for n in size)
+    centres = uniform(seeds, 2)  # (B, 2)
+    y, x = (torch.arange(n, dtype=torch.float32, device=seeds.device) + 0.5 for n in size)
     cy, cx = (min(half, n / 2) + centres[:, i] * max(n - 2 * half, 0) for i, n in enumerate(size))
     away = torch.maximum((y[None] - cy[:, None]).abs()[:, :, None], (x[None] - cx[:, None]).abs()[:, None, :])  # (B, H, W)
     return exact_topk(-away[:, None], k)

@@ -14,6 +14,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from roi.draws import normal
 from roi.files import reason
 from roi.masknet import ConvMask, FeatureMask, Stages
 from roi.masks import cutout_mask, enlarged, exact_topk, kept_pixels, random_mask, standardised, straight_through
@@ -74,7 +75,7 @@ class RoiModel(nn.Module):
         """(B, 1, H, W) uint8 -> (B, 3, H, W) float, ImageNet statistics."""
         return ((pixels.float() / 255 - self.mean) / self.std).contiguous(memory_format=self.memory_format)
 
-    def keep(self, x: Tensor, m: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
+    def keep(self, x: Tensor, m: Tensor, seeds: Tensor | None = None) -> Tensor:
         """What a mask keeps: x m + fill (1 - m). (B, 3, H, W) normalised, (B, 1, H, W) in 0..1 -> (B, 3, H, W); only noise needs `seeds`."""
         return x * m if self.fill == "mean" else torch.lerp(filling(x, self.fill, seeds), x, m)
 
@@ -98,7 +99,7 @@ class RoiModel(nn.Module):
             maps = (standardised(maps) + weight[:, :, None, None]).logsumexp(1, keepdim=True)
         return enlarged(maps, size)
 
-    def masks(self, x: Tensor, keep_ratio: float, seeds: Sequence[int] | None) -> tuple[Tensor | None, Tensor]:
+    def masks(self, x: Tensor, keep_ratio: float, seeds: Tensor | None) -> tuple[Tensor | None, Tensor]:
         """(B, 3, H, W) normalised -> score (None unless learned), hard mask, both (B, 1, H, W)."""
         score = self.look(x)[2] if self.mask in LEARNED else None
         return score, self.hard(x, score, keep_ratio, seeds)
@@ -115,7 +116,7 @@ class RoiModel(nn.Module):
             return logits, maps, self.union(maps, logits, size)
         return None, None, None
 
-    def hard(self, x: Tensor, score: Tensor | None, keep_ratio: float, seeds: Sequence[int] | None) -> Tensor:
+    def hard(self, x: Tensor, score: Tensor | None, keep_ratio: float, seeds: Tensor | None) -> Tensor:
         size = (x.shape[-2], x.shape[-1])
         k = kept_pixels(*size, keep_ratio)
         if score is not None:
@@ -123,9 +124,9 @@ class RoiModel(nn.Module):
         if seeds is None:
             raise ValueError(f"a {self.mask} mask needs one seed an image")
         place = random_mask if self.mask == "random" else cutout_mask
-        return place(seeds, size, k).to(x.device)
+        return place(seeds.to(x.device), size, k)
 
-    def forward(self, pixels: Tensor, keep_ratio: float, seeds: Sequence[int] | None = None, full_only: bool = False) -> Views:
+    def forward(self, pixels: Tensor, keep_ratio: float, seeds: Tensor | None = None, full_only: bool = False) -> Views:
         """(B, 1, H, W) uint8 -> Views; logits in fp32 whatever the autocast type. Where the mask needs no features, the three
         views go through the backbone in one forward of 3B."""
         x = self.normalise(pixels)
@@ -140,21 +141,21 @@ class RoiModel(nn.Module):
         full, crop, drop = (full, *logits.chunk(2)) if full is not None else logits.chunk(3)
         return Views(full, crop, drop, soft, hard, score, maps if self.per_class else None)
 
-    def last_shared(self) -> list[nn.Parameter]:
-        """The last parameters that terms share, for GradNorm: the head's weight and, where there is one, the mask net's."""
-        layers = [head(self.backbone)[1]] + ([self.mask_net.layers[-1]] if self.mask_net is not None else [])
-        return [layer.weight for layer in layers]  # type: ignore[misc]
+    def last_layers(self) -> dict[str, nn.Module]:
+        """The last layers that the terms of a loss are made of, for GradNorm: "head" of the classifier and, if it is learned, of the "mask"."""
+        mask = {} if self.mask_net is None else {"mask": self.mask_net.layers[-1]}
+        return {"head": head(self.backbone)[1], **mask}
 
 
-def filling(x: Tensor, fill: str, seeds: Sequence[int] | None) -> Tensor:
+def filling(x: Tensor, fill: str, seeds: Tensor | None) -> Tensor:
     """What fills holes, `fill` "blur" or "noise" -> (B, 3, H, W)."""
     if fill == "blur":
         size = (x.shape[-2], x.shape[-1])
         return F.interpolate(F.adaptive_avg_pool2d(x, 16), size=size, mode="bilinear", align_corners=False)
     if seeds is None:
         raise ValueError("noise that fills holes needs one seed an image")
-    grey = [torch.randn(1, *x.shape[-2:], generator=torch.Generator().manual_seed(s ^ 0xFFFFFFFF)) for s in seeds]  # not the numbers of the blobs
-    return torch.stack(grey).to(x.device).expand_as(x)
+    grey = normal(seeds.to(x.device), x.shape[-2] * x.shape[-1], stream=2)  # not the numbers of the blobs
+    return grey.view(len(x), 1, *x.shape[-2:]).expand_as(x)
 
 
 def head(backbone: nn.Module) -> tuple[str, nn.Module]:

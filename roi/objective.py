@@ -8,30 +8,33 @@ evidence     the crop view predicts the labels, the drop view loses what is pres
 Letters: B images, K classes, M maps, H x W pixels, h x w cells. A NaN target is unknown.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from roi.losses import bce, consist, drop, lost, pooled, total_variation
+from roi.draws import uniform
+from roi.losses import Over, bce, consist, drop, lost, of_batch, pooled, total_variation
 from roi.masks import competing, enlarged, exact_topk, kept_pixels, random_mask, straight_through
 from roi.model import RoiModel
 
 OBJECTIVES = {"evidence": ("full", "consist", "drop", "locate"), "consistency": ("full", "consist", "drop", "sparse", "tv")}
+LAYER = {"full": "head", "consist": "head", "drop": "head", "sparse": "mask", "tv": "mask", "locate": "mask"}  # whose output a term is made of
 LIGHT = (0.9, 0.98)  # share of an image that stays when the classifier sees it through a random mask
 
 
-def consistency_terms(model: RoiModel, pixels: Tensor, target: Tensor, keep_ratio: float, seeds: Sequence[int] | None = None) -> dict[str, Tensor]:
+def consistency_terms(
+    model: RoiModel, pixels: Tensor, target: Tensor, keep_ratio: float, seeds: Tensor | None = None, over: Over = of_batch
+) -> dict[str, Tensor]:
     """(B, 1, H, W) uint8, (B, K) -> {"full": (), "consist": (), ...}
 
     mask_mean, mask_kept and mask_tv say what the mask did and carry no gradient. A model without a mask has `full` alone,
     one whose mask is not learned has no `sparse` and no `tv`. Random masks need `seeds`, one an image.
     """
     views = model(pixels, keep_ratio, seeds)
-    terms = {"full": bce(views.full, target)}
+    terms = {"full": bce(views.full, target, over)}
     if views.hard is not None:
         terms |= {"consist": consist(views.full, views.crop), "drop": drop(views.full, views.drop), "mask_kept": views.hard.mean()}
     if views.soft is not None:
@@ -49,25 +52,28 @@ class Chance:
     single: Tensor  # (B,) bool: one of them
 
     @staticmethod
-    def draw(seeds: Sequence[int], target: Tensor, size: tuple[int, int], random_views: float) -> "Chance":
-        present = (target == 1).float().cpu()  # (B, K)
-        light, one, single = [], present.clone(), []
-        for row, seed in enumerate(seeds):
-            generator = torch.Generator().manual_seed(seed)
-            through, share, coin = torch.rand(3, generator=generator).tolist()
-            place = int(torch.randint(2**32, (1,), generator=generator))  # a seed of its own: the blobs do not follow the coin
-            blobs = kept_pixels(*size, LIGHT[0] + (LIGHT[1] - LIGHT[0]) * share)
-            light.append(random_mask([place], size, blobs)[0] if through < random_views else torch.ones(1, *size))
-            single.append(coin < 0.5 and bool(present[row].any()))
-            if single[-1]:
-                chosen = torch.multinomial(present[row], 1, generator=generator)
-                one[row] = torch.zeros_like(present[row]).index_fill(0, chosen, 1.0)
-        device = target.device
-        return Chance(torch.stack(light).to(device), one.to(device), torch.tensor(single, device=device))
+    def draw(seeds: Tensor, target: Tensor, size: tuple[int, int], random_views: float) -> "Chance":
+        """(B,) seeds, (B, K) -> all on their device, no loop over images"""
+        present = (target == 1).float()  # (B, K)
+        through, share, coin = uniform(seeds, 3, stream=3).unbind(1)  # (B,) each
+        kept = ((LIGHT[0] + (LIGHT[1] - LIGHT[0]) * share) * (size[0] * size[1])).round().long()
+        blobs = random_mask(seeds, size, kept)
+        light = torch.where((through < random_views)[:, None, None, None], blobs, 1.0)
+        single = (coin < 0.5) & (present.sum(1) > 0)
+        chosen = (uniform(seeds, target.shape[1], stream=4) + present).argmax(1)  # a uniform draw among what is present
+        one = torch.zeros_like(present).scatter_(1, chosen[:, None], 1.0)
+        return Chance(light, torch.where(single[:, None], one, present), single)
 
 
 def evidence_terms(
-    model: RoiModel, pixels: Tensor, target: Tensor, keep_ratio: float, seeds: Sequence[int], random_views: float, warm_up: bool = False
+    model: RoiModel,
+    pixels: Tensor,
+    target: Tensor,
+    keep_ratio: float,
+    seeds: Tensor,
+    random_views: float,
+    warm_up: bool = False,
+    over: Over = of_batch,
 ) -> dict[str, Tensor]:
     """(B, 1, H, W) uint8, (B, K) -> {"full": (), "consist": (), "drop": (), "locate": ()}; in the warm-up no mask is drawn: `full` and `locate` alone.
 
@@ -82,7 +88,7 @@ def evidence_terms(
     findings = target.masked_fill(~model.findings, torch.nan)  # Normal has no place
     if warm_up:
         logits, maps = model.read(x)
-        return {"full": bce(logits, target)} | ({"locate": bce(pooled(maps), findings)} if model.per_class else {})
+        return {"full": bce(logits, target, over)} | ({"locate": bce(pooled(maps), findings, over)} if model.per_class else {})
     size = (x.shape[-2], x.shape[-1])
     k = kept_pixels(*size, keep_ratio)
     chance = Chance.draw(seeds, findings, size, random_views)
@@ -91,16 +97,17 @@ def evidence_terms(
     hard = exact_topk(score, k)
     soft = competing(score, k)
     m = straight_through(hard, soft)
-    terms = {"full": bce(logits, target)}
+    terms = {"full": bce(logits, target, over)}
     dropped = m
     if model.per_class:
         own = enlarged(maps[torch.arange(len(maps), device=maps.device), chance.one.argmax(1)][:, None], size)  # (B, 1, H, W)
         dropped = torch.where(chance.single[:, None, None, None], straight_through(exact_topk(own, k), competing(own, k)), m)
-        terms["locate"] = bce(pooled(maps), findings)
+        terms["locate"] = bce(pooled(maps), findings, over)
     with as_used(model.backbone):
-        terms["consist"] = bce(model.backbone(model.keep(x, m, seeds)).float(), target)
-        left = functional_call(model.backbone, fixed(model.backbone), (model.keep(x, 1 - dropped, seeds),)).float()
-    terms["drop"] = lost(left, chance.one if model.per_class else (findings == 1).float())
+        terms["consist"] = bce(model.backbone(model.keep(x, m, seeds)).float(), target, over)
+        with fixed(model.backbone):
+            left = model.backbone(model.keep(x, 1 - dropped, seeds)).float()
+    terms["drop"] = lost(left, chance.one if model.per_class else (findings == 1).float(), over)
     return terms | {"mask_kept": hard.mean(), "mask_mean": soft.detach().mean(), "mask_tv": total_variation(soft.detach())}
 
 
@@ -116,6 +123,14 @@ def as_used(module: nn.Module) -> Iterator[None]:
             part.training = True
 
 
-def fixed(module: nn.Module) -> dict[str, Tensor]:
-    """The parameters and buffers without gradient, for functional_call."""
-    return {name: tensor.detach() for name, tensor in (*module.named_parameters(), *module.named_buffers())}
+@contextmanager
+def fixed(module: nn.Module) -> Iterator[None]:
+    """What goes through it for a while sends no gradient into its parameters."""
+    learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in learning:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from roi import dist
 from roi.arrays import ArrayWriter
 from roi.data import Batch
 from roi.masks import exact_topk, kept_pixels, random_mask
@@ -36,7 +37,7 @@ def ranks(score: Tensor, hard: Tensor) -> Tensor:
     return torch.empty_like(order).scatter_(1, order, places).view_as(score)
 
 
-def perturbations(score: Tensor, hard: Tensor, reinit: Tensor, seeds: Sequence[int], kept: Sequence[float]) -> Iterator[tuple[str, int, Tensor]]:
+def perturbations(score: Tensor, hard: Tensor, reinit: Tensor, seeds: Tensor, kept: Sequence[float]) -> Iterator[tuple[str, int, Tensor]]:
     """-> (source, place in `kept`, mask) for every source and fraction.
 
     score, hard: of the model; reinit: the score of the re-initialised one, all (B, 1, H, W). `inverted` keeps the lowest
@@ -50,7 +51,7 @@ def perturbations(score: Tensor, hard: Tensor, reinit: Tensor, seeds: Sequence[i
         k = kept_pixels(height, width, fraction)
         yield "mask", f, (place < k).float()
         yield "inverted", f, (place >= height * width - k).float()
-        yield "random", f, random_mask(seeds, (height, width), k).to(score.device)
+        yield "random", f, random_mask(seeds.to(score.device), (height, width), k)
         yield "centre", f, exact_topk(near, k)
         yield "reinit", f, exact_topk(reinit, k)
 
@@ -93,7 +94,7 @@ class Curves:
     @torch.inference_mode()
     def _flush(self) -> None:
         pixels, score, hard, full = (torch.stack(rows) for rows in zip(*(tensors for _, tensors in self.waiting), strict=True))
-        seeds = [seed for seed, _ in self.waiting]
+        seeds = torch.tensor([seed for seed, _ in self.waiting], device=full.device)
         self.waiting = []
         shape = (len(full), len(SOURCES), len(self.kept), full.shape[1])
         crop, drop = (torch.empty(shape, device=full.device) for _ in range(2))
@@ -112,6 +113,7 @@ class Curves:
         """Write the file; -> its images. `meta`: JSON."""
         if self.waiting:
             self._flush()
+        self.images = [name for names in dist.gathered(self.images) for name in names]
         self.file.close(
             images=np.array(self.images), classes=np.array(classes), sources=np.array(SOURCES), fractions=np.array(self.kept),
             keep_ratio=self.keep_ratio, meta=meta,

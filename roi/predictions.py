@@ -3,8 +3,11 @@
 Letters: N images, K classes.
 """
 
+import itertools
 import json
+import shutil
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from roi.files import replacing
+from roi.files import beside, replacing
 from roi.table import image_keys
 
 PARTS = ("full", "crop", "drop")
@@ -42,17 +45,33 @@ def record(image: str, classes: list[str], prob: dict[str, np.ndarray], contamin
 
 
 def write(path: str | Path, rows: Iterable[dict[str, Any]], meta: dict[str, Any]) -> tuple[int, int]:
-    """Write rows one by one, then `meta` beside them; memory does not grow with the rows. -> images, contaminated ones"""
+    """Write rows one by one, then `meta` beside them; memory does not grow with the rows. Where several processes have rows, those of
+    process 0 come first, then those of process 1, and so on. -> images, contaminated ones"""
+    from roi import dist  # brings torch, which reading does without
+
+    path = Path(path)
     count = marked = 0
-    with replacing(path) as file:
-        file.write("[")
+    with ExitStack() as stack:
+        own = stack.enter_context(replacing(path) if dist.rank() == 0 else beside(path))
+        if dist.rank() == 0:
+            own.write("[")
         for row in rows:
-            file.write(("," if count else "") + "\n" + json.dumps(row))
+            own.write(("," if count else "") + "\n" + json.dumps(row))
             count += 1
             marked += bool(row.get("contaminated"))
-        file.write("\n]\n")
-    with replacing(meta_path(path)) as file:
-        json.dump({**meta, "images": count, "contaminated_images": marked}, file, indent=1)
+        own.flush()
+        everyone = dist.gathered((own.name, count, marked))  # and all are done
+        if dist.rank() == 0:
+            for before, (name, there, _) in zip(itertools.accumulate(n for _, n, _ in everyone), everyone[1:], strict=False):
+                with open(name, encoding="utf-8") as file:
+                    own.write("," if before and there else "")
+                    shutil.copyfileobj(file, own)
+            own.write("\n]\n")
+        dist.wait()
+    count, marked = (sum(numbers) for numbers in list(zip(*everyone, strict=True))[1:])
+    if dist.rank() == 0:
+        with replacing(meta_path(path)) as file:
+            json.dump({**meta, "images": count, "contaminated_images": marked}, file, indent=1)
     return count, marked
 
 

@@ -2,8 +2,9 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,17 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from roi import checkpoint
-from roi.data import Batch, Batches, XrayDataset, make_loader, present
-from roi.engine import Fit, best_path, mask_seeds, pick_device, pick_dtype
+from roi import checkpoint, dist
+from roi.blocks import compiled, recomputed
+from roi.data import Batch, Batches, CacheLoader, XrayDataset, cached, fits, make_loader, present
+from roi.draws import row_seeds
+from roi.engine import Fit, best_path, pick_device, pick_dtype, previous_path
 from roi.files import refuse_existing, replacing, writable
-from roi.gradnorm import FixedWeights, GradNorm
+from roi.gradnorm import FixedWeights, GradNorm, Taps
 from roi.log import MetricsLog
 from roi.model import LEARNED, RoiModel, build_model
-from roi.objective import OBJECTIVES, consistency_terms, evidence_terms
+from roi.objective import LAYER, OBJECTIVES, consistency_terms, evidence_terms
 from roi.optim import make_optimizer
 from roi.table import belongs_to, class_list, image_keys, is_finding, overlap, read_list, read_table, split_by_patient, target_matrix
 
@@ -37,68 +39,95 @@ class Rows:
 
 def train(args: argparse.Namespace, mask: str, without: Sequence[str] = ()) -> int:
     """Train with a `mask` (roi/model.py MASKS) and args.objective; the terms in `without` get weight 0. -> exit code"""
+    with dist.processes(pick_device(args.device)) as device:
+        return fit_of(args, mask, without, device).run()
+
+
+def fit_of(args: argparse.Namespace, mask: str, without: Sequence[str], device: torch.device) -> Fit:
+    """From flags to a run that is ready. All checks come before the first file is written or removed."""
     evidence = args.objective == "evidence" and mask in LEARNED
-    device = pick_device(args.device)
-    writable(Path(args.save))
-    dtype = pick_dtype(args.autocast_dtype, device)
     save = Path(args.save)
+    writable(save)
+    dtype = pick_dtype(args.autocast_dtype, device)
     state = resumed(args, save)
-    if args.warmup_epochs is None:
-        args.warmup_epochs = state["args"]["warmup_epochs"] if state else args.epochs // 2 if evidence else 0
-    if state is None and evidence and args.warmup_epochs >= args.epochs:
-        raise ValueError(f"--warmup_epochs {args.warmup_epochs} of --epochs {args.epochs}: no epoch is left in which the mask learns")
+    settle_warmup(args, state, evidence)
     rows = choose_rows(args)
     if evidence and not is_finding(rows.classes).any():
         raise ValueError(f"--classes {','.join(rows.classes)}: none of them is a finding, there is no evidence to look for; give --objective consistency")
-    rows.train, train_paths = present(rows.train, args.image_root, args.skip_unreadable, save)
-    model = build_model(
-        args.backbone, len(rows.classes), mask, "none" if state else args.weights, args.img_size, args.seed, args.channels_last,
-        per_class=args.mask_per_class, fill=args.fill, findings=is_finding(rows.classes).tolist(),
-    )  # fmt: skip
+    with dist.one_a_machine_first():  # it downloads
+        model = build_model(
+            args.backbone, len(rows.classes), mask, "none" if state else args.weights, args.img_size, args.seed, args.channels_last,
+            per_class=args.mask_per_class, fill=args.fill, findings=is_finding(rows.classes).tolist(),
+        )  # fmt: skip
     model.to(device)
-    flags = {**vars(args), "mask": mask, "without": list(without), "autocast_dtype": str(dtype).removeprefix("torch.")}
-    train_loader, sampler = loader_of(rows.train, train_paths, rows.classes, args, device, args.seed)
+    train_loader, sampler, rows.train = loader_of(rows.train, rows.classes, args, device, save, args.seed)
     val_loader = None
     if rows.val is not None:
-        rows.val, val_paths = present(rows.val, args.image_root, args.skip_unreadable, save.with_name(f"{save.stem}_val.pt"))
-        val_loader, _ = loader_of(rows.val, val_paths, rows.classes, args, device, None)
-    meta: dict[str, Any] = {
-        "classes": rows.classes, "args": flags, "contaminated": rows.contaminated or bool(state and state["contaminated"]),
-        "train_images": checkpoint.fingerprints(image_keys(rows.train["image"]).tolist()),
-        "train_patients": checkpoint.fingerprints(sorted(set(rows.train["patient_id"]))),
-        "labels": checkpoint.digest(rows.classes, *(part for table in (rows.train, rows.val) if table is not None for part in data_of(table, rows.classes))),
-        "versions": {"python": sys.version.split()[0], "torch": str(torch.__version__), "numpy": np.__version__},
-    }  # fmt: skip
+        val_loader, _, rows.val = loader_of(rows.val, rows.classes, args, device, save.with_name(f"{save.stem}_val.pt"), None)
+    flags = {**vars(args), "mask": mask, "without": list(without), "autocast_dtype": str(dtype).removeprefix("torch."), "world": dist.world()}
+    meta = meta_of(flags, rows, bool(state and state["contaminated"]))
     if state:
         checkpoint.same_run(state, meta, save if args.resume == "auto" else Path(args.resume))
     names = rows.train["image"].to_numpy()
 
     def losses_fn(model: RoiModel, batch: Batch, epoch: int) -> dict[str, Tensor]:
-        seeds = mask_seeds(args.seed, epoch, batch.index)
+        over = partial(dist.counting, share=batch.share)
+        seeds = row_seeds(args.seed, epoch, batch.index.to(device, non_blocking=True))
         if evidence:
-            return evidence_terms(model, batch.pixels, batch.target, args.keep_ratio, seeds, args.random_views, epoch < args.warmup_epochs)
-        return consistency_terms(model, batch.pixels, batch.target, args.keep_ratio, seeds)
+            return evidence_terms(model, batch.pixels, batch.target, args.keep_ratio, seeds, args.random_views, epoch < args.warmup_epochs, over)
+        return consistency_terms(model, batch.pixels, batch.target, args.keep_ratio, seeds, over)
 
+    balance = loss_weights(args, model, without, device)
+    if args.checkpoint_activations:
+        recomputed(model)
+    if args.compile:
+        compiled(model)
+    dist.wait()  # every process has looked at what is there
+    main = dist.rank() == 0
+    log = MetricsLog(args.log_csv if main else None, state["log"] if state else (), args.tensorboard if main else None, args.overwrite)
     fit = Fit(
-        model, train_loader, sampler, val_loader, rows.classes, losses_fn, loss_weights(args, model, without),
-        make_optimizer(model, args.lr, args.weight_decay, args.mask_lr), device, dtype, args.epochs, args.accum_steps,
-        lambda index: names[index.numpy()].tolist(),
-        MetricsLog(args.log_csv, state["epoch"] if state else 0, args.tensorboard, args.overwrite), save, meta, args.skip_unreadable,
-        first_best=args.warmup_epochs + 1 if evidence else 1,
+        model, train_loader, sampler, val_loader, rows.classes, losses_fn, balance, make_optimizer(model, args.lr, args.weight_decay, args.mask_lr),
+        device, dtype, args.epochs, args.accum_steps, lambda index: names[index.numpy()].tolist(), log, save, meta, args.skip_unreadable,
+        first_best=args.warmup_epochs + 1 if evidence else 1, save_every_steps=args.save_every_steps,
     )  # fmt: skip
-    if state is None and not args.val_csv:
-        val_path(save).unlink(missing_ok=True)  # of a run that is replaced
-    if rows.val is not None and not args.val_csv and not rows.contaminated:  # with test images among them they would choose nothing
-        write_validation(rows.val, save)
-    if state is None:
-        best_path(save).unlink(missing_ok=True)  # of a run that is replaced
-    else:
+    if main:
+        clear_away(args, rows, save, replaced=state is None)
+    if state is not None:
         fit.resume(state)
         print(
             f"resumed {args.resume if args.resume != 'auto' else save}: {fit.epoch} of {args.epochs} epochs are done"
             + (f", and {sampler.start} batches of the next" if sampler.start else "")
         )
-    return fit.run()
+    return fit
+
+
+def settle_warmup(args: argparse.Namespace, state: dict[str, Any] | None, evidence: bool) -> None:
+    if args.warmup_epochs is None:
+        args.warmup_epochs = state["args"]["warmup_epochs"] if state else args.epochs // 2 if evidence else 0
+    if state is None and evidence and args.warmup_epochs >= args.epochs:
+        raise ValueError(f"--warmup_epochs {args.warmup_epochs} of --epochs {args.epochs}: no epoch is left in which the mask learns")
+
+
+def meta_of(flags: dict[str, Any], rows: Rows, contaminated: bool) -> dict[str, Any]:
+    """What a checkpoint says about its run; `together`: the images of a batch over all processes."""
+    tables = [table for table in (rows.train, rows.val) if table is not None]
+    return {
+        "classes": rows.classes, "args": {**flags, "together": flags["batch_size"] * flags["world"]}, "contaminated": rows.contaminated or contaminated,
+        "train_images": checkpoint.fingerprints(image_keys(rows.train["image"]).tolist()),
+        "train_patients": checkpoint.fingerprints(sorted(set(rows.train["patient_id"]))),
+        "labels": checkpoint.digest(rows.classes, *(part for table in tables for part in data_of(table, rows.classes))),
+        "versions": {"python": sys.version.split()[0], "torch": str(torch.__version__), "numpy": np.__version__},
+    }  # fmt: skip
+
+
+def clear_away(args: argparse.Namespace, rows: Rows, save: Path, replaced: bool) -> None:
+    """Remove what is left of a run that is `replaced`, and write the validation rows of this one."""
+    if replaced:
+        for path in (best_path(save), previous_path(save), None if args.val_csv else val_path(save)):
+            if path:
+                path.unlink(missing_ok=True)
+    if rows.val is not None and not args.val_csv and not rows.contaminated:  # with test images among them they would choose nothing
+        write_validation(rows.val, save)
 
 
 def val_path(save: Path) -> Path:
@@ -124,7 +153,7 @@ def resumed(args: argparse.Namespace, save: Path) -> dict[str, Any] | None:
     best = best_path(save)
     path = save if args.resume in (None, "auto") else Path(args.resume)
     if args.resume and (args.resume != "auto" or path.exists()):
-        state = checkpoint.load(path)
+        state = last_good(path) if args.resume == "auto" else checkpoint.load(path)
         if path.resolve() != save.resolve():  # goes on under another name
             refuse_existing(save, best, args.log_csv, None if args.val_csv else val_path(save), overwrite=args.overwrite)
         return state
@@ -132,6 +161,18 @@ def resumed(args: argparse.Namespace, save: Path) -> dict[str, Any] | None:
         raise ValueError(f"{save} exists; go on from it with --resume auto, replace it with --overwrite, or choose another --save")
     refuse_existing(best, args.log_csv, None if args.val_csv else val_path(save), overwrite=args.overwrite)
     return None
+
+
+def last_good(save: Path) -> dict[str, Any]:
+    """The checkpoint `save`, or the one before it where a disk has damaged it."""
+    try:
+        return checkpoint.load(save)
+    except ValueError as error:
+        if not previous_path(save).is_file():
+            raise
+        state = checkpoint.load(previous_path(save))
+        print(f"{error}; going on from the one before it, {previous_path(save)}")
+        return state
 
 
 def choose_rows(args: argparse.Namespace) -> Rows:
@@ -195,13 +236,24 @@ def print_audit(table: pd.DataFrame, val: pd.DataFrame | None, tests: dict[str, 
 
 
 def loader_of(
-    table: pd.DataFrame, paths: list[str], classes: list[str], args: argparse.Namespace, device: torch.device, seed: int | None
-) -> tuple[DataLoader, Batches]:
-    dataset = XrayDataset(paths, target_matrix(table, classes), args.img_size)
-    return make_loader(dataset, args.batch_size, seed, args.workers, args.prefetch_factor, args.persistent_workers, device.type == "cuda")
+    table: pd.DataFrame, classes: list[str], args: argparse.Namespace, device: torch.device, output: Path, seed: int | None
+) -> tuple[Iterable[Batch], Batches, pd.DataFrame]:
+    """-> (batches, their sampler, the rows whose image can be had), in the order of the table, or shuffled by a seed."""
+    table, paths = present(table, args.image_root, args.skip_unreadable, output)
+    share = (dist.rank(), dist.world())
+    if not args.cache_dir:
+        if args.skip_unreadable and dist.world() > 1:
+            raise ValueError("--skip_unreadable with several processes needs --cache_dir: which images cannot be read must be known before they share them")
+        dataset = XrayDataset(paths, target_matrix(table, classes), args.img_size)
+        loader = make_loader(dataset, args.batch_size, seed, args.workers, args.prefetch_factor, args.persistent_workers, device.type == "cuda", *share)
+        return *loader, table
+    cache, table = cached(table, paths, args.cache_dir, args.img_size, args.workers, args.skip_unreadable, output)
+    sampler = Batches(len(table), args.batch_size, seed, *share)
+    on_device = fits(cache, len(table), device, args.cache_on_device)
+    return CacheLoader(cache, target_matrix(table, classes), sampler, device, on_device, args.prefetch_factor), sampler, table
 
 
-def loss_weights(args: argparse.Namespace, model: RoiModel, without: Sequence[str]) -> FixedWeights:
+def loss_weights(args: argparse.Namespace, model: RoiModel, without: Sequence[str], device: torch.device) -> FixedWeights:
     """The weights of --alpha … --epsilon, or GradNorm from --w_*_init; 0 for the terms in `without`."""
     fixed = {"full": 1.0, "consist": args.alpha, "drop": args.beta, "sparse": args.gamma, "tv": args.delta, "locate": args.epsilon}
     weights = {t: getattr(args, f"w_{t}_init") if args.dynamic_weights else fixed[t] for t in OBJECTIVES[args.objective]}
@@ -210,4 +262,6 @@ def loss_weights(args: argparse.Namespace, model: RoiModel, without: Sequence[st
         raise ValueError("full and locate, the terms of the warm-up, have weight 0; give one of them a weight, or --warmup_epochs 0")
     if not any(weights.values()):
         raise ValueError("every term of the loss has weight 0; there is nothing to learn")
-    return GradNorm(weights, model.last_shared()) if args.dynamic_weights else FixedWeights(weights)
+    if not args.dynamic_weights:
+        return FixedWeights(weights)
+    return GradNorm(weights, Taps(model.last_layers()), LAYER, device=device, mean=dist.mean)

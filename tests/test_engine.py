@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from roi import checkpoint
 from roi.data import Batch, Batches, XrayDataset, make_loader
-from roi.engine import Fit, Meter, mask_seeds, train_one_epoch
-from roi.gradnorm import FixedWeights, GradNorm
+from roi.draws import row_seeds
+from roi.engine import Fit, Meter, Step, train_one_epoch
+from roi.gradnorm import FixedWeights, GradNorm, Taps
 from roi.images import locate
 from roi.log import COLUMNS, MetricsLog
 from roi.losses import bce
 from roi.model import RoiModel
-from roi.objective import OBJECTIVES, consistency_terms, evidence_terms
+from roi.objective import LAYER, OBJECTIVES, consistency_terms, evidence_terms
 from roi.optim import make_optimizer
 
 CPU = torch.device("cpu")
@@ -80,14 +81,14 @@ def make_fit(
         val_loader=val_loader,
         classes=meta["classes"],
         losses_fn=losses_fn or TERMS_OF[objective],
-        balance=GradNorm(weights, model.last_shared()) if dynamic else FixedWeights(weights),
+        balance=GradNorm(weights, Taps(model.last_layers()), LAYER) if dynamic else FixedWeights(weights),
         optimizer=make_optimizer(model, 1e-3, 0.01, 1e-2),
         device=CPU,
         dtype=torch.float32,
         epochs=3,
         accum_steps=2,
         names=lambda index: [f"{n:02d}.png" for n in index.tolist()],
-        log=MetricsLog(out / "log.csv", more.pop("done", 0)),
+        log=MetricsLog(out / "log.csv", more.pop("done", ())),
         save=out / "c.pt",
         meta=meta,
         **more,
@@ -95,11 +96,11 @@ def make_fit(
 
 
 def consistency(model: RoiModel, batch: Batch, epoch: int) -> dict[str, Tensor]:
-    return consistency_terms(model, batch.pixels, batch.target, 0.1, mask_seeds(0, epoch, batch.index))
+    return consistency_terms(model, batch.pixels, batch.target, 0.1, row_seeds(0, epoch, batch.index))
 
 
 def evidence(model: RoiModel, batch: Batch, epoch: int) -> dict[str, Tensor]:
-    return evidence_terms(model, batch.pixels, batch.target, 0.1, mask_seeds(0, epoch, batch.index), 0.3, warm_up=epoch < 1)
+    return evidence_terms(model, batch.pixels, batch.target, 0.1, row_seeds(0, epoch, batch.index), 0.3, warm_up=epoch < 1)
 
 
 TERMS_OF = {"consistency": consistency, "evidence": evidence}
@@ -134,10 +135,10 @@ def test_accumulation_loses_no_sample(folder: Path, rows: int, batch_size: int, 
     def trained(batch: int, accum: int) -> list[Tensor]:
         torch.manual_seed(0)
         model = RoiModel(nn.Sequential(nn.Flatten(), nn.Linear(3 * 20 * 20, 3)), "none")
-        loader, _ = make_loader(dataset(folder, rows), batch)
+        loader, sampler = make_loader(dataset(folder, rows), batch)
         scaler, optimizer = torch.amp.GradScaler("cpu", enabled=False), torch.optim.SGD(model.parameters(), lr=0.1)
         meter, balance = Meter(lambda index: []), FixedWeights({"full": 1.0})
-        steps = train_one_epoch(model, loader, 0, full_term, balance, optimizer, scaler, meter, CPU, torch.float32, accum)
+        steps = train_one_epoch(Step(model, full_term), loader, 0, balance, optimizer, scaler, meter, CPU, torch.float32, accum, sampler.shares)
         assert sum(steps) == math.ceil(rows / batch)
         return [p.detach() for p in model.parameters()]
 
@@ -166,9 +167,10 @@ def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(folder: Path, tmp_
     first = make_fit(folder, tmp_path / "b", interrupted, dynamic, objective)
     assert first.run() == 128 + number and first.epoch < 3
     torch.manual_seed(99)  # another process would stand elsewhere
-    second = make_fit(folder, tmp_path / "b", dynamic=dynamic, objective=objective, done=first.epoch)
+    state = checkpoint.load(tmp_path / "b" / "c.pt")
+    second = make_fit(folder, tmp_path / "b", dynamic=dynamic, objective=objective, done=state["log"])
     torch.rand(5)
-    second.resume(checkpoint.load(tmp_path / "b" / "c.pt"))
+    second.resume(state)
     assert second.run() == 0
     one, two = whole.model.state_dict(), second.model.state_dict()
     assert all(torch.equal(one[k], two[k]) for k in one)
@@ -270,16 +272,23 @@ def test_a_foreign_checkpoint_is_refused_and_runs_no_code(tmp_path: Path, conten
 
 def test_the_log_refuses_rows_of_another_run_and_drops_epochs_done_again(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
-    log = MetricsLog(path, 0)
+    log = MetricsLog(path)
     for epoch in (1, 2, 3):
         log.row({"epoch": epoch, "loss": 0.5})
     with pytest.raises(ValueError, match="3 epochs of another run"):
-        MetricsLog(path, 0)
-    MetricsLog(path, 2)
+        MetricsLog(path)
+    whole = path.read_bytes()
+    with pytest.raises(ValueError, match="epoch 2 is not the one of this checkpoint"):
+        MetricsLog(path, [log.lines[0], log.lines[1].replace("0.5", "0.6")])
+    assert path.read_bytes() == whole
+    MetricsLog(path, log.lines[:2])
     assert [line.split(",")[0] for line in path.read_text().splitlines()] == ["epoch", "1", "2"]
+    path.unlink()
+    MetricsLog(path, log.lines)  # a checkpoint remembers them
+    assert path.read_bytes() == whole
     path.write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match="not a metrics file"):
-        MetricsLog(path, 1)
+        MetricsLog(path, log.lines[:1])
     assert path.read_text() == "a,b\n1,2\n"
 
 
@@ -291,10 +300,10 @@ def test_only_fp16_scales_the_loss(folder: Path, tmp_path: Path) -> None:
         assert fit.scaler.is_enabled() is scaled
 
 
-def test_mask_seeds_depend_on_seed_epoch_and_row_alone() -> None:
+def test_seeds_of_rows_depend_on_seed_epoch_and_row_alone() -> None:
     rows = torch.tensor([3, 9, 4])
-    assert mask_seeds(1, 2, rows)[1:] == mask_seeds(1, 2, rows[1:])
-    assert len({*mask_seeds(1, 2, rows), *mask_seeds(1, 3, rows), *mask_seeds(2, 2, rows)}) == 9
+    assert torch.equal(row_seeds(1, 2, rows)[1:], row_seeds(1, 2, rows[1:]))
+    assert len({*row_seeds(1, 2, rows).tolist(), *row_seeds(1, 3, rows).tolist(), *row_seeds(2, 2, rows).tolist()}) == 9
 
 
 def test_workers_give_the_same_batches(folder: Path) -> None:

@@ -1,0 +1,100 @@
+"""Parts of a backbone that are compiled, or computed twice instead of kept.
+
+What looks into the backbone (the stages of a mask, the taps of GradNorm) goes on seeing every call: its hooks stay outside the parts.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from roi.model import RoiModel, head
+
+
+def compiled(model: RoiModel) -> None:
+    """torch.compile the largest parts inside which nobody looks, one by one. The first batch of a new size takes minutes."""
+    for part in parts(model.backbone, head(model.backbone)[1]):
+        part.forward = torch.compile(part.forward)
+
+
+def parts(module: nn.Module, last: nn.Module) -> Iterator[nn.Module]:
+    """The largest submodules with layers of their own that hold neither the head `last` nor a module that somebody hooked."""
+    for child in module.children():
+        inside = [m for m in child.modules() if m is not child]
+        if child is last or not inside:
+            continue
+        if any(m is last or m._forward_hooks for m in inside):
+            yield from parts(child, last)
+        elif any(True for _ in child.parameters()):
+            yield child
+
+
+def recomputed(model: RoiModel) -> None:
+    """Keep the inputs of the repeated blocks of the backbone alone, and compute their inside again in the backward pass (Chen et al. 2016).
+
+    ValueError: the backbone has no repeated blocks.
+    """
+    found = list(blocks(model.backbone, head(model.backbone)[1]))
+    if not found:
+        raise ValueError(f"--checkpoint_activations: {type(model.backbone).__name__} has no repeated blocks; leave it out")
+    for block in found:
+        block.forward = _twice(block, block.forward)
+
+
+def blocks(module: nn.Module, last: nn.Module) -> Iterator[nn.Module]:
+    """The outermost modules that stand several times in a row (of a Sequential or a ModuleList), each with layers of its own."""
+    for child in module.children():
+        inside = [m for m in child.modules() if m is not child]
+        kinds = Counter(type(m) for m in module.children()) if isinstance(module, nn.Sequential | nn.ModuleList) else Counter()
+        repeated = kinds[type(child)] > 1 and not isinstance(child, nn.Sequential | nn.ModuleList)
+        if inside and repeated and not any(m is last or m._forward_hooks for m in inside):
+            yield child
+        else:
+            yield from blocks(child, last)
+
+
+def _twice(block: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*inputs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*inputs)
+        modes = [m.training for m in block.modules()]
+        learning = [p.requires_grad for p in block.parameters()]
+        calls = 0
+
+        def again(*inputs: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            with _as_it_was(block, modes, learning, first=calls == 1):
+                return forward(*inputs)
+
+        return checkpoint(again, *inputs, use_reentrant=False)
+
+    return run
+
+
+@contextmanager
+def _as_it_was(block: nn.Module, modes: list[bool], learning: list[bool], first: bool) -> Iterator[None]:
+    """The modes of the first call, whatever came after it; batch norm counts its batch once."""
+    now = [m.training for m in block.modules()], [p.requires_grad for p in block.parameters()]
+    norms = [] if first else [m for m in block.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    _set(block, modes, learning)
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        _set(block, *now)
+        for norm in norms:
+            norm.track_running_stats = True
+
+
+def _set(block: nn.Module, modes: list[bool], learning: list[bool]) -> None:
+    for module, mode in zip(block.modules(), modes, strict=True):
+        module.training = mode
+    for parameter, learns in zip(block.parameters(), learning, strict=True):
+        parameter.requires_grad_(learns)

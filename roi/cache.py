@@ -1,0 +1,404 @@
+"""Images decoded once: one memory-mapped array of grey pixels and a small index, shared by every table and run.
+
+    cache = open_cache("pixels", table["image"], paths, size=224, workers=8)
+    cache.gather(np.array([5, 0]))  # (2, 224, 224) uint8, the pixels of read_grey
+
+DIR/224px-1a2b3c4d/     a folder for each size and way of decoding (digest of cache.json)
+    cache.json          that way, in words
+    pixels.u8           rows of S x S bytes; shard k begins at row k * SHARD
+    shard-000000.json   which images its rows are, and their checksum; written after them: a killed build leaves whole shards
+    lock                held by the run that decodes
+
+Letters: n images asked for, N rows of the file, b images of a batch, S the side of an image in pixels.
+"""
+
+import hashlib
+import json
+import multiprocessing
+import multiprocessing.connection
+import os
+import shutil
+import signal
+import sys
+import time
+import zlib
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from itertools import count, islice
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import PIL
+
+from roi.files import reason, replacing
+from roi.images import UnreadableImage, read_grey
+from roi.log import progress, say
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+VERSION = 1  # of the layout
+SHARD = 256  # rows
+BLOCK = 1 << 22  # bytes that are read at once for a checksum
+LONG = 1 << 30  # bytes whose check gets a bar
+Identity = tuple[str, int, int]  # name in the table, bytes of its file, mtime of its file in ns
+
+
+class Shard(NamedTuple):
+    first: int  # row
+    names: list[str]
+    source_bytes: list[int]
+    source_mtime_ns: list[int]
+    crc32: int  # of the rows
+
+    def identities(self) -> list[Identity]:
+        return list(zip(self.names, self.source_bytes, self.source_mtime_ns, strict=True))
+
+
+class Job(NamedTuple):
+    pixels: str  # the file pixels.u8
+    first: int  # row
+    size: int
+    files: dict[Identity, str]  # at most SHARD
+
+
+Outcome = tuple[Shard, dict[Identity, str]]  # what a job wrote, and why some of its images could not be read
+Filled = tuple[dict[int, Shard], dict[Identity, str]]  # the same of all shards, by number
+
+
+@dataclass
+class PixelCache:
+    """Images decoded once: pixels (N, S, S) uint8, memory-mapped read-only; `rows` of the images asked for."""
+
+    pixels: np.ndarray
+    rows: np.ndarray  # (n,) int64, in the order of the images asked for; -1 where one could not be read
+    unreadable: dict[int, str]  # position among the images asked for -> why; begins with its path
+
+    def gather(self, index: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """(b,) positions among the images asked for, all of them readable -> (b, S, S) uint8; into `out` if given."""
+        rows = self.rows[index]
+        assert rows.min(initial=0) >= 0, f"image {index[rows.argmin()]} could not be read"
+        if out is None:
+            out = np.empty((len(rows), *self.pixels.shape[1:]), dtype=np.uint8)
+        return np.take(self.pixels, rows, axis=0, out=out, mode="clip") if len(rows) else out  # clip: straight into `out`
+
+
+def open_cache(folder: str | Path, images: Sequence[str], paths: Sequence[str], size: int, workers: int) -> PixelCache:
+    """Open the cache under `folder` for `images` (names of the table) whose files are `paths`; decode what it lacks first.
+
+    ValueError: the folder is of another cache, lacks images and cannot be written, or the disk is too small.
+    """
+    recipe = {"version": VERSION, "size": size, "pixels": "grey, 8 bit, as roi.images.read_grey", "pillow": PIL.__version__, "rows_a_shard": SHARD}
+    home = Path(folder) / f"{size}px-{hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:8]}"
+    check_recipe(home, recipe)
+    asked: list[Identity | None] = []
+    unreadable: dict[int, str] = {}
+    for position, (name, path) in enumerate(zip(images, paths, strict=True)):
+        try:
+            asked.append(identify(name, path))
+        except OSError as error:  # vanished since the table was made
+            asked.append(None)
+            unreadable[position] = f"{path}: cannot be read as an image ({reason(error)})"
+    files = {identity: path for identity, path in zip(asked, paths, strict=True) if identity}
+    shards, _ = sound_shards(home, size, files, {})
+    missing = lacking(shards, files)
+    failed: dict[Identity, str] = {}
+    if missing:
+        try:
+            lock = open_lock(home)
+        except OSError as error:
+            failed = all_unreadable(home, missing, error)
+        else:
+            with locked(lock, home):
+                shards, failed = fill(home, recipe, files, shards, workers)
+    else:
+        say(f"pixel cache {home}: all {len(files):,} images there")
+    row_of = {identity: shard.first + k for shard in shards.values() for k, identity in enumerate(shard.identities())}
+    rows = np.array([row_of.get(identity, -1) if identity else -1 for identity in asked], dtype=np.int64)
+    unreadable |= {position: failed[identity] for position, identity in enumerate(asked) if identity in failed}
+    return PixelCache(map_rows(home, int(rows.max(initial=-1)) + 1, size), rows, unreadable)
+
+
+def identify(name: str, path: str) -> Identity:
+    """What an image is known by: its file may be copied or moved, but not changed. OSError: no such file"""
+    status = os.stat(path)
+    return name, status.st_size, status.st_mtime_ns
+
+
+def lacking(shards: dict[int, Shard], files: dict[Identity, str]) -> dict[Identity, str]:
+    """The files that no shard holds, in the order of `files`."""
+    there = {identity for shard in shards.values() for identity in shard.identities()}
+    return {identity: path for identity, path in files.items() if identity not in there}
+
+
+def map_rows(home: Path, rows: int, size: int) -> np.ndarray:
+    """-> the first (rows, S, S) uint8 of the file, read-only."""
+    if rows == 0:
+        return np.empty((0, size, size), dtype=np.uint8)
+    return np.memmap(home / "pixels.u8", dtype=np.uint8, mode="r", shape=(rows, size, size))
+
+
+def check_recipe(home: Path, recipe: dict[str, Any]) -> None:
+    """ValueError: the folder says that it holds something else."""
+    path = home / "cache.json"
+    with suppress(FileNotFoundError):
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            found = reason(error)
+        if found != recipe:
+            raise ValueError(f"{path}: is of another cache (found {found}, needs {recipe}); choose another --cache_dir, or remove that folder")
+
+
+def check_disk(home: Path, need: int) -> None:
+    """ValueError: fewer than `need` bytes are free."""
+    free = shutil.disk_usage(home).free
+    if need > free:
+        raise ValueError(
+            f"{home}: the pixel cache needs {need / 1e9:,.2f} GB ({need:,} bytes), {free / 1e9:,.2f} GB ({free:,} bytes) are free; "
+            f"choose another --cache_dir or a smaller --img_size"
+        )
+
+
+def read_shard(path: Path) -> Shard:
+    """ValueError or TypeError: not what `write_shard` writes under this name."""
+    shard = Shard(**json.loads(path.read_text(encoding="utf-8")))
+    slot, (first, names, sizes, times, crc) = int(path.stem.removeprefix("shard-")), shard
+    kinds = {type(first), type(crc), *map(type, sizes), *map(type, times)}
+    if kinds != {int} or set(map(type, names)) != {str} or first != slot * SHARD or not len(names) == len(sizes) == len(times) <= SHARD:
+        raise ValueError("not an index of this shard")
+    return shard
+
+
+def write_shard(home: Path, shard: Shard) -> None:
+    with replacing(home / f"shard-{shard.first // SHARD:06d}.json") as file:
+        json.dump(shard._asdict(), file)
+
+
+def flaw(file: int, shard: Shard, size: int) -> str:
+    """-> what is wrong with the rows of a shard, "" if nothing. `file`: pixels.u8, open for reading"""
+    crc, at, left = 0, shard.first * size**2, len(shard.names) * size**2
+    try:
+        while left:
+            block = os.pread(file, min(left, BLOCK), at)
+            if not block:
+                return "pixels.u8 is cut off"
+            crc, at, left = zlib.crc32(block, crc), at + len(block), left - len(block)
+    except OSError as error:
+        return reason(error)
+    return "" if crc == shard.crc32 else "wrong checksum"
+
+
+def sound_shards(home: Path, size: int, files: Collection[Identity], known: dict[int, Shard]) -> tuple[dict[int, Shard], dict[int, str]]:
+    """-> (shards by number, why others are damaged). Those with one of `files` are checked, unless `known` to be sound."""
+    shards: dict[int, Shard] = {}
+    damaged: dict[int, str] = {}
+    for path in sorted(home.glob("shard-" + "[0-9]" * 6 + ".json")):
+        slot = int(path.stem.removeprefix("shard-"))
+        try:
+            shards[slot] = read_shard(path)
+        except (ValueError, TypeError, FileNotFoundError) as error:
+            damaged[slot] = reason(error)
+    used = [k for k, shard in shards.items() if shard != known.get(k) and any(i in files for i in shard.identities())]
+    try:
+        file = os.open(home / "pixels.u8", os.O_RDONLY)
+    except FileNotFoundError:
+        return {}, damaged | dict.fromkeys(shards, "pixels.u8 is gone")
+    try:
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            flaws: Iterable[str] = pool.map(lambda k: flaw(file, shards[k], size), used)  # warms the page cache, too
+            if sum(len(shards[k].names) for k in used) * size**2 > LONG:
+                flaws = progress(flaws, len(used), "checking the pixel cache", "shard")
+            damaged |= {k: why for k, why in zip(used, flaws, strict=True) if why}
+    finally:
+        os.close(file)
+    return {k: shard for k, shard in shards.items() if k not in damaged}, damaged
+
+
+def open_lock(home: Path) -> int:
+    """Make the folder. -> its lock file, open. OSError: it cannot be written"""
+    if fcntl is None:
+        raise ValueError("the pixel cache needs Linux or macOS; leave --cache_dir out")
+    home.mkdir(parents=True, exist_ok=True)
+    return os.open(home / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+
+
+@contextmanager
+def locked(lock: int, home: Path) -> Iterator[None]:
+    """Nobody else decodes into this folder meanwhile. Forked workers share the lock: if this process is killed, it outlasts them."""
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"pixel cache {home}: another run is decoding into it; waiting")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            raise ValueError(f"{home}: its disk cannot lock files ({error.strerror}); choose another --cache_dir") from error
+        yield
+    finally:
+        os.close(lock)
+
+
+def all_unreadable(home: Path, missing: dict[Identity, str], error: OSError) -> dict[Identity, str]:
+    """A folder that cannot be written serves if what it lacks are images that nobody can read. -> why they cannot be read"""
+    failed = {}
+    for identity, path in missing.items():
+        try:
+            read_grey(path)
+        except UnreadableImage as why:
+            failed[identity] = str(why)
+        else:
+            raise ValueError(f"{home}: lacks {len(missing):,} of these images and cannot be written ({error.strerror}); choose another --cache_dir") from error
+    return failed
+
+
+def fill(home: Path, recipe: dict[str, Any], files: dict[Identity, str], known: dict[int, Shard], workers: int) -> Filled:
+    """Decode what is missing; only under the lock. -> (all sound shards, why some images could not be read)"""
+    size = recipe["size"]
+    shards, damaged = sound_shards(home, size, files, known)
+    missing = lacking(shards, files)
+    check_disk(home, len(missing) * size**2)
+    for slot in damaged:
+        (home / f"shard-{slot:06d}.json").unlink(missing_ok=True)
+    if damaged:
+        slot, why = next(iter(damaged.items()))
+        say(f"pixel cache {home}: dropped {len(damaged)} damaged shard(s), the first is {slot} ({why}); what is asked for of them is decoded anew")
+    say(f"pixel cache {home}: {len(files) - len(missing):,} images there, decoding {len(missing):,}")
+    jobs, begin, done = split(home, size, missing, shards, workers), time.perf_counter(), 0
+    failed: dict[Identity, str] = {}
+    try:
+        if not (home / "cache.json").exists():
+            with replacing(home / "cache.json") as file:
+                json.dump(recipe, file, indent=1)
+        with closing(outcomes(jobs, workers)) as ready, progress(None, len(missing), "decoding") as bar:
+            for shard, unread in ready:
+                if shard.names:
+                    write_shard(home, shard)
+                    shards[shard.first // SHARD] = shard
+                failed |= unread
+                done += len(shard.names)
+                bar.update(len(shard.names) + len(unread))
+    except OSError as error:
+        raise ValueError(
+            f"{home}: decoding stopped ({reason(error)}), {done:,} new images are kept; mend that or choose another --cache_dir, and give the same command"
+        ) from error
+    seconds = time.perf_counter() - begin
+    if jobs:
+        say(f"pixel cache {home}: decoded {done:,} images in {seconds:.1f} s ({done / seconds:.1f} images/s)")
+    return shards, failed
+
+
+def split(home: Path, size: int, missing: dict[Identity, str], taken: Collection[int], workers: int) -> list[Job]:
+    """One job a shard, in free places of the file; fewer rows than SHARD where workers would have none."""
+    items = list(missing.items())
+    rows = max(1, min(SHARD, -(-len(items) // max(1, workers))))
+    slots = (slot for slot in count() if slot not in taken)
+    free = [next(slots) for _ in range(0, len(items), rows)]
+    return [Job(str(home / "pixels.u8"), slot * SHARD, size, dict(items[k * rows : (k + 1) * rows])) for k, slot in enumerate(free)]
+
+
+def decode(job: Job) -> Outcome:
+    """Write the rows of a shard, packed, to the disk. OSError: they do not fit."""
+    done: list[Identity] = []
+    failed: dict[Identity, str] = {}
+    crc = 0
+    parent = multiprocessing.parent_process()
+    file = os.open(job.pixels, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        for identity, path in job.files.items():
+            try:
+                data = read_grey(path, job.size).tobytes()
+                check_same(identity, path)
+            except UnreadableImage as error:
+                failed[identity] = str(error)
+                continue
+            if parent and not parent.is_alive():
+                sys.exit()
+            write_at(file, data, (job.first + len(done)) * job.size**2)
+            crc = zlib.crc32(data, crc)
+            done.append(identity)
+        os.fsync(file)
+    finally:
+        os.close(file)
+    names, sizes, times = (list(column) for column in zip(*done, strict=True)) if done else ([], [], [])
+    return Shard(job.first, names, sizes, times, crc), failed
+
+
+def check_same(identity: Identity, path: str) -> None:
+    """UnreadableImage: the file is no longer the one that was asked for."""
+    try:
+        same = identify(identity[0], path) == identity
+    except OSError:
+        same = False
+    if not same:
+        raise UnreadableImage(f"{path}: cannot be read as an image (it changed meanwhile)")
+
+
+def write_at(file: int, data: bytes, at: int) -> None:
+    """Not through the map: a full disk is an OSError here, and the end of the process there."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(file, view, at)
+        view, at = view[written:], at + written
+
+
+def outcomes(jobs: list[Job], workers: int) -> Generator[Outcome, None, None]:
+    """What the jobs come to, as they end. Closing the generator ends the workers at once. OSError: the disk is full, a worker was killed"""
+    if min(workers, len(jobs)) <= 1:
+        yield from map(decode, jobs)
+        return
+    context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    crew: dict[Any, Any] = {}  # our end of a pipe -> the process at the other end
+    todo = iter(jobs)
+    try:
+        for job in islice(todo, workers):
+            ours, theirs = context.Pipe()
+            crew[ours] = context.Process(target=work, args=(ours, theirs), daemon=True)
+            crew[ours].start()
+            theirs.close()
+            ours.send(job)
+        busy = set(crew)
+        while busy:
+            ended: list[Any] = multiprocessing.connection.wait(busy)
+            for end in ended:
+                outcome = receive(end)
+                following = next(todo, None)
+                if following is None:
+                    busy.discard(end)
+                else:
+                    end.send(following)
+                yield outcome
+    finally:
+        for process in (p for p in crew.values() if p.pid):
+            process.kill()
+            process.join()
+
+
+def receive(end: Any) -> Outcome:
+    try:
+        outcome = end.recv()
+    except (EOFError, ConnectionResetError) as error:
+        raise OSError("a process that decodes was killed; out of memory? Fewer --workers need less") from error
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+def work(ours: Connection, theirs: Connection) -> None:
+    """A worker: jobs come and outcomes go through `theirs`. Ctrl-C and SIGTERM are answered by the parent, which then kills it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    ours.close()  # a fork's copy: the pipe ends with the parent
+    with suppress(EOFError, OSError):
+        while True:
+            job = theirs.recv()
+            try:
+                theirs.send(decode(job))
+            except Exception as error:
+                theirs.send(error)
