@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch._dynamo
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
@@ -18,8 +19,12 @@ from roi.model import RoiModel, head
 
 def compiled(model: RoiModel) -> None:
     """torch.compile the largest parts inside which nobody looks, one by one. The first batch of a new size takes minutes."""
-    for part in parts(model.backbone, head(model.backbone)[1]):
+    found = list(parts(model.backbone, head(model.backbone)[1]))
+    for part in found:
         part.forward = torch.compile(part.forward)
+    limits = torch._dynamo.config  # of the forms of one function: stages share theirs, and each comes in train and eval mode, with and without gradients
+    name = "recompile_limit" if hasattr(limits, "recompile_limit") else "cache_size_limit"  # before torch 2.7
+    setattr(limits, name, max(getattr(limits, name), 16 * len(found)))
 
 
 def parts(module: nn.Module, last: nn.Module) -> Iterator[nn.Module]:

@@ -82,6 +82,12 @@ def add_training_flags(parser: Parser) -> None:
     data.add_argument("--max_samples", type=count, metavar="N", help="train on N images drawn with --seed, before validation is split off (default: all)")
     data.add_argument("--img_size", type=number(int, 16), default=224, metavar="PX", help="side of the square input (default: %(default)s)")
     add_loading(data)
+    data.add_argument(
+        "--cache_on_device",
+        choices=("auto", "yes", "no"),
+        default="auto",
+        help="with --cache_dir: all pixels in the memory of the GPU; auto: where half of what is free holds them (default: %(default)s)",
+    )
     add_objective(parser)
     steps = parser.add_argument_group("optimisation")
     steps.add_argument("--epochs", type=count, default=8, metavar="N", help="passes over the training images (default: %(default)s)")
@@ -191,16 +197,16 @@ def add_loading(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--workers", type=number(int, 0), default=min(8, os.cpu_count() or 1), metavar="N", help="processes that decode images; 0: none (default: %(default)s)"
     )
-    group.add_argument("--prefetch_factor", type=number(int, 1), default=2, metavar="N", help="batches each worker keeps ready (default: %(default)s)")
+    group.add_argument(
+        "--prefetch_factor",
+        type=number(int, 1),
+        default=2,
+        metavar="N",
+        help="batches each worker, or the thread that reads --cache_dir, keeps ready (default: %(default)s)",
+    )
     group.add_argument("--persistent_workers", action=on_off, default=True, help="keep the workers between epochs (default: yes)")
     group.add_argument(
         "--cache_dir", metavar="DIR", help="decode each image once, into a memory-mapped file here; shared by all runs and processes (default: decode anew)"
-    )
-    group.add_argument(
-        "--cache_on_device",
-        choices=("auto", "yes", "no"),
-        default="auto",
-        help="with --cache_dir: all pixels in the memory of the GPU; auto: where half of what is free holds them (default: %(default)s)",
     )
     group.add_argument(
         "--skip_unreadable", action=on_off, default=False, help="leave out missing or broken images, counted and listed in a side file (default: stop)"

@@ -1,4 +1,4 @@
-"""The maths of one step: masks of exactly k pixels, where gradients go, losses against closed forms, the consistency objective, GradNorm."""
+"""The maths of one step: masks of exactly k pixels, where gradients go, losses against closed forms, the consistency objective."""
 
 import math
 
@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from roi import losses, masks
-from roi.gradnorm import FixedWeights, GradNorm
+from roi.gradnorm import FixedWeights
 from roi.model import RoiModel
 from roi.objective import consistency_terms
 
@@ -22,9 +22,9 @@ def test_topk_keeps_exactly_k_whatever_the_ties(score: str, k: int) -> None:
     z = {"constant": noise * 0, "saturated": (noise * 100).sigmoid(), "random": noise, "few values": noise.round()}[score]
     hard = masks.exact_topk(z, k)
     assert hard.unique().tolist() in ([0, 1], [1]) and hard.sum(dim=(1, 2, 3)).tolist() == [k] * 3
-    for i in range(3):  # nothing kept lies below anything dropped
+    for i in range(3):  # nothing kept lies below anything dropped, by more than what counts as a tie
         kept, dropped = z[i][hard[i] == 1], z[i][hard[i] == 0]
-        assert not len(dropped) or kept.min() >= dropped.max()
+        assert not len(dropped) or kept.min() >= dropped.max() - z[i].std() / 512
 
 
 def test_kept_pixels() -> None:
@@ -100,16 +100,16 @@ def test_the_gradient_of_competing_takes_the_kth_value_for_a_constant() -> None:
 @pytest.mark.parametrize("place", [masks.random_mask, masks.cutout_mask])
 def test_random_masks_keep_k_pixels_by_their_seed_alone(place) -> None:
     state = torch.get_rng_state()
-    both = place([5, 6], (48, 40), 192)
+    both = place(torch.tensor([5, 6]), (48, 40), 192)
     assert both.shape == (2, 1, 48, 40) and both.sum(dim=(1, 2, 3)).tolist() == [192, 192]
-    assert torch.equal(both[1:], place([6], (48, 40), 192)) and not torch.equal(both[0], both[1])
+    assert torch.equal(both[1:], place(torch.tensor([6]), (48, 40), 192)) and not torch.equal(both[0], both[1])
     assert torch.equal(torch.get_rng_state(), state)
-    many = place(list(range(400)), (48, 40), 192).mean(dim=0)[0]
+    many = place(torch.arange(400), (48, 40), 192).mean(dim=0)[0]
     assert many.max() < 0.35 and many[8:40, 8:32].min() > 0.02  # everywhere inside, nowhere always
 
 
 def test_cutout_is_a_square() -> None:
-    kept = masks.cutout_mask([0, 1, 2], (32, 32), 64)[:, 0]
+    kept = masks.cutout_mask(torch.arange(3), (32, 32), 64)[:, 0]
     for mask in kept:
         y, x = mask.nonzero(as_tuple=True)
         assert (y.max() - y.min() + 1) <= 9 and (x.max() - x.min() + 1) <= 9
@@ -178,13 +178,13 @@ def test_the_mask_net_receives_gradient_from_each_of_its_terms(term: str) -> Non
     model, pixels, target = make("conv")
     with torch.no_grad():  # p_drop above p_full somewhere, so that drop is awake
         model.backbone.head.weight.mul_(20)
-    consistency_terms(model, pixels, target, 0.1, [0] * 5)[term].backward()
+    consistency_terms(model, pixels, target, 0.1, torch.zeros(5, dtype=torch.int64))[term].backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.mask_net.parameters())
 
 
 def test_full_gives_the_mask_net_no_gradient_and_hard_masks_keep_k() -> None:
     model, pixels, target = make("conv")
-    consistency_terms(model, pixels, target, 0.1, [0] * 5)["full"].backward()
+    consistency_terms(model, pixels, target, 0.1, torch.zeros(5, dtype=torch.int64))["full"].backward()
     assert all(p.grad is None or p.grad.abs().sum() == 0 for p in model.mask_net.parameters())
     views = model(pixels, 0.1)
     assert views.hard.sum(dim=(1, 2, 3)).tolist() == [58] * 5 and set(views.hard.unique().tolist()) == {0.0, 1.0}
@@ -203,7 +203,7 @@ def test_normalise_is_totensor_and_normalize() -> None:
 
 
 def test_terms_by_mask() -> None:
-    names = {mask: set(consistency_terms(*make(mask), 0.1, [1] * 5)) for mask in ("conv", "random", "cutout", "none")}
+    names = {mask: set(consistency_terms(*make(mask), 0.1, torch.ones(5, dtype=torch.int64))) for mask in ("conv", "random", "cutout", "none")}
     assert names["none"] == {"full"} and names["random"] == names["cutout"] == {"full", "consist", "drop", "mask_kept"}
     assert names["conv"] == {"full", "consist", "drop", "sparse", "tv", "mask_kept", "mask_mean", "mask_tv"}
 
@@ -213,45 +213,42 @@ def test_a_weight_of_zero_takes_its_term_out() -> None:
     assert FixedWeights({"full": 0.5, "consist": 0.0})(terms).item() == 1.0
 
 
-def test_gradnorm_evens_out_gradients_of_100_to_1() -> None:
-    """Two tasks that train at the same rate, one with gradients 100 times as large: its weight must fall to 1/100 of the other's."""
-    shared = nn.Parameter(torch.ones(4))
-    balance = GradNorm({"big": 1.0, "small": 1.0}, [shared], alpha=1.5)
-    for _ in range(600):
-        base = (shared * torch.arange(1.0, 5.0)).sum()
-        total = balance({"big": 100 * base, "small": base})
-    assert balance.weights["big"] / balance.weights["small"] == pytest.approx(0.01, rel=0.15)
-    assert sum(balance.weights.values()) == pytest.approx(2.0) and total.requires_grad
+@pytest.mark.parametrize("kind", ["GroupNorm", "plain", "LayerNorm"])
+@pytest.mark.parametrize("mask", ["conv", "random"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_one_forward_of_three_views_has_the_gradients_of_three_forwards(dtype: torch.dtype, mask: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No layer looks across the batch: each parameter gets the same gradient, to the last digits."""
+    if dtype == torch.float64:
+        monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)  # what is cast to fp32 stays fp64 here
+    size, images_ = 32, 6
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        norms = {"GroupNorm": lambda d, s: nn.GroupNorm(4, d), "plain": lambda d, s: nn.Identity(), "LayerNorm": lambda d, s: nn.LayerNorm([d, s, s])}
+        widths = [(3, 8, 16), (8, 16, 8), (16, 16, 4)]
+        blocks = [nn.Sequential(nn.Conv2d(a, b, 3, stride=2, padding=1), norms[kind](b, s), nn.GELU()) for a, b, s in widths]
+        backbone = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4))
+        model = RoiModel(backbone, mask).to(dtype)
+    g = torch.Generator().manual_seed(1)
+    pixels = torch.randint(0, 256, (images_, 1, size, size), dtype=torch.uint8, generator=g)
+    target, seeds = torch.randint(0, 2, (images_, 4), generator=g).float(), torch.arange(images_)
+    weights = {"full": 1.0, "consist": 1.0, "drop": 0.5, "sparse": 1e-2, "tv": 1e-2}
 
+    def gradients(terms: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        model.zero_grad()
+        torch.stack([w * terms[name] for name, w in weights.items() if name in terms]).sum().backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters()}
 
-def test_gradnorm_slope_is_the_gradient_of_its_own_loss() -> None:
-    """d/dw_i of sum |w_i g_i - target_i|, target constant (Chen et al. 2018, eq. 2), by autograd: the direction of each step."""
-    g, now, first, alpha = torch.tensor([3.0, 1.0, 0.2]), torch.tensor([1.0, 2.0, 0.5]), torch.tensor([2.0, 2.0, 2.0]), 1.5
-    w = torch.tensor([1.0, 0.5, 0.7], requires_grad=True)
-    rate = now / first
-    target = ((w * g).mean() * (rate / rate.mean()) ** alpha).detach()
-    (slope,) = torch.autograd.grad((w * g - target).abs().sum(), w)
-    shared = nn.Parameter(torch.ones(()))
-    balance = GradNorm(dict(zip("abc", w.tolist(), strict=True)), [shared], alpha)
-    balance.first = dict(zip("abc", first.tolist(), strict=True))
-    before = dict(balance.weights)
-    balance({c: g[i] * (shared - 1) + now[i] for i, c in enumerate("abc")})
-    ratio = {c: math.log(balance.weights[c] / before[c]) for c in "abc"}  # up to the common factor that keeps the sum
-    order = np.argsort([ratio[c] for c in "abc"], kind="stable")
-    assert [np.sign(-s) for s in slope.tolist()] == [-1.0, 1.0, 1.0] and order[0] == 0
-    assert ratio["b"] - ratio["a"] == pytest.approx(2 * balance.lr, rel=1e-3)  # Adam's first step is lr in each direction
-    assert sum(balance.weights.values()) == pytest.approx(sum(before.values()))
-
-
-def test_gradnorm_state_round_trip_and_excluded_terms() -> None:
-    shared = nn.Parameter(torch.ones(2))
-    a, b = (GradNorm({"x": 1.0, "y": 1.0, "off": 0.0}, [shared]) for _ in range(2))
-
-    def terms() -> dict[str, torch.Tensor]:
-        return {"x": 3 * shared.sum(), "y": (shared**2).sum(), "off": 7 * shared.sum()}
-
-    for _ in range(5):
-        a(terms())
-    b.load_state_dict(a.state_dict())
-    a(terms()), b(terms())
-    assert a.weights == b.weights and a.weights["off"] == 0
+    found = gradients(consistency_terms(model, pixels, target, 0.1, seeds))
+    x, k = model.normalise(pixels), masks.kept_pixels(size, size, 0.1)
+    if mask == "conv":
+        soft = model.mask_net(x).sigmoid()
+        m = masks.straight_through(masks.exact_topk(model.mask_net(x), k), soft)
+    else:
+        m = masks.random_mask(seeds, (size, size), k)
+    full, crop, drop = (backbone(view) for view in (x, x * m, x * (1 - m)))
+    terms = {"full": losses.bce(full, target), "consist": losses.consist(full, crop), "drop": losses.drop(full, drop)}
+    assert terms["drop"] > 0
+    expected = gradients(terms | ({"sparse": soft.mean(), "tv": losses.total_variation(soft)} if mask == "conv" else {}))
+    for name, b in expected.items():
+        near = 1e-12 if dtype == torch.float64 else 1e-5
+        assert b.dtype == dtype and b.norm() > 1e-6 and (found[name] - b).norm() <= near * b.norm(), name

@@ -201,7 +201,7 @@ def test_ablated_terms_do_not_enter_the_total(demo: Path, tables: tuple[Path, Pa
         cli.settle_objective(args, objective)
         there = [t for t in OBJECTIVES[objective] if mask == "" or t == "full" or mask != "none" and t in ("consist", "drop")]
         expected = sum(weights_of(vars(args))[t] * terms[t].item() for t in there if t not in without)
-        found = roi_run.loss_weights(args, None, without)({t: terms[t] for t in there}).item()  # type: ignore[arg-type]
+        found = roi_run.loss_weights(args, None, without, torch.device("cpu"))({t: terms[t] for t in there}).item()  # type: ignore[arg-type]
         assert found == pytest.approx(expected), mode
 
 
@@ -326,17 +326,18 @@ def infer(checkpoint: Path, table: Path, demo: Path, *more: object) -> tuple[obj
 def test_predictions_are_complete_in_order_and_do_not_depend_on_the_batch(
     demo: Path, tables: tuple[Path, Path], trained: Path, published: Path, tmp_path: Path, objective: str
 ) -> None:
-    """But where pixels of a mask tie: cells that are enlarged are flat at the border, so that crop and drop may differ by single pixels."""
+    """But where pixels of a mask tie: cells that are enlarged are flat at the border, so that crop and drop of an image may differ by single pixels."""
     checkpoint = (trained if objective == "evidence" else published) / "roi.pt"
     run(*infer(checkpoint, tables[1], demo, "--save_json", tmp_path / "a.json", "--batch_size", 1))
     run(*infer(checkpoint, tables[1], demo, "--save_json", tmp_path / "b.json", "--batch_size", 7, "--keep_ratio", 0.1))
     a, b = (json.loads((tmp_path / f"{x}.json").read_text()) for x in "ab")
     assert [row["image"] for row in a] == read_table(tables[1])["image"].tolist()
-    for one, two in zip(a, b, strict=True):
+    for one in a:
         assert list(one) == ["image", "prob_full", "prob_crop", "prob_drop", "faithfulness"] and len(one["prob_full"]) == 15
-        for part in list(one)[1:]:
-            near = 2e-5 if part == "prob_full" or objective == "consistency" else 2e-2
-            np.testing.assert_allclose(list(one[part].values()), list(two[part].values()), atol=near)
+    for part in list(a[0])[1:]:
+        away = np.array([[abs(one[part][c] - two[part][c]) for c in one[part]] for one, two in zip(a, b, strict=True)]).max(1)  # of each image
+        ties = 0 if part == "prob_full" or objective == "consistency" else len(a) // 10
+        assert np.sort(away)[: len(a) - ties].max() < 2e-5 and away.max() < 5e-2, part
     assert "exists" in one_line_error(*infer(checkpoint, tables[1], demo, "--save_json", tmp_path / "a.json"))
 
 
