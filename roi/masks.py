@@ -18,14 +18,17 @@ def kept_pixels(height: int, width: int, keep_ratio: float) -> int:
 
 
 def exact_topk(score: Tensor, k: int) -> Tensor:
-    """(B, 1, H, W) -> 0/1 of the same shape: exactly k ones an image, on its highest scores, whatever the ties.
-
-    Scores closer than a 512th of their spread tie: rounding, which differs with the batch and the machine, does not choose among them.
-    """
-    flat = score.detach().flatten(1).float()  # (B, HW)
-    flat = ((flat - flat.mean(1, keepdim=True)) * (512 / flat.std(1, keepdim=True).clamp(min=1e-30))).round()
+    """(B, 1, H, W) -> 0/1 of the same shape: exactly k ones an image, on its highest scores, whatever the ties (`graded`)."""
+    flat = graded(score)
     best = flat.topk(k, dim=1, sorted=False).indices  # (B, k)
     return torch.zeros_like(flat).scatter_(1, best, 1.0).view_as(score)
+
+
+def graded(score: Tensor) -> Tensor:
+    """(B, 1, H, W) -> (B, HW) in grades of a 512th of the spread of an image: scores of one grade tie, so that rounding errors, which
+    differ with the batch and the machine, do not choose among pixels that are equal but for them."""
+    flat = score.detach().flatten(1).float()
+    return ((flat - flat.mean(1, keepdim=True)) * (512 / flat.std(1, keepdim=True).clamp(min=1e-30))).round()
 
 
 def straight_through(hard: Tensor, soft: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from roi import dist
 from roi.arrays import ArrayWriter
 from roi.data import Batch
-from roi.masks import exact_topk, kept_pixels, random_mask
+from roi.masks import exact_topk, graded, kept_pixels, random_mask
 from roi.model import RoiModel, Views
 
 FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5)
@@ -27,12 +27,12 @@ def fractions(keep_ratio: float) -> list[float]:
 
 
 def ranks(score: Tensor, hard: Tensor) -> Tensor:
-    """(B, 1, H, W) score -> (B, 1, H, W) int64 place of a pixel, 0 the highest; among equal scores those in `hard` come first.
+    """(B, 1, H, W) score -> (B, 1, H, W) int64 place of a pixel, 0 the highest; among scores of one grade those in `hard` come first.
 
     `hard` is exact_topk(score, k), so that the first k places are exactly it, and masks of other sizes nest around it.
     """
     chosen = hard.flatten(1).argsort(dim=1, descending=True, stable=True)  # (B, HW)
-    order = chosen.gather(1, score.detach().flatten(1).gather(1, chosen).argsort(dim=1, descending=True, stable=True))
+    order = chosen.gather(1, graded(score).gather(1, chosen).argsort(dim=1, descending=True, stable=True))
     places = torch.arange(order.shape[1], device=order.device).expand_as(order)
     return torch.empty_like(order).scatter_(1, order, places).view_as(score)
 

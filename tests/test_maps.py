@@ -213,7 +213,7 @@ def test_every_source_keeps_exactly_the_same_area() -> None:
     score = torch.randint(0, 5, (3, 1, 20, 30), generator=torch.Generator().manual_seed(0)).float()
     reinit = torch.randn(3, 1, 20, 30, generator=torch.Generator().manual_seed(1))
     hard = exact_topk(score, kept_pixels(20, 30, 0.1))
-    masks = {(s, f): m for s, f, m in perturbations(score, hard, reinit, [1, 2, 3], FRACTIONS)}
+    masks = {(s, f): m for s, f, m in perturbations(score, hard, reinit, torch.tensor([1, 2, 3]), FRACTIONS)}
     assert list(dict.fromkeys(s for s, _ in masks)) == list(SOURCES) and len(masks) == len(SOURCES) * len(FRACTIONS)
     for (source, f), m in masks.items():
         assert m.shape == score.shape and (m.sum((1, 2, 3)) == kept_pixels(20, 30, FRACTIONS[f])).all() and set(m.unique().tolist()) == {0, 1}
