@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from roi.data import Batch
-    from roi.engine import Step
+    from roi.engine import Meter, Step
     from roi.gradnorm import FixedWeights
     from roi.model import RoiModel
 
@@ -209,22 +209,31 @@ class Training:
     device: torch.device
     dtype: torch.dtype
 
-    def run(self, batches: Any, epoch: int = 0) -> None:
+    def run(self, batches: Iterable[Batch], epoch: int = 0) -> None:
         """One pass, as Fit does it: on a CPU the numbers are looked at after every step, on a GPU at the end."""
-        import torch
-
-        from roi.data import Batches
-        from roi.engine import Meter, train_one_epoch
-
-        meter = Meter(lambda index: [str(n) for n in index.tolist()])
-        scaler = torch.amp.GradScaler(self.device.type, enabled=False)
-        shares = Batches(0, self.args.batch_size).shares  # of one process: the sizes of the batches alone count
-        for _ in train_one_epoch(
-            self.step, batches, epoch, self.balance, self.optimizer, scaler, meter, self.device, self.dtype, self.args.accum_steps, shares
-        ):
+        meter = self.meter()
+        for _ in self.steps(batches, meter, epoch):
             if self.device.type == "cpu":
                 meter.look()
         meter.look()
+
+    def meter(self) -> Meter:
+        from roi.engine import Meter
+
+        return Meter(lambda index: [str(n) for n in index.tolist()])
+
+    def steps(self, batches: Iterable[Batch], meter: Meter, epoch: int = 0) -> Iterator[int]:
+        """The same, step by step; nobody looks."""
+        import torch
+
+        from roi.data import Batches
+        from roi.engine import train_one_epoch
+
+        scaler = torch.amp.GradScaler(self.device.type, enabled=False)
+        shares = Batches(0, self.args.batch_size).shares  # of one process: the sizes of the batches alone count
+        return train_one_epoch(
+            self.step, batches, epoch, self.balance, self.optimizer, scaler, meter, self.device, self.dtype, self.args.accum_steps, shares
+        )  # fmt: skip
 
 
 def training(objective: str, backbone: str, img_size: int, device: torch.device, *flags: object, dtype: torch.dtype | None = None) -> Training:

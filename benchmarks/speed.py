@@ -43,7 +43,7 @@ class Sizes:
 
     turns: int = 5
     cached_rows: int = 4096
-    steps: int = 24  # of an epoch of `loader`
+    steps: int = 10  # of an epoch of `loader`
     operators: tuple[tuple[str, int], ...] = (("convnext_tiny", 64), ("convnext_base", 64))  # backbone, side
     gradnorm: tuple[str, int, int] = ("resnet18", 128, 8)  # backbone, side, images
     demo_images: int = 3000
@@ -195,7 +195,7 @@ def loader(args: argparse.Namespace) -> list[Figure]:
     for objective in ("consistency", "evidence"):
         run = training(objective, "test_resnet", side, device, "--batch_size", size)
         same = [drawn(size, side, device)] * args.sizes.steps
-        mine, fixed = alternated(partial(run.run, loaded, 1), partial(run.run, same, 1), args.sizes.turns)
+        mine, fixed = alternated(partial(run.run, loaded, 1), partial(run.run, same, 1), 2 * args.sizes.turns)
         rates = {"images_per_s": rows / statistics.median(mine), "images_per_s_one_batch": rows / statistics.median(fixed)}
         name = f"epoch 2 from the cache against one fixed batch, {objective}"
         figures.append(ratio(name, mine, fixed, "<= 1.03", backbone="test_resnet", img_size=side, batch=size, **rates))
@@ -316,7 +316,9 @@ def inference(args: argparse.Namespace) -> list[Figure]:
     decoded(args, paths)
     for backbone, goal in (("squeezenet1_1", ">= 3"), ("test_resnet", "")):
         published = PublishedModel(build_backbone(backbone, len(LABELS), "none", SIDE))
-        for name, more, wanted in (("from the cache", ("--cache_dir", args.out / "pixels"), goal), ("from the PNGs", (), "")):
+        cached: tuple[object, ...] = ("--cache_dir", args.out / "pixels")
+        kinds = [("from the cache", cached, goal), ("from the cache, --batch_size 4", (*cached, "--batch_size", 4), ""), ("from the PNGs", (), "")]
+        for name, more, wanted in kinds:
             loop = partial(predict, published, paths, list(LABELS), SIDE, device)
             mine, theirs = alternated(inferring(args, backbone, paths, *more), loop, args.sizes.turns)
             rates = {f"{key}images_per_s": len(paths) / statistics.median(s) for key, s in (("", mine), ("published_", theirs))}

@@ -1,9 +1,13 @@
 """The loop: accumulation, exact resume, what stops a run, what a checkpoint holds, order of the batches."""
 
+import errno
+import itertools
 import math
 import os
+import resource
 import signal
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +18,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from roi import checkpoint
-from roi.data import Batch, Batches, XrayDataset, make_loader
+from roi.data import Batch, Batches, XrayDataset, ahead, make_loader
 from roi.draws import row_seeds
 from roi.engine import Fit, Meter, Step, train_one_epoch
 from roi.gradnorm import FixedWeights, GradNorm, Taps
-from roi.images import locate
+from roi.images import UnreadableImage, locate
 from roi.log import COLUMNS, MetricsLog
 from roi.losses import bce
 from roi.model import RoiModel
@@ -88,7 +92,7 @@ def make_fit(
         epochs=3,
         accum_steps=2,
         names=lambda index: [f"{n:02d}.png" for n in index.tolist()],
-        log=MetricsLog(out / "log.csv", more.pop("done", ())),
+        log=MetricsLog(out / "log.csv", **({"done": more.pop("done")} if "done" in more else {})),
         save=out / "c.pt",
         meta=meta,
         **more,
@@ -311,3 +315,179 @@ def test_workers_give_the_same_batches(folder: Path) -> None:
     for a, b in zip(here, there, strict=True):
         assert torch.equal(a.pixels, b.pixels) and torch.equal(a.index, b.index)
     assert a.pixels.dtype == torch.uint8 and locate(folder, ["00.png"])[0] == str(folder / "00.png")
+
+
+# --- faults ----------------------------------------------------------------------------------------------------------
+
+
+def resumed(folder: Path, out: Path, **more: Any) -> Fit:
+    """What the same command does with --resume auto."""
+    torch.manual_seed(99)
+    state = checkpoint.load(out / "c.pt")
+    fit = make_fit(folder, out, done=state["log"], **more)
+    fit.resume(state)
+    return fit
+
+
+def expect_as_untouched(fit: Fit, whole: Fit) -> None:
+    one, two = fit.model.state_dict(), whole.model.state_dict()
+    assert all(torch.equal(one[k], two[k]) for k in two) and fit.balance.weights == whole.balance.weights and fit.best == whole.best
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Fit:
+    """The run that nothing happens to."""
+    fit = make_fit(folder, tmp_path_factory.mktemp("whole"))
+    assert fit.run() == 0
+    return fit
+
+
+@pytest.mark.parametrize("how", ["no space left", "file size limit"])
+def test_a_full_disk_is_one_line_and_the_checkpoint_before_it_stays(
+    how: str, folder: Path, whole: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second checkpoint does not fit; a real limit makes torch's own writer fail in its own way."""
+    write, calls = torch.save, 0
+
+    def full(state: dict[str, Any], file: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls < 3:  # of the first epoch: the best and the last
+            return write(state, file)
+        if how == "no space left":
+            file.write(b"half of it")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))
+        try:
+            write(state, file)
+            file.flush()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    fit = make_fit(folder, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(ValueError, match=r"c(_best)?\.pt: cannot be written \(.+\);.*--resume auto") as said:
+            fit.run()
+    assert "\n" not in str(said.value) and "the checkpoint before it" in str(said.value) and calls == 3
+    assert {path.name for path in tmp_path.iterdir()} == {"log.csv", "c.pt", "c_best.pt"}  # nothing half-written
+    assert checkpoint.load(tmp_path / "c.pt")["epoch"] == checkpoint.load(tmp_path / "c_best.pt")["epoch"] == 1
+    fit = resumed(folder, tmp_path)
+    assert fit.epoch == 1 and fit.run() == 0
+    expect_as_untouched(fit, whole)
+    assert len(fit.log.lines) == 3 and (tmp_path / "log.csv").read_text().count("\n") == 4
+
+
+@pytest.mark.parametrize("every", [0, 2])
+def test_a_read_error_saves_the_steps_before_it(every: int, folder: Path, whole: Fit, tmp_path: Path) -> None:
+    """An image goes bad in the second epoch: the steps before it are good. Mended, the run ends as if nothing had happened."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for path in folder.iterdir():
+        (images / path.name).write_bytes(path.read_bytes())
+    order = Batches(26, 4, seed=7)
+    order.epoch = 1
+    bad = images / f"{list(order)[4][0]:02d}.png"  # of the third step
+    good = bad.read_bytes()
+
+    def watch(model: RoiModel, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        if epoch == 1:
+            bad.write_bytes(good[:60])
+        return evidence(model, batch, epoch)
+
+    fit = make_fit(images, tmp_path, watch, save_every_steps=every)
+    with pytest.raises(UnreadableImage, match=rf"{bad.name}.*--skip_unreadable.* Saved .*c\.pt after epoch 2, batch 4; then go on with --resume auto") as said:
+        fit.run()
+    assert "\n" not in str(said.value)
+    state = checkpoint.load(tmp_path / "c.pt")
+    assert (state["epoch"], state["batch"], state["steps"]) == (1, 4, 6)
+    bad.write_bytes(good)
+    fit = resumed(images, tmp_path)
+    assert fit.run() == 0
+    expect_as_untouched(fit, whole)
+
+
+def test_out_of_memory_is_one_line_that_names_what_to_lower(folder: Path, tmp_path: Path) -> None:
+    calls = 0
+
+    def greedy(model: RoiModel, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        nonlocal calls
+        calls += 1
+        if calls == 10:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has a total capacity of 8 GiB")
+        return evidence(model, batch, epoch)
+
+    with pytest.raises(ValueError, match="out of memory in epoch 2, batch 2 .CUDA out of memory. Tried to allocate 2.00 GiB") as said:
+        make_fit(folder, tmp_path, greedy).run()
+    for flag in ("--batch_size", "--accum_steps", "--checkpoint_activations", "--autocast_dtype bf16", "--img_size", "--cache_on_device no"):
+        assert flag in str(said.value)
+    assert "\n" not in str(said.value) and checkpoint.load(tmp_path / "c.pt")["epoch"] == 1
+
+
+@pytest.mark.parametrize(("every", "saved"), [(0, [4, 8, 12]), (1, [*range(1, 13), 4, 8, 12]), (3, [3, 4, 6, 8, 9, 12, 12])])
+def test_checkpoints_come_every_so_many_steps_and_each_epoch(every: int, saved: list[int], folder: Path, whole: Fit, tmp_path: Path) -> None:
+    """Four steps an epoch. The one before the last stays beside it; saving changes nothing."""
+    fit, seen = make_fit(folder, tmp_path, save_every_steps=every), []
+    save = fit.save_checkpoint
+
+    def watch() -> None:
+        before = checkpoint.load(tmp_path / "c.pt")["steps"] if (tmp_path / "c.pt").exists() else None
+        save()
+        seen.append(checkpoint.load(tmp_path / "c.pt")["steps"])
+        if before is not None:
+            assert checkpoint.load(tmp_path / "c_previous.pt")["steps"] == before
+
+    fit.save_checkpoint = watch  # type: ignore[method-assign]
+    assert fit.run() == 0
+    assert sorted(seen) == sorted(saved)
+    expect_as_untouched(fit, whole)
+
+
+@pytest.mark.parametrize("stop_at", [1, 4, 5, 11])
+def test_what_is_saved_every_step_survives_a_sudden_end(stop_at: int, folder: Path, whole: Fit, tmp_path: Path) -> None:
+    """Nothing is left but what is on the disk; the log may be one epoch ahead of it."""
+
+    class Killed(BaseException):
+        pass
+
+    fit = make_fit(folder, tmp_path, save_every_steps=1)
+    write = checkpoint.save
+    saves = 0
+
+    def dying(path: Path, state: dict[str, Any], keep: Path | None = None) -> None:
+        nonlocal saves
+        saves += path.name == "c.pt"
+        if saves > stop_at:
+            raise Killed
+        write(path, state, keep)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(checkpoint, "save", dying)
+        fit.run()
+    fit = resumed(folder, tmp_path)
+    assert fit.steps == [1, 2, 3, 4, 4, 5, 6, 7, 8, 8, 9][stop_at - 1]  # after its fourth step an epoch is saved too
+    assert fit.run() == 0
+    expect_as_untouched(fit, whole)
+    assert [line.split(",")[0] for line in (tmp_path / "log.csv").read_text().splitlines()] == ["epoch", "1", "2", "3"]
+
+
+def test_batches_made_ahead_come_in_order_and_their_error_comes_here() -> None:
+    def items() -> Iterator[Any]:
+        yield from range(5)
+        raise OSError("the disk is gone")
+
+    found: list[Any] = []
+    with pytest.raises(OSError, match="the disk is gone"):
+        for item in ahead(items(), 2):
+            found.append(item)
+    assert found == list(range(5)) and list(ahead(iter(range(9)), 1)) == list(range(9))
+
+
+def test_what_is_made_ahead_ends_with_who_asked_for_it() -> None:
+    made: list[int] = []
+    before = threading.active_count()
+    stream = ahead((made.append(n) or n for n in itertools.count()), 3)  # type: ignore[misc]
+    assert [next(stream), next(stream)] == [0, 1]
+    stream.close()
+    assert threading.active_count() == before and len(made) <= 2 + 3 + 2  # given, ready, and in the making

@@ -27,6 +27,17 @@ def test_topk_keeps_exactly_k_whatever_the_ties(score: str, k: int) -> None:
         assert not len(dropped) or kept.min() >= dropped.max() - z[i].std() / 512
 
 
+@pytest.mark.parametrize("k", [102, 300])
+def test_rounding_does_not_choose_among_equal_scores(k: int) -> None:
+    """Enlarged cells are flat at the border, and another batch size rounds them otherwise."""
+    g = torch.Generator().manual_seed(0)
+    score = masks.enlarged(torch.randn(8, 1, 4, 4, generator=g), (32, 32))
+    noise = torch.randn(score.shape, generator=g) * 3e-7
+    kth = score.flatten(1).topk(k).values[:, -1]
+    assert (((score - kth[:, None, None, None]).abs() < 1e-6).sum((1, 2, 3)) > 1).any()  # there are ties to break
+    assert torch.equal(masks.exact_topk(score + noise, k), masks.exact_topk(score, k))
+
+
 def test_kept_pixels() -> None:
     assert masks.kept_pixels(224, 224, 0.1) == 5018 and masks.kept_pixels(4, 4, 0.0) == 1 and masks.kept_pixels(4, 4, 1.0) == 16
 

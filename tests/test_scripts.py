@@ -243,8 +243,10 @@ def test_a_killed_process_goes_on_by_the_same_command(demo: Path, tables: tuple[
     deadline = time.time() + 60
     while time.time() < deadline and not (log.exists() and len(log.read_text().splitlines()) >= 2):
         time.sleep(0.02)
+    told = time.time()
     os.killpg(process.pid, number)  # workers get it too, as from a terminal or a job scheduler
     said = process.communicate(timeout=60)[0]
+    assert (tmp_path / "b" / "roi.pt").stat().st_mtime - told < 10
     assert process.returncode == 128 + number and "--resume auto" in said and "Traceback" not in said, said
     assert len(rows_of(log)) < 6
     assert subprocess.run(command(tmp_path / "b"), cwd=ROOT, capture_output=True).returncode == 0
@@ -408,3 +410,135 @@ def test_library_code_touches_no_global_generator() -> None:
     for path in (ROOT / "roi").glob("*.py"):
         found = [word for word in banned if word in path.read_text()]
         assert not found, f"{path.name}: {found}"
+
+
+# --- faults and the pixel cache --------------------------------------------------------------------------------------
+
+
+def state_of(out: Path) -> dict:
+    return torch.load(out / "roi.pt", weights_only=True)
+
+
+def expect_equal(out: Path, other: Path) -> None:
+    """The weights and every number of the log, bit for bit."""
+    a, b = state_of(out), state_of(other)
+    assert all(torch.equal(a[part][k], b[part][k]) for part in ("model", "mask_net") for k in b[part])
+    timed = ("images_per_s", "seconds")
+    assert [{c: v for c, v in row.items() if c not in timed} for row in rows_of(out / "metrics.csv")] == [
+        {c: v for c, v in row.items() if c not in timed} for row in rows_of(other / "metrics.csv")
+    ]
+
+
+def small(demo: Path, tables: tuple[Path, Path], out: Path, *more: object) -> tuple[object, ...]:
+    """Three epochs of 5 steps, the last of them on a part of a batch."""
+    flags = ("--max_samples", 40, "--batch_size", 8, "--val_fraction", 0.1, "--warmup_epochs", 1, "--dynamic_weights", "--resume", "auto")
+    return ("train_roi_consistency.py", *training(demo, tables[0], out), *flags, "--epochs", 3, *more)
+
+
+@pytest.fixture(scope="module")
+def untouched(demo: Path, tables: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("untouched")
+    run(*small(demo, tables, out))
+    return out
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "overwritten", "bits"])
+def test_a_damaged_checkpoint_is_left_for_the_one_before_it(damage: str, demo: Path, tables: tuple[Path, Path], tmp_path: Path, untouched: Path) -> None:
+    for path in untouched.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    data, previous = (tmp_path / "roi.pt").read_bytes(), tmp_path / "roi_previous.pt"
+    half = len(data) // 2
+    changed = {
+        "cut": data[:half],
+        "empty": b"",
+        "overwritten": bytes(len(data)),
+        "bits": data[:half] + bytes(b ^ 4 for b in data[half : half + 256]) + data[half + 256 :],
+    }
+    (tmp_path / "roi.pt").write_bytes(changed[damage])
+    assert torch.load(previous, weights_only=True)["epoch"] == 2
+    said = run(*small(demo, tables, tmp_path))
+    assert "roi.pt: not a checkpoint, or a damaged one" in said and f"going on from the one before it, {previous}" in said
+    expect_equal(tmp_path, untouched)
+    for path in (previous, tmp_path / "roi.pt"):
+        path.write_bytes(data[:half])
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert "_previous.pt: not a checkpoint, or a damaged one" in one_line_error(*small(demo, tables, tmp_path))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_process_that_is_killed_while_it_saves_goes_on_in_mid_epoch(demo: Path, tables: tuple[Path, Path], tmp_path: Path, untouched: Path) -> None:
+    """SIGKILL, once the tenth checkpoint is half on the disk: what is there is that of the step before."""
+    command = [str(word) for word in small(demo, tables, tmp_path, "--save_every_steps", 1)]
+    driver = (
+        "import os, runpy, signal, sys, torch\n"
+        "write, saves = torch.save, []\n"
+        "def killed(state, file):\n"
+        "    saves.append(file.name)\n"
+        "    if len(saves) == 10:\n"
+        "        file.write(b'half of it')\n"
+        "        file.flush()\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    write(state, file)\n"
+        "torch.save = killed\n"
+        f"sys.argv = {command!r}\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    process = subprocess.run([sys.executable, "-c", driver], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    assert len(list(tmp_path.glob(".roi*.part"))) == 1
+    state = state_of(tmp_path)
+    assert 0 < state["batch"] < 5 and state["epoch"] == 1
+    said = run(*small(demo, tables, tmp_path))
+    assert f"1 of 3 epochs are done, and {state['batch']} batches of the next" in said
+    expect_equal(tmp_path, untouched)
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("mask", [(), ("--objective", "consistency")])
+def test_a_run_from_the_pixel_cache_is_the_same_bit_for_bit(mask: tuple[str, ...], demo: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
+    """Training and validation; and a run may go on with or without it."""
+    command = {x: small(demo, tables, tmp_path / x, *mask, "--warmup_epochs", 0 if mask else 1) for x in "abc"}
+    run(*command["a"])
+    cache = ("--cache_dir", tmp_path / "pixels")
+    said = run(*command["b"], *cache, "--prefetch_factor", 1)
+    assert said.count("pixel cache") and "images there" in said
+    run(*command["c"], *cache, "--epochs", 2)
+    run(*command["c"], "--epochs", 3)
+    for x in "bc":
+        expect_equal(tmp_path / x, tmp_path / "a")
+
+
+def test_what_the_cache_cannot_read_is_left_out_and_listed(demo: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
+    """One image of training and one of validation; what is trained on is what can be read."""
+    from roi.checkpoint import fingerprints
+
+    table = read_table(tables[0])
+    test = set((demo / "test_list.txt").read_text().split())
+    patients = set(table[table["image"].isin(test)]["patient_id"])
+    table = table[~table["patient_id"].isin(patients)]
+    (tmp_path / "images").mkdir()
+    names = table["image"].tolist()
+    for name, path in zip(names, locate(demo, names), strict=True):
+        (tmp_path / "images" / name).write_bytes(Path(str(path)).read_bytes())
+    held = table["patient_id"].isin(table["patient_id"].unique()[-6:])
+    for name, part in (("train", table[~held]), ("val", table[held])):
+        part.to_csv(tmp_path / f"{name}.csv", index=False)
+    bad = [table[~held]["image"].iloc[3], table[held]["image"].iloc[0]]
+    for name in bad:
+        (tmp_path / "images" / name).write_bytes((tmp_path / "images" / name).read_bytes()[:60])
+    out = tmp_path / "out"
+    command = (
+        "train_roi_consistency.py", *training(tmp_path, tmp_path / "train.csv", out), "--val_csv", tmp_path / "val.csv",
+        "--cache_dir", tmp_path / "pixels", "--batch_size", 16,
+    )  # fmt: skip
+    said = one_line_error(*command)
+    assert bad[0] in said and "--skip_unreadable" in said and "(1 of " in said and not list(out.iterdir())
+    said = run(*command, "--skip_unreadable")
+    assert said.count("1 images could not be read and were left out") == 2
+    for stem, name in zip(("roi", "roi_val"), bad, strict=True):
+        assert name in (out / f"{stem}_unreadable.txt").read_text() and (out / f"{stem}_unreadable.txt").read_text().count("\n") == 1
+    read = [name for name in table[~held]["image"] if name != bad[0]]
+    assert state_of(out)["train_images"].tolist() == fingerprints(read).tolist()
+    (row,) = rows_of(out / "metrics.csv")
+    assert float(row["images_per_s"]) * float(row["seconds"]) == pytest.approx(len(read), rel=1e-3)
