@@ -20,7 +20,7 @@ from roi import cli
 from roi.files import replacing
 from roi.images import locate
 from roi.sources import read_nih
-from roi.table import check_table, class_list, read_list, tokens
+from roi.table import check_table, class_list, listed, tokens
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -54,7 +54,7 @@ def main(args: argparse.Namespace) -> None:
 
 def keep_listed(table: pd.DataFrame, filter_list: str, src_csv: str) -> pd.DataFrame:
     """The rows that the list names; every name of the list must have one."""
-    names = set(read_list(filter_list)["image"])
+    names = set(listed(filter_list))
     lacking = sorted(names - set(table["image"]))
     if lacking:
         raise ValueError(f"{filter_list}: {len(lacking)} of its {len(names)} images are not in {src_csv}, the first is {lacking[0]}")

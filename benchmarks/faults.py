@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import itertools
 import os
 import random
 import re
@@ -30,7 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness import ROOT, Figure, add_machine, script, table, write_result
+from harness import ROOT, Figure, add_machine, linked, script, table, write_result
 
 from roi import cli
 
@@ -143,20 +142,6 @@ def prepare(args: argparse.Namespace) -> dict[str, Stage]:
         **trainings,
         "inference": Stage(infer, shards, there, lambda a, b: different_predictions(a, b) + different_cache(a, b, rows, many)),
     }
-
-
-def linked(data: Path, folder: Path, rows: int) -> Path:
-    """`rows` images under `folder`: links with names of their own to the images of the demo set -> their table."""
-    shutil.rmtree(folder, ignore_errors=True)
-    (folder / "images").mkdir(parents=True)
-    files = itertools.cycle(sorted(data.resolve().glob("images_*/images/*.png")))
-    path = folder / "rows.csv"
-    with open(path, "w", encoding="utf-8") as out:
-        out.write("image,labels\n")
-        for number, file in zip(range(rows), files, strict=False):
-            (folder / "images" / f"{number:08d}_000.png").symlink_to(file)
-            out.write(f"{number:08d}_000.png,\n")
-    return path
 
 
 def struck(stage: Stage, folder: Path, quota: int, a_run: int, rng: random.Random) -> Count:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -195,6 +197,20 @@ def memory(pid: int) -> dict[str, float]:
     except OSError:
         return {}
     return {key: int(value.split()[0]) / 1024 for key, value in (line.split(":", 1) for line in lines) if key in ("VmRSS", "RssAnon", "RssFile")}
+
+
+def linked(data: Path, folder: Path, rows: int) -> Path:
+    """`rows` images under `folder`: links with names of their own to the images of the demo set -> their table."""
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "images").mkdir(parents=True)
+    files = itertools.cycle(sorted(data.resolve().glob("images_*/images/*.png")))
+    path = folder / "rows.csv"
+    with open(path, "w", encoding="utf-8") as out:
+        out.write("image,labels\n")
+        for number, file in zip(range(rows), files, strict=False):
+            (folder / "images" / f"{number:08d}_000.png").symlink_to(file)
+            out.write(f"{number:08d}_000.png,\n")
+    return path
 
 
 @dataclass

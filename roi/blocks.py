@@ -86,16 +86,17 @@ def _twice(block: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
 def _as_it_was(block: nn.Module, modes: list[bool], learning: list[bool], first: bool) -> Iterator[None]:
     """The modes of the first call, whatever came after it; batch norm counts its batch once."""
     now = [m.training for m in block.modules()], [p.requires_grad for p in block.parameters()]
-    norms = [] if first else [m for m in block.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    norms = [] if first else [m for m in block.modules() if isinstance(m, _BatchNorm)]
+    statistics = [dict(norm._buffers) for norm in norms]
     _set(block, modes, learning)
-    for norm in norms:
-        norm.track_running_stats = False
+    for norm in norms:  # the second call counts into copies
+        norm._buffers.update({name: None if value is None else value.clone() for name, value in norm._buffers.items()})
     try:
         yield
     finally:
         _set(block, *now)
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, buffers in zip(norms, statistics, strict=True):
+            norm._buffers.update(buffers)
 
 
 def _set(block: nn.Module, modes: list[bool], learning: list[bool]) -> None:

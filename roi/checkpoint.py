@@ -1,6 +1,7 @@
 """Checkpoints: plain dicts of tensors and numbers, written whole, read without running code from them."""
 
 import hashlib
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,10 @@ def load(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{path}: no such checkpoint")
     try:
+        with zipfile.ZipFile(path) as archive:  # torch does not look at its checksums
+            changed = archive.testzip()
+        if changed:
+            raise zipfile.BadZipFile(f"{changed} is not as it was written")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # every unpickler has errors of its own
         raise ValueError(f"{path}: not a checkpoint, or a damaged one ({reason(error)})") from error
@@ -73,7 +78,8 @@ def same_run(state: dict[str, Any], meta: dict[str, Any], path: str | Path) -> N
         raise ValueError(f"{path}: holds a model but no training state; resume from the checkpoint that --save names")
     for name, old in state["args"].items():
         if name not in FREE and args.get(name) != old:
-            raise ValueError(f"{path}: was trained with --{name} {old}, now {args.get(name)}; give the old value, or another --save")
+            flag = "batch_size times the number of processes" if name == "together" else name
+            raise ValueError(f"{path}: was trained with --{flag} {old}, now {args.get(name)}; give the old value, or another --save")
     if not torch.equal(state["train_images"], train_images):
         raise ValueError(
             f"{path}: was trained on other images ({len(state['train_images']):,}, now {len(train_images):,}); give the same tables, or another --save"

@@ -27,15 +27,16 @@ def say(text: str) -> None:
 class MetricsLog:
     """One row an epoch, on the disk when `row` returns. Rows of epochs that a resumed run does again are dropped first.
 
-    `done`: the rows that a checkpoint remembers. ValueError: the file is there and this run does not continue it, or it is not a metrics file.
+    `done`: the rows that a checkpoint remembers, None for a new run. ValueError: the file is there and this run does not continue it,
+    or it is not a metrics file.
     """
 
-    def __init__(self, path: str | Path | None, done: Sequence[str] = (), tensorboard: str | None = None, overwrite: bool = False) -> None:
+    def __init__(self, path: str | Path | None, done: Sequence[str] | None = None, tensorboard: str | None = None, overwrite: bool = False) -> None:
         self.path = Path(path) if path else None
-        self.lines = list(done)  # the rows of the epochs that are done, as they stand in the file
+        self.lines = list(done or ())  # the rows of the epochs that are done, as they stand in the file
         self.writer: Any = None
         if self.path:
-            self._begin(self.path, overwrite and not done)
+            self._begin(self.path, new=done is None, replace=overwrite and not done)
         if tensorboard:
             try:
                 from torch.utils.tensorboard import SummaryWriter
@@ -43,13 +44,13 @@ class MetricsLog:
                 raise ValueError("--tensorboard needs the package tensorboard: pip install tensorboard") from error
             self.writer = SummaryWriter(tensorboard, purge_step=len(self.lines) + 1)
 
-    def _begin(self, path: Path, replace: bool) -> None:
+    def _begin(self, path: Path, new: bool, replace: bool) -> None:
         header, done = ",".join(COLUMNS), self.lines
         if path.exists() and path.stat().st_size and not replace:
             lines = path.read_text(encoding="utf-8").splitlines()
             if lines[0] != header:
                 raise ValueError(f"{path}: is not a metrics file of this program; choose another --log_csv")
-            if not done and lines[1:]:
+            if new and lines[1:] or not done and len(lines) > 2:  # one row more than the checkpoint knows: killed between the two
                 raise ValueError(f"{path} holds {len(lines) - 1} epochs of another run; choose another --log_csv, or replace it with --overwrite")
             other = next((n for n, (a, b) in enumerate(zip(lines[1:], done, strict=False), 1) if a != b), 0)
             if other:

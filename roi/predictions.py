@@ -67,11 +67,11 @@ def write(path: str | Path, rows: Iterable[dict[str, Any]], meta: dict[str, Any]
                     own.write("," if before and there else "")
                     shutil.copyfileobj(file, own)
             own.write("\n]\n")
+        count, marked = (sum(numbers) for numbers in list(zip(*everyone, strict=True))[1:])
+        if dist.rank() == 0:
+            with replacing(meta_path(path)) as file:
+                json.dump({**meta, "images": count, "contaminated_images": marked}, file, indent=1)
         dist.wait()
-    count, marked = (sum(numbers) for numbers in list(zip(*everyone, strict=True))[1:])
-    if dist.rank() == 0:
-        with replacing(meta_path(path)) as file:
-            json.dump({**meta, "images": count, "contaminated_images": marked}, file, indent=1)
     return count, marked
 
 

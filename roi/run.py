@@ -84,14 +84,19 @@ def fit_of(args: argparse.Namespace, mask: str, without: Sequence[str], device: 
         compiled(model)
     dist.wait()  # every process has looked at what is there
     main = dist.rank() == 0
-    log = MetricsLog(args.log_csv if main else None, state["log"] if state else (), args.tensorboard if main else None, args.overwrite)
     fit = Fit(
         model, train_loader, sampler, val_loader, rows.classes, losses_fn, balance, make_optimizer(model, args.lr, args.weight_decay, args.mask_lr),
-        device, dtype, args.epochs, args.accum_steps, lambda index: names[index.numpy()].tolist(), log, save, meta, args.skip_unreadable,
+        device, dtype, args.epochs, args.accum_steps, lambda index: names[index.numpy()].tolist(), MetricsLog(None), save, meta, args.skip_unreadable,
         first_best=args.warmup_epochs + 1 if evidence else 1, save_every_steps=args.save_every_steps,
     )  # fmt: skip
+    if state is None:
+        if main:
+            clear_away(args, save)
+        fit.save_checkpoint()  # before any other file: a run that is killed early goes on with the same command
     if main:
-        clear_away(args, rows, save, replaced=state is None)
+        fit.log = MetricsLog(args.log_csv, state["log"] if state else None, args.tensorboard, args.overwrite)
+        if rows.val is not None and not args.val_csv and not rows.contaminated:  # with test images among them they would choose nothing
+            write_validation(rows.val, save)
     if state is not None:
         fit.resume(state)
         print(
@@ -120,14 +125,11 @@ def meta_of(flags: dict[str, Any], rows: Rows, contaminated: bool) -> dict[str, 
     }  # fmt: skip
 
 
-def clear_away(args: argparse.Namespace, rows: Rows, save: Path, replaced: bool) -> None:
-    """Remove what is left of a run that is `replaced`, and write the validation rows of this one."""
-    if replaced:
-        for path in (best_path(save), previous_path(save), None if args.val_csv else val_path(save)):
-            if path:
-                path.unlink(missing_ok=True)
-    if rows.val is not None and not args.val_csv and not rows.contaminated:  # with test images among them they would choose nothing
-        write_validation(rows.val, save)
+def clear_away(args: argparse.Namespace, save: Path) -> None:
+    """Remove what lies beside the checkpoint of a run that is replaced."""
+    for path in (best_path(save), previous_path(save), None if args.val_csv else val_path(save)):
+        if path:
+            path.unlink(missing_ok=True)
 
 
 def val_path(save: Path) -> Path:
@@ -172,7 +174,7 @@ def last_good(save: Path) -> dict[str, Any]:
             raise
         state = checkpoint.load(previous_path(save))
         print(f"{error}; going on from the one before it, {previous_path(save)}")
-        return state
+        return state | {"fell_back": True}
 
 
 def choose_rows(args: argparse.Namespace) -> Rows:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from roi.labels import LABELS, NORMAL, canonical
-from roi.table import COLUMNS, read_list
+from roi.table import COLUMNS, listed
 
 NIH_COLUMNS = {"Patient ID": "patient_id", "View Position": "view", "Patient Age": "age", "Patient Gender": "sex", "Follow-up #": "study_id"}
 SIDES = ("x", "y", "w", "h")
@@ -51,7 +51,7 @@ def read_nih(csv: str | Path, label_from: str = "Finding Labels") -> pd.DataFram
     for split in ("train_val", "test"):
         names = csv.with_name(f"{split}_list.txt")
         if names.is_file():
-            table.loc[table["image"].isin(set(read_list(names)["image"])), "split"] = split
+            table.loc[table["image"].isin(listed(names)), "split"] = split
     return table
 
 

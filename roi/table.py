@@ -14,6 +14,8 @@ import pandas as pd
 from roi.labels import LABELS, NORMAL, SPELLINGS
 
 COLUMNS = ("image", "labels", "unknown", "uncertain", "patient_id", "study_id", "view", "age", "sex", "dataset", "split", "label_source")
+SLASHES = re.compile(r"/+(?:\./+)*")
+NIH_NAME = re.compile(r"(?:^|/)(\d{8})_\d{3}\.\w+$")
 SHARD = re.compile(r"^(?:\./)?(?:images(?:_\d+/images)?/)?")
 
 
@@ -57,11 +59,11 @@ def check_table(table: pd.DataFrame, name: str) -> pd.DataFrame:
         both = set(tokens(present)) & set(tokens(unknown))
         if both:
             raise ValueError(f"{name}: {sorted(both)[0]!r} is both present and unknown in one row (labels {present!r})")
-    from_name = patients_from_names(table["image"])
-    bare = ("nih:" + table["patient_id"].str.strip().str.lstrip("0")) == from_name  # NIH's own spelling of its patients
-    table.loc[bare, "patient_id"] = from_name[bare]
-    missing = table["patient_id"] == ""
-    table.loc[missing, "patient_id"] = from_name[missing]
+    open_to = ~table["patient_id"].str.contains(":", regex=False)  # missing, or perhaps in NIH's own spelling
+    if open_to.any():
+        given, from_name = table.loc[open_to, "patient_id"], patients_from_names(table.loc[open_to, "image"])
+        bare = ("nih:" + given.str.strip().str.lstrip("0")) == from_name
+        table.loc[open_to, "patient_id"] = given.where(~bare & (given != ""), from_name)
     return table
 
 
@@ -80,23 +82,30 @@ def _spelled(field: str, name: str) -> str:
 
 def patients_from_names(images: pd.Series) -> pd.Series:
     """'images_001/images/00000013_005.png' -> 'nih:13'; a name that says nothing is a patient of its own."""
-    number = images.str.extract(r"(?:^|/)(\d{8})_\d{3}\.\w+$", expand=False)
-    return ("nih:" + number.str.lstrip("0").replace("", "0")).where(number.notna(), "image:" + images)
+    found = [(image, NIH_NAME.search(image)) for image in images.tolist()]
+    return pd.Series([f"nih:{int(match[1])}" if match else f"image:{image}" for image, match in found], index=images.index, dtype=str)
 
 
 def image_keys(images: pd.Series) -> pd.Series:
     """The same image under two spellings ('images/x.png', 'images_003/images/x.png', 'x.png') gets one key."""
-    return images.str.replace(r"/+(?:\./+)*", "/", regex=True).str.replace(SHARD, "", regex=True)
+    keys = [SHARD.sub("", SLASHES.sub("/", image)) if "/" in image else image for image in images.tolist()]
+    return pd.Series(keys, index=images.index, dtype=str)
 
 
-def read_list(path: str | Path) -> pd.DataFrame:
-    """An official list, one file name a line -> (image, patient_id)."""
+def listed(path: str | Path) -> list[str]:
+    """The names of an official list, one file name a line."""
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such list of images")
-    names = pd.Series([line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()], dtype=str)
-    if names.empty:
+    names = [name for line in path.read_text(encoding="utf-8-sig").splitlines() if (name := line.strip())]
+    if not names:
         raise ValueError(f"{path}: the list is empty")
+    return names
+
+
+def read_list(path: str | Path) -> pd.DataFrame:
+    """An official list -> (image, patient_id)."""
+    names = pd.Series(listed(path), dtype=str)
     return pd.DataFrame({"image": names, "patient_id": patients_from_names(names)})
 
 

@@ -81,7 +81,7 @@ def expect_equal(found: tuple[list[float], dict[str, Tensor]], expected: tuple[l
 
 
 @pytest.mark.parametrize("objective", ["evidence", "consistency"])
-@pytest.mark.parametrize("name", ["own", "test_resnet", "test_convnext", "squeezenet1_1"])
+@pytest.mark.parametrize("name", ["own", "resnet18", "test_convnext", "squeezenet1_1"])
 def test_computed_twice_is_the_same_bit_for_bit(name: str, objective: str) -> None:
     """Losses, gradients, running statistics, learned weights of the losses, dropout."""
     plain, twice = make(name, objective), make(name, objective)
@@ -96,8 +96,8 @@ def test_computed_twice_is_the_same_bit_for_bit(name: str, objective: str) -> No
             calls[model] += torch.is_grad_enabled()
 
         layer.register_forward_hook(count)
-    expect_equal(trained(twice, objective, 3), trained(plain, objective, 3))
-    views = 1 + 2 * 3 if objective == "evidence" else 3  # in the warm-up one, then full, crop and drop; or all in one
+    expect_equal(trained(twice, objective, 2), trained(plain, objective, 2))
+    views = 1 + 3 if objective == "evidence" else 2  # in the warm-up one, then full, crop and drop; or all in one
     assert calls[plain] == views and views < calls[twice] <= 2 * views
     assert all(p.requires_grad for p in twice.parameters()) and all(m.training for m in twice.modules())
 

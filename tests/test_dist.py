@@ -18,6 +18,7 @@ import train_roi_consistency
 from roi import dist
 from roi import run as roi_run
 from roi.data import Batch, Batches
+from roi.engine import Stop
 from roi.model import build_backbone
 from roi.table import read_list, read_table
 
@@ -103,6 +104,18 @@ def test_sums_over_a_batch_are_divided_by_what_counts_on_all_processes(world: in
     used = [n for n in range(world) if images[n]]
     assert given == counting  # what a process without a row would add is left out
     assert sum(found) / world == pytest.approx(sum(total[n] for n in used) / sum(known[n] for n in used), rel=1e-5)
+
+
+def test_a_signal_to_one_process_stops_all_of_them_at_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They ask each other after as many steps as the slowest does in a second."""
+    stop, asked, others = Stop(), [], [(0, 4.7), (int(signal.SIGTERM), 4.7)]
+    monkeypatch.setattr(dist, "world", lambda: 2)
+    monkeypatch.setattr(dist, "gathered", lambda told: asked.append(told) or [told, others[len(asked) - 1]])
+    stop.began = time.perf_counter() - 0.1  # ten steps a second here
+    assert stop.agreed() == 0 and len(asked) == 1 and asked[0][1] == pytest.approx(10, rel=0.2)
+    assert [stop.agreed() for _ in range(3)] == [0] * 3 and len(asked) == 1
+    stop.began = time.perf_counter() - 0.4
+    assert stop.agreed() == stop.signal == signal.SIGTERM and asked[1] == (0, pytest.approx(10, rel=0.2))
 
 
 def test_alone_nothing_is_shared() -> None:
