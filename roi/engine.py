@@ -194,6 +194,7 @@ class Fit:
     steps: int = 0
     best: float = -math.inf
     unreadable: set[str] = field(default_factory=set)  # path and reason
+    begin: Callable[[], None] = lambda: None  # what opens the files of the run, once signals are answered by a checkpoint
     saved: int = 0  # steps in the checkpoint
     damaged: bool = False  # what `save` holds, so that the one before it stays
 
@@ -219,6 +220,7 @@ class Fit:
         self.step = dist.shared(Step(self.model, self.losses_fn))
         try:
             with Stop() as stop:
+                self.begin()
                 while self.epoch < self.epochs:
                     finished = self._train(stop)
                     scores = self._validate(stop) if finished else None

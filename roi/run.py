@@ -89,14 +89,18 @@ def fit_of(args: argparse.Namespace, mask: str, without: Sequence[str], device: 
         device, dtype, args.epochs, args.accum_steps, lambda index: names[index.numpy()].tolist(), MetricsLog(None), save, meta, args.skip_unreadable,
         first_best=args.warmup_epochs + 1 if evidence else 1, save_every_steps=args.save_every_steps,
     )  # fmt: skip
-    if state is None:
+
+    def begin() -> None:
+        if state is None:
+            if main:
+                clear_away(args, save)
+            fit.save_checkpoint()  # before any other file: a run that is killed early goes on with the same command
         if main:
-            clear_away(args, save)
-        fit.save_checkpoint()  # before any other file: a run that is killed early goes on with the same command
-    if main:
-        fit.log = MetricsLog(args.log_csv, state["log"] if state else None, args.tensorboard, args.overwrite)
-        if rows.val is not None and not args.val_csv and not rows.contaminated:  # with test images among them they would choose nothing
-            write_validation(rows.val, save)
+            fit.log = MetricsLog(args.log_csv, state["log"] if state else None, args.tensorboard, args.overwrite)
+            if rows.val is not None and not args.val_csv and not rows.contaminated:  # with test images among them they would choose nothing
+                write_validation(rows.val, save)
+
+    fit.begin = begin
     if state is not None:
         fit.resume(state)
         print(
