@@ -221,6 +221,7 @@ class Fit:
         try:
             with Stop() as stop:
                 self.begin()
+                del self.begin  # it knows this run: the circle would keep the loader's workers to the end of the process
                 while self.epoch < self.epochs:
                     finished = self._train(stop)
                     scores = self._validate(stop) if finished else None
