@@ -104,18 +104,6 @@ def predict(model: PublishedModel, paths: Sequence[str], classes: Sequence[str],
 
 
 @torch.no_grad()
-@torch.no_grad()
-@torch.no_grad()
-@torch.no_grad()
-@torch.no_grad()
-@torch.no_grad()
-@torch.no_grad()
-@torch.no_grad()
-@torch.no_grad()
-@torch.no_grad()
-@torch.no_grad()
-@torch.no_grad()
-@torch.no_grad()
 def predict_one(model: PublishedModel, x: Tensor, classes: Sequence[str]) -> dict[str, dict[str, float]]:
     """(1, 3, S, S) -> probabilities by part and class"""
     with torch.autocast(x.device.type, torch.bfloat16, enabled=x.device.type == "cuda"):

@@ -316,7 +316,7 @@ def inference(args: argparse.Namespace) -> list[Figure]:
     for backbone, goal in (("squeezenet1_1", ">= 3"), ("test_resnet", "")):
         published = PublishedModel(build_backbone(backbone, len(LABELS), "none", SIDE))
         cached: tuple[object, ...] = ("--cache_dir", args.out / "pixels")
-        kinds = [("from the cache", cached, goal), ("from the cache, --batch_size 32", (*cached, "--batch_size", 32), ""), ("from the PNGs", (), "")]
+        kinds = [("from the cache", cached, goal), ("from the cache, --batch_size 4", (*cached, "--batch_size", 4), ""), ("from the PNGs", (), "")]
         for name, more, wanted in kinds:
             loop = partial(predict, published, paths, list(LABELS), SIDE, device)
             mine, theirs = alternated(inferring(args, backbone, paths, *more), loop, args.sizes.turns)
@@ -336,7 +336,7 @@ def inferring(args: argparse.Namespace, backbone: str, paths: list[str], *flags:
 
     words = ["--checkpoint", "-", "--csv", "-", "--image_root", args.data_path, "--save_json", args.out / "-", "--device", "cpu", *flags]
     asked = infer.parse_args([str(word) for word in words])
-    asked.keep_ratio, asked.batch_size = 0.1, asked.batch_size or infer.CPU_BATCH
+    asked.keep_ratio = 0.1
     model = training("consistency", backbone, SIDE, torch.device("cpu")).model
     nobody = torch.zeros(0, dtype=torch.int64)
     state = {"classes": list(LABELS), "args": {"img_size": SIDE}, "train_images": nobody, "train_patients": nobody}
