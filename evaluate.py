@@ -7,7 +7,8 @@
 Predictions are preds.json, or any CSV with a column `image` and one of probabilities a class (prob_Mass ...). Writes
 OUT/metrics.json, which the report reads, and OUT/per_class.csv, and prints the scores. Every value has a 95 % interval:
 patients are drawn with replacement, all their images with them. Unknown labels are left out finding by finding; a finding
-without both classes is undefined (null), never 0.5. Means are over findings, never over Normal.
+without both classes is undefined (null), never 0.5. Means are over findings, never over Normal. A table of several data sets is
+also scored set by set: over all of its images a model gains by telling the sets apart, since their prevalence differs.
 
 F1, precision, recall, specificity and Youden's J stand at thresholds chosen on --threshold_preds (validation images), where
 temperature and Platt scaling are fitted too; its patients may not be among those that are scored. --curves adds what
@@ -26,10 +27,10 @@ import numpy as np
 import pandas as pd
 
 from roi import cli, faithfulness, localization, metrics, predictions, scores
+from roi.boxes import read_boxes
 from roi.files import refuse_existing, replacing
 from roi.labels import LABELS, NORMAL, canonical
 from roi.maps import read_maps
-from roi.sources import read_boxes
 from roi.table import class_list, image_keys, overlap, read_table, target_matrix
 
 ORIGIN = ("checkpoint", "epoch", "keep_ratio", "versions", "args", "command", "image_root")  # what is passed on of preds.meta.json
@@ -259,6 +260,8 @@ def show(result: dict[str, Any]) -> None:
     print("calibration error: " + ", ".join(f"{method} {'undefined' if e is None else f'{e:.4f}'}" for method, e in errors.items()))
     for name, block in result["subgroups"].items():
         print(f"by {name} ({len(block['findings'])} findings): " + "; ".join(f"{g} {text(v['auroc'])}" for g, v in block["groups"].items()))
+        if name == "dataset":
+            print("each on its own findings: " + "; ".join(f"{g} {text(v['auroc_own'])} ({len(v['findings_own'])})" for g, v in block["groups"].items()))
     if "comparison" in result:
         score = result["comparison"]["mean"]["auroc"]
         print(

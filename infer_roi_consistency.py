@@ -35,8 +35,6 @@ import numpy as np
 from roi import cli
 from roi.files import refuse_existing, writable
 
-CPU_BATCH = 4  # images; more do not fit the caches of a processor
-
 if TYPE_CHECKING:
     import pandas as pd
     import torch
@@ -77,7 +75,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     how = parser.add_argument_group("computing")
     how.add_argument("--keep_ratio", type=cli.number(float, 0, 1), metavar="0..1", help="share of the pixels that the mask keeps (default: as trained)")
-    how.add_argument("--batch_size", type=cli.number(int, 1), metavar="N", help="images a forward (default: 32; 4 on a CPU, whose caches are small)")
+    how.add_argument("--batch_size", type=cli.number(int, 1), default=32, metavar="N", help="images a forward (default: %(default)s)")
     how.add_argument(
         "--seed", type=cli.number(int, 0), default=0, help="of random masks, re-initialised weights and the draw for --curves (default: %(default)s)"
     )
@@ -103,7 +101,7 @@ def main(args: argparse.Namespace) -> None:
     if args.image and dist.world() > 1:
         raise ValueError("--image is one image; several processes (torchrun) share a table, --csv")
     with dist.processes(pick_device(args.device)) as device:
-        args.device, args.batch_size = str(device), args.batch_size or (CPU_BATCH if device.type == "cpu" else 32)
+        args.device = str(device)
         predict_with(args)
 
 
@@ -248,9 +246,9 @@ def predict_table(args: argparse.Namespace, model: RoiModel, state: dict[str, An
     """A table: predictions as a stream, pictures, maps and curves as they come."""
     from roi import dist
     from roi.blocks import compiled
+    from roi.boxes import read_boxes
     from roi.data import present
     from roi.log import progress
-    from roi.sources import read_boxes
     from roi.table import read_table
     from roi.visuals import file_stems, save_pictures
 

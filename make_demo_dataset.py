@@ -1,19 +1,25 @@
 """Write a synthetic chest X-ray set in the layout of NIH ChestX-ray14, with 14 findings planted in known boxes.
 
     python make_demo_dataset.py --out demo_data --images 3000 --size 128 --seed 0
+    python make_demo_dataset.py --out Dataset/padchest --layout padchest --images 300 --seed 1
 
 Files, as NIH publishes them: images_001/images/*.png ... images_012/images/*.png (8-bit grey, 1 % of them RGBA),
 Data_Entry_2017.csv, BBox_List_2017.csv (boxes in 1024 x 1024 space whatever --size is), train_val_list.txt,
 test_list.txt (a quarter of the images, no patient in both), and demo.json, which marks the folder as a demo set.
 The same seed and size give the same bytes; the same seed at another size gives the same pictures, larger or smaller.
 A killed run leaves nothing under --out.
+
+--layout NAME writes the same pictures and findings as another source publishes its own: its tables, its names, JPEG or 16 bits where it has them,
+and PNG where it has DICOM (roi/layouts.py). Give each set a --seed of its own, or they hold the same pictures; cxrlt and
+mimic the same --seed and --images, since they are the same pictures as published. make_chexmultimodal_csv.py --datasets reads them all.
 """
 
 import argparse
 from pathlib import Path
 
 from roi.cli import Parser, add_overwrite, run
-from roi.demo import MIN_IMAGES, SIZES, make_demo_dataset
+from roi.demo import MIN_IMAGES, SIZES
+from roi.layouts import WRITERS, make_demo_layout
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -23,13 +29,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     side = f"side of the square images in pixels, {SIZES[0]} to {SIZES[1]} (default: %(default)s)"
     parser.add_argument("--size", type=int, default=256, metavar="PX", help=side)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="which set, 0 or more (default: %(default)s)")
+    parser.add_argument("--layout", choices=list(WRITERS), default="nih", help="whose layout it has (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes that draw; changes no file (default: %(default)s)")
     add_overwrite(parser, "a demo set at --out (nothing else)")
     return parser.parse_args(argv)
 
 
 def main(args: argparse.Namespace) -> None:
-    made = make_demo_dataset(args.out, args.images, args.size, args.seed, args.workers, args.overwrite)
+    made = make_demo_layout(args.out, args.layout, args.images, args.size, args.seed, args.workers, args.overwrite)
     print(f"{args.out}: {made['images']} images of {made['patients']} patients, {made['test']} of them in the test list")
     for label, count in made["positives"].items():
         print(f"  {label:<20}{count:>7}  {100 * count / made['images']:4.1f} %")

@@ -252,8 +252,8 @@ def place_probe(args: argparse.Namespace) -> dict[str, float]:
     import numpy as np
     import torch
 
+    from roi.boxes import read_boxes
     from roi.masks import exact_topk, kept_pixels
-    from roi.sources import read_boxes
     from roi.table import belongs_to, read_table
 
     boxes = {image: rows[["x", "y", "w", "h"]].to_numpy() for image, rows in read_boxes(args.out / "data" / "BBox_List_2017.csv").groupby("image")}
@@ -318,11 +318,11 @@ def picture(args: argparse.Namespace, path: Path) -> None:
     from matplotlib import pyplot
     from matplotlib.patches import Rectangle
 
+    from roi.boxes import read_boxes
     from roi.checkpoint import load_model
     from roi.labels import LABELS
     from roi.maps import read_maps
     from roi.model import IMAGENET_MEAN
-    from roi.sources import read_boxes
     from roi.table import read_table
 
     model, _ = load_model(folder_of(args, "evidence", 0) / "roi_best.pt")

@@ -73,12 +73,13 @@ def add_training_flags(parser: Parser) -> None:
         type=number(float, 0, 0.9),
         default=0.1,
         metavar="0..0.9",
-        help="share of images held out, by patient, without --val_csv (default: %(default)s)",
+        help="share of images held out, by patient, where neither --val_csv nor rows marked val say who (default: %(default)s); 0: nobody",
     )
     data.add_argument("--exclude_csv", metavar="CSV", help="table whose images, and other images of their patients, are left out of training: the test set")
     data.add_argument(
         "--allow_leakage", action=on_off, default=False, help="train on test images too, and mark every output as contaminated (default: leave them out)"
     )
+    add_union(data)
     data.add_argument("--max_samples", type=count, metavar="N", help="train on N images drawn with --seed, before validation is split off (default: all)")
     data.add_argument("--img_size", type=number(int, 16), default=224, metavar="PX", help="side of the square input (default: %(default)s)")
     add_loading(data)
@@ -107,7 +108,13 @@ def add_training_flags(parser: Parser) -> None:
         help="compute activations again when gradients need them: less memory, a third more time (default: no)",
     )
     out = parser.add_argument_group("output")
-    out.add_argument("--save", required=True, metavar="PT", help="checkpoint, written each epoch; the best by validation AUROC is <stem>_best.pt beside it")
+    out.add_argument(
+        "--save",
+        required=True,
+        metavar="PT",
+        help="checkpoint, written each epoch; the best by val_auroc is <stem>_best.pt beside it (of several data sets: the mean of theirs, for over all images "
+        "together telling the sets apart would count)",
+    )
     out.add_argument("--log_csv", metavar="CSV", help="metrics, a row each epoch as it ends (default: none)")
     out.add_argument("--tensorboard", metavar="DIR", help="TensorBoard events (default: none)")
     out.add_argument(
@@ -115,6 +122,24 @@ def add_training_flags(parser: Parser) -> None:
     )
     out.add_argument("--resume", metavar="auto|PT", help="go on from a checkpoint; auto: from --save, if it is there (default: start anew)")
     add_overwrite(out, "checkpoint and log of an earlier run")
+
+
+def add_union(group: argparse._ActionsContainer) -> None:
+    """What is learned from a table of several data sets."""
+    group.add_argument(
+        "--uncertain",
+        choices=("ignore", "ones", "zeros", "soft"),
+        default="ignore",
+        help="training target of what the column uncertain names: none, 1, 0, or one number a cell from U(.55, .85), drawn with --seed; "
+        "in validation and evaluate.py it is never scored (default: %(default)s)",
+    )
+    group.add_argument(
+        "--sampler",
+        choices=("proportional", "balanced"),
+        default="proportional",
+        help="proportional: every training image once an epoch; balanced: as many images of each value of the column dataset, in an epoch as long as that, "
+        "small sets again and again (default: %(default)s)",
+    )
 
 
 def add_objective(parser: Parser) -> None:

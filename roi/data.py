@@ -28,7 +28,7 @@ from roi.images import UnreadableImage, locate, read_grey
 class Batch(NamedTuple):
     pixels: Tensor  # (B, 1, S, S) uint8
     target: Tensor  # (B, K) float32: 1, 0, NaN unknown
-    index: Tensor  # type: ignore[assignment]  # (B,) int64, rows of the table; hides tuple.index
+    index: Tensor  # type: ignore[assignment]  # (B,) int64, rows of the table, plus N for each time an epoch has had the row before; hides tuple.index
     failed: list[tuple[int, str]]  # rows whose image could not be read, and why; they are not among the B
     share: float = 1.0  # how many of its images count, relative to the mean over the processes
 
@@ -37,7 +37,7 @@ class Batch(NamedTuple):
 
 
 class XrayDataset(Dataset):
-    """Row i -> (i, (S, S) uint8 or None, why it is None)."""
+    """Row i, modulo their number N -> (i, (S, S) uint8 or None, why it is None)."""
 
     def __init__(self, paths: Sequence[str], targets: np.ndarray, size: int) -> None:
         self.paths = np.array([os.fsencode(p) for p in paths])  # one block of memory: workers do not copy it
@@ -49,7 +49,7 @@ class XrayDataset(Dataset):
 
     def __getitem__(self, i: int) -> tuple[int, np.ndarray | None, str]:
         try:
-            return i, read_grey(os.fsdecode(self.paths[i]), self.size), ""
+            return i, read_grey(os.fsdecode(self.paths[i % len(self)]), self.size), ""
         except UnreadableImage as error:
             return i, None, str(error)
 
@@ -58,7 +58,8 @@ class XrayDataset(Dataset):
         images = [pixels for _, pixels, _ in items if pixels is not None]
         stack = np.stack(images)[:, None] if images else np.zeros((0, 1, self.size, self.size), dtype=np.uint8)
         failed = [(i, why) for i, pixels, why in items if pixels is None]
-        return Batch(torch.from_numpy(stack), torch.from_numpy(self.targets[rows]), torch.tensor(rows, dtype=torch.int64), failed)
+        index = torch.tensor(rows, dtype=torch.int64)
+        return Batch(torch.from_numpy(stack), torch.from_numpy(self.targets[index.numpy() % len(self)]), index, failed)
 
 
 class Batches:
@@ -67,10 +68,15 @@ class Batches:
     Several processes share a shuffled batch of batch_size * world rows, each takes every world-th of it; of rows in order each takes
     every world-th of all. A process that is left without a row by the last batch gets one that counts nothing (`shares`), so that
     all of them do the same work.
+
+    With `groups` (N,), the name of each row's group, all groups have the same part of an epoch of N rows, to within one row. Each is dealt
+    out permutation by permutation, and an epoch goes on where the last one ended: all rows of a group have come equally often, to within
+    one. A row that an epoch has had k times already is called row + k * N, so that its random views differ.
     """
 
-    def __init__(self, rows: int, batch_size: int, seed: int | None = None, rank: int = 0, world: int = 1) -> None:
+    def __init__(self, rows: int, batch_size: int, seed: int | None = None, rank: int = 0, world: int = 1, groups: np.ndarray | None = None) -> None:
         self.rows, self.batch_size, self.seed, self.rank, self.world = rows, batch_size, seed, rank, world
+        self.groups = [] if groups is None else [np.flatnonzero(groups == name) for name in np.unique(groups)]
         self.epoch = self.start = 0
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -79,12 +85,24 @@ class Batches:
             for first in range(self.start * self.batch_size, len(order), self.batch_size):
                 yield order[first : first + self.batch_size].tolist()
             return
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.rows)
+        order = np.concatenate([self._dealt(g, self.seed) for g in range(len(self.groups))]) if self.groups else np.arange(self.rows)
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(order)
         together = self.batch_size * self.world
         for first in range(self.start * together, self.rows, together):
             batch = order[first : first + together]
             own = batch[self.rank :: self.world]
             yield (own if len(own) else batch[:1]).tolist()
+
+    def _dealt(self, g: int, seed: int) -> np.ndarray:
+        """What group `g` gives to the epoch: the next piece of its permutations one after the other."""
+        rows, many = self.groups[g], len(self.groups)
+        first, last = ((epoch * self.rows + g) // many for epoch in (self.epoch, self.epoch + 1))  # over the groups their differences add up to `rows`
+        cycles = max(1, 4096 // len(rows))  # permutations that are drawn at once
+        length = cycles * len(rows)
+        blocks = range(first // length, -(-last // length))
+        drawn = [np.random.default_rng([seed, g, n, 1]).permuted(np.tile(rows, (cycles, 1)), axis=1).ravel() for n in blocks]  # 1: unlike [seed, epoch]
+        order = np.concatenate(drawn)[first - blocks[0] * length : last - blocks[0] * length]
+        return order + self.rows * pd.Series(order).groupby(order).cumcount().to_numpy()
 
     def __len__(self) -> int:
         rows = len(range(self.rank, self.rows, self.world)) if self.seed is None else -(-self.rows // self.world)
@@ -187,7 +205,7 @@ class CacheLoader:
         rows = (torch.tensor(batch) for batch in self.sampler)
         if self.pixels is not None:
             pixels = self.pixels
-            return (Batch(pixels[on], self.targets[on], n, []) for n in rows for on in [self._there(n)])
+            return (Batch(pixels[on], self.targets[on], n, []) for n in rows for on in [self._there(n % len(self.targets))])
         return ahead((self._gathered(n) for n in rows), self.prefetch)
 
     def __len__(self) -> int:
@@ -197,8 +215,9 @@ class CacheLoader:
         return (rows.pin_memory() if self.device.type == "cuda" else rows).to(self.device, non_blocking=True)
 
     def _gathered(self, rows: Tensor) -> Batch:
-        pixels = torch.from_numpy(self.cache.gather(rows.numpy()))[:, None]
-        batch = Batch(pixels, self.targets[rows], rows, [])
+        there = rows % len(self.targets)
+        pixels = torch.from_numpy(self.cache.gather(there.numpy()))[:, None]
+        batch = Batch(pixels, self.targets[there], rows, [])
         return batch._replace(pixels=pixels.pin_memory(), target=batch.target.pin_memory()) if self.device.type == "cuda" else batch
 
 
@@ -244,10 +263,10 @@ def ahead(items: Iterator[Batch], depth: int) -> Iterator[Batch]:
 
 def make_loader(
     dataset: XrayDataset, batch_size: int, shuffle_seed: int | None = None, workers: int = 0, prefetch_factor: int = 2,
-    persistent_workers: bool = False, pin_memory: bool = False, rank: int = 0, world: int = 1,
+    persistent_workers: bool = False, pin_memory: bool = False, rank: int = 0, world: int = 1, groups: np.ndarray | None = None,
 ) -> tuple[DataLoader, Batches]:  # fmt: skip
     """-> (loader of Batch that decodes files, its sampler, whose `epoch` and `start` say what comes next)."""
-    sampler = Batches(len(dataset), batch_size, shuffle_seed, rank, world)
+    sampler = Batches(len(dataset), batch_size, shuffle_seed, rank, world, groups)
     loader = DataLoader(
         dataset,
         batch_sampler=sampler,

@@ -4,14 +4,10 @@ The pictures are drawn by roi/phantom.py. The same seed and size give the same b
 """
 
 import json
-import multiprocessing
-import multiprocessing.connection
 import os
 import shutil
-import threading
 import time
 import zlib
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +16,7 @@ from PIL import Image
 
 from roi.labels import LABELS
 from roi.phantom import PLAN, Box, Case, plant, render, stream
+from roi.workers import pool
 
 MARKER = "demo.json"
 SHARDS, MIN_IMAGES, SIZES = 12, 20, (32, 2048)
@@ -127,18 +124,6 @@ def draw_chunk(job: tuple[list[tuple[Case, Path, bool]], int]) -> list[tuple[str
     return boxes
 
 
-def leave_with_parent() -> None:
-    """A worker ends when the process that started it was killed."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def draw_all(cases: list[Case], folder: Path, size: int, seed: int, workers: int) -> list[tuple[str, str, Box]]:
     """Write every image; the result does not depend on the number of workers. -> boxes as in `draw_chunk`, in order"""
     shards = shard_of(cases)
@@ -149,9 +134,8 @@ def draw_all(cases: list[Case], folder: Path, size: int, seed: int, workers: int
     jobs = [(rows[k : k + 32], size) for k in range(0, len(rows), 32)]
     if workers == 1:
         return [box for job in jobs for box in draw_chunk(job)]
-    spawn = multiprocessing.get_context("spawn")  # a fork would copy the threads of whoever calls
-    with ProcessPoolExecutor(min(workers, len(jobs)), spawn, initializer=leave_with_parent) as pool:
-        return [box for boxes in pool.map(draw_chunk, jobs) for box in boxes]
+    with pool(min(workers, len(jobs))) as processes:
+        return [box for boxes in processes.map(draw_chunk, jobs) for box in boxes]
 
 
 def write_tables(folder: Path, cases: list[Case], boxes: list[tuple[str, str, Box]], test: set[str]) -> None:

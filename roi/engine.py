@@ -27,7 +27,7 @@ from roi.gradnorm import FixedWeights
 from roi.images import UnreadableImage
 from roi.log import MetricsLog, progress, say
 from roi.losses import TERMS, bce
-from roi.metrics import auroc, mean_over_findings, per_class
+from roi.metrics import validation_aurocs
 from roi.model import RoiModel, Views
 
 LossesFn = Callable[[RoiModel, Batch, int], dict[str, Tensor]]
@@ -190,6 +190,7 @@ class Fit:
     skip_unreadable: bool = False
     first_best: int = 1  # the epoch from which the best one is looked for, counted from 1
     save_every_steps: int = 0  # 0: at the end of an epoch alone
+    datasets: np.ndarray | None = None  # (N,) data set of each validation row, where there are several
     epoch: int = 0  # finished epochs
     steps: int = 0
     best: float = -math.inf
@@ -271,7 +272,7 @@ class Fit:
         return not stopped
 
     def _validate(self, stop: Stop) -> dict[str, float] | None:
-        """{"val_loss", "val_auroc"} on the full view of every validation image once, {} without any, None when stopped."""
+        """{"val_loss", "val_auroc", ...} (metrics.validation_aurocs) on the full view of every validation image once, {} without any, None when stopped."""
         if self.val_loader is None:
             return {}
         found: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -291,8 +292,8 @@ class Fit:
             raise ValueError("no validation image could be read; see --skip_unreadable")
         order = index.argsort()
         logit, target = logit[order], target[order]
-        score = mean_over_findings(per_class(auroc, logit.numpy(), target.numpy()), self.classes)
-        return {"val_loss": float(bce(logit, target)), "val_auroc": score}
+        datasets = None if self.datasets is None else self.datasets[index[order].numpy()]
+        return {"val_loss": float(bce(logit, target)), **validation_aurocs(logit.numpy(), target.numpy(), self.classes, datasets)}
 
     def _finish_epoch(self, scores: dict[str, float]) -> None:
         """Metrics row first, then the checkpoint: a run killed in between does the epoch again and drops the row."""

@@ -1,4 +1,4 @@
-"""Losses: pure functions, in fp32. A NaN target is unknown: it adds nothing and gets no gradient.
+"""Losses: pure functions, in fp32. A NaN target is unknown: it adds nothing and gets no gradient. One between 0 and 1 is the chance that it is present.
 
 Letters: B images, K classes, H x W pixels; s is the soft mask (B, 1, H, W) in (0, 1). p = sigmoid(logits).
 """
@@ -43,7 +43,10 @@ def drop(logits_full: Tensor, logits_drop: Tensor) -> Tensor:
 
 
 def lost(logits_drop: Tensor, present: Tensor, over: Over = of_batch) -> Tensor:
-    """mean -log(1 - p_drop) over what is present: without its evidence a finding is not found. (B, K), (B, K) 0/1 -> ()"""
+    """mean -log(1 - p_drop) over what is present: without its evidence a finding is not found. (B, K), (B, K) 0/1 -> ()
+
+    Present is a target of 1. Of one between 0 and 1 nobody is sure that there is evidence to lose.
+    """
     return (F.softplus(logits_drop) * present).sum() / _divisor(present.sum(), over)
 
 

@@ -48,6 +48,24 @@ def mean_over_findings(values: np.ndarray, classes: Sequence[str]) -> float:
     return float(chosen.mean()) if len(chosen) else float("nan")
 
 
+def validation_aurocs(score: np.ndarray, target: np.ndarray, classes: Sequence[str], datasets: np.ndarray | None = None) -> dict[str, float]:
+    """Means over findings. (N, K), (N, K), (N,) data set of each image -> {"val_auroc"} and, with `datasets`, {"val_auroc_NAME"} of each.
+
+    val_auroc is then their mean, each set counting once. Over all images together it would compare the positives of one set with the negatives of another: a
+    model that tells the sets apart, which differ in prevalence, would rise without knowing a finding.
+    """
+
+    def of(rows: np.ndarray | slice) -> float:
+        return mean_over_findings(per_class(auroc, score[rows], target[rows]), classes)
+
+    if datasets is None:
+        return {"val_auroc": of(slice(None))}
+    each = {name: of(datasets == name) for name in sorted(set(datasets))}
+    defined = [value for value in each.values() if not math.isnan(value)]
+    mean = math.fsum(defined) / len(defined) if defined else math.nan
+    return {"val_auroc": mean} | {f"val_auroc_{name}": value for name, value in each.items()}
+
+
 # Intervals
 
 

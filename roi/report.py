@@ -18,12 +18,12 @@ import numpy as np
 import pandas as pd
 
 from roi import gallery, plots, predictions
+from roi.boxes import read_boxes
 from roi.images import locate
 from roi.losses import TERMS
 from roi.maps import REINIT, read_maps
 from roi.page import ABSENT, CSS, POLICY, SCRIPT, Cell, card, defined, esc, figures, fold, image, interval, missing, note, number, table
 from roi.plots import Curve
-from roi.sources import read_boxes
 from roi.table import image_keys, read_table, target_matrix
 
 COMPARED = ("crop", "drop", "insertion_area", "deletion_area", "positives", "negatives")  # figures of a mask and its controls

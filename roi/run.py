@@ -52,6 +52,7 @@ def fit_of(args: argparse.Namespace, mask: str, without: Sequence[str], device: 
     state = resumed(args, save)
     settle_warmup(args, state, evidence)
     rows = choose_rows(args)
+    check_sampler(args, rows.train)
     if evidence and not is_finding(rows.classes).any():
         raise ValueError(f"--classes {','.join(rows.classes)}: none of them is a finding, there is no evidence to look for; give --objective consistency")
     with dist.one_a_machine_first():  # it downloads
@@ -86,8 +87,9 @@ def fit_of(args: argparse.Namespace, mask: str, without: Sequence[str], device: 
     main = dist.rank() == 0
     fit = Fit(
         model, train_loader, sampler, val_loader, rows.classes, losses_fn, balance, make_optimizer(model, args.lr, args.weight_decay, args.mask_lr),
-        device, dtype, args.epochs, args.accum_steps, lambda index: names[index.numpy()].tolist(), MetricsLog(None), save, meta, args.skip_unreadable,
-        first_best=args.warmup_epochs + 1 if evidence else 1, save_every_steps=args.save_every_steps,
+        device, dtype, args.epochs, args.accum_steps, lambda index: names[index.numpy() % len(names)].tolist(), MetricsLog(None), save, meta,
+        args.skip_unreadable, first_best=args.warmup_epochs + 1 if evidence else 1, save_every_steps=args.save_every_steps,
+        datasets=None if rows.val is None else datasets_of(rows.val),
     )  # fmt: skip
 
     def begin() -> None:
@@ -96,7 +98,8 @@ def fit_of(args: argparse.Namespace, mask: str, without: Sequence[str], device: 
                 clear_away(args, save)
             fit.save_checkpoint()  # before any other file: a run that is killed early goes on with the same command
         if main:
-            fit.log = MetricsLog(args.log_csv, state["log"] if state else None, args.tensorboard, args.overwrite)
+            each = [] if fit.datasets is None else [f"val_auroc_{name}" for name in sorted(set(fit.datasets))]
+            fit.log = MetricsLog(args.log_csv, state["log"] if state else None, args.tensorboard, args.overwrite, each)
             if rows.val is not None and not args.val_csv and not rows.contaminated:  # with test images among them they would choose nothing
                 write_validation(rows.val, save)
 
@@ -119,12 +122,12 @@ def settle_warmup(args: argparse.Namespace, state: dict[str, Any] | None, eviden
 
 def meta_of(flags: dict[str, Any], rows: Rows, contaminated: bool) -> dict[str, Any]:
     """What a checkpoint says about its run; `together`: the images of a batch over all processes."""
-    tables = [table for table in (rows.train, rows.val) if table is not None]
+    data = data_of(rows.train, rows.classes, flags["uncertain"], flags["seed"]) + (data_of(rows.val, rows.classes) if rows.val is not None else ())
     return {
         "classes": rows.classes, "args": {**flags, "together": flags["batch_size"] * flags["world"]}, "contaminated": rows.contaminated or contaminated,
         "train_images": checkpoint.fingerprints(image_keys(rows.train["image"]).tolist()),
         "train_patients": checkpoint.fingerprints(sorted(set(rows.train["patient_id"]))),
-        "labels": checkpoint.digest(rows.classes, *(part for table in tables for part in data_of(table, rows.classes))),
+        "labels": checkpoint.digest(rows.classes, *data),
         "versions": {"python": sys.version.split()[0], "torch": str(torch.__version__), "numpy": np.__version__},
     }  # fmt: skip
 
@@ -149,9 +152,16 @@ def write_validation(table: pd.DataFrame, save: Path) -> None:
             file.write(text)
 
 
-def data_of(table: pd.DataFrame, classes: list[str]) -> tuple[list[str], np.ndarray]:
-    """Names and targets: what must be the same for a run to go on."""
-    return table["image"].tolist(), target_matrix(table, classes)
+def data_of(table: pd.DataFrame, classes: list[str], uncertain: str = "ignore", seed: int | None = None) -> tuple[list[str], list[str], np.ndarray]:
+    """Names, data sets where there are several, and targets: what must be the same for a run to go on."""
+    datasets = datasets_of(table)
+    return table["image"].tolist(), [] if datasets is None else datasets.tolist(), target_matrix(table, classes, uncertain, seed)
+
+
+def datasets_of(table: pd.DataFrame) -> np.ndarray | None:
+    """(N,) data set of each row; None where all are of one."""
+    named = {name: " ".join(name.split()) or "unnamed" for name in table["dataset"].unique()}
+    return table["dataset"].map(named).to_numpy(dtype=object) if len(set(named.values())) > 1 else None
 
 
 def resumed(args: argparse.Namespace, save: Path) -> dict[str, Any] | None:
@@ -200,9 +210,16 @@ def choose_rows(args: argparse.Namespace) -> Rows:
     if val is not None:
         check_validation(args, table, val, tests, named)
     elif args.val_fraction:
-        table, val = split_by_patient(table, args.val_fraction, args.seed)
+        table, val = held_out(table, args.val_fraction, args.seed)
     print_audit(table, val, tests, named, int(is_test.sum()), contaminated)
     return Rows(table, val, classes, contaminated)
+
+
+def held_out(table: pd.DataFrame, fraction: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """-> (train, validation): patients of the rows whose column split says val; where none does, or all do, patients are drawn."""
+    marked = table["split"].str.strip().str.lower() == "val"
+    chosen = belongs_to(table, [table[marked]])
+    return (table[~chosen], table[chosen]) if marked.any() and not chosen.all() else split_by_patient(table, fraction, seed)
 
 
 def check_validation(args: argparse.Namespace, table: pd.DataFrame, val: pd.DataFrame, tests: dict[str, pd.DataFrame], named: str) -> None:
@@ -227,6 +244,19 @@ def test_tables(args: argparse.Namespace, table: pd.DataFrame) -> dict[str, pd.D
     return tests
 
 
+def check_sampler(args: argparse.Namespace, table: pd.DataFrame) -> None:
+    """--sampler balanced must know which data set each training image is of, and there must be several."""
+    if args.sampler != "balanced":
+        return
+    unnamed, names = int((table["dataset"] == "").sum()), sorted(set(table["dataset"]) - {""})
+    if unnamed:
+        raise ValueError(f"--sampler balanced: column 'dataset' of {args.train_csv} is empty for {unnamed:,} of {len(table):,} training images; fill it in")
+    if len(names) < 2:
+        raise ValueError(
+            f"--sampler balanced: column 'dataset' of {args.train_csv} names {names[0]!r} alone; leave the flag out, or give a table of several sets"
+        )
+
+
 def print_audit(table: pd.DataFrame, val: pd.DataFrame | None, tests: dict[str, pd.DataFrame], named: str, found: int, contaminated: bool) -> None:
     def size(rows: pd.DataFrame) -> str:
         return f"{len(rows):,} images of {rows['patient_id'].nunique():,} patients"
@@ -237,6 +267,9 @@ def print_audit(table: pd.DataFrame, val: pd.DataFrame | None, tests: dict[str, 
     else:
         print(f"left out of training: {found:,} test images and images of test patients ({named})")
     parts = {"train": table, **({"validation": val} if val is not None else {}), **tests}
+    sets = table["dataset"].value_counts()
+    if len(sets) > 1:
+        print("training images of each data set: " + ", ".join(f"{name or '(no name)'} {count:,}" for name, count in sets.items()))
     pairs = [(a, b) for i, a in enumerate(parts) for b in list(parts)[i + 1 :] if a in ("train", "validation")]
     print("shared images and patients: " + "; ".join(f"{a} and {b} {'{:,} and {:,}'.format(*overlap(parts[a], parts[b]))}" for a, b in pairs), flush=True)
 
@@ -244,19 +277,30 @@ def print_audit(table: pd.DataFrame, val: pd.DataFrame | None, tests: dict[str, 
 def loader_of(
     table: pd.DataFrame, classes: list[str], args: argparse.Namespace, device: torch.device, output: Path, seed: int | None
 ) -> tuple[Iterable[Batch], Batches, pd.DataFrame]:
-    """-> (batches, their sampler, the rows whose image can be had), in the order of the table, or shuffled by a seed."""
+    """-> (batches, their sampler, the rows whose image can be had), for validation in the order of the table, for training shuffled by a seed."""
     table, paths = present(table, args.image_root, args.skip_unreadable, output)
     share = (dist.rank(), dist.world())
     if not args.cache_dir:
         if args.skip_unreadable and dist.world() > 1:
             raise ValueError("--skip_unreadable with several processes needs --cache_dir: which images cannot be read must be known before they share them")
-        dataset = XrayDataset(paths, target_matrix(table, classes), args.img_size)
-        loader = make_loader(dataset, args.batch_size, seed, args.workers, args.prefetch_factor, args.persistent_workers, device.type == "cuda", *share)
+        targets, groups = learned_from(table, classes, args, seed)
+        loader = make_loader(
+            XrayDataset(paths, targets, args.img_size), args.batch_size, seed, args.workers, args.prefetch_factor, args.persistent_workers,
+            device.type == "cuda", *share, groups,
+        )  # fmt: skip
         return *loader, table
     cache, table = cached(table, paths, args.cache_dir, args.img_size, args.workers, args.skip_unreadable, output)
-    sampler = Batches(len(table), args.batch_size, seed, *share)
+    targets, groups = learned_from(table, classes, args, seed)
+    sampler = Batches(len(table), args.batch_size, seed, *share, groups)
     on_device = fits(cache, len(table), device, args.cache_on_device)
-    return CacheLoader(cache, target_matrix(table, classes), sampler, device, on_device, args.prefetch_factor), sampler, table
+    return CacheLoader(cache, targets, sampler, device, on_device, args.prefetch_factor), sampler, table
+
+
+def learned_from(table: pd.DataFrame, classes: list[str], args: argparse.Namespace, seed: int | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """-> targets (N, K), and with --sampler balanced the data set of each row (N,). Validation, which has no seed, knows only what is certain."""
+    if seed is None:
+        return target_matrix(table, classes), None
+    return target_matrix(table, classes, args.uncertain, seed), table["dataset"].to_numpy(dtype=object) if args.sampler == "balanced" else None
 
 
 def loss_weights(args: argparse.Namespace, model: RoiModel, without: Sequence[str], device: torch.device) -> FixedWeights:

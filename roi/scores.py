@@ -210,9 +210,9 @@ def calibrations(prob: np.ndarray, target: np.ndarray, classes: Sequence[str], f
 
 
 def groups_of(rows: pd.DataFrame) -> dict[str, dict[str, np.ndarray]]:
-    """attribute -> group -> (N,) bool: view, sex and age band, where the table has at least two groups of them."""
+    """attribute -> group -> (N,) bool: data set, view, sex and age band, where the table has at least two groups of them."""
     age = pd.to_numeric(rows["age"], errors="coerce").to_numpy()
-    named = {name: {g: (rows[name] == g).to_numpy() for g in sorted(set(rows[name]) - {""})} for name in ("view", "sex")}
+    named = {name: {g: (rows[name] == g).to_numpy() for g in sorted(set(rows[name]) - {""})} for name in ("dataset", "view", "sex")}
     named["age"] = {label: (age >= low) & (age < high) for low, high, label in AGES}
     named = {name: {g: chosen for g, chosen in groups.items() if chosen.any()} for name, groups in named.items()}
     return {name: groups for name, groups in named.items() if len(groups) > 1}
@@ -229,7 +229,10 @@ def subgroup_scores(prob: np.ndarray, target: np.ndarray, groups: dict[str, dict
 
 def subgroups(drawn: dict[str, Drawn], groups: dict[str, dict[str, np.ndarray]], patients: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
     """Mean AUROC of each group over the findings that all groups of the attribute have in both classes, and the gap between best
-    and worst. A group with less than half as many such findings as another is too small: undefined, and not in the gap."""
+    and worst. A group with less than half as many such findings as another is too small: undefined, and not in the gap.
+
+    auroc_own is the mean over all findings that the group itself has in both classes: data sets differ in what they looked for.
+    """
     blocks: dict[str, Any] = {}
     for name, parts in groups.items():
         scored = {g: drawn[f"group_{name}_{g}"] for g in parts}
@@ -245,6 +248,8 @@ def subgroups(drawn: dict[str, Drawn], groups: dict[str, dict[str, np.ndarray]],
                     "n_images": int(chosen.sum()),
                     "n_patients": len(set(patients[chosen])),
                     "auroc": means[g].summary() if g in means else summary(math.nan, np.zeros(0)),
+                    "auroc_own": scored[g].over(is_finding(classes)).summary(),
+                    "findings_own": [c for c, used in zip(classes, held[g], strict=True) if used],
                 }
                 for g, chosen in parts.items()
             },

@@ -1,53 +1,138 @@
-"""One function a source data set: its published files -> a table (roi/table.py). How it looks stands in its docstring."""
+"""One function a data set: its published files -> one row an image, with what it says of each of the 14 findings, and why it says nothing of the others.
 
-from collections.abc import Collection
+Each reader gives the columns of the table (roi/table.py) and, beside them, an int8 column a finding with its cell (roi/cells.py). `image` is the path below
+`root`; sets that are published as DICOM are read from the PNGs that convert_dicom.py puts beside the files. A wrong folder, a missing column, a value or a
+label that the format does not have is a ValueError with its name and count.
+
+Letters: N images, K = 14 findings.
+"""
+
+import ast
+import json
+import re
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import IO
+from xml.etree import ElementTree
 
+import numpy as np
 import pandas as pd
 
-from roi.labels import LABELS, NORMAL, canonical
+from roi.cells import ABSENT, BLANK, COARSE, DIVIDED, PRESENT, UNCERTAIN, UNFIT, UNSEEN, fields
+from roi.labels import LABELS, NORMAL
 from roi.table import COLUMNS, listed
 
-NIH_COLUMNS = {"Patient ID": "patient_id", "View Position": "view", "Patient Age": "age", "Patient Gender": "sex", "Follow-up #": "study_id"}
-SIDES = ("x", "y", "w", "h")
-OLDEST = 120  # years; ages above it in the 2017 file are typing errors
+PLACE = {label: j for j, label in enumerate(LABELS)}
+OLDEST = 120  # years; ages above it are typing errors
+VIEWS = {"L": "LATERAL", "LL": "LATERAL", "RL": "LATERAL", "POSTERO_ANTERIOR": "PA", "ANTERO_POSTERIOR": "AP", "UNKNOWN": ""}
+SEXES = {"m": "M", "male": "M", "f": "F", "female": "F"}
+SPLITS = {"train": "train", "valid": "val", "validate": "val", "val": "val", "development": "val", "test": "test"}
 
 
-def read_nih(csv: str | Path, label_from: str = "Finding Labels") -> pd.DataFrame:
-    """NIH ChestX-ray14, Data_Entry_2017.csv (comma at the end of its header) or Data_Entry_2017_v2020.csv -> table.
+def source(root: str | Path, *names: str) -> Path:
+    """The first of `names` that lies under `root`, as it is or as .gz; ValueError says what was looked for."""
+    root = Path(root)
+    if not root.is_dir():
+        raise ValueError(f"{root}: no such folder of data")
+    for name in names:
+        for path in (root / name, root / f"{name}.gz"):
+            if path.is_file():
+                return path
+    raise ValueError(f"{root}: none of {', '.join(names)} is there (nor as .gz); is it the folder of this data set, and is the archive unpacked?")
 
-    Labels are split on '|', `No Finding` is no label (empty field). Impossible ages (over 120 years) become empty.
-    `split` is train_val or test where the official lists lie beside the file. Any CSV with `Image Index` and a column of
-    labels (`label_from`) is read; columns that it lacks stay empty. ValueError names a column that is not there.
-    """
-    csv = Path(csv)
-    if not csv.is_file():
-        raise ValueError(f"{csv}: no such file (--src_csv)")
+
+def read_columns(csv: Path, wanted: Sequence[str], optional: Sequence[str] = (), **how: object) -> pd.DataFrame:
+    """Text columns of a CSV, blanks as ''. ValueError names a column that is not there; those of `optional` are then empty."""
     try:
-        header = pd.read_csv(csv, nrows=0, dtype=str, encoding="utf-8-sig")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ValueError(f"{csv}: not a CSV table ({str(error).strip()})") from error
-    for column in ("Image Index", label_from):
-        if column not in header:
-            raise ValueError(f"{csv}: no column {column!r} (found {[c for c in map(str, header) if not c.startswith('Unnamed')]})")
-    wanted = ["Image Index", label_from, *(c for c in NIH_COLUMNS if c in header and c != label_from)]
-    raw = pd.read_csv(csv, usecols=wanted, dtype=str, keep_default_na=False, index_col=False, skipinitialspace=True, encoding="utf-8-sig")
+        header = list(pd.read_csv(csv, nrows=0, dtype=str, encoding="utf-8-sig").columns)
+        lacking = [c for c in wanted if c not in header]
+        if lacking:
+            raise ValueError(f"no column {lacking[0]!r} (found {header})")
+        chosen = [c for c in (*wanted, *optional) if c in header]
+        text = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig", "index_col": False}
+        table = pd.read_csv(csv, usecols=chosen, **{**text, **how})  # type: ignore[call-overload]
+    except (OSError, EOFError, ValueError) as error:  # pandas' own errors are ValueErrors
+        raise ValueError(f"{csv}: not a table of this data set ({str(error).strip()})") from error
+    if table.empty:
+        raise ValueError(f"{csv}: it has no rows")
+    return table.reindex(columns=[*wanted, *optional], fill_value="")
+
+
+def finished(name: str, image: pd.Series, cells: np.ndarray, **columns: object) -> pd.DataFrame:
+    """(N,) paths, (N, K) cells and what else is known -> what a reader gives. ValueError: an image twice."""
+    table = pd.DataFrame({c: columns.get(c, "") for c in COLUMNS} | {"image": image.to_numpy(), "dataset": name} | fields(cells))
+    twice = table["image"][table["image"].duplicated()]
+    if len(twice):
+        raise ValueError(f"{name}: {len(twice):,} images are listed twice, the first is {twice.iloc[0]!r}; one row an image")
+    return pd.concat([table, pd.DataFrame(cells, columns=list(LABELS))], axis=1)
+
+
+def by_kind(keys: pd.Series, cells_of: Callable[[str], np.ndarray]) -> np.ndarray:
+    """(N,) texts of few kinds -> (N, K) cells, `cells_of` (K,) being asked once a kind."""
+    code, kinds = pd.factorize(keys)
+    return np.stack([cells_of(kind) for kind in kinds])[code]
+
+
+def years(text: pd.Series) -> pd.Series:
+    """Ages in years, '' where there is none or it is over 120. The spelling stays ('058')."""
+    return text.where(pd.to_numeric(text, errors="coerce") <= OLDEST, "")
+
+
+def plain_number(text: pd.Series) -> pd.Series:
+    """'00013' -> '13'."""
+    return text.str.strip().str.lstrip("0").where(lambda t: t != "", "0")
+
+
+def one_of(text: pd.Series, meanings: dict[str, str], else_: str | None = "") -> pd.Series:
+    """Each text by its meaning; `else_` for any other, None: as it is."""
+    kinds = {kind: meanings.get(kind, kind if else_ is None else else_) for kind in text.unique()}
+    return text.map(kinds)
+
+
+def split_of(text: pd.Series, name: str | Path) -> pd.Series:
+    """train, val or test; ValueError for a split of another name."""
+    words = text.str.strip().str.lower()
+    other = words[~words.isin([*SPLITS, ""])]
+    if len(other):
+        raise ValueError(f"{name}: {len(other):,} rows are of a split {other.iloc[0]!r}; known are {', '.join(SPLITS)}")
+    return one_of(words, SPLITS)
+
+
+def view_of(text: pd.Series) -> pd.Series:
+    return one_of(text.str.strip().str.upper(), VIEWS, None)
+
+
+# NIH ChestX-ray14
+
+NIH_COLUMNS = {"Patient ID": "patient_id", "View Position": "view", "Patient Age": "age", "Patient Gender": "sex", "Follow-up #": "study_id"}
+
+
+def read_nih(root: str | Path, label_from: str = "Finding Labels") -> pd.DataFrame:
+    """NIH ChestX-ray14: the folder, or Data_Entry_2017.csv (comma at the end of its header) or Data_Entry_2017_v2020.csv itself.
+
+    All 14 findings are known in every image. Labels are split on '|', `No Finding` is no label (empty field). `split` is train_val or test where the
+    official lists lie beside the file. Any CSV with `Image Index` and a column of labels (`label_from`) is read; labels that are none of the 14 stay in the
+    field; columns that it lacks stay empty.
+    """
+    csv = source(root, "Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv") if Path(root).is_dir() else Path(root)
+    if not csv.is_file():
+        raise ValueError(f"{csv}: no such file")
+    raw = read_columns(csv, ["Image Index", label_from], [c for c in NIH_COLUMNS if c != label_from], skipinitialspace=True)
     cut = raw["Image Index"][raw[label_from] == ""]
     if len(cut):
         raise ValueError(f"{csv}: {len(cut)} rows have no {label_from!r}, the first is {cut.iloc[0]!r}; normal ones say 'No Finding', so is the file cut off?")
-    table = pd.DataFrame("", index=raw.index, columns=list(COLUMNS), dtype=str)
-    table["image"] = raw["Image Index"]
-    spelling = {field: ",".join(t for t in (part.strip() for part in field.split("|")) if t and t not in NORMAL) for field in raw[label_from].unique()}
-    table["labels"] = raw[label_from].map(spelling)
-    for theirs, ours in NIH_COLUMNS.items():
-        if theirs in raw:
-            table[ours] = raw[theirs]
-    if "Patient ID" in raw:
-        table["patient_id"] = ("nih:" + table["patient_id"]).where(table["patient_id"] != "", "")
-        table["study_id"] = (table["patient_id"] + ":" + table["study_id"]) if "Follow-up #" in raw else ""
-    age = pd.to_numeric(table["age"], errors="coerce")
-    table["age"] = table["age"].where(age <= OLDEST, "")
-    table["dataset"], table["label_source"] = "nih", csv.name
+    found = {field: [t for t in (part.strip() for part in field.split("|")) if t and t not in NORMAL] for field in raw[label_from].unique()}
+    cells = by_kind(raw[label_from], lambda field: np.isin(LABELS, found[field]).astype(np.int8))
+    patient = "nih:" + plain_number(raw["Patient ID"])
+    patient = patient.where(raw["Patient ID"] != "", "")
+    study = (patient + ":" + raw["Follow-up #"]).where(raw["Follow-up #"] != "", "")
+    table = finished(
+        "nih", raw["Image Index"], cells, patient_id=patient, study_id=study, view=raw["View Position"], age=years(raw["Patient Age"]),
+        sex=raw["Patient Gender"], label_source=csv.name,
+    )  # fmt: skip
+    table["labels"] = raw[label_from].map({field: ",".join(labels) for field, labels in found.items()})
     for split in ("train_val", "test"):
         names = csv.with_name(f"{split}_list.txt")
         if names.is_file():
@@ -55,44 +140,463 @@ def read_nih(csv: str | Path, label_from: str = "Finding Labels") -> pd.DataFram
     return table
 
 
-def read_boxes(csv: str | Path, space: float = 1024.0, known: Collection[str] = LABELS) -> pd.DataFrame:
-    """Boxes -> (image, label, x, y, w, h): corner and size in 0..1 of the width and height of the image.
+# OpenI (Indiana University)
 
-    Either BBox_List_2017.csv, whose published header is malformed (`Bbox [x,y,w,h],,,`: columns are read by place) and whose
-    boxes are in 1024 x 1024 space whatever the size of the PNG; or any CSV with columns image, label, x, y, w, h in pixels of
-    a square of side `space`, or of columns width and height where it has them. `Infiltrate` is Infiltration; `known`: the labels that may stand there.
 
-    ValueError: not such a file, an unknown label, a box without area or outside its image (by over a thousandth of it).
+def read_openi(root: str | Path) -> pd.DataFrame:
+    """OpenI: ecgen-radiology/*.xml, or NLMCXR_reports.tgz as it is downloaded, or Kaggle's indiana_reports.csv with indiana_projections.csv.
+
+    The findings are the MeSH terms that people gave to each report (roi/mesh.py says which term is which finding, and what stays unknown). One report is one
+    patient: no patient is named. XML says no view; Kaggle's says Frontal or Lateral.
     """
+    from roi.mesh import mesh_cells
+
+    root = Path(root)
+    csv = root / "indiana_reports.csv"
+    if csv.is_file() and not ((root / "ecgen-radiology").is_dir() or (root / "NLMCXR_reports.tgz").is_file()):
+        reports = read_columns(csv, ["uid", "MeSH"])
+        images = read_columns(source(root, "indiana_projections.csv"), ["uid", "filename", "projection"])
+        report = pd.Index(reports["uid"]).get_indexer(pd.Index(images["uid"]))
+        if (report < 0).any():
+            raise ValueError(f"{root}: indiana_projections.csv names {(report < 0).sum():,} images of reports that {csv.name} does not have")
+        cells, view = mesh_cells(reports["MeSH"].tolist())[report], view_of(images["projection"])
+        below = "images/images_normalized/" if (root / "images" / "images_normalized").is_dir() else ""
+        return _openi(below + images["filename"], cells, images["uid"], view, csv.name)
+    found = list(_openi_reports(root))
+    cells = mesh_cells([mesh for _, mesh, _ in found])
+    rows = [(f"{image}.png", n, uid) for n, (uid, _, names) in enumerate(found) for image in names]
+    if not rows:
+        raise ValueError(f"{root}: none of its {len(found):,} reports names an image")
+    image, report, uid = (pd.Series(column) for column in zip(*rows, strict=True))
+    return _openi(image, cells[report.to_numpy()], uid, "", "MeSH/major")
+
+
+def _openi(image: pd.Series, cells: np.ndarray, uid: pd.Series, view: pd.Series | str, label_source: str) -> pd.DataFrame:
+    patient = "openi:" + uid
+    return finished("openi", image, cells, patient_id=patient, study_id=patient + ":" + uid, view=view, label_source=label_source)
+
+
+def _openi_reports(root: Path) -> Iterator[tuple[str, str, list[str]]]:
+    """-> number of the report, its MeSH terms joined by ';', names of its images"""
+    folder, archive = root / "ecgen-radiology", root / "NLMCXR_reports.tgz"
+    if folder.is_dir():
+        for path in sorted(folder.glob("*.xml"), key=lambda p: (len(p.stem), p.stem)):
+            yield _openi_report(path, path)
+        return
+    with tarfile.open(source(root, archive.name, "indiana_reports.csv", "ecgen-radiology/1.xml")) as tar:
+        for member in tar:
+            if member.name.endswith(".xml") and (file := tar.extractfile(member)):
+                yield _openi_report(file, member.name)
+
+
+def _openi_report(file: IO[bytes] | Path, name: str | Path) -> tuple[str, str, list[str]]:
     try:
-        with open(csv, encoding="utf-8-sig") as file:
-            published = file.readline().startswith("Image Index,Finding Label")
-        if published:
-            boxes = pd.read_csv(csv, skiprows=1, header=None, usecols=range(6), names=["image", "label", *SIDES])
-            space = 1024.0
-        else:
-            boxes = pd.read_csv(csv, encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{csv}: not a list of boxes ({error})") from error
-    lacking = [c for c in ("image", "label", *SIDES) if c not in boxes]
-    if lacking or boxes.empty:
-        raise ValueError(f"{csv}: " + (f"no column {lacking[0]!r} (found {list(boxes)})" if lacking else "it holds no box"))
-    sides = [*SIDES, *(c for c in ("width", "height") if c in boxes)]
-    text = [c for c in sides if not pd.api.types.is_numeric_dtype(boxes[c]) or boxes[c].isna().any()]
-    if text:
-        raise ValueError(f"{csv}: column {text[0]!r} must hold a number in every row")
-    boxes["image"] = boxes["image"].astype(str).str.strip()
-    spelling = {label: canonical(str(label).strip(), known, str(csv)) for label in boxes["label"].unique()}
-    boxes["label"] = boxes["label"].map(spelling)
-    width, height = (boxes.get(c, space) for c in ("width", "height"))
-    boxes[["x", "w"]] = boxes[["x", "w"]].div(width, axis=0) if isinstance(width, pd.Series) else boxes[["x", "w"]] / width
-    boxes[["y", "h"]] = boxes[["y", "h"]].div(height, axis=0) if isinstance(height, pd.Series) else boxes[["y", "h"]] / height
-    right, bottom = boxes["x"] + boxes["w"], boxes["y"] + boxes["h"]
-    wrong = (boxes[["w", "h"]] <= 0).any(axis=1) | (boxes[["x", "y"]] < -0.001).any(axis=1) | (right > 1.001) | (bottom > 1.001)
-    if wrong.any():
-        x, y, w, h = boxes.loc[wrong, list(SIDES)].iloc[0].round(3)
-        raise ValueError(
-            f"{csv}: a box of {boxes['image'][wrong].iloc[0]} is not inside the image (x {x:g}, y {y:g}, w {w:g}, h {h:g} of its sides); "
-            "which pixel space is it in? (--box_space)"
-        )
-    return boxes[["image", "label", *SIDES]]
+        tree = ElementTree.parse(file)
+    except ElementTree.ParseError as error:
+        raise ValueError(f"{name}: not an OpenI report ({error})") from error
+    uid = tree.find("uId")
+    if uid is None:
+        raise ValueError(f"{name}: not an OpenI report (no uId)")
+    terms = [(major.text or "").strip() for major in tree.iter("major")]
+    return uid.get("id", "").removeprefix("CXR"), ";".join(terms), [image.get("id", "") for image in tree.iter("parentImage")]
+
+
+# ReXGradient-160K
+
+
+def read_rexgradient(root: str | Path, blank: str = "unknown") -> pd.DataFrame:
+    """ReXGradient-160K: metadata/{train,valid,test}_metadata_view_position.json, one row for each image of a study.
+
+    It has no labels: they are read from Findings and Impression by roi/reports.py. What a report does not mention is unknown, or absent with blank="negative".
+    """
+    from roi.reports import label_reports
+
+    rows: list[tuple[str, str, str, str, str, str, str]] = []
+    texts: list[tuple[str, str]] = []
+    study_of: list[int] = []
+    for part in ("train", "valid", "test"):
+        path = source(root, f"metadata/{part}_metadata_view_position.json", f"{part}_metadata_view_position.json")
+        for study, said in _studies(path):
+            lacking = [c for c in ("PatientID", "Findings", "Impression", "ImagePath", "ImageViewPosition") if c not in said]
+            if lacking or len(said["ImagePath"]) != len(said["ImageViewPosition"]):
+                raise ValueError(f"{path}: study {study!r} " + (f"has no {lacking[0]!r}" if lacking else "has not as many views as images"))
+            texts.append((text_of(said["Findings"]), text_of(said["Impression"])))
+            who = (str(said["PatientID"]), study, SPLITS[part], str(said.get("PatientAge") or ""), str(said.get("PatientSex") or ""))
+            for image, view in zip(said["ImagePath"], said["ImageViewPosition"], strict=True):
+                rows.append((image.removeprefix("../"), text_of(view), *who))
+                study_of.append(len(texts) - 1)
+    if not rows:
+        raise ValueError(f"{root}: its metadata name no image")
+    cells = negated(label_reports(*map(list, zip(*texts, strict=True))), blank)[study_of]
+    image, view, patient, study_id, split, age, sex = (pd.Series(column, dtype=str) for column in zip(*rows, strict=True))
+    patient = "rexgradient:" + patient
+    return finished(
+        "rexgradient", image, cells, patient_id=patient, study_id=patient + ":" + study_id, view=view_of(view), age=years(dicom_years(age)),
+        sex=one_of(sex.str.lower(), SEXES), split=split, label_source="report labeler",
+    )  # fmt: skip
+
+
+def _studies(path: Path) -> Iterable[tuple[str, dict]]:
+    try:
+        studies = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error}); is the download complete?") from error
+    if not isinstance(studies, dict):
+        raise ValueError(f"{path}: a {type(studies).__name__}, not studies by name")
+    return studies.items()
+
+
+def text_of(value: object) -> str:
+    """What is no text (null, NaN) is an empty one."""
+    return value if isinstance(value, str) else ""
+
+
+def dicom_years(age: pd.Series) -> pd.Series:
+    """'067Y' -> '067', '18M' -> '1', '64' -> '64'."""
+
+    def year(text: str) -> str:
+        found = re.fullmatch(r"\s*(\d+)\s*([YMWD]?)\s*", text.upper())
+        if not found or not found[2] or found[2] == "Y":
+            return found[1] if found else ""
+        return str(int(found[1]) // {"M": 12, "W": 52, "D": 365}[found[2]])
+
+    return age.map({text: year(text) for text in age.unique()})
+
+
+def negated(cells: np.ndarray, blank: str) -> np.ndarray:
+    """The policy for what is not mentioned: 'unknown' leaves it so, 'negative' makes it absent."""
+    if blank not in ("unknown", "negative"):
+        raise ValueError(f"blank {blank!r} is neither unknown nor negative")
+    return np.where(cells == BLANK, ABSENT, cells).astype(np.int8) if blank == "negative" else cells
+
+
+# CheXpert and MIMIC-CXR-JPG: the labels of the CheXpert labeler
+
+CHEXPERT = {
+    "Atelectasis": "Atelectasis", "Cardiomegaly": "Cardiomegaly", "Consolidation": "Consolidation", "Edema": "Edema", "Pneumonia": "Pneumonia",
+    "Pneumothorax": "Pneumothorax", "Pleural Effusion": "Effusion",
+}  # fmt: skip
+CHEXPERT_WIDER = {"Lung Lesion": ("Mass", "Nodule"), "Pleural Other": ("Pleural_Thickening",), "Lung Opacity": ("Infiltration",)}
+CHEXPERT_NAMES = [*CHEXPERT, *CHEXPERT_WIDER, "No Finding"]
+SAID = {"1.0": PRESENT, "1": PRESENT, "0.0": ABSENT, "0": ABSENT, "-1.0": UNCERTAIN, "-1": UNCERTAIN, "": BLANK}
+
+
+def chexpert_cells(raw: pd.DataFrame, name: str | Path, blank: str) -> np.ndarray:
+    """Columns of the CheXpert labeler (1, 0, -1, blank as text) -> (N, K).
+
+    Seven findings have a twin. The other seven were never looked for; a wider label that is present (Lung Lesion, Pleural Other, Lung Opacity) is given as the
+    reason. `No Finding` makes what is blank among the seven absent.
+    """
+    cells = np.full((len(raw), len(LABELS)), UNSEEN, dtype=np.int8)
+    said = {}
+    for column in CHEXPERT_NAMES:
+        code, kinds = pd.factorize(raw[column])
+        other = {kind: int((code == n).sum()) for n, kind in enumerate(kinds) if kind.strip() not in SAID}
+        if other:
+            value, count = next(iter(other.items()))
+            raise ValueError(f"{name}: {count:,} values {value!r} in column {column!r}; it holds 1, 0, -1 or nothing")
+        said[column] = np.array([SAID[kind.strip()] for kind in kinds], dtype=np.int8)[code]
+    normal = said["No Finding"] == PRESENT
+    for theirs, ours in CHEXPERT.items():
+        cells[:, PLACE[ours]] = np.where(normal & (said[theirs] == BLANK), ABSENT, said[theirs])
+    for theirs, several in CHEXPERT_WIDER.items():
+        for ours in several:
+            cells[said[theirs] == PRESENT, PLACE[ours]] = COARSE
+    return negated(cells, blank)
+
+
+def read_chexpert(root: str | Path, blank: str = "unknown") -> pd.DataFrame:
+    """CheXpert: train.csv and valid.csv (test.csv where it is there), in `root` or in CheXpert-v1.0[-small] below it.
+
+    -1 is uncertain, a blank is unknown, or absent with blank="negative". Infiltration, Mass, Nodule, Emphysema, Fibrosis, Pleural_Thickening and Hernia were
+    never looked for.
+    """
+    folders = ("", "CheXpert-v1.0-small/", "CheXpert-v1.0/")
+    train = source(root, *(f"{folder}train.csv" for folder in folders))
+    others = [source(train.parent, "valid.csv"), *(p for p in [train.with_name("test.csv")] if p.is_file())]
+    below = train.parent.relative_to(root).as_posix()
+    parts = []
+    for csv in (train, *others):
+        raw = read_columns(csv, ["Path", *CHEXPERT_NAMES], ["Sex", "Age", "Frontal/Lateral", "AP/PA"])
+        cells = chexpert_cells(raw, csv, blank)
+        image = raw["Path"].str.replace(r"^[^/]*/(?=(?:train|valid|test)/)", "", regex=True)
+        patient = image.str.extract(r"/patient(\d+)/", expand=False)
+        if patient.isna().any():
+            raise ValueError(f"{csv}: {patient.isna().sum():,} paths name no patient, the first is {raw['Path'][patient.isna()].iloc[0]!r}")
+        patient = "chexpert:" + plain_number(patient)
+        frontal = raw["Frontal/Lateral"].str.upper()
+        parts.append(
+            finished(
+                "chexpert", image if below == "." else below + "/" + image, cells, patient_id=patient,
+                study_id=patient + ":" + image.str.extract(r"/study(\d+)/", expand=False).fillna(""),
+                view=view_of(raw["AP/PA"].where(raw["AP/PA"] != "", frontal)), age=years(raw["Age"]), sex=one_of(raw["Sex"].str.lower(), SEXES),
+                split=SPLITS[csv.name.split(".")[0]], label_source=csv.name,
+            )
+        )  # fmt: skip
+    return pd.concat(parts, ignore_index=True)
+
+
+def read_mimic(root: str | Path, blank: str = "unknown") -> pd.DataFrame:
+    """MIMIC-CXR-JPG 2.x: mimic-cxr-2.0.0-{metadata,chexpert,split}.csv[.gz]; images files/p10/p10000032/s50414267/<dicom_id>.jpg.
+
+    The labels are one row a study, as CheXpert's; an image of a study without a row has no label that is known. Age and sex are not in these files.
+    """
+    metadata, labels, split = (source(root, f"mimic-cxr-2.0.0-{part}.csv") for part in ("metadata", "chexpert", "split"))
+    raw = read_columns(metadata, ["dicom_id", "subject_id", "study_id", "ViewPosition"])
+    said = read_columns(labels, ["subject_id", "study_id", *CHEXPERT_NAMES])
+    twice = said["study_id"][said["study_id"].duplicated()]
+    if len(twice):
+        raise ValueError(f"{labels}: {len(twice):,} studies have two rows, the first is {twice.iloc[0]}")
+    study = pd.Index(said["subject_id"] + "/" + said["study_id"]).get_indexer(pd.Index(raw["subject_id"] + "/" + raw["study_id"]))
+    nothing = np.full((1, len(LABELS)), UNSEEN, dtype=np.int8)
+    nothing[0, [PLACE[ours] for ours in CHEXPERT.values()]] = BLANK
+    cells = np.concatenate([chexpert_cells(said, labels, blank), nothing])[study]
+    parts = read_columns(split, ["dicom_id", "split"])
+    if parts["dicom_id"].duplicated().any():
+        raise ValueError(f"{split}: {parts['dicom_id'].duplicated().sum():,} images are listed twice")
+    row = pd.Index(parts["dicom_id"]).get_indexer(pd.Index(raw["dicom_id"]))
+    names = np.append(split_of(parts["split"], split).to_numpy(dtype=object), "")[row]
+    patient = "mimic:" + raw["subject_id"]
+    folder = "files/p" + raw["subject_id"].str[:2] + "/p" + raw["subject_id"] + "/s" + raw["study_id"] + "/"
+    return finished(
+        "mimic", folder + raw["dicom_id"] + ".jpg", cells, patient_id=patient, study_id=patient + ":" + raw["study_id"],
+        view=view_of(raw["ViewPosition"]), split=names, label_source=labels.name.removesuffix(".gz"),
+    )  # fmt: skip
+
+
+# CXR-LT: more labels for the images of MIMIC-CXR
+
+CXRLT = {label: label for label in LABELS} | {"Effusion": "Pleural Effusion", "Pleural_Thickening": "Pleural Thickening"}
+CXRLT_ALSO = {
+    "Lobar Atelectasis": ("Atelectasis",), "Round(ed) Atelectasis": ("Atelectasis",), "Hydropneumothorax": ("Effusion", "Pneumothorax"),
+}  # fmt: skip
+CXRLT_FILES = (
+    (("labels.csv", ""),),
+    (("train.csv", "train"), ("development.csv", "val"), ("test.csv", "test")),
+    (("train_labeled.csv", "train"), ("development_labeled_task1.csv", "val"), ("test_labeled_task1.csv", "test")),
+    (("train_labeled.csv", "train"), ("development_labeled_task2.csv", "val"), ("test_labeled_task2.csv", "test")),
+)
+
+
+def read_cxrlt(root: str | Path) -> pd.DataFrame:
+    """CXR-LT 2023 (train.csv, development.csv, test.csv) or 2024 (labels.csv, else train_labeled.csv with {development,test}_labeled_task{1,2}.csv).
+
+    Its images are MIMIC-CXR's: `image` is a path below that set and patients are mimic:*. 0 and 1 as published, by the name of the column; a finding that a
+    file has no column for was not looked for there.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise ValueError(f"{root}: no such folder of data")
+    for folder in (root, root / "cxr-lt-2024", root / "cxr-lt-2023"):
+        for files in CXRLT_FILES:
+            if all((folder / name).is_file() or (folder / f"{name}.gz").is_file() for name, _ in files):
+                return pd.concat([_cxrlt(source(folder, name), split) for name, split in files], ignore_index=True)
+    wanted = "; or ".join(", ".join(name for name, _ in files) for files in CXRLT_FILES)
+    raise ValueError(f"{root}: no complete set of tables of CXR-LT is there (looked for {wanted})")
+
+
+def _cxrlt(csv: Path, split: str) -> pd.DataFrame:
+    optional = ["path", "fpath", "split", "ViewPosition", *CXRLT.values(), *CXRLT_ALSO]
+    raw = read_columns(csv, ["dicom_id", "subject_id", "study_id"], optional)
+    there = set(pd.read_csv(csv, nrows=0, encoding="utf-8-sig").columns)
+    cells = np.full((len(raw), len(LABELS)), UNSEEN, dtype=np.int8)
+    wanted = [(ours, theirs) for ours, theirs in CXRLT.items()] + [(ours, theirs) for theirs, several in CXRLT_ALSO.items() for ours in several]
+    for ours, theirs in wanted:
+        if theirs not in there:
+            continue
+        said = flags(raw[theirs], csv)
+        cells[:, PLACE[ours]] = np.where(said, PRESENT, np.where(cells[:, PLACE[ours]] == PRESENT, PRESENT, ABSENT))
+    if (cells == UNSEEN).all():
+        raise ValueError(f"{csv}: none of the findings has a column (found {sorted(there)})")
+    path = raw["fpath"] if "fpath" in there else raw["path"]
+    subject, study = raw["subject_id"], raw["study_id"].str.removeprefix("s")
+    made = "files/p" + subject.str[:2] + "/p" + subject + "/s" + study + "/" + raw["dicom_id"] + ".jpg"
+    patient = "mimic:" + subject
+    return finished(
+        "cxrlt", path.where(path != "", made), cells, patient_id=patient, study_id=patient + ":" + study, view=view_of(raw["ViewPosition"]),
+        split=split_of(raw["split"], csv) if "split" in there else split, label_source=csv.name.removesuffix(".gz"),
+    )  # fmt: skip
+
+
+def flags(text: pd.Series, name: str | Path) -> np.ndarray:
+    """A column of 0 and 1 -> (N,) bool; ValueError for anything else."""
+    code, kinds = pd.factorize(text.str.strip())
+    other = [kind for kind in kinds if kind not in ("0", "1", "0.0", "1.0")]
+    if other:
+        raise ValueError(f"{name}: {int((text.str.strip() == other[0]).sum()):,} values {other[0]!r} in column {text.name!r}; it holds 0 or 1")
+    return np.array([kind in ("1", "1.0") for kind in kinds])[code]
+
+
+# PadChest
+
+PADCHEST = {
+    "Atelectasis": (
+        "atelectasis",
+        "laminar atelectasis",
+        "lobar atelectasis",
+        "segmental atelectasis",
+        "total atelectasis",
+        "round atelectasis",
+        "atelectasis basal",
+    ),
+    "Cardiomegaly": ("cardiomegaly",),
+    "Effusion": ("pleural effusion", "loculated pleural effusion", "loculated fissural effusion", "hydropneumothorax"),
+    "Infiltration": ("infiltrates",),
+    "Mass": ("mass", "pulmonary mass"),
+    "Nodule": ("nodule", "multiple nodules"),
+    "Pneumonia": ("pneumonia", "atypical pneumonia"),
+    "Pneumothorax": ("pneumothorax", "hydropneumothorax"),
+    "Consolidation": ("consolidation",),
+    "Edema": ("pulmonary edema",),
+    "Emphysema": ("emphysema",),
+    "Fibrosis": ("pulmonary fibrosis",),
+    "Pleural_Thickening": ("pleural thickening", "apical pleural thickening", "calcified pleural thickening"),
+    "Hernia": ("hiatal hernia",),
+}
+PADCHEST_NEAR = {
+    "Effusion": ("costophrenic angle blunting",),
+    "Infiltration": (
+        "interstitial pattern", "ground glass pattern", "reticular interstitial pattern", "reticulonodular interstitial pattern", "alveolar pattern",
+        "air bronchogram", "consolidation",
+    ),
+    "Consolidation": ("air bronchogram",),
+    "Edema": ("kerley lines",),
+    "Emphysema": ("copd signs", "bullas"),
+    "Fibrosis": ("fibrotic band", "post radiotherapy changes"),
+    "Pleural_Thickening": ("pleural plaques",),
+}  # fmt: skip
+PADCHEST_FILE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
+
+
+def read_padchest(root: str | Path) -> pd.DataFrame:
+    """PadChest: the table of 160,861 images; images are <ImageDir>/<ImageID>.
+
+    Labels are compared as whole words after stripping: `subcutaneous emphysema` is not emphysema. What is not named is absent, with exceptions. A label that
+    may mean the finding (PADCHEST_NEAR) makes it unknown; `exclude`, `suboptimal study` and cells that are no list say nothing at all; `unchanged` says nothing
+    of what it does not name.
+    """
+    csv = source(root, PADCHEST_FILE)
+    raw = read_columns(
+        csv,
+        ["ImageID", "ImageDir", "PatientID", "Projection", "Labels"],
+        ["StudyID", "StudyDate_DICOM", "PatientBirth", "PatientSex_DICOM"],
+        skipinitialspace=True,
+    )
+    patient = "padchest:" + raw["PatientID"]
+    born, taken = (pd.to_numeric(raw[c].str[:4], errors="coerce") for c in ("PatientBirth", "StudyDate_DICOM"))
+    age = (taken - born).where(lambda a: (a >= 0) & (a <= OLDEST))
+    return finished(
+        "padchest", raw["ImageDir"] + "/" + raw["ImageID"], by_kind(raw["Labels"], padchest_cells), patient_id=patient,
+        study_id=(patient + ":" + raw["StudyID"]).where(raw["StudyID"] != "", ""), view=view_of(raw["Projection"]),
+        age=age.map(lambda a: "" if a != a else str(int(a))), sex=one_of(raw["PatientSex_DICOM"].str.lower(), SEXES), label_source=csv.name.removesuffix(".gz"),
+    )  # fmt: skip
+
+
+def padchest_cells(field: str) -> np.ndarray:
+    """One `Labels` field, a Python list as text -> (K,)"""
+    try:
+        found = ast.literal_eval(field)
+        names = {str(name).strip().lower() for name in found} - {""} if isinstance(found, list | tuple) else set()
+    except (ValueError, SyntaxError, TypeError):
+        names = set()
+    if not names or names & {"exclude", "suboptimal study"}:
+        return np.full(len(LABELS), UNFIT, dtype=np.int8)
+    cells = np.full(len(LABELS), BLANK if "unchanged" in names else ABSENT, dtype=np.int8)
+    for label, near in PADCHEST_NEAR.items():
+        if names.intersection(near):
+            cells[PLACE[label]] = COARSE
+    for label, exact in PADCHEST.items():
+        if names.intersection(exact):
+            cells[PLACE[label]] = PRESENT
+    return cells
+
+
+# VinDr-CXR and VinBigData: several readers an image
+
+VINDR = {label: label for label in LABELS if label not in ("Mass", "Nodule", "Hernia")} | {
+    "Effusion": "Pleural effusion", "Pleural_Thickening": "Pleural thickening", "Fibrosis": "Pulmonary fibrosis",
+}  # fmt: skip
+VINDR_WIDER = {
+    "Nodule/Mass": ("Mass", "Nodule"), "Lung tumor": ("Mass",), "ILD": ("Infiltration", "Fibrosis"), "Lung Opacity": ("Infiltration", "Fibrosis"),
+    "Other lesion": ("Infiltration", "Fibrosis"),
+}  # fmt: skip
+VINBIGDATA = (
+    "Aortic enlargement", "Atelectasis", "Calcification", "Cardiomegaly", "Consolidation", "ILD", "Infiltration", "Lung Opacity", "Nodule/Mass",
+    "Other lesion", "Pleural effusion", "Pleural thickening", "Pneumothorax", "Pulmonary fibrosis", "No finding",
+)  # fmt: skip
+VOTES = ("majority", "any", "fraction")
+
+
+def voted(share: dict[str, np.ndarray], votes: str) -> tuple[np.ndarray, np.ndarray]:
+    """Share of the readers who say each class, (N,) in [0, 1] -> ((N, K) cells, (N,) texts of the column `soft`).
+
+    majority: more than half of them; any: one of them; fraction: all or none, else the readers are divided and the share stands in `soft`.
+    A class that nobody was asked about is not in `share`. Nodule/Mass and other wider classes, where present, leave their findings unknown.
+    """
+    if votes not in VOTES:
+        raise ValueError(f"votes {votes!r} is none of {', '.join(VOTES)}")
+    above = {theirs: part > 0.5 if votes == "majority" else part > 0 for theirs, part in share.items()}
+    cells = np.full((len(next(iter(share.values()))), len(LABELS)), UNSEEN, dtype=np.int8)
+    shown = np.zeros(cells.shape)
+    for ours, theirs in VINDR.items():
+        if theirs in share:
+            part = share[theirs]
+            divided = (votes == "fraction") & (part > 0) & (part < 1)
+            cells[:, PLACE[ours]] = np.where(divided, DIVIDED, above[theirs])
+            shown[:, PLACE[ours]] = np.where(divided, part, 0)
+    cells[:, [PLACE["Mass"], PLACE["Nodule"]]] = ABSENT
+    for theirs, several in VINDR_WIDER.items():
+        for ours in several if theirs in share else ():
+            cells[above[theirs] & (cells[:, PLACE[ours]] == ABSENT), PLACE[ours]] = COARSE
+    kinds, row = np.unique(shown.round(3), axis=0, return_inverse=True)
+    texts = [",".join(f"{label}={part:g}" for label, part in zip(LABELS, line, strict=True) if part) for line in kinds.tolist()]
+    return cells, np.array(texts, dtype=object)[row.ravel()]
+
+
+def read_vindr(root: str | Path, votes: str = "majority") -> pd.DataFrame:
+    """VinDr-CXR 1.0.0: annotations/image_labels_{train,test}.csv; images train/<image_id>.png beside the published .dicom.
+
+    Training images have three readers (`votes`), test images their consensus. `Nodule/Mass` that is present leaves Mass and Nodule unknown, ILD, Lung Opacity
+    and Other lesion leave Infiltration and Fibrosis unknown, Lung tumor Mass. Hernia was never looked for. Each image is a patient of its own.
+    """
+    parts = []
+    for split in ("train", "test"):
+        csv = source(root, f"annotations/image_labels_{split}.csv", f"image_labels_{split}.csv")
+        classes = [*VINDR.values(), *VINDR_WIDER]
+        raw = read_columns(csv, ["image_id", *classes], ["rad_id"])
+        code, names = pd.factorize(raw["image_id"])
+        if raw["rad_id"].eq("").all() and len(names) < len(raw) or raw.duplicated(["image_id", "rad_id"]).any():
+            twice = raw["image_id"][raw.duplicated(["image_id", "rad_id"])].iloc[0]
+            raise ValueError(f"{csv}: image {twice!r} stands there twice with the same reader")
+        readers = np.bincount(code)
+        share = {c: np.bincount(code, weights=flags(raw[c], csv)) / readers for c in classes}
+        parts.append(_vin("vindr", split, pd.Series(names), share, votes, csv.name.removesuffix(".gz"), split))
+    return pd.concat(parts, ignore_index=True)
+
+
+def read_vinbigdata(root: str | Path, votes: str = "majority") -> pd.DataFrame:
+    """VinBigData (Kaggle): train.csv, one row for each box of each reader; images train/<image_id>.png beside the published .dicom.
+
+    A reader says a finding who drew a box of it. Edema, Emphysema, Pneumonia and Hernia were never looked for; otherwise as read_vindr.
+    """
+    csv = source(root, "train.csv")
+    raw = read_columns(csv, ["image_id", "class_name", "rad_id"])
+    other = Counter(raw["class_name"][~raw["class_name"].isin(VINBIGDATA)])
+    if other:
+        raise ValueError(f"{csv}: unknown classes: " + ", ".join(f"{name!r} in {count:,} rows" for name, count in other.most_common()))
+    code, names = pd.factorize(raw["image_id"])
+    said = pd.DataFrame({"image": code, "reader": raw["rad_id"], "class": raw["class_name"]}).drop_duplicates()
+    readers = np.bincount(said.drop_duplicates(["image", "reader"])["image"])
+    share = {c: np.bincount(said["image"][said["class"] == c], minlength=len(names)) / readers for c in VINBIGDATA if c != "No finding"}
+    return _vin("vinbigdata", "train", pd.Series(names), share, votes, csv.name.removesuffix(".gz"), "")
+
+
+def _vin(name: str, folder: str, ids: pd.Series, share: dict[str, np.ndarray], votes: str, label_source: str, split: str) -> pd.DataFrame:
+    cells, soft = voted(share, votes)
+    return finished(name, f"{folder}/" + ids + ".png", cells, soft=soft, patient_id=f"{name}:" + ids, view="PA", split=split, label_source=label_source)
+
+
+READERS: dict[str, Callable[..., pd.DataFrame]] = {
+    "nih": read_nih, "openi": read_openi, "rexgradient": read_rexgradient, "chexpert": read_chexpert, "mimic": read_mimic,
+    "padchest": read_padchest, "vindr": read_vindr, "vinbigdata": read_vinbigdata, "cxrlt": read_cxrlt,
+}  # fmt: skip

@@ -4,6 +4,7 @@ Letters: N rows, K classes. Unknown is NaN from here to the loss; 0 means looked
 """
 
 import difflib
+import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,15 +14,22 @@ import pandas as pd
 
 from roi.labels import LABELS, NORMAL, SPELLINGS
 
-COLUMNS = ("image", "labels", "unknown", "uncertain", "patient_id", "study_id", "view", "age", "sex", "dataset", "split", "label_source")
+COLUMNS = ("image", "labels", "unknown", "uncertain", "soft", "patient_id", "study_id", "view", "age", "sex", "dataset", "split", "label_source")
 SLASHES = re.compile(r"/+(?:\./+)*")
 NIH_NAME = re.compile(r"(?:^|/)(\d{8})_\d{3}\.\w+$")
 SHARD = re.compile(r"^(?:\./)?(?:images(?:_\d+/images)?/)?")
+IN_DOUBT = 2.0  # stands for a target that is still to be drawn
 
 
 def tokens(field: str) -> list[str]:
     """'Mass, Nodule' -> ['Mass', 'Nodule']; never by substring."""
     return [t for t in (part.strip() for part in field.split(",")) if t]
+
+
+def shares(field: str) -> dict[str, float]:
+    """'Mass=0.333,Nodule=0.667' -> {'Mass': 0.333, 'Nodule': 0.667}: the share of the readers who say that a finding is present."""
+    parts = [token.partition("=") for token in tokens(field)]
+    return {finding.strip(): float(share) for finding, _, share in parts}
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
@@ -59,12 +67,40 @@ def check_table(table: pd.DataFrame, name: str) -> pd.DataFrame:
         both = set(tokens(present)) & set(tokens(unknown))
         if both:
             raise ValueError(f"{name}: {sorted(both)[0]!r} is both present and unknown in one row (labels {present!r})")
+    if "soft" in table:
+        _check_shares(table, name)
     open_to = ~table["patient_id"].str.contains(":", regex=False)  # missing, or perhaps in NIH's own spelling
     if open_to.any():
         given, from_name = table.loc[open_to, "patient_id"], patients_from_names(table.loc[open_to, "image"])
         bare = ("nih:" + given.str.strip().str.lstrip("0")) == from_name
         table.loc[open_to, "patient_id"] = given.where(~bare & (given != ""), from_name)
     return table
+
+
+def _check_shares(table: pd.DataFrame, name: str) -> None:
+    """Column `soft`: shares between 0 and 1, each of another finding, all of which stand in `unknown` too: who does not read `soft` takes them as that."""
+    table["soft"] = table["soft"].map({field: _spelled_shares(field, name) for field in table["soft"].unique()})
+    for unknown, soft in table.loc[table["soft"] != "", ["unknown", "soft"]].drop_duplicates().itertuples(index=False):
+        lacking = shares(soft).keys() - set(tokens(unknown))
+        if lacking:
+            raise ValueError(f"{name}: {sorted(lacking)[0]!r} has a share in column 'soft' ({soft!r}) but is not in 'unknown' of that row; name it there too")
+
+
+def _spelled_shares(field: str, name: str) -> str:
+    spelled: dict[str, str] = {}
+    for token in tokens(field):
+        label, _, share = (part.strip() for part in token.partition("="))
+        try:
+            fine = bool(label) and 0 < float(share) < 1
+        except ValueError:
+            fine = False
+        if not fine:
+            raise ValueError(f"{name}: column 'soft' holds {token!r}; it must be Finding=p with p between 0 and 1, both left out, as in 'Mass=0.333'")
+        label = _spelled(label, name)
+        if label in spelled:
+            raise ValueError(f"{name}: column 'soft' has two shares for {label!r} in one row ({field!r})")
+        spelled[label] = share
+    return ",".join(f"{label}={share}" for label, share in spelled.items())
 
 
 def _spelled(field: str, name: str) -> str:
@@ -111,7 +147,7 @@ def read_list(path: str | Path) -> pd.DataFrame:
 
 def class_list(table: pd.DataFrame, requested: str = "") -> list[str]:
     """The classes of a table (`requested` empty) or those asked for ('Mass,Nodule'): LABELS in their order, then others sorted."""
-    found = {t for column in ("labels", "unknown") for field in table[column].unique() for t in tokens(field)}
+    found = {t for column in ("labels", "unknown", "uncertain") for field in table[column].unique() for t in tokens(field)}
     wanted = set(tokens(requested)) or found
     unknown = sorted(wanted - found - set(NORMAL))
     if unknown:
@@ -126,19 +162,53 @@ def is_finding(classes: Sequence[str]) -> np.ndarray:
     return np.array([c not in NORMAL for c in classes])
 
 
-def target_matrix(table: pd.DataFrame, classes: Sequence[str]) -> np.ndarray:
-    """(N, K) float32: 1 present, 0 absent, NaN unknown or uncertain. `Normal` is derived, whatever the field says."""
+def target_matrix(table: pd.DataFrame, classes: Sequence[str], uncertain: str = "ignore", seed: int | None = None) -> np.ndarray:
+    """(N, K) float32: 1 present, 0 absent, NaN unknown. `Normal` is derived, whatever its field says: NaN where nothing is present and anything in doubt.
+
+    `uncertain`: what the cells of that column become. ignore: NaN. ones: 1. zeros: 0. soft: a draw from U(.55, .85), the label smoothing of CheXpert's -1
+    (Pham et al. 2021), which depends on seed, image and finding alone. With a `seed` the targets are those that training learns: the shares of column `soft`
+    are among them. Without one (validation, scores) these cells are unknown.
+    """
     fields = table[["labels", "unknown", "uncertain"]].drop_duplicates()
     rows = np.zeros((len(fields), len(classes)), dtype=np.float32)
     place = {c: j for j, c in enumerate(classes)}
-    for row, (labels, unknown, uncertain) in zip(rows, fields.itertuples(index=False), strict=True):
-        present = set(tokens(labels)) - set(NORMAL)
-        doubtful = {*tokens(unknown), *tokens(uncertain)} - set(NORMAL)
+    becomes = {"ignore": np.nan, "ones": 1.0, "zeros": 0.0, "soft": IN_DOUBT}[uncertain]
+    for row, found in zip(rows, fields.itertuples(index=False), strict=True):
+        present, unknown, doubtful = (set(tokens(field)) - set(NORMAL) for field in found)
         row[[place[c] for c in present & place.keys()]] = 1
-        row[[place[c] for c in doubtful & place.keys()]] = np.nan
-        row[[place[c] for c in NORMAL if c in place]] = 0 if present else (np.nan if doubtful else 1)
+        row[[place[c] for c in doubtful & place.keys()]] = becomes
+        row[[place[c] for c in unknown & place.keys()]] = np.nan
+        row[[place[c] for c in NORMAL if c in place]] = 0 if present else (np.nan if unknown or doubtful else 1)
     code = pd.MultiIndex.from_frame(fields).get_indexer(pd.MultiIndex.from_frame(table[["labels", "unknown", "uncertain"]]))
-    return rows[code]
+    target = rows[code]
+    if uncertain == "soft":
+        assert seed is not None, "a draw needs a seed"
+        _draw_doubtful(target, table["image"], classes, seed)
+    if seed is not None and "soft" in table:
+        _fill_shares(target, table["soft"].to_numpy(), place)
+    return target
+
+
+def _draw_doubtful(target: np.ndarray, images: pd.Series, classes: Sequence[str], seed: int) -> None:
+    """IN_DOUBT becomes a draw from U(.55, .85), the hash of seed, finding and image: other rows, classes, orders and processes change nothing."""
+    rows = np.flatnonzero((target == IN_DOUBT).any(axis=1))
+    keys = image_keys(images.iloc[rows]).to_numpy()
+    for j, c in enumerate(classes):
+        drawn = np.flatnonzero(target[rows, j] == IN_DOUBT)
+        hashes = b"".join(hashlib.blake2b(f"{seed}\n{c}\n{key}".encode(), digest_size=8).digest() for key in keys[drawn])
+        target[rows[drawn], j] = 0.55 + 0.3 * (np.frombuffer(hashes, dtype="<u8") / 2**64)
+
+
+def _fill_shares(target: np.ndarray, soft: np.ndarray, place: dict[str, int]) -> None:
+    """The shares of column `soft` (N,) in the place of their NaN."""
+    given = np.flatnonzero(soft != "")
+    code, fields = pd.factorize(soft[given])
+    values = np.full((len(fields), target.shape[1]), np.nan, dtype=np.float32)
+    for row, field in zip(values, fields, strict=True):
+        for c, share in shares(field).items():
+            if c in place and c not in NORMAL:
+                row[place[c]] = share
+    target[given] = np.where(np.isnan(values[code]), target[given], values[code])
 
 
 def split_by_patient(table: pd.DataFrame, fraction: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:

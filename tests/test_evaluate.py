@@ -11,8 +11,8 @@ from conftest import one_line_error, run
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
 from roi import faithfulness, predictions, scores
+from roi.boxes import read_boxes
 from roi.labels import LABELS
-from roi.sources import read_boxes
 
 CLASSES = ["Mass", "Edema"]
 

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from roi.boxes import read_boxes
 from roi.demo import plan
 from roi.labels import LABELS
 from roi.localization import BY_BOX, METRICS, boxes_around, cells_of, other_patients, score_maps, top_cells
 from roi.maps import Maps
 from roi.phantom import SPACE, plant
-from roi.sources import read_boxes
 from roi.table import image_keys, patients_from_names
 
 

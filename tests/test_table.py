@@ -106,13 +106,13 @@ def test_make_csv_writes_the_contracted_columns(tmp_path: Path) -> None:
     make = ("make_chexmultimodal_csv.py", "--src_csv", nih / "Data_Entry_2017.csv", "--image_dir", nih / "images", "--out_csv", tmp_path / "out.csv")
     run(*make, "--fillna", "Normal")
     lines = (tmp_path / "out.csv").read_text().splitlines()
-    assert lines[0] == "image,labels,unknown,uncertain,patient_id,study_id,view,age,sex,dataset,split,label_source"
-    assert lines[1] == '00000001_000.png,"Cardiomegaly,Emphysema",,,nih:1,nih:1:0,PA,,M,nih,,Data_Entry_2017.csv'  # an age of 411 years is no age
-    assert lines[2].startswith("00000001_001.png,Normal,,,nih:1,nih:1:1,AP,058,F")
+    assert lines[0] == "image,labels,unknown,uncertain,soft,patient_id,study_id,view,age,sex,dataset,split,label_source"
+    assert lines[1] == '00000001_000.png,"Cardiomegaly,Emphysema",,,,nih:1,nih:1:0,PA,,M,nih,,Data_Entry_2017.csv'  # an age of 411 years is no age
+    assert lines[2].startswith("00000001_001.png,Normal,,,,nih:1,nih:1:1,AP,058,F")
     run(*make, "--fillna", "Normal")  # the same again: nothing to complain about
     assert "exists and differs" in one_line_error(*make)
     run(*make, "--overwrite")
-    assert (tmp_path / "out.csv").read_text().splitlines()[2].startswith("00000001_001.png,,,")
+    assert (tmp_path / "out.csv").read_text().splitlines()[2].startswith("00000001_001.png,,,,")
 
 
 def test_make_csv_names_what_is_wrong(tmp_path: Path) -> None:

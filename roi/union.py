@@ -1,0 +1,220 @@
+"""Several data sets in one table: who is whom across them, who is in which split, and what is left unknown.
+
+Letters: N images, K = 14 findings. The tables are those of roi/sources.py: the columns of roi/table.py and a cell for each finding.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from roi.cells import ABSENT, BLANK, COARSE, PRESENT, REASONS, UNCERTAIN, UNSEEN, fields
+from roi.images import locate
+from roi.labels import LABELS
+from roi.sources import READERS
+
+BLANKS = ("chexpert", "mimic", "rexgradient")  # sets whose labels come from reports: what is not mentioned has a policy
+VOTED = ("vindr", "vinbigdata")
+FOLDER = {"cxrlt": "mimic"}  # whose images a set names, where they are not its own
+RANK = {"train": 0, "val": 1, "test": 2}
+NIH_NAME = re.compile(r"\b\d{8}_\d{3}\.(?:png|jpg|jpeg|dcm)\b")
+
+
+def chosen_sets(wanted: Sequence[str], data_root: Path) -> tuple[list[str], list[str]]:
+    """--datasets -> (names, what is to be said about it). `all`: those with a folder below data_root."""
+    if not data_root.is_dir():
+        raise ValueError(f"{data_root}: no such folder (--data_root); it holds a folder for each data set: {', '.join(READERS)}")
+    if list(wanted) == ["all"]:
+        names = [name for name in READERS if (data_root / name).is_dir()]
+        if not names:
+            raise ValueError(f"{data_root}: no folder of a data set is there (looked for {', '.join(READERS)}); see download_datasets.py --list")
+        said = [f"not there: {', '.join(lacking)}"] if (lacking := [name for name in READERS if name not in names]) else []
+        if set(VOTED) <= set(names):
+            names.remove("vinbigdata")
+            said.append("vinbigdata is left out: its X-rays are those of vindr, which has more labels")
+        return names, said
+    other = [name for name in wanted if name not in READERS]
+    if other:
+        raise ValueError(f"--datasets {other[0]}: no such data set (known: all, {', '.join(READERS)})")
+    if set(VOTED) <= set(wanted):
+        raise ValueError("--datasets vindr vinbigdata: they are the same X-rays under other names; choose one of them")
+    lacking = [name for name in wanted if not (data_root / name).is_dir()]
+    if lacking:
+        raise ValueError(f"--datasets {lacking[0]}: there is no folder {data_root / lacking[0]}; see download_datasets.py --info {lacking[0]}")
+    return [name for name in READERS if name in wanted], []
+
+
+def read_set(name: str, data_root: Path, blank: str = "unknown", votes: str = "majority") -> pd.DataFrame:
+    """One data set; `image` is still the path below its own folder."""
+    options = {"blank": blank} if name in BLANKS else {"votes": votes} if name in VOTED else {}
+    return READERS[name](data_root / name, **options)
+
+
+def placed(table: pd.DataFrame, name: str, data_root: Path, check: bool) -> tuple[pd.DataFrame, list[str]]:
+    """`image` as a path below data_root -> (table, images that are not there). Without `check` no file is looked for."""
+    owner = FOLDER.get(name, name)
+    folder = owner if (data_root / owner).is_dir() else name
+    if not check:
+        between = "images/" if name == "nih" else ""  # where download_datasets.py --gather links them
+        return table.assign(image=f"{folder}/{between}" + table["image"]), []
+    paths = locate(data_root / folder, table["image"].tolist())
+    missing = [f"{folder}/{image}" for image, path in zip(table["image"], paths, strict=True) if path is None]
+    here = np.array([path is not None for path in paths])
+    start = len(str(data_root)) + 1
+    return table[here].assign(image=[path[start:] for path in paths if path is not None]), missing
+
+
+def with_cxrlt(mimic: pd.DataFrame, cxrlt: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
+    """MIMIC-CXR with what CXR-LT says of the same images -> (table, counts of what happened).
+
+    CXR-LT fills what MIMIC's labels never looked for or left open between findings. Where MIMIC's report does not mention a finding only a 1 counts: a 0 of
+    CXR-LT says no more than that. What MIMIC knows, or calls uncertain, stays. An image that either set tests on is a test image.
+    """
+    row = pd.Index(mimic["image"]).get_indexer(pd.Index(cxrlt["image"]))
+    own, theirs = row[row >= 0], cxrlt[row >= 0]
+    before, more = mimic[list(LABELS)].to_numpy(), theirs[list(LABELS)].to_numpy()
+    was = before[own]
+    known = (more == PRESENT) | (more == ABSENT)
+    filled = known & np.isin(was, (UNSEEN, COARSE)) | (more == PRESENT) & (was == BLANK)
+    after = before.copy()
+    after[own] = np.where(filled, more, was)
+    out = mimic.assign(**fields(after), **{label: after[:, j] for j, label in enumerate(LABELS)})
+    stricter = theirs["split"].map(RANK).fillna(-1).to_numpy() > out["split"].iloc[own].map(RANK).fillna(-1).to_numpy()
+    out.iloc[own[stricter], out.columns.get_loc("split")] = theirs["split"].to_numpy()[stricter]
+    source = out["label_source"].to_numpy(dtype=object, copy=True)
+    source[own] = source[own] + "+" + theirs["label_source"].to_numpy(dtype=object)
+    counts = {
+        "images": len(own), "cells_filled": int(filled.sum()), "moved_to_a_stricter_split": int(stricter.sum()),
+        "cells_that_disagree": int((known & np.isin(was, (ABSENT, PRESENT)) & (more != was)).sum()),
+    }  # fmt: skip
+    return pd.concat([out.assign(label_source=source), cxrlt[row < 0]], ignore_index=True), counts
+
+
+def chance(patients: pd.Series, seed: int) -> np.ndarray:
+    """A number in [0, 1) for each patient that depends on its name and the seed alone: other rows, sets or orders change nothing."""
+    code, names = pd.factorize(patients)
+    drawn = pd.util.hash_array(np.asarray(names, dtype=object), hash_key=f"{seed:016d}", categorize=False)
+    return (drawn / 2.0**64)[code]
+
+
+def assign_splits(table: pd.DataFrame, val: float, test: float, seed: int) -> tuple[pd.Series, dict[str, int]]:
+    """-> (train, val or test for each image, how many were moved). Official splits stay; patients without one are drawn.
+
+    NIH's train_val gives `val` of its patients to val. A patient whose images stand in several splits is in the strictest of them: test, then val.
+    """
+    u = chance(table["patient_id"], seed)
+    drawn = np.where(u < test, 2, np.where(u < test + val, 1, 0))
+    official = table["split"].map(RANK).fillna(-1).to_numpy().astype(int)
+    rank = np.where(official >= 0, official, np.where(table["split"] == "train_val", u < val, drawn))
+    code, names = pd.factorize(table["patient_id"])
+    strictest = np.zeros(len(names), dtype=int)
+    np.maximum.at(strictest, code, rank)
+    moved = strictest[code] > rank
+    counts = {f"{name}: moved to a stricter split": int(n) for name, n in table["dataset"][moved].value_counts().items()}
+    return pd.Series(np.array(list(RANK), dtype=object)[strictest[code]], index=table.index), counts
+
+
+def gathered(
+    wanted: Sequence[str], data_root: Path, blank: str, votes: str, check: bool, say: Callable[[str], object]
+) -> tuple[pd.DataFrame, dict[str, Any], list[str]]:
+    """The chosen sets under each other -> (table, facts worth knowing by name, images that are not there); `say` tells what is being read."""
+    names, said = chosen_sets(wanted, data_root)
+    for line in said:
+        say(line)
+    tables: dict[str, pd.DataFrame] = {}
+    facts: dict[str, Any] = {}
+    missing: list[str] = []
+    for name in names:
+        table, lacking = placed(read_set(name, data_root, blank, votes), name, data_root, check)
+        missing += lacking if not (name == "cxrlt" and "mimic" in tables) else []
+        tables[name] = table
+        say(f"{name}: {len(table):,} images of {table['patient_id'].nunique():,} patients")
+    if {"mimic", "cxrlt"} <= tables.keys():
+        tables["mimic"], facts["cxrlt in mimic"] = with_cxrlt(tables["mimic"], tables.pop("cxrlt"))
+    return pd.concat(tables.values(), ignore_index=True), facts, missing
+
+
+def chosen_rows(table: pd.DataFrame, views: Sequence[str] | None, splits: Sequence[str] | None) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The rows of these views and splits of which anything is known -> (table, counts of the others). ValueError where none is left."""
+    empty = nothing_known(table)
+    counts = {"nothing is known, left out": {str(k): int(n) for k, n in table["dataset"][empty].value_counts().items()}} if empty.any() else {}
+    kept = ~empty
+    for column, chosen in (("view", views), ("split", splits)):
+        if chosen:
+            there = sorted(set(table[column]))
+            wanted = table[column].isin([c.upper() if column == "view" else c for c in chosen]).to_numpy()
+            if not (kept & wanted).any():
+                raise ValueError(f"--{column}s {' '.join(chosen)}: no image is left (there is {', '.join(v or 'not said' for v in there)})")
+            counts[f"other {column}s, left out"] = {str(k): int(n) for k, n in table["dataset"][kept & ~wanted].value_counts().items()}
+            kept = kept & wanted
+    return table[kept].reset_index(drop=True), counts
+
+
+def nothing_known(table: pd.DataFrame) -> np.ndarray:
+    """(N,) bool: no finding is present, absent, uncertain or shared among readers."""
+    return (table[list(LABELS)].to_numpy() > UNCERTAIN).all(axis=1) & (table["soft"] == "").to_numpy()
+
+
+def audit(table: pd.DataFrame, csv: Path) -> dict[str, int]:
+    """How many images of NIH another table names (in whatever column), and how many of them this table trains on.
+
+    RSNA's pneumonia challenge, Google's expert labels and ChestMNIST are made of NIH's images: no test for a model that was trained on them.
+    """
+    try:
+        text = pd.read_csv(csv, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{csv}: not a table to audit ({str(error).strip()})") from error
+    named = {name for column in text for field in text[column].unique() for name in NIH_NAME.findall(field)}
+    ours = table["image"].str.rsplit("/", n=1).str[-1]
+    stems = {name.split(".")[0] for name in named}
+    shared = ours.str.split(".").str[0].isin(stems) & (table["dataset"] == "nih")
+    counts = table.loc[shared, "split"].value_counts()
+    return {"nih_images_named": len(named), "in_this_table": int(shared.sum()), **{f"of_{part}": int(counts.get(part, 0)) for part in RANK}}
+
+
+def summary(table: pd.DataFrame) -> dict[str, Any]:
+    """Images, patients, splits, and for each set and finding how many are positive, negative, uncertain, unknown, and why."""
+    out: dict[str, Any] = {"images": len(table), "patients": int(table["patient_id"].nunique()), "datasets": {}}
+    for name, rows in table.groupby("dataset", sort=False):
+        cells = rows[list(LABELS)].to_numpy()
+        counts = np.stack([np.bincount(cells[:, j], minlength=max(REASONS) + 1) for j in range(len(LABELS))])
+        findings = {
+            label: {
+                "positive": int(n[PRESENT]), "negative": int(n[ABSENT]), "uncertain": int(n[UNCERTAIN]), "unknown": int(n[UNCERTAIN + 1 :].sum()),
+                "because": {REASONS[code]: int(n[code]) for code in REASONS if n[code]},
+            }
+            for label, n in zip(LABELS, counts, strict=True)
+        }  # fmt: skip
+        splits = {str(k) or "none": int(v) for k, v in rows["split"].value_counts().items()}
+        views = {str(k) or "not said": int(v) for k, v in rows["view"].value_counts().items()}
+        out["datasets"][str(name)] = {
+            "images": len(rows),
+            "patients": int(rows["patient_id"].nunique()),
+            "splits": splits,
+            "views": views,
+            "findings": findings,
+        }
+    return out
+
+
+def printed(found: dict[str, Any]) -> str:
+    """The summary as a table: positives / negatives / uncertain or unknown of each finding (rows) in each set (columns)."""
+    sets = found["datasets"]
+    lines = [["", *sets], ["images", *(f"{s['images']:,}" for s in sets.values())], ["patients", *(f"{s['patients']:,}" for s in sets.values())]]
+    for label in LABELS:
+        cells = [s["findings"][label] for s in sets.values()]
+        lines.append([label, *(f"{c['positive']:,} / {c['negative']:,} / {c['uncertain'] + c['unknown']:,}" for c in cells)])
+    wide = [max(len(line[n]) for line in lines) for n in range(len(lines[0]))]
+    rows = ["  ".join([line[0].ljust(wide[0]), *(cell.rjust(w) for cell, w in zip(line[1:], wide[1:], strict=True))]) for line in lines]
+    return "\n".join([*rows, "(of each finding: present / absent / uncertain or unknown)"])
+
+
+def published_format(table: pd.DataFrame, data_root: Path) -> pd.DataFrame:
+    """Image Index, Processed Image Path, Harmonized Labels (14 digits in the order of LABELS; what is unknown is 0), Dataset."""
+    digits = (table[list(LABELS)].to_numpy() == PRESENT).astype(np.uint8) + ord("0")  # (N, K) ASCII
+    bits = np.ascontiguousarray(digits).view(f"S{len(LABELS)}").ravel().astype(str)
+    name = table["image"].str.rsplit("/", n=1).str[-1]
+    return pd.DataFrame({"Image Index": name, "Processed Image Path": f"{data_root}/" + table["image"], "Harmonized Labels": bits, "Dataset": table["dataset"]})

@@ -1,0 +1,295 @@
+"""Several data sets in one table: patients, splits, unknowns, leaks, duplicates; against truth written in the published layouts."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import one_line_error, run
+from PIL import Image, ImageEnhance
+
+from roi import union
+from roi.cells import ABSENT, BLANK, COARSE, PRESENT, UNCERTAIN, UNSEEN
+from roi.duplicates import groups, near_pairs, phash
+from roi.labels import LABELS
+from roi.layouts import WRITERS
+from roi.run import held_out
+from roi.sources import READERS
+from roi.table import read_table, target_matrix
+
+MAKE = "make_chexmultimodal_csv.py"
+
+
+def truth(patients: int = 40, seed: int = 0, images: list[str] | None = None) -> pd.DataFrame:
+    """Two images a patient, 14 findings drawn at 20 %."""
+    rng = np.random.default_rng(seed)
+    n = 2 * patients
+    patient = np.repeat(np.arange(1, patients + 1), 2)
+    return pd.DataFrame(
+        {
+            "image": images or [""] * n, "patient": patient, "study": np.tile([1, 2], patients), "view": np.where(rng.random(n) < 0.5, "PA", "AP"),
+            "age": rng.integers(20, 90, n), "sex": np.where(rng.random(n) < 0.5, "M", "F"), "split": np.array(["test", "val", "train", "train"])[patient % 4],
+            **{label: (rng.random(n) < 0.2).astype(int) for label in LABELS},
+        }
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def nine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All nine layouts, tables alone; mimic and cxrlt are of the same truth, as they are in life."""
+    root = tmp_path_factory.mktemp("nine") / "Dataset"
+    for n, name in enumerate(WRITERS):
+        WRITERS[name](truth(seed=3 if name in ("mimic", "cxrlt") else n), root / name)
+    return root
+
+
+def made(root: Path, out: Path, *flags: object) -> tuple[pd.DataFrame, dict, str]:
+    said = run(MAKE, "--datasets", "all", "--data_root", root, "--out_csv", out, "--no-check_images", *flags)
+    return read_table(out), json.loads(out.with_name(f"{out.stem}_summary.json").read_text()), said
+
+
+def test_the_union_holds_every_set_once_and_says_what_it_knows(nine: Path, tmp_path: Path) -> None:
+    table, summary, said = made(nine, tmp_path / "u.csv")
+    assert sorted(set(table["dataset"])) == sorted(set(READERS) - {"vinbigdata", "cxrlt"})
+    assert "vinbigdata is left out" in said and table["image"].is_unique
+    assert table["patient_id"].str.match(r"^(nih|openi|rexgradient|chexpert|mimic|padchest|vindr):[^:]+$").all()
+    assert table.groupby("patient_id")["split"].nunique().max() == 1 and set(table["split"]) == {"train", "val", "test"}
+    target = target_matrix(table, LABELS)
+    for name, found in summary["datasets"].items():
+        rows = target[(table["dataset"] == name).to_numpy()]
+        assert found["images"] == len(rows)
+        for j, label in enumerate(LABELS):
+            cell = found["findings"][label]
+            assert cell["positive"] == (rows[:, j] == 1).sum() and cell["negative"] == (rows[:, j] == 0).sum(), (name, label)
+            assert cell["uncertain"] + cell["unknown"] == np.isnan(rows[:, j]).sum() == sum(cell["because"].values()), (name, label)
+    assert summary["datasets"]["chexpert"]["findings"]["Hernia"]["because"] == {"the data set never looked for it": 80}
+
+
+def test_cxrlt_fills_what_mimic_does_not_know(nine: Path, tmp_path: Path) -> None:
+    both = made(nine, tmp_path / "u.csv")[0].query("dataset == 'mimic'").set_index("image")
+    alone = union.read_set("mimic", nine).set_index("image")
+    given = union.read_set("cxrlt", nine).set_index("image")
+    row = [image.removeprefix("mimic/") for image in both.index]
+    after = target_matrix(both, LABELS)
+    before, more = alone.loc[row, list(LABELS)].to_numpy(), given.loc[row, list(LABELS)].to_numpy()
+    expected = np.where(before <= PRESENT, before.astype(float), np.nan)
+    fills = np.isin(before, (UNSEEN, COARSE)) | (before == BLANK) & (more == PRESENT)
+    expected[fills] = more[fills]
+    assert fills.any() and np.array_equal(after, expected, equal_nan=True)
+    assert not np.isnan(after[:, LABELS.index("Hernia")]).any()
+
+
+def merged(mimic: list[int], cxrlt: list[int], splits: tuple[str, str] = ("train", "train")) -> tuple[pd.DataFrame, dict[str, int]]:
+    def one(cells: list[int], split: str) -> pd.DataFrame:
+        row = {"image": "a", "split": split, "label_source": "x", "labels": "", "unknown": "", "uncertain": "", "soft": ""}
+        return pd.DataFrame([row | dict(zip(LABELS, cells + [ABSENT] * (14 - len(cells)), strict=True))])
+
+    return union.with_cxrlt(one(mimic, splits[0]), one(cxrlt, splits[1]))
+
+
+def test_each_rule_of_the_merge() -> None:
+    mimic = [UNSEEN, UNSEEN, COARSE, BLANK, BLANK, UNCERTAIN, ABSENT, PRESENT, UNSEEN]
+    cxrlt = [PRESENT, ABSENT, PRESENT, PRESENT, ABSENT, PRESENT, PRESENT, ABSENT, UNSEEN]
+    table, counts = merged(mimic, cxrlt, ("train", "test"))
+    assert table.loc[0, list(LABELS[:9])].tolist() == [PRESENT, ABSENT, PRESENT, PRESENT, BLANK, UNCERTAIN, ABSENT, PRESENT, UNSEEN]
+    assert table.loc[0, "split"] == "test" and merged(mimic, cxrlt, ("test", "train"))[0].loc[0, "split"] == "test"
+    assert counts == {"images": 1, "cells_filled": 4, "moved_to_a_stricter_split": 1, "cells_that_disagree": 2}
+    assert table.loc[0, "labels"] == "Atelectasis,Effusion,Infiltration,Pneumothorax" and table.loc[0, "label_source"] == "x+x"
+
+
+def test_a_patient_keeps_its_split_whoever_else_is_there(nine: Path, tmp_path: Path) -> None:
+    whole = made(nine, tmp_path / "u.csv")[0].set_index("image")["split"]
+    run(MAKE, "--datasets", "padchest", "--data_root", nine, "--out_csv", tmp_path / "p.csv", "--no-check_images")
+    alone = read_table(tmp_path / "p.csv").set_index("image")["split"]
+    assert alone.equals(whole[alone.index]) and alone.nunique() == 3
+    run(MAKE, "--datasets", "padchest", "--data_root", nine, "--out_csv", tmp_path / "q.csv", "--no-check_images", "--seed", 1)
+    assert not read_table(tmp_path / "q.csv").set_index("image")["split"].equals(alone)
+
+
+def test_drawn_splits_have_their_size_and_official_ones_stay() -> None:
+    n = 20_000
+    table = pd.DataFrame({"patient_id": [f"x:{i}" for i in range(n)], "split": "", "dataset": "x"})
+    split, moved = union.assign_splits(table, 0.1, 0.2, 0)
+    share = split.value_counts() / n
+    assert abs(share["test"] - 0.2) < 0.01 and abs(share["val"] - 0.1) < 0.01 and not moved  # 3.5 standard deviations
+    table["split"] = ["train_val", "test"] * (n // 2)
+    split, _ = union.assign_splits(table, 0.1, 0.2, 0)
+    assert (split[1::2] == "test").all() and abs((split[::2] == "val").mean() - 0.1) < 0.011 and not (split[::2] == "test").any()
+    mixed = pd.DataFrame({"patient_id": ["a", "a", "b", "b", "c"], "split": ["train", "test", "val", "train", "train"], "dataset": "m"})
+    split, moved = union.assign_splits(mixed, 0.1, 0.2, 0)
+    assert split.tolist() == ["test", "test", "val", "val", "train"] and moved == {"m: moved to a stricter split": 2}
+
+
+def test_views_and_splits_are_chosen_and_counted(nine: Path, tmp_path: Path) -> None:
+    table, summary, said = made(nine, tmp_path / "u.csv")
+    chosen, fewer, _ = made(nine, tmp_path / "pa.csv", "--views", "pa", "--splits", "train", "val")
+    assert set(chosen["view"]) == {"PA"} and set(chosen["split"]) == {"train", "val"}
+    assert len(chosen) == ((table["view"] == "PA") & (table["split"] != "test")).sum()
+    left = sum(sum(fewer["facts"][f"other {what}, left out"].values()) for what in ("views", "splits"))
+    assert left == len(table) - len(chosen)
+    error = one_line_error(MAKE, "--datasets", "nih", "--data_root", nine, "--out_csv", tmp_path / "x.csv", "--no-check_images", "--views", "LATERAL")
+    assert "--views LATERAL: no image is left (there is AP, PA)" in error and not (tmp_path / "x.csv").exists()
+
+
+def test_what_a_report_does_not_mention(nine: Path, tmp_path: Path) -> None:
+    root = tmp_path / "Dataset"
+    shutil.copytree(nine / "chexpert", root / "chexpert")
+    csv = root / "chexpert" / "train.csv"
+    raw = pd.read_csv(csv, dtype=str, keep_default_na=False)
+    blank = raw.index[(raw["No Finding"] != "1.0") & (raw["Edema"] == "0.0")][:7]
+    raw.loc[blank, "Edema"] = ""
+    raw.to_csv(csv, index=False)
+    asked = made(root, tmp_path / "u.csv")[1]["datasets"]["chexpert"]["findings"]["Edema"]
+    negative = made(root, tmp_path / "n.csv", "--blank", "negative")[1]["datasets"]["chexpert"]["findings"]["Edema"]
+    assert len(blank) == 7 == asked["unknown"] and asked["because"] == {"not mentioned": 7}
+    assert negative["unknown"] == 0 and negative["negative"] == asked["negative"] + 7 and negative["positive"] == asked["positive"]
+
+
+def test_published_format_has_fourteen_digits_and_a_warning(nine: Path, tmp_path: Path) -> None:
+    table = made(nine, tmp_path / "u.csv")[0]
+    said = run(MAKE, "--datasets", "all", "--data_root", nine, "--out_csv", tmp_path / "m.csv", "--no-check_images", "--format", "metadata")
+    old = pd.read_csv(tmp_path / "m.csv", dtype=str)
+    assert list(old) == ["Image Index", "Processed Image Path", "Harmonized Labels", "Dataset"]
+    digits = np.array([[int(d) for d in field] for field in old["Harmonized Labels"]])
+    target = target_matrix(table, LABELS)
+    assert digits.shape == (len(table), 14) and np.array_equal(digits == 1, target == 1)
+    assert f"warning: {int(np.isnan(target).sum()):,} cells that are unknown are 0" in said
+    assert old["Processed Image Path"].tolist() == [f"{nine}/{image}" for image in table["image"]]
+
+
+def test_tables_made_of_nih_images_are_audited(nine: Path, tmp_path: Path) -> None:
+    nih = read_table_of(nine, "nih", tmp_path)
+    rows = nih["image"].str.split("/").str[-1]
+    (tmp_path / "rsna.csv").write_text(
+        "patientId,img\n" + "".join(f"p{n},{name.replace('.png', '.dcm')}\n" for n, name in enumerate(rows[:10])) + "x,99999999_000.png\n"
+    )
+    facts = made(nine, tmp_path / "u.csv", "--audit", tmp_path / "rsna.csv")[1]["facts"][f"audit of {tmp_path / 'rsna.csv'}"]
+    of = nih["split"][:10].value_counts()
+    assert facts == {"nih_images_named": 11, "in_this_table": 10, **{f"of_{part}": int(of.get(part, 0)) for part in ("train", "val", "test")}}
+
+
+def read_table_of(root: Path, name: str, tmp_path: Path) -> pd.DataFrame:
+    run(MAKE, "--datasets", name, "--data_root", root, "--out_csv", tmp_path / f"only_{name}.csv", "--no-check_images")
+    return read_table(tmp_path / f"only_{name}.csv")
+
+
+@pytest.fixture(scope="module")
+def pictures(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 pictures of the demo set as NIH's, the first 8 of them again as PadChest's in another size and brightness."""
+    root = tmp_path_factory.mktemp("pictures") / "Dataset"
+    files = sorted(map(str, demo.glob("images_*/images/*.png")))[:24]
+    WRITERS["nih"](truth(12, images=files), root / "nih")
+    folder = root.parent / "changed"
+    folder.mkdir()
+    for n, name in enumerate(files[:8]):
+        ImageEnhance.Brightness(Image.open(name).convert("L").resize((96, 96), Image.Resampling.BICUBIC)).enhance(0.9).save(folder / f"{n}.png")
+    WRITERS["padchest"](truth(4, 5, images=[str(folder / f"{n}.png") for n in range(8)]), root / "padchest")
+    return root
+
+
+def test_equal_pictures_do_not_stand_in_two_splits(pictures: Path, tmp_path: Path) -> None:
+    make = (MAKE, "--datasets", "nih", "padchest", "--data_root", pictures)
+    run(*make, "--out_csv", tmp_path / "all.csv")
+    whole = read_table(tmp_path / "all.csv")
+    assert len(whole) == 32
+    said = run(*make, "--out_csv", tmp_path / "u.csv", "--check_duplicates", "--workers", 1)
+    groups = pd.read_csv(tmp_path / "u_duplicates.csv")
+    assert len(groups) == 16 and (groups.groupby("group")["dataset"].nunique() == 2).all() and "pictures with a copy 16" in said
+    rank = whole.set_index("image")["split"].map(union.RANK)
+    strictest = groups.groupby("group")["image"].transform(lambda names: rank[names].max())
+    expected = groups["image"][groups["image"].map(rank) < strictest]
+    assert sorted(groups["image"][groups["left_out"]]) == sorted(expected) and len(expected) > 0
+    assert sorted(set(whole["image"]) - set(read_table(tmp_path / "u.csv")["image"])) == sorted(expected)
+
+
+def test_pictures_that_others_test_on_leave_training(pictures: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    first = read_table_of(pictures, "nih", tmp_path).query("split == 'train'")["image"].iloc[0].split("/")[-1]
+    Image.open(next(pictures.glob(f"nih/images_*/images/{first}"))).convert("L").resize((64, 64), Image.Resampling.BICUBIC).save(elsewhere / "other.jpg")
+    make = (MAKE, "--datasets", "nih", "--data_root", pictures, "--workers", 1)
+    run(*make, "--out_csv", tmp_path / "u.csv", "--check_duplicates", elsewhere)
+    left = read_table(tmp_path / "u.csv")
+    assert len(left) == 23 and not left["image"].str.endswith(first).any()
+    assert "no picture is there" in one_line_error(*make, "--out_csv", tmp_path / "v.csv", "--check_duplicates", tmp_path / "nowhere")
+
+
+def test_near_pairs_are_those_of_all_with_all() -> None:
+    rng = np.random.default_rng(0)
+    bits = rng.random((300, 256)) < 0.5
+    for n in range(60):  # copies with 0 to 11 bits changed
+        bits[100 + n] = bits[n]
+        bits[100 + n, rng.choice(256, n % 12, replace=False)] ^= True
+    apart = (bits[:, None] ^ bits[None]).sum(axis=2)
+    i, j = np.nonzero(np.triu(apart <= 10, 1))
+    found = near_pairs(np.packbits(bits, axis=1))
+    assert len(i) == 55 and np.array_equal(found[0], i) and np.array_equal(found[1], j)
+    assert len(set(groups(np.packbits(bits, axis=1)))) == 300 - 55
+
+
+def test_real_pictures_are_told_apart_and_their_copies_are_not(shared: Path) -> None:
+    """NIH at 256 and at 1024 pixels: the same picture within 10 bits, 30 other ones at least 42 apart."""
+    large = {path.name: path for path in shared.glob("nih_1024/images_*/images/*.png")}
+    names = sorted(large)[:30]
+
+    def bits(path: Path) -> np.ndarray:
+        from roi.images import read_grey
+
+        return phash(read_grey(path, 64))
+
+    a, b = (np.stack([bits(folder) for folder in paths]) for paths in ([large[n] for n in names], [shared / "nih_256" / "images" / n for n in names]))
+    apart = (a[:, None] ^ b[None]).sum(axis=2)
+    assert np.diag(apart).max() <= 10 and apart[~np.eye(30, dtype=bool)].min() >= 42
+
+
+def test_missing_images_are_counted_and_listed(pictures: Path, tmp_path: Path) -> None:
+    root = tmp_path / "Dataset"
+    shutil.copytree(pictures, root)
+    gone = sorted(root.glob("nih/images_*/images/*.png"))[:3]
+    for path in gone:
+        path.unlink()
+    make = (MAKE, "--datasets", "all", "--data_root", root, "--out_csv", tmp_path / "u.csv")
+    assert "3 of 32 images are missing" in one_line_error(*make) and not (tmp_path / "u.csv").exists()
+    assert (tmp_path / "u_missing.txt").read_text().split() == [f"nih/{path.name}" for path in gone]
+    assert "their rows are left out" in run(*make, "--allow_missing") and len(read_table(tmp_path / "u.csv")) == 29
+    table = read_table(tmp_path / "u.csv")
+    assert all((root / image).is_file() for image in table["image"])
+
+
+def test_wrong_requests_are_one_line(nine: Path, tmp_path: Path) -> None:
+    def error(*flags: object) -> str:
+        said = one_line_error(MAKE, "--out_csv", tmp_path / "x.csv", *flags)
+        assert not list(tmp_path.glob("x*"))
+        return said
+
+    assert "no such folder (--data_root)" in error("--datasets", "all", "--data_root", tmp_path / "nowhere")
+    assert "no folder of a data set is there (looked for nih, openi" in error("--datasets", "all", "--data_root", tmp_path)
+    assert "--datasets mimc: no such data set (known: all, nih" in error("--datasets", "mimc", "--data_root", nine)
+    assert "--datasets nih: there is no folder" in error("--datasets", "nih", "--data_root", tmp_path)
+    assert "the same X-rays under other names" in error("--datasets", "vindr", "vinbigdata", "--data_root", nine)
+    assert "--views goes with --datasets, not with --src_csv" in error("--src_csv", nine / "nih" / "Data_Entry_2017.csv", "--views", "PA")
+    assert "--filter_list goes with --src_csv" in error("--datasets", "nih", "--filter_list", "x.txt", "--data_root", nine)
+    assert "--check_duplicates looks at the images" in error("--datasets", "nih", "--data_root", nine, "--no-check_images", "--check_duplicates")
+    assert "80 of 80 images are missing" in run(MAKE, "--datasets", "nih", "--data_root", nine, "--out_csv", tmp_path / "y.csv", code=2)
+
+
+def test_a_table_that_is_there_is_not_replaced(nine: Path, tmp_path: Path) -> None:
+    make = (MAKE, "--datasets", "nih", "--data_root", nine, "--out_csv", tmp_path / "u.csv", "--no-check_images")
+    run(*make)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    run(*make)
+    assert "exists and differs" in one_line_error(*make, "--seed", 5)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    run(*make, "--seed", 5, "--overwrite")
+    assert (tmp_path / "u.csv").read_bytes() != before["u.csv"]
+
+
+def test_rows_marked_val_are_the_validation_rows() -> None:
+    table = pd.DataFrame({"image": [f"{n}.png" for n in range(8)], "patient_id": list("aabbccdd"), "split": ["val", "", "", "", "train", "", "VAL ", ""]})
+    train, val = held_out(table, 0.1, 0)
+    assert sorted(set(val["patient_id"])) == ["a", "d"] and len(val) == 4  # the other images of their patients too
+    for all_or_none in ("val", "train"):
+        train, val = held_out(table.assign(split=all_or_none), 0.3, 0)
+        assert len(train) == 6 and len(val) == 2 and not set(train["patient_id"]) & set(val["patient_id"])
