@@ -28,7 +28,7 @@ from roi import cli
 from roi.files import replacing
 from roi.images import locate
 from roi.sources import VOTES, read_nih
-from roi.table import COLUMNS, check_table, class_list, listed, tokens
+from roi.table import COLUMNS, check_table, class_list, csv_text, listed, tokens
 
 ONE = {"image_dir": None, "filter_list": None, "label_from": "Finding Labels"}
 SEVERAL: dict[str, Any] = {
@@ -190,7 +190,7 @@ def report_missing(missing: list[str], of: int, folder: Path, side_file: Path, a
 
 
 def write(table: pd.DataFrame, out: Path, overwrite: bool) -> None:
-    text = table.to_csv(index=False, lineterminator="\n")
+    text = csv_text(table)
     if out.exists() and out.read_text(encoding="utf-8") == text:
         return  # nothing to do
     if out.exists() and not overwrite:

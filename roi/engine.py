@@ -25,8 +25,8 @@ from roi.data import Batch, Batches, Share, checked, note_unreadable
 from roi.files import reason
 from roi.gradnorm import FixedWeights
 from roi.images import UnreadableImage
-from roi.log import MetricsLog, progress, say
-from roi.losses import TERMS, bce
+from roi.log import TERMS, MetricsLog, progress, say
+from roi.losses import bce
 from roi.metrics import validation_aurocs
 from roi.model import RoiModel, Views
 

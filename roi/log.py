@@ -12,7 +12,8 @@ from typing import Any
 from tqdm import tqdm
 
 from roi.files import replacing
-from roi.losses import TERMS
+
+TERMS = ("full", "consist", "drop", "sparse", "tv", "locate")  # of the losses of all objectives (roi/objective.py)
 
 COLUMNS = (
     "epoch", "steps", "loss", *(f"loss_{t}" for t in TERMS), *(f"w_{t}" for t in TERMS), "mask_mean", "mask_kept", "mask_tv",

@@ -10,9 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-TERMS = ("full", "consist", "drop", "sparse", "tv", "locate")  # of all objectives (roi/objective.py)
-
-
 Over = Callable[[Tensor], Tensor]  # how many values a sum is divided by: those of this batch -> those that count (roi/dist.py)
 
 

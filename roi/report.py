@@ -20,7 +20,7 @@ import pandas as pd
 from roi import gallery, plots, predictions
 from roi.boxes import read_boxes
 from roi.images import locate
-from roi.losses import TERMS
+from roi.log import TERMS
 from roi.maps import REINIT, read_maps
 from roi.page import ABSENT, CSS, POLICY, SCRIPT, Cell, card, defined, esc, figures, fold, image, interval, missing, note, number, table
 from roi.plots import Curve

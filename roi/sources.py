@@ -85,23 +85,25 @@ def plain_number(text: pd.Series) -> pd.Series:
     return text.str.strip().str.lstrip("0").where(lambda t: t != "", "0")
 
 
-def one_of(text: pd.Series, meanings: dict[str, str], else_: str | None = "") -> pd.Series:
-    """Each text by its meaning; `else_` for any other, None: as it is."""
-    kinds = {kind: meanings.get(kind, kind if else_ is None else else_) for kind in text.unique()}
-    return text.map(kinds)
+def mapped(text: pd.Series, meaning: Callable[[str], str]) -> pd.Series:
+    """Each text by its meaning, which is asked once a kind."""
+    return text.map({kind: meaning(kind) for kind in text.unique()})
+
+
+def sex_of(text: pd.Series) -> pd.Series:
+    return mapped(text, lambda word: SEXES.get(word.strip().lower(), ""))
+
+
+def view_of(text: pd.Series) -> pd.Series:
+    return mapped(text, lambda word: VIEWS.get(word.strip().upper(), word.strip().upper()))
 
 
 def split_of(text: pd.Series, name: str | Path) -> pd.Series:
     """train, val or test; ValueError for a split of another name."""
-    words = text.str.strip().str.lower()
-    other = words[~words.isin([*SPLITS, ""])]
-    if len(other):
-        raise ValueError(f"{name}: {len(other):,} rows are of a split {other.iloc[0]!r}; known are {', '.join(SPLITS)}")
-    return one_of(words, SPLITS)
-
-
-def view_of(text: pd.Series) -> pd.Series:
-    return one_of(text.str.strip().str.upper(), VIEWS, None)
+    other = [kind for kind in text.unique() if kind.strip().lower() not in (*SPLITS, "")]
+    if other:
+        raise ValueError(f"{name}: {int((text == other[0]).sum()):,} rows are of a split {other[0]!r}; known are {', '.join(SPLITS)}")
+    return mapped(text, lambda word: SPLITS.get(word.strip().lower(), ""))
 
 
 # NIH ChestX-ray14
@@ -232,7 +234,7 @@ def read_rexgradient(root: str | Path, blank: str = "unknown") -> pd.DataFrame:
     patient = "rexgradient:" + patient
     return finished(
         "rexgradient", image, cells, patient_id=patient, study_id=patient + ":" + study_id, view=view_of(view), age=years(dicom_years(age)),
-        sex=one_of(sex.str.lower(), SEXES), split=split, label_source="report labeler",
+        sex=sex_of(sex), split=split, label_source="report labeler",
     )  # fmt: skip
 
 
@@ -260,7 +262,7 @@ def dicom_years(age: pd.Series) -> pd.Series:
             return found[1] if found else ""
         return str(int(found[1]) // {"M": 12, "W": 52, "D": 365}[found[2]])
 
-    return age.map({text: year(text) for text in age.unique()})
+    return mapped(age, year)
 
 
 def negated(cells: np.ndarray, blank: str) -> np.ndarray:
@@ -329,7 +331,7 @@ def read_chexpert(root: str | Path, blank: str = "unknown") -> pd.DataFrame:
             finished(
                 "chexpert", image if below == "." else below + "/" + image, cells, patient_id=patient,
                 study_id=patient + ":" + image.str.extract(r"/study(\d+)/", expand=False).fillna(""),
-                view=view_of(raw["AP/PA"].where(raw["AP/PA"] != "", frontal)), age=years(raw["Age"]), sex=one_of(raw["Sex"].str.lower(), SEXES),
+                view=view_of(raw["AP/PA"].where(raw["AP/PA"] != "", frontal)), age=years(raw["Age"]), sex=sex_of(raw["Sex"]),
                 split=SPLITS[csv.name.split(".")[0]], label_source=csv.name,
             )
         )  # fmt: skip
@@ -420,11 +422,11 @@ def _cxrlt(csv: Path, split: str) -> pd.DataFrame:
 
 def flags(text: pd.Series, name: str | Path) -> np.ndarray:
     """A column of 0 and 1 -> (N,) bool; ValueError for anything else."""
-    code, kinds = pd.factorize(text.str.strip())
-    other = [kind for kind in kinds if kind not in ("0", "1", "0.0", "1.0")]
+    code, kinds = pd.factorize(text)
+    other = [kind for kind in kinds if kind.strip() not in ("0", "1", "0.0", "1.0")]
     if other:
-        raise ValueError(f"{name}: {int((text.str.strip() == other[0]).sum()):,} values {other[0]!r} in column {text.name!r}; it holds 0 or 1")
-    return np.array([kind in ("1", "1.0") for kind in kinds])[code]
+        raise ValueError(f"{name}: {int((text == other[0]).sum()):,} values {other[0]!r} in column {text.name!r}; it holds 0 or 1")
+    return np.array([kind.strip() in ("1", "1.0") for kind in kinds])[code]
 
 
 # PadChest
@@ -488,7 +490,7 @@ def read_padchest(root: str | Path) -> pd.DataFrame:
     return finished(
         "padchest", raw["ImageDir"] + "/" + raw["ImageID"], by_kind(raw["Labels"], padchest_cells), patient_id=patient,
         study_id=(patient + ":" + raw["StudyID"]).where(raw["StudyID"] != "", ""), view=view_of(raw["Projection"]),
-        age=age.map(lambda a: "" if a != a else str(int(a))), sex=one_of(raw["PatientSex_DICOM"].str.lower(), SEXES), label_source=csv.name.removesuffix(".gz"),
+        age=age.map(lambda a: "" if a != a else str(int(a))), sex=sex_of(raw["PatientSex_DICOM"]), label_source=csv.name.removesuffix(".gz"),
     )  # fmt: skip
 
 

@@ -21,8 +21,7 @@ from roi import cli
 from roi import run as roi_run
 from roi.engine import Fit
 from roi.images import locate, read_grey
-from roi.log import COLUMNS
-from roi.losses import TERMS
+from roi.log import COLUMNS, TERMS
 from roi.objective import OBJECTIVES
 from roi.table import read_table
 
