@@ -1,0 +1,102 @@
+"""OpenI's MeSH codes, given by people who read the reports -> cells of the 14 findings.
+
+An entry is `Head/qualifier/qualifier`, those of a report are joined by ';'. Only whole heads and whole qualifiers count, so that
+`Pericardial Effusion`, `Subcutaneous Emphysema`, `Cystic Fibrosis` and `Pneumonectomy` are none of the 14. Letters: N reports, K = 14.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from roi.cells import ABSENT, COARSE, PRESENT, UNFIT
+from roi.labels import LABELS
+
+OPACITIES = ("Infiltration", "Consolidation", "Pneumonia")
+SAYS = {  # head, or head/qualifier wherever the qualifier stands
+    "Pulmonary Atelectasis": ("Atelectasis",),
+    "Cardiomegaly": ("Cardiomegaly",),
+    "Pleural Effusion": ("Effusion",),
+    "Infiltrate": ("Infiltration",),
+    "Mass/lung": ("Mass",),
+    "Mass/hilum": ("Mass",),
+    "Nodule": ("Nodule",),
+    "Pneumonia": ("Pneumonia",),
+    "Pneumothorax": ("Pneumothorax",),
+    "Hydropneumothorax": ("Pneumothorax", "Effusion"),
+    "Hemopneumothorax": ("Pneumothorax",),
+    "Consolidation": ("Consolidation",),
+    "Pulmonary Edema": ("Edema",),
+    "Emphysema": ("Emphysema",),
+    "Pulmonary Emphysema": ("Emphysema",),
+    "Bullous Emphysema": ("Emphysema",),
+    "Pulmonary Fibrosis": ("Fibrosis",),
+    "Thickening/pleura": ("Pleural_Thickening",),
+    "Hernia, Hiatal": ("Hernia",),
+    "Hernia, Diaphragmatic": ("Hernia",),
+}
+MAY_MEAN = {
+    "Opacity": OPACITIES,
+    "Airspace Disease": OPACITIES,
+    "Density": OPACITIES,
+    "Granuloma": ("Nodule",),
+    "Calcified Granuloma": ("Nodule",),
+    "Pulmonary Congestion": ("Edema",),
+    "Lung Diseases, Interstitial": ("Fibrosis",),
+}
+NEIGHBOURS = {  # heads that name half of a finding, or its shadow; read as absent they would be wrong half of the time
+    "Cardiac Shadow/enlarged": ("Cardiomegaly",),
+    "Cardiac Shadow/borderline": ("Cardiomegaly",),
+    "Volume Loss": ("Atelectasis",),
+    "Costophrenic Angle/blunted": ("Effusion", "Pleural_Thickening"),
+    "Sulcus/blunted": ("Effusion", "Pleural_Thickening"),
+    "Pleura/blunted": ("Effusion", "Pleural_Thickening"),
+    "Hemothorax": ("Effusion",),
+    "Hemopneumothorax": ("Effusion",),
+    "Mass/thorax": ("Mass",),
+    "Granulomatous Disease": ("Nodule",),
+    "Heart Failure": ("Edema",),
+    "Pulmonary Disease, Chronic Obstructive": ("Emphysema",),
+    "Blister": ("Emphysema",),
+    "Fibrosis": ("Fibrosis",),
+    "Cicatrix/lung": ("Fibrosis",),
+    "Cicatrix/pleura": ("Pleural_Thickening",),
+    "Calcinosis/pleura": ("Pleural_Thickening",),
+}
+USELESS = ("no indexing", "technical quality of image unsatisfactory")  # the whole report
+
+
+def mesh_cells(entries: Sequence[str], neighbours: bool = True) -> np.ndarray:
+    """One ';'-joined string a report -> (N, K) int8: PRESENT, COARSE (a wider code is there), ABSENT, or UNFIT for a whole row.
+
+    `neighbours`: the codes of NEIGHBOURS make a finding COARSE as well; without, they leave it ABSENT. `normal` and heads
+    that say nothing about the 14 are ABSENT. ValueError: a report without any code, which is not the same as `normal`.
+    """
+    rules = [(SAYS, PRESENT), (MAY_MEAN, COARSE), *([(NEIGHBOURS, COARSE)] if neighbours else [])]
+    known: dict[str, np.ndarray] = {}
+    for number, entry in enumerate(entries):
+        if entry not in known:
+            known[entry] = _row(entry, rules, number)
+    return np.array([known[entry] for entry in entries], dtype=np.int8).reshape(len(entries), len(LABELS))
+
+
+def mesh_names(entry: str) -> set[str]:
+    """'Mass/lung/right;Nodule' -> {'mass', 'mass/lung', 'mass/right', 'nodule'}: what the rules are looked up by."""
+    names = set()
+    for code in entry.split(";"):
+        head, *qualifiers = (" ".join(part.split()).lower() for part in code.split("/"))
+        names |= {head, *(f"{head}/{qualifier}" for qualifier in qualifiers)} if head else set()
+    return names
+
+
+def _row(entry: str, rules: list[tuple[dict[str, tuple[str, ...]], int]], number: int) -> np.ndarray:
+    names = mesh_names(entry)
+    if not names:
+        raise ValueError(f"report {number} has no MeSH code ({entry!r}); a normal one says 'normal', so is the file cut off?")
+    if not names.isdisjoint(USELESS):
+        return np.full(len(LABELS), UNFIT, dtype=np.int8)
+    row = np.full(len(LABELS), ABSENT, dtype=np.int8)
+    for rule, code in reversed(rules):  # what is said outranks what may be meant
+        for name, findings in rule.items():
+            if name.lower() in names:
+                row[[LABELS.index(finding) for finding in findings]] = code
+    return row
