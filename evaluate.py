@@ -13,7 +13,8 @@ also scored set by set: over all of its images a model gains by telling the sets
 F1, precision, recall, specificity and Youden's J stand at thresholds chosen on --threshold_preds (validation images), where
 temperature and Platt scaling are fitted too; its patients may not be among those that are scored. --curves adds what
 happens when the mask, or a control of the same area, keeps 1 to 50 % of the image; --masks with --bbox_csv adds the boxes:
-pointing game, IoU, IoBB, share kept, for every map and for random, centred and shuffled maps. No model is loaded.
+pointing game, IoU, IoBB, share kept, for every map and for random, centred and shuffled maps. --thresholds adds what came of
+the promises of calibrate_conformal.py: realised risks and sizes of the prediction sets. No model is loaded.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from roi import cli, faithfulness, localization, metrics, predictions, scores
+from roi import cli, coverage, faithfulness, localization, metrics, predictions, scores
 from roi.boxes import read_boxes
 from roi.files import refuse_existing, replacing
 from roi.labels import LABELS, NORMAL, canonical
@@ -53,6 +54,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     off.add_argument("--threshold_preds", metavar="FILE", help="predictions on validation images (default: no thresholds)")
     off.add_argument("--threshold_csv", metavar="CSV", help="their table; training writes it as <stem>_val.csv beside the checkpoint")
     off.add_argument("--threshold_rule", choices=("f1", "youden"), default="f1", help="what a threshold makes largest there (default: %(default)s)")
+    off.add_argument("--thresholds", metavar="JSON", help="of calibrate_conformal.py: what came of its promises on these images")
     evidence = parser.add_argument_group("evidence")
     evidence.add_argument("--curves", metavar="NPZ", help="of infer_roi_consistency.py --curves: the mask against controls of the same area")
     evidence.add_argument(
@@ -104,6 +106,8 @@ def main(args: argparse.Namespace) -> None:
         result["faithfulness"] = faithfulness.confidence(drawn, classes, scores.scored(target, classes))
     if args.curves:
         result.setdefault("faithfulness", {})["controls"] = curves_of(args, preds, rows)
+    if args.thresholds:
+        result["conformal"] = promises(args, preds, rows)
     if args.bbox_csv:
         result["localization"] = boxes_of(args, preds, rows)
     if other is not None:
@@ -195,6 +199,19 @@ def curves_of(args: argparse.Namespace, preds: predictions.Predictions, rows: pd
     return faithfulness.controls(curves, target_matrix(theirs, curves.classes), theirs["patient_id"].to_numpy(), args.resamples, args.seed)
 
 
+def promises(args: argparse.Namespace, preds: predictions.Predictions, rows: pd.DataFrame) -> dict[str, Any]:
+    """Prediction sets of --thresholds on the scored images; nobody may be among those that set the thresholds."""
+    thresholds = coverage.read(args.thresholds)
+    same_model(preds, thresholds["model"], args.thresholds)
+    shared = set(coverage.hashes(rows["patient_id"].to_numpy())) & set(thresholds["patients"])
+    if shared:
+        raise ValueError(f"--thresholds {args.thresholds}: {len(shared):,} patients who are scored set the thresholds; score others, or calibrate on others")
+    place = columns(preds.classes, thresholds["classes"], args.thresholds)
+    target = target_matrix(rows, thresholds["classes"])
+    found = coverage.realised(thresholds, preds.prob["full"][:, place], target, rows["patient_id"].to_numpy(), args.resamples, args.seed)
+    return {"file": args.thresholds, **found}
+
+
 def boxes_of(args: argparse.Namespace, preds: predictions.Predictions, rows: pd.DataFrame) -> dict[str, Any]:
     boxes = read_boxes(args.bbox_csv, args.box_space, [*LABELS, *(c for c in preds.classes if c not in LABELS)])
     boxed = {Path(image).name for image in boxes["image"]} & {Path(image).name for image in preds.images}  # the others would only fill the memory
@@ -262,6 +279,8 @@ def show(result: dict[str, Any]) -> None:
         print(f"by {name} ({len(block['findings'])} findings): " + "; ".join(f"{g} {text(v['auroc'])}" for g, v in block["groups"].items()))
         if name == "dataset":
             print("each on its own findings: " + "; ".join(f"{g} {text(v['auroc_own'])} ({len(v['findings_own'])})" for g, v in block["groups"].items()))
+    if "conformal" in result:
+        show_sets(result["conformal"])
     if "comparison" in result:
         score = result["comparison"]["mean"]["auroc"]
         print(
@@ -277,6 +296,17 @@ def show(result: dict[str, Any]) -> None:
     for source, block in result.get("localization", {}).get("sources", {}).items():
         line = [f"{name} {text(block['mean'][name])}" for name in ("pointing", "recall", "iou@0.1", "iou@0.3") if name in block["mean"]]
         print(f"{source:16s} {', '.join(line)}")
+
+
+def show_sets(found: dict[str, Any]) -> None:
+    print(f"prediction sets of {found['file']}, alpha {found['alpha']:g}, for the next {found['unit']}")
+    for rule, row in found["rules"].items():
+        said = ", ".join(f"{name} {text(row[name])}" for name in ("fnr", "fnr_with_finding", "fdr", "size", "size_with_finding"))
+        print(f"{rule:18s}{said}")
+    for rule in found["infeasible"]:
+        print(f"{rule:18s}infeasible at this alpha")
+    if found["shift"]["warning"]:
+        print(f"WARNING: {found['shift']['warning']}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ preds.json is a list, one object an image in the order of the table: image, prob
 (= full - drop), each {class: number}. A checkpoint without a mask (--mode standard) has prob_full alone. An image is marked
 "contaminated": true if the checkpoint was trained on it or on another image of its patient. The file is complete or absent;
 preds.meta.json beside it says where it comes from. Pictures of an image x.png: x_mask.png, x_crop.png (true grey levels),
-x_overlay.png.
+x_overlay.png. With --thresholds each object also has its prediction sets: "set" (at most alpha of its findings are not in it, in expectation), "certain"
+(absence can be ruled out) and "possible" (neither presence nor absence can).
 
 What evaluate.py reads to judge the masks:
     python infer_roi_consistency.py --checkpoint checkpoints/nih_roi_consistency.pt --csv nih_roi_test.csv --image_root "$D" \\
@@ -61,6 +62,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     out.add_argument("--max_vis", type=cli.number(int, 1), metavar="N", help="pictures for the first N images alone (default: all)")
     out.add_argument("--vis_size", type=cli.number(int, 64, 4096), default=512, metavar="PX", help="side of the pictures (default: %(default)s)")
     out.add_argument("--bbox_csv", metavar="CSV", help="boxes for the overlays, --cam and --class_masks: BBox_List_2017.csv, or image,label,x,y,w,h")
+    out.add_argument("--thresholds", metavar="JSON", help="of calibrate_conformal.py: adds the prediction set of each image (set, certain, possible)")
     out.add_argument("--save_mask", metavar="PNG", help="mask of --image, at its own size")
     out.add_argument("--save_crop", metavar="PNG", help="what the mask keeps of --image, at its own size")
     cli.add_overwrite(out, "outputs of an earlier run")
@@ -126,11 +128,28 @@ def predict_with(args: argparse.Namespace) -> None:
     if args.class_masks and not model.per_class:
         raise ValueError(f"{args.checkpoint}: has no map a class (--mask_per_class when training); leave out --class_masks")
     args.keep_ratio = state["args"]["keep_ratio"] if args.keep_ratio is None else args.keep_ratio
+    args.sets = promised(args, state) if args.thresholds else None
     dist.wait()  # every process has looked at what is there
     if args.image:
         predict_image(args, model, state)
     else:
         predict_table(args, model, state)
+
+
+def promised(args: argparse.Namespace, state: dict[str, Any]) -> Callable[[np.ndarray], list[dict[str, Any]]]:
+    """--thresholds -> f((B, K) probabilities of the classes of the checkpoint) = the prediction sets of each image."""
+    from roi import coverage
+
+    thresholds = coverage.read(args.thresholds)
+    lacking = [c for c in thresholds["classes"] if c not in state["classes"]]
+    theirs, ours = thresholds["model"], {"checkpoint": Path(args.checkpoint).name, "epoch": state["epoch"]}
+    if lacking or theirs and (Path(theirs.get("checkpoint", "")).name, theirs.get("epoch")) != tuple(ours.values()):
+        why = f"it has {lacking[0]!r}, which this one does not predict" if lacking else f"they are of {theirs.get('checkpoint')}, epoch {theirs.get('epoch')}"
+        raise ValueError(
+            f"--thresholds {args.thresholds}: not of {args.checkpoint}, epoch {state['epoch']}: {why}; calibrate on predictions of this checkpoint"
+        )
+    place = [state["classes"].index(c) for c in thresholds["classes"]]
+    return lambda prob: coverage.described(thresholds, prob[:, place])
 
 
 def outcomes(
@@ -167,9 +186,10 @@ def outcomes(
             output.add(batch, [images[row] for row in rows], views)
         prob = {part: getattr(views, part).sigmoid().cpu().numpy() for part in PARTS if getattr(views, part) is not None}
         masks = None if views.hard is None else views.hard[:, 0].cpu().numpy()
+        sets = args.sets(prob["full"]) if args.sets else [{}] * len(rows)
         for i, row in enumerate(rows):
             values = {part: p[i] for part, p in prob.items()}
-            yield row, record(images[row], state["classes"], values, contaminated[row]), None if masks is None else masks[i]
+            yield row, record(images[row], state["classes"], values, contaminated[row]) | sets[i], None if masks is None else masks[i]
     unreadable = set().union(*dist.gathered(unreadable))
     if dist.rank() == 0:
         note_unreadable(unreadable, output_of(args))
@@ -230,6 +250,8 @@ def predict_image(args: argparse.Namespace, model: RoiModel, state: dict[str, An
     parts = [key for key, values in row.items() if isinstance(values, dict)]
     for finding in state["classes"]:
         print(f"{finding:20s}" + "".join(f"  {part.removeprefix('prob_')} {row[part][finding]:.3f}" for part in parts))
+    for kind in ("set", "certain", "possible") if args.sets else ():
+        print(f"{kind:20s}  {', '.join(row[kind]) or '(empty)'}")
     if row.get("contaminated"):
         print("CONTAMINATED: the checkpoint was trained on this image or on another image of its patient")
     if args.save_json:

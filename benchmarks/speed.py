@@ -336,7 +336,7 @@ def inferring(args: argparse.Namespace, backbone: str, paths: list[str], *flags:
 
     words = ["--checkpoint", "-", "--csv", "-", "--image_root", args.data_path, "--save_json", args.out / "-", "--device", "cpu", *flags]
     asked = infer.parse_args([str(word) for word in words])
-    asked.keep_ratio = 0.1
+    asked.keep_ratio, asked.sets = 0.1, None
     model = training("consistency", backbone, SIDE, torch.device("cpu")).model
     nobody = torch.zeros(0, dtype=torch.int64)
     state = {"classes": list(LABELS), "args": {"img_size": SIDE}, "train_images": nobody, "train_patients": nobody}

@@ -1,13 +1,20 @@
-"""Boxes of findings: the published list of NIH and any CSV like it."""
+"""Boxes of findings: the published list of NIH and any CSV like it; those of VinDr-CXR, moved from the DICOM files to their PNG."""
 
 from collections.abc import Collection
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from roi.files import replacing
 from roi.labels import LABELS, canonical
+from roi.sources import VINDR
 
 SIDES = ("x", "y", "w", "h")
+BOXES = ("image", "label", *SIDES, "width", "height")  # columns that write_boxes gives
+CORNERS = ["x_min", "y_min", "x_max", "y_max"]
+MARKS = ("image_id", "class_name", *CORNERS)  # columns of VinDr-CXR and VinBigData
 
 
 def read_boxes(csv: str | Path, space: float = 1024.0, known: Collection[str] = LABELS) -> pd.DataFrame:
@@ -51,3 +58,68 @@ def read_boxes(csv: str | Path, space: float = 1024.0, known: Collection[str] = 
             "which pixel space is it in? (--box_space)"
         )
     return boxes[["image", "label", *SIDES]]
+
+
+def left_out(boxes_out: Path) -> Path:
+    return boxes_out.with_name(f"{boxes_out.stem}_left_out.csv")
+
+
+def read_marks(csv: Path) -> pd.DataFrame:
+    """-> the columns MARKS of annotations_{train,test}.csv or of VinBigData's train.csv. ValueError: not such a file"""
+    if not csv.is_file():
+        raise ValueError(f"--boxes {csv}: no such file")
+    try:
+        marks = pd.read_csv(csv, dtype={"image_id": str, "class_name": str}, encoding="utf-8-sig")
+    except ValueError as error:
+        raise ValueError(f"--boxes {csv}: not a CSV table ({error})") from error
+    lacking = [column for column in MARKS if column not in marks]
+    if lacking:
+        raise ValueError(f"--boxes {csv}: no column {lacking[0]!r} (found {list(marks)})")
+    text = [column for column in CORNERS if not pd.api.types.is_numeric_dtype(marks[column])]
+    if text or marks[["image_id", "class_name"]].isna().any(axis=None):
+        raise ValueError(f"--boxes {csv}: " + (f"column {text[0]!r} must hold numbers" if text else "a row has no image_id or no class_name"))
+    return marks[list(MARKS)]
+
+
+def write_boxes(marks: pd.DataFrame, csv: Path, out: Path, facts: list[dict[str, Any]]) -> None:
+    """Boxes in pixels of the PNG (columns BOXES); what has no place among them is counted, and listed where it is no matter of classes.
+
+    `csv`: where `marks` are from; `facts`: rows of the PNG that are there (roi/dicom_tree.py). A box may leave its image by one pixel, which is cut off.
+    ValueError: none of the images is there.
+    """
+    drawn = marks[marks[CORNERS].notna().any(axis=1) & (marks["class_name"] != "No finding")]
+    label = drawn["class_name"].map({theirs: ours for ours, theirs in VINDR.items()})
+    images = pd.DataFrame(facts, columns=["image", "rows", "columns", "width", "height"])
+    images["image_id"] = [PurePosixPath(image).stem for image in images["image"]]
+    twice = set(images["image_id"][images["image_id"].duplicated()])
+    if not set(marks["image_id"]) & set(images["image_id"]):
+        raise ValueError(f"--boxes {csv}: none of its {marks['image_id'].nunique():,} images is among the PNG; is it of this set?")
+    boxes = drawn[label.notna()].merge(images.drop_duplicates("image_id"), on="image_id", how="left")
+    boxes["label"] = label.dropna().to_numpy()
+    rows, columns, height, width = (pd.to_numeric(boxes[c]) for c in ("rows", "columns", "height", "width"))
+    left, top, right, bottom = (boxes[c] for c in CORNERS)
+    outside = (left < -1) | (top < -1) | (right > columns + 1) | (bottom > rows + 1)
+    left, right, top, bottom = (side.clip(0, most) for side, most in ((left, columns), (right, columns), (top, rows), (bottom, rows)))
+    across, down = width / columns, height / rows
+    boxes["x"], boxes["y"], boxes["w"], boxes["h"] = left * across, top * down, (right - left) * across, (bottom - top) * down
+    boxes[[*SIDES]] = boxes[[*SIDES]].round(3)
+    whys = {
+        "no such PNG": boxes["image"].isna(),
+        "several PNG of this name": boxes["image_id"].isin(twice),
+        "leaves its image": outside,
+        "no area": ~((boxes["w"] > 0) & (boxes["h"] > 0)),
+    }
+    boxes["why"] = np.select(list(whys.values()), list(whys), "")
+    kept, lost = boxes[boxes["why"] == ""], boxes[boxes["why"] != ""]
+    with replacing(out) as file:
+        kept[list(BOXES)].astype({"width": int, "height": int}).to_csv(file, index=False, lineterminator="\n")
+    print(f"{out}: {len(kept):,} boxes of {kept['image'].nunique():,} images; {len(marks) - len(drawn):,} rows without a box")
+    others = drawn["class_name"][label.isna()].value_counts()
+    if len(others):
+        print("  classes without a twin among our findings: " + ", ".join(f"{name} {count:,}" for name, count in others.items()))
+    if lost.empty:
+        left_out(out).unlink(missing_ok=True)  # of an earlier run: no longer true
+        return
+    with replacing(left_out(out)) as file:
+        lost[[*MARKS, "why"]].to_csv(file, index=False, lineterminator="\n")
+    print(f"  {len(lost):,} boxes left out, listed in {left_out(out)}: " + ", ".join(f"{why} {count:,}" for why, count in lost["why"].value_counts().items()))

@@ -15,19 +15,16 @@ Letters: n images asked for, N rows of the file, b images of a batch, S the side
 import hashlib
 import json
 import multiprocessing
-import multiprocessing.connection
 import os
 import shutil
-import signal
 import sys
 import time
 import zlib
-from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from itertools import count, islice
-from multiprocessing.connection import Connection
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +34,7 @@ import PIL
 from roi.files import reason, replacing
 from roi.images import UnreadableImage, read_grey
 from roi.log import progress, say
+from roi.workers import crew
 
 try:
     import fcntl
@@ -276,8 +274,12 @@ def fill(home: Path, recipe: dict[str, Any], files: dict[Identity, str], known: 
         if not (home / "cache.json").exists():
             with replacing(home / "cache.json") as file:
                 json.dump(recipe, file, indent=1)
-        with closing(outcomes(jobs, workers)) as ready, progress(None, len(missing), "decoding") as bar:
-            for shard, unread in ready:
+        alone = min(workers, len(jobs)) <= 1
+        with closing(crew(decode, jobs, 0 if alone else workers)) as ready, progress(None, len(missing), "decoding") as bar:
+            for _, outcome in ready:
+                if isinstance(outcome, Exception):
+                    raise outcome
+                shard, unread = outcome
                 if shard.names:
                     write_shard(home, shard)
                     shards[shard.first // SHARD] = shard
@@ -346,59 +348,3 @@ def write_at(file: int, data: bytes, at: int) -> None:
     while view:
         written = os.pwrite(file, view, at)
         view, at = view[written:], at + written
-
-
-def outcomes(jobs: list[Job], workers: int) -> Generator[Outcome, None, None]:
-    """What the jobs come to, as they end. Closing the generator ends the workers at once. OSError: the disk is full, a worker was killed"""
-    if min(workers, len(jobs)) <= 1:
-        yield from map(decode, jobs)
-        return
-    context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    crew: dict[Any, Any] = {}  # our end of a pipe -> the process at the other end
-    todo = iter(jobs)
-    try:
-        for job in islice(todo, workers):
-            ours, theirs = context.Pipe()
-            crew[ours] = context.Process(target=work, args=(ours, theirs), daemon=True)
-            crew[ours].start()
-            theirs.close()
-            ours.send(job)
-        busy = set(crew)
-        while busy:
-            ended: list[Any] = multiprocessing.connection.wait(busy)
-            for end in ended:
-                outcome = receive(end)
-                following = next(todo, None)
-                if following is None:
-                    busy.discard(end)
-                else:
-                    end.send(following)
-                yield outcome
-    finally:
-        for process in (p for p in crew.values() if p.pid):
-            process.kill()
-            process.join()
-
-
-def receive(end: Any) -> Outcome:
-    try:
-        outcome = end.recv()
-    except (EOFError, ConnectionResetError) as error:
-        raise OSError("a process that decodes was killed; out of memory? Fewer --workers need less") from error
-    if isinstance(outcome, Exception):
-        raise outcome
-    return outcome
-
-
-def work(ours: Connection, theirs: Connection) -> None:
-    """A worker: jobs come and outcomes go through `theirs`. Ctrl-C and SIGTERM are answered by the parent, which then kills it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    ours.close()  # a fork's copy: the pipe ends with the parent
-    with suppress(EOFError, OSError):
-        while True:
-            job = theirs.recv()
-            try:
-                theirs.send(decode(job))
-            except Exception as error:
-                theirs.send(error)

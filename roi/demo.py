@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 import zlib
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from PIL import Image
 
 from roi.labels import LABELS
 from roi.phantom import PLAN, Box, Case, plant, render, stream
-from roi.workers import pool
+from roi.workers import in_order
 
 MARKER = "demo.json"
 SHARDS, MIN_IMAGES, SIZES = 12, 20, (32, 2048)
@@ -132,10 +133,8 @@ def draw_all(cases: list[Case], folder: Path, size: int, seed: int, workers: int
         (folder / f"images_{k + 1:03d}" / "images").mkdir(parents=True)
     rows = [(case, folder / shards[case.patient] / "images" / case.name, row in rgba) for row, case in enumerate(cases)]
     jobs = [(rows[k : k + 32], size) for k in range(0, len(rows), 32)]
-    if workers == 1:
-        return [box for job in jobs for box in draw_chunk(job)]
-    with pool(min(workers, len(jobs))) as processes:
-        return [box for boxes in processes.map(draw_chunk, jobs) for box in boxes]
+    with closing(in_order(draw_chunk, jobs, 0 if workers == 1 else workers)) as drawn:
+        return [box for boxes in drawn for box in boxes]
 
 
 def write_tables(folder: Path, cases: list[Case], boxes: list[tuple[str, str, Box]], test: set[str]) -> None:

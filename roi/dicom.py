@@ -35,19 +35,6 @@ ELEMENTS = (
 )  # fmt: skip
 PLUGINS = {"JPEG 2000": "pylibjpeg-openjpeg", "High-Throughput JPEG 2000": "pylibjpeg-openjpeg", "JPEG": "pylibjpeg-libjpeg"}  # by how a syntax's name begins
 MODULES = {"pylibjpeg": "pylibjpeg", "pylibjpeg-openjpeg": "openjpeg", "pylibjpeg-libjpeg": "libjpeg"}
-VINDR_TWINS = {  # classes of VinDr-CXR and VinBigData that are one of our findings, neither wider nor narrower
-    "Atelectasis": "Atelectasis",
-    "Cardiomegaly": "Cardiomegaly",
-    "Consolidation": "Consolidation",
-    "Edema": "Edema",
-    "Emphysema": "Emphysema",
-    "Infiltration": "Infiltration",
-    "Pleural effusion": "Effusion",
-    "Pleural thickening": "Pleural_Thickening",
-    "Pneumonia": "Pneumonia",
-    "Pneumothorax": "Pneumothorax",
-    "Pulmonary fibrosis": "Fibrosis",
-}
 
 
 def read_dicom(

@@ -4,7 +4,8 @@ Letters: N images.
 """
 
 from collections.abc import Sequence
-from itertools import combinations_with_replacement
+from contextlib import closing
+from itertools import chain, combinations_with_replacement
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from scipy.sparse.csgraph import connected_components
 
 from roi.images import UnreadableImage, read_grey
 from roi.log import progress
-from roi.workers import pool
+from roi.workers import in_order
 
 SIDE, LOW = 64, 16  # pixels of the picture that is hashed; frequencies a side, so a hash has 256 bits
 NEAR = 10  # bits: copies that were resized (to 28 px even), re-encoded or brightened differ by up to 10, two of 3,219 X-rays of NIH by at least 42
 BANDS = NEAR + 1  # two hashes that differ in at most NEAR bits agree in at least one band
+CHUNK = 64  # pictures that a worker reads at a time
 BLOCK = 1024  # rows of a bucket that are compared at once
 ONES = np.array([n.bit_count() for n in range(256)], dtype=np.uint8)  # of each byte
 PICTURES = (".png", ".jpg", ".jpeg")
@@ -38,6 +40,11 @@ def hashed(path: str) -> np.ndarray | None:
         return np.packbits(phash(read_grey(path, SIDE)))
     except UnreadableImage:
         return None
+
+
+def hashed_chunk(paths: list[str]) -> list[np.ndarray | None]:
+    """A worker's task."""
+    return [hashed(path) for path in paths]
 
 
 def near_pairs(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -76,8 +83,9 @@ def without_duplicates(
         if not any(Path(path).is_relative_to(folder) for path in foreign):
             raise ValueError(f"{folder}: no picture is there ({', '.join(PICTURES)}); --check_duplicates takes folders of images")
     paths = [str(data_root / image) for image in table["image"]] + foreign
-    with pool(workers) as processes:
-        found = list(progress(processes.map(hashed, paths, chunksize=64), len(paths), "comparing pictures"))
+    chunks = [paths[k : k + CHUNK] for k in range(0, len(paths), CHUNK)]
+    with closing(in_order(hashed_chunk, chunks, workers)) as ready:
+        found = list(progress(chain.from_iterable(ready), len(paths), "comparing pictures"))
     read = np.array([h is not None for h in found])
     elsewhere = pd.DataFrame({"image": foreign, "dataset": "elsewhere", "patient_id": "", "split": "test"})
     every = pd.concat([table[["image", "dataset", "patient_id", "split"]], elsewhere], ignore_index=True)  # the rows of the table first

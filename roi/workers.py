@@ -1,26 +1,124 @@
-"""Processes that work for this one, and end with it."""
+"""Processes that work for this one, and end with it.
+
+    with closing(crew(decode, jobs, workers=8)) as ready:
+        for k, outcome in ready:  # of the k-th job, or an Exception
+
+Letters: J is a job, R what comes of it; both go through pipes.
+"""
 
 import multiprocessing
 import multiprocessing.connection
-import os
 import signal
-import threading
-from concurrent.futures import ProcessPoolExecutor
+import sys
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing, suppress
+from itertools import islice
+from multiprocessing.connection import Connection
+from typing import Any, TypeVar
+
+J = TypeVar("J")
+R = TypeVar("R")
 
 
-def pool(workers: int) -> ProcessPoolExecutor:
-    """Workers that are started anew (a fork would copy the threads of whoever calls), leave Ctrl-C to this process and end when it is killed."""
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=leave_with_parent)
+class Died(OSError):
+    """The process that was at a job crashed or was killed."""
 
 
-def leave_with_parent() -> None:
-    """A worker ends when the process that started it was killed."""
+def crew(function: Callable[[J], R], jobs: Iterable[J], workers: int, patience: float = 0) -> Generator[tuple[int, R | Exception], None, None]:
+    """(place among the jobs, what came of it) as the jobs end, in whatever order; a job is taken when a worker is free for it.
+
+    What `function` raises comes back as an outcome, and so does Died: it costs one job, and another worker goes on. 0 workers: in this process.
+    Closing the generator leaves the workers `patience` seconds for what they are at, then kills them. When this process is killed, each ends with its job.
+    """
+    todo = enumerate(jobs)
+    if workers == 0:
+        for k, job in todo:
+            yield k, attempt(function, job)
+        return
+    staff: dict[Any, Any] = {}  # our end of a pipe -> the process at the other end
+    doing: dict[Any, int] = {}
+    try:
+        for k, job in islice(todo, workers):
+            assign(job, hire(function, staff), k, doing)
+        while doing:
+            ended: list[Any] = multiprocessing.connection.wait(list(doing))
+            for end in ended:
+                done = doing.pop(end)
+                try:
+                    outcome = end.recv()
+                except (EOFError, OSError):
+                    outcome = bury(staff, end)
+                for k, job in islice(todo, 1):
+                    assign(job, end if end in staff else hire(function, staff), k, doing)
+                yield done, outcome
+    finally:
+        dismiss(staff, patience)
+
+
+def in_order(function: Callable[[J], R], jobs: Iterable[J], workers: int) -> Generator[R, None, None]:
+    """What comes of the jobs, in their order. Raises what `function` raised, or Died."""
+    early: dict[int, R] = {}
+    due = 0
+    with closing(crew(function, jobs, workers)) as ready:
+        for k, outcome in ready:
+            if isinstance(outcome, Exception):
+                raise outcome
+            early[k] = outcome
+            while due in early:
+                yield early.pop(due)
+                due += 1
+
+
+def assign(job: Any, end: Any, k: int, doing: dict[Any, int]) -> None:
+    doing[end] = k
+    with suppress(BrokenPipeError, ConnectionResetError):  # it was killed while it had nothing to do: there will be no outcome
+        end.send(job)
+
+
+def hire(function: Callable, staff: dict[Any, Any]) -> Any:
+    """Start a worker. -> our end of its pipe"""
+    context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    ours, theirs = context.Pipe()
+    staff[ours] = context.Process(target=work, args=(function, ours, theirs), daemon=True)
+    staff[ours].start()
+    theirs.close()
+    return ours
+
+
+def bury(staff: dict[Any, Any], end: Any) -> Died:
+    """Why there is no outcome."""
+    process = staff.pop(end)
+    process.join()
+    end.close()
+    killed = process.exitcode == -getattr(signal, "SIGKILL", 0)
+    return Died("a worker was killed; out of memory? Fewer --workers need less" if killed else f"a worker crashed (exit code {process.exitcode})")
+
+
+def dismiss(staff: dict[Any, Any], patience: float) -> None:
+    started = [process for process in staff.values() if process.pid]
+    try:
+        for end in staff:
+            end.close()
+        for process in started:
+            process.join(patience)
+    finally:  # a second Ctrl-C, or a job that hangs
+        for process in started:
+            process.kill()
+            process.join()
+
+
+def work(function: Callable[[J], R], ours: Connection, theirs: Connection) -> None:
+    """A worker: jobs come and outcomes go through `theirs`. Ctrl-C and SIGTERM are answered by the parent; the pipe ends with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    ours.close()  # a fork's copy
+    with suppress(EOFError, OSError):
+        while True:
+            theirs.send(attempt(function, theirs.recv()))
 
-    def watch() -> None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+def attempt(function: Callable[[J], R], job: J) -> R | Exception:
+    try:
+        return function(job)
+    except ValueError as error:
+        return error

@@ -19,6 +19,7 @@ from PIL import Image
 from roi.boxes import read_boxes
 from roi.images import UnreadableImage, read_grey
 from roi.labels import LABELS
+from roi.sources import VINDR
 
 pydicom = pytest.importorskip("pydicom", reason="pydicom is not installed (pip install -r requirements-dicom.txt)")
 
@@ -679,5 +680,5 @@ def test_one_name_in_two_folders_has_no_boxes(tmp_path: Path) -> None:
 
 
 def test_every_twin_is_one_of_our_findings() -> None:
-    assert set(d.VINDR_TWINS.values()) == set(LABELS) - {"Mass", "Nodule", "Hernia"}
-    assert len(set(d.VINDR_TWINS.values())) == len(d.VINDR_TWINS) == 11
+    assert set(VINDR) == set(LABELS) - {"Mass", "Nodule", "Hernia"}
+    assert len(set(VINDR.values())) == len(VINDR) == 11

@@ -1,0 +1,108 @@
+"""Thresholds with guarantees, from predictions on images that the model has not seen.
+
+    python calibrate_conformal.py --preds preds_val.json --csv checkpoints/nih_roi_consistency_val.csv --alpha 0.1 --out thresholds.json
+    python evaluate.py --preds preds.json --csv nih_roi_test.csv --thresholds thresholds.json --out scores
+    python infer_roi_consistency.py ... --thresholds thresholds.json
+
+What is promised, for images like the calibration images (--alpha 0.1):
+  fnr               of a new image's findings, its set lacks at most 10 % in expectation (an image without any loses nothing)
+  fnr_with_finding  the same among images that have a finding: larger sets, and what a reader usually means
+  fnr_shifted       the same as fnr where prevalence is that of --target_preds: only the frequency of findings may differ, not how they look
+  fdr               of a new image's set, at most 10 % is wrong in expectation, with confidence 1 - delta over the draw of calibration images
+  of each finding   present_from: at most 10 % of the images that have it lie below; absent_to: at most 10 % of those without it lie above;
+                    precise_from: above it at most 10 % lack it, with confidence 1 - delta
+"Infeasible" is an answer: with so few images, or so weak a model, no threshold keeps the promise. Nothing is promised for another hospital.
+"""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from evaluate import matched, trained_on
+from roi import cli, coverage
+from roi.files import refuse_existing
+from roi.table import read_table, target_matrix
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    inside = cli.number(float, 0.001, 0.999)
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--preds", required=True, metavar="FILE", help="predictions on calibration images: validation, never test")
+    parser.add_argument("--csv", required=True, metavar="CSV", help="table with their labels; training writes it as <stem>_val.csv beside the checkpoint")
+    parser.add_argument("--out", required=True, metavar="JSON", help="thresholds to write")
+    parser.add_argument("--alpha", type=inside, default=0.1, metavar="0..1", help="risk that is allowed (default: %(default)s)")
+    parser.add_argument("--delta", type=inside, default=0.1, metavar="0..1", help="1 - confidence of fdr and precision (default: %(default)s)")
+    parser.add_argument("--unit", choices=("image", "patient"), default="image", help="the promise is for the next image, or patient (default: %(default)s)")
+    parser.add_argument("--classes", default="", metavar="A,B", help="findings that the sets are made of (default: all that are predicted)")
+    parser.add_argument(
+        "--scale", choices=("none", "temperature", "platt"), default="none", help="mend the probabilities first, on half of the patients (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=cli.number(int, 0), default=0, help="of the halves of --scale (default: %(default)s)")
+    parser.add_argument("--target_preds", metavar="FILE", help="predictions, without labels, on images the sets are meant for: adds fnr_shifted")
+    cli.add_overwrite(parser, "thresholds")
+    return parser.parse_args(argv)
+
+
+def main(args: argparse.Namespace) -> None:
+    refuse_existing(Path(args.out), overwrite=args.overwrite)
+    table = read_table(args.csv)
+    preds, rows = matched(args.preds, table, args.csv)
+    if trained_on(preds):
+        raise ValueError(f"--preds {args.preds}: the model was trained on some of these images or patients; calibrate on others")
+    classes = coverage.findings_of(preds.classes, args.classes)
+    place = [preds.classes.index(c) for c in classes]
+    unlabelled = read_unlabelled(args.target_preds, classes) if args.target_preds else None
+    try:
+        found = coverage.calibrate(
+            preds.prob["full"][:, place], target_matrix(rows, classes), rows["patient_id"].to_numpy(), classes, args.alpha, args.delta, args.unit,
+            args.scale, args.seed, unlabelled,
+        )  # fmt: skip
+    except ValueError as error:
+        raise ValueError(f"{args.csv}: {error}") from error
+    found |= {
+        "preds": args.preds,
+        "csv": args.csv,
+        "command": shlex.join(sys.argv),
+        "model": {k: preds.meta[k] for k in ("checkpoint", "epoch") if k in preds.meta},
+    }
+    coverage.write(args.out, found)
+    show(found, args.out)
+
+
+def read_unlabelled(path: str, classes: list[str]) -> Any:
+    from roi import predictions
+    from roi.labels import canonical
+
+    preds = predictions.read(path)
+    names = [canonical(c, [*classes, *preds.classes], path) for c in preds.classes]
+    lacking = [c for c in classes if c not in names]
+    if lacking:
+        raise ValueError(f"--target_preds {path}: has no prediction for {lacking[0]!r}")
+    return preds.prob["full"][:, [names.index(c) for c in classes]]
+
+
+def show(found: dict[str, Any], out: str) -> None:
+    print(f"{found['n_images']:,} images of {found['n_patients']:,} patients, {found['with_finding']:.1%} with a finding; alpha {found['alpha']:g}")
+    if found["n_fitted"]:
+        print(f"{found['scale']} scaling was fitted on {found['n_fitted']:,} others")
+    for rule in coverage.RULES:
+        if rule != "fnr_shifted" or found["shift"]:
+            print(f"{rule:18s}{_text(found[rule])}")
+    if found["shift"]:
+        if "why" in found["shift"]:
+            print(f"  {found['shift']['why']}")
+        print("  prevalence there, estimated: " + ", ".join(f"{c} {q:.2%}" for c, q in found["shift"]["prevalence"].items()))
+    print(f"{'':20s}{'positives':>10s}{'present from':>14s}{'absent to':>14s}{'precise from':>14s}")
+    for c, row in found["each"].items():
+        print(f"{c:20s}{row['positives']:>10,}" + "".join(f"{_text(row[name]):>14s}" for name in coverage.EACH))
+    print(out)
+
+
+def _text(threshold: float | None) -> str:
+    return "infeasible" if threshold is None else f"{threshold:.4g}"
+
+
+if __name__ == "__main__":
+    cli.run(main, parse_args)

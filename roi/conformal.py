@@ -1,0 +1,166 @@
+"""Prediction sets with bounded errors: thresholds from calibration images that hold on other images of the same kind.
+
+Letters: N images, K classes, M steps. prob is (N, K) in [0, 1]; target (N, K) of 1, 0, NaN: what is unknown is left out. A prediction set holds the classes
+whose probability is at least the threshold. Guarantees are for images that are exchangeable with the calibration images: same hospitals, same prevalence.
+None of the thresholds is sought on a grid: the risk is computed at every score there is.
+"""
+
+import math
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import expit, xlogy
+from scipy.stats import binom
+
+from roi.calibration import logits
+
+NOTHING = 1.0 + 2.0**-52  # a threshold that no probability reaches
+STEEPEST = 5.0  # log of the largest weight that a finding may have relative to its absence
+STARTS = 8  # where fixed-sequence tests of a precision begin
+
+
+def missed(prob: np.ndarray, target: np.ndarray, threshold: float | np.ndarray) -> np.ndarray:
+    """Share of its findings that an image's set lacks; 0 for an image without any. (N, K), (N, K), () or (K,) -> (N,) in [0, 1]"""
+    present = target == 1
+    return ((prob < threshold) & present).sum(axis=1) / np.maximum(present.sum(axis=1), 1)
+
+
+def false_share(prob: np.ndarray, target: np.ndarray, threshold: float | np.ndarray) -> np.ndarray:
+    """Share of an image's set that is not present (false discovery proportion); 0 for an empty set. -> (N,) in [0, 1]"""
+    chosen = (prob >= threshold) & ~np.isnan(target)
+    return (chosen & (target == 0)).sum(axis=1) / np.maximum(chosen.sum(axis=1), 1)
+
+
+def fnr_threshold(prob: np.ndarray, target: np.ndarray, alpha: float, weight: np.ndarray | None = None, new: float | None = None) -> float | None:
+    """The largest threshold at which the false-negative rate of a new image is at most alpha in expectation: conformal risk control.
+
+    Angelopoulos et al. 2022, eq. 4: (sum of losses + 1) / (n + 1) <= alpha, with loss `missed`. `weight` (N,) of each image and `new` of the next one: the
+    largest of them under label shift (their Prop. 3), 1 where images of a patient share a weight of 1. -> None: no threshold does it with so few images
+    """
+    w = np.ones(len(prob)) if weight is None else weight
+    present = target == 1
+    row, column = np.nonzero(present)
+    score, loss = prob[row, column], (w / np.maximum(present.sum(axis=1), 1))[row]
+    new = float(w.max()) if new is None else new
+    bound = alpha * (w.sum() + new) - new  # of the summed losses
+    if bound < 0:
+        return None
+    steps, place = np.unique(score, return_inverse=True)
+    below = np.concatenate([[0.0], np.cumsum(np.bincount(place, loss, len(steps)))])  # (M + 1,) lost when the threshold is just above step m
+    m = int(np.searchsorted(below, bound * (1 + 1e-12), side="right"))  # steps[m - 1] may be the threshold: what lies below it is affordable
+    return float(steps[m - 1]) if m <= len(steps) else NOTHING
+
+
+def class_thresholds(prob: np.ndarray, target: np.ndarray, alpha: float) -> tuple[float | None, float | None]:
+    """One finding: (present from, absent to). (N,), (N,) of 1, 0, NaN
+
+    Class-conditional (Mondrian) split conformal prediction, Vovk et al. 2005: of images with the finding at most alpha lie below the first, of those without it
+    at most alpha above the second. In between (or where the two cross) the set holds both answers, or none. None: too few of that kind.
+    """
+    return _quantile(prob[target == 1], alpha), _negative(_quantile(-prob[target == 0], alpha))
+
+
+def _quantile(score: np.ndarray, alpha: float) -> float | None:
+    """The floor(alpha (n + 1))-th smallest score."""
+    k = math.floor(alpha * (len(score) + 1) + 1e-9)
+    return float(np.partition(score, k - 1)[k - 1]) if k >= 1 else None
+
+
+def _negative(value: float | None) -> float | None:
+    return None if value is None else -value
+
+
+# Learn then test
+
+
+def hoeffding_bentkus(risk: np.ndarray, n: int, alpha: float) -> np.ndarray:
+    """p-values of "the mean of a loss in [0, 1] is above alpha", given its mean over n images (Angelopoulos et al. 2021, Prop. 1). (M,) -> (M,)"""
+    r = np.minimum(risk, alpha)
+    divergence = xlogy(r, r / alpha) + xlogy(1 - r, (1 - r) / (1 - alpha))
+    return np.minimum(np.exp(-n * divergence), np.minimum(math.e * binom.cdf(np.ceil(n * risk - 1e-9), n, alpha), 1.0))
+
+
+def fdr_threshold(prob: np.ndarray, target: np.ndarray, alpha: float, delta: float) -> float | None:
+    """The lowest threshold whose false discovery rate (mean of `false_share`) is at most alpha with confidence 1 - delta; None: infeasible at this alpha.
+
+    Learn then test (Angelopoulos et al. 2021) in a fixed sequence: from the highest score down until a test fails. An empty set makes no false discovery.
+    """
+    known = ~np.isnan(target)
+    score = np.where(known, prob, -np.inf)
+    order = np.argsort(-score, axis=1, kind="stable")
+    wrong = np.cumsum(np.take_along_axis((target == 0) & known, order, 1), axis=1)
+    share = wrong / np.arange(1, prob.shape[1] + 1)  # (N, K) after each class that enters the set
+    change = np.diff(share, axis=1, prepend=0.0).ravel()
+    entered = np.take_along_axis(score, order, 1).ravel()
+    change, entered = change[np.isfinite(entered)], entered[np.isfinite(entered)]
+    steps, place = np.unique(-entered, return_inverse=True)  # highest scores first
+    risk = np.cumsum(np.bincount(place, change, len(steps))) / len(prob)  # (M,) with the threshold at each score
+    return _last_pass(-steps, hoeffding_bentkus(np.maximum(risk, 0), len(prob), alpha) <= delta)
+
+
+def precision_threshold(prob: np.ndarray, target: np.ndarray, alpha: float, delta: float) -> float | None:
+    """One finding: the lowest threshold above which at most alpha of the images lack it, with confidence 1 - delta; None: infeasible at this alpha.
+
+    Given how many images lie above a threshold, the wrong ones among them are binomial. Sequences of tests go down from STARTS sizes, the smallest that
+    could pass and its doubles, each with delta / STARTS (Angelopoulos et al. 2021, section 3.2). (N,), (N,) of 1, 0, NaN
+    """
+    known = ~np.isnan(target)
+    score, wrong = prob[known], target[known] == 0
+    order = np.argsort(-score, kind="stable")
+    last = np.flatnonzero(np.append(np.diff(score[order]) != 0, True)) if len(order) else np.zeros(0, dtype=int)  # of each tie
+    count, errors = last + 1, np.cumsum(wrong[order])[last]
+    level = delta / STARTS
+    passed = binom.cdf(errors, count, alpha) <= level
+    smallest = math.ceil(math.log(level) / math.log(1 - alpha))
+    found = []
+    for start in (smallest * 2**n for n in range(STARTS)):
+        first = int(np.searchsorted(count, start))
+        if first < len(count) and passed[first]:
+            found.append(_last_pass(score[order][last][first:], passed[first:]))
+    return min((t for t in found if t is not None), default=None)
+
+
+def _last_pass(thresholds: np.ndarray, passed: np.ndarray) -> float | None:
+    """The last threshold before the first test that fails."""
+    run = len(passed) if passed.all() else int(np.argmin(passed))
+    return float(thresholds[run - 1]) if run else None
+
+
+# Label shift
+
+
+def shifted_prevalence(prob: np.ndarray, prevalence: np.ndarray, rounds: int = 200) -> np.ndarray:
+    """Prevalence of each finding among images without labels, by EM (Saerens et al. 2002). prob (N, K), calibrated where `prevalence` (K,) holds -> (K,)"""
+    odds = logits(prob) - logits(prevalence)  # (N, K) what an image itself says
+    q = prevalence.astype(float)
+    for _ in range(rounds):
+        q, before = expit(odds + logits(q)).mean(axis=0), q
+        if np.abs(q - before).max() < 1e-9:
+            break
+    return q
+
+
+def tilted(target: np.ndarray, prevalence: np.ndarray) -> np.ndarray:
+    """Weights of the calibration images under which each finding has the given prevalence: exp(b . y), the closest ones in relative entropy
+    (entropy balancing, Hainmueller 2012). Valid where the pictures of a combination of findings stay as they are and only its frequency changes as exp(b . y).
+
+    (N, K) of 1, 0, NaN (counted as absent), (K,) -> (N,), mean 1. ValueError: no weights do it, or only ones that leave fewer than a twentieth of the images.
+    """
+    y = np.nan_to_num(target)
+    if (y.sum(axis=0) == 0).any():
+        raise ValueError("a finding without a positive calibration image cannot be weighted")
+    q = np.clip(prevalence, 1e-6, 1 - 1e-6)
+
+    def dual(b: np.ndarray) -> tuple[float, np.ndarray]:
+        z = y @ b
+        top = z.max()
+        weight = np.exp(z - top)
+        return float(top + np.log(weight.mean()) - b @ q), weight @ y / weight.sum() - q
+
+    start = np.clip(logits(q) - logits(y.mean(axis=0)), -STEEPEST, STEEPEST)
+    b = minimize(dual, start, jac=True, method="L-BFGS-B", bounds=[(-STEEPEST, STEEPEST)] * len(q)).x
+    weight = np.exp(y @ b - (y @ b).max())
+    weight /= weight.mean()
+    if np.abs(weight @ y / len(y) - q).max() > 0.01 or len(y) ** 2 / (weight**2).sum() < len(y) / 20:
+        raise ValueError("no sound weighting of the calibration images has these prevalences")
+    return weight

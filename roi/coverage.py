@@ -1,0 +1,234 @@
+"""thresholds.json: made from calibration images, read again, and what its promises are worth on other images.
+
+Letters: N images, K classes, R resamples. prob is (N, K) in [0, 1]; target (N, K) of 1, 0, NaN (unknown). Only findings are in the sets, never Normal.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from roi import calibration, conformal
+from roi.files import replacing
+from roi.scores import Drawn, Weighed, estimate, weighted_mean
+from roi.table import is_finding
+
+VERSION = 1
+SHIFT = 0.25  # prevalences that differ by more than this share of the calibration's are worth a warning
+CURVE = tuple(round(a, 2) for a in np.arange(0.01, 0.51, 0.01).tolist())  # alphas of the risk curve
+RULES = ("fnr", "fnr_with_finding", "fnr_shifted", "fdr")  # one threshold for all findings
+EACH = ("present_from", "absent_to", "precise_from")  # thresholds of a finding
+
+
+def calibrate(
+    prob: np.ndarray, target: np.ndarray, patients: np.ndarray, classes: Sequence[str], alpha: float, delta: float, unit: str, scale: str, seed: int,
+    unlabelled: np.ndarray | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Everything that thresholds.json says. `unit`: what a guarantee is for, the next image or the next patient; `scale`: none, temperature or platt, fitted on
+    half of the patients, which then set no threshold; `unlabelled` (M, K): predictions on the images it is meant for, where prevalence may differ.
+
+    ValueError: a finding without a positive calibration image.
+    """
+    fit = np.zeros(len(prob), dtype=bool)
+    if scale != "none":
+        names = np.unique(patients)
+        fit = np.isin(patients, np.random.default_rng(seed).permutation(names)[: len(names) // 2])
+    lacking = [c for c, column in zip(classes, target.T, strict=True) for part in (fit, ~fit) if part.any() and not (column[part] == 1).any()]
+    if lacking:
+        raise ValueError(f"no calibration image has {lacking[0]!r}, so nothing is known about missing it; give more images, or leave it out with --classes")
+    scaling = None if scale == "none" else {c: list(calibration.FITS[scale](*_known(prob[fit, k], target[fit, k]))) for k, c in enumerate(classes)}
+    scaled = apply_scale(prob[~fit], classes, scale, scaling)
+    y, who = target[~fit], patients[~fit]
+    some = (y == 1).any(axis=1)
+
+    def fnr(level: float, rows: np.ndarray | slice = slice(None)) -> float | None:
+        return conformal.fnr_threshold(scaled[rows], y[rows], level, image_weights(who[rows], unit), 1.0)
+
+    shift = None if unlabelled is None else shifted(scaled, y, apply_scale(unlabelled, classes, scale, scaling), classes, alpha)
+    each = {}
+    for k, c in enumerate(classes):
+        present, absent = conformal.class_thresholds(scaled[:, k], y[:, k], alpha)
+        each[c] = {"present_from": present, "absent_to": absent, "precise_from": conformal.precision_threshold(scaled[:, k], y[:, k], alpha, delta)}
+        each[c] |= {"positives": int((y[:, k] == 1).sum()), "known": int((~np.isnan(y[:, k])).sum())}
+    return {
+        "version": VERSION, "alpha": alpha, "delta": delta, "unit": unit, "classes": list(classes),
+        "fnr": fnr(alpha), "fnr_with_finding": fnr(alpha, some) if some.any() else None, "fnr_shifted": shift and shift["threshold"],
+        "fdr": conformal.fdr_threshold(scaled, y, alpha, delta), "each": each, "shift": shift, "scale": scale, "scaling": scaling,
+        "curve": [{"alpha": a, "fnr": fnr(a)} for a in CURVE],
+        "n_images": len(y), "n_patients": len(np.unique(who)), "n_fitted": int(fit.sum()), "with_finding": float(some.mean()),
+        "prevalence": prevalence(y, classes), "patients": hashes(patients),
+    }  # fmt: skip
+
+
+def image_weights(patients: np.ndarray, unit: str) -> np.ndarray:
+    """(N,) what an image counts: 1, or its part of its patient."""
+    _, place, count = np.unique(patients, return_inverse=True, return_counts=True)
+    return np.ones(len(patients)) if unit == "image" else 1 / count[place]
+
+
+def shifted(scaled: np.ndarray, y: np.ndarray, unlabelled: np.ndarray, classes: Sequence[str], alpha: float) -> dict[str, Any]:
+    """The threshold for images whose prevalence is that of `unlabelled`: estimated by EM from Platt-scaled predictions, calibration images weighted to it."""
+    base = np.array([np.nanmean(column) for column in y.T])
+    platt = {c: list(calibration.fit_platt(*_known(scaled[:, k], y[:, k]))) for k, c in enumerate(classes)}
+    q = conformal.shifted_prevalence(apply_scale(unlabelled, classes, "platt", platt), base)
+    found = {"prevalence": dict(zip(classes, q.tolist(), strict=True)), "n_unlabelled": len(unlabelled)}
+    try:
+        weight = conformal.tilted(y, q)
+    except ValueError as error:
+        return found | {"threshold": None, "why": f"{error}; more than prevalence differs there"}
+    return found | {"threshold": conformal.fnr_threshold(scaled, y, alpha, weight), "effective_images": float(weight.sum() ** 2 / (weight**2).sum())}
+
+
+def _known(prob: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    known = ~np.isnan(target)
+    return prob[known], target[known]
+
+
+def apply_scale(prob: np.ndarray, classes: Sequence[str], scale: str, scaling: dict[str, list[float]] | None) -> np.ndarray:
+    """(N, K) -> (N, K) as the thresholds see them."""
+    if scale == "none" or scaling is None:
+        return prob
+    return np.stack([calibration.apply(scale, tuple(scaling[c]), prob[:, k]) for k, c in enumerate(classes)], axis=1)
+
+
+def prevalence(target: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
+    known = ~np.isnan(target)
+    return {c: float((target[:, k] == 1).sum() / max(1, known[:, k].sum())) for k, c in enumerate(classes)}
+
+
+def hashes(patients: np.ndarray) -> list[str]:
+    """Who was calibrated on, without names: enough to notice them among the images that are scored."""
+    return sorted(hashlib.blake2b(str(name).encode(), digest_size=6).hexdigest() for name in set(patients.tolist()))
+
+
+def write(path: str | Path, thresholds: dict[str, Any]) -> None:
+    with replacing(path) as file:
+        json.dump(thresholds, file, indent=1)
+        file.write("\n")
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """ValueError: not a file of calibrate_conformal.py."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file of thresholds; make it with calibrate_conformal.py")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not a file of thresholds ({error})") from error
+    if not isinstance(found, dict) or found.get("version") != VERSION or not {"classes", "each", *RULES} <= found.keys():
+        raise ValueError(f"{path}: not a file of calibrate_conformal.py, or of another version of it; make it anew")
+    return found
+
+
+# On images
+
+
+def chosen(thresholds: dict[str, Any], prob: np.ndarray) -> dict[str, np.ndarray]:
+    """(N, K) probabilities of thresholds["classes"] -> rule: (N, K) bool, the prediction set. Rules without a threshold are not there.
+
+    fnr …: one threshold for all findings; present: findings whose presence cannot be ruled out; absent: whose absence cannot; precise: precision 1 - alpha.
+    """
+    p = apply_scale(prob, thresholds["classes"], thresholds["scale"], thresholds["scaling"])
+    sets = {rule: p >= thresholds[rule] for rule in RULES if thresholds[rule] is not None}
+    limits = {name: np.array([_number(thresholds["each"][c][name]) for c in thresholds["classes"]]) for name in EACH}
+    with np.errstate(invalid="ignore"):
+        sets["present"] = ~(p < limits["present_from"])  # no limit: nothing can be ruled out
+        sets["absent"] = ~(p > limits["absent_to"])
+        sets["precise"] = p >= limits["precise_from"]
+    return sets
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def described(thresholds: dict[str, Any], prob: np.ndarray) -> list[dict[str, Any]]:
+    """(N, K) -> for each image its sets by name: `set` (false-negative rate), `certain` (present, and absence is ruled out), `possible`."""
+    sets, classes = chosen(thresholds, prob), thresholds["classes"]
+
+    def names(row: np.ndarray) -> list[str]:
+        return [c for c, on in zip(classes, row.tolist(), strict=True) if on]
+
+    rule = "fnr_shifted" if "fnr_shifted" in sets else "fnr"
+    wide = sets.get(rule, np.ones(prob.shape, dtype=bool))
+    certain, possible = sets["present"] & ~sets["absent"], sets["present"] & sets["absent"]
+    return [{"set": names(a), "certain": names(b), "possible": names(c)} for a, b, c in zip(wide, certain, possible, strict=True)]
+
+
+def realised(thresholds: dict[str, Any], prob: np.ndarray, target: np.ndarray, patients: np.ndarray, resamples: int, seed: int) -> dict[str, Any]:
+    """What came of the promises: risks and sizes of the sets, with intervals by patient. prob and target of thresholds["classes"].
+
+    Each rule of RULES: fnr (mean share of an image's findings that its set lacks, 0 without any), fnr_with_finding, fdr, size, size_with_finding. Of each
+    finding: sensitivity of `present`, specificity of `absent`, precision of `precise`, share of images whose answer is single.
+    """
+    classes, some = thresholds["classes"], (target == 1).any(axis=1)
+    sets, known = chosen(thresholds, prob), ~np.isnan(target)
+    everyone = np.ones((len(prob), 5), dtype=bool)
+    everyone[:, [1, 4]] = some[:, None]
+    measures: dict[str, Weighed] = {}
+    for rule in (r for r in RULES if r in sets):
+        inside = sets[rule]
+        lost = (~inside & (target == 1)).sum(axis=1) / np.maximum((target == 1).sum(axis=1), 1)
+        false = (inside & (target == 0)).sum(axis=1) / np.maximum((inside & known).sum(axis=1), 1)
+        size = inside.sum(axis=1)
+        measures[rule] = weighted_mean(np.stack([lost, lost, false, size, size], axis=1), everyone)
+    positive, negative = target == 1, target == 0
+    measures["sensitivity"] = weighted_mean(sets["present"], positive)
+    measures["specificity"] = weighted_mean(sets["absent"], negative)
+    measures["precision"] = weighted_mean(positive, sets["precise"] & known)
+    measures["single"] = weighted_mean(sets["present"] != sets["absent"], np.ones(prob.shape, dtype=bool))
+    drawn = estimate(measures, patients, resamples, seed)
+    names = ("fnr", "fnr_with_finding", "fdr", "size", "size_with_finding")
+    rules = {r: {n: column(drawn[r], j) for j, n in enumerate(names)} | {"threshold": thresholds[r]} for r in RULES if r in drawn}
+    each = {c: {m: column(drawn[m], k) for m in ("sensitivity", "specificity", "precision", "single")} for k, c in enumerate(classes)}
+    curve = [
+        {"alpha": row["alpha"], "fnr": float(conformal.missed(p, target, row["fnr"]).mean())}
+        for p in [apply_scale(prob, classes, thresholds["scale"], thresholds["scaling"])] for row in thresholds["curve"] if row["fnr"] is not None
+    ]  # fmt: skip
+    found = {
+        "rules": rules,
+        "infeasible": [r for r in RULES if thresholds[r] is None and (r != "fnr_shifted" or thresholds["shift"])],
+        "each": each,
+        "curve": curve,
+    }
+    return {"alpha": thresholds["alpha"], "delta": thresholds["delta"], "unit": thresholds["unit"]} | found | {"shift": prevalence_shift(thresholds, target)}
+
+
+def column(drawn: Drawn, j: int) -> dict[str, float | None]:
+    return drawn.map(lambda values: values[..., j]).summary()
+
+
+def prevalence_shift(thresholds: dict[str, Any], target: np.ndarray) -> dict[str, Any]:
+    """How the prevalences of these images differ from those of the calibration images, and the warning that this deserves."""
+    classes, before = thresholds["classes"], thresholds["prevalence"]
+    now, some = prevalence(target, classes), float((target == 1).any(axis=1).mean())
+    far = [c for c in classes if abs(now[c] - before[c]) > SHIFT * before[c] and abs(now[c] - before[c]) > 3 * _error(before[c], target[:, classes.index(c)])]
+    worst = sorted(far, key=lambda c: -abs(math.log((now[c] + 1e-9) / (before[c] + 1e-9))))
+    warning = ""
+    if worst:
+        said = ", ".join(f"{c} {before[c]:.2%} -> {now[c]:.2%}" for c in worst[:3])
+        warning = (
+            f"prevalence differs from that of the calibration images ({said}; with a finding {thresholds['with_finding']:.1%} -> {some:.1%}): "
+            "fnr, fdr and precision, which are averaged over images, are not guaranteed here; sensitivity and specificity of each finding are, "
+            "if nothing but prevalence changed"
+        )
+    return {"prevalence": now, "calibration": before, "with_finding": some, "calibration_with_finding": thresholds["with_finding"], "warning": warning}
+
+
+def _error(p: float, column: np.ndarray) -> float:
+    """Standard error of a prevalence among so many images."""
+    return math.sqrt(max(p * (1 - p), 1e-12) / max(1, int((~np.isnan(column)).sum())))
+
+
+def findings_of(classes: Sequence[str], wanted: str = "") -> list[str]:
+    """The classes that sets are made of: the findings among them, or those asked for ('Mass,Nodule')."""
+    asked = [c.strip() for c in wanted.split(",") if c.strip()]
+    lacking = [c for c in asked if c not in classes]
+    if lacking:
+        raise ValueError(f"--classes: there is no prediction for {lacking[0]!r} (there is {', '.join(classes)})")
+    return asked or [c for c, on in zip(classes, is_finding(classes), strict=True) if on]
