@@ -103,12 +103,14 @@ def chance(patients: pd.Series, seed: int) -> np.ndarray:
 def assign_splits(table: pd.DataFrame, val: float, test: float, seed: int) -> tuple[pd.Series, dict[str, int]]:
     """-> (train, val or test for each image, how many were moved). Official splits stay; patients without one are drawn.
 
-    NIH's train_val gives `val` of its patients to val. A patient whose images stand in several splits is in the strictest of them: test, then val.
+    NIH's train_val, and train of a set without a val of its own, give `val` of their patients to val. A patient whose images stand in several splits is in the strictest of them: test, then val.
     """
     u = chance(table["patient_id"], seed)
     drawn = np.where(u < test, 2, np.where(u < test + val, 1, 0))
     official = table["split"].map(RANK).fillna(-1).to_numpy().astype(int)
-    rank = np.where(official >= 0, official, np.where(table["split"] == "train_val", u < val, drawn))
+    has_val = set(table["dataset"][official == RANK["val"]])
+    shared = (table["split"] == "train_val") | (table["split"] == "train") & ~table["dataset"].isin(has_val)
+    rank = np.where(shared, u < val, np.where(official >= 0, official, drawn))
     code, names = pd.factorize(table["patient_id"])
     strictest = np.zeros(len(names), dtype=int)
     np.maximum.at(strictest, code, rank)

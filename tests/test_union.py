@@ -117,6 +117,9 @@ def test_drawn_splits_have_their_size_and_official_ones_stay() -> None:
     table["split"] = ["train_val", "test"] * (n // 2)
     split, _ = union.assign_splits(table, 0.1, 0.2, 0)
     assert (split[1::2] == "test").all() and abs((split[::2] == "val").mean() - 0.1) < 0.011 and not (split[::2] == "test").any()
+    table["split"] = ["train", "test"] * (n // 2)  # VinDr has no validation images of its own
+    split, _ = union.assign_splits(table, 0.1, 0.2, 0)
+    assert (split[1::2] == "test").all() and abs((split[::2] == "val").mean() - 0.1) < 0.011
     mixed = pd.DataFrame({"patient_id": ["a", "a", "b", "b", "c"], "split": ["train", "test", "val", "train", "train"], "dataset": "m"})
     split, moved = union.assign_splits(mixed, 0.1, 0.2, 0)
     assert split.tolist() == ["test", "test", "val", "val", "train"] and moved == {"m: moved to a stricter split": 2}
