@@ -120,5 +120,5 @@ def work(function: Callable[[J], R], ours: Connection, theirs: Connection) -> No
 def attempt(function: Callable[[J], R], job: J) -> R | Exception:
     try:
         return function(job)
-    except ValueError as error:
+    except Exception as error:
         return error
