@@ -27,9 +27,11 @@ import pandas as pd
 from roi import cli
 from roi.files import replacing
 from roi.images import locate
+from roi.labels import LABELS
 from roi.sources import VOTES, read_nih
 from roi.table import COLUMNS, check_table, class_list, csv_text, listed, tokens
 
+SHOWN = 6  # facts of a kind that are printed; all stand in the summary
 ONE = {"image_dir": None, "filter_list": None, "label_from": "Finding Labels"}
 SEVERAL: dict[str, Any] = {
     "views": None, "splits": None, "blank": "unknown", "votes": "majority", "val_fraction": 0.1, "test_fraction": 0.2, "seed": 0, "check_images": True,
@@ -121,24 +123,29 @@ def make_union(args: argparse.Namespace) -> None:
 
     out = Path(args.out_csv)
     summary_file = Path(args.summary) if args.summary else out.with_name(f"{out.stem}_summary.json")
+    if summary_file.resolve() == out.resolve():
+        raise ValueError(f"--summary {summary_file} is the table itself; choose another name")
+    if args.val_fraction + args.test_fraction >= 1:
+        raise ValueError(f"--val_fraction {args.val_fraction:g} and --test_fraction {args.test_fraction:g} leave nobody to train on")
     if args.check_duplicates is not None and not args.check_images:
         raise ValueError("--check_duplicates looks at the images: it does not go with --no-check_images")
     table, facts, missing = union.gathered(args.datasets, args.data_root, args.blank, args.votes, args.check_images, print)
     report_missing(missing, len(table) + len(missing), args.data_root, missing_file(out), args.allow_missing)
-    check_table(table[list(COLUMNS)].copy(), "the union")
+    table = pd.concat([check_table(table[list(COLUMNS)].copy(), "the union"), table[list(LABELS)]], axis=1)
     table["split"], moved = union.assign_splits(table, args.val_fraction, args.test_fraction, args.seed)
     facts |= moved
-    table, left_out = union.chosen_rows(table, args.views, args.splits)
-    facts |= left_out
     groups = None
     if args.check_duplicates is not None:
         from roi.duplicates import without_duplicates
 
         table, facts["duplicates"], groups = without_duplicates(table, args.data_root, args.check_duplicates, args.workers, union.RANK)
-    facts |= {f"audit of {csv}": union.audit(table, Path(csv)) for csv in args.audit or ()}
+    table, left_out = union.chosen_rows(table, args.views, args.splits)
+    facts |= left_out | {f"audit of {csv}": union.audit(table, Path(csv)) for csv in args.audit or ()}
     counted = union.summary(table)
     for name, fact in facts.items():
-        print(f"{name}: " + (", ".join(f"{k.replace('_', ' ')} {v:,}" for k, v in fact.items()) if isinstance(fact, dict) else f"{fact:,}"))
+        shown = list(fact.items())[:SHOWN] if isinstance(fact, dict) else []
+        more = f", and {len(fact) - SHOWN} more" if isinstance(fact, dict) and len(fact) > SHOWN else ""
+        print(f"{name}: " + (", ".join(f"{k.replace('_', ' ')} {v:,}" for k, v in shown) + more if shown else f"{fact:,}"))
     print(union.printed(counted))
     none = (table["labels"] == "") & (table["unknown"] == "") & (table["uncertain"] == "")
     table["labels"] = table["labels"].mask(none, args.fillna)

@@ -100,3 +100,13 @@ def _row(entry: str, rules: list[tuple[dict[str, tuple[str, ...]], int]], number
             if name.lower() in names:
                 row[[LABELS.index(finding) for finding in findings]] = code
     return row
+
+
+def heads(entry: str) -> set[str]:
+    """'Mass/lung/right;Nodule' -> {'mass', 'nodule'}"""
+    return {name for name in mesh_names(entry) if "/" not in name}
+
+
+def known_heads() -> set[str]:
+    """What some rule reads, and `normal`."""
+    return {name.split("/")[0].lower() for rules in (SAYS, MAY_MEAN, NEIGHBOURS) for name in rules} | {"normal", *USELESS}

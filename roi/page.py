@@ -132,6 +132,11 @@ def cell(value: object) -> Cell:
     return Cell(esc(value), "" if value == ABSENT else esc(value), "" if value == ABSENT else "text")
 
 
+def shown(mean: dict[str, Any], name: str) -> object:
+    """A score of a run: itself, undefined, or ABSENT."""
+    return mean.get(name, ABSENT)
+
+
 def table(
     heads: Sequence[str], rows: Iterable[Sequence[object]], caption: str = "", *, foot: Sequence[object] = (), sortable: bool = False, published: int = 0
 ) -> str:

@@ -41,21 +41,23 @@ def style(n: int) -> dict[str, Any]:
     return {"color": PALETTE[n % len(PALETTE)], "linestyle": STYLES[n % len(STYLES)]}
 
 
-def lines(title: str, xlabel: str, ylabel: str, curves: Sequence[Curve], *, square: bool = False, diagonal: bool = False, log: bool = False) -> bytes:
-    """One panel of curves with its legend below. `square`: both axes are 0..1; `diagonal`: y = x drawn in grey; `log`: logarithmic y."""
+def lines(
+    title: str, xlabel: str, ylabel: str, curves: Sequence[Curve], *, square: bool = False, diagonal: bool = False, log: bool = False, end: float = 1.0
+) -> bytes:
+    """One panel of curves with its legend below. `square`: both axes are 0..end; `diagonal`: y = x drawn in grey; `log`: logarithmic y."""
     with matplotlib.rc_context(SETTINGS):
         rows = math.ceil(len(curves) / 2)
         height = (4.1 if square else 2.9) + 0.17 * rows
         figure = Figure(figsize=(4.6, height))
         axes = figure.add_axes((0.13, (0.5 + 0.17 * rows) / height, 0.84, 1 - (0.84 + 0.17 * rows) / height))
         if diagonal:
-            axes.plot((0, 1), (0, 1), color="#aaaaaa", linewidth=0.8)
+            axes.plot((0, end), (0, end), color="#aaaaaa", linewidth=0.8)
         for n, curve in enumerate(curves):
             x, y = thin(np.asarray(curve.x, dtype=float), np.array([np.nan if v is None else v for v in curve.y], dtype=float))
             marker = MARKERS[n % len(MARKERS)] if curve.dots or len(x) == 1 else None
             axes.plot(x, y, label=curve.name, linewidth=1.5, marker=marker, markersize=3.5, **style(n))
         if square:
-            axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+            axes.set(xlim=(-0.01 * end, 1.01 * end), ylim=(-0.01 * end, 1.01 * end))
         if log and any(v is not None and v > 0 for curve in curves for v in curve.y):
             axes.set_yscale("log")
             low, high = axes.get_ylim()
@@ -70,8 +72,11 @@ def lines(title: str, xlabel: str, ylabel: str, curves: Sequence[Curve], *, squa
         return svg(figure)
 
 
-def intervals(title: str, xlabel: str, rows: Sequence[str], groups: dict[str, Sequence[dict[str, Any] | None]]) -> bytes:
-    """Dots with their intervals: one line a row, one colour and marker a group; groups: name -> {"value", "low", "high"} or None a row."""
+def intervals(title: str, xlabel: str, rows: Sequence[str], groups: dict[str, Sequence[dict[str, Any] | None]], *, mark: float | None = None) -> bytes:
+    """Dots with their intervals: one line a row, one colour and marker a group; groups: name -> {"value", "low", "high"} or None a row.
+
+    `mark`: an upright grey line there.
+    """
     with matplotlib.rc_context(SETTINGS):
         legend = len(groups) > 1
         height = 0.95 + 0.32 * len(rows) + 0.3 * legend
@@ -84,6 +89,8 @@ def intervals(title: str, xlabel: str, rows: Sequence[str], groups: dict[str, Se
                 if v.get("low") is not None and v.get("high") is not None:
                     axes.plot((v["low"], v["high"]), (y, y), color=PALETTE[g], linewidth=1.4)
             axes.plot([v["value"] for _, v in places], [y for y, _ in places], MARKERS[g], color=PALETTE[g], markersize=4.5, label=name)
+        if mark is not None:
+            axes.axvline(mark, color="#777777", linewidth=1.0, zorder=0)
         axes.set(title="", xlabel=xlabel, ylim=(len(rows) - 0.5, -0.5), yticks=range(len(rows)))
         axes.set_yticklabels([short(r) for r in rows])
         axes.grid(False, axis="y")

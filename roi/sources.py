@@ -8,22 +8,25 @@ Letters: N images, K = 14 findings.
 """
 
 import ast
+import difflib
 import json
 import re
 import tarfile
+import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
 
 from roi.cells import ABSENT, BLANK, COARSE, DIVIDED, PRESENT, UNCERTAIN, UNFIT, UNSEEN, fields
-from roi.labels import LABELS, NORMAL
+from roi.labels import LABELS, NORMAL, SPELLINGS
 from roi.table import COLUMNS, listed
 
+T = TypeVar("T")
 PLACE = {label: j for j, label in enumerate(LABELS)}
 OLDEST = 120  # years; ages above it are typing errors
 VIEWS = {"L": "LATERAL", "LL": "LATERAL", "RL": "LATERAL", "POSTERO_ANTERIOR": "PA", "ANTERO_POSTERIOR": "AP", "UNKNOWN": ""}
@@ -60,13 +63,28 @@ def read_columns(csv: Path, wanted: Sequence[str], optional: Sequence[str] = (),
     return table.reindex(columns=[*wanted, *optional], fill_value="")
 
 
-def finished(name: str, image: pd.Series, cells: np.ndarray, **columns: object) -> pd.DataFrame:
-    """(N,) paths, (N, K) cells and what else is known -> what a reader gives. ValueError: an image twice."""
+def finished(name: str, image: pd.Series, cells: np.ndarray, others: dict[str, int] | None = None, **columns: object) -> pd.DataFrame:
+    """(N,) paths, (N, K) cells and what else is known -> what a reader gives. `others`: labels that are none of the 14, and how often; they stand in
+    `.attrs["others"]`. ValueError: an image twice."""
     table = pd.DataFrame({c: columns.get(c, "") for c in COLUMNS} | {"image": image.to_numpy(), "dataset": name} | fields(cells))
     twice = table["image"][table["image"].duplicated()]
     if len(twice):
         raise ValueError(f"{name}: {len(twice):,} images are listed twice, the first is {twice.iloc[0]!r}; one row an image")
-    return pd.concat([table, pd.DataFrame(cells, columns=list(LABELS))], axis=1)
+    table = pd.concat([table, pd.DataFrame(cells, columns=list(LABELS))], axis=1)
+    table.attrs["others"] = others or {}
+    return table
+
+
+def tally(keys: pd.Series, tokens_of: Callable[[str], Iterable[str]], ours: Collection[str]) -> dict[str, int]:
+    """How many rows have each token that is none of `ours`, most frequent first. ValueError: one that is nearly one of them."""
+    found: Counter[str] = Counter()
+    for kind, count in keys.value_counts().items():
+        found.update({token: int(count) for token in set(tokens_of(str(kind))) - set(ours)})
+    for token, count in found.items():
+        near = difflib.get_close_matches(token, ours, 1, 0.92)
+        if near:
+            raise ValueError(f"unknown label {token!r} in {count:,} rows; did you mean {near[0]!r}?")
+    return dict(found.most_common())
 
 
 def by_kind(keys: pd.Series, cells_of: Callable[[str], np.ndarray]) -> np.ndarray:
@@ -125,13 +143,14 @@ def read_nih(root: str | Path, label_from: str = "Finding Labels") -> pd.DataFra
     cut = raw["Image Index"][raw[label_from] == ""]
     if len(cut):
         raise ValueError(f"{csv}: {len(cut)} rows have no {label_from!r}, the first is {cut.iloc[0]!r}; normal ones say 'No Finding', so is the file cut off?")
-    found = {field: [t for t in (part.strip() for part in field.split("|")) if t and t not in NORMAL] for field in raw[label_from].unique()}
+    found = {field: [SPELLINGS.get(t, t) for t in (part.strip() for part in field.split("|")) if t and t not in NORMAL] for field in raw[label_from].unique()}
     cells = by_kind(raw[label_from], lambda field: np.isin(LABELS, found[field]).astype(np.int8))
+    others = named(csv, lambda: tally(raw[label_from], lambda field: found[field], LABELS))
     patient = "nih:" + plain_number(raw["Patient ID"])
     patient = patient.where(raw["Patient ID"] != "", "")
     study = (patient + ":" + raw["Follow-up #"]).where(raw["Follow-up #"] != "", "")
     table = finished(
-        "nih", raw["Image Index"], cells, patient_id=patient, study_id=study, view=raw["View Position"], age=years(raw["Patient Age"]),
+        "nih", raw["Image Index"], cells, others, patient_id=patient, study_id=study, view=raw["View Position"], age=years(raw["Patient Age"]),
         sex=raw["Patient Gender"], label_source=csv.name,
     )  # fmt: skip
     table["labels"] = raw[label_from].map({field: ",".join(labels) for field, labels in found.items()})
@@ -154,28 +173,54 @@ def read_openi(root: str | Path) -> pd.DataFrame:
     from roi.mesh import mesh_cells
 
     root = Path(root)
-    csv = root / "indiana_reports.csv"
+    csv, projections = root / "indiana_reports.csv", root / "indiana_projections.csv"
     if csv.is_file() and not ((root / "ecgen-radiology").is_dir() or (root / "NLMCXR_reports.tgz").is_file()):
         reports = read_columns(csv, ["uid", "MeSH"])
         images = read_columns(source(root, "indiana_projections.csv"), ["uid", "filename", "projection"])
+        if reports["uid"].duplicated().any():
+            raise ValueError(f"{csv}: report {reports['uid'][reports['uid'].duplicated()].iloc[0]!r} is listed twice")
         report = pd.Index(reports["uid"]).get_indexer(pd.Index(images["uid"]))
         if (report < 0).any():
             raise ValueError(f"{root}: indiana_projections.csv names {(report < 0).sum():,} images of reports that {csv.name} does not have")
-        cells, view = mesh_cells(reports["MeSH"].tolist())[report], view_of(images["projection"])
+        cells = named(csv, lambda: mesh_cells(reports["MeSH"].tolist()))[report]
+        view, others = view_of(images["projection"]), mesh_others(reports["MeSH"].iloc[report])
         below = "images/images_normalized/" if (root / "images" / "images_normalized").is_dir() else ""
-        return _openi(below + images["filename"], cells, images["uid"], view, csv.name)
+        return _openi(below + images["filename"], cells, images["uid"], view, csv.name, others)
     found = list(_openi_reports(root))
-    cells = mesh_cells([mesh for _, mesh, _ in found])
+    cells = named(root, lambda: mesh_cells([mesh for _, mesh, _ in found]))
     rows = [(f"{image}.png", n, uid) for n, (uid, _, names) in enumerate(found) for image in names]
     if not rows:
         raise ValueError(f"{root}: none of its {len(found):,} reports names an image")
     image, report, uid = (pd.Series(column) for column in zip(*rows, strict=True))
-    return _openi(image, cells[report.to_numpy()], uid, "", "MeSH/major")
+    known = openi_views(projections, image) if projections.is_file() else ""
+    return _openi(image, cells[report.to_numpy()], uid, known, "MeSH/major", mesh_others(pd.Series([found[n][1] for n in report])))
 
 
-def _openi(image: pd.Series, cells: np.ndarray, uid: pd.Series, view: pd.Series | str, label_source: str) -> pd.DataFrame:
+def openi_views(projections: Path, image: pd.Series) -> pd.Series:
+    """(N,) names of XML reports -> Frontal or Lateral by Kaggle's list: CXR1_1_IM-0001-3001.png is its 1_IM-0001-3001.dcm.png."""
+    said = read_columns(projections, ["filename", "projection"])
+    views = dict(zip(said["filename"].str.extract(r"(IM-[\d-]+)", expand=False), view_of(said["projection"]), strict=True))
+    return image.str.extract(r"(IM-[\d-]+)", expand=False).map(views).fillna("")
+
+
+def mesh_others(entries: pd.Series) -> dict[str, int]:
+    """Heads that no rule of roi/mesh.py reads, and in how many images they stand."""
+    from roi.mesh import heads, known_heads
+
+    return tally(entries, heads, known_heads())
+
+
+def named(name: str | Path, work: Callable[[], T]) -> T:
+    """What `work` gives; a ValueError of it begins with the name of the file."""
+    try:
+        return work()
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _openi(image: pd.Series, cells: np.ndarray, uid: pd.Series, view: pd.Series | str, label_source: str, others: dict[str, int]) -> pd.DataFrame:
     patient = "openi:" + uid
-    return finished("openi", image, cells, patient_id=patient, study_id=patient + ":" + uid, view=view, label_source=label_source)
+    return finished("openi", image, cells, others, patient_id=patient, study_id=patient + ":" + uid, view=view, label_source=label_source)
 
 
 def _openi_reports(root: Path) -> Iterator[tuple[str, str, list[str]]]:
@@ -185,10 +230,14 @@ def _openi_reports(root: Path) -> Iterator[tuple[str, str, list[str]]]:
         for path in sorted(folder.glob("*.xml"), key=lambda p: (len(p.stem), p.stem)):
             yield _openi_report(path, path)
         return
-    with tarfile.open(source(root, archive.name, "indiana_reports.csv", "ecgen-radiology/1.xml")) as tar:
-        for member in tar:
-            if member.name.endswith(".xml") and (file := tar.extractfile(member)):
-                yield _openi_report(file, member.name)
+    path = source(root, archive.name, "indiana_reports.csv", "ecgen-radiology/1.xml")
+    try:
+        with tarfile.open(path) as tar:
+            for member in tar:
+                if member.name.endswith(".xml") and (file := tar.extractfile(member)):
+                    yield _openi_report(file, member.name)
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        raise ValueError(f"{path}: not a whole archive ({error}); download it again") from error
 
 
 def _openi_report(file: IO[bytes] | Path, name: str | Path) -> tuple[str, str, list[str]]:
@@ -220,6 +269,8 @@ def read_rexgradient(root: str | Path, blank: str = "unknown") -> pd.DataFrame:
         path = source(root, f"metadata/{part}_metadata_view_position.json", f"{part}_metadata_view_position.json")
         for study, said in _studies(path):
             lacking = [c for c in ("PatientID", "Findings", "Impression", "ImagePath", "ImageViewPosition") if c not in said]
+            lacking += [c for c in ("ImagePath", "ImageViewPosition") if c not in lacking and not isinstance(said[c], list)]
+            lacking += ["PatientID"] if not lacking and not said["PatientID"] else []
             if lacking or len(said["ImagePath"]) != len(said["ImageViewPosition"]):
                 raise ValueError(f"{path}: study {study!r} " + (f"has no {lacking[0]!r}" if lacking else "has not as many views as images"))
             texts.append((text_of(said["Findings"]), text_of(said["Impression"])))
@@ -383,8 +434,7 @@ CXRLT_FILES = (
 def read_cxrlt(root: str | Path) -> pd.DataFrame:
     """CXR-LT 2023 (train.csv, development.csv, test.csv) or 2024 (labels.csv, else train_labeled.csv with {development,test}_labeled_task{1,2}.csv).
 
-    Its images are MIMIC-CXR's: `image` is a path below that set and patients are mimic:*. 0 and 1 as published, by the name of the column; a finding that a
-    file has no column for was not looked for there.
+    Its images are MIMIC-CXR's: `image` is a path below that set and patients are mimic:*. 0 and 1 as published, by the name of the column.
     """
     root = Path(root)
     if not root.is_dir():
@@ -398,25 +448,21 @@ def read_cxrlt(root: str | Path) -> pd.DataFrame:
 
 
 def _cxrlt(csv: Path, split: str) -> pd.DataFrame:
-    optional = ["path", "fpath", "split", "ViewPosition", *CXRLT.values(), *CXRLT_ALSO]
-    raw = read_columns(csv, ["dicom_id", "subject_id", "study_id"], optional)
-    there = set(pd.read_csv(csv, nrows=0, encoding="utf-8-sig").columns)
-    cells = np.full((len(raw), len(LABELS)), UNSEEN, dtype=np.int8)
-    wanted = [(ours, theirs) for ours, theirs in CXRLT.items()] + [(ours, theirs) for theirs, several in CXRLT_ALSO.items() for ours in several]
-    for ours, theirs in wanted:
-        if theirs not in there:
-            continue
-        said = flags(raw[theirs], csv)
-        cells[:, PLACE[ours]] = np.where(said, PRESENT, np.where(cells[:, PLACE[ours]] == PRESENT, PRESENT, ABSENT))
-    if (cells == UNSEEN).all():
-        raise ValueError(f"{csv}: none of the findings has a column (found {sorted(there)})")
-    path = raw["fpath"] if "fpath" in there else raw["path"]
+    wanted = ["dicom_id", "subject_id", "study_id", *CXRLT.values(), *(() if split else ("split",))]
+    raw = read_columns(csv, wanted, ["path", "fpath", "ViewPosition", *CXRLT_ALSO])
+    cells = np.zeros((len(raw), len(LABELS)), dtype=np.int8)
+    for ours, theirs in CXRLT.items():
+        cells[:, PLACE[ours]] = np.where(flags(raw[theirs], csv), PRESENT, ABSENT)
+    for theirs, several in CXRLT_ALSO.items():
+        for ours in several if (raw[theirs] != "").any() else ():  # a kind of the finding that has a column of its own
+            cells[flags(raw[theirs], csv), PLACE[ours]] = PRESENT
+    path = raw["fpath"].where(raw["fpath"] != "", raw["path"])
     subject, study = raw["subject_id"], raw["study_id"].str.removeprefix("s")
     made = "files/p" + subject.str[:2] + "/p" + subject + "/s" + study + "/" + raw["dicom_id"] + ".jpg"
     patient = "mimic:" + subject
     return finished(
         "cxrlt", path.where(path != "", made), cells, patient_id=patient, study_id=patient + ":" + study, view=view_of(raw["ViewPosition"]),
-        split=split_of(raw["split"], csv) if "split" in there else split, label_source=csv.name.removesuffix(".gz"),
+        split=split or split_of(raw["split"], csv), label_source=csv.name.removesuffix(".gz"),
     )  # fmt: skip
 
 
@@ -467,6 +513,7 @@ PADCHEST_NEAR = {
     "Fibrosis": ("fibrotic band", "post radiotherapy changes"),
     "Pleural_Thickening": ("pleural plaques",),
 }  # fmt: skip
+PADCHEST_META = {"normal", "exclude", "suboptimal study", "unchanged"}
 PADCHEST_FILE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
 
 
@@ -484,23 +531,30 @@ def read_padchest(root: str | Path) -> pd.DataFrame:
         ["StudyID", "StudyDate_DICOM", "PatientBirth", "PatientSex_DICOM"],
         skipinitialspace=True,
     )
+    ours = {name for table in (PADCHEST, PADCHEST_NEAR) for names in table.values() for name in names} | PADCHEST_META
+    others = named(csv, lambda: tally(raw["Labels"], padchest_names, ours))
     patient = "padchest:" + raw["PatientID"]
     born, taken = (pd.to_numeric(raw[c].str[:4], errors="coerce") for c in ("PatientBirth", "StudyDate_DICOM"))
     age = (taken - born).where(lambda a: (a >= 0) & (a <= OLDEST))
     return finished(
-        "padchest", raw["ImageDir"] + "/" + raw["ImageID"], by_kind(raw["Labels"], padchest_cells), patient_id=patient,
+        "padchest", raw["ImageDir"] + "/" + raw["ImageID"], by_kind(raw["Labels"], padchest_cells), others, patient_id=patient,
         study_id=(patient + ":" + raw["StudyID"]).where(raw["StudyID"] != "", ""), view=view_of(raw["Projection"]),
         age=age.map(lambda a: "" if a != a else str(int(a))), sex=sex_of(raw["PatientSex_DICOM"]), label_source=csv.name.removesuffix(".gz"),
     )  # fmt: skip
 
 
-def padchest_cells(field: str) -> np.ndarray:
-    """One `Labels` field, a Python list as text -> (K,)"""
+def padchest_names(field: str) -> set[str]:
+    """One `Labels` field, a Python list as text -> its names; none where it is no list."""
     try:
         found = ast.literal_eval(field)
-        names = {str(name).strip().lower() for name in found} - {""} if isinstance(found, list | tuple) else set()
     except (ValueError, SyntaxError, TypeError):
-        names = set()
+        return set()
+    return {str(name).strip().lower() for name in found} - {""} if isinstance(found, list | tuple) else set()
+
+
+def padchest_cells(field: str) -> np.ndarray:
+    """One `Labels` field -> (K,)"""
+    names = padchest_names(field)
     if not names or names & {"exclude", "suboptimal study"}:
         return np.full(len(LABELS), UNFIT, dtype=np.int8)
     cells = np.full(len(LABELS), BLANK if "unchanged" in names else ABSENT, dtype=np.int8)

@@ -3,7 +3,9 @@
 Letters: N images, K = 14 findings. The tables are those of roi/sources.py: the columns of roi/table.py and a cell for each finding.
 """
 
+import gzip
 import re
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import pandas as pd
 from roi.cells import ABSENT, BLANK, COARSE, PRESENT, REASONS, UNCERTAIN, UNSEEN, fields
 from roi.images import locate
 from roi.labels import LABELS
-from roi.sources import READERS
+from roi.sources import READERS, negated
 
 BLANKS = ("chexpert", "mimic", "rexgradient")  # sets whose labels come from reports: what is not mentioned has a policy
 VOTED = ("vindr", "vinbigdata")
@@ -37,6 +39,8 @@ def chosen_sets(wanted: Sequence[str], data_root: Path) -> tuple[list[str], list
             said.append("vinbigdata is left out: its X-rays are those of vindr, which has more labels")
         return names, said
     other = [name for name in wanted if name not in READERS]
+    if "all" in other:
+        raise ValueError(f"--datasets {' '.join(wanted)}: all goes alone")
     if other:
         raise ValueError(f"--datasets {other[0]}: no such data set (known: all, {', '.join(READERS)})")
     if set(VOTED) <= set(wanted):
@@ -48,9 +52,16 @@ def chosen_sets(wanted: Sequence[str], data_root: Path) -> tuple[list[str], list
 
 
 def read_set(name: str, data_root: Path, blank: str = "unknown", votes: str = "majority") -> pd.DataFrame:
-    """One data set; `image` is still the path below its own folder."""
+    """One data set; `image` is still the path below its own folder. ValueError: images of NIH that neither official list names."""
     options = {"blank": blank} if name in BLANKS else {"votes": votes} if name in VOTED else {}
-    return READERS[name](data_root / name, **options)
+    table = READERS[name](data_root / name, **options)
+    nowhere = table["image"][table["split"] == ""]
+    if name == "nih" and len(nowhere):
+        raise ValueError(
+            f"{data_root / name}: {len(nowhere):,} of its {len(table):,} images are in neither train_val_list.txt nor test_list.txt, the first is "
+            f"{nowhere.iloc[0]}; put both official lists beside the table, or nobody knows which images are test images"
+        )
+    return table
 
 
 def placed(table: pd.DataFrame, name: str, data_root: Path, check: bool) -> tuple[pd.DataFrame, list[str]]:
@@ -63,8 +74,8 @@ def placed(table: pd.DataFrame, name: str, data_root: Path, check: bool) -> tupl
     paths = locate(data_root / folder, table["image"].tolist())
     missing = [f"{folder}/{image}" for image, path in zip(table["image"], paths, strict=True) if path is None]
     here = np.array([path is not None for path in paths])
-    start = len(str(data_root)) + 1
-    return table[here].assign(image=[path[start:] for path in paths if path is not None]), missing
+    start = len(str(data_root / folder))
+    return table[here].assign(image=[folder + path[start:] for path in paths if path is not None]), missing
 
 
 def with_cxrlt(mimic: pd.DataFrame, cxrlt: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
@@ -103,7 +114,8 @@ def chance(patients: pd.Series, seed: int) -> np.ndarray:
 def assign_splits(table: pd.DataFrame, val: float, test: float, seed: int) -> tuple[pd.Series, dict[str, int]]:
     """-> (train, val or test for each image, how many were moved). Official splits stay; patients without one are drawn.
 
-    NIH's train_val, and train of a set without a val of its own, give `val` of their patients to val. A patient whose images stand in several splits is in the strictest of them: test, then val.
+    NIH's train_val, and train of a set without a val of its own, give `val` of their patients to val. A patient whose images stand in several splits is in
+    the strictest of them: test, then val.
     """
     u = chance(table["patient_id"], seed)
     drawn = np.where(u < test, 2, np.where(u < test + val, 1, 0))
@@ -130,12 +142,18 @@ def gathered(
     facts: dict[str, Any] = {}
     missing: list[str] = []
     for name in names:
-        table, lacking = placed(read_set(name, data_root, blank, votes), name, data_root, check)
-        missing += lacking if not (name == "cxrlt" and "mimic" in tables) else []
-        tables[name] = table
+        policy = "unknown" if name == "mimic" and "cxrlt" in names else blank  # CXR-LT may know what MIMIC's report does not mention
+        read = read_set(name, data_root, policy, votes)
+        facts |= {f"{name}, labels that are none of the 14": read.attrs["others"]} if read.attrs["others"] else {}
+        read["labels"] = fields(read[list(LABELS)].to_numpy())["labels"]
+        tables[name], lacking = placed(read, name, data_root, check)
+        missing += sorted(set(lacking) - set(missing)) if name == "cxrlt" else lacking
+        table = tables[name]
         say(f"{name}: {len(table):,} images of {table['patient_id'].nunique():,} patients")
     if {"mimic", "cxrlt"} <= tables.keys():
         tables["mimic"], facts["cxrlt in mimic"] = with_cxrlt(tables["mimic"], tables.pop("cxrlt"))
+        cells = negated(tables["mimic"][list(LABELS)].to_numpy(), blank)
+        tables["mimic"] = tables["mimic"].assign(**fields(cells), **{label: cells[:, j] for j, label in enumerate(LABELS)})
     return pd.concat(tables.values(), ignore_index=True), facts, missing
 
 
@@ -161,15 +179,17 @@ def nothing_known(table: pd.DataFrame) -> np.ndarray:
 
 
 def audit(table: pd.DataFrame, csv: Path) -> dict[str, int]:
-    """How many images of NIH another table names (in whatever column), and how many of them this table trains on.
+    """How many images of NIH a file of text (CSV, JSON) names, wherever, and how many of them this table trains on. ValueError: none.
 
-    RSNA's pneumonia challenge, Google's expert labels and ChestMNIST are made of NIH's images: no test for a model that was trained on them.
+    RSNA's pneumonia challenge (its mapping names them), Google's expert labels and ChestMNIST (pictures alone) are made of NIH's images: no test for a model
+    that was trained on them.
     """
     try:
-        text = pd.read_csv(csv, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{csv}: not a table to audit ({str(error).strip()})") from error
-    named = {name for column in text for field in text[column].unique() for name in NIH_NAME.findall(field)}
+        named = set(NIH_NAME.findall(gzip.decompress(csv.read_bytes()).decode(errors="replace") if csv.suffix == ".gz" else csv.read_text(errors="replace")))
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{csv}: cannot be read ({error})") from error
+    if not named:
+        raise ValueError(f"{csv}: names no image of NIH (like 00000013_005.png); where only pictures are given, see --check_duplicates")
     ours = table["image"].str.rsplit("/", n=1).str[-1]
     stems = {name.split(".")[0] for name in named}
     shared = ours.str.split(".").str[0].isin(stems) & (table["dataset"] == "nih")

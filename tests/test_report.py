@@ -1,5 +1,6 @@
 """The page of make_report.py: what stands on it and in which order, what is said when a piece is missing, and how a browser shows it."""
 
+import base64
 import csv
 import json
 import re
@@ -7,21 +8,30 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from conftest import one_line_error, run
 from PIL import Image
 
-from roi import gallery, plots, predictions
+from roi import coverage, gallery, plots, predictions
 from roi.log import COLUMNS
 from roi.page import esc
-from roi.report import PUBLISHED_AUROC, PUBLISHED_PLACE, page, read_run, run_name
+from roi.report import page
+from roi.report_cases import cases as gallery_of
+from roi.report_evidence import PUBLISHED_PLACE
+from roi.report_runs import Run, read_run, run_name
+from roi.report_scores import PUBLISHED_AUROC, headline, subgroups
+from roi.report_sets import prediction_sets, verdict
+from roi.report_training import training
 
 EVIL, QUOTED = "<script>alert(1)</script>", 'a"b&c'
 CLASSES = ["Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax", EVIL, QUOTED, "Normal"]
 FINDINGS = CLASSES[:-1]
-ORDER = ["scores", "training", "findings", "calibration", "faithfulness", "localisation", "gallery", "subgroups", "comparison", "ablation", "configuration"]
+ORDER = [
+    "scores", "training", "findings", "calibration", "sets", "faithfulness", "localisation", "gallery", "subgroups", "comparison", "ablation", "configuration"
+]  # fmt: skip
 COUNT = 160  # images; two a patient
 
 
@@ -31,6 +41,22 @@ def v(value: float | None, half: float = 0.02) -> dict[str, float | None]:
 
 def names() -> list[str]:
     return [f"{n:08d}_{n % 2:03d}.png" for n in range(COUNT - 1)] + [f"{QUOTED}.png"]
+
+
+def conformal() -> dict[str, Any]:
+    """What evaluate.py --thresholds writes: fnr is within its interval of alpha, fnr_with_finding kept, fnr_shifted broken, fdr infeasible."""
+    risks = ("fnr", "fnr_with_finding", "fdr", "size", "size_with_finding")
+    found = {"fnr": (0.1234, 0.2571, 0.7032, 3.0129, 3.9041), "fnr_with_finding": (0.0417, 0.0999, 0.8, 5.1, 6.3), "fnr_shifted": (0.1712, 0.3, 0.6, 2.5, 3.1)}
+    rules = {r: {k: v(x, 0.03) for k, x in zip(risks, row, strict=True)} | {"threshold": 0.01234 * (n + 1)} for n, (r, row) in enumerate(found.items())}
+    each = {c: {m: v(0.9 - 0.01 * k - 0.1 * n) for n, m in enumerate(("sensitivity", "specificity", "precision", "single"))} for k, c in enumerate(FINDINGS)}
+    each["Mass"]["precision"] = v(None)
+    before, now = ({c: a * (k + 1) / 100 for k, c in enumerate(FINDINGS)} for a in (1.0, 2.34))
+    return {
+        "file": f"thr {QUOTED}.json", "alpha": 0.1, "delta": 0.05, "unit": "image", "rules": rules, "infeasible": ["fdr"], "each": each,
+        "curve": [{"alpha": a, "fnr": round(1.3 * a, 4)} for a in (0.02, 0.1, 0.25, 0.4, 0.5)],
+        "shift": {"prevalence": now, "calibration": before, "with_finding": 0.668, "calibration_with_finding": 0.458,
+                  "warning": f"prevalence differs ({EVIL} 9.00% -> 21.06%; with a finding 45.8% -> 66.8%): not guaranteed here"},
+    }  # fmt: skip
 
 
 def metrics(root: Path, contaminated: bool = False) -> dict[str, Any]:
@@ -59,6 +85,7 @@ def metrics(root: Path, contaminated: bool = False) -> dict[str, Any]:
             m: {"mean": {"ece": 0.05, "brier": 0.1}, "per_class": {c: {"ece": 0.04, "brier": None} for c in CLASSES},
                 "reliability": reliability, "parameters": {}}
             for m in ("raw", "temperature", "platt")}},
+        "conformal": conformal(),
         "subgroups": {"view": {"findings": FINDINGS, "groups": {g: {"n_images": 80, "n_patients": 40, "auroc": v(a)} for g, a in (("PA", 0.82), ("AP", 0.78))},
                                "gap": {"best": "PA", "worst": "AP", **v(0.04)}}},
         "comparison": {"file": "other.json", "n_images": COUNT, "mean": {"auroc": {**v(0.01), "p": 0.2}},
@@ -147,15 +174,15 @@ def sections(text: str) -> dict[str, str]:
     return dict(re.findall(r'<section id="(\w+)">(.*?)</section>', text, flags=re.S))
 
 
-def changed(whole: Path, folder: Path, change: Any) -> str:
-    """The page of a run whose metrics.json is `change`d; its inputs are found from their full paths."""
+def changed_run(whole: Path, folder: Path, change: Any) -> Run:
+    """A run whose metrics.json is `change`d; its inputs are found from their full paths."""
     data = metrics(whole)
     data["inputs"] = {k: [str(whole / f) for f in x] if isinstance(x, list) else str(whole / x) for k, x in data["inputs"].items()}
     data["predictions"]["image_root"] = str(whole / "nih")
     change(data)
     folder.mkdir(exist_ok=True)
     (folder / "metrics.json").write_text(json.dumps(data))
-    return page([read_run(folder)])
+    return read_run(folder)
 
 
 # --- what stands on the page ---
@@ -165,7 +192,7 @@ def test_sections_stand_in_their_order_and_are_complete(made: Path) -> None:
     parts = sections(made.read_text())
     assert list(parts) == ORDER
     said = {name: re.findall(r'class="missing">(.*?)</p>', text) for name, text in parts.items()}
-    assert {name for name, texts in said.items() if texts} == {"ablation"}, said  # the bare run has no log, and it says so
+    assert {name for name, texts in said.items() if texts} == {"sets", "ablation"}, said  # a rule is infeasible; the bare run has no log
 
 
 def test_scores_stand_with_their_intervals_and_the_split(made: Path) -> None:
@@ -193,10 +220,7 @@ def test_names_from_the_data_are_escaped(made: Path) -> None:
     assert EVIL not in text and text.count("<script>") == 1 and QUOTED not in text
     assert esc(EVIL) in sections(text)["findings"] and esc(QUOTED) in sections(text)["findings"] and esc(EVIL) in sections(text)["configuration"]
     for svg in re.findall(r"data:image/svg\+xml;base64,([^\"]+)", text):
-        import base64
-        import xml.etree.ElementTree as tree
-
-        tree.fromstring(base64.b64decode(svg))  # names in figures are text, too
+        ElementTree.fromstring(base64.b64decode(svg))  # names in figures are text, too
         assert b"<script" not in base64.b64decode(svg)
 
 
@@ -227,12 +251,169 @@ def test_runs_scored_on_other_images_are_not_compared_in_silence(whole: Path, tm
 
 
 def test_contaminated_has_a_banner(tmp_path: Path, whole: Path) -> None:
-    parts = sections(changed(whole, tmp_path, lambda m: m.update(contaminated=True)))
-    assert 'class="banner" role="alert">CONTAMINATED' in parts["scores"] and "none of these images" not in parts["scores"]
+    part = headline(changed_run(whole, tmp_path, lambda m: m.update(contaminated=True)))
+    assert 'class="banner" role="alert">CONTAMINATED' in part and "none of these images" not in part
 
 
 def test_the_page_is_the_same_when_made_again(whole: Path) -> None:
-    assert page([read_run(whole)]) == page([read_run(whole)])
+    assert page([read_run(whole)], count=8) == page([read_run(whole)], count=8)
+
+
+# --- prediction sets ---
+
+
+def table_rows(section: str, caption: str) -> list[list[tuple[str, str]]]:
+    """(text of a cell, what it sorts by) of the table of that caption."""
+    rows = re.findall(r"<tr>(.*?)</tr>", section.split(f'aria-label="{caption}"')[1].split("</table>")[0])[1:]
+    return [[(re.sub("<.*?>", "", text).replace("  ", " "), sort) for sort, text in re.findall(r'data-v="(.*?)">(.*?)</td>', row)] for row in rows]
+
+
+def svgs(section: str) -> list[Any]:
+    return [ElementTree.fromstring(base64.b64decode(data)) for data in re.findall(r"data:image/svg\+xml;base64,([^\"]+)", section)]
+
+
+def drawn_lines(figure: Any, colour: str) -> list[list[tuple[float, float]]]:
+    """Corners of the lines of a colour, in the units of the figure."""
+    paths = [p.get("d") for p in figure.iter() if p.tag.endswith("}path") and colour in p.get("style", "") and "fill: none" in p.get("style", "")]
+    return [[(float(x), float(y)) for x, y in re.findall(r"[ML] ([-\d.]+) ([-\d.]+)", d)] for d in paths]
+
+
+def test_promises_stand_beside_what_came_of_them(made: Path) -> None:
+    section, found = sections(made.read_text())["sets"], conformal()
+    rows = {row[0][1]: row for row in table_rows(section, "Promised and realised")}
+    expected = {
+        "fnr": ("0.123 [0.093, 0.153]", "above alpha, within its interval", "0.01234"),
+        "fnr_with_finding": ("0.100 [0.070, 0.130]", "kept", "0.02468"),
+        "fnr_shifted": ("0.171 [0.141, 0.201]", "not kept", "0.03702"),
+        "fdr": ("–", "infeasible", "–"),
+    }
+    assert {r: (row[1][0], row[3][0], row[4][0]) for r, row in rows.items()} == expected and all(row[2][0] == "0.1" for row in rows.values())
+    assert [rows[r][1][1] for r in found["rules"]] == ["0.1234", "0.0999", "0.1712"]  # of each rule the risk that it promises
+    assert "lacks at most 10 % in expectation" in section and "with confidence 95 %" in section and "the next image" in section
+    assert "Infeasible at alpha 0.1: fdr." in section
+    risks = table_rows(section, "Every risk of each rule, and the number of findings in a set")
+    assert [[sort for _, sort in row[1:]] for row in risks] == [[repr(x["value"]) for k, x in r.items() if k != "threshold"] for r in found["rules"].values()]
+    assert [row[4][0] for row in risks] == ["3.013 [2.983, 3.043]", "5.100 [5.070, 5.130]", "2.500 [2.470, 2.530]"]
+
+
+def test_sets_of_each_finding(made: Path) -> None:
+    section, found = sections(made.read_text())["sets"], conformal()
+    rows = {row[0][1]: row[1:] for row in table_rows(section.split("By finding")[1], "Click a header to sort")}
+    assert list(rows) == [esc(c) for c in FINDINGS]
+    for c, values in found["each"].items():
+        shown = [
+            ("undefined", "") if x["value"] is None else (f"{x['value']:.3f} [{x['low']:.3f}, {x['high']:.3f}]", repr(x["value"])) for x in values.values()
+        ]
+        assert rows[esc(c)] == shown
+    assert esc(f"thr {QUOTED}.json") in section and "at least 90 % keep" in section
+
+
+def test_other_prevalence_is_a_banner_with_its_numbers(whole: Path, made: Path, tmp_path: Path) -> None:
+    section, found = sections(made.read_text())["sets"], conformal()
+    assert section.index('class="banner" role="alert">Warning: prevalence differs') < section.index("Thresholds:")
+    assert f"{esc(EVIL)} 9.00% -&gt; 21.06%; with a finding 45.8% -&gt; 66.8%" in section
+    rows = table_rows(section, "Share of the images of known label that have it")
+    assert len(rows) == len(FINDINGS) + 1 and [text for text, _ in rows[-1]] == ["Any finding", "45.80 %", "66.80 %", "1.46"]
+    assert [[sort for _, sort in row[1:3]] for row in rows[:-1]] == [[repr(found["shift"][k][c]) for k in ("calibration", "prevalence")] for c in FINDINGS]
+    assert [text for text, _ in rows[4]] == ["Mass", "5.00 %", "11.70 %", "2.34"]
+    assert "<summary>Prevalence" not in section
+    calm = prediction_sets(changed_run(whole, tmp_path, lambda m: m["conformal"]["shift"].update(warning="")))
+    assert "banner" not in calm and "<summary>Prevalence: no difference" in calm and "11.70 %" in calm
+
+
+def test_the_curve_of_risk_has_its_points(made: Path) -> None:
+    """Read back from the figure: the grey diagonal gives the scale."""
+    section, found = sections(made.read_text())["sets"], conformal()
+    figure = svgs(section)[0]
+    ((x0, y0), (x1, y1)), *others = drawn_lines(figure, "#aaaaaa")
+    (line,) = [c for c in drawn_lines(figure, "#0072b2") if len(c) == len(found["curve"])]
+    end = 0.65  # the largest of alpha and risk
+    points = [(end * (x - x0) / (x1 - x0), end * (y - y0) / (y1 - y0)) for x, y in line]
+    assert others == [] and points == [pytest.approx((p["alpha"], p["fnr"]), abs=1e-4) for p in found["curve"]]
+    dots = [(float(u.get("x")), float(u.get("y"))) for u in figure.iter() if u.tag.endswith("}use") and "#d55e00" in u.get("style", "")]
+    here = [(end * (x - x0) / (x1 - x0), end * (y - y0) / (y1 - y0)) for x, y in dots]
+    assert pytest.approx((0.1, 0.1234), abs=1e-4) in here  # the other one is in the legend
+    folded = table_rows(section, "alpha")
+    assert folded == [[(f"{p['alpha']:g}", repr(p["alpha"])), (f"{p['fnr']:.3f}", repr(p["fnr"]))] for p in found["curve"]]
+    assert "0.026 at 0.02, 0.325 at 0.25, 0.650 at 0.5" in section and "Below alpha 0.02 no threshold is feasible" in section
+
+
+def test_the_line_in_the_intervals_is_alpha() -> None:
+    figure = ElementTree.fromstring(plots.intervals("t", "x", ["a", "b"], {"g": [v(0.05, 0.05), v(0.2, 0.1)]}, mark=0.15))
+    ((low, _), (high, _)), ((a, _), (b, _)) = [c for c in drawn_lines(figure, "#0072b2") if len(c) == 2]  # 0 .. 0.1 and 0.1 .. 0.3
+    (((mark, _), _),) = [c for c in drawn_lines(figure, "#777777") if len({x for x, _ in c}) == 1 and "stroke-width: 1;" not in c and low < c[0][0] < b]
+    assert high == pytest.approx(a) and (mark - low) / (b - low) == pytest.approx(0.5, abs=1e-4)
+
+
+def test_without_thresholds_there_is_no_section(whole: Path, tmp_path: Path) -> None:
+    text = page([changed_run(whole, tmp_path, lambda m: m.pop("conformal"))], count=0)
+    assert list(sections(text)) == [s for s in ORDER if s not in ("sets", "ablation")] and "Prediction sets" not in text and '"#sets"' not in text
+
+
+def test_when_nothing_is_feasible_it_is_said(whole: Path, tmp_path: Path) -> None:
+    def change(m: dict[str, Any]) -> None:
+        m["conformal"].update(rules={}, infeasible=["fnr", "fnr_with_finding", "fdr"], curve=[], unit="patient")
+
+    section = prediction_sets(changed_run(whole, tmp_path, change))
+    assert [(r[0][1], r[3][0]) for r in table_rows(section, "Promised and realised")] == [(r, "infeasible") for r in ("fnr", "fnr_with_finding", "fdr")]
+    assert "Infeasible at alpha 0.1: fnr, fnr_with_finding, fdr." in section and "No curve of risk" in section and svgs(section) == []
+    assert "Every risk of each rule" not in section and "promised for the next patient" in section and "fnr_shifted" not in section
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "said"),
+    [(0.1, 0.05, "kept"), (0.0, None, "kept"), (0.11, 0.1, "above alpha, within its interval"), (0.11, 0.101, "not kept"), (0.11, None, "not kept"),
+     (None, None, "undefined: no such image")],
+)  # fmt: skip
+def test_a_promise_is_kept_or_not(value: float | None, low: float | None, said: str) -> None:
+    assert verdict({"value": value, "low": low, "high": None}, 0.1) == said
+
+
+def test_the_page_shows_what_evaluate_writes(whole: Path, tmp_path: Path) -> None:
+    """From calibration to the page, for each unit and with and without intervals: thresholds above 1, infeasible precision and all."""
+    rng = np.random.default_rng(4)
+    y = (rng.random((300, 3)) < (0.1, 0.3, 0.5)).astype(float)
+    prob, who, c = 1 / (1 + np.exp(1.5 - 1.5 * y - rng.normal(size=y.shape))), np.arange(300) // 2, ["Mass", "Nodule", EVIL]
+    for unit, count, alpha in (("image", 0, 0.99), ("patient", 20, 0.2)):
+        thr = coverage.calibrate(prob[:150], y[:150], who[:150].astype(str), c, alpha, 0.1, unit, "none", 0, prob[150:])
+        found = coverage.realised(thr, prob[150:], y[150:], who[150:].astype(str), count, 0)
+        section = prediction_sets(changed_run(whole, tmp_path, lambda m, f=found: m.update(conformal={"file": "t.json", **f})))
+        rows = {row[0][1]: row for row in table_rows(section, "Promised and realised")}
+        assert list(rows) == [r for r in coverage.RULES if r in found["rules"] or r in found["infeasible"]] and EVIL not in section
+        assert rows["fnr"][1][1] == repr(found["rules"]["fnr"]["fnr"]["value"])
+        assert (rows["fnr"][4][0] == "above 1: empty sets") == (thr["fnr"] > 1) == (alpha == 0.99)
+
+
+# --- several data sets ---
+
+
+def test_training_shows_each_data_set(whole: Path, tmp_path: Path) -> None:
+    at = COLUMNS.index("val_auroc") + 1
+    heads = (*COLUMNS[:at], "val_auroc_nih", f"val_auroc_{EVIL}", "val_auroc_empty", *COLUMNS[at:])
+    values = {c: 0.5 for c in heads} | {"val_auroc_empty": ""}
+    write_rows(tmp_path / "metrics.csv", heads, [tuple((values | {"epoch": e, "val_auroc": 0.7, "val_auroc_nih": 0.6 + 0.05 * e}).values()) for e in (1, 2, 3)])
+    section = training(changed_run(whole, tmp_path, lambda m: None))
+    assert f"Validation AUROC by epoch. Last: mean of the data sets 0.7, nih 0.75, {esc(plots.short(EVIL))} 0.5." in section and "empty" not in section
+    words = [t.text for t in svgs(section)[-1].iter() if t.tag.endswith("}text")]
+    assert ["mean of the data sets", "nih", plots.short(EVIL)] == [w for w in words if w in ("mean of the data sets", "nih", plots.short(EVIL))]
+    assert "mean over findings" not in section
+    assert "Last: mean over findings 0.75." in training(read_run(whole))
+
+
+def test_data_sets_are_scored_on_their_own_findings_too(whole: Path, tmp_path: Path) -> None:
+    groups = {
+        "nih": {"n_images": 100, "n_patients": 50, "auroc": v(0.8123), "auroc_own": v(0.7891), "findings_own": FINDINGS},
+        "openi": {"n_images": 60, "n_patients": 30, "auroc": v(0.7), "auroc_own": v(0.6543), "findings_own": ["Effusion", EVIL]},
+    }
+    block = {"findings": ["Effusion"], "groups": groups, "gap": {"best": "nih", "worst": "openi", **v(0.1123)}}
+    section = subgroups(changed_run(whole, tmp_path, lambda m: m["subgroups"].update(dataset=block)))
+    rows = re.findall(r"<tr>(.*?)</tr>", section.split("<h3>Data set</h3>")[1])
+    assert "0.789" in rows[1] and "0.654 <small>[0.634, 0.674]</small>" in rows[2] and 'data-v="0.6543"' in rows[2]
+    assert ">10</td>" in rows[1] and ">2</td>" in rows[2] and "AUROC, own findings" in rows[0]
+    assert f"Effusion, {esc(EVIL)}</td>" in section and "0.112 [0.092, 0.132]" in section
+    assert section.count("AUROC, own findings") == 1 and {"shared findings", "own findings"} <= {t.text for t in svgs(section)[1].iter()}
+    none = subgroups(changed_run(whole, tmp_path, lambda m: m.update(subgroups={})))
+    assert "No subgroups: the table has neither two data sets nor two views, sexes or age bands." in none
 
 
 # --- what is missing is named ---
@@ -262,24 +443,24 @@ def test_missing_files_of_the_gallery_are_named(whole: Path, tmp_path: Path, key
             str(whole / value) if value == "boxes.csv" else [str(whole / x) if x == "table.csv" else x for x in value] if isinstance(value, list) else value
         )
 
-    part = sections(changed(whole, tmp_path, change))["gallery"]
+    part = gallery_of(changed_run(whole, tmp_path, change), None, 24)
     assert said in part and part.count('<article class="case">') == cases
 
 
 def test_missing_and_broken_images_are_named(whole: Path, tmp_path: Path) -> None:
-    assert "is no folder of images" in sections(changed(whole, tmp_path / "a", lambda m: m["predictions"].update(image_root="gone")))["gallery"]
+    assert "is no folder of images" in gallery_of(changed_run(whole, tmp_path / "a", lambda m: m["predictions"].update(image_root="gone")), None, 24)
     (tmp_path / "empty").mkdir()
-    assert "none of the images lies under" in sections(page([read_run(whole)], str(tmp_path / "empty")))["gallery"]
+    assert "none of the images lies under" in gallery_of(read_run(whole), str(tmp_path / "empty"), 24)
     (tmp_path / "broken").mkdir()
     for name in names():
         (tmp_path / "broken" / name).write_bytes(b"no image")
-    part = sections(page([read_run(whole)], str(tmp_path / "broken"), 4))["gallery"]
+    part = gallery_of(read_run(whole), str(tmp_path / "broken"), 4)
     assert part.count("cannot be read as an image") == 4
 
 
 def test_a_map_without_a_mask_is_a_heat_map(whole: Path, tmp_path: Path) -> None:
     write_maps(tmp_path / "cam.npz", "cam", FINDINGS, 0)
-    part = sections(changed(whole, tmp_path, lambda m: m["inputs"].update(masks=[str(tmp_path / "cam.npz")])))["gallery"]
+    part = gallery_of(changed_run(whole, tmp_path, lambda m: m["inputs"].update(masks=[str(tmp_path / "cam.npz")])), None, 24)
     assert part.count("as heat") == 24 and "Crop:" not in part
 
 

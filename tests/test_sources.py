@@ -420,10 +420,15 @@ def test_cxrlt_2024_columns_go_by_name(tmp_path: Path) -> None:
         assert table["split"].tolist() == ["train", "val", "val", "test", "test"]
 
 
-def test_cxrlt_never_looked_for_what_has_no_column(tmp_path: Path) -> None:
-    names = [name for name in CXRLT if name not in ("Hernia", "Fibrosis")]
+def test_cxrlt_without_a_column_is_refused(tmp_path: Path) -> None:
+    """A renamed column is not a set that never looked."""
+    names = [name for name in CXRLT if name != "Fibrosis"]
     cxrlt_file(tmp_path / "labels.csv", names, [(0, {"Normal"}, {"split": "train"})])
-    assert words(read("cxrlt", tmp_path)) == {MIMIC_IMAGES[0]: "AAAAAAAAAAASAS"}
+    with pytest.raises(ValueError, match="no column 'Fibrosis'"):
+        read("cxrlt", tmp_path)
+    cxrlt_file(tmp_path / "labels.csv", CXRLT, [(0, {"Normal"}, {})])
+    with pytest.raises(ValueError, match="no column 'split'"):
+        read("cxrlt", tmp_path)
 
 
 # OpenI

@@ -275,6 +275,11 @@ def test_wrong_requests_are_one_line(nine: Path, tmp_path: Path) -> None:
     assert "--views goes with --datasets, not with --src_csv" in error("--src_csv", nine / "nih" / "Data_Entry_2017.csv", "--views", "PA")
     assert "--filter_list goes with --src_csv" in error("--datasets", "nih", "--filter_list", "x.txt", "--data_root", nine)
     assert "--check_duplicates looks at the images" in error("--datasets", "nih", "--data_root", nine, "--no-check_images", "--check_duplicates")
+    assert "all goes alone" in error("--datasets", "all", "nih", "--data_root", nine)
+    assert "leave nobody to train on" in error("--datasets", "nih", "--data_root", nine, "--val_fraction", 0.6, "--test_fraction", 0.6)
+    assert "is the table itself" in error("--datasets", "nih", "--data_root", nine, "--summary", tmp_path / "x.csv")
+    (tmp_path / "pixels.csv").write_text("image\nfoo.png\n")
+    assert "names no image of NIH" in error("--datasets", "nih", "--data_root", nine, "--no-check_images", "--audit", tmp_path / "pixels.csv")
     assert "80 of 80 images are missing" in run(MAKE, "--datasets", "nih", "--data_root", nine, "--out_csv", tmp_path / "y.csv", code=2)
 
 
@@ -296,3 +301,57 @@ def test_rows_marked_val_are_the_validation_rows() -> None:
     for all_or_none in ("val", "train"):
         train, val = held_out(table.assign(split=all_or_none), 0.3, 0)
         assert len(train) == 6 and len(val) == 2 and not set(train["patient_id"]) & set(val["patient_id"])
+
+
+def test_paths_are_below_the_data_root_however_it_is_spelled(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(MAKE, "--datasets", "all", "--data_root", pictures, "--out_csv", tmp_path / "a.csv")
+    monkeypatch.chdir(pictures)
+    for n, root in enumerate((".", "../Dataset/", "./")):
+        run(MAKE, "--datasets", "all", "--data_root", root, "--out_csv", tmp_path / f"b{n}.csv")
+        assert (tmp_path / f"b{n}.csv").read_bytes() == (tmp_path / "a.csv").read_bytes()
+
+
+def test_duplicates_are_sought_before_splits_are_chosen(pictures: Path, tmp_path: Path) -> None:
+    make = (MAKE, "--datasets", "nih", "padchest", "--data_root", pictures, "--check_duplicates", "--workers", 1)
+    run(*make, "--out_csv", tmp_path / "all.csv")
+    run(*make, "--out_csv", tmp_path / "train.csv", "--splits", "train")
+    whole = read_table(tmp_path / "all.csv")
+    assert read_table(tmp_path / "train.csv")["image"].tolist() == whole["image"][whole["split"] == "train"].tolist()
+
+
+def test_nih_without_its_lists_is_refused(nine: Path, tmp_path: Path) -> None:
+    shutil.copytree(nine / "nih", tmp_path / "Dataset" / "nih")
+    (tmp_path / "Dataset" / "nih" / "test_list.txt").unlink()
+    said = one_line_error(MAKE, "--datasets", "nih", "--data_root", tmp_path / "Dataset", "--out_csv", tmp_path / "x.csv", "--no-check_images")
+    assert "20 of its 80 images are in neither train_val_list.txt nor test_list.txt" in said
+
+
+def test_patients_without_an_id_are_those_of_the_file_names(nine: Path, tmp_path: Path) -> None:
+    shutil.copytree(nine / "nih", tmp_path / "Dataset" / "nih")
+    csv = tmp_path / "Dataset" / "nih" / "Data_Entry_2017.csv"
+    csv.write_text(csv.read_text().replace("Patient ID", "Patient Number"))
+    run(MAKE, "--datasets", "nih", "--data_root", tmp_path / "Dataset", "--out_csv", tmp_path / "x.csv", "--no-check_images")
+    table = read_table(tmp_path / "x.csv")
+    assert table["patient_id"].tolist() == read_table_of(nine, "nih", tmp_path)["patient_id"].tolist()
+
+
+def test_cxrlt_speaks_before_blanks_become_negative(nine: Path, tmp_path: Path) -> None:
+    unknown = target_matrix(made(nine, tmp_path / "u.csv")[0].query("dataset == 'mimic'"), LABELS)
+    negative = target_matrix(made(nine, tmp_path / "n.csv", "--blank", "negative")[0].query("dataset == 'mimic'"), LABELS)
+    assert np.array_equal(unknown == 1, negative == 1)
+    assert not np.isnan(negative).any()
+
+
+def test_labels_that_are_none_of_ours_are_counted_and_near_ones_refused(nine: Path, tmp_path: Path) -> None:
+    root = tmp_path / "Dataset"
+    shutil.copytree(nine / "nih", root / "nih")
+    csv = root / "nih" / "Data_Entry_2017.csv"
+    text = csv.read_text()
+    csv.write_text(text.replace(",No Finding,", ",Fracture|No Finding,"))
+    count = text.count(",No Finding,")
+    facts = made(root, tmp_path / "u.csv")[1]["facts"]
+    assert count and facts["nih, labels that are none of the 14"] == {"Fracture": count}
+    assert "Fracture" not in (tmp_path / "u.csv").read_text()
+    csv.write_text(text.replace("Cardiomegaly", "Cardiomegally"))
+    make = (MAKE, "--datasets", "nih", "--data_root", root, "--no-check_images", "--out_csv", tmp_path / "v.csv")
+    assert "unknown label 'Cardiomegally' in" in one_line_error(*make) and "did you mean 'Cardiomegaly'?" in one_line_error(*make)

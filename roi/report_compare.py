@@ -1,0 +1,56 @@
+"""Sections of the report that compare: another model on the same images, and runs side by side."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from roi import plots
+from roi.log import TERMS
+from roi.page import ABSENT, Cell, figures, missing, note, number, shown, table
+from roi.report_runs import Run
+
+
+def comparison(run: Run) -> str:
+    found = run.metrics["comparison"]
+    rows = [[c, v.get("auroc"), (v.get("auroc") or {}).get("p"), (v.get("auroc") or {}).get("p_delong")] for c, v in (found.get("per_class") or {}).items()]
+    mean = (found.get("mean") or {}).get("auroc") or {}
+    text = f"Difference in AUROC, this run minus {found.get('file', 'unknown')}, on the same {number(found.get('n_images'))} images, paired."
+    return note(text) + table(("Finding", "Difference", "p, bootstrap", "p, DeLong"), rows, foot=["Mean", mean, mean.get("p"), ABSENT], sortable=True)
+
+
+def ablation(runs: Sequence[Run]) -> str:
+    heads = ["Run", "AUROC", "AUROC, crop", "AUROC, drop", "Faithfulness", "Pointing", "IoU > .1", *(f"loss {t}" for t in TERMS), "Mask kept", "Images"]
+    rows: list[list[object]] = []
+    names = [f"{run.name} ({run.folder.name})" if sum(r.name == run.name for r in runs) > 1 else run.name for run in runs]
+    for run, name in zip(runs, names, strict=True):
+        m = run.metrics
+        sources = (m.get("localization") or {}).get("sources", {})
+        source = next((s for s in ("mask", "cam") if s in sources), None)
+        place = sources[source]["mean"] if source else {}
+        last: dict[str, Any] = {} if run.log is None else {str(c): v for c, v in run.log.iloc[-1].items()}
+        losses = [float(last[c]) if c in last and pd.notna(last[c]) else ABSENT for c in (*(f"loss_{t}" for t in TERMS), "mask_kept")]
+        faith = (m.get("faithfulness") or {}).get("positives", {})
+        rows.append([
+            name + (" CONTAMINATED" if m["contaminated"] else "") + (" (places by Grad-CAM)" if source == "cam" else ""),
+            *(shown(m["mean"], k) for k in ("auroc", "auroc_crop", "auroc_drop")), shown(faith, "mean"), shown(place, "pointing"), shown(place, "iou@0.1"),
+            *(Cell(f"{v:.4g}", repr(v)) if isinstance(v, float) else v for v in losses), m["n_images"],
+        ])  # fmt: skip
+    groups = {"full": "auroc", "crop": "auroc_crop", "drop": "auroc_drop"}
+    values: dict[str, Sequence[dict[str, Any] | None]] = {
+        name: [run.metrics["mean"].get(k) for run in runs] for name, k in groups.items() if any(k in r.metrics["mean"] for r in runs)
+    }
+    same = len({(r.metrics["n_images"], r.metrics.get("split"), r.metrics.get("label_source")) for r in runs}) == 1
+    without = [name for run, name in zip(runs, names, strict=True) if run.log is None]
+    return (
+        ("" if same else '<p class="banner">These runs were not scored on the same images and labels: their rows cannot be compared.</p>')
+        + table(heads, rows, "Click a header to sort", sortable=True)
+        + note(f"Losses and mask area of the last epoch; faithfulness on positives. {ABSENT}: not part of the run or not computed.")
+        + (missing(f"No training log, so no losses: {', '.join(without)}.", "train_roi_baselines.py … --log_csv RUN/train_metrics.csv") if without else "")
+        + figures(
+            (
+                plots.intervals("Mean AUROC by view", "mean AUROC", names, values),
+                "Mean AUROC of each run, full, crop and drop view; the values stand in the table.",
+            )
+        )
+    )

@@ -1,0 +1,51 @@
+"""Sections of the report on training: curves of the metrics CSV of a run."""
+
+import math
+
+import pandas as pd
+
+from roi import plots
+from roi.log import TERMS
+from roi.page import figures, missing, note
+from roi.plots import Curve
+from roi.report_runs import Run
+
+OF_SET = "val_auroc_"  # column of a data set, where the run has several
+
+
+def training(run: Run) -> str:
+    if run.log is None:
+        why = f"{run.log_file} is not a log of training." if run.log_file else f"There is no train_metrics.csv or metrics.csv in {run.folder}."
+        return missing(why, f"train_roi_consistency.py … --log_csv {run.folder}/train_metrics.csv")
+    log = run.log
+    epochs = log["epoch"].tolist()
+    sets = {c: plots.short(c.removeprefix(OF_SET)) for c in map(str, log) if c.startswith(OF_SET)}
+    panels = []
+    for title, columns, log_scale in (
+        ("Losses", {"loss": "total", **{f"loss_{t}": t for t in TERMS}, "val_loss": "validation"}, True),
+        ("Weights of the losses", {f"w_{t}": t for t in TERMS}, True),
+        ("Area of the mask", {"mask_mean": "soft, mean", "mask_kept": "hard, kept"}, False),
+        ("Validation AUROC", {"val_auroc": "mean of the data sets" if sets else "mean over findings", **sets}, False),
+    ):
+        curves = [Curve(name, epochs, numbers(log[c]), True) for c, name in columns.items() if c in log and log[c].notna().any()]
+        if curves:
+            last = ", ".join(f"{c.name} {next((f'{v:.4g}' for v in reversed(c.y) if v is not None), 'undefined')}" for c in curves)
+            panels.append(
+                (plots.lines(title, "epoch", "share of the pixels" if "mask" in title else "", curves, log=log_scale), f"{title} by epoch. Last: {last}.")
+            )
+        else:
+            panels.append((b"", title))
+    lacking = [title for data, title in panels if not data]
+    return (
+        figures(*(p for p in panels if p[0]))
+        + note(f"{len(log)} epochs, from {run.log_file}. Losses and weights on a logarithmic axis (a value of 0 is not drawn).")
+        + (
+            missing(f"Not in this log: {', '.join(lacking)} (a run without a mask has no mask area, one without validation images no validation AUROC).")
+            if lacking
+            else ""
+        )
+    )
+
+
+def numbers(column: pd.Series) -> list[float | None]:
+    return [float(v) if math.isfinite(v) else None for v in pd.to_numeric(column, errors="coerce")]
