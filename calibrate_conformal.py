@@ -11,7 +11,9 @@ What is promised, for images like the calibration images (--alpha 0.1):
   fdr               of a new image's set, at most 10 % is wrong in expectation, with confidence 1 - delta over the draw of calibration images
   of each finding   present_from: at most 10 % of the images that have it lie below; absent_to: at most 10 % of those without it lie above;
                     precise_from: above it at most 10 % lack it, with confidence 1 - delta
-"Infeasible" is an answer: with so few images, or so weak a model, no threshold keeps the promise. Nothing is promised for another hospital.
+The next image is a random one of a new patient (--unit patient): images of one patient are alike and count as one.
+"Infeasible" is an answer: with so few images, or so weak a model, no threshold keeps the promise. Nothing is promised for another hospital, and the validation
+images that chose the best epoch are a little too easy: images that chose nothing are better.
 """
 
 import argparse
@@ -20,10 +22,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from evaluate import matched, trained_on
-from roi import cli, coverage
+import numpy as np
+import pandas as pd
+
+from evaluate import matched, same_model, trained_on
+from roi import cli, coverage, predictions
 from roi.files import refuse_existing
-from roi.table import read_table, target_matrix
+from roi.labels import canonical
+from roi.table import image_keys, read_table, target_matrix
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -34,7 +40,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", required=True, metavar="JSON", help="thresholds to write")
     parser.add_argument("--alpha", type=inside, default=0.1, metavar="0..1", help="risk that is allowed (default: %(default)s)")
     parser.add_argument("--delta", type=inside, default=0.1, metavar="0..1", help="1 - confidence of fdr and precision (default: %(default)s)")
-    parser.add_argument("--unit", choices=("image", "patient"), default="image", help="the promise is for the next image, or patient (default: %(default)s)")
+    unit = "the promise is for an image of the next patient, or for the next image, as if no patient had several (default: %(default)s)"
+    parser.add_argument("--unit", choices=("patient", "image"), default="patient", help=unit)
     parser.add_argument("--classes", default="", metavar="A,B", help="findings that the sets are made of (default: all that are predicted)")
     parser.add_argument(
         "--scale", choices=("none", "temperature", "platt"), default="none", help="mend the probabilities first, on half of the patients (default: %(default)s)"
@@ -53,7 +60,7 @@ def main(args: argparse.Namespace) -> None:
         raise ValueError(f"--preds {args.preds}: the model was trained on some of these images or patients; calibrate on others")
     classes = coverage.findings_of(preds.classes, args.classes)
     place = [preds.classes.index(c) for c in classes]
-    unlabelled = read_unlabelled(args.target_preds, classes) if args.target_preds else None
+    unlabelled = read_unlabelled(args.target_preds, classes, preds) if args.target_preds else None
     try:
         found = coverage.calibrate(
             preds.prob["full"][:, place], target_matrix(rows, classes), rows["patient_id"].to_numpy(), classes, args.alpha, args.delta, args.unit,
@@ -71,11 +78,15 @@ def main(args: argparse.Namespace) -> None:
     show(found, args.out)
 
 
-def read_unlabelled(path: str, classes: list[str]) -> Any:
-    from roi import predictions
-    from roi.labels import canonical
-
+def read_unlabelled(path: str, classes: list[str], calibration: predictions.Predictions) -> np.ndarray:
+    """(M, K) predictions of the same model on other images, on which it was not trained."""
     preds = predictions.read(path)
+    same_model(calibration, preds.meta, f"--target_preds {path}")
+    shared = set(image_keys(pd.Series(preds.images, dtype=str))) & set(image_keys(pd.Series(calibration.images, dtype=str)))
+    if shared or trained_on(preds):
+        raise ValueError(
+            f"--target_preds {path}: " + (f"{len(shared):,} of its images set the thresholds" if shared else "the model was trained on some of these images")
+        )
     names = [canonical(c, [*classes, *preds.classes], path) for c in preds.classes]
     lacking = [c for c in classes if c not in names]
     if lacking:
@@ -85,6 +96,8 @@ def read_unlabelled(path: str, classes: list[str]) -> Any:
 
 def show(found: dict[str, Any], out: str) -> None:
     print(f"{found['n_images']:,} images of {found['n_patients']:,} patients, {found['with_finding']:.1%} with a finding; alpha {found['alpha']:g}")
+    if found["n_whole"] < found["n_images"]:
+        print(f"thresholds of all findings together come from the {found['n_whole']:,} images of which all findings are known")
     if found["n_fitted"]:
         print(f"{found['scale']} scaling was fitted on {found['n_fitted']:,} others")
     for rule in coverage.RULES:
@@ -101,7 +114,7 @@ def show(found: dict[str, Any], out: str) -> None:
 
 
 def _text(threshold: float | None) -> str:
-    return "infeasible" if threshold is None else f"{threshold:.4g}"
+    return "infeasible" if threshold is None else "none needed" if threshold > 1 else f"{threshold:.4g}"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Prediction sets with bounded errors: thresholds from calibration images that hold on other images of the same kind.
 
-Letters: N images, K classes, M steps. prob is (N, K) in [0, 1]; target (N, K) of 1, 0, NaN: what is unknown is left out. A prediction set holds the classes
-whose probability is at least the threshold. Guarantees are for images that are exchangeable with the calibration images: same hospitals, same prevalence.
+Letters: N images, K classes, M steps. prob is (N, K) in [0, 1]; target (N, K) of 1, 0, NaN. A prediction set holds the classes whose probability is at least
+the threshold. Unknown is neither present nor wrong, so that an image of which half is known looks easier than it is: give images that are known throughout.
+Guarantees are for images that are exchangeable with the calibration images: same hospitals, same prevalence.
 None of the thresholds is sought on a grid: the risk is computed at every score there is.
 """
 
@@ -80,29 +81,33 @@ def hoeffding_bentkus(risk: np.ndarray, n: int, alpha: float) -> np.ndarray:
     return np.minimum(np.exp(-n * divergence), np.minimum(math.e * binom.cdf(np.ceil(n * risk - 1e-9), n, alpha), 1.0))
 
 
-def fdr_threshold(prob: np.ndarray, target: np.ndarray, alpha: float, delta: float) -> float | None:
+def fdr_threshold(prob: np.ndarray, target: np.ndarray, alpha: float, delta: float, weight: np.ndarray | None = None) -> float | None:
     """The lowest threshold whose false discovery rate (mean of `false_share`) is at most alpha with confidence 1 - delta; None: infeasible at this alpha.
 
     Learn then test (Angelopoulos et al. 2021) in a fixed sequence: from the highest score down until a test fails. An empty set makes no false discovery.
+    `weight` (N,): its part of its patient for each image; their sum is the number of independent units.
     """
+    w = np.ones(len(prob)) if weight is None else weight
+    n = round(float(w.sum()))
     known = ~np.isnan(target)
     score = np.where(known, prob, -np.inf)
     order = np.argsort(-score, axis=1, kind="stable")
     wrong = np.cumsum(np.take_along_axis((target == 0) & known, order, 1), axis=1)
     share = wrong / np.arange(1, prob.shape[1] + 1)  # (N, K) after each class that enters the set
-    change = np.diff(share, axis=1, prepend=0.0).ravel()
+    change = (np.diff(share, axis=1, prepend=0.0) * w[:, None]).ravel()
     entered = np.take_along_axis(score, order, 1).ravel()
     change, entered = change[np.isfinite(entered)], entered[np.isfinite(entered)]
     steps, place = np.unique(-entered, return_inverse=True)  # highest scores first
-    risk = np.cumsum(np.bincount(place, change, len(steps))) / len(prob)  # (M,) with the threshold at each score
-    return _last_pass(-steps, hoeffding_bentkus(np.maximum(risk, 0), len(prob), alpha) <= delta)
+    risk = np.cumsum(np.bincount(place, change, len(steps))) / n  # (M,) with the threshold at each score
+    return _last_pass(-steps, hoeffding_bentkus(np.maximum(risk, 0), n, alpha) <= delta)
 
 
 def precision_threshold(prob: np.ndarray, target: np.ndarray, alpha: float, delta: float) -> float | None:
     """One finding: the lowest threshold above which at most alpha of the images lack it, with confidence 1 - delta; None: infeasible at this alpha.
 
     Given how many images lie above a threshold, the wrong ones among them are binomial. Sequences of tests go down from STARTS sizes, the smallest that
-    could pass and its doubles, each with delta / STARTS (Angelopoulos et al. 2021, section 3.2). (N,), (N,) of 1, 0, NaN
+    could pass and its doubles, each with delta / STARTS (Angelopoulos et al. 2021, section 3.2). Where a sequence begins is the draw's own rank, so that
+    the proof wants a precision that does not fall with the score. (N,), (N,) of 1, 0, NaN
     """
     known = ~np.isnan(target)
     score, wrong = prob[known], target[known] == 0
@@ -144,9 +149,9 @@ def tilted(target: np.ndarray, prevalence: np.ndarray) -> np.ndarray:
     """Weights of the calibration images under which each finding has the given prevalence: exp(b . y), the closest ones in relative entropy
     (entropy balancing, Hainmueller 2012). Valid where the pictures of a combination of findings stay as they are and only its frequency changes as exp(b . y).
 
-    (N, K) of 1, 0, NaN (counted as absent), (K,) -> (N,), mean 1. ValueError: no weights do it, or only ones that leave fewer than a twentieth of the images.
+    (N, K) of 1 and 0, all known, (K,) -> (N,), mean 1. ValueError: no weights do it, or only ones that leave fewer than a twentieth of the images.
     """
-    y = np.nan_to_num(target)
+    y = target
     if (y.sum(axis=0) == 0).any():
         raise ValueError("a finding without a positive calibration image cannot be weighted")
     q = np.clip(prevalence, 1e-6, 1 - 1e-6)

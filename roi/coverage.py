@@ -11,16 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from roi import calibration, conformal
 from roi.files import replacing
-from roi.scores import Drawn, Weighed, estimate, weighted_mean
+from roi.labels import NORMAL
+from roi.scores import Drawn, Weighed, estimate
 from roi.table import is_finding
 
 VERSION = 1
 SHIFT = 0.25  # prevalences that differ by more than this share of the calibration's are worth a warning
 CURVE = tuple(round(a, 2) for a in np.arange(0.01, 0.51, 0.01).tolist())  # alphas of the risk curve
 RULES = ("fnr", "fnr_with_finding", "fnr_shifted", "fdr")  # one threshold for all findings
+NEEDED = ("alpha", "delta", "unit", "classes", "each", "shift", "scale", "scaling", "curve", "n_patients", "with_finding", "prevalence", "patients", "model")
 EACH = ("present_from", "absent_to", "precise_from")  # thresholds of a finding
 
 
@@ -28,40 +31,63 @@ def calibrate(
     prob: np.ndarray, target: np.ndarray, patients: np.ndarray, classes: Sequence[str], alpha: float, delta: float, unit: str, scale: str, seed: int,
     unlabelled: np.ndarray | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Everything that thresholds.json says. `unit`: what a guarantee is for, the next image or the next patient; `scale`: none, temperature or platt, fitted on
+    """Everything that thresholds.json says. `unit`: whom a promise is for, the next image or the next patient; `scale`: none, temperature or platt, fitted on
     half of the patients, which then set no threshold; `unlabelled` (M, K): predictions on the images it is meant for, where prevalence may differ.
 
-    ValueError: a finding without a positive calibration image.
+    Thresholds of all findings together come from images of which all of `classes` are known. ValueError: there is none, or a finding without both kinds.
     """
     fit = np.zeros(len(prob), dtype=bool)
     if scale != "none":
         names = np.unique(patients)
         fit = np.isin(patients, np.random.default_rng(seed).permutation(names)[: len(names) // 2])
-    lacking = [c for c, column in zip(classes, target.T, strict=True) for part in (fit, ~fit) if part.any() and not (column[part] == 1).any()]
-    if lacking:
-        raise ValueError(f"no calibration image has {lacking[0]!r}, so nothing is known about missing it; give more images, or leave it out with --classes")
+    check_both(target, fit, classes)
     scaling = None if scale == "none" else {c: list(calibration.FITS[scale](*_known(prob[fit, k], target[fit, k]))) for k, c in enumerate(classes)}
-    scaled = apply_scale(prob[~fit], classes, scale, scaling)
-    y, who = target[~fit], patients[~fit]
-    some = (y == 1).any(axis=1)
+    scaled, y, who = apply_scale(prob[~fit], classes, scale, scaling), target[~fit], patients[~fit]
+    whole = ~np.isnan(y).any(axis=1)
+    if not whole.any():
+        raise ValueError("no calibration image has all of these findings known; name fewer with --classes")
+    together = whole & (y == 1).any(axis=1)
 
-    def fnr(level: float, rows: np.ndarray | slice = slice(None)) -> float | None:
-        return conformal.fnr_threshold(scaled[rows], y[rows], level, image_weights(who[rows], unit), 1.0)
+    def fnr(level: float, rows: np.ndarray = whole) -> float | None:
+        return conformal.fnr_threshold(scaled[rows], y[rows], level, image_weights(who[rows], unit), 1.0) if rows.any() else None
 
-    shift = None if unlabelled is None else shifted(scaled, y, apply_scale(unlabelled, classes, scale, scaling), classes, alpha)
+    shift = None if unlabelled is None else shifted(scaled[whole], y[whole], apply_scale(unlabelled, classes, scale, scaling), classes, alpha)
     each = {}
     for k, c in enumerate(classes):
-        present, absent = conformal.class_thresholds(scaled[:, k], y[:, k], alpha)
-        each[c] = {"present_from": present, "absent_to": absent, "precise_from": conformal.precision_threshold(scaled[:, k], y[:, k], alpha, delta)}
+        rows = one_each(y[:, k], who, unit, seed)
+        present, absent = conformal.class_thresholds(scaled[rows, k], y[rows, k], alpha)
+        rows = one_each(np.where(np.isnan(y[:, k]), np.nan, 0), who, unit, seed)
+        each[c] = {"present_from": present, "absent_to": absent, "precise_from": conformal.precision_threshold(scaled[rows, k], y[rows, k], alpha, delta)}
         each[c] |= {"positives": int((y[:, k] == 1).sum()), "known": int((~np.isnan(y[:, k])).sum())}
     return {
-        "version": VERSION, "alpha": alpha, "delta": delta, "unit": unit, "classes": list(classes),
-        "fnr": fnr(alpha), "fnr_with_finding": fnr(alpha, some) if some.any() else None, "fnr_shifted": shift and shift["threshold"],
-        "fdr": conformal.fdr_threshold(scaled, y, alpha, delta), "each": each, "shift": shift, "scale": scale, "scaling": scaling,
-        "curve": [{"alpha": a, "fnr": fnr(a)} for a in CURVE],
-        "n_images": len(y), "n_patients": len(np.unique(who)), "n_fitted": int(fit.sum()), "with_finding": float(some.mean()),
+        "version": VERSION, "alpha": alpha, "delta": delta, "unit": unit, "classes": list(classes), "fnr": fnr(alpha),
+        "fnr_with_finding": fnr(alpha, together), "fnr_shifted": shift and shift["threshold"],
+        "fdr": conformal.fdr_threshold(scaled[whole], y[whole], alpha, delta, image_weights(who[whole], unit)), "each": each, "shift": shift,
+        "scale": scale, "scaling": scaling, "curve": [{"alpha": a, "fnr": fnr(a)} for a in CURVE], "n_images": len(y), "n_whole": int(whole.sum()),
+        "n_patients": len(np.unique(who)), "n_fitted": int(fit.sum()), "with_finding": float((y == 1).any(axis=1).mean()),
         "prevalence": prevalence(y, classes), "patients": hashes(patients),
     }  # fmt: skip
+
+
+def check_both(target: np.ndarray, fit: np.ndarray, classes: Sequence[str]) -> None:
+    """ValueError: a finding that no calibration image has, or that none is known to lack, in either half."""
+    for kind, word in ((1, "has"), (0, "is known to lack")):
+        poor = [c for c, column in zip(classes, target.T, strict=True) for part in (fit, ~fit) if part.any() and not (column[part] == kind).any()]
+        if poor:
+            rest = ",".join(c for c in classes if c not in poor)
+            raise ValueError(
+                f"no calibration image {word} {poor[0]!r}, so nothing can be promised of it; give more images, or --classes {rest or '(none is left)'}"
+            )
+
+
+def one_each(kind: np.ndarray, patients: np.ndarray, unit: str, seed: int) -> np.ndarray:
+    """Rows that are independent of each other: all known ones, or with unit patient one drawn image of each patient and kind (N,) of 1, 0, NaN."""
+    known = np.flatnonzero(~np.isnan(kind))
+    if unit == "image":
+        return known
+    order = np.random.default_rng(seed).permutation(known)
+    _, first = np.unique(pd.factorize(patients[order])[0] * 2 + kind[order].astype(int), return_index=True)
+    return np.sort(order[first])
 
 
 def image_weights(patients: np.ndarray, unit: str) -> np.ndarray:
@@ -107,7 +133,7 @@ def hashes(patients: np.ndarray) -> list[str]:
 
 def write(path: str | Path, thresholds: dict[str, Any]) -> None:
     with replacing(path) as file:
-        json.dump(thresholds, file, indent=1)
+        json.dump(thresholds, file, indent=1, allow_nan=False)
         file.write("\n")
 
 
@@ -120,7 +146,7 @@ def read(path: str | Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: not a file of thresholds ({error})") from error
-    if not isinstance(found, dict) or found.get("version") != VERSION or not {"classes", "each", *RULES} <= found.keys():
+    if not isinstance(found, dict) or found.get("version") != VERSION or not {*NEEDED, *RULES} <= found.keys():
         raise ValueError(f"{path}: not a file of calibrate_conformal.py, or of another version of it; make it anew")
     return found
 
@@ -148,16 +174,19 @@ def _number(value: float | None) -> float:
 
 
 def described(thresholds: dict[str, Any], prob: np.ndarray) -> list[dict[str, Any]]:
-    """(N, K) -> for each image its sets by name: `set` (false-negative rate), `certain` (present, and absence is ruled out), `possible`."""
+    """(N, K) -> for each image its sets by name: `set` (by the rule named `set_rule`), `certain` (present, and absence is ruled out), `possible`.
+
+    `set` is that of fnr_shifted where it was asked for, else of fnr; all findings where that is infeasible: nothing less keeps the promise.
+    """
     sets, classes = chosen(thresholds, prob), thresholds["classes"]
 
     def names(row: np.ndarray) -> list[str]:
         return [c for c, on in zip(classes, row.tolist(), strict=True) if on]
 
-    rule = "fnr_shifted" if "fnr_shifted" in sets else "fnr"
+    rule = "fnr_shifted" if thresholds["shift"] else "fnr"
     wide = sets.get(rule, np.ones(prob.shape, dtype=bool))
     certain, possible = sets["present"] & ~sets["absent"], sets["present"] & sets["absent"]
-    return [{"set": names(a), "certain": names(b), "possible": names(c)} for a, b, c in zip(wide, certain, possible, strict=True)]
+    return [{"set": names(a), "set_rule": rule, "certain": names(b), "possible": names(c)} for a, b, c in zip(wide, certain, possible, strict=True)]
 
 
 def realised(thresholds: dict[str, Any], prob: np.ndarray, target: np.ndarray, patients: np.ndarray, resamples: int, seed: int) -> dict[str, Any]:
@@ -166,48 +195,77 @@ def realised(thresholds: dict[str, Any], prob: np.ndarray, target: np.ndarray, p
     Each rule of RULES: fnr (mean share of an image's findings that its set lacks, 0 without any), fnr_with_finding, fdr, size, size_with_finding. Of each
     finding: sensitivity of `present`, specificity of `absent`, precision of `precise`, share of images whose answer is single.
     """
-    classes, some = thresholds["classes"], (target == 1).any(axis=1)
-    sets, known = chosen(thresholds, prob), ~np.isnan(target)
-    everyone = np.ones((len(prob), 5), dtype=bool)
-    everyone[:, [1, 4]] = some[:, None]
+    classes, positive, negative = thresholds["classes"], target == 1, target == 0
+    sets, known, whole = chosen(thresholds, prob), ~np.isnan(target), ~np.isnan(target).any(axis=1)
+    some = whole & positive.any(axis=1)
+    everyone = np.stack([whole, some, whole, whole, some], axis=1)
+
+    def mean(values: np.ndarray, counted: np.ndarray) -> Weighed:
+        return weighted_by(values, shares(counted, patients, thresholds["unit"]))
+
     measures: dict[str, Weighed] = {}
     for rule in (r for r in RULES if r in sets):
         inside = sets[rule]
-        lost = (~inside & (target == 1)).sum(axis=1) / np.maximum((target == 1).sum(axis=1), 1)
-        false = (inside & (target == 0)).sum(axis=1) / np.maximum((inside & known).sum(axis=1), 1)
+        lost = (~inside & positive).sum(axis=1) / np.maximum(positive.sum(axis=1), 1)
+        false = (inside & negative).sum(axis=1) / np.maximum((inside & known).sum(axis=1), 1)
         size = inside.sum(axis=1)
-        measures[rule] = weighted_mean(np.stack([lost, lost, false, size, size], axis=1), everyone)
-    positive, negative = target == 1, target == 0
-    measures["sensitivity"] = weighted_mean(sets["present"], positive)
-    measures["specificity"] = weighted_mean(sets["absent"], negative)
-    measures["precision"] = weighted_mean(positive, sets["precise"] & known)
-    measures["single"] = weighted_mean(sets["present"] != sets["absent"], np.ones(prob.shape, dtype=bool))
+        measures[rule] = mean(np.stack([lost, lost, false, size, size], axis=1), everyone)
+    measures["sensitivity"] = mean(sets["present"], positive)
+    measures["specificity"] = mean(sets["absent"], negative)
+    measures["precision"] = mean(positive, sets["precise"] & known)
+    measures["single"] = mean(sets["present"] != sets["absent"], np.ones(prob.shape, dtype=bool))
     drawn = estimate(measures, patients, resamples, seed)
     names = ("fnr", "fnr_with_finding", "fdr", "size", "size_with_finding")
     rules = {r: {n: column(drawn[r], j) for j, n in enumerate(names)} | {"threshold": thresholds[r]} for r in RULES if r in drawn}
     each = {c: {m: column(drawn[m], k) for m in ("sensitivity", "specificity", "precision", "single")} for k, c in enumerate(classes)}
-    curve = [
-        {"alpha": row["alpha"], "fnr": float(conformal.missed(p, target, row["fnr"]).mean())}
-        for p in [apply_scale(prob, classes, thresholds["scale"], thresholds["scaling"])] for row in thresholds["curve"] if row["fnr"] is not None
-    ]  # fmt: skip
+    scaled, share = apply_scale(prob, classes, thresholds["scale"], thresholds["scaling"]), shares(whole, patients, thresholds["unit"])
+    steps = [row for row in thresholds["curve"] if row["fnr"] is not None and whole.any()]
+    curve = [{"alpha": row["alpha"], "fnr": float(np.average(conformal.missed(scaled, target, row["fnr"]), weights=share))} for row in steps]
     found = {
         "rules": rules,
         "infeasible": [r for r in RULES if thresholds[r] is None and (r != "fnr_shifted" or thresholds["shift"])],
         "each": each,
         "curve": curve,
     }
-    return {"alpha": thresholds["alpha"], "delta": thresholds["delta"], "unit": thresholds["unit"]} | found | {"shift": prevalence_shift(thresholds, target)}
+    origin = {k: thresholds[k] for k in ("alpha", "delta", "unit")} | {"thresholds": thresholds["each"], "n_whole": int(whole.sum())}
+    return origin | found | {"shift": prevalence_shift(thresholds, target, len(set(patients.tolist())))}
+
+
+def shares(counted: np.ndarray, patients: np.ndarray, unit: str) -> np.ndarray:
+    """(N, M) or (N,) bool -> what each image counts in a mean: 1, or with unit patient its part of what its patient has of them."""
+    held = counted.astype(float)
+    if unit == "image":
+        return held
+    code = pd.factorize(patients)[0]
+    total = np.zeros((code.max() + 1, *held.shape[1:]))
+    np.add.at(total, code, held)
+    return held / np.maximum(total[code], 1)
+
+
+def weighted_by(values: np.ndarray, share: np.ndarray) -> Weighed:
+    """(N, M), (N, M) -> f(weights (N, R)) = (R, M): the mean of the values, each counting its share."""
+    top = np.where(share > 0, values, 0) * share
+
+    def score(weights: np.ndarray) -> np.ndarray:
+        w = weights.T.astype(float)
+        count = w @ share
+        return np.where(count > 0, (w @ top) / np.where(count > 0, count, 1), np.nan)
+
+    return score
 
 
 def column(drawn: Drawn, j: int) -> dict[str, float | None]:
     return drawn.map(lambda values: values[..., j]).summary()
 
 
-def prevalence_shift(thresholds: dict[str, Any], target: np.ndarray) -> dict[str, Any]:
-    """How the prevalences of these images differ from those of the calibration images, and the warning that this deserves."""
+def prevalence_shift(thresholds: dict[str, Any], target: np.ndarray, people: int) -> dict[str, Any]:
+    """How the prevalences of these images differ from those of the calibration images, and the warning that this deserves: by more than SHIFT of itself, and
+    more than three standard errors, as if each patient had one image."""
     classes, before = thresholds["classes"], thresholds["prevalence"]
     now, some = prevalence(target, classes), float((target == 1).any(axis=1).mean())
-    far = [c for c in classes if abs(now[c] - before[c]) > SHIFT * before[c] and abs(now[c] - before[c]) > 3 * _error(before[c], target[:, classes.index(c)])]
+    several = 1 / people + 1 / thresholds["n_patients"]
+    error = {c: math.sqrt(max(p * (1 - p), 1e-12) * several) for c, p in ((c, (now[c] + before[c]) / 2) for c in classes)}
+    far = [c for c in classes if abs(now[c] - before[c]) > max(SHIFT * before[c], 3 * error[c])]
     worst = sorted(far, key=lambda c: -abs(math.log((now[c] + 1e-9) / (before[c] + 1e-9))))
     warning = ""
     if worst:
@@ -220,14 +278,11 @@ def prevalence_shift(thresholds: dict[str, Any], target: np.ndarray) -> dict[str
     return {"prevalence": now, "calibration": before, "with_finding": some, "calibration_with_finding": thresholds["with_finding"], "warning": warning}
 
 
-def _error(p: float, column: np.ndarray) -> float:
-    """Standard error of a prevalence among so many images."""
-    return math.sqrt(max(p * (1 - p), 1e-12) / max(1, int((~np.isnan(column)).sum())))
-
-
 def findings_of(classes: Sequence[str], wanted: str = "") -> list[str]:
     """The classes that sets are made of: the findings among them, or those asked for ('Mass,Nodule')."""
     asked = [c.strip() for c in wanted.split(",") if c.strip()]
+    if set(asked) & set(NORMAL):
+        raise ValueError(f"--classes {wanted}: {', '.join(sorted(set(asked) & set(NORMAL)))} is no finding; sets are made of findings")
     lacking = [c for c in asked if c not in classes]
     if lacking:
         raise ValueError(f"--classes: there is no prediction for {lacking[0]!r} (there is {', '.join(classes)})")

@@ -177,8 +177,8 @@ def files(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def calibrate(files: Path, *flags: object) -> tuple[object, ...]:
-    return ("calibrate_conformal.py", "--preds", files / "cal_preds.csv", "--csv", files / "cal.csv", "--out", files / "thr.json", *flags)
+def calibrate(files: Path, *flags: object, unit: str = "image") -> tuple[object, ...]:
+    return ("calibrate_conformal.py", "--preds", files / "cal_preds.csv", "--csv", files / "cal.csv", "--out", files / "thr.json", "--unit", unit, *flags)
 
 
 def scores(files: Path, part: str) -> tuple[dict, str]:
@@ -229,11 +229,59 @@ def test_shifted_prevalence_is_a_warning_with_numbers_and_can_be_corrected(files
 
 
 def test_the_next_patient_counts_once(files: Path) -> None:
-    run(*calibrate(files, "--unit", "patient"))
+    run(*calibrate(files, unit="patient"))
     prob, y = drawn(1000, 0)
-    t = json.loads((files / "thr.json").read_text())["fnr"]
-    losses = conformal.missed(prob, y, t).reshape(500, 2).mean(axis=1)
+    thr = json.loads((files / "thr.json").read_text())
+    losses = conformal.missed(prob, y, thr["fnr"]).reshape(500, 2).mean(axis=1)
     assert (losses.sum() + 1) / 501 <= 0.1 < (losses.sum() + 2) / 501
+    found, _ = scores(files, "test")
+    prob, y = drawn(1000, 1)
+    lost = conformal.missed(prob, y, thr["fnr"])
+    assert found["rules"]["fnr"]["fnr"]["value"] == pytest.approx(lost.mean(), abs=1e-6)  # two images each
+    with_some = np.where(y.any(axis=1), lost, np.nan).reshape(500, 2)
+    expected = np.nanmean(with_some[~np.isnan(with_some).all(axis=1)], axis=1).mean()
+    assert found["rules"]["fnr"]["fnr_with_finding"]["value"] == pytest.approx(expected, abs=1e-6)
+
+
+def correlated(people: int, images: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Images of a patient have the same findings and much of the same noise."""
+    rng = np.random.default_rng(seed)
+    y = (rng.random((people, K)) < 0.3).astype(float)
+    noise = rng.normal(size=(people, 1, K)) + 0.3 * rng.normal(size=(people, images, K))
+    prob = expit(1.5 * y[:, None] - 1.5 + noise).reshape(-1, K)
+    return prob, np.repeat(y, images, axis=0), np.repeat(np.arange(people), images)
+
+
+def test_promises_for_a_patient_hold_where_images_are_alike() -> None:
+    """60 patients of 10 images: fdr and precision break in at most delta of the draws, class-conditional misses stay at alpha."""
+    test_prob, test_y, _ = correlated(20_000, 1, 9999)
+    broken, missed = {"fdr": 0, "precision": 0}, []
+    for seed in range(150):
+        prob, y, who = correlated(60, 10, seed)
+        thr = coverage.calibrate(prob, y, who, list("abcde"), 0.2, 0.1, "patient", "none", 0)
+        if thr["fdr"] is not None:
+            broken["fdr"] += conformal.false_share(test_prob, test_y, thr["fdr"]).mean() > 0.2
+        row = thr["each"]["a"]
+        if row["precise_from"] is not None:
+            broken["precision"] += 1 - test_y[test_prob[:, 0] >= row["precise_from"], 0].mean() > 0.2
+        missed.append((test_prob[test_y[:, 0] == 1, 0] < row["present_from"]).mean())
+    assert all(count <= binom.ppf(0.999, 150, 0.1) for count in broken.values()), broken
+    assert np.mean(missed) <= 0.2 + 3 * np.std(missed) / math.sqrt(150)
+
+
+def test_images_that_are_half_known_set_no_common_threshold() -> None:
+    prob, y = drawn(4000, 0)
+    holes = y.copy()
+    holes[np.random.default_rng(1).random(y.shape) < 0.2] = np.nan
+    whole = ~np.isnan(holes).any(axis=1)
+    with_holes = coverage.calibrate(prob, holes, np.arange(4000), list("abcde"), 0.1, 0.1, "image", "none", 0)
+    without = coverage.calibrate(prob[whole], y[whole], np.arange(whole.sum()), list("abcde"), 0.1, 0.1, "image", "none", 0)
+    assert [with_holes[rule] for rule in ("fnr", "fnr_with_finding", "fdr")] == [without[rule] for rule in ("fnr", "fnr_with_finding", "fdr")]
+    assert with_holes["n_whole"] == whole.sum() < with_holes["n_images"] == 4000
+    assert with_holes["each"]["a"]["known"] == (~np.isnan(holes[:, 0])).sum()
+    holes[:, 0] = np.where(holes[:, 0] == 1, 1, np.nan)
+    with pytest.raises(ValueError, match="is known to lack 'a'.*--classes b,c,d,e"):
+        coverage.calibrate(prob, holes, np.arange(4000), list("abcde"), 0.1, 0.1, "image", "none", 0)
 
 
 def test_scaling_is_fitted_on_other_patients(files: Path) -> None:
@@ -250,7 +298,17 @@ def test_prediction_sets_by_name() -> None:
         "Mass": {"present_from": 0.2, "absent_to": 0.6, "precise_from": None}, "Edema": {"present_from": 0.5, "absent_to": 0.3, "precise_from": 0.9},
         "Hernia": {"present_from": None, "absent_to": None, "precise_from": None},
     }  # fmt: skip
-    thr = {"classes": list(each), "each": each, "scale": "none", "scaling": None, "fnr": 0.4, "fnr_with_finding": 0.1, "fnr_shifted": None, "fdr": None}
+    thr = {
+        "classes": list(each),
+        "each": each,
+        "scale": "none",
+        "scaling": None,
+        "fnr": 0.4,
+        "fnr_with_finding": 0.1,
+        "fnr_shifted": None,
+        "fdr": None,
+        "shift": None,
+    }
     rows = coverage.described(thr, np.array([[0.1, 0.1, 0.1], [0.4, 0.4, 0.4], [0.7, 0.7, 0.7]]))
     assert [row["set"] for row in rows] == [[], ["Mass", "Edema", "Hernia"], ["Mass", "Edema", "Hernia"]]
     assert [row["certain"] for row in rows] == [[], [], ["Mass", "Edema"]]  # Edema at .4: both can be ruled out, it is in neither
@@ -264,6 +322,9 @@ def test_wrong_files_are_one_line(files: Path, tmp_path: Path) -> None:
     assert "no calibration image has 'Mass'" in one_line_error(*calibrate(files)) and not (files / "thr.json").exists()
     run(*calibrate(files, "--classes", "Atelectasis,Effusion"))
     assert "exists" in one_line_error(*calibrate(files, "--classes", "Atelectasis"))
+    assert "Normal is no finding" in one_line_error(*calibrate(files, "--classes", "Normal", "--overwrite"))
+    same_images = ("--overwrite", "--target_preds", files / "cal_preds.csv")
+    assert "1,000 of its images set the thresholds" in one_line_error(*calibrate(files, "--classes", "Effusion", *same_images))
     assert "there is no prediction for 'Hernia'" in one_line_error(*calibrate(files, "--classes", "Hernia", "--overwrite"))
     same = ("evaluate.py", "--preds", files / "cal_preds.csv", "--csv", files / "cal.csv", "--out", files / "out", "--thresholds")
     assert "500 patients who are scored set the thresholds" in one_line_error(*same, files / "thr.json")
