@@ -22,8 +22,8 @@ RISKS = {
     "size_with_finding": "Size, with a finding",
 }  # fmt: skip
 WHOSE = {  # unit -> for whom a promise is
-    "image": "Each promise is for the next image.",
-    "patient": "fnr and fnr_with_finding are promised for the next patient, the others for the next image; realised risks are means over images.",
+    "image": "Each promise is for the next image, as if no patient had several.",
+    "patient": "Each promise is for an image of the next patient: images of one patient count as one, in the promise and in what came of it.",
 }
 LIKE = "Nothing is promised for images unlike the calibration images. Brackets: 95 % intervals, patients drawn with replacement."
 EACH = {"sensitivity": "Sensitivity", "specificity": "Specificity", "precision": "Precision", "single": "Single answers"}
