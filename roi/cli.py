@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 on_off = argparse.BooleanOptionalAction
+LOSSES = ("bce", "weighted", "focal", "asymmetric", "class_balanced", "ldam")
 
 
 class Parser(argparse.ArgumentParser):
@@ -162,7 +163,8 @@ def add_objective(parser: Parser) -> None:
         default="mean",
         help="what stands where pixels are taken away: mean grey, the image blurred, or noise (default: %(default)s)",
     )
-    loss = parser.add_argument_group("loss")
+    add_loss(parser)
+    loss = parser.add_argument_group("objective")
     loss.add_argument(
         "--objective", choices=("evidence", "consistency"), default=None, help="what the mask must do; consistency: as published (default: evidence)"
     )
@@ -196,6 +198,30 @@ def add_objective(parser: Parser) -> None:
         loss.add_argument(
             f"--w_{name}_init", type=weight, default=value, metavar="W", help=f"first weight of {name} with --dynamic_weights (default: %(default)s)"
         )
+
+
+def add_loss(parser: Parser) -> None:
+    """The loss of the labels on the whole image: the term `full`."""
+    share, power, weight = number(float, 0, 1), number(float, 0), number(float, 0)
+    loss = parser.add_argument_group("loss of the labels (roi/losses.py); validation is always in BCE")
+    loss.add_argument(
+        "--loss",
+        choices=LOSSES,
+        default="bce",
+        help="weighted: what is present counts absent/present times; focal (Lin et al. 2017); asymmetric (Ridnik et al. 2021); class_balanced: by the "
+        "effective number of images (Cui et al. 2019); ldam: a margin, the wider the rarer (Cao et al. 2019) (default: %(default)s)",
+    )
+    loss.add_argument("--pos_weight_cap", type=weight, default=100.0, metavar="W", help="weighted: largest weight of what is present (default: %(default)s)")
+    loss.add_argument(
+        "--focal_alpha", type=number(float, -1, 1), default=0.25, metavar="0..1", help="focal: weight of what is present; -1: none (default: %(default)s)"
+    )
+    loss.add_argument("--focal_gamma", type=power, default=2.0, help="focal: power of 1 - p of the truth; 0: none (default: %(default)s)")
+    loss.add_argument("--asl_gamma_pos", type=power, default=0.0, help="asymmetric: power for what is present (default: %(default)s)")
+    loss.add_argument("--asl_gamma_neg", type=power, default=4.0, help="asymmetric: power for what is absent (default: %(default)s)")
+    loss.add_argument("--asl_clip", type=number(float, 0, 0.5), default=0.05, help="asymmetric: absent and below this is right (default: %(default)s)")
+    loss.add_argument("--cb_beta", type=share, default=0.9999, metavar="0..1", help="class_balanced: 0 weighs nothing, 1 by 1/n (default: %(default)s)")
+    loss.add_argument("--ldam_margin", type=weight, default=0.5, help="ldam: margin of the rarest, in units of the logit (default: %(default)s)")
+    loss.add_argument("--ldam_scale", type=weight, default=1.0, help="ldam: what the logit and its margin are multiplied by (default: %(default)s)")
 
 
 def settle_objective(args: argparse.Namespace, objective: str) -> None:

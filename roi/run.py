@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from roi import checkpoint, dist
+from roi import checkpoint, dist, losses
 from roi.blocks import compiled, recomputed
 from roi.data import Batch, Batches, CacheLoader, XrayDataset, cached, fits, make_loader, present
 from roi.draws import row_seeds
@@ -22,7 +22,7 @@ from roi.files import refuse_existing, replacing, writable
 from roi.gradnorm import FixedWeights, GradNorm, Taps
 from roi.log import MetricsLog
 from roi.model import LEARNED, RoiModel, build_model
-from roi.objective import LAYER, OBJECTIVES, consistency_terms, evidence_terms
+from roi.objective import LAYER, OBJECTIVES, LabelLoss, consistency_terms, evidence_terms
 from roi.optim import make_optimizer
 from roi.table import belongs_to, class_list, image_keys, is_finding, overlap, read_list, read_table, split_by_patient, target_matrix
 
@@ -70,13 +70,14 @@ def fit_of(args: argparse.Namespace, mask: str, without: Sequence[str], device: 
     if state:
         checkpoint.same_run(state, meta, save if args.resume == "auto" else Path(args.resume))
     names = rows.train["image"].to_numpy()
+    label_loss = label_loss_of(args, learned_from(rows.train, rows.classes, args, args.seed)[0], device)
 
     def losses_fn(model: RoiModel, batch: Batch, epoch: int) -> dict[str, Tensor]:
         over = partial(dist.counting, share=batch.share)
         seeds = row_seeds(args.seed, epoch, batch.index.to(device, non_blocking=True))
         if evidence:
-            return evidence_terms(model, batch.pixels, batch.target, args.keep_ratio, seeds, args.random_views, epoch < args.warmup_epochs, over)
-        return consistency_terms(model, batch.pixels, batch.target, args.keep_ratio, seeds, over)
+            return evidence_terms(model, batch.pixels, batch.target, args.keep_ratio, seeds, args.random_views, epoch < args.warmup_epochs, over, label_loss)
+        return consistency_terms(model, batch.pixels, batch.target, args.keep_ratio, seeds, over, label_loss)
 
     balance = loss_weights(args, model, without, device)
     if args.checkpoint_activations:
@@ -301,6 +302,26 @@ def learned_from(table: pd.DataFrame, classes: list[str], args: argparse.Namespa
     if seed is None:
         return target_matrix(table, classes), None
     return target_matrix(table, classes, args.uncertain, seed), table["dataset"].to_numpy(dtype=object) if args.sampler == "balanced" else None
+
+
+def label_loss_of(args: argparse.Namespace, targets: np.ndarray, device: torch.device) -> LabelLoss:
+    """--loss with its flags; `targets` (N, K) of the training table say how rare each finding is."""
+    counts = losses.counted(targets)
+
+    def there(values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).float().to(device)
+
+    if args.loss == "weighted":
+        return partial(losses.weighted, weight=there(losses.positive_weights(*counts, args.pos_weight_cap)))
+    if args.loss == "focal":
+        return partial(losses.focal, alpha=args.focal_alpha, gamma=args.focal_gamma)
+    if args.loss == "asymmetric":
+        return partial(losses.asymmetric, gamma_pos=args.asl_gamma_pos, gamma_neg=args.asl_gamma_neg, clip=args.asl_clip)
+    if args.loss == "class_balanced":
+        return partial(losses.class_balanced, weight=there(losses.balanced_weights(*counts, args.cb_beta)))
+    if args.loss == "ldam":
+        return partial(losses.ldam, margin=there(losses.margins(*counts, args.ldam_margin)), scale=args.ldam_scale)
+    return losses.bce
 
 
 def loss_weights(args: argparse.Namespace, model: RoiModel, without: Sequence[str], device: torch.device) -> FixedWeights:
