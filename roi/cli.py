@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 on_off = argparse.BooleanOptionalAction
+SCHEDULES = ("constant", "cosine", "plateau", "onecycle")
 LOSSES = ("bce", "weighted", "focal", "asymmetric", "class_balanced", "ldam")
 
 
@@ -98,6 +99,7 @@ def add_training_flags(parser: Parser) -> None:
     )
     steps.add_argument("--accum_steps", type=count, default=1, metavar="N", help="batches an optimiser step (default: %(default)s)")
     steps.add_argument("--lr", type=weight, default=1e-4, help="learning rate of AdamW (default: %(default)s)")
+    add_schedule(steps)
     steps.add_argument("--mask_lr", type=weight, help="learning rate of the mask net (default: 2e-3; that of --lr with --objective consistency)")
     steps.add_argument("--weight_decay", type=weight, default=0.01, help="weight decay of AdamW (default: %(default)s)")
     steps.add_argument("--seed", type=number(int, 0), default=0, help="of new layers, order, validation split, dropout and random masks (default: %(default)s)")
@@ -123,6 +125,37 @@ def add_training_flags(parser: Parser) -> None:
     )
     out.add_argument("--resume", metavar="auto|PT", help="go on from a checkpoint; auto: from --save, if it is there (default: start anew)")
     add_overwrite(out, "checkpoint and log of an earlier run")
+
+
+def add_schedule(group: argparse._ActionsContainer) -> None:
+    """When the learning rate changes, when training ends, and which weights are kept."""
+    group.add_argument(
+        "--schedule",
+        choices=SCHEDULES,
+        default="constant",
+        help="of the learning rate; cosine: down to 0 at the last epoch; plateau: times --plateau_factor once val_auroc has not risen for more than "
+        "--plateau_patience epochs; onecycle: up in 30 %% of the steps, or in those of the warm-up, then down (default: %(default)s)",
+    )
+    group.add_argument("--lr_warmup_steps", type=number(int, 0), default=0, metavar="N", help="optimiser steps of a linear climb (default: %(default)s)")
+    group.add_argument("--lr_warmup_epochs", type=number(float, 0), default=0.0, metavar="N", help="the same in epochs, or parts (default: %(default)s)")
+    group.add_argument("--plateau_patience", type=number(int, 0), default=3, metavar="N", help="epochs that may pass so (default: %(default)s)")
+    group.add_argument("--plateau_factor", type=number(float, 0, 0.999), default=0.1, metavar="0..1", help="(default: %(default)s)")
+    group.add_argument(
+        "--patience", type=number(int, 0), default=0, metavar="N", help="stop after N epochs without a better val_auroc; 0: never (default: %(default)s)"
+    )
+    group.add_argument(
+        "--ema",
+        type=number(float, 0, 0.999999),
+        default=0.0,
+        metavar="DECAY",
+        help="validate, and save as the best, the moving average of the weights with this decay a step; 0: the weights as they are (default: %(default)s)",
+    )
+    group.add_argument(
+        "--train_parts",
+        default="",
+        metavar="A,B",
+        help="of the backbone only what lies below these names learns, as in layer4,fc; batch norm elsewhere keeps its statistics (default: all of it)",
+    )
 
 
 def add_union(group: argparse._ActionsContainer) -> None:

@@ -77,7 +77,8 @@ def _expected(present: Tensor, absent: Tensor, target: Tensor, over: Over) -> Te
 
 def counted(targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Images with and without each finding, an uncertain one in parts. (N, K) with NaN = unknown -> (K,), (K,) float64"""
-    return np.nansum(targets, axis=0, dtype=np.float64), np.nansum(1 - targets, axis=0, dtype=np.float64)
+    whole = targets.astype(np.float64)
+    return np.asarray(np.nansum(whole, axis=0)), np.asarray(np.nansum(1 - whole, axis=0))
 
 
 def positive_weights(present: np.ndarray, absent: np.ndarray, cap: float) -> np.ndarray:

@@ -60,6 +60,7 @@ class RoiModel(nn.Module):
             raise ValueError(f"mask {mask!r}: one of {MASKS}" if mask not in MASKS else f"fill {fill!r}: one of {FILLS}")
         self.backbone = backbone
         self.mask, self.fill, self.per_class = mask, fill, per_class and mask in LEARNED
+        self.frozen: list[nn.Module] = []  # batch norms that keep their statistics (roi.optim.learn_only)
         last = head(backbone)[1]
         classes = len(last.weight)  # type: ignore[arg-type]
         maps = classes if self.per_class else 1
@@ -71,8 +72,14 @@ class RoiModel(nn.Module):
         self.register_buffer("findings", torch.tensor([True] * classes if findings is None else list(findings)), persistent=False)
         self.to(memory_format=self.memory_format)
 
+    def train(self, mode: bool = True) -> "RoiModel":
+        super().train(mode)
+        for norm in self.frozen:
+            norm.eval()
+        return self
+
     def normalise(self, pixels: Tensor) -> Tensor:
-        """(B, 1, H, W) uint8 -> (B, 3, H, W) float, ImageNet statistics."""
+        """(B, 1, H, W) uint8, or float in 0..255 -> (B, 3, H, W) float, ImageNet statistics."""
         return ((pixels.float() / 255 - self.mean) / self.std).contiguous(memory_format=self.memory_format)
 
     def keep(self, x: Tensor, m: Tensor, seeds: Tensor | None = None) -> Tensor:

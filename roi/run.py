@@ -23,8 +23,8 @@ from roi.gradnorm import FixedWeights, GradNorm, Taps
 from roi.log import MetricsLog
 from roi.model import LEARNED, RoiModel, build_model
 from roi.objective import LAYER, OBJECTIVES, LabelLoss, consistency_terms, evidence_terms
-from roi.optim import make_optimizer
-from roi.table import belongs_to, class_list, image_keys, is_finding, overlap, read_list, read_table, split_by_patient, target_matrix
+from roi.optim import Average, Schedule, learn_only, make_optimizer
+from roi.table import belongs_to, class_list, image_keys, is_finding, overlap, read_list, read_table, split_by_patient, target_matrix, tokens
 
 
 @dataclass
@@ -61,6 +61,8 @@ def fit_of(args: argparse.Namespace, mask: str, without: Sequence[str], device: 
             per_class=args.mask_per_class, fill=args.fill, findings=is_finding(rows.classes).tolist(),
         )  # fmt: skip
     model.to(device)
+    if args.train_parts:
+        learn_only(model, tokens(args.train_parts))
     train_loader, sampler, rows.train = loader_of(rows.train, rows.classes, args, device, save, args.seed)
     val_loader = None
     if rows.val is not None:
@@ -80,6 +82,8 @@ def fit_of(args: argparse.Namespace, mask: str, without: Sequence[str], device: 
         return consistency_terms(model, batch.pixels, batch.target, args.keep_ratio, seeds, over, label_loss)
 
     balance = loss_weights(args, model, without, device)
+    optimizer = make_optimizer(model, args.lr, args.weight_decay, args.mask_lr)
+    schedule = schedule_of(args, optimizer, -(-len(sampler) // args.accum_steps), rows.val is not None)
     if args.checkpoint_activations:
         recomputed(model)
     if args.compile:
@@ -87,10 +91,11 @@ def fit_of(args: argparse.Namespace, mask: str, without: Sequence[str], device: 
     dist.wait()  # every process has looked at what is there
     main = dist.rank() == 0
     fit = Fit(
-        model, train_loader, sampler, val_loader, rows.classes, losses_fn, balance, make_optimizer(model, args.lr, args.weight_decay, args.mask_lr),
+        model, train_loader, sampler, val_loader, rows.classes, losses_fn, balance, optimizer,
         device, dtype, args.epochs, args.accum_steps, lambda index: names[index.numpy() % len(names)].tolist(), MetricsLog(None), save, meta,
         args.skip_unreadable, first_best=args.warmup_epochs + 1 if evidence else 1, save_every_steps=args.save_every_steps,
-        datasets=None if rows.val is None else datasets_of(rows.val),
+        datasets=None if rows.val is None else datasets_of(rows.val), schedule=schedule, average=Average(model, args.ema) if args.ema else None,
+        patience=args.patience,
     )  # fmt: skip
 
     def begin() -> None:
@@ -302,6 +307,19 @@ def learned_from(table: pd.DataFrame, classes: list[str], args: argparse.Namespa
     if seed is None:
         return target_matrix(table, classes), None
     return target_matrix(table, classes, args.uncertain, seed), table["dataset"].to_numpy(dtype=object) if args.sampler == "balanced" else None
+
+
+def schedule_of(args: argparse.Namespace, optimizer: torch.optim.Optimizer, steps: int, validated: bool) -> Schedule:
+    """--schedule over epochs of so many optimiser steps; ValueError where its flags cannot be met."""
+    if args.lr_warmup_steps and args.lr_warmup_epochs:
+        raise ValueError(f"--lr_warmup_steps {args.lr_warmup_steps} and --lr_warmup_epochs {args.lr_warmup_epochs:g}: give one of them")
+    if not validated and (args.patience or args.schedule == "plateau"):
+        flag = f"--patience {args.patience}" if args.patience else "--schedule plateau"
+        raise ValueError(f"{flag} looks at val_auroc, and nothing is validated; give --val_csv, or a --val_fraction above 0")
+    total, warmup = steps * args.epochs, args.lr_warmup_steps or round(args.lr_warmup_epochs * steps)
+    if warmup >= total and warmup:
+        raise ValueError(f"the warm-up takes {warmup:,} steps, the whole training {total:,} ({steps:,} an epoch); shorten it, or give more --epochs")
+    return Schedule(optimizer, args.schedule, total, warmup, args.plateau_factor, args.plateau_patience)
 
 
 def label_loss_of(args: argparse.Namespace, targets: np.ndarray, device: torch.device) -> LabelLoss:
