@@ -27,7 +27,7 @@ from roi.gradnorm import FixedWeights
 from roi.images import UnreadableImage
 from roi.log import TERMS, MetricsLog, progress, say
 from roi.losses import bce
-from roi.metrics import validation_aurocs
+from roi.metrics import validation_aurocs, validation_decisions
 from roi.model import RoiModel, Views
 from roi.optim import Average, Schedule
 
@@ -194,6 +194,7 @@ class Fit:
     datasets: np.ndarray | None = None  # (N,) data set of each validation row, where there are several
     schedule: Schedule = None  # type: ignore[assignment]  # constant, where none is given
     average: Average | None = None  # what is validated, and saved as the best
+    decisions: bool = False  # whether validation counts right and wrong ones as well
     patience: int = 0  # epochs without a better val_auroc after which it stops; 0: never
     epoch: int = 0  # finished epochs
     steps: int = 0
@@ -314,7 +315,8 @@ class Fit:
         order = index.argsort()
         logit, target = logit[order], target[order]
         datasets = None if self.datasets is None else self.datasets[index[order].numpy()]
-        return {"val_loss": float(bce(logit, target)), **validation_aurocs(logit.numpy(), target.numpy(), self.classes, datasets)}
+        found_right = validation_decisions(logit.numpy() > 0, target.numpy(), self.classes) if self.decisions else {}
+        return {"val_loss": float(bce(logit, target)), **validation_aurocs(logit.numpy(), target.numpy(), self.classes, datasets), **found_right}
 
     def _finish_epoch(self, scores: dict[str, float]) -> None:
         """Metrics row first, then the checkpoint: a run killed in between does the epoch again and drops the row."""

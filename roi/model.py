@@ -205,9 +205,13 @@ def _torchvision(name: str, classes: int, img_size: int) -> nn.Module:
 def _timm(name: str, classes: int, img_size: int) -> nn.Module:
     import timm
 
-    if name.split(".")[0] not in timm.list_models():
-        near = difflib.get_close_matches(name, [*torchvision_names(), *timm.list_models()], n=4)
+    base, _, tag = name.partition(".")
+    if base not in timm.list_models():
+        near = difflib.get_close_matches(name, {*torchvision_names(), *timm.list_models()}, n=4)
         raise ValueError(f"--backbone {name!r}: neither a torchvision nor a timm classifier" + (f"; near it: {', '.join(near)}" if near else ""))
+    tags = [full.partition(".")[2] for full in timm.list_models(f"{base}.*", pretrained=True)]
+    if tag and tag not in tags:
+        raise ValueError(f"--backbone {name!r}: weights of that name are not there for {base}" + (f"; there are {', '.join(tags)}" if tags else ""))
     try:
         config = timm.get_pretrained_cfg(name, allow_unregistered=True)
         fixed: dict[str, Any] = {"img_size": img_size} if config is not None and config.fixed_input_size else {}

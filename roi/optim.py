@@ -37,7 +37,7 @@ def learn_only(model: RoiModel, names: list[str]) -> None:
     for part in names:
         if not any(f"{name}.".startswith(f"{part}.") for name in there):
             parts = list(dict.fromkeys(".".join(name.split(".")[:depth]) for depth in (1, 2) for name in there))
-            near = difflib.get_close_matches(part, parts, n=4, cutoff=0.5) or parts[:8]
+            near = difflib.get_close_matches(part, parts, n=4, cutoff=0.5) or [name for name in parts if "." not in name][:12]
             raise ValueError(f"--train_parts: the backbone has no part {part!r}; near it: {', '.join(near)}")
     for name, parameter in model.backbone.named_parameters():
         parameter.requires_grad_(chosen(name))

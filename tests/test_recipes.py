@@ -1,5 +1,6 @@
 """What recipes are made of: learning rates, early stopping, averages of weights, parts that learn; each on its own, in whole runs, and taken up again."""
 
+import json
 import math
 import signal
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import one_line_error, run
 from test_engine import Net, folder, make_fit  # noqa: F401  # the fixture as well
 from torch import nn
 
@@ -68,8 +70,7 @@ def recipe_fit(folder: Path, out: Path, name: str, **more: Any) -> Fit:  # noqa:
     return fit
 
 
-@pytest.mark.parametrize("name", ["constant", "cosine", "plateau", "onecycle"])
-@pytest.mark.parametrize("stop_at", [2, 4, 6, 9])
+@pytest.mark.parametrize(("name", "stop_at"), [("constant", 2), ("cosine", 4), ("cosine", 6), ("plateau", 4), ("plateau", 9), ("onecycle", 6)])
 def test_a_stopped_run_goes_on_along_its_schedule_and_with_its_average(
     name: str, stop_at: int, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch  # noqa: F811
 ) -> None:  # fmt: skip
@@ -222,3 +223,209 @@ def test_a_part_that_is_not_there_is_named_with_those_near_it() -> None:
             learn_only(model, ["fc", wrong])
         assert "\n" not in str(said.value)
     assert all(p.requires_grad for p in model.parameters())
+
+
+# --- recipes as their users run them ---------------------------------------------------------------------------------
+
+SMALL = ("--weights", "none", "--img_size", 32, "--batch_size", 8, "--workers", 0, "--device", "cpu", "--val_fraction", 0.4)
+
+
+def command(demo: Path, table: Path, out: Path, *more: object) -> tuple[object, ...]:
+    return ("train_roi_baselines.py", "--train_csv", table, "--image_root", demo, "--save", out / "c.pt", "--log_csv", out / "metrics.csv", *SMALL, *more)
+
+
+def config(*flags: object) -> dict[str, dict[str, Any]]:
+    return json.loads(run("train_roi_baselines.py", *flags, "--print_config"))
+
+
+def test_the_configuration_says_what_holds_and_where_it_comes_from(tmp_path: Path) -> None:
+    found = config("--recipe", "timm_focal", "--lr", 1e-4, "--epochs", 3, "--train_csv", tmp_path / "nowhere.csv", "--no-channels_last")
+    expected = {"backbone": "convnext_base.fb_in22k_ft_in1k", "img_size": 384, "loss": "focal", "focal_alpha": 0.25, "focal_gamma": 2.0, "weight_decay": 0.01,
+                "batch_size": 64, "schedule": "plateau", "patience": 15, "max_train_samples": 80000, "max_test_samples": 20000, "mode": "standard"}  # fmt: skip
+    assert {name: v["value"] for name, v in found.items() if v["from"] == "recipe"} == expected
+    given = {name: v["value"] for name, v in found.items() if v["from"] == "command line"}
+    assert given == {"recipe": "timm_focal", "lr": 1e-4, "epochs": 3, "train_csv": str(tmp_path / "nowhere.csv"), "channels_last": False}
+    assert found["weights"] == {"value": "imagenet", "from": "default"} and found["rotate"]["value"] == 0 and not list(tmp_path.iterdir())
+    seven = config("--recipe", "seven_sets", "--shift", 0, "--pretrained", "--mode", "full")
+    expected = {
+        "backbone": "convnext_large.fb_in22k", "loss": "focal", "focal_alpha": -1, "lr": 5e-5, "weight_decay": 0.05, "batch_size": 32, "epochs": 30,
+        "rotate": 25, "shift": 0, "flip": False,
+    }  # fmt: skip
+    assert {name: seven[name]["value"] for name in expected} == expected
+    assert (
+        seven["mode"] == {"value": "full", "from": "command line"} and seven["weights"]["from"] == "command line" and seven["mask_net"]["value"] == "features"
+    )
+    for flags, parts in (((), "layer2,layer3,layer4,fc"), (("--stage", 2), ""), (("--stage", 2, "--train_parts", "fc"), "fc")):
+        staged = config("--recipe", "staged_resnet50", *flags)
+        assert staged["train_parts"]["value"] == parts and staged["stage"]["value"] == (2 if flags else 1)
+        assert staged["classes"]["value"].split(",")[-2:] == ["Hernia", "No Finding"] and len(staged["classes"]["value"].split(",")) == 15
+    assert config("--mode", "full")["stage"]["value"] is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ((), "the following arguments are required: --mode, or --recipe"),
+        (("--recipe", "nobody"), "invalid choice: 'nobody'"),
+        (("--recipe", "staged_resnet50", "--stage", 3), "--stage 3: there is stage 1 (layer2,layer3,layer4,fc learn) and stage 2 (everything"),
+        (("--recipe", "timm_focal", "--stage", 1), "timm_focal has no stages, only staged_resnet50 has"),
+        (("--mode", "standard", "--stage", 2), "--stage 2 belongs to --recipe staged_resnet50"),
+        (("--recipe", "staged_resnet50", "--stage", 2), "give its checkpoint with --resume CKPT"),
+        (("--recipe", "staged_resnet50", "--stage", 2, "--resume", "auto"), "give its checkpoint with --resume CKPT"),
+        (("--mode", "standard", "--lr_warmup_steps", 3, "--lr_warmup_epochs", 1), "--lr_warmup_steps 3 and --lr_warmup_epochs 1: give one of them"),
+        (("--mode", "standard", "--lr_warmup_epochs", 9), "shorten it, or give more --epochs"),
+        (("--mode", "standard", "--patience", 2, "--val_fraction", 0), "--patience 2 looks at val_auroc, and nothing is validated"),
+        (("--mode", "standard", "--schedule", "plateau", "--val_fraction", 0), "--schedule plateau looks at val_auroc, and nothing is validated"),
+        (("--mode", "standard", "--train_parts", "layer9"), "--train_parts: the backbone has no part 'layer9'; near it: "),
+        (("--mode", "standard", "--backbone", "resnett50"), "neither a torchvision nor a timm classifier; near it: resnet50, "),
+        (("--mode", "standard", "--backbone", "resnet50.nobody"), "weights of that name are not there for resnet50; there are "),
+        (("--mode", "standard", "--ema", 1), "1 is not between 0 and 0.999999"),
+        (("--test", "--checkpoint", "c.pt"), "--test needs --checkpoint, --test_csv and --image_root"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_said_in_one_line_before_anything_is_written(
+    flags: tuple[object, ...], said: str, demo: Path, tables: tuple[Path, Path], tmp_path: Path
+) -> None:
+    given = ("train_roi_baselines.py",) if "--test" in flags else command(demo, tables[0], tmp_path, "--backbone", "resnet18")
+    assert said in one_line_error(*given, *flags) and not list(tmp_path.iterdir())
+
+
+def rows_of(out: Path) -> pd.DataFrame:
+    return pd.read_csv(out / "metrics.csv")
+
+
+@pytest.mark.parametrize("recipe", ["timm_focal", "seven_sets"])
+def test_a_recipe_trains_small_stops_anywhere_and_goes_on_as_if_nothing_had_happened(
+    recipe: str, demo: Path, tables: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its loss, schedule, augmentation and images, with an average on top; stopped in the middle of the second epoch."""
+    flags = ("--recipe", recipe, "--backbone", "test_resnet.r160_in1k", "--epochs", 2, "--max_train_samples", 30, "--ema", 0.9, "--schedule", "onecycle",
+             "--augment", "seven_sets")  # fmt: skip
+    run(*command(demo, tables[0], tmp_path / "a", *flags))
+    steps = 0
+
+    def agreed(stop: Stop) -> int:
+        nonlocal steps
+        steps += 1
+        stop.signal = int(signal.SIGTERM) if steps == 6 else 0
+        return stop.signal
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stop, "agreed", agreed)
+        run(*command(demo, tables[0], tmp_path / "b", *flags), code=128 + signal.SIGTERM)
+    assert checkpoint.load(tmp_path / "b" / "c.pt")["batch"] == 2
+    run(*command(demo, tables[0], tmp_path / "b", *flags, "--resume", "auto"))
+    a, b = (checkpoint.load(tmp_path / part / "c.pt") for part in "ab")
+    assert all(torch.equal(a["model"][k], b["model"][k]) and torch.equal(a["average"]["model"][k], b["average"]["model"][k]) for k in a["model"])
+    logs = [rows_of(tmp_path / part).drop(columns=["images_per_s", "seconds"]) for part in "ab"]
+    pd.testing.assert_frame_equal(*logs, check_exact=True)
+    assert ("val_hamming" in logs[0]) == ("val_f1_macro" in logs[0]) == (recipe == "seven_sets") and len(logs[0]) == 2
+    assert 20 < len(a["train_images"]) <= 30 and (a["args"]["recipe"], a["args"]["mask"], a["args"]["rotate"]) == (recipe, "none", 25)
+    error = one_line_error(*command(demo, tables[0], tmp_path / "b", *flags, "--resume", "auto", "--epochs", 3))
+    assert "--epochs 2, now 3" in error  # its cycle ends with the last epoch
+    assert "--rotate 25.0, now 24.0" in one_line_error(*command(demo, tables[0], tmp_path / "b", *flags, "--resume", "auto", "--rotate", 24))
+    model, _ = checkpoint.load_model(tmp_path / "b" / "c.pt")
+    assert all(torch.equal(value, b["average"]["model"][k]) for k, value in model.backbone.state_dict().items())  # whoever reads it gets the average
+
+
+def test_a_run_that_stopped_early_is_finished(demo: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
+    flags = ("--mode", "standard", "--backbone", "test_resnet", "--epochs", 9, "--patience", 1, "--lr", 0, "--resume", "auto")  # nothing gets better
+    said = run(*command(demo, tables[0], tmp_path, *flags, "--loss", "ldam", "--train_parts", "fc"))
+    assert "no better val_auroc for 1 epochs: stopped after epoch 2; the best is epoch 1" in said and len(rows_of(tmp_path)) == 2
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert "2 of 9 epochs are done" in run(*command(demo, tables[0], tmp_path, *flags, "--loss", "ldam", "--train_parts", "fc"))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert "--loss ldam, now bce" in one_line_error(*command(demo, tables[0], tmp_path, *flags, "--train_parts", "fc"))
+    assert (
+        len(run(*command(demo, tables[0], tmp_path, *flags, "--loss", "ldam", "--train_parts", "fc", "--patience", 2)).splitlines())
+        and len(rows_of(tmp_path)) == 3
+    )
+
+
+# --- stages ----------------------------------------------------------------------------------------------------------
+
+
+def staged(demo: Path, table: Path, out: Path, stage: int, *more: object) -> tuple[object, ...]:
+    flags = ("--recipe", "staged_resnet50", "--stage", stage, "--backbone", "test_resnet", "--epochs", 1, "--lr", 1e-3)
+    return command(demo, table, out, *flags, *more)
+
+
+@pytest.fixture(scope="module")
+def first_stage(demo: Path, tables: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("first")
+    run(*staged(demo, tables[0], out, 1, "--seed", 4))
+    return out
+
+
+def differing(a: dict[str, Any], b: dict[str, Any]) -> set[str]:
+    return {name for name in a["model"] if not torch.equal(a["model"][name], b["model"][name])}
+
+
+def test_stage_1_moves_what_it_names_and_stage_2_everything(demo: Path, tables: tuple[Path, Path], first_stage: Path, tmp_path: Path) -> None:
+    one = checkpoint.load(first_stage / "c.pt")
+    fresh = {"model": build_model("test_resnet", 15, "none", "none", 32, 4).backbone.state_dict()}
+    assert differing(one, fresh) == {name for name in one["model"] if name.startswith(("layer2.", "layer3.", "layer4.", "fc."))}
+    assert (one["classes"][-1], len(one["classes"]), one["args"]["train_parts"]) == ("No Finding", 15, "layer2,layer3,layer4,fc")
+    before = (first_stage / "c.pt").read_bytes()
+    said = run(*staged(demo, tables[0], tmp_path, 2, "--seed", 4, "--resume", first_stage / "c.pt", "--lr", 0))
+    assert f"stage 2 begins from {first_stage / 'c.pt'}, epoch 1" in said and (first_stage / "c.pt").read_bytes() == before
+    still = checkpoint.load(tmp_path / "c.pt")  # rate 0: the weights of stage 1 but for the statistics of all batch norms, which go on now
+    assert differing(still, one) == {name for name in one["model"] if name.split(".")[-1] in ("running_mean", "running_var", "num_batches_tracked")}
+    assert (
+        still["epoch"] == 1
+        and len(still["optimizer"]["state"]) == len(list(build_model("test_resnet", 15, "none", "none", 32).parameters()))
+        and {float(s["step"]) for s in still["optimizer"]["state"].values()} == {still["steps"]}
+    )
+    run(*staged(demo, tables[0], tmp_path / "b", 2, "--seed", 4, "--resume", first_stage / "c_best.pt"))
+    assert differing(checkpoint.load(tmp_path / "b" / "c.pt"), one) == set(one["model"])
+
+
+def test_the_second_stage_goes_on_by_the_same_command(
+    demo: Path, tables: tuple[Path, Path], first_stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ("--seed", 4, "--resume", first_stage / "c.pt", "--schedule", "cosine", "--ema", 0.5)
+    run(*staged(demo, tables[0], tmp_path / "a", 2, *flags))
+    steps = 0
+
+    def agreed(stop: Stop) -> int:
+        nonlocal steps
+        steps += 1
+        stop.signal = int(signal.SIGTERM) if steps == 3 else 0
+        return stop.signal
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stop, "agreed", agreed)
+        run(*staged(demo, tables[0], tmp_path / "b", 2, *flags), code=128 + signal.SIGTERM)
+    assert "resumed" in run(*staged(demo, tables[0], tmp_path / "b", 2, *flags))
+    a, b = (checkpoint.load(tmp_path / part / "c.pt") for part in "ab")
+    assert not differing(a, b) and not differing(a["average"], b["average"]) and a["begun_from"] == b["begun_from"]
+    assert "1 of 1 epochs are done" in run(*staged(demo, tables[0], tmp_path / "b", 2, *flags))
+    for resume in ("auto", tmp_path / "b" / "c.pt"):
+        assert "1 of 1 epochs are done" in run(*staged(demo, tables[0], tmp_path / "b", 2, *flags, "--resume", resume))
+    other = checkpoint.load(first_stage / "c.pt")
+    other["model"]["fc.bias"] += 1
+    torch.save(other, tmp_path / "other.pt")
+    assert "did not begin from" in one_line_error(*staged(demo, tables[0], tmp_path / "b", 2, *flags, "--resume", tmp_path / "other.pt"))
+    said = run(*staged(demo, tables[0], tmp_path / "b", 2, *flags, "--resume", tmp_path / "other.pt", "--overwrite"))
+    assert "stage 2 begins from" in said and differing(a, checkpoint.load(tmp_path / "b" / "c.pt"))
+
+
+def test_a_stage_goes_on_from_stage_1_of_the_same_images_alone(demo: Path, tables: tuple[Path, Path], first_stage: Path, tmp_path: Path) -> None:
+    state = checkpoint.load(first_stage / "c.pt")
+    torch.save({**state, "args": {**state["args"], "stage": None}}, tmp_path / "no.pt")
+    torch.save({**state, "contaminated": True}, tmp_path / "seen.pt")
+    cases = [
+        ((first_stage, "--resume", first_stage / "c.pt"), "is stage 1 itself; give --stage 2 another name"),
+        ((first_stage, "--resume", first_stage / "c_best.pt"), "is stage 1 itself"),
+        ((tmp_path / "x", "--resume", tmp_path / "no.pt"), "was not trained by --recipe staged_resnet50 --stage 1"),
+        ((tmp_path / "x", "--resume", first_stage / "c.pt", "--seed", 5), "was trained on other images"),
+        ((tmp_path / "x", "--resume", first_stage / "c.pt", "--classes", "Mass"), "was trained with other classes, labels"),
+        ((tmp_path / "x", "--resume", first_stage / "c.pt", "--backbone", "resnet18"), "is a test_resnet, not a resnet18"),
+        ((tmp_path / "x", "--resume", tmp_path / "nowhere.pt"), "no such checkpoint"),
+    ]
+    for (out, *flags), said in cases:
+        assert said in one_line_error(*staged(demo, tables[0], out, 2, "--seed", 4, *flags)), said
+    assert not list((tmp_path / "x").iterdir())
+    assert "was trained with --stage 1, now 2" in one_line_error(*staged(demo, tables[0], first_stage, 2, "--seed", 4, "--resume", "auto"))
+    run(*staged(demo, tables[0], tmp_path / "x", 2, "--seed", 4, "--resume", tmp_path / "seen.pt"))
+    assert checkpoint.load(tmp_path / "x" / "c.pt")["contaminated"] and set(rows_of(tmp_path / "x")["contaminated"]) == {1}
