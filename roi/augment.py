@@ -5,7 +5,9 @@ Letters: B images of H x W pixels.
 
 import argparse
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -62,6 +64,23 @@ def moved(x: Tensor, angle: Tensor, scale: Tensor, across: Tensor, down: Tensor,
     source_x = (cos * xs + sin * ys * ratio) / scale * mirror
     source_y = (cos * ys - sin * xs / ratio) / scale
     return F.grid_sample(x, torch.stack([source_x, source_y], dim=-1), mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def flipped(pixels: Tensor) -> Tensor:
+    return pixels.flip(3)
+
+
+def zoomed(pixels: Tensor, by: float) -> Tensor:
+    """(B, 1, H, W) uint8 -> (B, 1, H, W) float in 0..255, `by` times as large around the middle."""
+    zero, one = torch.zeros(len(pixels), device=pixels.device), torch.ones(len(pixels), device=pixels.device)
+    return moved(pixels.float(), zero, by * one, zero, zero, one)
+
+
+OTHER_VIEWS: dict[str, list[Callable[[Tensor], Tensor]]] = {  # what --tta looks at beside the image as it is
+    "none": [],
+    "flips": [flipped],
+    "scales": [partial(zoomed, by=0.9), partial(zoomed, by=1.1)],
+}
 
 
 def with_holes(x: Tensor, seeds: Tensor, holes: int) -> Tensor:

@@ -155,17 +155,27 @@ def train_one_epoch(
 @torch.inference_mode()
 def predict(
     model: RoiModel, batches: Iterable[Batch], device: torch.device, dtype: torch.dtype, keep_ratio: float,
-    seeds: Callable[[Tensor], Tensor | None], full_only: bool = False,
+    seeds: Callable[[Tensor], Tensor | None], full_only: bool = False, others: Sequence[Callable[[Tensor], Tensor]] = (),
 ) -> Iterator[tuple[Batch, Views]]:  # fmt: skip
-    """-> (batch, its views) one by one, each row of the loader exactly once."""
+    """-> (batch, its views) one by one, each row of the loader exactly once. With `others`, changes of the pixels, probabilities are means over all of them."""
     model.eval()
     for batch in batches:
         if not len(batch.index):
             yield batch, Views(*[None] * 5)  # type: ignore[arg-type]
             continue
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            views = model(batch.pixels.to(device, non_blocking=True), keep_ratio, seeds(batch.index), full_only)
+            pixels = batch.pixels.to(device, non_blocking=True)
+            views = averaged([model(change(pixels), keep_ratio, seeds(batch.index), full_only) for change in (lambda same: same, *others)])
         yield batch, views
+
+
+def averaged(views: Sequence[Views]) -> Views:
+    """The first of them, with the logits of the mean probability in place of its own."""
+
+    if len(views) == 1:
+        return views[0]
+    there = [part for part in ("full", "crop", "drop") if getattr(views[0], part) is not None]
+    return views[0]._replace(**{part: torch.stack([getattr(one, part).sigmoid() for one in views]).mean(0).logit() for part in there})
 
 
 @dataclass
