@@ -260,7 +260,10 @@ class Fit:
                 f"--autocast_dtype bf16, a smaller --img_size, or --cache_on_device no; {self.save} is as it was"
             ) from error
         if self.epoch < self.epochs:
-            say(f"no better val_auroc for {self.patience} epochs: stopped after epoch {self.epoch}" + self.which_is_best())
+            say(
+                f"no better val_auroc in {self.epoch - max(self.best_epoch, self.first_best - 1)} epochs: stopped after epoch {self.epoch}"
+                + self.which_is_best()
+            )
         return 0
 
     def done_early(self) -> bool:
@@ -346,7 +349,8 @@ class Fit:
         better = score > self.best and self.epoch >= self.first_best
         if better:
             self.best, self.best_epoch = score, self.epoch
-        self.schedule.epoch(score)
+        if self.epoch >= self.first_best:
+            self.schedule.epoch(score)
         if dist.rank() == 0:
             note_unreadable(self.unreadable, self.save)
             if better:

@@ -183,7 +183,7 @@ def build_backbone(name: str, classes: int, weights: str = "imagenet", img_size:
         torch.default_generator.manual_seed(seed)
         backbone = _torchvision(name, classes, img_size) if name in torchvision_names() else _timm(name, classes, img_size)
     if weights == "imagenet":
-        load_weights(backbone, imagenet_weights(name), f"the ImageNet weights of {name}")
+        load_weights(backbone, imagenet_weights(name, img_size), f"the ImageNet weights of {name}")
     elif weights != "none":
         load_weights(backbone, read_weights(Path(weights)), weights)
     return backbone
@@ -213,21 +213,27 @@ def _timm(name: str, classes: int, img_size: int) -> nn.Module:
     if tag and tag not in tags:
         raise ValueError(f"--backbone {name!r}: weights of that name are not there for {base}" + (f"; there are {', '.join(tags)}" if tags else ""))
     try:
-        config = timm.get_pretrained_cfg(name, allow_unregistered=True)
-        fixed: dict[str, Any] = {"img_size": img_size} if config is not None and config.fixed_input_size else {}
-        return timm.create_model(name, pretrained=False, num_classes=classes, **fixed)
+        return timm.create_model(name, pretrained=False, num_classes=classes, **_side(name, img_size))
     except RuntimeError as error:
         raise ValueError(f"--backbone {name!r}: {error}") from error
 
 
-def imagenet_weights(name: str) -> dict[str, Tensor]:
-    """Download (or take from the cache) the published weights. ValueError with the way round when that fails."""
+def _side(name: str, img_size: int) -> dict[str, Any]:
+    """What a timm model whose layers depend on the side of its input must be told (ViT, Swin)."""
+    import timm
+
+    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    return {"img_size": img_size} if config is not None and config.fixed_input_size else {}
+
+
+def imagenet_weights(name: str, img_size: int = 224) -> dict[str, Tensor]:
+    """Download (or take from the cache) the published weights; timm fits positions to the side of the input. ValueError with the way round when that fails."""
     try:
         if name in torchvision_names():
             return torchvision.models.get_model(name, weights="DEFAULT").state_dict()  # it knows the old spellings of keys
         import timm
 
-        return timm.create_model(name, pretrained=True).state_dict()
+        return timm.create_model(name, pretrained=True, **_side(name, img_size)).state_dict()
     except (OSError, RuntimeError, ValueError, ImportError) as error:
         raise ValueError(
             f"cannot get the ImageNet weights of {name} ({reason(error)}); on a machine without network download them elsewhere "

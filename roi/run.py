@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -82,7 +82,7 @@ def fit_of(args: argparse.Namespace, mask: str, without: Sequence[str], device: 
         meta |= {"begun_from": state["begun_from"]} if "begun_from" in state else {}
         checkpoint.same_run(state, meta, save if args.resume == "auto" else Path(args.resume))
     names = rows.train["image"].to_numpy()
-    label_loss = label_loss_of(args, learned_from(rows.train, rows.classes, args, args.seed)[0], device)
+    label_loss = label_loss_of(args, lambda: learned_from(rows.train, rows.classes, args, args.seed)[0], device)
     how = Augment.of(args)
 
     def losses_fn(model: RoiModel, batch: Batch, epoch: int) -> dict[str, Tensor]:
@@ -362,24 +362,24 @@ def schedule_of(args: argparse.Namespace, optimizer: torch.optim.Optimizer, step
     return Schedule(optimizer, args.schedule, total, warmup, args.plateau_factor, args.plateau_patience)
 
 
-def label_loss_of(args: argparse.Namespace, targets: np.ndarray, device: torch.device) -> LabelLoss:
-    """--loss with its flags; `targets` (N, K) of the training table say how rare each finding is."""
-    counts = losses.counted(targets)
+def label_loss_of(args: argparse.Namespace, targets: Callable[[], np.ndarray], device: torch.device) -> LabelLoss:
+    """--loss with its flags; where it counts, `targets` (N, K) of the training table say how rare each finding is."""
+    if args.loss == "bce":
+        return losses.bce
+    if args.loss == "focal":
+        return partial(losses.focal, alpha=args.focal_alpha, gamma=args.focal_gamma)
+    if args.loss == "asymmetric":
+        return partial(losses.asymmetric, gamma_pos=args.asl_gamma_pos, gamma_neg=args.asl_gamma_neg, clip=args.asl_clip)
+    counts = losses.counted(targets())
 
     def there(values: np.ndarray) -> Tensor:
         return torch.from_numpy(values).float().to(device)
 
     if args.loss == "weighted":
         return partial(losses.weighted, weight=there(losses.positive_weights(*counts, args.pos_weight_cap)))
-    if args.loss == "focal":
-        return partial(losses.focal, alpha=args.focal_alpha, gamma=args.focal_gamma)
-    if args.loss == "asymmetric":
-        return partial(losses.asymmetric, gamma_pos=args.asl_gamma_pos, gamma_neg=args.asl_gamma_neg, clip=args.asl_clip)
     if args.loss == "class_balanced":
         return partial(losses.class_balanced, weight=there(losses.balanced_weights(*counts, args.cb_beta)))
-    if args.loss == "ldam":
-        return partial(losses.ldam, margin=there(losses.margins(*counts, args.ldam_margin)), scale=args.ldam_scale)
-    return losses.bce
+    return partial(losses.ldam, margin=there(losses.margins(*counts, args.ldam_margin)), scale=args.ldam_scale)
 
 
 def loss_weights(args: argparse.Namespace, model: RoiModel, without: Sequence[str], device: torch.device) -> FixedWeights:

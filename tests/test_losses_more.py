@@ -99,6 +99,12 @@ def test_slopes_stay_finite_however_sure_the_logits_are(name: str, size: float) 
     assert loss.isfinite() and logits.grad is not None and logits.grad.isfinite().all()
 
 
+def test_a_root_has_a_finite_slope_at_the_clip_itself() -> None:
+    logits = torch.zeros(1, 1, requires_grad=True)  # p = .5, the clip
+    losses.asymmetric(logits, torch.zeros(1, 1), gamma_neg=0.5, clip=0.5).backward()
+    assert logits.grad is not None and logits.grad.isfinite().all()
+
+
 def test_numbers_by_hand() -> None:
     z, one, zero = torch.zeros(1, 1), torch.ones(1, 1), torch.zeros(1, 1)  # p = 1/2
     half = math.log(2)
@@ -144,7 +150,7 @@ def test_flags_reach_their_loss_and_nothing_but_the_term_full(name: str) -> None
     targets = np.random.default_rng(0).choice([0, 1, NAN], (40, 3), p=[0.6, 0.3, 0.1]).astype(np.float32)
     counts = losses.counted(targets)
     logits, target = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)), torch.from_numpy(targets[:6])
-    loss = label_loss_of(argparse.Namespace(**vars(FLAGS), loss=name), targets, torch.device("cpu"))
+    loss = label_loss_of(argparse.Namespace(**vars(FLAGS), loss=name), lambda: targets, torch.device("cpu"))
     expected = {
         "bce": losses.bce,
         "weighted": partial(losses.weighted, weight=t(losses.positive_weights(*counts, 2.0)).float()),

@@ -2,7 +2,10 @@
 
 import json
 import math
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +13,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import one_line_error, run
+from conftest import ROOT, one_line_error, run
 from test_engine import Net, folder, make_fit  # noqa: F401  # the fixture as well
 from torch import nn
 
 from roi import checkpoint
 from roi.engine import Fit, Stop
-from roi.model import RoiModel, build_model
+from roi.model import RoiModel, build_backbone, build_model
 from roi.optim import Average, Schedule, learn_only, make_optimizer
 
 # --- the learning rate -----------------------------------------------------------------------------------------------
@@ -216,6 +219,12 @@ def test_only_the_named_parts_learn_and_batch_norm_elsewhere_stands_still() -> N
     assert moved == {name for name in before if name.startswith(("layer3.", "layer4.1.")) or name == "fc.bias"}  # running_mean and the like among them
 
 
+def test_a_part_is_a_name_and_not_the_beginning_of_one() -> None:
+    model = RoiModel(nn.Sequential(*(nn.Linear(2, 2) for _ in range(12))), "none")
+    learn_only(model, ["1"])
+    assert [name for name, p in model.backbone.named_parameters() if p.requires_grad] == ["1.weight", "1.bias"]  # not 10 and 11
+
+
 def test_a_part_that_is_not_there_is_named_with_those_near_it() -> None:
     model = build_model("resnet18", 3, "none", "none", 64)
     for wrong in ("layer5", "layer", "layer4.bn", "c"):
@@ -331,7 +340,7 @@ def test_a_recipe_trains_small_stops_anywhere_and_goes_on_as_if_nothing_had_happ
 def test_a_run_that_stopped_early_is_finished(demo: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
     flags = ("--mode", "standard", "--backbone", "test_resnet", "--epochs", 9, "--patience", 1, "--lr", 0, "--resume", "auto")  # nothing gets better
     said = run(*command(demo, tables[0], tmp_path, *flags, "--loss", "ldam", "--train_parts", "fc"))
-    assert "no better val_auroc for 1 epochs: stopped after epoch 2; the best is epoch 1" in said and len(rows_of(tmp_path)) == 2
+    assert "no better val_auroc in 1 epochs: stopped after epoch 2; the best is epoch 1" in said and len(rows_of(tmp_path)) == 2
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert "2 of 9 epochs are done" in run(*command(demo, tables[0], tmp_path, *flags, "--loss", "ldam", "--train_parts", "fc"))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
@@ -339,6 +348,24 @@ def test_a_run_that_stopped_early_is_finished(demo: Path, tables: tuple[Path, Pa
     assert (
         len(run(*command(demo, tables[0], tmp_path, *flags, "--loss", "ldam", "--train_parts", "fc", "--patience", 2)).splitlines())
         and len(rows_of(tmp_path)) == 3
+    )
+
+
+def test_weights_of_another_size_are_fitted_to_the_image(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A ViT whose weights came at 160 px, trained at 96: its positions are resampled, the rest is as published."""
+    import timm
+
+    donor = timm.create_model("test_vit", num_classes=1000)
+    torch.save(donor.state_dict(), tmp_path / "published.pt")
+    create = timm.create_model
+
+    def local(name: str, pretrained: bool = False, **more: Any) -> nn.Module:
+        return create(name, pretrained=pretrained, **more, **({"pretrained_cfg_overlay": {"file": str(tmp_path / "published.pt")}} if pretrained else {}))
+
+    monkeypatch.setattr(timm, "create_model", local)
+    found = build_backbone("test_vit", 3, "imagenet", 96).state_dict()
+    assert found["pos_embed"].shape[1] < donor.state_dict()["pos_embed"].shape[1] and torch.equal(
+        found["blocks.0.attn.qkv.weight"], donor.blocks[0].attn.qkv.weight
     )
 
 
@@ -429,3 +456,24 @@ def test_a_stage_goes_on_from_stage_1_of_the_same_images_alone(demo: Path, table
     assert "was trained with --stage 1, now 2" in one_line_error(*staged(demo, tables[0], first_stage, 2, "--seed", 4, "--resume", "auto"))
     run(*staged(demo, tables[0], tmp_path / "x", 2, "--seed", 4, "--resume", tmp_path / "seen.pt"))
     assert checkpoint.load(tmp_path / "x" / "c.pt")["contaminated"] and set(rows_of(tmp_path / "x")["contaminated"]) == {1}
+
+
+def test_two_processes_go_through_stage_2_as_one_does(demo: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
+    """All parameters are shared anew once they learn. A backbone without batch norm and dropout; weights by count, changed images, averages, a cosine."""
+    flags = ("--backbone", "test_convnext", "--loss", "weighted", "--augment", "light", "--ema", 0.9, "--schedule", "cosine", "--cache_dir", tmp_path / "cache",
+             "--autocast_dtype", "fp32", "--batch_size", 12)  # fmt: skip
+    run(*staged(demo, tables[0], tmp_path / "one", 1, *flags, "--train_parts", "stages.2,stages.3,head"))
+    first = checkpoint.load(tmp_path / "one" / "c.pt")
+    second = (*flags, "--resume", tmp_path / "one" / "c.pt", "--epochs", 2)
+    run(*staged(demo, tables[0], tmp_path / "alone", 2, *second))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += map(str, staged(demo, tables[0], tmp_path / "both", 2, *second, "--batch_size", 6))
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    alone, both = (checkpoint.load(tmp_path / part / "c.pt") for part in ("alone", "both"))
+    assert differing(both, first) == set(first["model"]) and both["args"]["world"] == 2
+    for one, other in ((alone, both), (alone["average"], both["average"])):
+        for name, value in one["model"].items():
+            torch.testing.assert_close(other["model"][name], value, rtol=1e-4, atol=5e-5)
+    logs = [rows_of(tmp_path / part).drop(columns=["images_per_s", "seconds"]) for part in ("alone", "both")]
+    pd.testing.assert_frame_equal(*logs, check_exact=False, rtol=0, atol=1e-5)
