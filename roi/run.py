@@ -18,7 +18,7 @@ from roi.augment import Augment, augmented
 from roi.blocks import compiled, recomputed
 from roi.data import Batch, Batches, CacheLoader, XrayDataset, cached, fits, make_loader, present
 from roi.draws import row_seeds
-from roi.engine import Fit, best_path, pick_device, pick_dtype, previous_path
+from roi.engine import Fit, LossesFn, best_path, pick_device, pick_dtype, previous_path
 from roi.files import refuse_existing, replacing, writable
 from roi.gradnorm import FixedWeights, GradNorm, Taps
 from roi.log import MetricsLog
@@ -57,6 +57,7 @@ def fit_of(args: argparse.Namespace, mask: str, without: Sequence[str], device: 
     settle_warmup(args, state, evidence)
     rows = choose_rows(args)
     check_sampler(args, rows.train)
+    check_schedule(args, rows.val is not None)
     if evidence and not is_finding(rows.classes).any():
         raise ValueError(f"--classes {','.join(rows.classes)}: none of them is a finding, there is no evidence to look for; give --objective consistency")
     with dist.one_a_machine_first():  # it downloads
@@ -82,6 +83,47 @@ def fit_of(args: argparse.Namespace, mask: str, without: Sequence[str], device: 
         meta |= {"begun_from": state["begun_from"]} if "begun_from" in state else {}
         checkpoint.same_run(state, meta, save if args.resume == "auto" else Path(args.resume))
     names = rows.train["image"].to_numpy()
+    balance = loss_weights(args, model, without, device)
+    optimizer = make_optimizer(model, args.lr, args.weight_decay, args.mask_lr)
+    schedule = schedule_of(args, optimizer, -(-len(sampler) // args.accum_steps))
+    if args.checkpoint_activations:
+        recomputed(model)
+    if args.compile:
+        compiled(model)
+    dist.wait()  # every process has looked at what is there
+    fit = Fit(
+        model, train_loader, sampler, val_loader, rows.classes, losses_fn_of(args, rows, evidence, device), balance, optimizer,
+        device, dtype, args.epochs, args.accum_steps, lambda index: names[index.numpy() % len(names)].tolist(), MetricsLog(None), save, meta,
+        args.skip_unreadable, first_best=args.warmup_epochs + 1 if evidence else 1, save_every_steps=args.save_every_steps,
+        datasets=None if rows.val is None else datasets_of(rows.val), schedule=schedule, average=Average(model, args.ema) if args.ema else None,
+        patience=args.patience, decisions=args.val_decisions,
+    )  # fmt: skip
+    fit.begin = partial(open_files, fit, args, rows, state)
+    if state is not None:
+        fit.resume(state)
+        print(
+            f"resumed {args.resume if args.resume != 'auto' else save}: {fit.epoch} of {args.epochs} epochs are done"
+            + (f", and {sampler.start} batches of the next" if sampler.start else "")
+        )
+    return fit
+
+
+def open_files(fit: Fit, args: argparse.Namespace, rows: Rows, state: dict[str, Any] | None) -> None:
+    """What a run writes beside its checkpoints; `state`: the checkpoint that it goes on from."""
+    if state is None:
+        if dist.rank() == 0:
+            clear_away(args, fit.save)
+        fit.save_checkpoint()  # before any other file: a run that is killed early goes on with the same command
+    if dist.rank() == 0:
+        each = [] if fit.datasets is None else [f"val_auroc_{name}" for name in sorted(set(fit.datasets))]
+        each += VALIDATION_DECISIONS if args.val_decisions and rows.val is not None else ()
+        fit.log = MetricsLog(args.log_csv, state["log"] if state else None, args.tensorboard, args.overwrite, each)
+        if rows.val is not None and not args.val_csv and not rows.contaminated:  # with test images among them they would choose nothing
+            write_validation(rows.val, fit.save)
+
+
+def losses_fn_of(args: argparse.Namespace, rows: Rows, evidence: bool, device: torch.device) -> LossesFn:
+    """The terms of a batch: its images, changed by --augment, under the objective, with --loss for the labels."""
     label_loss = label_loss_of(args, lambda: learned_from(rows.train, rows.classes, args, args.seed)[0], device)
     how = Augment.of(args)
 
@@ -93,43 +135,7 @@ def fit_of(args: argparse.Namespace, mask: str, without: Sequence[str], device: 
             return evidence_terms(model, pixels, batch.target, args.keep_ratio, seeds, args.random_views, epoch < args.warmup_epochs, over, label_loss)
         return consistency_terms(model, pixels, batch.target, args.keep_ratio, seeds, over, label_loss)
 
-    balance = loss_weights(args, model, without, device)
-    optimizer = make_optimizer(model, args.lr, args.weight_decay, args.mask_lr)
-    schedule = schedule_of(args, optimizer, -(-len(sampler) // args.accum_steps), rows.val is not None)
-    if args.checkpoint_activations:
-        recomputed(model)
-    if args.compile:
-        compiled(model)
-    dist.wait()  # every process has looked at what is there
-    main = dist.rank() == 0
-    fit = Fit(
-        model, train_loader, sampler, val_loader, rows.classes, losses_fn, balance, optimizer,
-        device, dtype, args.epochs, args.accum_steps, lambda index: names[index.numpy() % len(names)].tolist(), MetricsLog(None), save, meta,
-        args.skip_unreadable, first_best=args.warmup_epochs + 1 if evidence else 1, save_every_steps=args.save_every_steps,
-        datasets=None if rows.val is None else datasets_of(rows.val), schedule=schedule, average=Average(model, args.ema) if args.ema else None,
-        patience=args.patience, decisions=args.val_decisions,
-    )  # fmt: skip
-
-    def begin() -> None:
-        if state is None:
-            if main:
-                clear_away(args, save)
-            fit.save_checkpoint()  # before any other file: a run that is killed early goes on with the same command
-        if main:
-            each = [] if fit.datasets is None else [f"val_auroc_{name}" for name in sorted(set(fit.datasets))]
-            each += VALIDATION_DECISIONS if args.val_decisions and rows.val is not None else ()
-            fit.log = MetricsLog(args.log_csv, state["log"] if state else None, args.tensorboard, args.overwrite, each)
-            if rows.val is not None and not args.val_csv and not rows.contaminated:  # with test images among them they would choose nothing
-                write_validation(rows.val, save)
-
-    fit.begin = begin
-    if state is not None:
-        fit.resume(state)
-        print(
-            f"resumed {args.resume if args.resume != 'auto' else save}: {fit.epoch} of {args.epochs} epochs are done"
-            + (f", and {sampler.start} batches of the next" if sampler.start else "")
-        )
-    return fit
+    return losses_fn
 
 
 def settle_warmup(args: argparse.Namespace, state: dict[str, Any] | None, evidence: bool) -> None:
@@ -349,13 +355,17 @@ def learned_from(table: pd.DataFrame, classes: list[str], args: argparse.Namespa
     return target_matrix(table, classes, args.uncertain, seed), table["dataset"].to_numpy(dtype=object) if args.sampler == "balanced" else None
 
 
-def schedule_of(args: argparse.Namespace, optimizer: torch.optim.Optimizer, steps: int, validated: bool) -> Schedule:
-    """--schedule over epochs of so many optimiser steps; ValueError where its flags cannot be met."""
+def check_schedule(args: argparse.Namespace, validated: bool) -> None:
+    """What can be said of the flags before an image is read."""
     if args.lr_warmup_steps and args.lr_warmup_epochs:
         raise ValueError(f"--lr_warmup_steps {args.lr_warmup_steps} and --lr_warmup_epochs {args.lr_warmup_epochs:g}: give one of them")
     if not validated and (args.patience or args.schedule == "plateau"):
         flag = f"--patience {args.patience}" if args.patience else "--schedule plateau"
         raise ValueError(f"{flag} looks at val_auroc, and nothing is validated; give --val_csv, or a --val_fraction above 0")
+
+
+def schedule_of(args: argparse.Namespace, optimizer: torch.optim.Optimizer, steps: int) -> Schedule:
+    """--schedule over epochs of so many optimiser steps."""
     total, warmup = steps * args.epochs, args.lr_warmup_steps or round(args.lr_warmup_epochs * steps)
     if warmup >= total and warmup:
         raise ValueError(f"the warm-up takes {warmup:,} steps, the whole training {total:,} ({steps:,} an epoch); shorten it, or give more --epochs")

@@ -199,6 +199,11 @@ def test_what_is_validated_and_saved_as_the_best_is_the_average(folder: Path, tm
     checkpoint.load_parts(plain.model, best, "best")
     scores = plain._validate(Stop())
     assert scores is not None and scores["val_auroc"] == best["val_auroc"] == last["best"]
+    logged = pd.read_csv(tmp_path / "log.csv")["val_loss"][0]
+    assert logged == pytest.approx(scores["val_loss"], rel=1e-5)
+    checkpoint.load_parts(plain.model, last, "last")
+    raw = plain._validate(Stop())
+    assert raw is not None and raw["val_loss"] != pytest.approx(logged, rel=1e-4)
 
 
 # --- parts that learn ------------------------------------------------------------------------------------------------
