@@ -1,6 +1,7 @@
 """Score predictions against a table: how good, how sure, how well calibrated, for whom, and does the mask matter?
 
     python evaluate.py --preds preds.json --csv nih_roi_test.csv --out scores
+    python evaluate.py --ensemble seed0/preds.json seed1/preds.json seed2/preds.json --csv nih_roi_test.csv --out scores_ensemble
     python evaluate.py --preds preds.json --csv nih_roi_test.csv --threshold_preds preds_val.json --threshold_csv checkpoints/nih_roi_consistency_val.csv \\
         --masks masks.npz cam.npz --bbox_csv "$D/BBox_List_2017.csv" --curves curves.npz --compare preds_standard.json --out scores
 
@@ -21,6 +22,7 @@ import argparse
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,7 @@ from roi.labels import LABELS, NORMAL, canonical
 from roi.maps import read_maps
 from roi.table import class_list, image_keys, overlap, read_table, target_matrix
 
-ORIGIN = ("checkpoint", "epoch", "keep_ratio", "versions", "args", "command", "image_root")  # what is passed on of preds.meta.json
+ORIGIN = ("checkpoint", "epoch", "keep_ratio", "tta", "versions", "args", "command", "image_root", "ensemble")  # what is passed on of preds.meta.json
 
 TRAINED_ON = {
     True: "CONTAMINATED: the checkpoint was trained on some of these images or patients; these are no test scores",
@@ -45,7 +47,15 @@ TRAINED_ON = {
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.Parser(__doc__)
-    parser.add_argument("--preds", required=True, metavar="FILE", help="predictions: preds.json of infer_roi_consistency.py, or a CSV with prob_CLASS columns")
+    parser.add_argument("--preds", metavar="FILE", help="predictions: preds.json of infer_roi_consistency.py, or a CSV with prob_CLASS columns")
+    parser.add_argument(
+        "--ensemble",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="predictions of several models for the same images, --preds among them or left out: the mean of their probabilities is scored, and written "
+        "to OUT/ensemble.json, which is a file of predictions like any other",
+    )
     parser.add_argument("--csv", required=True, metavar="CSV", help="table with the labels of their images")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for metrics.json and per_class.csv")
     parser.add_argument("--resamples", type=cli.number(int, 0), default=1000, metavar="N", help="bootstrap resamples; 0: no intervals (default: %(default)s)")
@@ -71,6 +81,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--compare", metavar="FILE", help="predictions of another model for the same images: paired differences, ours minus theirs")
     cli.add_overwrite(parser, "scores of an earlier run")
     args = parser.parse_args(argv)
+    args.ensemble = list(dict.fromkeys([*([args.preds] if args.preds and args.ensemble else []), *args.ensemble]))
+    if len(args.ensemble) == 1 or not (args.preds or args.ensemble):
+        parser.error("--ensemble needs at least two files" if args.ensemble else "give --preds FILE, or --ensemble FILE FILE …")
+    args.preds = str(Path(args.out) / "ensemble.json") if args.ensemble else args.preds
     if bool(args.threshold_preds) != bool(args.threshold_csv):
         parser.error("--threshold_preds and --threshold_csv go together")
     if args.bbox_csv and not args.masks:
@@ -80,9 +94,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     out = Path(args.out)
-    refuse_existing(out / "metrics.json", out / "per_class.csv", overwrite=args.overwrite)
+    refuse_existing(out / "metrics.json", out / "per_class.csv", args.preds if args.ensemble else None, overwrite=args.overwrite)
     table = read_table(args.csv)
-    preds, rows = matched(args.preds, table, args.csv)
+    preds, rows = matched(args.preds, table, args.csv, args.ensemble)
     target, classes = target_matrix(rows, preds.classes), preds.classes
     prob, patients = preds.prob["full"], rows["patient_id"].to_numpy()
     fit = validation(args, preds, rows)
@@ -113,6 +127,8 @@ def main(args: argparse.Namespace) -> None:
     if other is not None:
         differences = scores.comparison(drawn["ranking_full"], drawn["other"], prob, other, target, classes)
         result["comparison"] = {"file": args.compare, "n_images": len(rows), "contaminated": other_trained, **differences}
+    if args.ensemble:
+        predictions.write(args.preds, predictions.records(preds), preds.meta)
     with replacing(out / "metrics.json") as file:
         json.dump(result, file, indent=1)
     with replacing(out / "per_class.csv") as file:
@@ -120,9 +136,9 @@ def main(args: argparse.Namespace) -> None:
     show(result)
 
 
-def matched(path: str, table: pd.DataFrame, csv: str) -> tuple[predictions.Predictions, pd.DataFrame]:
-    """Predictions, their classes spelled as here, and the rows of the table in their order; every prediction needs one."""
-    preds = predictions.read(path)
+def matched(path: str, table: pd.DataFrame, csv: str, ensemble: Sequence[str] = ()) -> tuple[predictions.Predictions, pd.DataFrame]:
+    """Predictions, or the mean of an ensemble, their classes spelled as here, and the rows of the table in their order; every prediction needs one."""
+    preds = predictions.ensemble(ensemble) if ensemble else predictions.read(path)
     known = [*LABELS, *NORMAL, *(c for c in class_list(table) if c not in LABELS)] if table["labels"].any() else [*LABELS, *NORMAL]
     preds.classes = [canonical(c, known, path) for c in preds.classes]
     twice = [c for n, c in enumerate(preds.classes) if c in preds.classes[:n]]
@@ -181,14 +197,21 @@ def other_model(path: str, preds: predictions.Predictions, csv: str, table: pd.D
 
 def trained_on(preds: predictions.Predictions) -> bool | None:
     """Was the model trained on these images or their patients? None: nobody says."""
-    return True if preds.contaminated.any() or preds.meta.get("contaminated") else False if preds.meta else None
+    said = preds.meta.get("contaminated", False if preds.meta else None)
+    return True if preds.contaminated.any() or said else said
 
 
 def same_model(preds: predictions.Predictions, meta: dict[str, Any], path: str) -> None:
     """ValueError if a file says that it comes from another checkpoint than the predictions that are scored."""
-    ours, theirs = ((Path(m["checkpoint"]).name, m.get("epoch")) if "checkpoint" in m else None for m in (preds.meta, meta))
+    ours, theirs = (models_of(m) for m in (preds.meta, meta))
     if ours and theirs and ours != theirs:
-        raise ValueError(f"{path}: comes from {theirs[0]}, epoch {theirs[1]}, the predictions from {ours[0]}, epoch {ours[1]}; give files of one checkpoint")
+        raise ValueError(f"{path}: comes from {', '.join(theirs)}, the predictions from {', '.join(ours)}; give files of one checkpoint")
+
+
+def models_of(meta: dict[str, Any]) -> list[str]:
+    """The checkpoints behind predictions; none where nobody says."""
+    members = meta.get("ensemble", [meta])
+    return sorted(f"{Path(m['checkpoint']).name}, epoch {m.get('epoch')}" for m in members) if all("checkpoint" in m for m in members) else []
 
 
 def curves_of(args: argparse.Namespace, preds: predictions.Predictions, rows: pd.DataFrame) -> dict[str, Any]:

@@ -55,6 +55,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     source.add_argument("--image_root", metavar="DIR", help="holds the images of --csv: DIR/images/NAME, DIR/NAME or DIR/images_*/images/NAME")
     source.add_argument("--image", metavar="FILE", help="one image file")
     source.add_argument("--max_samples", type=cli.number(int, 1), metavar="N", help="the first N rows of the table (default: all)")
+    source.add_argument(
+        "--max_test_samples", type=cli.number(int, 1), metavar="N", help="at most N rows of the table, whole patients drawn with --seed (default: all)"
+    )
     cli.add_loading(source)
     out = parser.add_argument_group("output")
     out.add_argument("--save_json", metavar="JSON", help="predictions")
@@ -77,6 +80,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     how = parser.add_argument_group("computing")
     how.add_argument("--keep_ratio", type=cli.number(float, 0, 1), metavar="0..1", help="share of the pixels that the mask keeps (default: as trained)")
+    how.add_argument(
+        "--tta",
+        choices=("none", "flips", "scales"),
+        default="none",
+        help="probabilities are means over views of the image: as it is and mirrored, which shows the heart on the wrong side, or as it is and .9 and 1.1 "
+        "times as large; masks and maps stay those of the image as it is (default: %(default)s)",
+    )
     how.add_argument("--batch_size", type=cli.number(int, 1), default=32, metavar="N", help="images a forward (default: %(default)s)")
     how.add_argument(
         "--seed", type=cli.number(int, 0), default=0, help="of random masks, re-initialised weights and the draw for --curves (default: %(default)s)"
@@ -91,6 +101,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--save_vis_dir goes with --csv, --save_mask and --save_crop with --image")
     if args.image and (args.save_masks or args.cam or args.class_masks or args.curves):
         parser.error("--save_masks, --cam, --class_masks and --curves go with --csv")
+    if args.tta != "none" and args.curves:
+        parser.error(f"--curves are predictions on the image as it is; leave out --tta {args.tta}")
     if args.csv and not (args.save_json or args.save_vis_dir or args.save_masks or args.cam or args.class_masks or args.curves):
         parser.error("nothing to write: give --save_json, --save_vis_dir, --save_masks, --cam, --class_masks or --curves")
     return args
@@ -129,6 +141,8 @@ def predict_with(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.checkpoint}: has no map a class (--mask_per_class when training); leave out --class_masks")
     args.keep_ratio = state["args"]["keep_ratio"] if args.keep_ratio is None else args.keep_ratio
     args.sets = promised(args, state) if args.thresholds else None
+    if args.tta == "flips":
+        print("--tta flips: half of each mean sees the heart on the right, and side markers mirrored; laterality and dextrocardia are lost to it")
     dist.wait()  # every process has looked at what is there
     if args.image:
         predict_image(args, model, state)
@@ -165,6 +179,7 @@ def outcomes(
     each batch. An unreadable image stops it, or is left out and listed.
     """
     from roi import dist
+    from roi.augment import OTHER_VIEWS
     from roi.checkpoint import fingerprints
     from roi.data import checked, note_unreadable
     from roi.draws import row_seeds
@@ -178,7 +193,8 @@ def outcomes(
     contaminated = (seen | np.isin(fingerprints(table["patient_id"].tolist()), state["train_patients"])).tolist()
     unreadable: set[str] = set()
     readable = checked(batches, args.skip_unreadable, unreadable)
-    for batch, views in predict(model.to(device), readable, device, dtype, args.keep_ratio, lambda index: row_seeds(args.seed, 0, index + first)):
+    model, others = model.to(device), OTHER_VIEWS[args.tta]
+    for batch, views in predict(model, readable, device, dtype, args.keep_ratio, lambda index: row_seeds(args.seed, 0, index + first), others=others):
         rows = batch.index.tolist()
         if not rows:
             continue
@@ -271,10 +287,12 @@ def predict_table(args: argparse.Namespace, model: RoiModel, state: dict[str, An
     from roi.boxes import read_boxes
     from roi.data import present
     from roi.log import progress
-    from roi.table import read_table
+    from roi.table import read_table, some_patients
     from roi.visuals import file_stems, save_pictures
 
     table = read_table(args.csv)[: args.max_samples]
+    if args.max_test_samples and args.max_test_samples < len(table):
+        table = table[some_patients(table, args.max_test_samples, args.seed)]
     boxes = read_boxes(args.bbox_csv) if args.bbox_csv else None
     boxed = None if boxes is None else {Path(image).name for image in boxes["image"]}
     if (args.cam or args.class_masks) and boxed is not None:
@@ -345,7 +363,7 @@ def provenance(args: argparse.Namespace, state: dict[str, Any]) -> dict[str, Any
     """Where an output comes from."""
     return {
         "checkpoint": args.checkpoint, "epoch": state["epoch"], "table": args.csv, "image_root": args.image_root, "keep_ratio": args.keep_ratio,
-        "classes": state["classes"], "contaminated": state["contaminated"], "args": state["args"], "versions": state["versions"],
+        "tta": args.tta, "classes": state["classes"], "contaminated": state["contaminated"], "args": state["args"], "versions": state["versions"],
         "command": shlex.join(sys.argv),
     }  # fmt: skip
 

@@ -15,9 +15,11 @@ from roi.model import RoiModel, described
 
 NEEDED = ("model", "mask_net", "classes", "args", "epoch", "contaminated", "train_images", "train_patients", "versions")
 FREE = {  # flags that may differ between the run that stopped and the one that goes on: they do not change the result
-    "epochs", "workers", "prefetch_factor", "persistent_workers", "save", "log_csv", "tensorboard", "resume", "overwrite",
+    "epochs", "patience", "workers", "prefetch_factor", "persistent_workers", "save", "log_csv", "tensorboard", "resume", "overwrite",
     "image_root", "train_csv", "val_csv", "exclude_csv", "device", "skip_unreadable", "weights", "cache_dir", "cache_on_device", "compile",
     "checkpoint_activations", "save_every_steps", "batch_size", "world",  # their product is `together`
+    "recipe", "augment",  # what they stand for may not
+    "print_config", "test", "checkpoint", "test_csv", "test_out", "max_test_samples",
 }  # fmt: skip
 
 
@@ -51,10 +53,10 @@ def load(path: str | Path) -> dict[str, Any]:
 
 
 def load_model(path: str | Path, channels_last: bool = True) -> tuple[RoiModel, dict[str, Any]]:
-    """-> (model in eval mode, on the CPU, the checkpoint). The file says which backbone, mask and classes."""
+    """-> (model in eval mode, on the CPU, the checkpoint). The file says which backbone, mask and classes; of a run with --ema it is the average."""
     state = load(path)
     model = described(state["args"], state["classes"], 0, channels_last)
-    load_parts(model, state, path)
+    load_parts(model, state | state.get("average", {}), path)
     return model.eval(), state
 
 
@@ -73,19 +75,31 @@ def load_parts(model: RoiModel, state: dict[str, Any], path: str | Path) -> None
 
 def same_run(state: dict[str, Any], meta: dict[str, Any], path: str | Path) -> None:
     """ValueError if going on from `state` with these flags, images and labels would not continue the same run."""
-    args, train_images = meta["args"], meta["train_images"]
+    args = meta["args"]
     if "optimizer" not in state:
         raise ValueError(f"{path}: holds a model but no training state; resume from the checkpoint that --save names")
+    free = FREE - {"epochs"} if state["args"].get("schedule") in ("cosine", "onecycle") else FREE  # they end with the last one
     for name, old in state["args"].items():
-        if name not in FREE and args.get(name) != old:
+        if name not in free and args.get(name) != old:
             flag = "batch_size times the number of processes" if name == "together" else name
             raise ValueError(f"{path}: was trained with --{flag} {old}, now {args.get(name)}; give the old value, or another --save")
+    same_rows(state, meta, path)
+
+
+def same_rows(state: dict[str, Any], meta: dict[str, Any], path: str | Path) -> None:
+    """ValueError unless a checkpoint was trained and validated on the same images, with the same labels."""
+    train_images = meta["train_images"]
     if not torch.equal(state["train_images"], train_images):
         raise ValueError(
             f"{path}: was trained on other images ({len(state['train_images']):,}, now {len(train_images):,}); give the same tables, or another --save"
         )
     if state["labels"] != meta["labels"]:
         raise ValueError(f"{path}: was trained with other classes, labels or validation images; give the same tables, or another --save")
+
+
+def identity(state: dict[str, Any]) -> str:
+    """Which weights a checkpoint holds."""
+    return digest(*(value.float().numpy() for value in state["model"].values()))
 
 
 def digest(*things: Any) -> str:

@@ -4,10 +4,17 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 on_off = argparse.BooleanOptionalAction
+SCHEDULES = ("constant", "cosine", "plateau", "onecycle")
+AUGMENT: dict[str, dict[str, Any]] = {  # what --augment stands for
+    "none": {"rotate": 0.0, "shift": 0.0, "scale": 0.0, "flip": False, "dropout_holes": 0, "brightness": 0.0, "contrast": 0.0},
+    "light": {"rotate": 7.0, "shift": 0.03, "scale": 0.05, "flip": False, "dropout_holes": 0, "brightness": 0.1, "contrast": 0.1},
+    "seven_sets": {"rotate": 25.0, "shift": 0.0625, "scale": 0.1, "flip": False, "dropout_holes": 8, "brightness": 0.2, "contrast": 0.2},
+}
+LOSSES = ("bce", "weighted", "focal", "asymmetric", "class_balanced", "ldam")
 
 
 class Parser(argparse.ArgumentParser):
@@ -43,6 +50,13 @@ def run(main: Callable[[argparse.Namespace], int | None], parse_args: Callable[[
         sys.exit(130)
 
 
+def given(parser: argparse.ArgumentParser, argv: Sequence[str]) -> set[str]:
+    """Names of the flags that stand on the command line."""
+    unset = object()
+    marked = argparse.Namespace(**dict.fromkeys(vars(parser.parse_args(argv)), unset))
+    return {name for name, value in vars(parser.parse_args(argv, marked)).items() if value is not unset}
+
+
 def number(kind: Callable[[str], Any], low: float | None = None, high: float | None = None) -> Callable[[str], Any]:
     """An argparse type: `kind` (int or float) with closed bounds."""
 
@@ -60,12 +74,13 @@ def add_overwrite(parser: argparse._ActionsContainer, what: str) -> None:
     parser.add_argument("--overwrite", action=on_off, default=False, help=f"replace {what} if there (default: refuse)")
 
 
-def add_training_flags(parser: Parser) -> None:
-    """Every flag that the train scripts share."""
+def add_training_flags(parser: Parser, required: bool = True) -> None:
+    """Every flag that the train scripts share; `required`: a run is wanted, so tables and --save are."""
     count, weight = number(int, 1), number(float, 0)
     data = parser.add_argument_group("data")
-    data.add_argument("--train_csv", required=True, metavar="CSV", help="table of make_chexmultimodal_csv.py; image and labels suffice")
-    data.add_argument("--image_root", required=True, metavar="DIR", help="holds the images: DIR/images/NAME, DIR/NAME or DIR/images_*/images/NAME")
+    parser.set_defaults(stage=None)  # of a recipe in stages
+    data.add_argument("--train_csv", required=required, metavar="CSV", help="table of make_chexmultimodal_csv.py; image and labels suffice")
+    data.add_argument("--image_root", required=required, metavar="DIR", help="holds the images: DIR/images/NAME, DIR/NAME or DIR/images_*/images/NAME")
     data.add_argument("--classes", default="", metavar="A,B", help="classes to learn (default: all labels of the table)")
     data.add_argument("--val_csv", metavar="CSV", help="validation table; shares no patient with --train_csv")
     data.add_argument(
@@ -81,7 +96,14 @@ def add_training_flags(parser: Parser) -> None:
     )
     add_union(data)
     data.add_argument("--max_samples", type=count, metavar="N", help="train on N images drawn with --seed, before validation is split off (default: all)")
+    data.add_argument(
+        "--max_train_samples",
+        type=count,
+        metavar="N",
+        help="train on at most N images once validation is split off, by patient, drawn with --seed (default: all)",
+    )
     data.add_argument("--img_size", type=number(int, 16), default=224, metavar="PX", help="side of the square input (default: %(default)s)")
+    add_augment(parser)
     add_loading(data)
     data.add_argument(
         "--cache_on_device",
@@ -97,6 +119,7 @@ def add_training_flags(parser: Parser) -> None:
     )
     steps.add_argument("--accum_steps", type=count, default=1, metavar="N", help="batches an optimiser step (default: %(default)s)")
     steps.add_argument("--lr", type=weight, default=1e-4, help="learning rate of AdamW (default: %(default)s)")
+    add_schedule(steps)
     steps.add_argument("--mask_lr", type=weight, help="learning rate of the mask net (default: 2e-3; that of --lr with --objective consistency)")
     steps.add_argument("--weight_decay", type=weight, default=0.01, help="weight decay of AdamW (default: %(default)s)")
     steps.add_argument("--seed", type=number(int, 0), default=0, help="of new layers, order, validation split, dropout and random masks (default: %(default)s)")
@@ -110,18 +133,85 @@ def add_training_flags(parser: Parser) -> None:
     out = parser.add_argument_group("output")
     out.add_argument(
         "--save",
-        required=True,
+        required=required,
         metavar="PT",
         help="checkpoint, written each epoch; the best by val_auroc is <stem>_best.pt beside it (of several data sets: the mean of theirs, for over all images "
         "together telling the sets apart would count)",
     )
     out.add_argument("--log_csv", metavar="CSV", help="metrics, a row each epoch as it ends (default: none)")
+    out.add_argument(
+        "--val_decisions",
+        action=on_off,
+        default=False,
+        help="each epoch also F1, precision and recall, micro and macro, and Hamming accuracy of the findings at p = 0.5; thresholds that are chosen are "
+        "evaluate.py's (default: no)",
+    )
     out.add_argument("--tensorboard", metavar="DIR", help="TensorBoard events (default: none)")
     out.add_argument(
         "--save_every_steps", type=number(int, 0), default=0, metavar="N", help="also save every N optimiser steps; 0: each epoch (default: %(default)s)"
     )
-    out.add_argument("--resume", metavar="auto|PT", help="go on from a checkpoint; auto: from --save, if it is there (default: start anew)")
+    out.add_argument(
+        "--resume",
+        metavar="auto|PT",
+        help="go on from a checkpoint; auto: from --save, if it is there; with --stage 2: begin from that of stage 1 (default: start anew)",
+    )
     add_overwrite(out, "checkpoint and log of an earlier run")
+
+
+def add_augment(parser: Parser) -> None:
+    """Random changes of training images (roi/augment.py)."""
+    group = parser.add_argument_group("augmentation of training images, on the device")
+    share = number(float, 0, 1)
+    group.add_argument("--augment", choices=list(AUGMENT), default="none", help="what the flags below are where they are not given (default: %(default)s)")
+    group.add_argument("--rotate", type=number(float, 0, 180), metavar="DEG", help="turned by up to DEG degrees either way")
+    group.add_argument("--shift", type=share, metavar="0..1", help="shifted by up to this share of the side, down and across")
+    group.add_argument("--scale", type=number(float, 0, 0.9), metavar="0..0.9", help=".1: from .9 to 1.1 times as large")
+    group.add_argument(
+        "--flip",
+        action=on_off,
+        default=None,
+        help="half of the images left for right (default: no, in every recipe: the heart moves to the right as in dextrocardia, side markers are mirrored)",
+    )
+    group.add_argument("--dropout_holes", type=number(int, 0), metavar="N", help="N grey rectangles, each side 2 to 12 %% of the image's")
+    group.add_argument("--brightness", type=share, metavar="0..1", help="lighter or darker by up to this share of the range")
+    group.add_argument("--contrast", type=share, metavar="0..1", help=".2: contrast times .8 to 1.2")
+
+
+def settle_augment(args: argparse.Namespace) -> None:
+    """Fill in what --augment stands for."""
+    for name, value in AUGMENT[args.augment].items():
+        setattr(args, name, value if getattr(args, name) is None else getattr(args, name))
+
+
+def add_schedule(group: argparse._ActionsContainer) -> None:
+    """When the learning rate changes, when training ends, and which weights are kept."""
+    group.add_argument(
+        "--schedule",
+        choices=SCHEDULES,
+        default="constant",
+        help="of the learning rate; cosine: down to 0 at the last epoch; plateau: times --plateau_factor once val_auroc has not risen for more than "
+        "--plateau_patience epochs; onecycle: up in 30 %% of the steps, or in those of the warm-up, then down (default: %(default)s)",
+    )
+    group.add_argument("--lr_warmup_steps", type=number(int, 0), default=0, metavar="N", help="optimiser steps of a linear climb (default: %(default)s)")
+    group.add_argument("--lr_warmup_epochs", type=number(float, 0), default=0.0, metavar="N", help="the same in epochs, or parts (default: %(default)s)")
+    group.add_argument("--plateau_patience", type=number(int, 0), default=3, metavar="N", help="epochs that may pass so (default: %(default)s)")
+    group.add_argument("--plateau_factor", type=number(float, 0, 0.999), default=0.1, metavar="0..1", help="(default: %(default)s)")
+    group.add_argument(
+        "--patience", type=number(int, 0), default=0, metavar="N", help="stop after N epochs without a better val_auroc; 0: never (default: %(default)s)"
+    )
+    group.add_argument(
+        "--ema",
+        type=number(float, 0, 0.999999),
+        default=0.0,
+        metavar="DECAY",
+        help="validate, and save as the best, the moving average of the weights with this decay a step; 0: the weights as they are (default: %(default)s)",
+    )
+    group.add_argument(
+        "--train_parts",
+        default="",
+        metavar="A,B",
+        help="of the backbone only what lies below these names learns, as in layer4,fc; batch norm elsewhere keeps its statistics (default: all of it)",
+    )
 
 
 def add_union(group: argparse._ActionsContainer) -> None:
@@ -162,7 +252,8 @@ def add_objective(parser: Parser) -> None:
         default="mean",
         help="what stands where pixels are taken away: mean grey, the image blurred, or noise (default: %(default)s)",
     )
-    loss = parser.add_argument_group("loss")
+    add_loss(parser)
+    loss = parser.add_argument_group("objective")
     loss.add_argument(
         "--objective", choices=("evidence", "consistency"), default=None, help="what the mask must do; consistency: as published (default: evidence)"
     )
@@ -198,6 +289,30 @@ def add_objective(parser: Parser) -> None:
         )
 
 
+def add_loss(parser: Parser) -> None:
+    """The loss of the labels on the whole image: the term `full`."""
+    share, power, weight = number(float, 0, 1), number(float, 0), number(float, 0)
+    loss = parser.add_argument_group("loss of the labels (roi/losses.py); validation is always in BCE")
+    loss.add_argument(
+        "--loss",
+        choices=LOSSES,
+        default="bce",
+        help="weighted: what is present counts absent/present times; focal (Lin et al. 2017); asymmetric (Ridnik et al. 2021); class_balanced: by the "
+        "effective number of images (Cui et al. 2019); ldam: a margin, the wider the rarer (Cao et al. 2019) (default: %(default)s)",
+    )
+    loss.add_argument("--pos_weight_cap", type=weight, default=100.0, metavar="W", help="weighted: largest weight of what is present (default: %(default)s)")
+    loss.add_argument(
+        "--focal_alpha", type=number(float, -1, 1), default=0.25, metavar="0..1", help="focal: weight of what is present; -1: none (default: %(default)s)"
+    )
+    loss.add_argument("--focal_gamma", type=power, default=2.0, help="focal: power of 1 - p of the truth; 0: none (default: %(default)s)")
+    loss.add_argument("--asl_gamma_pos", type=power, default=0.0, help="asymmetric: power for what is present (default: %(default)s)")
+    loss.add_argument("--asl_gamma_neg", type=power, default=4.0, help="asymmetric: power for what is absent (default: %(default)s)")
+    loss.add_argument("--asl_clip", type=number(float, 0, 0.5), default=0.05, help="asymmetric: absent and below this is right (default: %(default)s)")
+    loss.add_argument("--cb_beta", type=share, default=0.9999, metavar="0..1", help="class_balanced: 0 weighs nothing, 1 by 1/n (default: %(default)s)")
+    loss.add_argument("--ldam_margin", type=weight, default=0.5, help="ldam: margin of the rarest, in units of the logit (default: %(default)s)")
+    loss.add_argument("--ldam_scale", type=weight, default=1.0, help="ldam: what the logit and its margin are multiplied by (default: %(default)s)")
+
+
 def settle_objective(args: argparse.Namespace, objective: str) -> None:
     """Fill in --objective, and what its flags are by default under it."""
     args.objective = args.objective or objective
@@ -210,6 +325,7 @@ def settle_objective(args: argparse.Namespace, objective: str) -> None:
 
 def add_model(group: argparse._ActionsContainer) -> None:
     group.add_argument("--backbone", default="convnext_base", metavar="NAME", help="any torchvision classifier, else any timm model (default: %(default)s)")
+    group.add_argument("--pretrained", dest="weights", action="store_const", const="imagenet", default="imagenet", help="the same as --weights imagenet")
     group.add_argument(
         "--weights",
         default="imagenet",

@@ -10,7 +10,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -27,8 +27,9 @@ from roi.gradnorm import FixedWeights
 from roi.images import UnreadableImage
 from roi.log import TERMS, MetricsLog, progress, say
 from roi.losses import bce
-from roi.metrics import validation_aurocs
+from roi.metrics import validation_aurocs, validation_decisions
 from roi.model import RoiModel, Views
+from roi.optim import Average, Schedule
 
 LossesFn = Callable[[RoiModel, Batch, int], dict[str, Tensor]]
 REFRESH = 1.0  # seconds between looks at the numbers of a GPU
@@ -154,17 +155,27 @@ def train_one_epoch(
 @torch.inference_mode()
 def predict(
     model: RoiModel, batches: Iterable[Batch], device: torch.device, dtype: torch.dtype, keep_ratio: float,
-    seeds: Callable[[Tensor], Tensor | None], full_only: bool = False,
+    seeds: Callable[[Tensor], Tensor | None], full_only: bool = False, others: Sequence[Callable[[Tensor], Tensor]] = (),
 ) -> Iterator[tuple[Batch, Views]]:  # fmt: skip
-    """-> (batch, its views) one by one, each row of the loader exactly once."""
+    """-> (batch, its views) one by one, each row of the loader exactly once. With `others`, changes of the pixels, probabilities are means over all of them."""
     model.eval()
     for batch in batches:
         if not len(batch.index):
             yield batch, Views(*[None] * 5)  # type: ignore[arg-type]
             continue
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            views = model(batch.pixels.to(device, non_blocking=True), keep_ratio, seeds(batch.index), full_only)
+            pixels = batch.pixels.to(device, non_blocking=True)
+            views = averaged([model(change(pixels), keep_ratio, seeds(batch.index), full_only) for change in (lambda same: same, *others)])
         yield batch, views
+
+
+def averaged(views: Sequence[Views]) -> Views:
+    """The first of them, with the logits of the mean probability in place of its own."""
+
+    if len(views) == 1:
+        return views[0]
+    there = [part for part in ("full", "crop", "drop") if getattr(views[0], part) is not None]
+    return views[0]._replace(**{part: torch.stack([getattr(one, part).sigmoid() for one in views]).mean(0).logit() for part in there})
 
 
 @dataclass
@@ -191,9 +202,14 @@ class Fit:
     first_best: int = 1  # the epoch from which the best one is looked for, counted from 1
     save_every_steps: int = 0  # 0: at the end of an epoch alone
     datasets: np.ndarray | None = None  # (N,) data set of each validation row, where there are several
+    schedule: Schedule = None  # type: ignore[assignment]  # constant, where none is given
+    average: Average | None = None  # what is validated, and saved as the best
+    decisions: bool = False  # whether validation counts right and wrong ones as well
+    patience: int = 0  # epochs without a better val_auroc after which it stops; 0: never
     epoch: int = 0  # finished epochs
     steps: int = 0
     best: float = -math.inf
+    best_epoch: int = 0
     unreadable: set[str] = field(default_factory=set)  # path and reason
     begin: Callable[[], None] = lambda: None  # what opens the files of the run, once signals are answered by a checkpoint
     saved: int = 0  # steps in the checkpoint
@@ -202,14 +218,18 @@ class Fit:
     def __post_init__(self) -> None:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.meter = Meter(self.names)
+        self.schedule = self.schedule or Schedule(self.optimizer)
 
     def resume(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint: mid-epoch if it was taken there. On a CPU the result equals an uninterrupted run bit for bit."""
         checkpoint.load_parts(self.model, state, self.save)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
+        self.schedule.load_state_dict(state["schedule"])
+        if self.average:
+            self.average.load(state["average"])
         self.balance.load_state_dict(state["balance"])
-        self.epoch, self.steps, self.best = state["epoch"], state["steps"], state["best"]
+        self.epoch, self.steps, self.best, self.best_epoch = state["epoch"], state["steps"], state["best"], state["best_epoch"]
         self.saved, self.damaged = self.steps, "fell_back" in state
         self.sampler.start = state["batch"]
         self.meter = Meter(self.names, **state["meter"]) if dist.rank() == 0 else Meter(self.names)
@@ -223,7 +243,7 @@ class Fit:
             with Stop() as stop:
                 self.begin()
                 del self.begin  # it knows this run: the circle would keep the loader's workers to the end of the process
-                while self.epoch < self.epochs:
+                while self.epoch < self.epochs and not self.done_early():
                     finished = self._train(stop)
                     scores = self._validate(stop) if finished else None
                     if scores is None:
@@ -239,7 +259,18 @@ class Fit:
                 f"out of memory in {self.where()} ({reason(error)}); give a smaller --batch_size and more --accum_steps, --checkpoint_activations, "
                 f"--autocast_dtype bf16, a smaller --img_size, or --cache_on_device no; {self.save} is as it was"
             ) from error
+        if self.epoch < self.epochs:
+            say(
+                f"no better val_auroc in {self.epoch - max(self.best_epoch, self.first_best - 1)} epochs: stopped after epoch {self.epoch}"
+                + self.which_is_best()
+            )
         return 0
+
+    def done_early(self) -> bool:
+        return bool(self.patience) and not self.sampler.start and self.epoch - max(self.best_epoch, self.first_best - 1) >= self.patience
+
+    def which_is_best(self) -> str:
+        return f"; the best is epoch {self.best_epoch}, {self.best:.4f}, in {best_path(self.save)}" if self.best_epoch else ""
 
     def where(self) -> str:
         return f"epoch {self.epoch + 1}, batch {self.sampler.start}" if self.sampler.start else f"epoch {self.epoch}"
@@ -256,6 +287,9 @@ class Fit:
             ):  # fmt: skip
                 self.sampler.start += taken
                 self.steps += 1
+                self.schedule.step()
+                if self.average:
+                    self.average.update(self.steps)
                 self.meter.seconds = before + time.perf_counter() - began
                 if self.device.type == "cpu" or self.meter.seconds - looked > REFRESH:
                     looked = self.meter.seconds
@@ -277,11 +311,12 @@ class Fit:
             return {}
         found: list[tuple[Tensor, Tensor, Tensor]] = []
         batches = checked(self.val_loader, self.skip_unreadable, self.unreadable)
-        for batch, views in predict(self.model, batches, self.device, self.dtype, 1.0, lambda index: None, full_only=True):
-            if len(batch.index):
-                found.append((views.full, batch.target, batch.index))
-            if dist.world() == 1 and stop.signal:
-                return None
+        with self.average.within() if self.average else nullcontext():
+            for batch, views in predict(self.model, batches, self.device, self.dtype, 1.0, lambda index: None, full_only=True):
+                if len(batch.index):
+                    found.append((views.full, batch.target, batch.index))
+                if dist.world() == 1 and stop.signal:
+                    return None
         logit, target, index = (torch.cat(parts).cpu() for parts in zip(*found, strict=True)) if found else (torch.zeros(0), torch.zeros(0), torch.zeros(0))
         everyone = dist.gathered((logit.numpy(), target.numpy(), index.numpy(), stop.signal))
         stop.signal = max(part[3] for part in everyone)
@@ -293,7 +328,8 @@ class Fit:
         order = index.argsort()
         logit, target = logit[order], target[order]
         datasets = None if self.datasets is None else self.datasets[index[order].numpy()]
-        return {"val_loss": float(bce(logit, target)), **validation_aurocs(logit.numpy(), target.numpy(), self.classes, datasets)}
+        found_right = validation_decisions(logit.numpy() > 0, target.numpy(), self.classes) if self.decisions else {}
+        return {"val_loss": float(bce(logit, target)), **validation_aurocs(logit.numpy(), target.numpy(), self.classes, datasets), **found_right}
 
     def _finish_epoch(self, scores: dict[str, float]) -> None:
         """Metrics row first, then the checkpoint: a run killed in between does the epoch again and drops the row."""
@@ -305,17 +341,21 @@ class Fit:
             {
                 "epoch": self.epoch, "steps": self.steps, **{f"loss_{k}" if k in TERMS else k: v for k, v in meter.means().items()},
                 **{f"w_{name}": float(w) for name, w in self.balance.weights.items()}, **{k: v for k, v in scores.items() if not math.isnan(v)},
-                "lr": self.optimizer.param_groups[0]["lr"], "images_per_s": meter.images / max(meter.seconds, 1e-9), "seconds": meter.seconds,
+                "lr": self.schedule.used, "images_per_s": meter.images / max(meter.seconds, 1e-9), "seconds": meter.seconds,
                 "contaminated": int(self.meta["contaminated"]),
             }
         )  # fmt: skip
         score = scores.get("val_auroc", math.nan)
         better = score > self.best and self.epoch >= self.first_best
-        self.best = score if better else self.best
+        if better:
+            self.best, self.best_epoch = score, self.epoch
+        if self.epoch >= self.first_best:
+            self.schedule.epoch(score)
         if dist.rank() == 0:
             note_unreadable(self.unreadable, self.save)
             if better:
-                checkpoint.save(best_path(self.save), {**self.meta, **checkpoint.parts(self.model), "epoch": self.epoch, "val_auroc": score})
+                weights = self.average.parts if self.average else checkpoint.parts(self.model)
+                checkpoint.save(best_path(self.save), {**self.meta, **weights, "epoch": self.epoch, "val_auroc": score})
         self.save_checkpoint()
 
     def save_if_new(self) -> None:
@@ -332,6 +372,7 @@ class Fit:
             state = {
                 **self.meta, **checkpoint.parts(self.model), "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(),
                 "balance": self.balance.state_dict(), "epoch": self.epoch, "batch": self.sampler.start, "steps": self.steps, "best": self.best,
+                "best_epoch": self.best_epoch, "schedule": self.schedule.state_dict(), **({"average": self.average.parts} if self.average else {}),
                 "meter": meter.state_dict(), "unreadable": sorted(self.unreadable), "rng": rng, "log": self.log.lines,
             }  # fmt: skip
             checkpoint.save(self.save, state, keep=previous_path(self.save) if self.saved and not self.damaged else None)

@@ -198,6 +198,28 @@ def best_threshold(score: np.ndarray, target: np.ndarray, rule: str = "f1") -> f
 DECISIONS = ("f1", "precision", "recall", "specificity", "youden")
 
 
+VALIDATION_DECISIONS = tuple(f"val_{name}_{mean}" for name in ("f1", "precision", "recall") for mean in ("micro", "macro")) + ("val_hamming",)
+
+
+def validation_decisions(called: np.ndarray, target: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
+    """VALIDATION_DECISIONS of the findings. (N, K) bool, (N, K) with NaN = unknown -> {name: value}, NaN where undefined
+
+    micro: all images and findings in one count; macro: the mean over findings where it is defined; hamming: the share of right answers.
+    """
+    findings = is_finding(classes)
+    called, target = called[:, findings], target[:, findings]
+    tp, fp, fn, tn = ((called == c) & (target == y) for c, y in ((True, 1), (True, 0), (False, 1), (False, 0)))
+    each, all_ = (decision_scores(*(np.asarray(count.sum(axis=axis), dtype=float) for count in (tp, fp, fn, tn))) for axis in (0, None))
+    means = {"micro": {name: float(value) for name, value in all_.items()}, "macro": {name: mean_defined(value) for name, value in each.items()}}
+    right = {"val_hamming": float((tp | tn).sum() / known) if (known := (~np.isnan(target)).sum()) else math.nan}
+    return {f"val_{name}_{mean}": means[mean][name] for name in ("f1", "precision", "recall") for mean in ("micro", "macro")} | right
+
+
+def mean_defined(values: np.ndarray) -> float:
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if len(defined) else math.nan
+
+
 def decision_scores(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray, tn: np.ndarray) -> dict[str, np.ndarray]:
     """Counts of any shape -> DECISIONS of that shape; NaN where the denominator is 0 (no positive, nothing called)."""
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -60,6 +60,7 @@ class RoiModel(nn.Module):
             raise ValueError(f"mask {mask!r}: one of {MASKS}" if mask not in MASKS else f"fill {fill!r}: one of {FILLS}")
         self.backbone = backbone
         self.mask, self.fill, self.per_class = mask, fill, per_class and mask in LEARNED
+        self.frozen: list[nn.Module] = []  # batch norms that keep their statistics (roi.optim.learn_only)
         last = head(backbone)[1]
         classes = len(last.weight)  # type: ignore[arg-type]
         maps = classes if self.per_class else 1
@@ -71,8 +72,14 @@ class RoiModel(nn.Module):
         self.register_buffer("findings", torch.tensor([True] * classes if findings is None else list(findings)), persistent=False)
         self.to(memory_format=self.memory_format)
 
+    def train(self, mode: bool = True) -> "RoiModel":
+        super().train(mode)
+        for norm in self.frozen:
+            norm.eval()
+        return self
+
     def normalise(self, pixels: Tensor) -> Tensor:
-        """(B, 1, H, W) uint8 -> (B, 3, H, W) float, ImageNet statistics."""
+        """(B, 1, H, W) uint8, or float in 0..255 -> (B, 3, H, W) float, ImageNet statistics."""
         return ((pixels.float() / 255 - self.mean) / self.std).contiguous(memory_format=self.memory_format)
 
     def keep(self, x: Tensor, m: Tensor, seeds: Tensor | None = None) -> Tensor:
@@ -176,7 +183,7 @@ def build_backbone(name: str, classes: int, weights: str = "imagenet", img_size:
         torch.default_generator.manual_seed(seed)
         backbone = _torchvision(name, classes, img_size) if name in torchvision_names() else _timm(name, classes, img_size)
     if weights == "imagenet":
-        load_weights(backbone, imagenet_weights(name), f"the ImageNet weights of {name}")
+        load_weights(backbone, imagenet_weights(name, img_size), f"the ImageNet weights of {name}")
     elif weights != "none":
         load_weights(backbone, read_weights(Path(weights)), weights)
     return backbone
@@ -198,25 +205,35 @@ def _torchvision(name: str, classes: int, img_size: int) -> nn.Module:
 def _timm(name: str, classes: int, img_size: int) -> nn.Module:
     import timm
 
-    if name.split(".")[0] not in timm.list_models():
-        near = difflib.get_close_matches(name, [*torchvision_names(), *timm.list_models()], n=4)
+    base, _, tag = name.partition(".")
+    if base not in timm.list_models():
+        near = difflib.get_close_matches(name, {*torchvision_names(), *timm.list_models()}, n=4)
         raise ValueError(f"--backbone {name!r}: neither a torchvision nor a timm classifier" + (f"; near it: {', '.join(near)}" if near else ""))
+    tags = [full.partition(".")[2] for full in timm.list_models(f"{base}.*", pretrained=True)]
+    if tag and tag not in tags:
+        raise ValueError(f"--backbone {name!r}: weights of that name are not there for {base}" + (f"; there are {', '.join(tags)}" if tags else ""))
     try:
-        config = timm.get_pretrained_cfg(name, allow_unregistered=True)
-        fixed: dict[str, Any] = {"img_size": img_size} if config is not None and config.fixed_input_size else {}
-        return timm.create_model(name, pretrained=False, num_classes=classes, **fixed)
+        return timm.create_model(name, pretrained=False, num_classes=classes, **_side(name, img_size))
     except RuntimeError as error:
         raise ValueError(f"--backbone {name!r}: {error}") from error
 
 
-def imagenet_weights(name: str) -> dict[str, Tensor]:
-    """Download (or take from the cache) the published weights. ValueError with the way round when that fails."""
+def _side(name: str, img_size: int) -> dict[str, Any]:
+    """What a timm model whose layers depend on the side of its input must be told (ViT, Swin)."""
+    import timm
+
+    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    return {"img_size": img_size} if config is not None and config.fixed_input_size else {}
+
+
+def imagenet_weights(name: str, img_size: int = 224) -> dict[str, Tensor]:
+    """Download (or take from the cache) the published weights; timm fits positions to the side of the input. ValueError with the way round when that fails."""
     try:
         if name in torchvision_names():
             return torchvision.models.get_model(name, weights="DEFAULT").state_dict()  # it knows the old spellings of keys
         import timm
 
-        return timm.create_model(name, pretrained=True).state_dict()
+        return timm.create_model(name, pretrained=True, **_side(name, img_size)).state_dict()
     except (OSError, RuntimeError, ValueError, ImportError) as error:
         raise ValueError(
             f"cannot get the ImageNet weights of {name} ({reason(error)}); on a machine without network download them elsewhere "

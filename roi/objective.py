@@ -8,7 +8,7 @@ evidence     the crop view predicts the labels, the drop view loses what is pres
 Letters: B images, K classes, M maps, H x W pixels, h x w cells. A NaN target is unknown.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -22,19 +22,20 @@ from roi.model import RoiModel
 
 OBJECTIVES = {"evidence": ("full", "consist", "drop", "locate"), "consistency": ("full", "consist", "drop", "sparse", "tv")}
 LAYER = {"full": "head", "consist": "head", "drop": "head", "sparse": "mask", "tv": "mask", "locate": "mask"}  # whose output a term is made of
+LabelLoss = Callable[[Tensor, Tensor, Over], Tensor]  # logits, target, over -> (): what `full` is
 LIGHT = (0.9, 0.98)  # share of an image that stays when the classifier sees it through a random mask
 
 
 def consistency_terms(
-    model: RoiModel, pixels: Tensor, target: Tensor, keep_ratio: float, seeds: Tensor | None = None, over: Over = of_batch
+    model: RoiModel, pixels: Tensor, target: Tensor, keep_ratio: float, seeds: Tensor | None = None, over: Over = of_batch, label_loss: LabelLoss = bce
 ) -> dict[str, Tensor]:
-    """(B, 1, H, W) uint8, (B, K) -> {"full": (), "consist": (), ...}
+    """(B, 1, H, W) in 0..255, (B, K) -> {"full": (), "consist": (), ...}
 
     mask_mean, mask_kept and mask_tv say what the mask did and carry no gradient. A model without a mask has `full` alone,
     one whose mask is not learned has no `sparse` and no `tv`. Random masks need `seeds`, one an image.
     """
     views = model(pixels, keep_ratio, seeds)
-    terms = {"full": bce(views.full, target, over)}
+    terms = {"full": label_loss(views.full, target, over)}
     if views.hard is not None:
         terms |= {"consist": consist(views.full, views.crop), "drop": drop(views.full, views.drop), "mask_kept": views.hard.mean()}
     if views.soft is not None:
@@ -74,10 +75,11 @@ def evidence_terms(
     random_views: float,
     warm_up: bool = False,
     over: Over = of_batch,
+    label_loss: LabelLoss = bce,
 ) -> dict[str, Tensor]:
-    """(B, 1, H, W) uint8, (B, K) -> {"full": (), "consist": (), "drop": (), "locate": ()}; in the warm-up no mask is drawn: `full` and `locate` alone.
+    """(B, 1, H, W) in 0..255, (B, K) -> {"full": (), "consist": (), "drop": (), "locate": ()}; in the warm-up no mask is drawn: `full` and `locate` alone.
 
-    full     BCE on the image, a share `random_views` of the images seen through random blobs that keep 90 to 98 %
+    full     BCE, or another loss of labels, on the image, a share `random_views` of the images seen through random blobs that keep 90 to 98 %
     consist  BCE on the crop of the mask of all classes; the classifier and the mask learn from it
     drop     -log(1 - p) on what is dropped, of what is present: half of the images drop the mask of all classes and must lose
              all findings, half drop the map of one finding and must lose that one (one map: always all). Only the mask learns
@@ -88,7 +90,7 @@ def evidence_terms(
     findings = target.masked_fill(~model.findings, torch.nan)  # Normal has no place
     if warm_up:
         logits, maps = model.read(x)
-        return {"full": bce(logits, target, over)} | ({"locate": bce(pooled(maps), findings, over)} if model.per_class else {})
+        return {"full": label_loss(logits, target, over)} | ({"locate": bce(pooled(maps), findings, over)} if model.per_class else {})
     size = (x.shape[-2], x.shape[-1])
     k = kept_pixels(*size, keep_ratio)
     chance = Chance.draw(seeds, findings, size, random_views)
@@ -97,7 +99,7 @@ def evidence_terms(
     hard = exact_topk(score, k)
     soft = competing(score, k)
     m = straight_through(hard, soft)
-    terms = {"full": bce(logits, target, over)}
+    terms = {"full": label_loss(logits, target, over)}
     dropped = m
     if model.per_class:
         own = enlarged(maps[torch.arange(len(maps), device=maps.device), chance.one.argmax(1)][:, None], size)  # (B, 1, H, W)

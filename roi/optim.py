@@ -1,15 +1,154 @@
-"""Optimiser of every train script."""
+"""What changes the weights, and when: the optimiser, what it may change, the learning rate of each step, the average of the weights."""
 
+import difflib
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from roi import checkpoint
 from roi.model import RoiModel
 
 
 def make_optimizer(model: RoiModel, lr: float, weight_decay: float, mask_lr: float) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov & Hutter 2019), fused: one kernel for all parameters. `mask_lr` is the rate of the mask net, which begins untrained."""
-    groups: list[dict[str, Any]] = [{"params": list(model.backbone.parameters())}]
+    """AdamW (Loshchilov & Hutter 2019), fused: one kernel for all parameters that learn. `mask_lr` is the rate of the mask net, which begins untrained."""
+    groups: list[dict[str, Any]] = [{"params": [p for p in model.backbone.parameters() if p.requires_grad]}]
     if model.mask_net is not None:
         groups.append({"params": list(model.mask_net.parameters()), "lr": mask_lr})
     return torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, fused=True)
+
+
+def learn_only(model: RoiModel, names: list[str]) -> None:
+    """Of the backbone only what lies below one of these names ("layer4", "fc") learns; batch norm elsewhere keeps its statistics.
+
+    ValueError: the backbone has nothing of that name.
+    """
+    there = [name for name, _ in model.backbone.named_parameters()]
+
+    def chosen(name: str) -> bool:
+        return any(f"{name}.".startswith(f"{part}.") for part in names)
+
+    for part in names:
+        if not any(f"{name}.".startswith(f"{part}.") for name in there):
+            parts = list(dict.fromkeys(".".join(name.split(".")[:depth]) for depth in (1, 2) for name in there))
+            near = difflib.get_close_matches(part, parts, n=4, cutoff=0.5) or [name for name in parts if "." not in name][:12]
+            raise ValueError(f"--train_parts: the backbone has no part {part!r}; near it: {', '.join(near)}")
+    for name, parameter in model.backbone.named_parameters():
+        parameter.requires_grad_(chosen(name))
+    norms = [module for module in model.backbone.modules() if isinstance(module, _BatchNorm)]
+    below = {id(module) for name, module in model.backbone.named_modules() if chosen(name)}
+    model.frozen = [norm for norm in norms if id(norm) not in below and not any(p.requires_grad for p in norm.parameters())]
+
+
+class Schedule:
+    """The learning rate of each optimiser step, by torch's own schedulers. Each group keeps its rate; all of them follow one curve.
+
+    constant
+    cosine    half a cosine from the rate to 0 over `total` steps (Loshchilov & Hutter 2017)
+    onecycle  up to the rate in the first 30 % of `total` steps, then down to almost 0; beta1 the other way (Smith & Topin 2018)
+    plateau   times `factor` once val_auroc has not risen for more than `patience` epochs; the best epoch is chosen by the same number
+    The first `warmup` steps climb in a line, with onecycle along its cosine; a plateau is looked for after them.
+    """
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, name: str = "constant", total: int = 1, warmup: int = 0, factor: float = 0.1, patience: int = 3
+    ) -> None:
+        self.optimizer, self.total, self.warmup = optimizer, total, warmup
+        self.steps = 0
+        self.used = self.now()  # the rate of the step before this one
+        self.curve: LRScheduler | None = None
+        self.plateau = ReduceLROnPlateau(optimizer, "max", factor, patience, threshold_mode="abs") if name == "plateau" else None
+        if name == "onecycle":
+            rates = [group["lr"] for group in optimizer.param_groups]
+            self.curve = OneCycleLR(optimizer, rates, total, pct_start=max(2, warmup) / total if warmup else 0.3)
+        elif name == "cosine" or warmup:
+            self.curve = LambdaLR(optimizer, climbing(warmup, total if name == "cosine" else None))
+
+    def now(self) -> float:
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def step(self) -> None:
+        """After each optimiser step."""
+        self.used = self.now()
+        self.steps += 1
+        if self.curve is not None and self.steps < (self.total if self.plateau is None else self.warmup + 1):
+            self.curve.step()
+
+    def epoch(self, val_auroc: float) -> None:
+        """After each epoch that was validated."""
+        if self.plateau is not None and self.steps >= self.warmup and not math.isnan(val_auroc):
+            self.plateau.step(val_auroc)
+
+    def state_dict(self) -> dict[str, Any]:
+        parts = {"curve": self.curve, "plateau": self.plateau}
+        return {"steps": self.steps, "used": self.used, **{name: part.state_dict() for name, part in parts.items() if part is not None}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """After that of the optimiser, which holds the rates."""
+        self.steps, self.used = state["steps"], state["used"]
+        if self.curve is not None:
+            self.curve.load_state_dict(state["curve"])
+        if self.plateau is not None:
+            self.plateau.load_state_dict(state["plateau"])
+
+
+def climbing(warmup: int, total: int | None) -> Callable[[int], float]:
+    """Steps done -> the factor of the next one: a line to 1 over `warmup` steps, then 1, or half a cosine that would be 0 after `total`."""
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return 1.0 if total is None else 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+    return factor
+
+
+class Average:
+    """Exponential moving average of the weights and of the statistics of batch norm (Polyak & Juditsky 1992): m = d m + (1 - d) w after each step.
+
+    Of step n it is d = min(decay, (1 + n) / (10 + n)), so that a young average forgets where it began. The model itself goes on
+    with its own weights; `within` lends it the averages.
+    """
+
+    def __init__(self, model: RoiModel, decay: float) -> None:
+        self.decay = decay
+        live = checkpoint.parts(model)  # shares its memory with the model
+        self.parts = {part: {name: value.clone() for name, value in state.items()} for part, state in live.items()}
+        self.pairs = [(self.parts[part][name], value) for part, state in live.items() for name, value in state.items()]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """After optimiser step number `step`, counted from 1."""
+        real = [(kept, value) for kept, value in self.pairs if kept.is_floating_point()]
+        kept, live = ([pair[n] for pair in real] for n in (0, 1))
+        get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))(kept, live, 0)
+        for count, value in self.pairs:
+            if not count.is_floating_point():
+                count.copy_(value)
+
+    @contextmanager
+    def within(self) -> Iterator[None]:
+        """The model has the averages for a while."""
+        own = [value.clone() for _, value in self.pairs]
+        self._give([kept for kept, _ in self.pairs])
+        try:
+            yield
+        finally:
+            self._give(own)
+
+    @torch.no_grad()
+    def _give(self, values: list[Tensor]) -> None:
+        for (_, live), value in zip(self.pairs, values, strict=True):
+            live.copy_(value)
+
+    @torch.no_grad()
+    def load(self, parts: dict[str, dict[str, Tensor]]) -> None:
+        for part, state in self.parts.items():
+            for name, kept in state.items():
+                kept.copy_(parts[part][name])

@@ -6,7 +6,7 @@ Letters: N images, K classes.
 import itertools
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +42,12 @@ def record(image: str, classes: list[str], prob: dict[str, np.ndarray], contamin
     if "drop" in prob:
         row["faithfulness"] = {c: float(f"{p:.7g}") for c, p in zip(classes, (prob["full"] - prob["drop"]).tolist(), strict=True)}
     return {**row, "contaminated": True} if contaminated else row
+
+
+def records(preds: Predictions) -> Iterator[dict[str, Any]]:
+    """What `write` writes."""
+    for n, image in enumerate(preds.images):
+        yield record(image, preds.classes, {part: values[n] for part, values in preds.prob.items()}, bool(preds.contaminated[n]))
 
 
 def write(path: str | Path, rows: Iterable[dict[str, Any]], meta: dict[str, Any]) -> tuple[int, int]:
@@ -91,6 +97,37 @@ def read(path: str | Path) -> Predictions:
             n, k = np.argwhere(wrong)[0]
             raise ValueError(f"{path}: prob_{part} of {preds.images[n]!r} for {preds.classes[k]!r} is {values[n, k]}, not a probability in 0..1")
     return preds
+
+
+def ensemble(paths: Sequence[str]) -> Predictions:
+    """The mean of the probabilities in several files of the same images and classes, in the order of the first.
+
+    It is contaminated if one of its models is, and if one of the files does not say what its model was trained on, neither does the ensemble.
+    """
+    first, *others = members = [read(path) for path in paths]
+    keys = image_keys(pd.Series(first.images, dtype=str)).tolist()
+    for path, other in zip(paths[1:], others, strict=True):
+        place = {key: n for n, key in enumerate(image_keys(pd.Series(other.images, dtype=str)))}
+        differing = [image for image, key in zip(first.images, keys, strict=True) if key not in place]
+        if differing or len(place) != len(keys):
+            raise ValueError(
+                f"{path}: predicts {len(place):,} images, {paths[0]} {len(keys):,}, {len(differing):,} of which are not there"
+                + (f", the first is {differing[0]}" if differing else "")
+                + "; an ensemble is of the same images"
+            )
+        if set(other.classes) != set(first.classes):
+            raise ValueError(f"{path}: has the classes {', '.join(other.classes)}, {paths[0]} {', '.join(first.classes)}; an ensemble is of the same classes")
+        rows, columns = [place[key] for key in keys], [other.classes.index(c) for c in first.classes]
+        other.prob = {part: values[rows][:, columns] for part, values in other.prob.items()}
+        other.contaminated = other.contaminated[rows]
+    parts = [part for part in PARTS if all(part in one.prob for one in members)]
+    prob = {part: np.mean([one.prob[part] for one in members], axis=0) for part in parts}
+    origin = [
+        {"file": path, **{k: one.meta[k] for k in ("checkpoint", "epoch", "contaminated") if k in one.meta}} for path, one in zip(paths, members, strict=True)
+    ]
+    said = [one.meta.get("contaminated") for one in members]
+    meta = {"ensemble": origin, "contaminated": True if any(said) else None if None in said else False}
+    return Predictions(first.images, first.classes, prob, np.any([one.contaminated for one in members], axis=0), meta)
 
 
 def _read_meta(path: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,18 +13,20 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from roi import checkpoint, dist
+from roi import checkpoint, cli, dist, losses
+from roi.augment import Augment, augmented
 from roi.blocks import compiled, recomputed
 from roi.data import Batch, Batches, CacheLoader, XrayDataset, cached, fits, make_loader, present
 from roi.draws import row_seeds
-from roi.engine import Fit, best_path, pick_device, pick_dtype, previous_path
+from roi.engine import Fit, LossesFn, best_path, pick_device, pick_dtype, previous_path
 from roi.files import refuse_existing, replacing, writable
 from roi.gradnorm import FixedWeights, GradNorm, Taps
 from roi.log import MetricsLog
+from roi.metrics import VALIDATION_DECISIONS
 from roi.model import LEARNED, RoiModel, build_model
-from roi.objective import LAYER, OBJECTIVES, consistency_terms, evidence_terms
-from roi.optim import make_optimizer
-from roi.table import belongs_to, class_list, image_keys, is_finding, overlap, read_list, read_table, split_by_patient, target_matrix
+from roi.objective import LAYER, OBJECTIVES, LabelLoss, consistency_terms, evidence_terms
+from roi.optim import Average, Schedule, learn_only, make_optimizer
+from roi.table import belongs_to, class_list, image_keys, is_finding, overlap, read_list, read_table, some_patients, split_by_patient, target_matrix, tokens
 
 
 @dataclass
@@ -45,65 +47,58 @@ def train(args: argparse.Namespace, mask: str, without: Sequence[str] = ()) -> i
 
 def fit_of(args: argparse.Namespace, mask: str, without: Sequence[str], device: torch.device) -> Fit:
     """From flags to a run that is ready. All checks come before the first file is written or removed."""
+    cli.settle_augment(args)
     evidence = args.objective == "evidence" and mask in LEARNED
     save = Path(args.save)
     writable(save)
     dtype = pick_dtype(args.autocast_dtype, device)
-    state = resumed(args, save)
+    before = stage_before(args, save)
+    state = None if before else resumed(args, save)
     settle_warmup(args, state, evidence)
     rows = choose_rows(args)
     check_sampler(args, rows.train)
+    check_schedule(args, rows.val is not None)
     if evidence and not is_finding(rows.classes).any():
         raise ValueError(f"--classes {','.join(rows.classes)}: none of them is a finding, there is no evidence to look for; give --objective consistency")
     with dist.one_a_machine_first():  # it downloads
         model = build_model(
-            args.backbone, len(rows.classes), mask, "none" if state else args.weights, args.img_size, args.seed, args.channels_last,
+            args.backbone, len(rows.classes), mask, "none" if state or before else args.weights, args.img_size, args.seed, args.channels_last,
             per_class=args.mask_per_class, fill=args.fill, findings=is_finding(rows.classes).tolist(),
         )  # fmt: skip
     model.to(device)
+    if args.train_parts:
+        learn_only(model, tokens(args.train_parts))
     train_loader, sampler, rows.train = loader_of(rows.train, rows.classes, args, device, save, args.seed)
     val_loader = None
     if rows.val is not None:
         val_loader, _, rows.val = loader_of(rows.val, rows.classes, args, device, save.with_name(f"{save.stem}_val.pt"), None)
     flags = {**vars(args), "mask": mask, "without": list(without), "autocast_dtype": str(dtype).removeprefix("torch."), "world": dist.world()}
-    meta = meta_of(flags, rows, bool(state and state["contaminated"]))
+    meta = meta_of(flags, rows, any(s["contaminated"] for s in (state, before) if s))
+    if before:
+        checkpoint.same_rows(before, meta, Path(args.resume))
+        checkpoint.load_parts(model, before | before.get("average", {}), args.resume)
+        print(f"stage 2 begins from {args.resume}, epoch {before['epoch']}")
+        meta["begun_from"] = checkpoint.identity(before)
     if state:
+        meta |= {"begun_from": state["begun_from"]} if "begun_from" in state else {}
         checkpoint.same_run(state, meta, save if args.resume == "auto" else Path(args.resume))
     names = rows.train["image"].to_numpy()
-
-    def losses_fn(model: RoiModel, batch: Batch, epoch: int) -> dict[str, Tensor]:
-        over = partial(dist.counting, share=batch.share)
-        seeds = row_seeds(args.seed, epoch, batch.index.to(device, non_blocking=True))
-        if evidence:
-            return evidence_terms(model, batch.pixels, batch.target, args.keep_ratio, seeds, args.random_views, epoch < args.warmup_epochs, over)
-        return consistency_terms(model, batch.pixels, batch.target, args.keep_ratio, seeds, over)
-
     balance = loss_weights(args, model, without, device)
+    optimizer = make_optimizer(model, args.lr, args.weight_decay, args.mask_lr)
+    schedule = schedule_of(args, optimizer, -(-len(sampler) // args.accum_steps))
     if args.checkpoint_activations:
         recomputed(model)
     if args.compile:
         compiled(model)
     dist.wait()  # every process has looked at what is there
-    main = dist.rank() == 0
     fit = Fit(
-        model, train_loader, sampler, val_loader, rows.classes, losses_fn, balance, make_optimizer(model, args.lr, args.weight_decay, args.mask_lr),
+        model, train_loader, sampler, val_loader, rows.classes, losses_fn_of(args, rows, evidence, device), balance, optimizer,
         device, dtype, args.epochs, args.accum_steps, lambda index: names[index.numpy() % len(names)].tolist(), MetricsLog(None), save, meta,
         args.skip_unreadable, first_best=args.warmup_epochs + 1 if evidence else 1, save_every_steps=args.save_every_steps,
-        datasets=None if rows.val is None else datasets_of(rows.val),
+        datasets=None if rows.val is None else datasets_of(rows.val), schedule=schedule, average=Average(model, args.ema) if args.ema else None,
+        patience=args.patience, decisions=args.val_decisions,
     )  # fmt: skip
-
-    def begin() -> None:
-        if state is None:
-            if main:
-                clear_away(args, save)
-            fit.save_checkpoint()  # before any other file: a run that is killed early goes on with the same command
-        if main:
-            each = [] if fit.datasets is None else [f"val_auroc_{name}" for name in sorted(set(fit.datasets))]
-            fit.log = MetricsLog(args.log_csv, state["log"] if state else None, args.tensorboard, args.overwrite, each)
-            if rows.val is not None and not args.val_csv and not rows.contaminated:  # with test images among them they would choose nothing
-                write_validation(rows.val, save)
-
-    fit.begin = begin
+    fit.begin = partial(open_files, fit, args, rows, state)
     if state is not None:
         fit.resume(state)
         print(
@@ -111,6 +106,36 @@ def fit_of(args: argparse.Namespace, mask: str, without: Sequence[str], device: 
             + (f", and {sampler.start} batches of the next" if sampler.start else "")
         )
     return fit
+
+
+def open_files(fit: Fit, args: argparse.Namespace, rows: Rows, state: dict[str, Any] | None) -> None:
+    """What a run writes beside its checkpoints; `state`: the checkpoint that it goes on from."""
+    if state is None:
+        if dist.rank() == 0:
+            clear_away(args, fit.save)
+        fit.save_checkpoint()  # before any other file: a run that is killed early goes on with the same command
+    if dist.rank() == 0:
+        each = [] if fit.datasets is None else [f"val_auroc_{name}" for name in sorted(set(fit.datasets))]
+        each += VALIDATION_DECISIONS if args.val_decisions and rows.val is not None else ()
+        fit.log = MetricsLog(args.log_csv, state["log"] if state else None, args.tensorboard, args.overwrite, each)
+        if rows.val is not None and not args.val_csv and not rows.contaminated:  # with test images among them they would choose nothing
+            write_validation(rows.val, fit.save)
+
+
+def losses_fn_of(args: argparse.Namespace, rows: Rows, evidence: bool, device: torch.device) -> LossesFn:
+    """The terms of a batch: its images, changed by --augment, under the objective, with --loss for the labels."""
+    label_loss = label_loss_of(args, lambda: learned_from(rows.train, rows.classes, args, args.seed)[0], device)
+    how = Augment.of(args)
+
+    def losses_fn(model: RoiModel, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        over = partial(dist.counting, share=batch.share)
+        seeds = row_seeds(args.seed, epoch, batch.index.to(device, non_blocking=True))
+        pixels = batch.pixels if how is None else augmented(batch.pixels, seeds, how)
+        if evidence:
+            return evidence_terms(model, pixels, batch.target, args.keep_ratio, seeds, args.random_views, epoch < args.warmup_epochs, over, label_loss)
+        return consistency_terms(model, pixels, batch.target, args.keep_ratio, seeds, over, label_loss)
+
+    return losses_fn
 
 
 def settle_warmup(args: argparse.Namespace, state: dict[str, Any] | None, evidence: bool) -> None:
@@ -179,6 +204,31 @@ def resumed(args: argparse.Namespace, save: Path) -> dict[str, Any] | None:
     return None
 
 
+def stage_before(args: argparse.Namespace, save: Path) -> dict[str, Any] | None:
+    """The checkpoint of stage 1 that --stage 2 begins from; None where nothing of the kind is asked for, or where --save holds stage 2 and goes on."""
+    if args.stage != 2 or args.resume == "auto" and save.exists():
+        return None
+    if args.resume in (None, "auto"):
+        raise ValueError("--stage 2 goes on from stage 1: give its checkpoint with --resume CKPT, and another --save")
+    path = Path(args.resume)
+    state = checkpoint.load(path)
+    if state["args"].get("stage") == 2:
+        return None
+    if state["args"].get("stage") != 1:
+        raise ValueError(f"--resume {path}: was not trained by --recipe staged_resnet50 --stage 1, from which --stage 2 goes on; --weights takes any model")
+    if state["args"]["backbone"] != args.backbone:
+        raise ValueError(f"--resume {path}: is a {state['args']['backbone']}, not a {args.backbone}; give the --backbone of stage 1")
+    if path.resolve() in (save.resolve(), best_path(save).resolve()):
+        raise ValueError(f"--save {save} is stage 1 itself; give --stage 2 another name")
+    if save.exists() and not args.overwrite:
+        if checkpoint.load(save).get("begun_from") != checkpoint.identity(state):
+            raise ValueError(f"--save {save} exists and did not begin from {path}; choose another name, or replace it with --overwrite")
+        args.resume = "auto"
+        return None
+    refuse_existing(best_path(save), args.log_csv, None if args.val_csv else val_path(save), overwrite=args.overwrite)
+    return state
+
+
 def last_good(save: Path) -> dict[str, Any]:
     """The checkpoint `save`, or the one before it where a disk has damaged it."""
     try:
@@ -211,6 +261,8 @@ def choose_rows(args: argparse.Namespace) -> Rows:
         check_validation(args, table, val, tests, named)
     elif args.val_fraction:
         table, val = held_out(table, args.val_fraction, args.seed)
+    if args.max_train_samples and args.max_train_samples < len(table):
+        table = table[some_patients(table, args.max_train_samples, args.seed)]
     print_audit(table, val, tests, named, int(is_test.sum()), contaminated)
     return Rows(table, val, classes, contaminated)
 
@@ -301,6 +353,43 @@ def learned_from(table: pd.DataFrame, classes: list[str], args: argparse.Namespa
     if seed is None:
         return target_matrix(table, classes), None
     return target_matrix(table, classes, args.uncertain, seed), table["dataset"].to_numpy(dtype=object) if args.sampler == "balanced" else None
+
+
+def check_schedule(args: argparse.Namespace, validated: bool) -> None:
+    """What can be said of the flags before an image is read."""
+    if args.lr_warmup_steps and args.lr_warmup_epochs:
+        raise ValueError(f"--lr_warmup_steps {args.lr_warmup_steps} and --lr_warmup_epochs {args.lr_warmup_epochs:g}: give one of them")
+    if not validated and (args.patience or args.schedule == "plateau"):
+        flag = f"--patience {args.patience}" if args.patience else "--schedule plateau"
+        raise ValueError(f"{flag} looks at val_auroc, and nothing is validated; give --val_csv, or a --val_fraction above 0")
+
+
+def schedule_of(args: argparse.Namespace, optimizer: torch.optim.Optimizer, steps: int) -> Schedule:
+    """--schedule over epochs of so many optimiser steps."""
+    total, warmup = steps * args.epochs, args.lr_warmup_steps or round(args.lr_warmup_epochs * steps)
+    if warmup >= total and warmup:
+        raise ValueError(f"the warm-up takes {warmup:,} steps, the whole training {total:,} ({steps:,} an epoch); shorten it, or give more --epochs")
+    return Schedule(optimizer, args.schedule, total, warmup, args.plateau_factor, args.plateau_patience)
+
+
+def label_loss_of(args: argparse.Namespace, targets: Callable[[], np.ndarray], device: torch.device) -> LabelLoss:
+    """--loss with its flags; where it counts, `targets` (N, K) of the training table say how rare each finding is."""
+    if args.loss == "bce":
+        return losses.bce
+    if args.loss == "focal":
+        return partial(losses.focal, alpha=args.focal_alpha, gamma=args.focal_gamma)
+    if args.loss == "asymmetric":
+        return partial(losses.asymmetric, gamma_pos=args.asl_gamma_pos, gamma_neg=args.asl_gamma_neg, clip=args.asl_clip)
+    counts = losses.counted(targets())
+
+    def there(values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).float().to(device)
+
+    if args.loss == "weighted":
+        return partial(losses.weighted, weight=there(losses.positive_weights(*counts, args.pos_weight_cap)))
+    if args.loss == "class_balanced":
+        return partial(losses.class_balanced, weight=there(losses.balanced_weights(*counts, args.cb_beta)))
+    return partial(losses.ldam, margin=there(losses.margins(*counts, args.ldam_margin)), scale=args.ldam_scale)
 
 
 def loss_weights(args: argparse.Namespace, model: RoiModel, without: Sequence[str], device: torch.device) -> FixedWeights:

@@ -150,7 +150,7 @@ def read_nih(root: str | Path, label_from: str = "Finding Labels") -> pd.DataFra
     patient = patient.where(raw["Patient ID"] != "", "")
     study = (patient + ":" + raw["Follow-up #"]).where(raw["Follow-up #"] != "", "")
     table = finished(
-        "nih", raw["Image Index"], cells, others, patient_id=patient, study_id=study, view=raw["View Position"], age=years(raw["Patient Age"]),
+        "nih", raw["Image Index"], cells, others, patient_id=patient, study_id=study, view=raw["View Position"], age=years(dicom_years(raw["Patient Age"])),
         sex=raw["Patient Gender"], label_source=csv.name,
     )  # fmt: skip
     table["labels"] = raw[label_from].map({field: ",".join(labels) for field, labels in found.items()})

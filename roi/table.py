@@ -225,15 +225,21 @@ def _fill_shares(target: np.ndarray, soft: np.ndarray, place: dict[str, int]) ->
     target[given] = np.where(np.isnan(values[code]), target[given], values[code])
 
 
+def some_patients(table: pd.DataFrame, limit: float, seed: int) -> np.ndarray:
+    """(N,) bool: the images of whole patients, drawn in a seeded order as long as they have no more than `limit` images together; at least one patient."""
+    sizes = table["patient_id"].value_counts(sort=False).sort_index()
+    order = np.random.default_rng(seed).permutation(len(sizes))
+    taken = np.cumsum(sizes.to_numpy()[order]) <= limit
+    taken[0] = True
+    return table["patient_id"].isin(sizes.index[order[taken]]).to_numpy()
+
+
 def split_by_patient(table: pd.DataFrame, fraction: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """-> (train, validation): whole patients drawn in a seeded order until validation holds `fraction` of the images."""
-    sizes = table["patient_id"].value_counts(sort=False).sort_index()
-    if len(sizes) < 2:
-        raise ValueError(f"--val_fraction {fraction}: {len(sizes)} patient(s) cannot be split; give --val_csv or --val_fraction 0")
-    order = np.random.default_rng(seed).permutation(len(sizes))
-    taken = np.cumsum(sizes.to_numpy()[order]) <= fraction * len(table)
-    taken[0] = True  # at least one patient
-    chosen = table["patient_id"].isin(sizes.index[order[taken]])
+    patients = table["patient_id"].nunique()
+    if patients < 2:
+        raise ValueError(f"--val_fraction {fraction}: {patients} patient(s) cannot be split; give --val_csv or --val_fraction 0")
+    chosen = some_patients(table, fraction * len(table), seed)
     return table[~chosen], table[chosen]
 
 
