@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from evaluate import matched, same_model, trained_on
 from roi import cli, coverage, predictions
 from roi.files import refuse_existing
 from roi.labels import canonical
+from roi.predictions import matched, same_model, trained_on
 from roi.table import image_keys, read_table, target_matrix
 
 
@@ -72,7 +72,7 @@ def main(args: argparse.Namespace) -> None:
         "preds": args.preds,
         "csv": args.csv,
         "command": shlex.join(sys.argv),
-        "model": {k: preds.meta[k] for k in ("checkpoint", "epoch") if k in preds.meta},
+        "model": {k: preds.meta[k] for k in ("checkpoint", "epoch", "ensemble") if k in preds.meta},
     }
     coverage.write(args.out, found)
     show(found, args.out)

@@ -22,7 +22,6 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from roi.boxes import read_boxes
 from roi.files import refuse_existing, replacing
 from roi.labels import LABELS, NORMAL, canonical
 from roi.maps import read_maps
+from roi.predictions import columns, matched, places, same_model, trained_on
 from roi.table import class_list, image_keys, overlap, read_table, target_matrix
 
 ORIGIN = ("checkpoint", "epoch", "keep_ratio", "tta", "versions", "args", "command", "image_root", "ensemble")  # what is passed on of preds.meta.json
@@ -136,24 +136,6 @@ def main(args: argparse.Namespace) -> None:
     show(result)
 
 
-def matched(path: str, table: pd.DataFrame, csv: str, ensemble: Sequence[str] = ()) -> tuple[predictions.Predictions, pd.DataFrame]:
-    """Predictions, or the mean of an ensemble, their classes spelled as here, and the rows of the table in their order; every prediction needs one."""
-    preds = predictions.ensemble(ensemble) if ensemble else predictions.read(path)
-    known = [*LABELS, *NORMAL, *(c for c in class_list(table) if c not in LABELS)] if table["labels"].any() else [*LABELS, *NORMAL]
-    preds.classes = [canonical(c, known, path) for c in preds.classes]
-    twice = [c for n, c in enumerate(preds.classes) if c in preds.classes[:n]]
-    if twice:
-        raise ValueError(f"{path}: has two columns for {twice[0]!r}")
-    place = {key: n for n, key in enumerate(image_keys(table["image"]))}
-    keys = image_keys(pd.Series(preds.images, dtype=str))
-    lacking = [image for image, key in zip(preds.images, keys, strict=True) if key not in place]
-    if lacking:
-        raise ValueError(f"{path}: {len(lacking):,} of its {len(preds.images):,} images are not in {csv}, the first is {lacking[0]}; give their own table")
-    if len(preds.images) < len(table):
-        print(f"{csv}: {len(table) - len(preds.images):,} of its {len(table):,} images have no prediction in {path}; they are not scored")
-    return preds, table.iloc[[place[key] for key in keys]]
-
-
 def validation(args: argparse.Namespace, scored: predictions.Predictions, rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray] | None:
     """Probabilities and targets of --threshold_preds, classes in the order of `scored`; it may share nobody with the scored rows."""
     if not args.threshold_preds:
@@ -171,47 +153,12 @@ def validation(args: argparse.Namespace, scored: predictions.Predictions, rows: 
     return preds.prob["full"][:, columns(preds.classes, scored.classes, args.threshold_preds)], target_matrix(theirs, scored.classes)
 
 
-def columns(have: list[str], wanted: list[str], path: str) -> list[int]:
-    lacking = [c for c in wanted if c not in have]
-    if lacking:
-        raise ValueError(f"{path}: has no prediction for {lacking[0]!r} (it has {', '.join(have)})")
-    return [have.index(c) for c in wanted]
-
-
-def places(images: list[str], have: list[str], path: str, whose: str) -> list[int]:
-    """Rows of `images` among `have`."""
-    place = {key: n for n, key in enumerate(image_keys(pd.Series(have, dtype=str)))}
-    lacking = [i for i, key in zip(images, image_keys(pd.Series(images, dtype=str)), strict=True) if key not in place]
-    if lacking:
-        raise ValueError(f"{path}: {len(lacking):,} of {len(images):,} images are not in {whose}, the first is {lacking[0]}; give files of the same images")
-    return [place[key] for key in image_keys(pd.Series(images, dtype=str))]
-
-
 def other_model(path: str, preds: predictions.Predictions, csv: str, table: pd.DataFrame) -> tuple[np.ndarray, bool | None]:
     """(N, K) probabilities of --compare in the order of `preds`, and whether that model was trained on them; the images must be the same."""
     other, _ = matched(path, table, csv)
     if len(other.images) != len(preds.images):
         raise ValueError(f"--compare {path}: predicts {len(other.images):,} images, not the same {len(preds.images):,}; compare on the same images")
     return other.prob["full"][places(preds.images, other.images, "--preds", path)][:, columns(other.classes, preds.classes, path)], trained_on(other)
-
-
-def trained_on(preds: predictions.Predictions) -> bool | None:
-    """Was the model trained on these images or their patients? None: nobody says."""
-    said = preds.meta.get("contaminated", False if preds.meta else None)
-    return True if preds.contaminated.any() or said else said
-
-
-def same_model(preds: predictions.Predictions, meta: dict[str, Any], path: str) -> None:
-    """ValueError if a file says that it comes from another checkpoint than the predictions that are scored."""
-    ours, theirs = (models_of(m) for m in (preds.meta, meta))
-    if ours and theirs and ours != theirs:
-        raise ValueError(f"{path}: comes from {', '.join(theirs)}, the predictions from {', '.join(ours)}; give files of one checkpoint")
-
-
-def models_of(meta: dict[str, Any]) -> list[str]:
-    """The checkpoints behind predictions; none where nobody says."""
-    members = meta.get("ensemble", [meta])
-    return sorted(f"{Path(m['checkpoint']).name}, epoch {m.get('epoch')}" for m in members) if all("checkpoint" in m for m in members) else []
 
 
 def curves_of(args: argparse.Namespace, preds: predictions.Predictions, rows: pd.DataFrame) -> dict[str, Any]:

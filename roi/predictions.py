@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 
 from roi.files import beside, replacing
-from roi.table import image_keys
+from roi.labels import LABELS, NORMAL, canonical
+from roi.table import class_list, image_keys
 
 PARTS = ("full", "crop", "drop")
 
@@ -172,3 +173,59 @@ def _read_json(path: Path) -> Predictions:
         raise ValueError(f"{path}: not a file of predictions ({type(error).__name__}: {error})") from error
     meta = _read_meta(meta_path(path))
     return Predictions(images, classes, prob, np.array([bool(row.get("contaminated")) for row in rows]), meta)
+
+
+# Predictions and the table of their images
+
+
+def matched(path: str, table: pd.DataFrame, csv: str, members: Sequence[str] = ()) -> tuple[Predictions, pd.DataFrame]:
+    """Predictions, or the mean of an ensemble, their classes spelled as here, and the rows of the table in their order; every prediction needs one."""
+    preds = ensemble(members) if members else read(path)
+    known = [*LABELS, *NORMAL, *(c for c in class_list(table) if c not in LABELS)] if table["labels"].any() else [*LABELS, *NORMAL]
+    preds.classes = [canonical(c, known, path) for c in preds.classes]
+    twice = [c for n, c in enumerate(preds.classes) if c in preds.classes[:n]]
+    if twice:
+        raise ValueError(f"{path}: has two columns for {twice[0]!r}")
+    place = {key: n for n, key in enumerate(image_keys(table["image"]))}
+    keys = image_keys(pd.Series(preds.images, dtype=str))
+    lacking = [image for image, key in zip(preds.images, keys, strict=True) if key not in place]
+    if lacking:
+        raise ValueError(f"{path}: {len(lacking):,} of its {len(preds.images):,} images are not in {csv}, the first is {lacking[0]}; give their own table")
+    if len(preds.images) < len(table):
+        print(f"{csv}: {len(table) - len(preds.images):,} of its {len(table):,} images have no prediction in {path}; they are not scored")
+    return preds, table.iloc[[place[key] for key in keys]]
+
+
+def columns(have: list[str], wanted: list[str], path: str) -> list[int]:
+    lacking = [c for c in wanted if c not in have]
+    if lacking:
+        raise ValueError(f"{path}: has no prediction for {lacking[0]!r} (it has {', '.join(have)})")
+    return [have.index(c) for c in wanted]
+
+
+def places(images: list[str], have: list[str], path: str, whose: str) -> list[int]:
+    """Rows of `images` among `have`."""
+    place = {key: n for n, key in enumerate(image_keys(pd.Series(have, dtype=str)))}
+    lacking = [i for i, key in zip(images, image_keys(pd.Series(images, dtype=str)), strict=True) if key not in place]
+    if lacking:
+        raise ValueError(f"{path}: {len(lacking):,} of {len(images):,} images are not in {whose}, the first is {lacking[0]}; give files of the same images")
+    return [place[key] for key in image_keys(pd.Series(images, dtype=str))]
+
+
+def trained_on(preds: Predictions) -> bool | None:
+    """Was the model trained on these images or their patients? None: nobody says."""
+    said = preds.meta.get("contaminated", False if preds.meta else None)
+    return True if preds.contaminated.any() or said else said
+
+
+def same_model(preds: Predictions, meta: dict[str, Any], path: str) -> None:
+    """ValueError if a file says that it comes from another checkpoint than the predictions that are scored."""
+    ours, theirs = (models_of(m) for m in (preds.meta, meta))
+    if ours and theirs and ours != theirs:
+        raise ValueError(f"{path}: comes from {', '.join(theirs)}, the predictions from {', '.join(ours)}; give files of one checkpoint")
+
+
+def models_of(meta: dict[str, Any]) -> list[str]:
+    """The checkpoints behind predictions; none where nobody says."""
+    members = meta.get("ensemble", [meta])
+    return sorted(f"{Path(m['checkpoint']).name}, epoch {m.get('epoch')}" for m in members) if all("checkpoint" in m for m in members) else []

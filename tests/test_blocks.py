@@ -195,6 +195,7 @@ def command(demo: Path, table: Path, out: Path, *more: object) -> tuple[object, 
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_command_with_checkpointed_activations_gives_the_same_run(demo: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
     """And a run may change it on the way."""
     run(*command(demo, tables[0], tmp_path / "a", "--epochs", 3))

@@ -423,7 +423,7 @@ def test_evidence_is_complete_or_absent(written: Path, demo: Path, tables: tuple
     for name, path in zip(names, locate(demo, names), strict=True):
         (tmp_path / "images" / name).write_bytes(Path(str(path)).read_bytes()[: 100 if name == names[-1] else None])
     out = tmp_path / "out"
-    files = ("--save_masks", out / "m.npz", "--cam", out / "c.npz", "--curves", out / "k.npz", "--batch_size", 4)
+    files = ("--save_masks", out / "m.npz", "--cam", out / "c.npz", "--curves", out / "k.npz", "--curve_samples", 4, "--batch_size", 4)
     assert names[-1] in one_line_error(*infer(written / "roi.pt", tmp_path, tables[1], *files)) and not list(out.iterdir())
     run(*infer(written / "roi.pt", tmp_path, tables[1], *files, "--skip_unreadable"))
     assert read_maps(out / "m.npz").images == read_maps(out / "c.npz").images == names[:-1]

@@ -81,7 +81,7 @@ def test_demo_ends_with_scores_and_a_second_run_skips_what_is_done(project: Path
     assert made == {p: p.stat().st_mtime_ns for p in made}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_killed_run_goes_on_by_the_same_command(project: Path, number: int) -> None:
     out = project / f"killed{int(number)}"
     process = start(project, out.name, EPOCHS=12)

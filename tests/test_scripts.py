@@ -226,7 +226,7 @@ def test_a_second_run_loses_nothing_and_resume_of_a_finished_run_does_nothing(de
     assert (trained / "roi.pt").read_bytes() == before and len(rows_of(trained / "metrics.csv")) == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_killed_process_goes_on_by_the_same_command(demo: Path, tables: tuple[Path, Path], tmp_path: Path, number: int) -> None:
     """A real process, real workers, dropout in the backbone: final weights equal those of a run that nobody touched."""
 
@@ -494,7 +494,7 @@ def test_a_process_that_is_killed_while_it_saves_goes_on_in_mid_epoch(demo: Path
     assert not list(tmp_path.glob(".*"))
 
 
-@pytest.mark.parametrize("mask", [(), ("--objective", "consistency")])
+@pytest.mark.parametrize("mask", [(), pytest.param(("--objective", "consistency"), marks=pytest.mark.slow)])
 def test_a_run_from_the_pixel_cache_is_the_same_bit_for_bit(mask: tuple[str, ...], demo: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
     """Training and validation; and a run may go on with or without it."""
     command = {x: small(demo, tables, tmp_path / x, *mask, "--warmup_epochs", 0 if mask else 1) for x in "abc"}
