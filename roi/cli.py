@@ -130,6 +130,11 @@ def add_training_flags(parser: Parser, required: bool = True) -> None:
         default=False,
         help="compute activations again when gradients need them: less memory, a third more time (default: no)",
     )
+    add_run_files(parser, required)
+
+
+def add_run_files(parser: Parser, required: bool) -> None:
+    """What a training writes, and where it goes on."""
     out = parser.add_argument_group("output")
     out.add_argument(
         "--save",
