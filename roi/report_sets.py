@@ -134,7 +134,13 @@ def curve_note(found: dict[str, Any]) -> str:
 
 
 def by_finding(found: dict[str, Any]) -> str:
-    rows = [[c, *(v.get(k) for k in EACH)] for c, v in found["each"].items()]
+    limits = found.get("thresholds") or {}
+
+    def cell(c: str, kind: str, value: object) -> object:
+        infeasible = kind == "precision" and c in limits and limits[c]["precise_from"] is None
+        return Cell("infeasible", "") if infeasible else value
+
+    rows = [[c, *(cell(c, k, v.get(k)) for k in EACH)] for c, v in found["each"].items()]
     asked = percent(1 - found["alpha"])
     return (
         "<h3>By finding</h3>"
@@ -142,8 +148,8 @@ def by_finding(found: dict[str, Any]) -> str:
         + note(
             f"Promised: of the images with a finding at least {asked} keep 'present' in their set (sensitivity), of those without it at least {asked} keep "
             f"'absent' (specificity), and above the threshold of precision at least {asked} have it, with confidence {percent(1 - found['delta'])}. "
-            "Single answers: sets that hold one of the two, not both or neither. Precision is undefined where its threshold is infeasible "
-            "or no scored image lies above it; where calibration images were too few to rule an answer out, every set holds it."
+            "Single answers: sets that hold one of the two, not both or neither. Precision is undefined where no scored image lies above "
+            "its threshold; where calibration images were too few to rule an answer out, every set holds it."
         )
     )
 
