@@ -9,8 +9,9 @@ preds.json is a list, one object an image in the order of the table: image, prob
 (= full - drop), each {class: number}. A checkpoint without a mask (--mode standard) has prob_full alone. An image is marked
 "contaminated": true if the checkpoint was trained on it or on another image of its patient. The file is complete or absent;
 preds.meta.json beside it says where it comes from. Pictures of an image x.png: x_mask.png, x_crop.png (true grey levels),
-x_overlay.png. With --thresholds each object also has its prediction sets: "set" (at most alpha of its findings are not in it, in expectation), "certain"
-(absence can be ruled out) and "possible" (neither presence nor absence can).
+x_overlay.png; without a mask x_cam.png alone: Grad-CAM of the finding that is most probable. With --thresholds each object also has its
+prediction sets: "set" (at most alpha of its findings are not in it, in expectation), "certain" (absence can be ruled out) and "possible"
+(neither presence nor absence can).
 
 What evaluate.py reads to judge the masks:
     python infer_roi_consistency.py --checkpoint checkpoints/nih_roi_consistency.pt --csv nih_roi_test.csv --image_root "$D" \\
@@ -61,7 +62,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     cli.add_loading(source)
     out = parser.add_argument_group("output")
     out.add_argument("--save_json", metavar="JSON", help="predictions")
-    out.add_argument("--save_vis_dir", metavar="DIR", help="folder for three pictures an image")
+    pictures = "folder for three pictures an image; of a checkpoint without a mask one, Grad-CAM of its most probable finding"
+    out.add_argument("--save_vis_dir", metavar="DIR", help=pictures)
     out.add_argument("--max_vis", type=cli.number(int, 1), metavar="N", help="pictures for the first N images alone (default: all)")
     out.add_argument("--vis_size", type=cli.number(int, 64, 4096), default=512, metavar="PX", help="side of the pictures (default: %(default)s)")
     out.add_argument("--bbox_csv", metavar="CSV", help="boxes for the overlays, --cam and --class_masks: BBox_List_2017.csv, or image,label,x,y,w,h")
@@ -130,10 +132,9 @@ def predict_with(args: argparse.Namespace) -> None:
         if path:
             writable(Path(path))
     model, state = checkpoint.load_model(args.checkpoint, args.channels_last)
-    if model.mask == "none" and (args.save_mask or args.save_crop or args.save_vis_dir or args.save_masks):
+    if model.mask == "none" and (args.save_mask or args.save_crop or args.save_masks):
         raise ValueError(
-            f"{args.checkpoint}: was trained without a mask (--mode standard), there is none to show; "
-            "leave out --save_mask, --save_crop, --save_vis_dir, --save_masks"
+            f"{args.checkpoint}: was trained without a mask (--mode standard), there is none to show; leave out --save_mask, --save_crop, --save_masks"
         )
     if model.mask not in LEARNED and args.curves:
         raise ValueError(f"{args.checkpoint}: its mask is not learned (mask {model.mask!r}), so that nothing ranks the pixels; leave out --curves")
@@ -288,7 +289,7 @@ def predict_table(args: argparse.Namespace, model: RoiModel, state: dict[str, An
     from roi.data import present
     from roi.log import progress
     from roi.table import read_table, some_patients
-    from roi.visuals import file_stems, save_pictures
+    from roi.visuals import file_stems, save_cam, save_pictures
 
     table = read_table(args.csv)[: args.max_samples]
     if args.max_test_samples and args.max_test_samples < len(table):
@@ -308,6 +309,7 @@ def predict_table(args: argparse.Namespace, model: RoiModel, state: dict[str, An
     shown = min(args.max_vis or len(table), len(table)) if args.save_vis_dir else 0
     first, end = (len(table) * n // dist.world() for n in (dist.rank(), dist.rank() + 1))  # rows of this process
     outputs = evidence(args, model, state, table["image"].tolist(), boxed)
+    cam = cam_of(args, model, state) if shown and model.mask == "none" else None
     if args.compile:
         compiled(model)
 
@@ -315,7 +317,9 @@ def predict_table(args: argparse.Namespace, model: RoiModel, state: dict[str, An
         with progress(None, end - first, "predict") as bar:
             for n, record, mask in outcomes(args, model, state, table[first:end], loader(first, end), first, outputs):
                 row = table.iloc[first + n]
-                if first + n < shown and mask is not None:
+                if first + n < shown and cam is not None:
+                    save_cam(cam(row["path"]), Path(args.save_vis_dir) / stems[first + n], row["path"], record, row["labels"], boxes, args.vis_size)
+                elif first + n < shown and mask is not None:
                     save_pictures(Path(args.save_vis_dir) / stems[first + n], row["path"], mask, record, row["labels"], boxes, args.vis_size)
                 bar.update()
                 yield record
@@ -333,6 +337,23 @@ def predict_table(args: argparse.Namespace, model: RoiModel, state: dict[str, An
             print(f"{output.file.path}: {count:,} images")
     if shown:
         print(f"{args.save_vis_dir}: pictures of {shown:,} images")
+
+
+def cam_of(args: argparse.Namespace, model: RoiModel, state: dict[str, Any]) -> Callable[[str], np.ndarray]:
+    """f(path of an image) = Grad-CAM of each class (K, m, m), each between 0 and 1."""
+    import torch
+
+    from roi.cam import GradCam
+    from roi.images import read_grey
+
+    side, device = state["args"]["img_size"], computing(args)[0]
+    cam = GradCam(model.to(device), side)
+
+    def of_image(path: str) -> np.ndarray:
+        maps = cam(torch.from_numpy(read_grey(path, side).copy())[None, None].to(device), args.map_size)[0]
+        return (maps / maps.amax((1, 2), keepdim=True).clamp_min(1e-30)).cpu().numpy()
+
+    return of_image
 
 
 def loader_of(args: argparse.Namespace, state: dict[str, Any], table: pd.DataFrame) -> tuple[Callable[[int, int], Iterable[Batch]], pd.DataFrame]:

@@ -39,7 +39,12 @@ def overlay_picture(grey: np.ndarray, mask: Image.Image, boxes: Sequence[tuple[s
     colour = np.repeat(grey[:, :, None], 3, axis=2).astype(np.float32)
     colour[kept] = 0.72 * colour[kept] + 0.28 * np.array(TINT, dtype=np.float32)
     colour[kept & ~inside] = EDGE
-    height, width = grey.shape
+    return annotated(colour, boxes, lines)
+
+
+def annotated(colour: np.ndarray, boxes: Sequence[tuple[str, float, float, float, float]], lines: Sequence[str]) -> Image.Image:
+    """(H, W, 3) of 0 to 255 -> a picture with boxes (label, x, y, w, h in 0..1) and lines of text below."""
+    height, width = colour.shape[:2]
     line = max(11, height // 36)
     picture = Image.new("RGB", (width, height + (line + 4) * len(lines) + 4 * bool(lines)), (0, 0, 0))
     picture.paste(Image.fromarray(colour.astype(np.uint8)), (0, 0))
@@ -53,14 +58,18 @@ def overlay_picture(grey: np.ndarray, mask: Image.Image, boxes: Sequence[tuple[s
     return picture
 
 
+def heat_picture(grey: np.ndarray, heat: Image.Image, boxes: Sequence[tuple[str, float, float, float, float]], lines: Sequence[str]) -> Image.Image:
+    """The X-ray with a map of (W, H) laid over it, stronger where it is higher, boxes and a caption as overlay_picture has them."""
+    weight = 0.65 * np.asarray(heat, dtype=np.float32)[:, :, None] / 255
+    colour = (1 - weight) * grey[:, :, None] + weight * np.array(TINT, dtype=np.float32)
+    return annotated(colour, boxes, lines)
+
+
 def save_pictures(stem: Path, path: str, mask: np.ndarray, record: dict[str, Any], labels: str, boxes: pd.DataFrame | None, size: int) -> None:
     """<stem>_mask.png, <stem>_crop.png, <stem>_overlay.png, `size` pixels a side, of the image file `path`."""
     grey = read_grey(path, size)
     picture = mask_picture(mask, (size, size))
-    here = boxes[boxes["image"] == Path(record["image"]).name] if boxes is not None else None
-    places = [tuple(b) for b in here[["label", "x", "y", "w", "h"]].itertuples(index=False)] if here is not None else []
-    prob = record["prob_full"]
-    first = sorted((c for c in prob if is_finding([c])[0]), key=lambda c: -prob[c])[:3]
+    places, first = boxes_of(record, boxes), probable(record)[:3]
     lines = [
         f"{record['image']}   label: {labels.replace(',', ', ') or 'none'}",
         *(f"{c}: " + ", ".join(f"{p} {record[f'prob_{p}'][c]:.2f}" for p in ("full", "crop", "drop")) for c in first),
@@ -68,6 +77,29 @@ def save_pictures(stem: Path, path: str, mask: np.ndarray, record: dict[str, Any
     save_png(picture, f"{stem}_mask.png")
     save_png(crop_picture(grey, picture), f"{stem}_crop.png")
     save_png(overlay_picture(grey, picture, places, lines), f"{stem}_overlay.png")
+
+
+def save_cam(
+    maps: np.ndarray, stem: Path, path: str, record: dict[str, Any], labels: str, boxes: pd.DataFrame | None, size: int
+) -> None:  # fmt: skip
+    """<stem>_cam.png: the map of the most probable finding over the image file `path`. maps (K, m, m) in 0..1, in the order of the classes of `record`."""
+    grey, first = read_grey(path, size), probable(record)[:1]
+    chosen = maps[list(record["prob_full"]).index(first[0])] if first else np.zeros_like(maps[0])
+    heat = Image.fromarray(np.rint(255 * chosen).astype(np.uint8)).resize((size, size), Image.Resampling.BILINEAR)
+    lines = [f"{record['image']}   label: {labels.replace(',', ', ') or 'none'}", *(f"Grad-CAM of {c}: {record['prob_full'][c]:.2f}" for c in first)]
+    save_png(heat_picture(grey, heat, boxes_of(record, boxes), lines), f"{stem}_cam.png")
+
+
+def boxes_of(record: dict[str, Any], boxes: pd.DataFrame | None) -> list[tuple]:
+    """The boxes of an image: (label, x, y, w, h)."""
+    here = boxes[boxes["image"] == Path(record["image"]).name] if boxes is not None else None
+    return [tuple(b) for b in here[["label", "x", "y", "w", "h"]].itertuples(index=False)] if here is not None else []
+
+
+def probable(record: dict[str, Any]) -> list[str]:
+    """The findings of a record, most probable first."""
+    prob = record["prob_full"]
+    return sorted((c for c in prob if is_finding([c])[0]), key=lambda c: -prob[c])
 
 
 def save_png(image: Image.Image, path: str | Path) -> None:

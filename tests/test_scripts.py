@@ -366,6 +366,33 @@ def test_pictures_show_true_grey_levels_and_exactly_what_is_kept(demo: Path, tab
     assert Image.open(tmp_path / "v" / f"{stem}_overlay.png").mode == "RGB"
 
 
+def test_a_checkpoint_without_a_mask_shows_where_it_looks(tables: tuple[Path, Path], demo: Path, tmp_path: Path) -> None:
+    """x_cam.png: the most probable finding's Grad-CAM; orange where its map is high, the X-ray as it is where it is zero."""
+    from PIL import Image
+
+    from roi.cam import grad_cam
+    from roi.checkpoint import load_model
+    from roi.images import locate, read_grey
+    from roi.visuals import TINT
+
+    common = ("--image_root", demo, "--save", tmp_path / "s.pt", *TINY, "--img_size", 64)
+    run("train_roi_baselines.py", "--mode", "standard", "--train_csv", tables[0], *common)
+    run(*infer(tmp_path / "s.pt", tables[1], demo, "--save_vis_dir", tmp_path / "v", "--max_vis", 1, "--vis_size", 64, "--save_json", tmp_path / "p.json"))
+    (name,) = [path.name for path in (tmp_path / "v").iterdir()]
+    record = json.loads((tmp_path / "p.json").read_text())[0]
+    assert name == f"{Path(record['image']).stem}_cam.png"
+    model, state = load_model(tmp_path / "s.pt")
+    path = locate(demo, [record["image"]])[0]
+    pixels = torch.from_numpy(read_grey(path, 64).copy())[None, None]
+    findings = {c: p for c, p in record["prob_full"].items() if c != "Normal"}
+    maps = grad_cam(model, pixels, 32)[0, state["classes"].index(max(findings, key=findings.get))].numpy()
+    heat = np.asarray(Image.fromarray(np.rint(255 * maps / max(maps.max(), 1e-30)).astype(np.uint8)).resize((64, 64), Image.Resampling.BILINEAR)) / 255
+    shown = np.asarray(Image.open(tmp_path / "v" / name))[:64].astype(float)
+    grey = read_grey(path, 64).astype(float)
+    expected = (1 - 0.65 * heat[:, :, None]) * grey[:, :, None] + 0.65 * heat[:, :, None] * np.array(TINT)
+    assert np.abs(shown - expected).max() <= 1.5
+
+
 def test_one_image_mask_and_crop_at_its_own_size(demo: Path, trained: Path, tmp_path: Path) -> None:
     image = next((demo / "images_001" / "images").iterdir())
     said = run(
