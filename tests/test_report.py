@@ -357,7 +357,7 @@ def test_when_nothing_is_feasible_it_is_said(whole: Path, tmp_path: Path) -> Non
     section = prediction_sets(changed_run(whole, tmp_path, change))
     assert [(r[0][1], r[3][0]) for r in table_rows(section, "Promised and realised")] == [(r, "infeasible") for r in ("fnr", "fnr_with_finding", "fdr")]
     assert "Infeasible at alpha 0.1: fnr, fnr_with_finding, fdr." in section and "No curve of risk" in section and svgs(section) == []
-    assert "Every risk of each rule" not in section and "promised for the next patient" in section and "fnr_shifted" not in section
+    assert "Every risk of each rule" not in section and "an image of the next patient" in section and "fnr_shifted" not in section
 
 
 @pytest.mark.parametrize(
