@@ -34,7 +34,6 @@ from harness import ROOT, Figure, add_machine, linked, script, table, write_resu
 from roi import cli
 
 SIDE = 64  # pixels of the images in the cache
-SHARES = {"cache build": 0.25, "training, consistency": 0.25, "training, evidence": 0.25, "inference": 0.25}  # of the kills
 TIMES = ("images_per_s", "seconds")  # columns of the metrics that no two runs share
 OWN = ("args", "log", "meter")  # of a checkpoint: names of its folder, and the times of its epochs
 BUILD = """

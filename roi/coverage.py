@@ -16,7 +16,7 @@ import pandas as pd
 from roi import calibration, conformal
 from roi.files import replacing
 from roi.labels import NORMAL
-from roi.scores import Drawn, Weighed, estimate
+from roi.scores import Drawn, Weighed, estimate, weighted_by
 from roi.table import is_finding
 
 VERSION = 1
@@ -240,18 +240,6 @@ def shares(counted: np.ndarray, patients: np.ndarray, unit: str) -> np.ndarray:
     total = np.zeros((code.max() + 1, *held.shape[1:]))
     np.add.at(total, code, held)
     return held / np.maximum(total[code], 1)
-
-
-def weighted_by(values: np.ndarray, share: np.ndarray) -> Weighed:
-    """(N, M), (N, M) -> f(weights (N, R)) = (R, M): the mean of the values, each counting its share."""
-    top = np.where(share > 0, values, 0) * share
-
-    def score(weights: np.ndarray) -> np.ndarray:
-        w = weights.T.astype(float)
-        count = w @ share
-        return np.where(count > 0, (w @ top) / np.where(count > 0, count, 1), np.nan)
-
-    return score
 
 
 def column(drawn: Drawn, j: int) -> dict[str, float | None]:

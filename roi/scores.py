@@ -86,6 +86,18 @@ def weighted_mean(values: np.ndarray, counted: np.ndarray) -> Weighed:
     return score
 
 
+def weighted_by(values: np.ndarray, share: np.ndarray) -> Weighed:
+    """(N, M), (N, M) -> f(weights (N, R)) = (R, M): the mean of the values, each counting its share."""
+    top = np.where(share > 0, values, 0) * share
+
+    def score(weights: np.ndarray) -> np.ndarray:
+        w = weights.T.astype(float)
+        count = w @ share
+        return np.where(count > 0, (w @ top) / np.where(count > 0, count, 1), np.nan)
+
+    return score
+
+
 def within(rows: np.ndarray, score: Weighed) -> Weighed:
     """The score of the images `rows` (N,) bool alone."""
     return lambda weights: score(weights[rows])
