@@ -38,6 +38,7 @@
 #                    every output then says that its test scores are contaminated
 #   TRAIN_FLAGS      more flags for train_roi_consistency.py, e.g. "--tensorboard tb"
 #   PYTHON, VENV     the Python that makes the environment, and its folder   (python3, .venv)
+#   LATEST           1: the newest packages, not those of constraints.txt    (0)
 set -euo pipefail
 for name in DATA_PATH OUT CACHE_DIR; do # as seen from where the script was called
   case "${!name:-}" in "" | no | /*) ;; *) export "$name=$PWD/${!name}" ;; esac

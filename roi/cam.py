@@ -66,7 +66,8 @@ def _split(backbone: Any, x: Tensor) -> tuple[Part, Part]:
 
 class _Tracer(fx.Tracer):
     def __init__(self) -> None:
-        super().__init__(autowrap_modules=(math, torchvision.ops))
+        modules: Any = (math, torchvision.ops)  # torch declares a tuple of one
+        super().__init__(autowrap_modules=modules)
 
 
 def _split_traced(backbone: nn.Module, x: Tensor) -> tuple[Part, Part]:
