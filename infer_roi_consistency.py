@@ -53,7 +53,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--checkpoint", required=True, metavar="PT", help="of a train script; it says which backbone and classes")
     source = parser.add_argument_group("images: a table, or one file")
     source.add_argument("--csv", metavar="CSV", help="table of make_chexmultimodal_csv.py")
-    source.add_argument("--image_root", metavar="DIR", help="holds the images of --csv: DIR/images/NAME, DIR/NAME or DIR/images_*/images/NAME")
+    source.add_argument(
+        "--image_root",
+        metavar="DIR",
+        help="holds the images of --csv: DIR/images/NAME, DIR/NAME, DIR/images_*/images/NAME or "
+        "DIR/images-*/images-*/NAME",
+    )
     source.add_argument("--image", metavar="FILE", help="one image file")
     source.add_argument("--max_samples", type=cli.number(int, 1), metavar="N", help="the first N rows of the table (default: all)")
     source.add_argument(

@@ -25,13 +25,12 @@ from typing import Any
 import pandas as pd
 
 from roi import cli
-from roi.files import replacing
+from roi.files import contents, replacing
 from roi.images import locate
 from roi.labels import LABELS
 from roi.sources import VOTES, read_nih
 from roi.table import COLUMNS, check_table, class_list, csv_text, listed, tokens
 
-SHOWN = 6  # facts of a kind that are printed; all stand in the summary
 ONE = {"image_dir": None, "filter_list": None, "label_from": "Finding Labels"}
 SEVERAL: dict[str, Any] = {
     "views": None, "splits": None, "blank": "unknown", "votes": "majority", "val_fraction": 0.1, "test_fraction": 0.2, "seed": 0, "check_images": True,
@@ -58,7 +57,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     several = parser.add_argument_group("with --datasets")
     several.add_argument("--data_root", type=Path, metavar="DIR", help="holds a folder for each data set, named as in --datasets (default: Dataset)")
     several.add_argument(
-        "--views", nargs="+", metavar="VIEW", help="keep these views: PA, AP, FRONTAL (which of the two is not said), LATERAL, … (default: all)"
+        "--views",
+        nargs="+",
+        metavar="VIEW",
+        help="keep these views: PA, AP, FRONTAL (which of the two is not said), LATERAL, OBLIQUE, UNKNOWN (none is "
+        "said); COSTAL, KUB, SWIMMERS and EXCLUDE are kept only if they are named (default: all others)",
     )
     several.add_argument("--splits", nargs="+", choices=("train", "val", "test"), help="write these alone, so that each can be a table (default: all)")
     several.add_argument("--blank", choices=("unknown", "negative"), default="unknown", help="what a report does not mention is … (default: %(default)s)")
@@ -143,9 +146,7 @@ def make_union(args: argparse.Namespace) -> None:
     facts |= left_out | {f"audit of {csv}": union.audit(table, Path(csv)) for csv in args.audit or ()}
     counted = union.summary(table)
     for name, fact in facts.items():
-        shown = list(fact.items())[:SHOWN] if isinstance(fact, dict) else []
-        more = f", and {len(fact) - SHOWN} more" if isinstance(fact, dict) and len(fact) > SHOWN else ""
-        print(f"{name}: " + (", ".join(f"{k.replace('_', ' ')} {v:,}" for k, v in shown) + more if shown else f"{fact:,}"))
+        print(union.told(name, fact))
     print(union.printed(counted))
     none = (table["labels"] == "") & (table["unknown"] == "") & (table["uncertain"] == "")
     table["labels"] = table["labels"].mask(none, args.fillna)
@@ -192,7 +193,12 @@ def report_missing(missing: list[str], of: int, folder: Path, side_file: Path, a
         file.writelines(f"{name}\n" for name in missing)
     said = f"{len(missing):,} of {of:,} images are missing under {folder}, listed in {side_file}"
     if len(missing) == of or not allow_missing:
-        raise ValueError(f"{said}; " + ("is this the right folder?" if len(missing) == of else "complete the download, or leave them out with --allow_missing"))
+        below = folder / missing[0].split("/")[0]  # the folder of the set in a union
+        searched = below if below.is_dir() else folder
+        remedy = "complete the download, or leave them out with --allow_missing"
+        if len(missing) == of:
+            remedy = "is this the right folder?"
+        raise ValueError(f"{said}, the first is {missing[0]}; {searched} holds {contents(searched)}; {remedy}")
     print(f"{said}; their rows are left out")
 
 

@@ -12,7 +12,8 @@ import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from roi.files import reason
+from roi.files import contents, reason
+from roi.images import SHARDS
 
 SHARE = 0.99  # of the images of a set whose published number is not the number of its files
 
@@ -77,7 +78,12 @@ def _physionet_steps(name: str, project: str) -> tuple[str, ...]:
     )
 
 
-CHEXPERT_TABLES = (Table(("train.csv",), 223_414), Table(("valid.csv",), 234), Table(("train_cheXbert.csv",), None, needed=False))
+CHEXPERT_BATCH = "CheXpert-v1.0 batch 1 (validate & csv)"  # where the full download has its tables
+CHEXPERT_TABLES = (
+    Table(("train.csv", f"{CHEXPERT_BATCH}/train.csv"), 223_414),
+    Table(("valid.csv", f"{CHEXPERT_BATCH}/valid.csv"), 234),
+    Table(("train_cheXbert.csv",), None, needed=False),
+)
 LT_2024 = [("labels.csv", 377_110), ("train_labeled.csv", 258_871), ("development_labeled_task1.csv", 39_293), ("test_labeled_task1.csv", 78_946)]
 LT_2024_MORE = ("development_labeled_task2.csv", "development_labeled_task3.csv", "test_labeled_task3.csv")
 
@@ -102,12 +108,12 @@ CATALOG: dict[str, Source] = {
             Edition(
                 (
                     Table(("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv"), 112_120),
-                    Table(("train_val_list.txt",), 86_524),
-                    Table(("test_list.txt",), 25_596),
-                    Table(("BBox_List_2017.csv",), 984, needed=False),
+                    Table(("train_val_list.txt", "train_val_list_NIH.txt"), 86_524),
+                    Table(("test_list.txt", "test_list_NIH.txt"), 25_596),
+                    Table(("BBox_List_2017.csv", "BBox_List_2017_Official_NIH.csv"), 984, needed=False),
                 ),
                 112_120,
-                ("images_*/images", "images"),
+                (*SHARDS, "images"),
             ),
         ),
     ),
@@ -173,11 +179,13 @@ CATALOG: dict[str, Source] = {
         steps=(
             "Register at the page above, accept the agreement; its download link is personal and works with azcopy: azcopy copy 'LINK' Dataset/chexpert "
             "--recursive. Programs cannot do this for you.",
-            "Result: Dataset/chexpert/train.csv, valid.csv, train/patient00001/..., valid/...; a folder CheXpert-v1.0[-small] around them is fine. "
+            "Result: Dataset/chexpert/train.csv, valid.csv, train/patient00001/..., valid/...; a folder "
+            "CheXpert-v1.0[-small] around them is fine, and so are the folders of the four archives beside each other "
+            "('CheXpert-v1.0 batch 1 (validate & csv)', 'CheXpert-v1.0 batch 2 (train 1)', ...). "
             "224,316 counts the 668 images of the test set too, which lie elsewhere: train and valid are 223,648.",
         ),
-        editions=(Edition(CHEXPERT_TABLES, 223_648, ("train", "valid"), ".jpg"),),
-        inner=("", "CheXpert-v1.0", "CheXpert-v1.0-small"),
+        editions=(Edition(CHEXPERT_TABLES, 223_648, ("train", "valid", "CheXpert-v1.0 batch *"), ".jpg"),),
+        inner=("", "CheXpert-v1.0", "CheXpert-v1.0-small", "chexpertchestxrays-u20210408"),
     ),
     "mimic": Source(
         title="MIMIC-CXR-JPG 2.1.0",
@@ -362,8 +370,10 @@ def check(name: str, data_root: Path) -> Found:
     images = count_images(folder, edition)
     if not tables and not images:
         sought = " or ".join(" + ".join(t.names[0] for t in e.tables if t.needed) for e in source.editions)
-        lines = [f"looked in {folder_of(name, data_root)} for {sought}", *_misplaced(name, data_root), *_archives(source, folder)]
-        return Found(folder, folder_of(name, data_root).is_dir(), False, lines)
+        looked_in = folder_of(name, data_root)
+        seen = f"; it holds {contents(looked_in)}" if looked_in.is_dir() else ""
+        lines = [f"looked in {looked_in} for {sought}{seen}", *_misplaced(name, data_root), *_archives(source, folder)]
+        return Found(folder, looked_in.is_dir(), False, lines)
     lines, complete = [], True
     for table in edition.tables:
         said, good = _table_line(folder, table, tables.get(table))
@@ -383,7 +393,8 @@ def check(name: str, data_root: Path) -> Found:
 def _table_line(folder: Path, table: Table, path: Path | None) -> tuple[str, bool]:
     """-> (what to say of a table, whether it is as it should be)."""
     if path is None:
-        return (f"{' or '.join(table.names)}: missing" if table.needed else ""), not table.needed
+        others = f" (nor is it there as {' or '.join(table.names[1:])})" if table.names[1:] else ""
+        return (f"{table.names[0]}: missing{others}" if table.needed else ""), not table.needed
     if "*" in table.names[0] and path.match(table.names[0]):
         shown, unit, number = table.names[0], "files", sum(1 for _ in folder.glob(table.names[0]))
     else:

@@ -80,7 +80,12 @@ def add_training_flags(parser: Parser, required: bool = True) -> None:
     data = parser.add_argument_group("data")
     parser.set_defaults(stage=None)  # of a recipe in stages
     data.add_argument("--train_csv", required=required, metavar="CSV", help="table of make_chexmultimodal_csv.py; image and labels suffice")
-    data.add_argument("--image_root", required=required, metavar="DIR", help="holds the images: DIR/images/NAME, DIR/NAME or DIR/images_*/images/NAME")
+    data.add_argument(
+        "--image_root",
+        required=required,
+        metavar="DIR",
+        help="holds the images: DIR/images/NAME, DIR/NAME, DIR/images_*/images/NAME or DIR/images-*/images-*/NAME",
+    )
     data.add_argument("--classes", default="", metavar="A,B", help="classes to learn (default: all labels of the table)")
     data.add_argument("--val_csv", metavar="CSV", help="validation table; shares no patient with --train_csv")
     data.add_argument(

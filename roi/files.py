@@ -47,6 +47,15 @@ def beside(path: Path, mode: str = "w") -> Iterator[IO]:
         name.unlink(missing_ok=True)
 
 
+def contents(folder: Path, shown: int = 6) -> str:
+    """What a folder holds, in a few words for an error: 'a.csv, images, and 3 more'."""
+    names = sorted(entry.name for entry in os.scandir(folder))
+    if not names:
+        return "nothing"
+    more = f", and {len(names) - shown:,} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
+
+
 def _also(path: Path, name: Path) -> None:
     """Give `path` a second name, which may be another file's until now; where there are no links it is copied."""
     link = name.with_name(f".{name.name}.{_process()}.part")

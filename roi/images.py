@@ -9,6 +9,7 @@ from PIL import Image
 
 from roi.files import reason
 
+SHARDS = ("images_*/images", "images-*/images-*")  # of NIH as it is published, and of Kaggle's resized copies
 SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
@@ -17,8 +18,9 @@ class UnreadableImage(ValueError):
 
 
 def locate(image_root: str | Path, images: Sequence[str]) -> list[str | None]:
-    """Paths of `images`, None where there is no file. Looked for as image_root/images/NAME, image_root/NAME and in the
-    shards image_root/images_*/images/NAME; every folder is listed once, however many images it holds.
+    """Paths of `images`, None where there is no file. Looked for as image_root/images/NAME, image_root/NAME, in the
+    shards image_root/images_*/images/NAME and in Kaggle's resized copy image_root/images-224/images-224/NAME; every
+    folder is listed once, however many images it holds.
 
     ValueError: no such folder, or a name that leaves it (absolute, or with '..').
     """
@@ -33,7 +35,8 @@ def locate(image_root: str | Path, images: Sequence[str]) -> list[str | None]:
         return folders[folder]
 
     bases = [root / "images", root]
-    flat = {name: folder for folder in reversed([*bases, *sorted(root.glob("images_*/images"))]) for name in listing(folder)}
+    shards = [folder for pattern in SHARDS for folder in sorted(root.glob(pattern))]
+    flat = {name: folder for folder in reversed([*bases, *shards]) for name in listing(folder)}
     paths: list[str | None] = []
     for image in images:
         if "/" not in image:

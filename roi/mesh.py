@@ -10,8 +10,8 @@ import numpy as np
 
 from roi.cells import ABSENT, COARSE, PRESENT, UNFIT
 from roi.labels import LABELS
+from roi.neighbours import words_of
 
-OPACITIES = ("Infiltration", "Consolidation", "Pneumonia")
 SAYS = {  # head, or head/qualifier wherever the qualifier stands
     "Pulmonary Atelectasis": ("Atelectasis",),
     "Cardiomegaly": ("Cardiomegaly",),
@@ -34,44 +34,28 @@ SAYS = {  # head, or head/qualifier wherever the qualifier stands
     "Hernia, Hiatal": ("Hernia",),
     "Hernia, Diaphragmatic": ("Hernia",),
 }
-MAY_MEAN = {
-    "Opacity": OPACITIES,
-    "Airspace Disease": OPACITIES,
-    "Density": OPACITIES,
-    "Granuloma": ("Nodule",),
-    "Calcified Granuloma": ("Nodule",),
-    "Pulmonary Congestion": ("Edema",),
-    "Lung Diseases, Interstitial": ("Fibrosis",),
-}
-NEIGHBOURS = {  # heads that name half of a finding, or its shadow; read as absent they would be wrong half of the time
-    "Cardiac Shadow/enlarged": ("Cardiomegaly",),
-    "Cardiac Shadow/borderline": ("Cardiomegaly",),
-    "Volume Loss": ("Atelectasis",),
-    "Costophrenic Angle/blunted": ("Effusion", "Pleural_Thickening"),
-    "Sulcus/blunted": ("Effusion", "Pleural_Thickening"),
-    "Pleura/blunted": ("Effusion", "Pleural_Thickening"),
-    "Hemothorax": ("Effusion",),
-    "Hemopneumothorax": ("Effusion",),
-    "Mass/thorax": ("Mass",),
-    "Granulomatous Disease": ("Nodule",),
-    "Heart Failure": ("Edema",),
-    "Pulmonary Disease, Chronic Obstructive": ("Emphysema",),
-    "Blister": ("Emphysema",),
-    "Fibrosis": ("Fibrosis",),
-    "Cicatrix/lung": ("Fibrosis",),
-    "Cicatrix/pleura": ("Pleural_Thickening",),
-    "Calcinosis/pleura": ("Pleural_Thickening",),
-}
+# Codes that stand for a wider word; the other neighbours name half of a finding, or its shadow.
+WIDER = (
+    "Opacity",
+    "Airspace Disease",
+    "Density",
+    "Granuloma",
+    "Calcified Granuloma",
+    "Pulmonary Congestion",
+    "Lung Diseases, Interstitial",
+)
+NEIGHBOURS = words_of("openi")
 USELESS = ("no indexing", "technical quality of image unsatisfactory")  # the whole report
 
 
 def mesh_cells(entries: Sequence[str], neighbours: bool = True) -> np.ndarray:
-    """One ';'-joined string a report -> (N, K) int8: PRESENT, COARSE (a wider code is there), ABSENT, or UNFIT for a whole row.
+    """One ';'-joined string a report -> (N, K) int8: PRESENT, COARSE (a neighbour is there), ABSENT, or UNFIT (all).
 
-    `neighbours`: the codes of NEIGHBOURS make a finding COARSE as well; without, they leave it ABSENT. `normal` and heads
-    that say nothing about the 14 are ABSENT. ValueError: a report without any code, which is not the same as `normal`.
+    Without `neighbours` only the codes of WIDER make a finding COARSE; the others leave it ABSENT. `normal` and heads
+    that say nothing of the 14 are ABSENT. ValueError: a report without any code, which is not the same as `normal`.
     """
-    rules = [(SAYS, PRESENT), (MAY_MEAN, COARSE), *([(NEIGHBOURS, COARSE)] if neighbours else [])]
+    near = NEIGHBOURS if neighbours else {code: NEIGHBOURS[code] for code in WIDER}
+    rules = [(SAYS, PRESENT), (near, COARSE)]
     known: dict[str, np.ndarray] = {}
     for number, entry in enumerate(entries):
         if entry not in known:
@@ -109,4 +93,4 @@ def heads(entry: str) -> set[str]:
 
 def known_heads() -> set[str]:
     """What some rule reads, and `normal`."""
-    return {name.split("/")[0].lower() for rules in (SAYS, MAY_MEAN, NEIGHBOURS) for name in rules} | {"normal", *USELESS}
+    return {name.split("/")[0].lower() for name in (*SAYS, *NEIGHBOURS)} | {"normal", *USELESS}

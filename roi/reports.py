@@ -24,10 +24,10 @@ import numpy as np
 
 from roi.cells import ABSENT, BLANK, COARSE, PRESENT, UNCERTAIN
 from roi.labels import LABELS
+from roi.neighbours import words_of
 
 NOTHING, COVERED, NEAR, DENIED, HEDGED, SAID = range(6)  # what a sentence says of a finding; the higher outranks within a section
 CODES = np.array([BLANK, ABSENT, COARSE, ABSENT, UNCERTAIN, PRESENT], dtype=np.int8)
-OPACITIES = ("Infiltration", "Consolidation", "Pneumonia")
 
 # A phrase is a row of words, "a|b" a choice, "a?" may be missing. Words that stand in no phrase are dropped before phrases are looked for.
 FINDINGS = {
@@ -51,40 +51,12 @@ FINDINGS = {
     "edema": ("Edema",),
     "emphysema": ("Emphysema",),
     "fibrosis": ("Fibrosis",),
-    "pleural base? thickening": ("Pleural_Thickening",),
+    "pleural|pleuroparenchymal base? thickening": ("Pleural_Thickening",),
     "pleural effusion|fluid or|and thickening": ("Effusion", "Pleural_Thickening"),
     "thickening side? pleural": ("Pleural_Thickening",),
     "hernia": ("Hernia",),
 }
-WIDER = {
-    "volume loss": ("Atelectasis",),
-    "side? costophrenic angle? is? blunt": ("Effusion", "Pleural_Thickening"),
-    "blunt side? costophrenic angle?": ("Effusion", "Pleural_Thickening"),
-    "hemothorax": ("Effusion",),
-    "opacity": OPACITIES,
-    "airspace disease?|opacity?": OPACITIES,
-    "air space disease|opacity": OPACITIES,
-    "nodular opacity?": ("Nodule", *OPACITIES),
-    "masslike opacity?": ("Mass", *OPACITIES),
-    "mass like opacity?": ("Mass", *OPACITIES),
-    "side|base|apical? upper|middle|lower? lung lesion": ("Mass", "Nodule"),
-    "granuloma": ("Nodule",),
-    "infection": ("Pneumonia",),
-    "aspiration": ("Pneumonia",),
-    "congestion": ("Edema",),
-    "heart? failure": ("Edema",),
-    "kerley": ("Edema",),
-    "overload": ("Edema",),
-    "copd": ("Emphysema",),
-    "obstructive lung|airway? disease|change": ("Emphysema",),
-    "bulla": ("Emphysema",),
-    "scar": ("Fibrosis",),
-    "pleural lung? scar": ("Fibrosis", "Pleural_Thickening"),
-    "interstitial lung? disease": ("Fibrosis",),
-    "apical pleural? cap": ("Pleural_Thickening",),
-    "apical thickening": ("Pleural_Thickening",),
-    "pleural plaque": ("Pleural_Thickening",),
-}
+WIDER = words_of("reports")  # one table for all data sets
 OTHERS = (  # of other parts, or of other kinds, that share a word with one of ours
     "pericardial effusion|fluid",
     "joint|suprapatellar|knee effusion|fluid",
@@ -171,7 +143,7 @@ ALIKE = """
 atelectasis atelectases atelectatic; pneumothorax pneumothoraces pneumothoraxes; hydropneumothorax hydropneumothoraces; nodular nodularity reticulonodular
 collapse collapsed; heart cardiac; silhouette contour shadow border configuration; enlarge enlarged enlargement enlarges
 mediastinal mediastinum paratracheal; blunt blunted blunting; cardiomediastinal cardiomediastinum; hilar hilum hila perihilar; aorta aortic
-pericardial pericardium; angle sulcus sulci recess; pleural pleura pleurae pleuro pleuroparenchymal; prior previous old
+pericardial pericardium; angle sulcus sulci recess; pleural pleura pleurae pleuro; prior previous old
 opacity opacities opacification opacifications opacified density densities; consolidation consolidative consolidated consolidating
 infiltrate infiltration infiltrative; lung pulmonary lobe lobar parenchyma parenchymal; granuloma granulomata granulomatous histoplasmoma
 infection infectious; edema oedema; pneumonia pneumonic; congestion congested engorgement engorged; failure chf; vascular vasculature vascularity vessel

@@ -26,7 +26,20 @@ from roi.metrics import VALIDATION_DECISIONS
 from roi.model import LEARNED, RoiModel, build_model
 from roi.objective import LAYER, OBJECTIVES, LabelLoss, consistency_terms, evidence_terms
 from roi.optim import Average, Schedule, learn_only, make_optimizer
-from roi.table import belongs_to, class_list, image_keys, is_finding, overlap, read_list, read_table, some_patients, split_by_patient, target_matrix, tokens
+from roi.table import (
+    belongs_to,
+    class_list,
+    image_keys,
+    is_finding,
+    official_list,
+    overlap,
+    read_list,
+    read_table,
+    some_patients,
+    split_by_patient,
+    target_matrix,
+    tokens,
+)
 
 
 @dataclass
@@ -287,7 +300,7 @@ def test_tables(args: argparse.Namespace, table: pd.DataFrame) -> dict[str, pd.D
     """Every source that says which images are test images: --exclude_csv, the official list beside the images, the column split."""
     tests = {str(args.exclude_csv): read_table(args.exclude_csv)} if args.exclude_csv else {}
     root = Path(args.image_root)
-    official = next((p for p in (root / "test_list.txt", root.parent / "test_list.txt") if p.is_file()), None)
+    official = official_list(root, "test") or official_list(root.parent, "test")
     if official:
         tests[official.name] = read_list(official)
     marked = table[table["split"].str.strip().str.lower() == "test"]

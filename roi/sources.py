@@ -10,6 +10,7 @@ Letters: N images, K = 14 findings.
 import ast
 import difflib
 import json
+import os
 import re
 import tarfile
 import zlib
@@ -23,13 +24,15 @@ import numpy as np
 import pandas as pd
 
 from roi.cells import ABSENT, BLANK, COARSE, DIVIDED, PRESENT, UNCERTAIN, UNFIT, UNSEEN, fields
+from roi.files import contents
 from roi.labels import LABELS, NORMAL, SPELLINGS
-from roi.table import COLUMNS, listed
+from roi.neighbours import words_of
+from roi.table import COLUMNS, listed, official_list
+from roi.views import view_of
 
 T = TypeVar("T")
 PLACE = {label: j for j, label in enumerate(LABELS)}
 OLDEST = 120  # years; ages above it are typing errors
-VIEWS = {"L": "LATERAL", "LL": "LATERAL", "RL": "LATERAL", "POSTERO_ANTERIOR": "PA", "ANTERO_POSTERIOR": "AP", "UNKNOWN": ""}
 SEXES = {"m": "M", "male": "M", "f": "F", "female": "F"}
 SPLITS = {"train": "train", "valid": "val", "validate": "val", "val": "val", "development": "val", "test": "test"}
 
@@ -43,7 +46,10 @@ def source(root: str | Path, *names: str) -> Path:
         for path in (root / name, root / f"{name}.gz"):
             if path.is_file():
                 return path
-    raise ValueError(f"{root}: none of {', '.join(names)} is there (nor as .gz); is it the folder of this data set, and is the archive unpacked?")
+    raise ValueError(
+        f"{root}: none of {', '.join(names)} is there (nor as .gz); it holds {contents(root)}; is it the folder of "
+        "this data set, and is the archive unpacked?"
+    )
 
 
 def read_columns(csv: Path, wanted: Sequence[str], optional: Sequence[str] = (), **how: object) -> pd.DataFrame:
@@ -112,10 +118,6 @@ def sex_of(text: pd.Series) -> pd.Series:
     return mapped(text, lambda word: SEXES.get(word.strip().lower(), ""))
 
 
-def view_of(text: pd.Series) -> pd.Series:
-    return mapped(text, lambda word: VIEWS.get(word.strip().upper(), word.strip().upper()))
-
-
 def split_of(text: pd.Series, name: str | Path) -> pd.Series:
     """train, val or test; ValueError for a split of another name."""
     other = [kind for kind in text.unique() if kind.strip().lower() not in (*SPLITS, "")]
@@ -150,13 +152,14 @@ def read_nih(root: str | Path, label_from: str = "Finding Labels") -> pd.DataFra
     patient = patient.where(raw["Patient ID"] != "", "")
     study = (patient + ":" + raw["Follow-up #"]).where(raw["Follow-up #"] != "", "")
     table = finished(
-        "nih", raw["Image Index"], cells, others, patient_id=patient, study_id=study, view=raw["View Position"], age=years(dicom_years(raw["Patient Age"])),
-        sex=raw["Patient Gender"], label_source=csv.name,
+        "nih", raw["Image Index"], cells, others, patient_id=patient, study_id=study,
+        view=view_of(raw["View Position"]), age=years(dicom_years(raw["Patient Age"])), sex=raw["Patient Gender"],
+        label_source=csv.name,
     )  # fmt: skip
     table["labels"] = raw[label_from].map({field: ",".join(labels) for field, labels in found.items()})
     for split in ("train_val", "test"):
-        names = csv.with_name(f"{split}_list.txt")
-        if names.is_file():
+        names = official_list(csv.parent, split)
+        if names:
             table.loc[table["image"].isin(listed(names)), "split"] = split
     return table
 
@@ -329,16 +332,19 @@ CHEXPERT = {
     "Atelectasis": "Atelectasis", "Cardiomegaly": "Cardiomegaly", "Consolidation": "Consolidation", "Edema": "Edema", "Pneumonia": "Pneumonia",
     "Pneumothorax": "Pneumothorax", "Pleural Effusion": "Effusion",
 }  # fmt: skip
-CHEXPERT_WIDER = {"Lung Lesion": ("Mass", "Nodule"), "Pleural Other": ("Pleural_Thickening",), "Lung Opacity": ("Infiltration",)}
-CHEXPERT_NAMES = [*CHEXPERT, *CHEXPERT_WIDER, "No Finding"]
+CHEXPERT_NEAR = words_of("chexpert")
+CHEXPERT_FOLDER = "[Cc]he[Xx]pert*"
+CHEXPERT_BATCH = re.compile(r"chexpert.* batch \d", re.IGNORECASE)
+CHEXPERT_NAMES = list(dict.fromkeys([*CHEXPERT, *CHEXPERT_NEAR, "No Finding"]))
 SAID = {"1.0": PRESENT, "1": PRESENT, "0.0": ABSENT, "0": ABSENT, "-1.0": UNCERTAIN, "-1": UNCERTAIN, "": BLANK}
 
 
 def chexpert_cells(raw: pd.DataFrame, name: str | Path, blank: str) -> np.ndarray:
     """Columns of the CheXpert labeler (1, 0, -1, blank as text) -> (N, K).
 
-    Seven findings have a twin. The other seven were never looked for; a wider label that is present (Lung Lesion, Pleural Other, Lung Opacity) is given as the
-    reason. `No Finding` makes what is blank among the seven absent.
+    Seven findings have a twin. The other seven were never looked for. `No Finding` makes what is blank among the seven
+    absent. What is still blank, or was never looked for, is unknown because of a neighbour (Lung Opacity, Lung Lesion
+    …) where that is present or uncertain: `blank` says nothing of it then.
     """
     cells = np.full((len(raw), len(LABELS)), UNSEEN, dtype=np.int8)
     said = {}
@@ -352,21 +358,30 @@ def chexpert_cells(raw: pd.DataFrame, name: str | Path, blank: str) -> np.ndarra
     normal = said["No Finding"] == PRESENT
     for theirs, ours in CHEXPERT.items():
         cells[:, PLACE[ours]] = np.where(normal & (said[theirs] == BLANK), ABSENT, said[theirs])
-    for theirs, several in CHEXPERT_WIDER.items():
-        for ours in several:
-            cells[said[theirs] == PRESENT, PLACE[ours]] = COARSE
+    for theirs, findings in CHEXPERT_NEAR.items():
+        leave_unknown(cells, said[theirs] == PRESENT, findings, (BLANK, UNSEEN))
+        leave_unknown(cells, said[theirs] == UNCERTAIN, findings, (BLANK,))
     return negated(cells, blank)
+
+
+def leave_unknown(cells: np.ndarray, rows: np.ndarray, findings: Sequence[str], open_cells: Sequence[int]) -> None:
+    """Make COARSE the cells of `findings` that are one of `open_cells`, in `rows` (N,) bool: a neighbour is present."""
+    for finding in findings:
+        column = cells[:, PLACE[finding]]
+        column[rows & np.isin(column, open_cells)] = COARSE
 
 
 def read_chexpert(root: str | Path, blank: str = "unknown") -> pd.DataFrame:
     """CheXpert: train.csv and valid.csv (test.csv where it is there), in `root` or in CheXpert-v1.0[-small] below it.
 
-    -1 is uncertain, a blank is unknown, or absent with blank="negative". Infiltration, Mass, Nodule, Emphysema, Fibrosis, Pleural_Thickening and Hernia were
-    never looked for.
+    The full download may stay in the folders of its archives ("CheXpert-v1.0 batch 2 (train 1)/patient00001 ...").
+    -1 is uncertain, a blank is unknown, or absent with blank="negative". Infiltration, Mass, Nodule, Emphysema,
+    Fibrosis, Pleural_Thickening and Hernia were never looked for.
     """
-    folders = ("", "CheXpert-v1.0-small/", "CheXpert-v1.0/")
-    train = source(root, *(f"{folder}train.csv" for folder in folders))
+    root = Path(root)
+    train = chexpert_table(root)
     others = [source(train.parent, "valid.csv"), *(p for p in [train.with_name("test.csv")] if p.is_file())]
+    holders = chexpert_batches(root, train)
     below = train.parent.relative_to(root).as_posix()
     parts = []
     for csv in (train, *others):
@@ -380,13 +395,46 @@ def read_chexpert(root: str | Path, blank: str = "unknown") -> pd.DataFrame:
         frontal = raw["Frontal/Lateral"].str.upper()
         parts.append(
             finished(
-                "chexpert", image if below == "." else below + "/" + image, cells, patient_id=patient,
+                "chexpert", chexpert_places(image, below, holders), cells, patient_id=patient,
                 study_id=patient + ":" + image.str.extract(r"/study(\d+)/", expand=False).fillna(""),
                 view=view_of(raw["AP/PA"].where(raw["AP/PA"] != "", frontal)), age=years(raw["Age"]), sex=sex_of(raw["Sex"]),
                 split=SPLITS[csv.name.split(".")[0]], label_source=csv.name,
             )
         )  # fmt: skip
     return pd.concat(parts, ignore_index=True)
+
+
+def chexpert_table(root: Path) -> Path:
+    """train.csv: in `root`, or below one or two folders with the name of the set."""
+    outer = sorted(root.glob(f"{CHEXPERT_FOLDER}/train.csv"))
+    inner = sorted(root.glob(f"{CHEXPERT_FOLDER}/{CHEXPERT_FOLDER}/train.csv"))
+    nested = [path.relative_to(root).as_posix() for path in (*outer, *inner)]
+    return source(root, "train.csv", "CheXpert-v1.0-small/train.csv", "CheXpert-v1.0/train.csv", *nested)
+
+
+def chexpert_batches(root: Path, train: Path) -> dict[str, str]:
+    """Folder of each patient -> the folder below `root` that holds it, where the archives were not merged; else {}."""
+    in_a_batch = train.parent != root and CHEXPERT_BATCH.search(train.parent.name)
+    around = train.parent.parent if in_a_batch else train.parent
+    batches = [folder for folder in sorted(around.iterdir()) if CHEXPERT_BATCH.search(folder.name)]
+    holders: dict[str, str] = {}
+    for batch in filter(Path.is_dir, batches):
+        # Patients lie in the folder itself, or below the folders that the archive has inside.
+        inside = [batch, *batch.glob("[tv]*"), *batch.glob(f"{CHEXPERT_FOLDER}/[tv]*")]
+        for folder in filter(Path.is_dir, inside):
+            below = folder.relative_to(root).as_posix()
+            holders |= {name: below for name in os.listdir(folder) if name.startswith("patient")}
+    return holders
+
+
+def chexpert_places(image: pd.Series, below: str, holders: dict[str, str]) -> pd.Series:
+    """Paths of the table, train/patient00001/study1/view1_frontal.jpg -> paths below the folder of the set."""
+    merged = image if below == "." else below + "/" + image
+    if not holders:
+        return merged
+    inside = image.str.split("/", n=1).str[1]  # patient00001/study1/view1_frontal.jpg
+    holder = inside.str.split("/", n=1).str[0].map(holders)
+    return (holder + "/" + inside).where(holder.notna(), merged)
 
 
 def read_mimic(root: str | Path, blank: str = "unknown") -> pd.DataFrame:
@@ -434,7 +482,8 @@ CXRLT_FILES = (
 def read_cxrlt(root: str | Path) -> pd.DataFrame:
     """CXR-LT 2023 (train.csv, development.csv, test.csv) or 2024 (labels.csv, else train_labeled.csv with {development,test}_labeled_task{1,2}.csv).
 
-    Its images are MIMIC-CXR's: `image` is a path below that set and patients are mimic:*. 0 and 1 as published, by the name of the column.
+    Its images are MIMIC-CXR's: `image` is a path below that set and patients are mimic:*. 0 and 1 as published, by the
+    name of the column; a 0 beside a neighbour that is 1 (Lung Opacity, Granuloma …) is unknown.
     """
     root = Path(root)
     if not root.is_dir():
@@ -449,13 +498,18 @@ def read_cxrlt(root: str | Path) -> pd.DataFrame:
 
 def _cxrlt(csv: Path, split: str) -> pd.DataFrame:
     wanted = ["dicom_id", "subject_id", "study_id", *CXRLT.values(), *(() if split else ("split",))]
-    raw = read_columns(csv, wanted, ["path", "fpath", "ViewPosition", *CXRLT_ALSO])
+    near = words_of("cxrlt")
+    optional = [name for name in (*CXRLT_ALSO, *near) if name not in wanted]
+    raw = read_columns(csv, wanted, ["path", "fpath", "ViewPosition", *optional])
     cells = np.zeros((len(raw), len(LABELS)), dtype=np.int8)
     for ours, theirs in CXRLT.items():
         cells[:, PLACE[ours]] = np.where(flags(raw[theirs], csv), PRESENT, ABSENT)
     for theirs, several in CXRLT_ALSO.items():
         for ours in several if (raw[theirs] != "").any() else ():  # a kind of the finding that has a column of its own
             cells[flags(raw[theirs], csv), PLACE[ours]] = PRESENT
+    for theirs, findings in near.items():
+        if (raw[theirs] != "").any():  # each edition has some of these columns
+            leave_unknown(cells, flags(raw[theirs], csv), findings, (ABSENT,))
     path = raw["fpath"].where(raw["fpath"] != "", raw["path"])
     subject, study = raw["subject_id"], raw["study_id"].str.removeprefix("s")
     made = "files/p" + subject.str[:2] + "/p" + subject + "/s" + study + "/" + raw["dicom_id"] + ".jpg"
@@ -501,18 +555,7 @@ PADCHEST = {
     "Pleural_Thickening": ("pleural thickening", "apical pleural thickening", "calcified pleural thickening"),
     "Hernia": ("hiatal hernia",),
 }
-PADCHEST_NEAR = {
-    "Effusion": ("costophrenic angle blunting",),
-    "Infiltration": (
-        "interstitial pattern", "ground glass pattern", "reticular interstitial pattern", "reticulonodular interstitial pattern", "alveolar pattern",
-        "air bronchogram", "consolidation",
-    ),
-    "Consolidation": ("air bronchogram",),
-    "Edema": ("kerley lines",),
-    "Emphysema": ("copd signs", "bullas"),
-    "Fibrosis": ("fibrotic band", "post radiotherapy changes"),
-    "Pleural_Thickening": ("pleural plaques",),
-}  # fmt: skip
+PADCHEST_NEAR = words_of("padchest")
 PADCHEST_META = {"normal", "exclude", "suboptimal study", "unchanged"}
 PADCHEST_FILE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
 
@@ -531,7 +574,7 @@ def read_padchest(root: str | Path) -> pd.DataFrame:
         ["StudyID", "StudyDate_DICOM", "PatientBirth", "PatientSex_DICOM"],
         skipinitialspace=True,
     )
-    ours = {name for table in (PADCHEST, PADCHEST_NEAR) for names in table.values() for name in names} | PADCHEST_META
+    ours = {name for names in PADCHEST.values() for name in names} | PADCHEST_NEAR.keys() | PADCHEST_META
     others = named(csv, lambda: tally(raw["Labels"], padchest_names, ours))
     patient = "padchest:" + raw["PatientID"]
     born, taken = (pd.to_numeric(raw[c].str[:4], errors="coerce") for c in ("PatientBirth", "StudyDate_DICOM"))
@@ -558,9 +601,8 @@ def padchest_cells(field: str) -> np.ndarray:
     if not names or names & {"exclude", "suboptimal study"}:
         return np.full(len(LABELS), UNFIT, dtype=np.int8)
     cells = np.full(len(LABELS), BLANK if "unchanged" in names else ABSENT, dtype=np.int8)
-    for label, near in PADCHEST_NEAR.items():
-        if names.intersection(near):
-            cells[PLACE[label]] = COARSE
+    for name in names & PADCHEST_NEAR.keys():
+        cells[[PLACE[finding] for finding in PADCHEST_NEAR[name]]] = COARSE
     for label, exact in PADCHEST.items():
         if names.intersection(exact):
             cells[PLACE[label]] = PRESENT
@@ -572,10 +614,7 @@ def padchest_cells(field: str) -> np.ndarray:
 VINDR = {label: label for label in LABELS if label not in ("Mass", "Nodule", "Hernia")} | {
     "Effusion": "Pleural effusion", "Pleural_Thickening": "Pleural thickening", "Fibrosis": "Pulmonary fibrosis",
 }  # fmt: skip
-VINDR_WIDER = {
-    "Nodule/Mass": ("Mass", "Nodule"), "Lung tumor": ("Mass",), "ILD": ("Infiltration", "Fibrosis"), "Lung Opacity": ("Infiltration", "Fibrosis"),
-    "Other lesion": ("Infiltration", "Fibrosis"),
-}  # fmt: skip
+VINDR_NEAR = words_of("vindr")
 VINBIGDATA = (
     "Aortic enlargement", "Atelectasis", "Calcification", "Cardiomegaly", "Consolidation", "ILD", "Infiltration", "Lung Opacity", "Nodule/Mass",
     "Other lesion", "Pleural effusion", "Pleural thickening", "Pneumothorax", "Pulmonary fibrosis", "No finding",
@@ -587,7 +626,8 @@ def voted(share: dict[str, np.ndarray], votes: str) -> tuple[np.ndarray, np.ndar
     """Share of the readers who say each class, (N,) in [0, 1] -> ((N, K) cells, (N,) texts of the column `soft`).
 
     majority: more than half of them; any: one of them; fraction: all or none, else the readers are divided and the share stands in `soft`.
-    A class that nobody was asked about is not in `share`. Nodule/Mass and other wider classes, where present, leave their findings unknown.
+    A class that nobody was asked about is not in `share`. Nodule/Mass and other neighbours, where present, leave their
+    findings unknown.
     """
     if votes not in VOTES:
         raise ValueError(f"votes {votes!r} is none of {', '.join(VOTES)}")
@@ -601,9 +641,9 @@ def voted(share: dict[str, np.ndarray], votes: str) -> tuple[np.ndarray, np.ndar
             cells[:, PLACE[ours]] = np.where(divided, DIVIDED, above[theirs])
             shown[:, PLACE[ours]] = np.where(divided, part, 0)
     cells[:, [PLACE["Mass"], PLACE["Nodule"]]] = ABSENT
-    for theirs, several in VINDR_WIDER.items():
-        for ours in several if theirs in share else ():
-            cells[above[theirs] & (cells[:, PLACE[ours]] == ABSENT), PLACE[ours]] = COARSE
+    for theirs, findings in VINDR_NEAR.items():
+        if theirs in share:
+            leave_unknown(cells, above[theirs], findings, (ABSENT,))
     kinds, row = np.unique(shown.round(3), axis=0, return_inverse=True)
     texts = [",".join(f"{label}={part:g}" for label, part in zip(LABELS, line, strict=True) if part) for line in kinds.tolist()]
     return cells, np.array(texts, dtype=object)[row.ravel()]
@@ -612,13 +652,13 @@ def voted(share: dict[str, np.ndarray], votes: str) -> tuple[np.ndarray, np.ndar
 def read_vindr(root: str | Path, votes: str = "majority") -> pd.DataFrame:
     """VinDr-CXR 1.0.0: annotations/image_labels_{train,test}.csv; images train/<image_id>.png beside the published .dicom.
 
-    Training images have three readers (`votes`), test images their consensus. `Nodule/Mass` that is present leaves Mass and Nodule unknown, ILD, Lung Opacity
-    and Other lesion leave Infiltration and Fibrosis unknown, Lung tumor Mass. Hernia was never looked for. Each image is a patient of its own.
+    Training images have three readers (`votes`), test images their consensus. Classes that may mean a finding leave it
+    unknown (roi/neighbours.py). Hernia was never looked for. Each image is a patient of its own.
     """
     parts = []
     for split in ("train", "test"):
         csv = source(root, f"annotations/image_labels_{split}.csv", f"image_labels_{split}.csv")
-        classes = [*VINDR.values(), *VINDR_WIDER]
+        classes = list(dict.fromkeys([*VINDR.values(), *VINDR_NEAR]))
         raw = read_columns(csv, ["image_id", *classes], ["rad_id"])
         code, names = pd.factorize(raw["image_id"])
         if raw["rad_id"].eq("").all() and len(names) < len(raw) or raw.duplicated(["image_id", "rad_id"]).any():

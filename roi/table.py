@@ -19,7 +19,7 @@ SLASHES = re.compile(r"/+(?:\./+)*")
 NIH_NAME = re.compile(r"(?:^|/)(\d{8})_\d{3}\.\w+$")
 QUOTED = (",", '"', "\n", "\r")
 UNUSUAL = ("images", ".", "/")  # how a path may begin that is spelled otherwise elsewhere
-SHARD = re.compile(r"^(?:\./)?(?:images(?:_\d+/images)?/)?")
+SHARD = re.compile(r"^(?:\./)?(?:images(?:_\d+/images|-\d+/images-\d+)?/)?")
 IN_DOUBT = 2.0  # stands for a target that is still to be drawn
 
 
@@ -151,6 +151,12 @@ def listed(path: str | Path) -> list[str]:
     if not names:
         raise ValueError(f"{path}: the list is empty")
     return names
+
+
+def official_list(folder: Path, split: str) -> Path | None:
+    """The published list of NIH's `split` (train_val, test) in a folder, under either name; None if it is not there."""
+    names = (f"{split}_list.txt", f"{split}_list_NIH.txt")  # the second in Kaggle's resized copies
+    return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def read_list(path: str | Path) -> pd.DataFrame:

@@ -16,12 +16,14 @@ import pandas as pd
 from roi.cells import ABSENT, BLANK, COARSE, PRESENT, REASONS, UNCERTAIN, UNSEEN, fields
 from roi.images import locate
 from roi.labels import LABELS
-from roi.sources import READERS, negated
+from roi.sources import CHEXPERT, READERS, negated
+from roi.views import LEFT_OUT, chosen_views, shown, unknown_views
 
 BLANKS = ("chexpert", "mimic", "rexgradient")  # sets whose labels come from reports: what is not mentioned has a policy
 VOTED = ("vindr", "vinbigdata")
 FOLDER = {"cxrlt": "mimic"}  # whose images a set names, where they are not its own
 RANK = {"train": 0, "val": 1, "test": 2}
+SHOWN = 6  # counts of a fact that are printed; all stand in the summary
 NIH_NAME = re.compile(r"\b\d{8}_\d{3}\.(?:png|jpg|jpeg|dcm)\b")
 
 
@@ -89,7 +91,11 @@ def with_cxrlt(mimic: pd.DataFrame, cxrlt: pd.DataFrame) -> tuple[pd.DataFrame, 
     before, more = mimic[list(LABELS)].to_numpy(), theirs[list(LABELS)].to_numpy()
     was = before[own]
     known = (more == PRESENT) | (more == ABSENT)
-    filled = known & np.isin(was, (UNSEEN, COARSE)) | (more == PRESENT) & (was == BLANK)
+    # MIMIC's labels look for seven findings: where its report does not mention one, a 1 alone says more, whatever
+    # neighbour is beside it.
+    asked = np.isin(LABELS, list(CHEXPERT.values()))
+    unmentioned = (was == BLANK) | (was == COARSE) & asked
+    filled = known & np.isin(was, (UNSEEN, COARSE)) & ~unmentioned | (more == PRESENT) & unmentioned
     after = before.copy()
     after[own] = np.where(filled, more, was)
     out = mimic.assign(**fields(after), **{label: after[:, j] for j, label in enumerate(LABELS)})
@@ -145,6 +151,8 @@ def gathered(
         policy = "unknown" if name == "mimic" and "cxrlt" in names else blank  # CXR-LT may know what MIMIC's report does not mention
         read = read_set(name, data_root, policy, votes)
         facts |= {f"{name}, labels that are none of the 14": read.attrs["others"]} if read.attrs["others"] else {}
+        strange = unknown_views(read["view"])
+        facts |= {f"{name}, views of no known name, kept under it": strange} if strange else {}
         read["labels"] = fields(read[list(LABELS)].to_numpy())["labels"]
         tables[name], lacking = placed(read, name, data_root, check)
         missing += sorted(set(lacking) - set(missing)) if name == "cxrlt" else lacking
@@ -157,20 +165,58 @@ def gathered(
     return pd.concat(tables.values(), ignore_index=True), facts, missing
 
 
-def chosen_rows(table: pd.DataFrame, views: Sequence[str] | None, splits: Sequence[str] | None) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The rows of these views and splits of which anything is known -> (table, counts of the others). ValueError where none is left."""
-    empty = nothing_known(table)
-    counts = {"nothing is known, left out": {str(k): int(n) for k, n in table["dataset"][empty].value_counts().items()}} if empty.any() else {}
-    kept = ~empty
-    for column, chosen in (("view", views), ("split", splits)):
-        if chosen:
-            there = sorted(set(table[column]))
-            wanted = table[column].isin([c.upper() if column == "view" else c for c in chosen]).to_numpy()
-            if not (kept & wanted).any():
-                raise ValueError(f"--{column}s {' '.join(chosen)}: no image is left (there is {', '.join(v or 'not said' for v in there)})")
-            counts[f"other {column}s, left out"] = {str(k): int(n) for k, n in table["dataset"][kept & ~wanted].value_counts().items()}
-            kept = kept & wanted
+def chosen_rows(
+    table: pd.DataFrame, views: Sequence[str] | None, splits: Sequence[str] | None
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The rows of these views and splits of which anything is known -> (table, counts of the others by data set).
+
+    Views of LEFT_OUT go too, unless they are asked for. ValueError: no row is left, or --views names what is no view.
+    """
+    names = chosen_views(list(views or ()), set(table["view"]))
+    counts: dict[str, Any] = {}
+    kept = ~nothing_known(table)
+    if not kept.all():
+        counts["nothing is known, left out"] = counted(table["dataset"][~kept])
+    set_and_view = table["dataset"] + " " + table["view"].map(shown)
+    set_and_split = table["dataset"] + " " + table["split"]
+
+    unfit = table["view"].isin(LEFT_OUT.keys() - set(names)).to_numpy()
+    if (kept & unfit).any():
+        counts["no view of the chest, left out"] = counted(set_and_view[kept & unfit])
+        kept = kept & ~unfit
+    if not kept.any():
+        raise ValueError(f"no image is left: {'; '.join(told(name, fact) for name, fact in counts.items())}")
+    for column, chosen, groups in (("view", names, set_and_view), ("split", splits, set_and_split)):
+        if not chosen:
+            continue
+        there = ", ".join(sorted(map(shown, set(table[column][kept]))))
+        wanted = table[column].isin(chosen).to_numpy()
+        if not (kept & wanted).any():
+            flag = " ".join((views if column == "view" else splits) or ())
+            raise ValueError(f"--{column}s {flag}: no image is left (there is {there})")
+        counts[f"other {column}s, left out"] = counted(groups[kept & ~wanted])
+        kept = kept & wanted
     return table[kept].reset_index(drop=True), counts
+
+
+def counted(groups: pd.Series) -> dict[str, int]:
+    """How many rows each group has, most frequent first; {} for no rows."""
+    return {str(group): int(rows) for group, rows in groups.value_counts().items()}
+
+
+def told(name: str, fact: object) -> str:
+    """A fact in one line: a number, or the first counts of several; 'none' where there is nothing to count."""
+    if not isinstance(fact, dict):
+        return f"{name}: {fact:,}" if isinstance(fact, int | float) else f"{name}: {fact}"
+    if not fact:
+        return f"{name}: none"
+    first = [f"{str(key).replace('_', ' ')} {told_count(count)}" for key, count in list(fact.items())[:SHOWN]]
+    more = f", and {len(fact) - SHOWN} more" if len(fact) > SHOWN else ""
+    return f"{name}: {', '.join(first)}{more}"
+
+
+def told_count(count: object) -> str:
+    return f"{count:,}" if isinstance(count, int | float) else str(count)
 
 
 def nothing_known(table: pd.DataFrame) -> np.ndarray:
@@ -211,7 +257,7 @@ def summary(table: pd.DataFrame) -> dict[str, Any]:
             for label, n in zip(LABELS, counts, strict=True)
         }  # fmt: skip
         splits = {str(k) or "none": int(v) for k, v in rows["split"].value_counts().items()}
-        views = {str(k) or "not said": int(v) for k, v in rows["view"].value_counts().items()}
+        views = counted(rows["view"].map(shown))
         out["datasets"][str(name)] = {
             "images": len(rows),
             "patients": int(rows["patient_id"].nunique()),

@@ -733,6 +733,37 @@ def test_check_knows_other_spellings_editions_and_inner_folders(tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("around", ["", "chexpertchestxrays-u20210408"])
+def test_check_knows_chexpert_as_its_archives_unpack(tmp_path: Path, around: str) -> None:
+    home = tmp_path / "chexpert" / around
+    first, second, third = (f"CheXpert-v1.0 batch {n}" for n in ("1 (validate & csv)", "2 (train 1)", "3 (train 2)"))
+    for patient in (f"{second}/patient00001", f"{third}/patient21514", f"{first}/valid/patient64541"):
+        (home / patient / "study1").mkdir(parents=True)
+        (home / patient / "study1" / "view1_frontal.jpg").write_bytes(b"")
+    (home / first / "train.csv").write_text("Path\na\nb\n")
+    (home / first / "valid.csv").write_text("Path\na\n")
+    assert f"chexpert: complete, {home}" in state(tmp_path, "chexpert", code=0)
+
+
+@pytest.mark.usefixtures("small")
+def test_check_knows_kaggles_resized_copy(tmp_path: Path) -> None:
+    root = nih(tmp_path / "nih")
+    target = root / "images-224" / "images-224"
+    target.mkdir(parents=True)
+    for path in root.glob("images_*/images/*.png"):
+        path.rename(target / path.name)
+    for split in ("train_val", "test"):
+        (root / f"{split}_list.txt").rename(root / f"{split}_list_NIH.txt")
+    assert "nih: complete" in state(tmp_path, "nih", code=0)
+
+
+@pytest.mark.usefixtures("small")
+def test_check_says_what_is_there_instead(tmp_path: Path) -> None:
+    (tmp_path / "padchest" / "other").mkdir(parents=True)
+    assert "; it holds other" in state(tmp_path, "padchest", code=1)
+
+
+@pytest.mark.usefixtures("small")
 def test_check_says_how_to_unpack(tmp_path: Path) -> None:
     root = tmp_path / "rexgradient"
     (root / "metadata").mkdir(parents=True)

@@ -81,3 +81,12 @@ def test_real_shards_and_rgba(shared: Path) -> None:
     assert sum(m == "RGBA" for m in modes.values()) == 8
     for path in [p for p in paths if modes[p] == "RGBA"][:2] + [p for p in paths if modes[p] == "L"][:2]:
         np.testing.assert_array_equal(read_grey(path, 224), published(Path(path), 224))
+
+
+def test_resized_copies_of_kaggle_are_searched(tmp_path: Path) -> None:
+    for name in ("images-224/images-224/a.png", "images-512/images-512/b.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"")
+    found = locate(tmp_path, ["a.png", "b.png", "c.png", "images-224/images-224/a.png"])
+    a, b = (str(tmp_path / name) for name in ("images-224/images-224/a.png", "images-512/images-512/b.png"))
+    assert found == [a, b, None, a]

@@ -177,3 +177,15 @@ def test_a_label_that_is_nearly_one_is_refused(tmp_path: Path, label: str) -> No
 def test_known_spellings_become_ours_and_other_classes_stay(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text('image,labels\na.png,"Infiltrate,Tuberculosis"\n')
     assert t.read_table(tmp_path / "t.csv")["labels"].tolist() == ["Infiltration,Tuberculosis"]
+
+
+def test_a_resized_copy_holds_the_same_image() -> None:
+    names = ["00000013_005.png", "images/00000013_005.png", "images-224/images-224/00000013_005.png"]
+    assert set(t.image_keys(pd.Series(names))) == {names[0]}
+
+
+@pytest.mark.parametrize("ending", ["", "_NIH"])
+def test_the_official_list_is_found_under_both_names(tmp_path: Path, ending: str) -> None:
+    assert t.official_list(tmp_path, "test") is None
+    (tmp_path / f"test_list{ending}.txt").write_text("a.png\n")
+    assert t.official_list(tmp_path, "test") == tmp_path / f"test_list{ending}.txt"

@@ -355,3 +355,123 @@ def test_labels_that_are_none_of_ours_are_counted_and_near_ones_refused(nine: Pa
     csv.write_text(text.replace("Cardiomegaly", "Cardiomegally"))
     make = (MAKE, "--datasets", "nih", "--data_root", root, "--no-check_images", "--out_csv", tmp_path / "v.csv")
     assert "unknown label 'Cardiomegally' in" in one_line_error(*make) and "did you mean 'Cardiomegaly'?" in one_line_error(*make)
+
+
+# Every set alone and every filter: a fact may have nothing to count.
+
+
+@pytest.fixture(scope="session")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All nine layouts with frontal and lateral images."""
+    root = tmp_path_factory.mktemp("alone") / "Dataset"
+    for n, name in enumerate(WRITERS):
+        known = truth(patients=12, seed=n)
+        WRITERS[name](known.assign(view=["PA", "LATERAL", "AP"] * 8), root / name)
+    return root
+
+
+VIEWS_OF_ALL = ("--views", "PA", "AP", "FRONTAL", "LATERAL", "UNKNOWN")
+FILTERS = {
+    "neither": (),
+    "views": ("--views", "PA", "AP", "FRONTAL", "UNKNOWN"),
+    "views that remove nothing": VIEWS_OF_ALL,
+    "splits": ("--splits", "train", "val"),
+    "both": ("--views", "PA", "AP", "FRONTAL", "UNKNOWN", "--splits", "train"),
+    "both that remove nothing": (*VIEWS_OF_ALL, "--splits", "train", "val", "test"),
+}
+
+
+@pytest.mark.parametrize("name", list(WRITERS))
+def test_every_set_alone_with_every_filter(alone: Path, tmp_path: Path, name: str) -> None:
+    """What is left and what is counted are all rows, and every count is printed."""
+    make = (MAKE, "--datasets", name, "--data_root", alone, "--no-check_images")
+    whole = read_table_of(alone, name, tmp_path)
+    for filters, flags in FILTERS.items():
+        out = tmp_path / "u.csv"
+        said = run(*make, "--out_csv", out, "--overwrite", *flags)
+        table = read_table(out)
+        facts = json.loads((tmp_path / "u_summary.json").read_text())["facts"]
+        left = [fact for key, fact in facts.items() if key.endswith("left out")]
+        assert len(table) + sum(sum(fact.values()) for fact in left) == len(whole), filters
+        assert set(table["view"]) <= {"PA", "AP", "FRONTAL", ""} or not filters.startswith(("views", "both")) or "nothing" in filters
+        if "nothing" in filters:
+            assert len(table) == len(whole) and "other views, left out: none" in said and left[0] == {}
+
+
+def test_the_command_of_the_readme_on_a_set_from_which_it_removes_nothing(nine: Path, tmp_path: Path) -> None:
+    flags = ("--data_root", nine, "--views", "PA", "AP", "FRONTAL", "--no-check_images", "--out_csv", tmp_path / "u.csv")
+    assert "other views, left out: none" in run(MAKE, "--datasets", "vindr", *flags)
+
+
+def test_a_fact_is_told_whatever_it_holds() -> None:
+    assert union.told("views", {}) == "views: none"
+    assert union.told("moved", 12_345) == "moved: 12,345" and union.told("moved", 0) == "moved: 0"
+    assert union.told("views", {"padchest not said": 1_200, "nih AP": 3}) == "views: padchest not said 1,200, nih AP 3"
+    assert union.told("audit", {"in_this_table": 0}) == "audit: in this table 0"
+    many = {f"label {n}": n for n in range(9)}
+    assert union.told("others", many).endswith("label 5 5, and 3 more")
+    assert union.told("audit", {"nested": {}}) == "audit: nested {}"
+
+
+def padchest_with_views(nine: Path, root: Path, words: list[str]) -> pd.Series:
+    """PadChest with the views `words` in its first rows -> how often each word stands there."""
+    shutil.copytree(nine / "padchest", root / "padchest")
+    path = next((root / "padchest").glob("PADCHEST*"))
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    table.loc[: len(words) - 1, "Projection"] = words
+    table.to_csv(path, index=False)
+    return table["Projection"].value_counts()
+
+
+def test_lying_patients_are_frontal_and_ribs_are_left_out(nine: Path, tmp_path: Path) -> None:
+    """The README's own --views kept no AP_horizontal; COSTAL and EXCLUDE are counted, UNK says nothing, the unknown word is named."""
+    words = ["AP_horizontal"] * 9 + ["COSTAL"] * 3 + ["EXCLUDE", "UNK", "UNK", "Skyline"]
+    projections = padchest_with_views(nine, tmp_path / "Dataset", words)
+    table, summary, said = made(tmp_path / "Dataset", tmp_path / "u.csv", "--views", "PA", "AP", "FRONTAL")
+    assert table["view"].value_counts().to_dict() == {"PA": projections["PA"], "AP": projections["AP"] + 9}
+    assert summary["facts"]["no view of the chest, left out"] == {"padchest COSTAL": 3, "padchest EXCLUDE": 1}
+    assert summary["facts"]["other views, left out"] == {"padchest not said": 2, "padchest SKYLINE": 1}
+    assert "padchest, views of no known name, kept under it: SKYLINE 1" in said
+    assert "no view of the chest, left out: padchest COSTAL 3, padchest EXCLUDE 1" in said
+
+    everything = made(tmp_path / "Dataset", tmp_path / "all.csv")[0]
+    assert len(everything) == 80 - 4 and set(everything["view"]) == {"PA", "AP", "", "SKYLINE"}
+    asked = made(tmp_path / "Dataset", tmp_path / "asked.csv", "--views", "costal", "skyline", "UNKNOWN")[0]
+    assert asked["view"].value_counts().to_dict() == {"COSTAL": 3, "": 2, "SKYLINE": 1}
+    make = (MAKE, "--datasets", "padchest", "--data_root", tmp_path / "Dataset", "--no-check_images")
+    assert "--views FRONTL: no such view" in one_line_error(*make, "--out_csv", tmp_path / "x.csv", "--views", "PA", "FRONTL")
+
+
+def test_a_set_without_any_usable_image_is_refused(nine: Path, tmp_path: Path) -> None:
+    padchest_with_views(nine, tmp_path / "Dataset", ["COSTAL"] * 80)
+    make = (MAKE, "--datasets", "padchest", "--data_root", tmp_path / "Dataset", "--no-check_images", "--out_csv", tmp_path / "x.csv")
+    assert "no image is left: no view of the chest, left out: padchest COSTAL 80" in one_line_error(*make)
+
+
+def test_kaggles_resized_copy_is_found_with_its_lists(pictures: Path, tmp_path: Path) -> None:
+    """images-224/images-224 and lists of other names: the same rows, splits and test images as from the shards."""
+    root = tmp_path / "Dataset" / "nih"
+    (root / "images-224" / "images-224").mkdir(parents=True)
+    for path in pictures.glob("nih/images_*/images/*.png"):
+        shutil.copyfile(path, root / "images-224" / "images-224" / path.name)
+    shutil.copyfile(pictures / "nih" / "Data_Entry_2017.csv", root / "Data_Entry_2017.csv")
+    for split in ("train_val", "test"):
+        shutil.copyfile(pictures / "nih" / f"{split}_list.txt", root / f"{split}_list_NIH.txt")
+    flags = ("--datasets", "nih", "--out_csv")
+    run(MAKE, *flags, tmp_path / "a.csv", "--data_root", pictures)
+    run(MAKE, *flags, tmp_path / "b.csv", "--data_root", tmp_path / "Dataset")
+    shards, resized = read_table(tmp_path / "a.csv"), read_table(tmp_path / "b.csv")
+    assert resized["image"].str.startswith("nih/images-224/images-224/").all()
+    pd.testing.assert_frame_equal(shards.assign(image=""), resized.assign(image=""))
+    run(MAKE, "--src_csv", root / "Data_Entry_2017.csv", "--image_dir", root / "images", "--out_csv", tmp_path / "one.csv")
+    assert len(read_table(tmp_path / "one.csv")) == len(shards)
+
+
+def test_images_that_are_not_found_are_said_with_what_is_there(pictures: Path, tmp_path: Path) -> None:
+    root = tmp_path / "Dataset" / "nih"
+    shutil.copytree(pictures / "nih", root)
+    (root / "pictures").mkdir()
+    for shard in root.glob("images_*"):
+        shutil.move(shard, root / "pictures" / shard.name)
+    said = one_line_error(MAKE, "--datasets", "nih", "--data_root", root.parent, "--out_csv", tmp_path / "x.csv")
+    assert "24 of 24 images are missing" in said and f"{root} holds Data_Entry_2017.csv, pictures, test_list.txt, train_val_list.txt;" in said
