@@ -8,8 +8,6 @@ uncertain by name stays as it is. docs/datasets.md shows the table.
 
 from dataclasses import dataclass
 
-from roi.labels import LABELS
-
 OPACITIES = ("Infiltration", "Consolidation", "Pneumonia")
 
 
@@ -24,10 +22,14 @@ class Neighbour:
     vindr: tuple[str, ...] = ()
     chexpert: tuple[str, ...] = ()  # MIMIC-CXR's columns have the same names
     cxrlt: tuple[str, ...] = ()
-    reports: tuple[str, ...] = ()  # phrases of roi/reports.py: "a|b" a choice, "a?" may be missing
+    # Phrases of the report labeler ("a|b" a choice, "a?" may be missing), by what their denial says:
+    reports: tuple[str, ...] = ()  # the findings are absent
+    reports_open: tuple[str, ...] = ()  # nothing: no granuloma is not no nodule
+    reports_first: tuple[str, ...] = ()  # the first finding is absent: no nodular opacity
 
 
-SOURCES = ("openi", "padchest", "vindr", "chexpert", "cxrlt", "reports")
+REPORTS = ("reports", "reports_open", "reports_first")
+SOURCES = ("openi", "padchest", "vindr", "chexpert", "cxrlt", *REPORTS)
 NEIGHBOURS = (
     Neighbour(
         "volume loss",
@@ -55,7 +57,8 @@ NEIGHBOURS = (
         ("Effusion",),
         openi=("Hemothorax", "Hemopneumothorax"),
         padchest=("hemothorax", "empyema"),
-        reports=("hemothorax", "empyema"),
+        reports=("hemothorax",),
+        reports_open=("empyema",),
     ),
     Neighbour(
         "opacity, airspace disease, density",
@@ -65,15 +68,24 @@ NEIGHBOURS = (
         vindr=("Lung Opacity",),
         chexpert=("Lung Opacity",),
         cxrlt=("Lung Opacity",),
-        reports=("opacity", "airspace disease?|opacity?", "air space disease|opacity", "alveolar pattern|disease"),
+        reports=(
+            "infection? opacity",
+            "airspace disease|opacity|process|abnormality|change",
+            "air space disease|opacity|process|abnormality|change",
+            "alveolar pattern|disease",
+        ),
     ),
     Neighbour(
         "nodular or miliary opacity",
         ("Nodule", *OPACITIES),
         padchest=("miliary opacities",),
-        reports=("nodular opacity?", "miliary opacity?"),
+        reports_first=("nodular opacity?", "miliary opacity?"),
     ),
-    Neighbour("masslike opacity", ("Mass", *OPACITIES), reports=("masslike opacity?", "mass like opacity?")),
+    Neighbour(
+        "masslike opacity",
+        ("Mass", *OPACITIES),
+        reports_first=("masslike opacity?", "mass like opacity?"),
+    ),
     Neighbour(
         "lung lesion, nodule or mass",
         ("Mass", "Nodule"),
@@ -83,12 +95,12 @@ NEIGHBOURS = (
         reports=("side|base|apical? upper|middle|lower? lung lesion",),
     ),
     Neighbour(
-        "lung tumor",
-        ("Mass",),
-        padchest=("lepidic adenocarcinoma",),
-        vindr=("Lung tumor",),
-        reports=("lung tumor|neoplasm",),
+        "metastasis, malignancy",
+        ("Mass", "Nodule"),
+        padchest=("lung metastasis", "lepidic adenocarcinoma"),
+        reports=("metastasis|malignancy",),
     ),
+    Neighbour("tumor", ("Mass",), vindr=("Lung tumor",), reports=("tumor",)),
     Neighbour("mass of the thorax", ("Mass",), openi=("Mass/thorax",)),
     Neighbour(
         "granuloma",
@@ -96,16 +108,10 @@ NEIGHBOURS = (
         openi=("Granuloma", "Calcified Granuloma", "Granulomatous Disease"),
         padchest=("granuloma", "calcified granuloma"),
         cxrlt=("Granuloma",),
-        reports=("granuloma",),
+        reports_open=("granuloma",),
     ),
-    Neighbour("pseudonodule", ("Nodule",), padchest=("pseudonodule",), reports=("pseudonodule",)),
-    Neighbour(
-        "lung metastasis",
-        ("Nodule",),
-        padchest=("lung metastasis",),
-        reports=("lung metastasis|metastases", "metastasis|metastases lung", "metastatic lung? disease"),
-    ),
-    Neighbour("infection, aspiration", ("Pneumonia",), reports=("infection", "aspiration")),
+    Neighbour("pseudonodule", ("Nodule",), padchest=("pseudonodule",), reports_open=("pseudonodule",)),
+    Neighbour("infection, aspiration", ("Pneumonia",), reports=("infection",), reports_open=("aspiration",)),
     Neighbour(
         "congestion, heart failure",
         ("Edema",),
@@ -114,10 +120,8 @@ NEIGHBOURS = (
             "heart insufficiency", "hilar congestion", "kerley lines", "vascular redistribution",
             "central vascular redistribution",
         ),
-        reports=(
-            "congestion", "heart? failure", "heart insufficiency", "kerley", "overload",
-            "lung? vascular redistribution",
-        ),
+        reports=("congestion", "heart? failure", "heart insufficiency", "overload"),
+        reports_open=("kerley", "lung? vascular redistribution"),
     ),
     Neighbour(
         "obstructive disease, bulla",
@@ -126,7 +130,8 @@ NEIGHBOURS = (
         padchest=("copd signs", "bullas"),
         vindr=("COPD",),
         cxrlt=("Bulla",),
-        reports=("copd", "obstructive lung|airway? disease|change", "bulla"),
+        reports=("copd", "obstructive lung|airway? disease|change"),
+        reports_open=("bulla",),
     ),
     Neighbour(
         "interstitial disease or pattern",
@@ -134,19 +139,21 @@ NEIGHBOURS = (
         openi=("Lung Diseases, Interstitial",),
         padchest=("interstitial pattern", "reticular interstitial pattern", "reticulonodular interstitial pattern"),
         vindr=("ILD",),
-        reports=("interstitial lung? disease|pattern",),
+        reports=("interstitial lung? disease",),
+        reports_open=("interstitial pattern",),
     ),
     Neighbour(
         "scar of the lung",
         ("Fibrosis",),
         openi=("Fibrosis", "Cicatrix/lung"),
         padchest=("fibrotic band", "post radiotherapy changes", "asbestosis signs"),
-        reports=("scar", "fibrosis band", "radiation|radiotherapy change"),
+        reports=("scar",),
+        reports_open=("fibrosis band", "radiation|radiotherapy change"),
     ),
     Neighbour(
         "scar of lung and pleura",
         ("Fibrosis", "Pleural_Thickening"),
-        reports=("pleural lung scar", "pleuroparenchymal scar"),
+        reports_open=("pleural lung scar", "pleuroparenchymal scar"),
     ),
     Neighbour(
         "pleural plaque, scar or calcification, apical cap",
@@ -155,7 +162,8 @@ NEIGHBOURS = (
         padchest=("pleural plaques", "calcified pleural plaques"),
         chexpert=("Pleural Other",),
         cxrlt=("Pleural Other",),
-        reports=("pleural plaque", "pleural scar", "apical pleural? cap", "apical thickening"),
+        reports=("apical thickening",),
+        reports_open=("pleural plaque", "pleural scar", "apical pleural? cap"),
     ),
     # What the scheme of one set says of its own words: a leaf of PadChest's tree is named without the branch that it
     # grows on, and VinDr-CXR explains three classes to its readers as any opacity or lesion.
@@ -177,9 +185,14 @@ NEIGHBOURS = (
 
 
 def words_of(source: str) -> dict[str, tuple[str, ...]]:
-    """Each word of a source (one of SOURCES) -> the findings that it leaves unknown, in the order of LABELS."""
-    found: dict[str, set[str]] = {}
+    """Each word of a source (one of SOURCES) -> the findings that it leaves unknown."""
+    found: dict[str, dict[str, None]] = {}
     for neighbour in NEIGHBOURS:
         for word in getattr(neighbour, source):
-            found.setdefault(word, set()).update(neighbour.findings)
-    return {word: tuple(label for label in LABELS if label in findings) for word, findings in found.items()}
+            found.setdefault(word, {}).update(dict.fromkeys(neighbour.findings))
+    return {word: tuple(findings) for word, findings in found.items()}
+
+
+def phrases_of(neighbour: Neighbour) -> tuple[str, ...]:
+    """All its phrases of reports."""
+    return neighbour.reports + neighbour.reports_open + neighbour.reports_first

@@ -56,7 +56,7 @@ FINDINGS = {
     "thickening side? pleural": ("Pleural_Thickening",),
     "hernia": ("Hernia",),
 }
-WIDER = words_of("reports")  # one table for all data sets
+WIDER = words_of("reports") | words_of("reports_open") | words_of("reports_first")  # one table for all data sets
 OTHERS = (  # of other parts, or of other kinds, that share a word with one of ours
     "pericardial effusion|fluid",
     "joint|suprapatellar|knee effusion|fluid",
@@ -151,6 +151,7 @@ kerley cephalization; emphysema emphysematous; bulla bullous bullae bleb; fibros
 cap capping; apical apex apices biapical; tissue soft; base basilar basal bibasilar; side right left
 bone bony osseous skeletal skeleton osseus musculoskeletal; spine spinal thoracolumbar; abdomen abdominal; trachea tracheal
 diaphragm hemidiaphragm diaphragmatic; artery arterial; trauma traumatic posttraumatic; cardiopulmonary cardiorespiratory
+metastasis metastases metastatic; malignancy malignant neoplasm neoplastic cancer carcinoma
 exam examination study radiograph film xray; no neither; lack lacking; of from; absent absence; resolved resolution cleared
 seen identified visualized appreciated demonstrated noted present evident detected observed visible found apparent; change changed; increase increased
 possible possibly potential potentially perhaps maybe; may might could can; suggest suggesting suggestive suggested suggestion; suspected suspect suspicion

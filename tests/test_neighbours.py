@@ -10,7 +10,7 @@ from roi.cells import ABSENT, BLANK, COARSE, PRESENT, UNCERTAIN, UNSEEN
 from roi.labels import LABELS
 from roi.layouts import CXRLT, VINDR, WRITERS
 from roi.mesh import mesh_cells
-from roi.neighbours import NEIGHBOURS, SOURCES, words_of
+from roi.neighbours import NEIGHBOURS, REPORTS, SOURCES, phrases_of, words_of
 from roi.reports import label_reports, phrases
 from roi.sources import CHEXPERT_NAMES, chexpert_cells, padchest_cells, read_cxrlt, read_padchest, voted
 
@@ -25,7 +25,7 @@ EXPECTED = [
     ),
     ("Nodule", {"openi": "Calcified Granuloma", "padchest": "calcified granuloma", "reports": "a calcified granuloma"}),
     ("Nodule", {"padchest": "pseudonodule", "reports": "a pseudonodule"}),
-    ("Nodule", {"padchest": "lung metastasis", "reports": "pulmonary metastases"}),
+    ("Mass Nodule", {"padchest": "lung metastasis", "reports": "pulmonary metastases"}),
     ("Edema", {"openi": "Heart Failure", "padchest": "heart insufficiency", "reports": "heart failure"}),
     ("Edema", {"openi": "Pulmonary Congestion", "padchest": "hilar congestion", "reports": "hilar congestion"}),
     ("Edema", {"padchest": "vascular redistribution", "reports": "pulmonary vascular redistribution"}),
@@ -38,7 +38,8 @@ EXPECTED = [
     ("Fibrosis", {"openi": "Cicatrix/lung", "padchest": "fibrotic band", "reports": "fibrotic bands"}),
     ("Fibrosis", {"openi": "Lung Diseases, Interstitial", "reports": "interstitial lung disease"}),
     ("Effusion", {"openi": "Hemothorax", "padchest": "hemothorax", "reports": "a hemothorax"}),
-    ("Mass", {"vindr": "Lung tumor", "padchest": "lepidic adenocarcinoma", "reports": "a lung tumor"}),
+    ("Mass Nodule", {"padchest": "lepidic adenocarcinoma", "reports": "a carcinoma"}),
+    ("Mass", {"vindr": "Lung tumor", "reports": "a lung tumor"}),
     (
         "Effusion Pleural_Thickening",
         {"openi": "Costophrenic Angle/blunted", "padchest": "costophrenic angle blunting", "reports": "blunting of the costophrenic angle"},
@@ -97,7 +98,7 @@ def test_every_word_of_the_table_is_read(tmp_path: Path) -> None:
     """By the set that has it: unknown is what the table says, less what the word itself names."""
     for source in SOURCES:
         for word, findings in words_of(source).items():
-            spoken = next(phrases(word)) if source == "reports" else word
+            spoken = next(phrases(word)) if source in REPORTS else word
             cells = dict(zip(LABELS, cells_of(source, spoken, tmp_path), strict=True))
             assert {label for label, cell in cells.items() if cell == COARSE} | {
                 label for label in findings if cells[label] == PRESENT
@@ -162,7 +163,8 @@ def test_names_of_padchest_that_are_alike_are_counted_and_absent(tmp_path: Path)
 def test_the_page_shows_the_table() -> None:
     page = DOCS.read_text(encoding="utf-8")
     for row in NEIGHBOURS:
-        words = [", ".join(getattr(row, source)).replace("|", "/") for source in SOURCES]
+        columns = [*(getattr(row, source) for source in SOURCES if source not in REPORTS), phrases_of(row)]
+        words = [", ".join(column).replace("|", "/") for column in columns]
         assert f"| {row.notion} | {', '.join(row.findings)} | {' | '.join(words)} |" in page, row.notion
     rows = page.split("## Neighbours")[1].split("\n## ")[0].count("\n| ")
     assert rows == len(NEIGHBOURS) + 1
