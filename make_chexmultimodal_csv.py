@@ -194,7 +194,7 @@ def report_missing(missing: list[str], of: int, folder: Path, side_file: Path, a
     said = f"{len(missing):,} of {of:,} images are missing under {folder}, listed in {side_file}"
     if len(missing) == of or not allow_missing:
         below = folder / missing[0].split("/")[0]  # the folder of the set in a union
-        searched = below if below.is_dir() else folder
+        searched = next(place for place in (below, folder, folder.parent) if place.is_dir())
         remedy = "complete the download, or leave them out with --allow_missing"
         if len(missing) == of:
             remedy = "is this the right folder?"

@@ -2,7 +2,7 @@
 
     python benchmarks/report_labeler.py --reports Dataset/openi/indiana_reports.csv
 
-The reference is roi/mesh.py without its NEIGHBOURS. Where it says unknown a report is left out of that finding's score. Rules were chosen and tuned on
+The reference is roi/mesh.py with its WIDER neighbours alone. Where it says unknown a report is left out of that finding's score. Rules were chosen and tuned on
 the development half (an even CRC-32 of uid); the other half was held out. UNCERTAIN counts as negative, but where the name of a figure says otherwise.
 Intervals are bootstraps over reports.
 

@@ -153,7 +153,7 @@ NEIGHBOURS = (
     Neighbour(
         "scar of lung and pleura",
         ("Fibrosis", "Pleural_Thickening"),
-        reports_open=("pleural lung scar", "pleuroparenchymal scar"),
+        reports_open=("pleural lung scar",),
     ),
     Neighbour(
         "pleural plaque, scar or calcification, apical cap",

@@ -51,7 +51,7 @@ FINDINGS = {
     "edema": ("Edema",),
     "emphysema": ("Emphysema",),
     "fibrosis": ("Fibrosis",),
-    "pleural|pleuroparenchymal base? thickening": ("Pleural_Thickening",),
+    "pleural base? thickening": ("Pleural_Thickening",),
     "pleural effusion|fluid or|and thickening": ("Effusion", "Pleural_Thickening"),
     "thickening side? pleural": ("Pleural_Thickening",),
     "hernia": ("Hernia",),
@@ -143,7 +143,7 @@ ALIKE = """
 atelectasis atelectases atelectatic; pneumothorax pneumothoraces pneumothoraxes; hydropneumothorax hydropneumothoraces; nodular nodularity reticulonodular
 collapse collapsed; heart cardiac; silhouette contour shadow border configuration; enlarge enlarged enlargement enlarges
 mediastinal mediastinum paratracheal; blunt blunted blunting; cardiomediastinal cardiomediastinum; hilar hilum hila perihilar; aorta aortic
-pericardial pericardium; angle sulcus sulci recess; pleural pleura pleurae pleuro; prior previous old
+pericardial pericardium; angle sulcus sulci recess; pleural pleura pleurae pleuro pleuroparenchymal; prior previous old
 opacity opacities opacification opacifications opacified density densities; consolidation consolidative consolidated consolidating
 infiltrate infiltration infiltrative; lung pulmonary lobe lobar parenchyma parenchymal; granuloma granulomata granulomatous histoplasmoma
 infection infectious; edema oedema; pneumonia pneumonic; congestion congested engorgement engorged; failure chf; vascular vasculature vascularity vessel

@@ -170,13 +170,20 @@ BATCHES = ("CheXpert-v1.0 batch 2 (train 1)", "CheXpert-v1.0 batch 3 (train 2)",
 FIRST_BATCH = "CheXpert-v1.0 batch 1 (validate & csv)"
 
 
-@pytest.mark.parametrize("around", ["", "chexpertchestxrays-u20210408"])
-@pytest.mark.parametrize("inside", ["", "train", "CheXpert-v1.0/train"])
-def test_chexpert_stays_as_its_archives_unpack(tmp_path: Path, around: str, inside: str) -> None:
-    """Tables in the first batch, patients of train in three others; each image is found, and nothing else differs."""
+@pytest.mark.parametrize(
+    ("around", "inside", "tables"),
+    [
+        ("", "", FIRST_BATCH),
+        ("chexpertchestxrays-u20210408", "", FIRST_BATCH),
+        ("", "train", FIRST_BATCH),
+        ("", "CheXpert-v1.0/train", ""),
+    ],
+)
+def test_chexpert_stays_as_its_archives_unpack(tmp_path: Path, around: str, inside: str, tables: str) -> None:
+    """Tables in the first batch or beside them, patients of train in three others: each image is found, nothing differs."""
     merged = read("chexpert", chexpert_set(tmp_path / "merged"))
     home = tmp_path / "chexpert" / around
-    chexpert_set(home / FIRST_BATCH)
+    chexpert_set(home / tables)
     for n, image in enumerate(merged["image"]):
         folder, below = image.split("/", 1)
         batch = f"{FIRST_BATCH}/valid" if folder == "valid" else f"{BATCHES[int(below[7:12]) % 3]}/{inside}"

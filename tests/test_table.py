@@ -189,3 +189,12 @@ def test_the_official_list_is_found_under_both_names(tmp_path: Path, ending: str
     assert t.official_list(tmp_path, "test") is None
     (tmp_path / f"test_list{ending}.txt").write_text("a.png\n")
     assert t.official_list(tmp_path, "test") == tmp_path / f"test_list{ending}.txt"
+
+
+def test_missing_images_are_said_with_what_is_there(tmp_path: Path) -> None:
+    """Also where the folder that was named is not there: the one above it is shown."""
+    csv = tmp_path / "Data_Entry_2017.csv"
+    csv.write_text(f"{HEADER_2017}\n00000001_000.png,Mass,0,1,50,M,PA,1,1,1,1\n")
+    flags = ("--src_csv", csv, "--image_dir", tmp_path / "images", "--out_csv", tmp_path / "o" / "t.csv")
+    said = one_line_error("make_chexmultimodal_csv.py", *flags)
+    assert "the first is 00000001_000.png" in said and f"{tmp_path} holds Data_Entry_2017.csv, o;" in said

@@ -47,7 +47,13 @@ def test_each_word_is_of_one_view() -> None:
 
 
 def test_what_users_ask_for() -> None:
-    assert chosen_views(["pa", "AP_horizontal", "l", "unknown", "skyline"], {"SKYLINE"}) == ["PA", "AP", "LATERAL", "", "SKYLINE"]
+    assert chosen_views(["pa", "AP_horizontal", "l", "unknown", "skyline"], {"SKYLINE"}) == [
+        "PA",
+        "AP",
+        "LATERAL",
+        "",
+        "SKYLINE",
+    ]
     with pytest.raises(ValueError, match=r"--views FRONTL: no such view \(known: PA, AP, FRONTAL"):
         chosen_views(["PA", "FRONTL"], {"PA"})
 
