@@ -29,7 +29,7 @@ from roi import cli, coverage, predictions
 from roi.files import refuse_existing
 from roi.labels import canonical
 from roi.predictions import matched, same_model, trained_on
-from roi.table import image_keys, read_table, target_matrix
+from roi.table import image_keys, patients_from_names, read_table, target_matrix
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -60,11 +60,11 @@ def main(args: argparse.Namespace) -> None:
         raise ValueError(f"--preds {args.preds}: the model was trained on some of these images or patients; calibrate on others")
     classes = coverage.findings_of(preds.classes, args.classes)
     place = [preds.classes.index(c) for c in classes]
-    unlabelled = read_unlabelled(args.target_preds, classes, preds) if args.target_preds else None
+    unlabelled, people = read_unlabelled(args.target_preds, classes, preds) if args.target_preds else (None, None)
     try:
         found = coverage.calibrate(
             preds.prob["full"][:, place], target_matrix(rows, classes), rows["patient_id"].to_numpy(), classes, args.alpha, args.delta, args.unit,
-            args.scale, args.seed, unlabelled,
+            args.scale, args.seed, unlabelled, people,
         )  # fmt: skip
     except ValueError as error:
         raise ValueError(f"{args.csv}: {error}") from error
@@ -78,8 +78,11 @@ def main(args: argparse.Namespace) -> None:
     show(found, args.out)
 
 
-def read_unlabelled(path: str, classes: list[str], calibration: predictions.Predictions) -> np.ndarray:
-    """(M, K) predictions of the same model on other images, on which it was not trained."""
+def read_unlabelled(
+    path: str, classes: list[str], calibration: predictions.Predictions
+) -> tuple[np.ndarray, np.ndarray]:
+    """(M, K) predictions of the same model on other images, on which it was not trained; (M,) the patients that their
+    names say."""
     preds = predictions.read(path)
     same_model(calibration, preds.meta, f"--target_preds {path}")
     shared = set(image_keys(pd.Series(preds.images, dtype=str))) & set(image_keys(pd.Series(calibration.images, dtype=str)))
@@ -91,7 +94,8 @@ def read_unlabelled(path: str, classes: list[str], calibration: predictions.Pred
     lacking = [c for c in classes if c not in names]
     if lacking:
         raise ValueError(f"--target_preds {path}: has no prediction for {lacking[0]!r}")
-    return preds.prob["full"][:, [names.index(c) for c in classes]]
+    patients = patients_from_names(pd.Series(preds.images, dtype=str)).to_numpy()
+    return preds.prob["full"][:, [names.index(c) for c in classes]], patients
 
 
 def show(found: dict[str, Any], out: str) -> None:

@@ -181,22 +181,19 @@ def outcomes(
     first: int = 0,
     outputs: Sequence[Output] = (),
 ) -> Iterator[Outcome]:
-    """Predict batch by batch; `table` has image and patient_id of the rows, which begin at row `first` of the whole one. `outputs` see
-    each batch. An unreadable image stops it, or is left out and listed.
+    """Predict batch by batch; `table` has image and contaminated (trained on) of the rows, which begin at row `first`
+    of the whole one. `outputs` see each batch. An unreadable image stops it, or is left out and listed.
     """
     from roi import dist
     from roi.augment import OTHER_VIEWS
-    from roi.checkpoint import fingerprints
     from roi.data import checked, note_unreadable
     from roi.draws import row_seeds
     from roi.engine import predict
     from roi.predictions import PARTS, record
-    from roi.table import image_keys
 
     device, dtype = computing(args)
     images = table["image"].tolist()
-    seen = np.isin(fingerprints(image_keys(table["image"]).tolist()), state["train_images"])
-    contaminated = (seen | np.isin(fingerprints(table["patient_id"].tolist()), state["train_patients"])).tolist()
+    contaminated = table["contaminated"].tolist()
     unreadable: set[str] = set()
     readable = checked(batches, args.skip_unreadable, unreadable)
     model, others = model.to(device), OTHER_VIEWS[args.tta]
@@ -256,9 +253,9 @@ def predict_image(args: argparse.Namespace, model: RoiModel, state: dict[str, An
     """One image file: probabilities on the console; mask and crop at the size of the file."""
     import pandas as pd
 
+    from roi.checkpoint import trained_on_file
     from roi.data import XrayDataset
     from roi.images import read_grey
-    from roi.table import patients_from_names
     from roi.visuals import crop_picture, mask_picture, save_png
 
     path = Path(args.image)
@@ -266,8 +263,7 @@ def predict_image(args: argparse.Namespace, model: RoiModel, state: dict[str, An
         raise ValueError(f"{path}: no such image (--image)")
     grey = read_grey(path)
     dataset = XrayDataset([str(path)], no_targets(1, state), state["args"]["img_size"])
-    name = pd.Series([path.name])
-    table = pd.DataFrame({"image": name, "patient_id": patients_from_names(name)})
+    table = pd.DataFrame({"image": [path.name], "contaminated": [trained_on_file(state, path)]})
     ((_, row, mask),) = outcomes(args, model, state, table, [dataset.collate([dataset[0]])])
     parts = [key for key, values in row.items() if isinstance(values, dict)]
     for finding in state["classes"]:
@@ -291,6 +287,7 @@ def predict_table(args: argparse.Namespace, model: RoiModel, state: dict[str, An
     from roi import dist
     from roi.blocks import compiled
     from roi.boxes import read_boxes
+    from roi.checkpoint import trained_on
     from roi.data import present
     from roi.log import progress
     from roi.table import read_table, some_patients
@@ -310,6 +307,7 @@ def predict_table(args: argparse.Namespace, model: RoiModel, state: dict[str, An
     table, paths = present(table, args.image_root, args.skip_unreadable, output_of(args))
     table["path"] = paths
     loader, table = loader_of(args, state, table)
+    table["contaminated"] = trained_on(state, table)
     stems = file_stems(table["image"])
     shown = min(args.max_vis or len(table), len(table)) if args.save_vis_dir else 0
     first, end = (len(table) * n // dist.world() for n in (dist.rank(), dist.rank() + 1))  # rows of this process

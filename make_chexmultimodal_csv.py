@@ -27,9 +27,9 @@ import pandas as pd
 from roi import cli
 from roi.files import contents, replacing
 from roi.images import locate
-from roi.labels import LABELS
+from roi.labels import LABELS, normal_name
 from roi.sources import VOTES, read_nih
-from roi.table import COLUMNS, check_table, class_list, csv_text, listed, tokens
+from roi.table import COLUMNS, check_table, class_list, csv_text, image_keys, listed, tokens
 
 ONE = {"image_dir": None, "filter_list": None, "label_from": "Finding Labels"}
 SEVERAL: dict[str, Any] = {
@@ -47,7 +47,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--datasets", nargs="+", metavar="all|NAME", help="sets below --data_root: nih, openi, … (download_datasets.py --list), or all that are there"
     )
     parser.add_argument("--out_csv", required=True, metavar="CSV", help="table to write")
-    parser.add_argument("--fillna", default="", metavar="WORD", help="written where an image is known to have no finding (default: an empty field)")
+    filler = "Normal or No Finding: written where an image is known to have no finding (default: an empty field)"
+    parser.add_argument("--fillna", default="", metavar="WORD", help=filler)
     parser.add_argument("--allow_missing", action=cli.on_off, default=False, help="leave out rows whose image is missing (default: an error)")
     cli.add_overwrite(parser, "the table if another one is there")
     one = parser.add_argument_group("with --src_csv")
@@ -95,6 +96,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         if getattr(args, name) != default:
             parser.error(f"--{name} goes with {'--datasets' if args.src_csv else '--src_csv'}, not with {'--src_csv' if args.src_csv else '--datasets'}")
     args.data_root = args.data_root or Path("Dataset")
+    if args.fillna and not normal_name(args.fillna):
+        remedy = "write Normal or No Finding, or leave the flag out for an empty field"
+        parser.error(f"--fillna {args.fillna}: training would take it for a finding; {remedy}")
     return args
 
 
@@ -106,7 +110,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def make_nih(args: argparse.Namespace) -> None:
-    table = check_table(read_nih(args.src_csv, args.label_from)[list(COLUMNS)], args.src_csv)
+    table = check_table(read_nih(args.src_csv, args.label_from)[list(COLUMNS)], args.src_csv, separator="|")
     if args.filter_list:
         table = keep_listed(table, args.filter_list, args.src_csv)
     out = Path(args.out_csv)
@@ -165,11 +169,13 @@ def make_union(args: argparse.Namespace) -> None:
 
 def keep_listed(table: pd.DataFrame, filter_list: str, src_csv: str) -> pd.DataFrame:
     """The rows that the list names; every name of the list must have one."""
-    names = set(listed(filter_list))
-    lacking = sorted(names - set(table["image"]))
+    names = pd.Series(listed(filter_list), dtype=str).drop_duplicates()
+    wanted, here = image_keys(names), image_keys(table["image"])
+    lacking = names[~wanted.isin(here)].tolist()
     if lacking:
-        raise ValueError(f"{filter_list}: {len(lacking)} of its {len(names)} images are not in {src_csv}, the first is {lacking[0]}")
-    return table[table["image"].isin(names)].copy()
+        count = f"{len(lacking)} of its {len(names)} images"
+        raise ValueError(f"{filter_list}: {count} are not in {src_csv}, the first is {min(lacking)}")
+    return table[here.isin(wanted)].copy()
 
 
 def keep_present(table: pd.DataFrame, folder: Path, side_file: Path, allow_missing: bool) -> pd.DataFrame:

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 
 from roi.files import replacing
-from roi.labels import LABELS, canonical
+from roi.labels import LABELS, canonical, normal_name
 from roi.sources import VINDR
+from roi.text_table import numbers, read_text_table
 
 SIDES = ("x", "y", "w", "h")
 BOXES = ("image", "label", *SIDES, "width", "height")  # columns that write_boxes gives
@@ -30,21 +31,25 @@ def read_boxes(csv: str | Path, space: float = 1024.0, known: Collection[str] = 
         with open(csv, encoding="utf-8-sig") as file:
             published = file.readline().startswith("Image Index,Finding Label")
         if published:
-            boxes = pd.read_csv(csv, skiprows=1, header=None, usecols=range(6), names=["image", "label", *SIDES])
+            boxes = pd.read_csv(
+                csv, skiprows=1, header=None, usecols=range(6), names=["image", "label", *SIDES], dtype=str,
+                keep_default_na=False, encoding="utf-8-sig",
+            )  # fmt: skip
+            boxes.index += 2
             space = 1024.0
         else:
-            boxes = pd.read_csv(csv, encoding="utf-8-sig")
+            boxes = read_text_table(csv)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{csv}: not a list of boxes ({error})") from error
+        raise ValueError(f"{csv}: not a list of boxes ({str(error).removeprefix(f'{csv}: ')})") from error
     lacking = [c for c in ("image", "label", *SIDES) if c not in boxes]
     if lacking or boxes.empty:
         raise ValueError(f"{csv}: " + (f"no column {lacking[0]!r} (found {list(boxes)})" if lacking else "it holds no box"))
     sides = [*SIDES, *(c for c in ("width", "height") if c in boxes)]
-    text = [c for c in sides if not pd.api.types.is_numeric_dtype(boxes[c]) or boxes[c].isna().any()]
-    if text:
-        raise ValueError(f"{csv}: column {text[0]!r} must hold a number in every row")
-    boxes["image"] = boxes["image"].astype(str).str.strip()
-    spelling = {label: canonical(str(label).strip(), known, str(csv)) for label in boxes["label"].unique()}
+    for side in sides:
+        boxes[side] = numbers(boxes[side], csv)
+    boxes = boxes.reset_index(drop=True)
+    boxes["image"] = boxes["image"].str.strip()
+    spelling = {label: canonical(label.strip(), known, str(csv)) for label in boxes["label"].unique()}
     boxes["label"] = boxes["label"].map(spelling)
     width, height = (boxes.get(c, space) for c in ("width", "height"))
     boxes[["x", "w"]] = boxes[["x", "w"]].div(width, axis=0) if isinstance(width, pd.Series) else boxes[["x", "w"]] / width
@@ -69,16 +74,20 @@ def read_marks(csv: Path) -> pd.DataFrame:
     if not csv.is_file():
         raise ValueError(f"--boxes {csv}: no such file")
     try:
-        marks = pd.read_csv(csv, dtype={"image_id": str, "class_name": str}, encoding="utf-8-sig")
+        # Where nothing was found the corners may be left out.
+        marks = read_text_table(csv, may_be_short=True)
     except ValueError as error:
-        raise ValueError(f"--boxes {csv}: not a CSV table ({error})") from error
+        raise ValueError(f"--boxes {error}") from error
     lacking = [column for column in MARKS if column not in marks]
     if lacking:
         raise ValueError(f"--boxes {csv}: no column {lacking[0]!r} (found {list(marks)})")
-    text = [column for column in CORNERS if not pd.api.types.is_numeric_dtype(marks[column])]
-    if text or marks[["image_id", "class_name"]].isna().any(axis=None):
-        raise ValueError(f"--boxes {csv}: " + (f"column {text[0]!r} must hold numbers" if text else "a row has no image_id or no class_name"))
-    return marks[list(MARKS)]
+    for column in CORNERS:
+        # A reader who found nothing drew no box.
+        marks[column] = numbers(marks[column], f"--boxes {csv}", blank=True)
+    unnamed = (marks[["image_id", "class_name"]] == "").any(axis=1)
+    if unnamed.any():
+        raise ValueError(f"--boxes {csv}: line {marks.index[int(unnamed.argmax())]} has no image_id or no class_name")
+    return marks[list(MARKS)].reset_index(drop=True)
 
 
 def write_boxes(marks: pd.DataFrame, csv: Path, out: Path, facts: list[dict[str, Any]]) -> None:
@@ -87,7 +96,8 @@ def write_boxes(marks: pd.DataFrame, csv: Path, out: Path, facts: list[dict[str,
     `csv`: where `marks` are from; `facts`: rows of the PNG that are there (roi/dicom_tree.py). A box may leave its image by one pixel, which is cut off.
     ValueError: none of the images is there.
     """
-    drawn = marks[marks[CORNERS].notna().any(axis=1) & (marks["class_name"] != "No finding")]
+    nothing = marks["class_name"].map({name: normal_name(name) is not None for name in marks["class_name"].unique()})
+    drawn = marks[marks[CORNERS].notna().any(axis=1) & ~nothing.astype(bool)]
     label = drawn["class_name"].map({theirs: ours for ours, theirs in VINDR.items()})
     images = pd.DataFrame(facts, columns=["image", "rows", "columns", "width", "height"])
     images["image_id"] = [PurePosixPath(image).stem for image in images["image"]]

@@ -3,6 +3,8 @@
 Letters: N images, K classes. Probabilities are (N,) in [0, 1], targets (N,) of 0/1 (unknown ones already left out).
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit, logit
@@ -44,9 +46,13 @@ def fit_temperature(prob: np.ndarray, target: np.ndarray) -> tuple[float]:
     return (float(np.exp(best.x)),)
 
 
-def fit_platt(prob: np.ndarray, target: np.ndarray) -> tuple[float, float]:
-    """a, b of sigmoid(a logit + b), with the smoothed targets of Platt 1999, so that few positives stay finite."""
-    positives, negatives = float(target.sum()), float(len(target) - target.sum())
+def fit_platt(prob: np.ndarray, target: np.ndarray, weight: np.ndarray | None = None) -> tuple[float, float]:
+    """a, b of sigmoid(a logit + b), with the smoothed targets of Platt 1999, so that few positives stay finite.
+
+    `weight` (N,): what each image counts, 1 where it is not given.
+    """
+    w = np.ones(len(target)) if weight is None else weight
+    positives, negatives = float(w @ (target == 1)), float(w @ (target != 1))
     if not positives or not negatives:
         return float("nan"), float("nan")
     z = logits(prob)
@@ -55,7 +61,9 @@ def fit_platt(prob: np.ndarray, target: np.ndarray) -> tuple[float, float]:
     def loss(ab: np.ndarray) -> tuple[float, np.ndarray]:
         margin = ab[0] * z + ab[1]
         error = expit(margin) - smooth
-        return log_loss(margin, smooth), np.array([np.mean(error * z), np.mean(error)])
+        losses = np.logaddexp(0, margin) - smooth * margin
+        gradient = np.array([np.average(error * z, weights=w), np.average(error, weights=w)])
+        return float(np.average(losses, weights=w)), gradient
 
     a, b = minimize(loss, np.array([1.0, 0.0]), jac=True, method="BFGS").x
     return float(a), float(b)
@@ -73,4 +81,4 @@ def apply(method: str, parameters: tuple[float, ...], prob: np.ndarray) -> np.nd
     return expit(parameters[0] * logits(prob) + parameters[1])
 
 
-FITS = {"temperature": fit_temperature, "platt": fit_platt}
+FITS: dict[str, Callable[..., tuple[float, ...]]] = {"temperature": fit_temperature, "platt": fit_platt}

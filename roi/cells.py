@@ -3,7 +3,11 @@
 Letters: N images, K = 14 findings in the order of LABELS. A matrix of cells is (N, K) int8.
 """
 
+import itertools
+from collections.abc import Sequence
+
 import numpy as np
+import pandas as pd
 
 from roi.labels import LABELS
 
@@ -18,13 +22,33 @@ REASONS = {
 }
 
 
-def fields(cells: np.ndarray) -> dict[str, np.ndarray]:
-    """The fields of the table that say the same. (N, K) -> {"labels", "uncertain", "unknown"}: (N,) of comma-separated findings."""
-    powers = (len(REASONS) + 2) ** np.arange(len(LABELS), dtype=np.int64)
-    codes, row = np.unique(cells.astype(np.int64) @ powers, return_inverse=True)
-    digits = codes[:, None] // powers % powers[1]  # (U, K), the cells of each kind of row
-    kinds = {"labels": digits == PRESENT, "uncertain": digits == UNCERTAIN, "unknown": digits > UNCERTAIN}
-    return {
-        name: np.array([",".join(label for label, on in zip(LABELS, line, strict=True) if on) for line in chosen.tolist()], dtype=object)[row]
-        for name, chosen in kinds.items()
-    }
+def kinds_of_rows(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(N, K) int8 -> (first (U,): a row of each kind, kind (N,): the kind of each row).
+
+    Eight cells at a time are one whole number, so that any K fits.
+    """
+    rows, classes = cells.shape
+    padded = np.zeros((rows, -(-classes // 8) * 8), dtype=np.int8)
+    padded[:, :classes] = cells
+    kind = np.zeros(rows, dtype=np.int64)
+    for word in padded.view(np.int64).T:  # (N,)
+        part, words = pd.factorize(word)
+        # At most N kinds so far and N of this word: their product fits 64 bits for as many rows as a memory holds.
+        kind, _ = pd.factorize(kind * len(words) + part)
+    _, first = np.unique(kind, return_index=True)
+    return first, kind
+
+
+def fields(cells: np.ndarray, labels: Sequence[str] = LABELS) -> dict[str, np.ndarray]:
+    """The fields of the table that say the same.
+
+    (N, K) -> {"labels", "uncertain", "unknown"}: (N,) of comma-separated findings, `labels` (K,) being their names.
+    """
+    first, row = kinds_of_rows(cells)
+    kinds = cells[first]  # (U, K)
+    chosen = {"labels": kinds == PRESENT, "uncertain": kinds == UNCERTAIN, "unknown": kinds > UNCERTAIN}
+    found = {}
+    for name, on in chosen.items():
+        texts = [",".join(itertools.compress(labels, line)) for line in on.tolist()]
+        found[name] = np.array(texts, dtype=object)[row]
+    return found

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from roi import dist
 from roi.files import reason, replacing
 from roi.model import RoiModel, described
+from roi.patients import named_patients
+from roi.table import image_keys, patients_from_names
 
 NEEDED = ("model", "mask_net", "classes", "args", "epoch", "contaminated", "train_images", "train_patients", "versions")
 FREE = {  # flags that may differ between the run that stopped and the one that goes on: they do not change the result
@@ -113,6 +116,29 @@ def digest(*things: Any) -> str:
 def fingerprints(images: Sequence[str]) -> torch.Tensor:
     """Names -> (N,) int64: what a checkpoint remembers of the images it was trained on."""
     return torch.from_numpy(np.frombuffer(b"".join(hashlib.blake2b(i.encode(), digest_size=8).digest() for i in images), dtype=np.int64).copy())
+
+
+def trained_on(state: dict[str, Any], table: pd.DataFrame) -> np.ndarray:
+    """Was the checkpoint trained on the image, or on another image of its patient?
+
+    Args:
+        table: with the columns image and patient_id, as read_table gives them
+
+    Returns:
+        (N,) bool
+    """
+    seen = np.isin(fingerprints(image_keys(table["image"]).tolist()), state["train_images"])
+    for names in (table["patient_id"], named_patients(table)):
+        seen |= np.isin(fingerprints(names.tolist()), state["train_patients"])
+    # A patient of whom one image is known to be trained on is known by that.
+    return table["patient_id"].isin(table["patient_id"][seen]).to_numpy()
+
+
+def trained_on_file(state: dict[str, Any], path: Path) -> bool:
+    """As trained_on, for a file that no table names: a table may have named it by any end of its path."""
+    parts = path.absolute().parts[1:]
+    names = pd.Series(["/".join(parts[n:]) for n in range(len(parts))], dtype=str)
+    return bool(trained_on(state, pd.DataFrame({"image": names, "patient_id": patients_from_names(names)})).any())
 
 
 def rng_state(device: torch.device) -> dict[str, torch.Tensor]:

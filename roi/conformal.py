@@ -134,24 +134,34 @@ def _last_pass(thresholds: np.ndarray, passed: np.ndarray) -> float | None:
 # Label shift
 
 
-def shifted_prevalence(prob: np.ndarray, prevalence: np.ndarray, rounds: int = 200) -> np.ndarray:
-    """Prevalence of each finding among images without labels, by EM (Saerens et al. 2002). prob (N, K), calibrated where `prevalence` (K,) holds -> (K,)"""
+def shifted_prevalence(
+    prob: np.ndarray, prevalence: np.ndarray, rounds: int = 200, weight: np.ndarray | None = None
+) -> np.ndarray:
+    """Prevalence of each finding among images without labels, by EM (Saerens et al. 2002).
+
+    prob (N, K), calibrated where `prevalence` (K,) holds -> (K,). `weight` (N,): what each image counts, 1 where it is
+    not given.
+    """
     odds = logits(prob) - logits(prevalence)  # (N, K) what an image itself says
     q = prevalence.astype(float)
     for _ in range(rounds):
-        q, before = expit(odds + logits(q)).mean(axis=0), q
+        q, before = np.average(expit(odds + logits(q)), axis=0, weights=weight), q
         if np.abs(q - before).max() < 1e-9:
             break
     return q
 
 
-def tilted(target: np.ndarray, prevalence: np.ndarray) -> np.ndarray:
+def tilted(target: np.ndarray, prevalence: np.ndarray, share: np.ndarray | None = None) -> np.ndarray:
     """Weights of the calibration images under which each finding has the given prevalence: exp(b . y), the closest ones in relative entropy
     (entropy balancing, Hainmueller 2012). Valid where the pictures of a combination of findings stay as they are and only its frequency changes as exp(b . y).
 
-    (N, K) of 1 and 0, all known, (K,) -> (N,), mean 1. ValueError: no weights do it, or only ones that leave fewer than a twentieth of the images.
+    (N, K) of 1 and 0, all known, (K,) -> (N,) relative weights, whose mean over the units is 1. `share` (N,): the part
+    of its unit that each image is: 1 where every image is a unit, summing to 1 over the images of a patient.
+    ValueError: no weights do it, or only ones that leave fewer than a twentieth of the units.
     """
     y = target
+    part = np.ones(len(y)) if share is None else share
+    part = part / part.sum()
     if (y.sum(axis=0) == 0).any():
         raise ValueError("a finding without a positive calibration image cannot be weighted")
     q = np.clip(prevalence, 1e-6, 1 - 1e-6)
@@ -159,13 +169,14 @@ def tilted(target: np.ndarray, prevalence: np.ndarray) -> np.ndarray:
     def dual(b: np.ndarray) -> tuple[float, np.ndarray]:
         z = y @ b
         top = z.max()
-        weight = np.exp(z - top)
-        return float(top + np.log(weight.mean()) - b @ q), weight @ y / weight.sum() - q
+        weight = np.exp(z - top) * part
+        return float(top + np.log(weight.sum()) - b @ q), weight @ y / weight.sum() - q
 
-    start = np.clip(logits(q) - logits(y.mean(axis=0)), -STEEPEST, STEEPEST)
+    start = np.clip(logits(q) - logits(part @ y), -STEEPEST, STEEPEST)
     b = minimize(dual, start, jac=True, method="L-BFGS-B", bounds=[(-STEEPEST, STEEPEST)] * len(q)).x
     weight = np.exp(y @ b - (y @ b).max())
-    weight /= weight.mean()
-    if np.abs(weight @ y / len(y) - q).max() > 0.01 or len(y) ** 2 / (weight**2).sum() < len(y) / 20:
+    weight /= weight @ part
+    # The second test bounds the effective number of units, (sum w)^2 / sum w^2, from below.
+    if np.abs((weight * part) @ y - q).max() > 0.01 or (weight**2) @ part > 20:
         raise ValueError("no sound weighting of the calibration images has these prevalences")
     return weight

@@ -29,10 +29,11 @@ EACH = ("present_from", "absent_to", "precise_from")  # thresholds of a finding
 
 def calibrate(
     prob: np.ndarray, target: np.ndarray, patients: np.ndarray, classes: Sequence[str], alpha: float, delta: float, unit: str, scale: str, seed: int,
-    unlabelled: np.ndarray | None = None,
+    unlabelled: np.ndarray | None = None, unlabelled_patients: np.ndarray | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Everything that thresholds.json says. `unit`: whom a promise is for, the next image or the next patient; `scale`: none, temperature or platt, fitted on
-    half of the patients, which then set no threshold; `unlabelled` (M, K): predictions on the images it is meant for, where prevalence may differ.
+    half of the patients, which then set no threshold; `unlabelled` (M, K): predictions on the images it is meant for,
+    where prevalence may differ, and `unlabelled_patients` (M,): whose they are, as far as anybody knows.
 
     Thresholds of all findings together come from images of which all of `classes` are known. ValueError: there is none, or a finding without both kinds.
     """
@@ -51,7 +52,12 @@ def calibrate(
     def fnr(level: float, rows: np.ndarray = whole) -> float | None:
         return conformal.fnr_threshold(scaled[rows], y[rows], level, image_weights(who[rows], unit), 1.0) if rows.any() else None
 
-    shift = None if unlabelled is None else shifted(scaled[whole], y[whole], apply_scale(unlabelled, classes, scale, scaling), classes, alpha)
+    shift = None
+    if unlabelled is not None:
+        others = np.arange(len(unlabelled)) if unlabelled_patients is None else unlabelled_patients
+        there = apply_scale(unlabelled, classes, scale, scaling)
+        weights = image_weights(who[whole], unit), image_weights(others, unit)
+        shift = shifted(scaled[whole], y[whole], there, classes, alpha, who[whole], *weights)
     each = {}
     for k, c in enumerate(classes):
         rows = one_each(y[:, k], who, unit, seed)
@@ -96,17 +102,28 @@ def image_weights(patients: np.ndarray, unit: str) -> np.ndarray:
     return np.ones(len(patients)) if unit == "image" else 1 / count[place]
 
 
-def shifted(scaled: np.ndarray, y: np.ndarray, unlabelled: np.ndarray, classes: Sequence[str], alpha: float) -> dict[str, Any]:
-    """The threshold for images whose prevalence is that of `unlabelled`: estimated by EM from Platt-scaled predictions, calibration images weighted to it."""
-    base = np.array([np.nanmean(column) for column in y.T])
-    platt = {c: list(calibration.fit_platt(*_known(scaled[:, k], y[:, k]))) for k, c in enumerate(classes)}
-    q = conformal.shifted_prevalence(apply_scale(unlabelled, classes, "platt", platt), base)
+def shifted(
+    scaled: np.ndarray, y: np.ndarray, unlabelled: np.ndarray, classes: Sequence[str], alpha: float,
+    patients: np.ndarray, share: np.ndarray, unlabelled_share: np.ndarray,
+) -> dict[str, Any]:  # fmt: skip
+    """The threshold for images whose prevalence is that of `unlabelled`.
+
+    It is estimated by EM from Platt-scaled predictions, and the calibration images are weighted to it. `share` (N,) and
+    `unlabelled_share` (M,): what each image counts, so that images of a patient count as one (image_weights).
+    """
+    base = share @ y / share.sum()
+    platt = {c: list(calibration.fit_platt(scaled[:, k], y[:, k], share)) for k, c in enumerate(classes)}
+    q = conformal.shifted_prevalence(apply_scale(unlabelled, classes, "platt", platt), base, weight=unlabelled_share)
     found = {"prevalence": dict(zip(classes, q.tolist(), strict=True)), "n_unlabelled": len(unlabelled)}
     try:
-        weight = conformal.tilted(y, q)
+        tilt = conformal.tilted(y, q, share)
     except ValueError as error:
         return found | {"threshold": None, "why": f"{error}; more than prevalence differs there"}
-    return found | {"threshold": conformal.fnr_threshold(scaled, y, alpha, weight), "effective_images": float(weight.sum() ** 2 / (weight**2).sum())}
+    weight = tilt * share
+    # The next unit weighs at most as much as its heaviest image.
+    threshold = conformal.fnr_threshold(scaled, y, alpha, weight, float(tilt.max()))
+    units = weight if (share == 1).all() else np.bincount(pd.factorize(patients)[0], weight)
+    return found | {"threshold": threshold, "effective_images": float(units.sum() ** 2 / (units**2).sum())}
 
 
 def _known(prob: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,7 @@
-"""The 14 findings of NIH ChestX-ray14, in the order that they have everywhere, and the names of their absence."""
+"""The 14 findings of NIH ChestX-ray14, in the order that they have everywhere; names of their absence; spellings."""
 
 import difflib
+import re
 from collections.abc import Collection
 
 LABELS = (
@@ -8,15 +9,91 @@ LABELS = (
     "Consolidation", "Edema", "Emphysema", "Fibrosis", "Pleural_Thickening", "Hernia",
 )  # fmt: skip
 NORMAL = ("Normal", "No Finding")  # never findings: derived, and left out of every mean over classes
-SPELLINGS = {"Infiltrate": "Infiltration", "Pleural Thickening": "Pleural_Thickening", "No_Finding": "No Finding"}
+SPELLINGS = {"Infiltrate": "Infiltration", "Pleural Thickening": "Pleural_Thickening"}
+
+# Words for an image on which nothing was found, as letters alone.
+NOTHING_FOUND = {
+    "normal": "Normal", "normals": "Normal", "healthy": "Normal",
+    "nofinding": "No Finding", "nofindings": "No Finding", "nothingfound": "No Finding", "nodisease": "No Finding",
+    "noabnormality": "No Finding", "noabnormalities": "No Finding",
+    "noabnormalfinding": "No Finding", "noabnormalfindings": "No Finding",
+}  # fmt: skip
+COMPOUND = ("Nodule/Mass",)  # one label of VinDr-CXR, whose name looks like two
+NO_LABEL = {
+    "none", "n/a", "na", "nan", "<na>", "null", "nil", "true", "false", "yes", "no", "unknown", "missing",
+    "-", "--", "?", ".",
+}  # fmt: skip
+
+
+def normal_name(label: str) -> str | None:
+    """'no_finding', 'NORMAL', 'No  Findings' -> the name in NORMAL; None for any other label."""
+    return NOTHING_FOUND.get(re.sub(r"[\W_]+", "", label.casefold()))
+
+
+def spelled(label: str) -> str:
+    """The name that `label` has here; one that is not known stays."""
+    return SPELLINGS.get(label) or normal_name(label) or label
+
+
+def is_ours(label: str) -> bool:
+    """Is it, in any case, a finding of LABELS or a word for their absence?"""
+    findings = {name.casefold().replace("_", " ") for name in (*LABELS, *SPELLINGS)}
+    return label.casefold().replace("_", " ").strip() in findings or normal_name(label) is not None
+
+
+def refuse_no_label(label: str, separator: str = ",") -> None:
+    """Refuse what cannot be a label: several in one, a list as Python writes it, a number, a word for nothing.
+
+    Raises:
+        ValueError: with the remedy; `separator` is what stands between labels in the file.
+    """
+    example = f"'Mass{separator}Edema'"
+    meant = several(label)
+    if len(meant) > 1:
+        joined = separator.join(filter(None, meant))
+        raise ValueError(f"{label!r} is no label but several; labels are separated by {separator!r}, as in {joined!r}")
+    if re.search(r"^[\[{(\"']|[\]}\"']$|^[^(]*\)$", label):
+        remedy = f"write the labels alone, as in {example}"
+        raise ValueError(f"{label!r} is no label but a list as Python writes it; {remedy}")
+    if is_number(label):
+        remedy = f"write the names of the findings that are present, as in {example}"
+        raise ValueError(f"{label!r} is no label but a number; {remedy}")
+    if label.casefold() in NO_LABEL:
+        remedy = "leave the field empty where no finding is present, and name in column 'unknown' what is not known"
+        raise ValueError(f"{label!r} is no label; {remedy}")
+
+
+def several(label: str) -> list[str]:
+    """The labels that stand in one, separated by something else than a comma.
+
+    'Mass;Edema', 'Mass/Edema', 'Mass and Edema' -> ['Mass', 'Edema']; 'Nodule/Mass' is one label of VinDr-CXR
+    """
+    if label in COMPOUND:
+        return [label]
+    parts = [part.strip() for part in re.split(r"[;|\t\n\r,]", label) if part.strip()]
+    if len(parts) > 1 or re.search(r"[;|\t\n\r]", label):
+        return parts if len(parts) > 1 else [*parts, ""]
+    # Signs that also stand inside a name separate where what they separate is ours.
+    for sign in (r"/", r"\\", r"\+", r"&", r"\s+and\s+", r"\s*-\s*", r":", r"\.", r"\s+"):
+        parts = [part.strip() for part in re.split(sign, label) if part.strip()]
+        if len(parts) > 1 and all(map(is_ours, parts)) and not is_ours(label):
+            return parts
+    return [label]
+
+
+def is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return text.casefold() not in NO_LABEL
 
 
 def canonical(label: str, known: Collection[str], where: str) -> str:
     """The name that `label` has here; `known` are the names that may be used. ValueError (begins with `where`) for any other."""
-    name = SPELLINGS.get(label, label)
+    name = label if label in known else spelled(label)
     if name not in known:
         near = difflib.get_close_matches(label, [*known, *SPELLINGS], n=1, cutoff=0.6)
-        raise ValueError(
-            f"{where}: unknown label {label!r}" + (f"; did you mean {SPELLINGS.get(near[0], near[0])!r}?" if near else f" (known: {', '.join(known)})")
-        )
+        remedy = f"; did you mean {spelled(near[0])!r}?" if near else f" (known: {', '.join(known)})"
+        raise ValueError(f"{where}: unknown label {label!r}{remedy}")
     return name

@@ -18,6 +18,7 @@ import pandas as pd
 from roi.files import beside, replacing
 from roi.labels import LABELS, NORMAL, canonical
 from roi.table import class_list, image_keys
+from roi.text_table import numbers, read_text_table
 
 PARTS = ("full", "crop", "drop")
 
@@ -142,22 +143,21 @@ def _read_meta(path: Path) -> dict[str, Any]:
 
 
 def _read_csv(path: Path) -> Predictions:
-    try:
-        table = pd.read_csv(path, encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise ValueError(f"{path}: no such file of predictions") from error
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a CSV table ({str(error).strip()})") from error
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file of predictions")
+    table = read_text_table(path)
     images = next((c for c in ("image", "Image Index") if c in table), None)
     columns = [c for c in map(str, table) if c.startswith("prob_")]
     if images is None or not columns or table.empty:
         raise ValueError(f"{path}: a CSV of predictions has rows with a column 'image' and one 'prob_CLASS' a class (found {list(table)})")
-    text = [c for c in columns if not pd.api.types.is_numeric_dtype(table[c])]
-    if text:
-        raise ValueError(f"{path}: column {text[0]!r} holds text, not probabilities")
-    marked = table["contaminated"].astype(str).str.lower().isin(("1", "true")) if "contaminated" in table else pd.Series(False, index=table.index)
-    prob = {"full": table[columns].to_numpy(dtype=np.float64)}
-    return Predictions(table[images].astype(str).tolist(), [c.removeprefix("prob_") for c in columns], prob, marked.to_numpy(), {})
+    prob = {"full": np.stack([numbers(table[c], path, "a probability", blank=True) for c in columns], axis=1)}
+    names = table[images].str.strip()
+    if (names == "").any():
+        raise ValueError(f"{path}: line {names.index[int((names == '').argmax())]} names no image")
+    marked = np.zeros(len(table), dtype=bool)
+    if "contaminated" in table:
+        marked = table["contaminated"].str.strip().str.lower().isin(("1", "1.0", "true")).to_numpy()
+    return Predictions(names.tolist(), [c.removeprefix("prob_") for c in columns], prob, marked, {})
 
 
 def _read_json(path: Path) -> Predictions:
@@ -166,11 +166,14 @@ def _read_json(path: Path) -> Predictions:
         classes = list(rows[0]["prob_full"])
         parts = [p for p in PARTS if f"prob_{p}" in rows[0]]
         images = [row["image"] for row in rows]
+        other = [image for image in images if not isinstance(image, str)]
         prob = {p: np.array([[row[f"prob_{p}"][c] for c in classes] for row in rows], dtype=np.float64) for p in parts}
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such file of predictions; make it with infer_roi_consistency.py --save_json") from error
     except (json.JSONDecodeError, UnicodeDecodeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: not a file of predictions ({type(error).__name__}: {error})") from error
+    if other:
+        raise ValueError(f"{path}: image {other[0]!r} is no text; names of images stand in quotes")
     meta = _read_meta(meta_path(path))
     return Predictions(images, classes, prob, np.array([bool(row.get("contaminated")) for row in rows]), meta)
 

@@ -26,6 +26,8 @@ from roi.metrics import VALIDATION_DECISIONS
 from roi.model import LEARNED, RoiModel, build_model
 from roi.objective import LAYER, OBJECTIVES, LabelLoss, consistency_terms, evidence_terms
 from roi.optim import Average, Schedule, learn_only, make_optimizer
+from roi.patients import named_patients
+from roi.splits import split_word
 from roi.table import (
     belongs_to,
     class_list,
@@ -40,6 +42,8 @@ from roi.table import (
     target_matrix,
     tokens,
 )
+
+FEW = 5  # images with a finding, below which a class is warned of
 
 
 @dataclass
@@ -164,7 +168,7 @@ def meta_of(flags: dict[str, Any], rows: Rows, contaminated: bool) -> dict[str, 
     return {
         "classes": rows.classes, "args": {**flags, "together": flags["batch_size"] * flags["world"]}, "contaminated": rows.contaminated or contaminated,
         "train_images": checkpoint.fingerprints(image_keys(rows.train["image"]).tolist()),
-        "train_patients": checkpoint.fingerprints(sorted(set(rows.train["patient_id"]))),
+        "train_patients": checkpoint.fingerprints(sorted({*rows.train["patient_id"], *named_patients(rows.train)})),
         "labels": checkpoint.digest(rows.classes, *data),
         "versions": {"python": sys.version.split()[0], "torch": str(torch.__version__), "numpy": np.__version__},
     }  # fmt: skip
@@ -276,13 +280,14 @@ def choose_rows(args: argparse.Namespace) -> Rows:
         table, val = held_out(table, args.val_fraction, args.seed)
     if args.max_train_samples and args.max_train_samples < len(table):
         table = table[some_patients(table, args.max_train_samples, args.seed)]
+    print_classes(table, val, classes, args.uncertain, args.seed)
     print_audit(table, val, tests, named, int(is_test.sum()), contaminated)
     return Rows(table, val, classes, contaminated)
 
 
 def held_out(table: pd.DataFrame, fraction: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """-> (train, validation): patients of the rows whose column split says val; where none does, or all do, patients are drawn."""
-    marked = table["split"].str.strip().str.lower() == "val"
+    marked = table["split"].map(split_word) == "val"
     chosen = belongs_to(table, [table[marked]])
     return (table[~chosen], table[chosen]) if marked.any() and not chosen.all() else split_by_patient(table, fraction, seed)
 
@@ -303,7 +308,7 @@ def test_tables(args: argparse.Namespace, table: pd.DataFrame) -> dict[str, pd.D
     official = official_list(root, "test") or official_list(root.parent, "test")
     if official:
         tests[official.name] = read_list(official)
-    marked = table[table["split"].str.strip().str.lower() == "test"]
+    marked = table[table["split"].map(split_word) == "test"]
     if len(marked):
         tests["split = test"] = marked
     return tests
@@ -320,6 +325,38 @@ def check_sampler(args: argparse.Namespace, table: pd.DataFrame) -> None:
         raise ValueError(
             f"--sampler balanced: column 'dataset' of {args.train_csv} names {names[0]!r} alone; leave the flag out, or give a table of several sets"
         )
+
+
+def print_classes(table: pd.DataFrame, val: pd.DataFrame | None, classes: list[str], uncertain: str, seed: int) -> None:
+    """What is learned: how many images have each class, lack it, or say nothing of it; warns of what is too rare."""
+    learned = target_matrix(table, classes, uncertain, seed)  # (N, K)
+    judged = None if val is None else target_matrix(val, classes)
+    lines: list[list[str]] = [["class", "positive", "negative", "unknown"]]
+    if judged is not None:
+        lines[0] += ["validation: positive", "negative", "unknown"]
+    for k, c in enumerate(classes):
+        counts = counts_of(learned[:, k])
+        if judged is not None:
+            counts += counts_of(judged[:, k])
+        lines.append([c, *(f"{count:,}" for count in counts)])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = [text.rjust(width) for text, width in zip(line, widths, strict=True)]
+        print("  ".join([line[0].ljust(widths[0]), *cells[1:]]))
+    positives = (learned == 1).sum(axis=0)
+    few = [f"{c} ({n})" for c, n in zip(classes, positives.tolist(), strict=True) if n < FEW]
+    if few:
+        print(f"WARNING: fewer than {FEW} training images have {', '.join(few)}: nothing can be learned from so few")
+    if judged is not None:
+        absent = [c for c, n in zip(classes, (judged == 1).sum(axis=0).tolist(), strict=True) if not n]
+        if absent:
+            print(f"WARNING: no validation image has {', '.join(absent)}: not part of val_auroc")
+
+
+def counts_of(target: np.ndarray) -> list[int]:
+    """(N,) -> how many are present, absent, and neither for certain"""
+    positive, negative = int((target == 1).sum()), int((target == 0).sum())
+    return [positive, negative, len(target) - positive - negative]
 
 
 def print_audit(table: pd.DataFrame, val: pd.DataFrame | None, tests: dict[str, pd.DataFrame], named: str, found: int, contaminated: bool) -> None:

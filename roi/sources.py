@@ -25,16 +25,17 @@ import pandas as pd
 
 from roi.cells import ABSENT, BLANK, COARSE, DIVIDED, PRESENT, UNCERTAIN, UNFIT, UNSEEN, fields
 from roi.files import contents
-from roi.labels import LABELS, NORMAL, SPELLINGS
+from roi.labels import LABELS, normal_name, refuse_no_label, spelled
 from roi.neighbours import words_of
-from roi.table import COLUMNS, listed, official_list
+from roi.splits import read_splits, split_word
+from roi.table import COLUMNS, image_keys, listed, official_list
+from roi.text_table import refuse_long_rows
 from roi.views import view_of
 
 T = TypeVar("T")
 PLACE = {label: j for j, label in enumerate(LABELS)}
 OLDEST = 120  # years; ages above it are typing errors
 SEXES = {"m": "M", "male": "M", "f": "F", "female": "F"}
-SPLITS = {"train": "train", "valid": "val", "validate": "val", "val": "val", "development": "val", "test": "test"}
 
 
 def source(root: str | Path, *names: str) -> Path:
@@ -120,10 +121,7 @@ def sex_of(text: pd.Series) -> pd.Series:
 
 def split_of(text: pd.Series, name: str | Path) -> pd.Series:
     """train, val or test; ValueError for a split of another name."""
-    other = [kind for kind in text.unique() if kind.strip().lower() not in (*SPLITS, "")]
-    if other:
-        raise ValueError(f"{name}: {int((text == other[0]).sum()):,} rows are of a split {other[0]!r}; known are {', '.join(SPLITS)}")
-    return mapped(text, lambda word: SPLITS.get(word.strip().lower(), ""))
+    return named(name, lambda: read_splits(text, range(2, len(text) + 2)))
 
 
 # NIH ChestX-ray14
@@ -141,11 +139,12 @@ def read_nih(root: str | Path, label_from: str = "Finding Labels") -> pd.DataFra
     csv = source(root, "Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv") if Path(root).is_dir() else Path(root)
     if not csv.is_file():
         raise ValueError(f"{csv}: no such file")
+    refuse_long_rows(csv)
     raw = read_columns(csv, ["Image Index", label_from], [c for c in NIH_COLUMNS if c != label_from], skipinitialspace=True)
     cut = raw["Image Index"][raw[label_from] == ""]
     if len(cut):
         raise ValueError(f"{csv}: {len(cut)} rows have no {label_from!r}, the first is {cut.iloc[0]!r}; normal ones say 'No Finding', so is the file cut off?")
-    found = {field: [SPELLINGS.get(t, t) for t in (part.strip() for part in field.split("|")) if t and t not in NORMAL] for field in raw[label_from].unique()}
+    found = named(csv, lambda: {field: nih_findings(field) for field in raw[label_from].unique()})
     cells = by_kind(raw[label_from], lambda field: np.isin(LABELS, found[field]).astype(np.int8))
     others = named(csv, lambda: tally(raw[label_from], lambda field: found[field], LABELS))
     patient = "nih:" + plain_number(raw["Patient ID"])
@@ -160,8 +159,18 @@ def read_nih(root: str | Path, label_from: str = "Finding Labels") -> pd.DataFra
     for split in ("train_val", "test"):
         names = official_list(csv.parent, split)
         if names:
-            table.loc[table["image"].isin(listed(names)), "split"] = split
+            on_list = image_keys(pd.Series(listed(names), dtype=str))
+            table.loc[image_keys(table["image"]).isin(on_list), "split"] = split
     return table
+
+
+def nih_findings(field: str) -> list[str]:
+    """'Mass|Infiltrate' -> ['Mass', 'Infiltration']; a word for nothing found is none. ValueError: no label at all."""
+    parts = [part.strip() for part in field.split("|")]
+    findings = [part for part in parts if part and normal_name(part) is None]
+    for part in findings:
+        refuse_no_label(part, "|")
+    return [spelled(part) for part in findings]
 
 
 # OpenI (Indiana University)
@@ -277,7 +286,8 @@ def read_rexgradient(root: str | Path, blank: str = "unknown") -> pd.DataFrame:
             if lacking or len(said["ImagePath"]) != len(said["ImageViewPosition"]):
                 raise ValueError(f"{path}: study {study!r} " + (f"has no {lacking[0]!r}" if lacking else "has not as many views as images"))
             texts.append((text_of(said["Findings"]), text_of(said["Impression"])))
-            who = (str(said["PatientID"]), study, SPLITS[part], str(said.get("PatientAge") or ""), str(said.get("PatientSex") or ""))
+            about = (str(said.get("PatientAge") or ""), str(said.get("PatientSex") or ""))
+            who = (str(said["PatientID"]), study, split_word(part) or "", *about)
             for image, view in zip(said["ImagePath"], said["ImageViewPosition"], strict=True):
                 rows.append((image.removeprefix("../"), text_of(view), *who))
                 study_of.append(len(texts) - 1)
@@ -398,7 +408,7 @@ def read_chexpert(root: str | Path, blank: str = "unknown") -> pd.DataFrame:
                 "chexpert", chexpert_places(image, below, holders), cells, patient_id=patient,
                 study_id=patient + ":" + image.str.extract(r"/study(\d+)/", expand=False).fillna(""),
                 view=view_of(raw["AP/PA"].where(raw["AP/PA"] != "", frontal)), age=years(raw["Age"]), sex=sex_of(raw["Sex"]),
-                split=SPLITS[csv.name.split(".")[0]], label_source=csv.name,
+                split=split_word(csv.name.split(".")[0]), label_source=csv.name,
             )
         )  # fmt: skip
     return pd.concat(parts, ignore_index=True)
@@ -677,6 +687,7 @@ def read_vinbigdata(root: str | Path, votes: str = "majority") -> pd.DataFrame:
     """
     csv = source(root, "train.csv")
     raw = read_columns(csv, ["image_id", "class_name", "rad_id"])
+    raw["class_name"] = mapped(raw["class_name"], lambda name: "No finding" if normal_name(name) else name)
     other = Counter(raw["class_name"][~raw["class_name"].isin(VINBIGDATA)])
     if other:
         raise ValueError(f"{csv}: unknown classes: " + ", ".join(f"{name!r} in {count:,} rows" for name, count in other.most_common()))

@@ -6,20 +6,24 @@ Letters: N rows, K classes. Unknown is NaN from here to the loss; 0 means looked
 import difflib
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from roi.labels import LABELS, NORMAL, SPELLINGS
+from roi import patients
+from roi.labels import LABELS, NORMAL, SPELLINGS, normal_name, refuse_no_label, spelled
+from roi.splits import read_splits, split_word
+from roi.text_table import read_text_table
 
 COLUMNS = ("image", "labels", "unknown", "uncertain", "soft", "patient_id", "study_id", "view", "age", "sex", "dataset", "split", "label_source")
 SLASHES = re.compile(r"/+(?:\./+)*")
-NIH_NAME = re.compile(r"(?:^|/)(\d{8})_\d{3}\.\w+$")
+SPLIT_COLUMNS = ("subset", "partition", "phase", "datasplit", "splits", "set", "usage")  # other names, letters alone
 QUOTED = (",", '"', "\n", "\r")
 UNUSUAL = ("images", ".", "/")  # how a path may begin that is spelled otherwise elsewhere
 SHARD = re.compile(r"^(?:\./)?(?:images(?:_\d+/images|-\d+/images-\d+)?/)?")
+PICTURE = re.compile(r"\.(?:png|jpe?g|tiff?|bmp|dcm|dicom)$", re.IGNORECASE)
 IN_DOUBT = 2.0  # stands for a target that is still to be drawn
 
 
@@ -34,24 +38,81 @@ def shares(field: str) -> dict[str, float]:
     return {finding.strip(): float(share) for finding, _, share in parts}
 
 
-def read_table(path: str | Path) -> pd.DataFrame:
+def read_table(path: str | Path, compare_names: bool = True) -> pd.DataFrame:
     """Read and check a table: text columns of COLUMNS, missing ones empty, `patient_id` always filled.
 
-    Raises ValueError: no such file, a column missing, no rows, an image listed twice, a finding both present and unknown.
+    Prints which columns of another name are read, and how many images are taken as patients.
+
+    `compare_names`: a patient_id that is not the patient in the name of its image is an error.
+
+    Raises:
+        ValueError: no such file, a column missing or twice, a row of another length than the header, and what
+            check_table refuses.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such table; make it with make_chexmultimodal_csv.py")
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a CSV table ({str(error).strip()})") from error
+    table = known_columns(read_text_table(path), str(path))
     for column in ("image", "labels"):
         if column not in table:
             raise ValueError(f"{path}: no column {column!r} (found {list(table)}); make the table with make_chexmultimodal_csv.py")
+    lines = table.index.tolist()
+    table = table.reset_index(drop=True)
     table = table.reindex(columns=[*COLUMNS, *(c for c in table if c not in COLUMNS)], fill_value="")
     table["image"] = table["image"].str.strip()
-    return check_table(table, str(path))
+    table = check_table(table, str(path), lines, compare_names=compare_names)
+    for said in patients.remarks(table):
+        print(f"{path}: {said}")
+    return table
+
+
+def known_columns(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Columns that are ours under another spelling get our name, which is said.
+
+    'Patient ID', 'subject_id' -> patient_id; 'Split' -> split
+
+    Raises:
+        ValueError: two columns may be the same one of ours.
+    """
+    found: dict[str, list[str]] = {}
+    for column in table.columns.difference(COLUMNS, sort=False):
+        ours = _our_name(column, table[column])
+        if ours:
+            found.setdefault(ours, []).append(column)
+    for ours, theirs in found.items():
+        if ours in table and (table[ours].str.strip() != "").any():
+            again = [column for column in theirs if _letters(column) == _letters(ours)]
+            if again:
+                both = f"columns {ours!r} and {again[0]!r}"
+                raise ValueError(f"{name}: {both} have one name in two spellings; keep one of them")
+            print(f"{name}: column {theirs[0]!r} is not read, since {ours!r} is there")
+            continue
+        if len(theirs) > 1:
+            several = ", ".join(map(repr, theirs))
+            raise ValueError(f"{name}: columns {several} may each be {ours!r}; give that name to one of them")
+        print(f"{name}: column {theirs[0]!r} is read as {ours!r}")
+        table = table.drop(columns=ours, errors="ignore").rename(columns={theirs[0]: ours})
+    return table
+
+
+def _letters(column: str) -> str:
+    """'Patient-ID' -> 'patientid'"""
+    return re.sub(r"[\W_]+", "", column.casefold())
+
+
+def _our_name(column: str, values: pd.Series) -> str | None:
+    """Which of COLUMNS a column of another name is; None for none of them."""
+    plain = _letters(column)
+    ours = {_letters(c): c for c in COLUMNS}.get(plain)
+    if ours:
+        return ours
+    if plain in patients.COLUMN_NAMES:
+        return "patient_id"
+    # A column with a looser name holds splits if all its words are such.
+    if plain in SPLIT_COLUMNS and (values != "").any():
+        is_split = all(split_word(word) is not None for word in values.unique())
+        return "split" if is_split else None
+    return None
 
 
 def csv_text(table: pd.DataFrame) -> str:
@@ -66,42 +127,67 @@ def csv_text(table: pd.DataFrame) -> str:
     return "\n".join([",".join(map(str, table)), *map(",".join, zip(*columns, strict=True)), ""])
 
 
-def check_table(table: pd.DataFrame, name: str) -> pd.DataFrame:
-    """The rules that every table obeys, whoever made it. `name` begins the messages."""
+def check_table(
+    table: pd.DataFrame, name: str, rows: Sequence[int] | None = None, separator: str = ",", compare_names: bool = True
+) -> pd.DataFrame:
+    """The rules that every table obeys, whoever made it: one spelling of each label, split and patient.
+
+    Args:
+        name: begins the messages
+        rows: the number of each row, for messages (default: as in a file with a header)
+        separator: what stands between labels in the file that the user gave, for messages
+        compare_names: a patient_id that is not the patient in the name of its image is an error
+    """
     if table.empty:
         raise ValueError(f"{name}: no rows")
+    rows = range(2, len(table) + 2) if rows is None else rows
     if (table["image"] == "").any():
-        raise ValueError(f"{name}: row {int((table['image'] == '').argmax()) + 2} names no image")
-    twice = table["image"][image_keys(table["image"]).duplicated()]
+        raise ValueError(f"{name}: row {rows[int((table['image'] == '').argmax())]} names no image")
+    keys = image_keys(table["image"])
+    twice = table["image"][keys.duplicated()]
     if len(twice):
         raise ValueError(f"{name}: {len(twice)} images are listed twice, the first is {twice.iloc[0]!r}; one row an image")
     for column in ("labels", "unknown", "uncertain"):
-        table[column] = table[column].map({field: _spelled(field, name) for field in table[column].unique()})
+        table[column] = _each_kind(table[column], lambda field: _spelled(field, separator), name, rows)
     for present, unknown in table.loc[table["unknown"] != "", ["labels", "unknown"]].drop_duplicates().itertuples(index=False):
         both = set(tokens(present)) & set(tokens(unknown))
         if both:
             raise ValueError(f"{name}: {sorted(both)[0]!r} is both present and unknown in one row (labels {present!r})")
     if "soft" in table:
-        _check_shares(table, name)
-    open_to = ~table["patient_id"].str.contains(":", regex=False)  # missing, or perhaps in NIH's own spelling
-    if open_to.any():
-        given, from_name = table.loc[open_to, "patient_id"], patients_from_names(table.loc[open_to, "image"])
-        bare = ("nih:" + given.str.strip().str.lstrip("0")) == from_name
-        table.loc[open_to, "patient_id"] = given.where(~bare & (given != ""), from_name)
+        _check_shares(table, name, rows)
+    datasets = table["dataset"] if "dataset" in table else pd.Series("", index=table.index)
+    try:
+        if "split" in table:
+            table["split"] = read_splits(table["split"], rows)
+        given = table["patient_id"]
+        table["patient_id"] = patients.resolve(table["image"], keys, given, datasets, rows, compare_names)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
     return table
 
 
-def _check_shares(table: pd.DataFrame, name: str) -> None:
+def _each_kind(column: pd.Series, change: Callable[[str], str], name: str, rows: Sequence[int]) -> pd.Series:
+    """`change` of each text, asked once a kind; its ValueErrors begin with the table and the first row of that kind."""
+    changed = {}
+    for field in column.unique():
+        try:
+            changed[field] = change(field)
+        except ValueError as error:
+            raise ValueError(f"{name}: row {rows[int((column == field).argmax())]}: {error}") from error
+    return column.map(changed)
+
+
+def _check_shares(table: pd.DataFrame, name: str, rows: Sequence[int]) -> None:
     """Column `soft`: shares between 0 and 1, each of another finding, all of which stand in `unknown` too: who does not read `soft` takes them as that."""
-    table["soft"] = table["soft"].map({field: _spelled_shares(field, name) for field in table["soft"].unique()})
+    table["soft"] = _each_kind(table["soft"], _spelled_shares, name, rows)
     for unknown, soft in table.loc[table["soft"] != "", ["unknown", "soft"]].drop_duplicates().itertuples(index=False):
         lacking = shares(soft).keys() - set(tokens(unknown))
         if lacking:
             raise ValueError(f"{name}: {sorted(lacking)[0]!r} has a share in column 'soft' ({soft!r}) but is not in 'unknown' of that row; name it there too")
 
 
-def _spelled_shares(field: str, name: str) -> str:
-    spelled: dict[str, str] = {}
+def _spelled_shares(field: str) -> str:
+    found: dict[str, str] = {}
     for token in tokens(field):
         label, _, share = (part.strip() for part in token.partition("="))
         try:
@@ -109,31 +195,34 @@ def _spelled_shares(field: str, name: str) -> str:
         except ValueError:
             fine = False
         if not fine:
-            raise ValueError(f"{name}: column 'soft' holds {token!r}; it must be Finding=p with p between 0 and 1, both left out, as in 'Mass=0.333'")
-        label = _spelled(label, name)
-        if label in spelled:
-            raise ValueError(f"{name}: column 'soft' has two shares for {label!r} in one row ({field!r})")
-        spelled[label] = share
-    return ",".join(f"{label}={share}" for label, share in spelled.items())
+            remedy = "it must be Finding=p with p between 0 and 1, both left out, as in 'Mass=0.333'"
+            raise ValueError(f"column 'soft' holds {token!r}; {remedy}")
+        label = _spelled(label)
+        if label in found:
+            raise ValueError(f"column 'soft' has two shares for {label!r} in one row ({field!r})")
+        found[label] = share
+    return ",".join(f"{label}={share}" for label, share in found.items())
 
 
-def _spelled(field: str, name: str) -> str:
+def _spelled(field: str, separator: str = ",") -> str:
     """A field of labels with each as it is spelled here; ValueError for one that is nearly one of ours, or no label at all."""
     near = {label.lower(): label for label in LABELS}
-    ours = {*LABELS, *NORMAL, *SPELLINGS}
+    ours = {*LABELS, *SPELLINGS}
+    names = []
     for label in tokens(field):
-        if "|" in label or label.lower() == "nan":
-            raise ValueError(f"{name}: {label!r} is no label; labels are separated by commas, and a field without one is empty")
-        meant = label in ours or near.get(label.lower().replace(" ", "_")) or next(iter(difflib.get_close_matches(label, LABELS, 1, 0.88)), None)
-        if isinstance(meant, str):
-            raise ValueError(f"{name}: unknown label {label!r}; did you mean {meant!r}?")
-    return ",".join(SPELLINGS.get(label, label) for label in tokens(field)) if SPELLINGS.keys() & set(tokens(field)) else field
+        if label not in ours and normal_name(label) is None:
+            refuse_no_label(label, separator)
+            meant = near.get(label.lower().replace(" ", "_"))
+            meant = meant or next(iter(difflib.get_close_matches(label, [*LABELS, *NORMAL], 1, 0.88)), None)
+            if meant:
+                raise ValueError(f"unknown label {label!r}; did you mean {meant!r}?")
+        names.append(spelled(label))
+    return ",".join(names) if names != tokens(field) else field
 
 
 def patients_from_names(images: pd.Series) -> pd.Series:
     """'images_001/images/00000013_005.png' -> 'nih:13'; a name that says nothing is a patient of its own."""
-    found = [(image, NIH_NAME.search(image)) for image in images.tolist()]
-    return pd.Series([f"nih:{int(match[1])}" if match else f"image:{image}" for image, match in found], index=images.index, dtype=str)
+    return patients.from_names(images, image_keys(images))
 
 
 def image_keys(images: pd.Series) -> pd.Series:
@@ -147,7 +236,12 @@ def listed(path: str | Path) -> list[str]:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such list of images")
-    names = [name for line in path.read_text(encoding="utf-8-sig").splitlines() if (name := line.strip())]
+    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    for number, line in enumerate(lines, 1):
+        # A name may hold a comma; a line that does not end as a file name does is a row of a table.
+        if "," in line and not PICTURE.search(line):
+            raise ValueError(f"{path}: line {number} is {line!r}; a list has one file name a line and nothing else")
+    names = [line for line in lines if line]
     if not names:
         raise ValueError(f"{path}: the list is empty")
     return names
@@ -168,7 +262,7 @@ def read_list(path: str | Path) -> pd.DataFrame:
 def class_list(table: pd.DataFrame, requested: str = "") -> list[str]:
     """The classes of a table (`requested` empty) or those asked for ('Mass,Nodule'): LABELS in their order, then others sorted."""
     found = {t for column in ("labels", "unknown", "uncertain") for field in table[column].unique() for t in tokens(field)}
-    wanted = set(tokens(requested)) or found
+    wanted = {spelled(label) for label in tokens(requested)} or found
     unknown = sorted(wanted - found - set(NORMAL))
     if unknown:
         raise ValueError(f"--classes: no row of the table has {unknown[0]!r} (found {sorted(found)})")
@@ -179,7 +273,7 @@ def class_list(table: pd.DataFrame, requested: str = "") -> list[str]:
 
 def is_finding(classes: Sequence[str]) -> np.ndarray:
     """(K,) bool: the classes that means are taken over."""
-    return np.array([c not in NORMAL for c in classes])
+    return np.array([normal_name(c) is None for c in classes], dtype=bool)
 
 
 def target_matrix(table: pd.DataFrame, classes: Sequence[str], uncertain: str = "ignore", seed: int | None = None) -> np.ndarray:
@@ -252,13 +346,24 @@ def split_by_patient(table: pd.DataFrame, fraction: float, seed: int) -> tuple[p
 def overlap(a: pd.DataFrame, b: pd.DataFrame) -> tuple[int, int]:
     """-> (images, patients) that stand in both."""
     images = set(image_keys(a["image"])) & set(image_keys(b["image"]))
-    return len(images), len(set(a["patient_id"]) & set(b["patient_id"]))
+    return len(images), a["patient_id"][_of_patients(a, b)].nunique()
+
+
+def _of_patients(table: pd.DataFrame, other: pd.DataFrame) -> np.ndarray:
+    """(N,) bool: the patient of each row of `table` stands in `other`, by patient_id or by what the names say."""
+    names = patients.named_patients(table)
+    theirs = set(other["patient_id"]) | set(patients.named_patients(other))
+    return (table["patient_id"].isin(theirs) | names.isin(theirs)).to_numpy()
 
 
 def belongs_to(table: pd.DataFrame, others: Iterable[pd.DataFrame]) -> np.ndarray:
-    """(N,) bool: the image, or another image of its patient, stands in one of `others`."""
+    """(N,) bool: the image, or another image of its patient, stands in one of `others`.
+
+    A list that names an image does not always say its patient. The table may: then the other images of that patient
+    belong there too.
+    """
     inside = np.zeros(len(table), dtype=bool)
     keys = image_keys(table["image"])
     for other in others:
-        inside |= (keys.isin(image_keys(other["image"])) | table["patient_id"].isin(other["patient_id"])).to_numpy()
-    return inside
+        inside |= keys.isin(image_keys(other["image"])).to_numpy() | _of_patients(table, other)
+    return table["patient_id"].isin(table["patient_id"][inside]).to_numpy()

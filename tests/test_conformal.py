@@ -160,6 +160,41 @@ def test_tilted_weights_have_the_asked_prevalence() -> None:
         conformal.tilted(y * [1, 1, 1, 1, 0], q)
 
 
+def test_images_of_one_patient_count_as_one_under_a_shift() -> None:
+    """Forty patients with twenty equal images each are forty images; as images they are eight hundred."""
+    classes = list(LABELS[:K])
+    prob, y = drawn(400, 5)
+    others, _ = drawn(400, 6, shift=0.7)
+    once = coverage.calibrate(prob, y, np.arange(400), classes, 0.1, 0.1, "image", "none", 0, others)
+    many = [np.repeat(values, 20, axis=0) for values in (prob, y, np.arange(400), others, np.arange(400))]
+    found = {}
+    for unit in ("patient", "image"):
+        found[unit] = coverage.calibrate(*many[:3], classes, 0.1, 0.1, unit, "none", 0, *many[3:])
+    assert found["patient"]["fnr_shifted"] == once["fnr_shifted"] != found["image"]["fnr_shifted"]
+    assert found["patient"]["shift"]["effective_images"] == pytest.approx(once["shift"]["effective_images"], rel=1e-3)
+    assert found["image"]["shift"]["effective_images"] == pytest.approx(20 * once["shift"]["effective_images"], rel=0.1)
+
+
+def test_the_promise_under_a_shift_holds_for_the_next_patient() -> None:
+    """Patients with many images are easy here: weighted by image they rule the threshold, and the next patient is let
+    down."""
+    risks: dict[str, list[float]] = {"patient": [], "image": []}
+    classes = list(LABELS[:K])
+    for seed in range(20):
+        prob, y = drawn(300, seed)
+        prob[:40] = np.where(y[:40] == 1, 0.999, prob[:40])  # easy ones, with thirty images each
+        copies = np.where(np.arange(300) < 40, 30, 1)
+        many = [np.repeat(values, copies, axis=0) for values in (prob, y, np.arange(300))]
+        test_prob, test_y = drawn(2000, 500 + seed, shift=0.5)
+        others = drawn(1000, 900 + seed, shift=0.5)[0]
+        for unit, losses in risks.items():
+            share = coverage.image_weights(many[2], unit)
+            found = coverage.shifted(many[0], many[1], others, classes, 0.1, many[2], share, np.ones(len(others)))
+            lost = conformal.missed(test_prob, test_y, found["threshold"] or 0.0).mean()
+            losses.append(lost * 260 / 300)  # of easy patients nothing is lost
+    assert np.mean(risks["patient"]) <= 0.1 + 3 * np.std(risks["patient"]) / math.sqrt(20) < np.mean(risks["image"])
+
+
 def table(names: list[str], target: np.ndarray, classes: list[str], per_patient: int = 1) -> pd.DataFrame:
     labels = [",".join(c for c, on in zip(classes, row, strict=True) if on == 1) for row in target]
     return pd.DataFrame({"image": names, "labels": labels, "unknown": "", "patient_id": [f"x:{int(name[1:-4]) // per_patient}" for name in names]})
