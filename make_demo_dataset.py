@@ -1,6 +1,7 @@
 """Write a synthetic chest X-ray set in the layout of NIH ChestX-ray14, with 14 findings planted in known boxes.
 
     python make_demo_dataset.py --out demo_data --images 3000 --size 128 --seed 0
+    python make_demo_dataset.py --out hard_data --hard
     python make_demo_dataset.py --out Dataset/padchest --layout padchest --images 300 --seed 1
 
 Files, as NIH publishes them: images_001/images/*.png ... images_012/images/*.png (8-bit grey, 1 % of them RGBA),
@@ -8,6 +9,10 @@ Data_Entry_2017.csv, BBox_List_2017.csv (boxes in 1024 x 1024 space whatever --s
 test_list.txt (a quarter of the images, no patient in both), and demo.json, which marks the folder as a demo set.
 The same seed and size give the same bytes; the same seed at another size gives the same pictures, larger or smaller.
 A killed run leaves nothing under --out.
+
+--hard makes a set that shows failures which the easy one hides: findings are faint and as rare as NIH's; black borders
+and corners, side markers, text and devices lie where they lie on real X-rays, on ill and healthy alike; of each
+finding's labels some are wrong (demo.json: wrong_labels). A box: the finding is there, and the table names it.
 
 --layout NAME writes the same pictures and findings as another source publishes its own: its tables, its names, JPEG or 16 bits where it has them,
 and PNG where it has DICOM (roi/layouts.py). Give each set a --seed of its own, or they hold the same pictures; cxrlt and
@@ -18,7 +23,8 @@ import argparse
 from pathlib import Path
 
 from roi.cli import Parser, add_overwrite, run
-from roi.demo import MIN_IMAGES, SIZES
+from roi.demo import EASY, MIN_IMAGES, SIZES
+from roi.demo_hard import HARD
 from roi.layouts import WRITERS, make_demo_layout
 
 
@@ -29,6 +35,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     side = f"side of the square images in pixels, {SIZES[0]} to {SIZES[1]} (default: %(default)s)"
     parser.add_argument("--size", type=int, default=256, metavar="PX", help=side)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="which set, 0 or more (default: %(default)s)")
+    hard = "faint and rare findings, wrong labels, borders, markers and devices (default: %(default)s)"
+    parser.add_argument("--hard", action=argparse.BooleanOptionalAction, default=False, help=hard)
     parser.add_argument("--layout", choices=list(WRITERS), default="nih", help="whose layout it has (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes that draw; changes no file (default: %(default)s)")
     add_overwrite(parser, "a demo set at --out (nothing else)")
@@ -36,7 +44,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
-    made = make_demo_layout(args.out, args.layout, args.images, args.size, args.seed, args.workers, args.overwrite)
+    phantom = HARD if args.hard else EASY
+    made = make_demo_layout(
+        args.out, args.layout, args.images, args.size, args.seed, args.workers, args.overwrite, phantom
+    )
     print(f"{args.out}: {made['images']} images of {made['patients']} patients, {made['test']} of them in the test list")
     for label, count in made["positives"].items():
         print(f"  {label:<20}{count:>7}  {100 * count / made['images']:4.1f} %")

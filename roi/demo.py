@@ -8,15 +8,18 @@ import os
 import shutil
 import time
 import zlib
+from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from roi.labels import LABELS
-from roi.phantom import PLAN, Box, Case, plant, render, stream
+from roi.phantom import PLAN, Box, Case, Patch, plant, render, stream
 from roi.workers import in_order
 
 MARKER = "demo.json"
@@ -33,8 +36,7 @@ SCANNERS = {
     "AP": ("3056,2544,0.139,0.139", "2500,2048,0.168,0.168", "2500,2048,0.171,0.171"),
 }
 FOLLOWUPS = (0.50, 0.22, 0.12, 0.08, 0.05, 0.03)  # share of patients with 1, 2 ... 6 images
-COUNTS = (0.35, 0.33, 0.22, 0.10)  # share of abnormal images with 1, 2, 3, 4 findings
-NORMAL, STICKY, PERSIST = 0.40, 0.50, 0.60  # image without finding; it stays (ab)normal; a finding is still there
+STICKY, PERSIST = 0.50, 0.60  # an image stays (ab)normal; a finding is still there
 TOGETHER = {  # how much likelier one finding makes the other
     ("Atelectasis", "Effusion"): 2.5,
     ("Mass", "Nodule"): 2.5,
@@ -48,19 +50,37 @@ TOGETHER = {  # how much likelier one finding makes the other
 }
 
 
-def choose(rng: np.random.Generator, kept: list[tuple[str, int]], count: int, followup: int) -> tuple[tuple[str, int], ...]:
-    """Fill what persists up to `count` findings, each more likely beside its companions. -> (label, onset) in order of LABELS"""
+class Mix(NamedTuple):
+    """How often images have findings, and which."""
+
+    normal: float  # share of images without finding
+    counts: tuple[float, ...]  # share of abnormal images with 1, 2, 3 ... findings
+    together: dict[tuple[str, str], float]  # how much likelier one finding makes the other
+    weights: tuple[float, ...] = (1.0,) * len(LABELS)  # how likely each finding is, before its companions are looked at
+
+
+EASY_MIX = Mix(0.40, (0.35, 0.33, 0.22, 0.10), TOGETHER)
+
+
+def choose(
+    rng: np.random.Generator, kept: list[tuple[str, int]], count: int, followup: int, mix: Mix = EASY_MIX
+) -> tuple[tuple[str, int], ...]:
+    """Fill what persists up to `count` findings, each more likely beside its companions.
+
+    Returns:
+        (label, onset) in order of LABELS.
+    """
     found = dict(kept[:count])
     while len(found) < count:
-        weights = np.array([0.0 if label in found else 1.0 for label in LABELS])
-        for (a, b), factor in TOGETHER.items():
+        weights = np.array([0.0 if label in found else w for label, w in zip(LABELS, mix.weights, strict=True)])
+        for (a, b), factor in mix.together.items():
             weights[LABELS.index(b)] *= factor if a in found else 1.0
             weights[LABELS.index(a)] *= factor if b in found else 1.0
         found[LABELS[rng.choice(len(LABELS), p=weights / weights.sum())]] = followup
     return tuple((label, found[label]) for label in LABELS if label in found)
 
 
-def plan_patient(seed: int, patient: int) -> list[Case]:
+def plan_patient(seed: int, patient: int, mix: Mix = EASY_MIX) -> list[Case]:
     """A patient's follow-ups: who it is, and which findings come, stay and go."""
     rng = stream(seed, patient, 0, PLAN)
     sex, age = ("M" if rng.random() < 0.56 else "F"), int(np.clip(rng.normal(48, 16), 5, 94))
@@ -68,27 +88,40 @@ def plan_patient(seed: int, patient: int) -> list[Case]:
     findings: tuple[tuple[str, int], ...] = ()
     for followup in range(1 + int(rng.choice(len(FOLLOWUPS), p=FOLLOWUPS))):
         if followup == 0 or rng.random() > STICKY:
-            abnormal = rng.random() > NORMAL
-        count = 1 + int(rng.choice(len(COUNTS), p=COUNTS)) if abnormal else 0
+            abnormal = rng.random() > mix.normal
+        count = 1 + int(rng.choice(len(mix.counts), p=mix.counts)) if abnormal else 0
         kept = [finding for finding in findings if rng.random() < PERSIST]
-        findings = choose(rng, kept, count, followup)
+        findings = choose(rng, kept, count, followup, mix)
         view = "PA" if rng.random() < 0.6 else "AP"
         scanner = SCANNERS[view][rng.integers(3)]
         cases.append(Case(seed, patient, followup, view, sex, age + followup // 2, scanner, findings))
     return cases
 
 
-def plan(images: int, seed: int) -> list[Case]:
+def plan(images: int, seed: int, mix: Mix = EASY_MIX) -> list[Case]:
     """Every image of the set, in order of patient; a few ages are typing errors, as in the published table."""
     cases: list[Case] = []
     patient = 0
     while len(cases) < images:
         patient += 1
-        cases += plan_patient(seed, patient)[: images - len(cases)]
+        cases += plan_patient(seed, patient, mix)[: images - len(cases)]
     wrong = stream(seed, 0, 0, PLAN).permutation(images)[: max(1, round(ABSURD_SHARE * images))]
     for k, row in enumerate(wrong):
         cases[row] = replace(cases[row], age=ABSURD_AGES[k % len(ABSURD_AGES)])
     return cases
+
+
+@dataclass(frozen=True)
+class Phantom:
+    """Which set is made: its plan, findings and pictures. The easy one by default; roi/demo_hard.py has another."""
+
+    plan: Callable[[int, int], list[Case]] = plan
+    plant: Callable[[Case], list[Patch]] = plant
+    render: Callable[[Case, int, list[Patch]], NDArray[np.uint8]] = render
+    about: dict[str, Any] = field(default_factory=dict)  # what demo.json says of it
+
+
+EASY = Phantom()
 
 
 def shard_of(cases: list[Case]) -> dict[int, str]:
@@ -112,27 +145,29 @@ def official_test(cases: list[Case], seed: int) -> set[str]:
     return names
 
 
-def draw_chunk(job: tuple[list[tuple[Case, Path, bool]], int]) -> list[tuple[str, str, Box]]:
-    """Draw and write some images (a worker's task). -> (name, label, box in 1024 space) of every finding"""
-    rows, size = job
+def draw_chunk(job: tuple[list[tuple[Case, Path, bool]], int, Phantom]) -> list[tuple[str, str, Box]]:
+    """Draw and write some images (a worker's task). -> (name, label, box in 1024 space) of what is there and named"""
+    rows, size, phantom = job
     boxes: list[tuple[str, str, Box]] = []
     for case, path, rgba in rows:
-        patches = plant(case)
-        image = render(case, size, patches)
+        patches = phantom.plant(case)
+        image = phantom.render(case, size, patches)
         picture = Image.fromarray(image)
         (picture.convert("RGBA") if rgba else picture).save(path, compress_level=1, compress_type=zlib.Z_HUFFMAN_ONLY)
-        boxes += [(case.name, patch.label, patch.box()) for patch in patches]
+        boxes += [(case.name, patch.label, patch.box()) for patch in patches if patch.label in case.labels]
     return boxes
 
 
-def draw_all(cases: list[Case], folder: Path, size: int, seed: int, workers: int) -> list[tuple[str, str, Box]]:
+def draw_all(
+    cases: list[Case], folder: Path, size: int, seed: int, workers: int, phantom: Phantom = EASY
+) -> list[tuple[str, str, Box]]:
     """Write every image; the result does not depend on the number of workers. -> boxes as in `draw_chunk`, in order"""
     shards = shard_of(cases)
     rgba = set(stream(seed, 0, 2, PLAN).permutation(len(cases))[: max(2, round(RGBA_SHARE * len(cases)))].tolist())
     for k in range(SHARDS):
         (folder / f"images_{k + 1:03d}" / "images").mkdir(parents=True)
     rows = [(case, folder / shards[case.patient] / "images" / case.name, row in rgba) for row, case in enumerate(cases)]
-    jobs = [(rows[k : k + 32], size) for k in range(0, len(rows), 32)]
+    jobs = [(rows[k : k + 32], size, phantom) for k in range(0, len(rows), 32)]
     with closing(in_order(draw_chunk, jobs, 0 if workers == 1 else workers)) as drawn:
         return [box for boxes in drawn for box in boxes]
 
@@ -141,7 +176,7 @@ def write_tables(folder: Path, cases: list[Case], boxes: list[tuple[str, str, Bo
     """The four text files, byte for byte in the published formats (line ends included)."""
     rows = [HEADER]
     for c in cases:
-        labels = "|".join(sorted(label for label, _ in c.findings)) or "No Finding"
+        labels = "|".join(sorted(c.labels)) or "No Finding"
         rows.append(f"{c.name},{labels},{c.followup},{c.patient},{c.age},{c.sex},{c.view},{c.scanner}")
     (folder / "Data_Entry_2017.csv").write_bytes("".join(row + "\r\n" for row in rows).encode())
     spelling = {"Infiltration": "Infiltrate"}
@@ -184,7 +219,15 @@ def remove_stale(out: Path) -> None:
             pass
 
 
-def make_demo_dataset(out: Path, images: int = 3000, size: int = 256, seed: int = 0, workers: int = 2, overwrite: bool = False) -> dict:
+def make_demo_dataset(
+    out: Path,
+    images: int = 3000,
+    size: int = 256,
+    seed: int = 0,
+    workers: int = 2,
+    overwrite: bool = False,
+    phantom: Phantom = EASY,
+) -> dict:
     """Write the whole set, or nothing. -> images, patients, test, positives {finding: images}, seconds, images_per_s"""
     started = time.perf_counter()
     check(Path(out), images, size, seed, workers, overwrite)
@@ -193,16 +236,17 @@ def make_demo_dataset(out: Path, images: int = 3000, size: int = 256, seed: int 
     remove_stale(out)
     partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
     aside = out.with_name(f".{out.name}.partial-old-{os.getpid()}")
-    cases = plan(images, seed)
+    cases = phantom.plan(images, seed)
     test = official_test(cases, seed)
-    positives = {label: sum(label in dict(case.findings) for case in cases) for label in LABELS}
+    positives = {label: sum(label in case.labels for case in cases) for label in LABELS}
     summary: dict = {"images": images, "patients": len({c.patient for c in cases}), "test": len(test), "positives": positives}
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-        boxes = draw_all(cases, partial, size, seed, workers)
+        boxes = draw_all(cases, partial, size, seed, workers, phantom)
         write_tables(partial, cases, boxes, test)
-        made = {"made_by": "make_demo_dataset.py", "seed": seed, "size": size, "boxes": len(boxes), **summary}
+        made = {"made_by": "make_demo_dataset.py", "seed": seed, "size": size, "boxes": len(boxes)}
+        made |= summary | phantom.about
         (partial / MARKER).write_text(json.dumps(made, indent=1) + "\n")
         if out.exists():
             os.replace(out, aside)

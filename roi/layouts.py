@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from roi.demo import HEADER, MARKER, SHARDS, check, make_demo_dataset, remove_stale
+from roi.demo import EASY, HEADER, MARKER, SHARDS, Phantom, check, make_demo_dataset, remove_stale
 from roi.labels import LABELS
 
 Boxes = Mapping[tuple[str, str], tuple[float, float, float, float]]  # (name of the source PNG, finding) -> x, y, w, h in 0..1 of the sides
@@ -377,10 +377,23 @@ def demo_truth(root: Path) -> tuple[pd.DataFrame, Boxes]:
     return truth, boxes
 
 
-def make_demo_layout(out: Path, layout: str, images: int, size: int, seed: int, workers: int, overwrite: bool) -> dict:
+def make_demo_layout(
+    out: Path,
+    layout: str,
+    images: int,
+    size: int,
+    seed: int,
+    workers: int,
+    overwrite: bool,
+    phantom: Phantom = EASY,
+) -> dict:
     """The demo set of roi/demo.py in another layout, whole or not at all. -> its summary, with the same fields"""
     if layout == "nih":
-        return make_demo_dataset(out, images, size, seed, workers, overwrite)
+        return make_demo_dataset(out, images, size, seed, workers, overwrite, phantom)
+    if layout == "vinbigdata" and phantom.about.get("hard"):
+        # There every label is a box, and a wrong label of the hard set has none.
+        message = "--hard --layout vinbigdata: its labels are boxes, and the hard set has labels without one; choose vindr"
+        raise ValueError(message)
     started = time.perf_counter()
     out = Path(out).resolve()
     check(out, images, size, seed, workers, overwrite)
@@ -388,7 +401,7 @@ def make_demo_layout(out: Path, layout: str, images: int, size: int, seed: int, 
     remove_stale(out)
     partial, aside = (out.with_name(f".{out.name}.partial-{kind}{os.getpid()}") for kind in ("", "old-"))
     try:
-        summary = make_demo_dataset(partial / "nih", images, size, seed, workers)
+        summary = make_demo_dataset(partial / "nih", images, size, seed, workers, phantom=phantom)
         truth, boxes = demo_truth(partial / "nih")
         (partial / layout).mkdir()
         WRITERS[layout](truth, partial / layout, boxes)

@@ -52,6 +52,11 @@ class Case:
     def name(self) -> str:
         return f"{self.patient:08d}_{self.followup:03d}.png"
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What the table says of the image, in order of LABELS; here what is in it."""
+        return tuple(label for label, _ in self.findings)
+
 
 # ---- shapes ---------------------------------------------------------------------------------------------------------
 

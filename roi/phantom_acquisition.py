@@ -1,0 +1,148 @@
+"""How an image of the hard phantom is taken: pose, shutters, side markers and text (roi/phantom_hard.py has the rest).
+
+Nothing here is told which findings an image has: a border or a marker is no shortcut to a label.
+
+Letters: S side in pixels; x, y coordinates of the image in [0, 1]; u, v those of the upright body (roi/phantom.py),
+both (h, w).
+"""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from roi.phantom import Array, Box, Case, ramp, stream
+
+POSE, FIELD, MARKS = 40, 41, 42  # streams; those of the findings end at 29
+GLYPH = 48  # height at which text is drawn once, before it is resized
+
+
+# ---- geometry: how the patient stands before the plate, and what of the plate is exposed ----------------------------
+
+
+@dataclass(frozen=True)
+class Pose:
+    """From the image to the upright body: rotation in radians, zoom, shift."""
+
+    angle: float
+    zoom: float
+    shift: tuple[float, float]
+
+    def to_body(self, x: Array, y: Array) -> tuple[Array, Array]:
+        """x (1, w), y (h, 1) -> u, v (h, w)"""
+        c, s = math.cos(self.angle) / self.zoom, math.sin(self.angle) / self.zoom
+        x, y = x - (0.5 + self.shift[0]), y - (0.5 + self.shift[1])
+        return c * x + (s * y + 0.5), (0.5 - s * x) + c * y
+
+    def to_image(self, u: float, v: float) -> tuple[float, float]:
+        c, s = math.cos(self.angle) * self.zoom, math.sin(self.angle) * self.zoom
+        u, v = u - 0.5, v - 0.5
+        return c * u - s * v + 0.5 + self.shift[0], s * u + c * v + 0.5 + self.shift[1]
+
+    def window(self, box: Box) -> Box:
+        """The upright window around a window of the body."""
+        corners = [self.to_image(u, v) for u in (box[0], box[2]) for v in (box[1], box[3])]
+        xs, ys = zip(*corners, strict=True)
+        return min(xs), min(ys), max(xs), max(ys)
+
+    def affine(self, side: int) -> tuple[float, ...]:
+        """Pillow's six numbers for a layer of this side: pixel of the output -> pixel of the input."""
+        c, s = math.cos(self.angle) / self.zoom, math.sin(self.angle) / self.zoom
+        cx, cy = (0.5 + self.shift[0]) * side, (0.5 + self.shift[1]) * side
+        return c, s, side / 2 - c * cx - s * cy, -s, c, side / 2 + s * cx - c * cy
+
+
+Edge = tuple[float, float, float]  # inside where a * x + b * y > c
+
+
+def field_mask(edges: tuple[Edge, ...], x: Array, y: Array) -> Array:
+    """What the shutters and the plate leave open. -> (h, w) in [0, 1]"""
+    if not edges:
+        return np.ones((y.shape[0], x.shape[1]), np.float32)
+    return ramp(np.minimum.reduce([a * x + (b * y - c) for a, b, c in edges]), 0.006)
+
+
+@lru_cache(maxsize=8)
+def pose_of(case: Case) -> Pose:
+    """Portable images are more crooked, and taken from nearer."""
+    rng = stream(case.seed, case.patient, case.followup, POSE)
+    loose = 1.5 if case.view == "AP" else 1.0
+    angle = float(rng.normal(0, 0.022 * loose))
+    zoom = float(rng.uniform(0.86, 1.0))
+    shift = rng.normal(0, 0.012 * loose, 2).clip(-0.04, 0.04)
+    return Pose(float(np.clip(angle, -0.09, 0.09)), zoom, (float(shift[0]), float(shift[1])))
+
+
+@lru_cache(maxsize=8)
+def edges_of(case: Case) -> tuple[Edge, ...]:
+    """Borders (each may be missing), turned together by a crooked plate, and now and then cut corners."""
+    rng = stream(case.seed, case.patient, case.followup, FIELD)
+    edges: list[Edge] = []
+    tilt = rng.normal(0, 0.030) if rng.random() < 0.35 else 0.0
+    for a, b, c in ((1, 0, 0.0), (-1, 0, -1.0), (0, 1, 0.0), (0, -1, -1.0)):
+        inset, used = 0.075 * rng.beta(1.2, 2.0), rng.random() < 0.4
+        if used or tilt:
+            turn = tilt + rng.normal(0, 0.004)
+            slope_a, slope_b = a * math.cos(turn) - b * math.sin(turn), a * math.sin(turn) + b * math.cos(turn)
+            middle = 0.5 * (a + b) - c - inset  # distance of the centre of the image from the edge
+            edges.append((slope_a, slope_b, 0.5 * (slope_a + slope_b) - middle))
+    if rng.random() < 0.25:
+        for a, b in ((1, 1), (-1, 1), (1, -1), (-1, -1)):
+            if rng.random() < 0.5:
+                cut = rng.uniform(0.05, 0.16)
+                edges.append((a / math.sqrt(2), b / math.sqrt(2), (min(a, 0) + min(b, 0) + cut) / math.sqrt(2)))
+    return tuple(edges)
+
+
+# ---- marks ----------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=64)
+def glyphs(text: str) -> Image.Image:
+    """Text at a fixed height; a circle around it where it is written as (L)."""
+    font = ImageFont.load_default(GLYPH)
+    bare = text.strip("()")
+    left, top, right, bottom = font.getbbox(bare)
+    ring = 20 if bare != text else 4
+    image = Image.new("L", (int(right - left) + 2 * ring, int(bottom - top) + 2 * ring))
+    pen = ImageDraw.Draw(image)
+    pen.text((ring - left, ring - top), bare, 255, font=font)
+    if bare != text:
+        pen.ellipse([1, 1, image.width - 2, image.height - 2], outline=255, width=4)
+    return image
+
+
+def stamp(grey: Array, text: str, centre: tuple[float, float], height: float, angle: float, tone: float) -> None:
+    """Burn text into an image, kept whole inside it. `height` in shares of the side, `angle` in degrees"""
+    size, mark = len(grey), glyphs(text)
+    scale = height * size / mark.height
+    shape = max(1, round(mark.width * scale)), max(1, round(mark.height * scale))
+    turned = mark.resize(shape, Image.Resampling.BILINEAR).rotate(angle, Image.Resampling.BILINEAR, expand=True)
+    w, h = min(turned.width, size), min(turned.height, size)
+    x = min(max(0, round(centre[0] * size - w / 2)), size - w)
+    y = min(max(0, round(centre[1] * size - h / 2)), size - h)
+    ink = np.asarray(turned, np.float32)[:h, :w] * np.float32(1 / 255)
+    part = grey[y : y + h, x : x + w]
+    part += (tone - part) * ink
+
+
+def stamp_marks(grey: Array, case: Case) -> None:
+    """A side marker with initials, and how the image was taken; near the upper corners, seldom below."""
+    rng = stream(case.seed, case.patient, case.followup, MARKS)
+    side, tone = (1 if rng.random() < 0.75 else -1), rng.uniform(200, 255)
+    x, y = 0.5 + side * rng.uniform(0.36, 0.46), rng.uniform(0.04, 0.12)
+    if rng.random() < 0.15:
+        x, y = 0.5 + side * 0.45, rng.uniform(0.5, 0.95)
+    angle = rng.normal(0, 9) + (90 * side if rng.random() < 0.1 else 0)
+    letter, form, initials = ("L" if side > 0 else "R"), rng.random(), rng.integers(65, 91, 3)
+    height = rng.uniform(0.022, 0.048)
+    if form < 0.92:
+        stamp(grey, f"({letter})" if form < 0.3 else letter, (x, y), height * (1.6 if form < 0.3 else 1.0), angle, tone)
+    if form < 0.45:
+        stamp(grey, "".join(map(chr, initials)), (x, y + 1.3 * height), 0.5 * height, angle, tone)
+    if case.view == "AP" and rng.random() < 0.7:
+        words = ("PORTABLE", "AP", "SUPINE", "SEMI-ERECT", "AP PORTABLE", "UPRIGHT")[int(rng.integers(6))]
+        place = 0.5 - side * rng.uniform(0.28, 0.40), rng.uniform(0.02, 0.09) if rng.random() < 0.8 else 0.96
+        stamp(grey, words, place, rng.uniform(0.014, 0.024), rng.normal(0, 3), tone)
