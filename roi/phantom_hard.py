@@ -42,6 +42,7 @@ from roi.phantom_acquisition import edges_of, field_mask, pose_of, stamp_marks
 
 ANATOMY, VESSELS, TISSUE, DEVICES, EXPOSURE = 50, 51, 52, 53, 54  # streams
 HEART = 1.15  # times the size of the easy phantom's
+ANATOMY_SIDE = 160  # side on which the anatomy is drawn before it is resized: nothing of it is sharper
 
 # How much of its density in the easy set a finding has: drawn anew for each, between these. Measured, see RESULTS.md.
 FAINT: dict[str, tuple[float, float]] = {
@@ -62,18 +63,16 @@ FAINT: dict[str, tuple[float, float]] = {
 }
 
 
-
 # ---- anatomy --------------------------------------------------------------------------------------------------------
 
 
-def draw_tissue(rng: np.random.Generator, size: int) -> Array:
-    """Mottle on three scales. -> (S, S), around 1"""
+def draw_tissue(rng: np.random.Generator) -> Array:
+    """Mottle on three scales. -> (ANATOMY_SIDE, ANATOMY_SIDE), around 1"""
     fine = rng.normal(0, 0.050, (96, 96)).astype(np.float32)
     for cells, spread in ((24, 0.045), (6, 0.07)):
         coarse = Image.fromarray(rng.normal(0, spread, (cells, cells)).astype(np.float32))
         fine += np.asarray(coarse.resize((96, 96), Image.Resampling.BICUBIC))
-    tissue = Image.fromarray(np.clip((fine + 1) * 127, 0, 255).astype(np.uint8))  # bytes: five times faster than floats
-    return np.asarray(tissue.resize((size, size), Image.Resampling.BICUBIC)) * np.float32(1 / 127)
+    return np.asarray(Image.fromarray(fine + 1).resize((ANATOMY_SIDE, ANATOMY_SIDE), Image.Resampling.BICUBIC))
 
 
 def torso(body: Body, wall: float, u: Array, v: Array) -> Array:
@@ -116,26 +115,26 @@ def mediastinum(body: Body, width: float, u: Array, v: Array) -> Array:
     return soft + column - trachea
 
 
-def draw_anatomy(canvas: Array, case: Case, rng: np.random.Generator) -> None:
-    """A normal chest in its pose. canvas: (S, S), filled in place"""
-    body, pose, size = body_of(case), pose_of(case), len(canvas)
+def draw_anatomy(case: Case, size: int) -> Array:
+    """A normal chest in its pose. -> (S, S) density"""
+    body, pose = body_of(case), pose_of(case)
+    rng = stream(case.seed, case.patient, case.followup, TISSUE)
     own = stream(case.seed, case.patient, 0, ANATOMY)  # of the patient, the same in each follow-up
     wall, width = own.uniform(0.035, 0.12), own.uniform(0.055, 0.072)
-    everything = pose.to_body(axes(0, size, size)[None], axes(0, size, size)[:, None])
-    canvas += torso(body, wall, *everything)
+    grid = axes(0, ANATOMY_SIDE, ANATOMY_SIDE)
+    canvas = torso(body, wall, *pose.to_body(grid[None], grid[:, None]))
 
     def shape(window: Box, paint: Paint) -> None:
         add(canvas, pose.window(window), lambda x, y: paint(*pose.to_body(x, y)))
 
     low = max(body.dia) + 1.4 * body.dome + 0.02
     rib_cage = (body.mid - 1.02 * body.half, body.top - 0.02, body.mid + 1.02 * body.half, low)
-    x0, y0, x1, y1 = (round(v * size) for v in pose.window(rib_cage))
-    x0, y0 = max(x0, 0), max(y0, 0)
-    inner = pose.to_body(axes(x0, min(x1, size), size)[None], axes(y0, min(y1, size), size)[:, None])
+    x0, y0, x1, y1 = (min(max(round(edge * ANATOMY_SIDE), 0), ANATOMY_SIDE) for edge in pose.window(rib_cage))
+    inner = pose.to_body(grid[None, x0:x1], grid[y0:y1, None])
     part = canvas[y0:y1, x0:x1]
     part *= 1 - lungs(body, *inner)
     part += ribs(body, *inner)
-    canvas *= draw_tissue(rng, size)
+    canvas *= draw_tissue(rng)
     shape((body.mid - 0.17, -0.2, body.mid + 0.17, 1.2), partial(mediastinum, body, width))
     reach = HEART * body.heart[2]
     shape(around(*body.heart[:2], reach, reach), partial(heart_shadow, body, 1.0))
@@ -153,6 +152,7 @@ def draw_anatomy(canvas: Array, case: Case, rng: np.random.Generator) -> None:
     if body.bubble:
         centre = body.at(1, rng.uniform(0.3, 0.5), 1.13)
         shape(around(*centre, 0.09, 0.04), partial(soft_disc, centre, 0.09, 0.04, -1.5 * body.bubble, 0.02))
+    return np.asarray(Image.fromarray(canvas).resize((size, size), Image.Resampling.BICUBIC))
 
 
 def soft_disc(
@@ -262,9 +262,7 @@ def plant_hard(case: Case) -> list[Patch]:
 def render_hard(case: Case, size: int, patches: list[Patch] | None = None) -> NDArray[np.uint8]:
     """Draw one image; `patches` are its findings if they are at hand. -> (S, S), grey 0..255"""
     rng = stream(case.seed, case.patient, case.followup, EXPOSURE)
-    grey = np.zeros((size, size), np.float32)
-    draw_anatomy(grey, case, stream(case.seed, case.patient, case.followup, TISSUE))
-    grey += draw_fine_lines(case, size)
+    grey = draw_anatomy(case, size) + draw_fine_lines(case, size)
     for patch in plant_hard(case) if patches is None else patches:
         add(grey, patch.window, patch.paint)
     # The tone curve: exposure, then a veil of scattered X-rays, which portable images have more of.
