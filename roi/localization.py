@@ -1,257 +1,69 @@
-"""Score maps (ROI masks, Grad-CAM) against boxes of radiologists, beside controls that keep the same area. Never a torch in here.
+"""Score maps (ROI masks, Grad-CAM) against boxes, beside controls that keep the same area. Never a torch in here.
 
-Letters: N images, C classes, B boxes, Q pairs (image, finding) that have a box, U maps of a source, m side of a map, G side of the grid
-of the kept region (the model's input, or m), D detected boxes, R resamples. Boxes are (left, top, right, bottom) in 0..1 of the image.
+Letters: N images, C classes, B boxes, Q pairs (image, finding) that have a box, P patients, K folds, F findings, m
+side of a map, R resamples. The metrics stand in roi/box_matching.py.
 
-What is scored (T a threshold; all but `false` lie in 0..1, higher = better):
-  pointing          pair: the centre of the map's highest cell lies in a box of the finding (Zhang et al. 2016, "Top-down neural attention by
-                    excitation backprop", without their tolerance). Tied cells share the point, so a constant map scores the boxes' share of the cells.
-  pointing_union    pair: the same for any box of the image
-  recall            box: share of its area that is kept; pixels at its border count by the part that it covers
-  precision         pair: share of the kept area inside the finding's boxes (a pixel's cover: the largest over these boxes; smaller than
-                    their union only at border pixels that two boxes share)
-  precision_union   pair: the same for any box of the image
-  centre_small      box with both sides below 80/1024: 1 if its centre is kept
-  iou@T, iobb@T     box: some detected box has IoU (IoBB: intersection over the DETECTED box's area) > T. Wang et al. 2017 (ChestX-ray8),
-                    section 4.2: map scaled to 0..255, cut at 60 and at 180, a detected box around each isolated region of both cuts.
-  false@T           pair: number of detected boxes whose IoU with every box of the finding is <= T (the same box from both cuts is one)
-  area_iou@T        box: as iou@T with boxes around the regions of the map's highest keep_ratio cells
+A control has every metric; `minus` is a source less a control, paired, patients drawn:
+  shuffled      the source's own maps and kept regions, each of another patient's image: SHUFFLES draws averaged. It
+                is the same finding's map, so that own - shuffled is what the map owes to its image; a map that is a
+                fixed place has 0.
+  best_place    the best fixed place a finding, cross-fitted by patient on the boxes (roi/fixed_places.py)
+  label_place   the fixed place a finding that labels alone choose by the source's own maps, cross-fitted too (there)
+  reinit        the source of the same model with new weights (Adebayo et al. 2018)
+  random        white noise blurred by a Gaussian, DRAWS draws an image averaged
+  centre        a disc in the middle of the image
+shuffled and best_place are the bar that a map of evidence must pass. random and centre say how hard the boxes are,
+which differs between findings: a disc in the middle finds nearly every heart and no nodule.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.ndimage import find_objects, gaussian_filter, label
+from scipy.ndimage import gaussian_filter
 
+from roi.box_matching import (
+    BY_BOX,
+    METRICS,
+    SMALL,
+    UNION,
+    Scorer,
+    Source,
+    Truth,
+    Values,
+    averaged,
+    other_patients,
+    prepare,
+)
+from roi.fixed_places import DEALS, LabelledMaps, count_boxes, deal_folds, folds_of, label_differences
 from roi.labels import LABELS
+from roi.maps import REINIT, Maps
 from roi.metrics import interval
 from roi.table import image_keys
 
-if TYPE_CHECKING:  # roi.maps loads torch
-    from roi.maps import Maps
-
-CUTS = (60.0, 180.0)  # of 255
-SMALL = 80 / 1024
-IOU, IOBB = tuple(k / 10 for k in range(1, 8)), tuple(k / 10 for k in range(1, 10))
 DRAWS, SHUFFLES, BLOB = 20, 10, 1.5 / 32  # BLOB: sigma of the random maps, in sides of the map
-UNION = ("pointing_union", "precision_union")  # their mean is over images, not over findings
-BY_BOX = ("recall", "centre_small", *(f"iou@{t}" for t in IOU), *(f"iobb@{t}" for t in IOBB), *(f"area_iou@{t}" for t in IOU))
-BY_PAIR = ("pointing", "pointing_union", "precision", "precision_union", *(f"false@{t}" for t in IOU))
-METRICS = (*BY_PAIR, *BY_BOX)
 COMPARED = ("pointing", "pointing_union", "recall", "precision", "iou@0.1", "iou@0.3", "iou@0.5", "area_iou@0.1", "area_iou@0.3")
-FLAT = np.zeros((3, 3, 3), dtype=int)  # neighbours in a stack of maps: the eight in the plane, none in another map
-FLAT[1] = 1
-
-
-# ---- boxes ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Truth:
-    """The scored boxes; pairs and images are numbered from 0."""
-
-    box: np.ndarray  # (B, 4)
-    box_pair: np.ndarray  # (B,)
-    small: np.ndarray  # (B,) bool
-    pair_image: np.ndarray  # (Q,)
-    pair_finding: np.ndarray  # (Q,)
-    image_patient: np.ndarray  # (N,)
-    findings: list[str]
-
-    def of_boxes(self) -> list[np.ndarray]:
-        """Every box alone."""
-        return list(np.arange(len(self.box))[:, None])
-
-    def of_pairs(self) -> list[np.ndarray]:
-        """For every pair its boxes."""
-        return [np.flatnonzero(self.box_pair == q) for q in range(len(self.pair_image))]
-
-    def of_images(self) -> list[np.ndarray]:
-        """For every pair all boxes of its image."""
-        image = self.pair_image[self.box_pair]
-        return [np.flatnonzero(image == i) for i in self.pair_image]
-
-
-@dataclass(frozen=True)
-class Cells:
-    """Sparse weights of the cells of a grid: entry e says that row[e] gives weight[e] to cell[e]."""
-
-    row: np.ndarray
-    cell: np.ndarray
-    weight: np.ndarray
-    rows: int
-
-    def total(self, field: np.ndarray, unit: np.ndarray) -> np.ndarray:
-        """Weighted sum of field[unit[row]] for every row. (U, cells), (rows,) -> (rows,)"""
-        return np.bincount(self.row, self.weight * field[unit[self.row], self.cell], self.rows)
-
-
-def cover(low: np.ndarray, high: np.ndarray, side: int) -> np.ndarray:
-    """Part of each cell of an axis inside [low, high]. (n,), (n,) in 0..1 -> (n, side) in 0..1"""
-    edge = np.arange(side)
-    return np.clip(np.minimum(high[:, None] * side, edge + 1) - np.maximum(low[:, None] * side, edge), 0, 1)
-
-
-def holds(low: np.ndarray, high: np.ndarray, side: int) -> np.ndarray:
-    """1 where a cell's centre lies in [low, high]. (n,), (n,) in 0..1 -> (n, side) of 0/1"""
-    centre = (np.arange(side) + 0.5) / side
-    return ((low[:, None] <= centre) & (centre <= high[:, None])).astype(float)
-
-
-def cells_of(box: np.ndarray, members: Sequence[np.ndarray], side: int, centres: bool = False) -> Cells:
-    """Row r: how far members[r], some of the boxes, cover each cell of a side x side grid; with `centres` 0/1 by the cell's centre."""
-    axis = holds if centres else cover
-    across, down = axis(box[:, 0], box[:, 2], side), axis(box[:, 1], box[:, 3], side)  # (B, side)
-    found = []
-    for r, chosen in enumerate(members):
-        part = (down[chosen, :, None] * across[chosen, None, :]).max(0).ravel()
-        cell = np.flatnonzero(part)
-        found.append((np.full(len(cell), r), cell, part[cell]))
-    row, cell, weight = (np.concatenate(a) for a in zip(*found, strict=True))
-    return Cells(row, cell, weight, len(members))
-
-
-# ---- maps -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Detected:
-    """Detected boxes, those of map u in rows start[u]:start[u + 1]."""
-
-    box: np.ndarray  # (D, 4)
-    start: np.ndarray  # (U + 1,)
-
-
-@dataclass(frozen=True)
-class Source:
-    """What the scores need of U maps."""
-
-    peak: np.ndarray  # (U, m * m): 1 / number of the highest cells on each of them
-    kept: np.ndarray  # (U, G * G): 0/1
-    detected: Detected
-    area: Detected
-
-
-def top_cells(maps: np.ndarray, keep_ratio: float, rng: np.random.Generator) -> np.ndarray:
-    """The round(keep_ratio * m * m) highest cells (at least one), ties drawn by lot. (U, m, m) -> bool of the same shape"""
-    flat = maps.reshape(len(maps), -1)
-    count = max(1, round(keep_ratio * flat.shape[1]))
-    best = np.lexsort((rng.random(flat.shape), -flat), axis=-1)[:, :count]
-    top = np.zeros(flat.shape, dtype=bool)
-    np.put_along_axis(top, best, True, axis=1)
-    return top.reshape(maps.shape)
-
-
-def boxes_around(*cuts: np.ndarray) -> Detected:
-    """A box around each 8-connected region of each cut; the same box of one map counts once. (U, m, m) bool each"""
-    rows = []
-    for cut in cuts:
-        places = find_objects(label(cut, FLAT)[0])
-        rows += [(u.start, x.start, y.start, x.stop, y.stop) for u, y, x in places]
-    found = np.unique(np.array(rows, dtype=int).reshape(-1, 5), axis=0)  # sorted by map
-    return Detected(found[:, 1:] / cuts[0].shape[-1], np.searchsorted(found[:, 0], np.arange(len(cuts[0]) + 1)))
-
-
-def prepare(maps: np.ndarray, kept: np.ndarray | None, keep_ratio: float, rng: np.random.Generator) -> Source:
-    """(U, m, m), (U, G, G) of 0/1 or None (then the highest cells are the kept region) -> Source. A constant map detects nothing."""
-    low, high = maps.min((1, 2), keepdims=True).astype(float), maps.max((1, 2), keepdims=True).astype(float)
-    varies = high > low
-    scaled = (maps - low) / np.where(varies, high - low, 1) * 255
-    top = top_cells(maps, keep_ratio, rng)
-    peak = (maps == high).reshape(len(maps), -1)
-    region = (top if kept is None else kept).reshape(len(maps), -1)
-    detected = boxes_around(*(varies & (scaled >= cut) for cut in CUTS))
-    return Source(peak / peak.sum(1, keepdims=True), region, detected, boxes_around(varies & top))
-
-
-def overlaps(truth: Truth, detected: Detected, unit: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pair q sees the boxes detected in map unit[q]. (Q,) -> each box's best IoU (B,), best IoBB (B,); false boxes at IOU (Q, len(IOU))"""
-    count = np.diff(detected.start)[unit]  # (Q,)
-    times = count[truth.box_pair]
-    box = np.repeat(np.arange(len(truth.box)), times)  # one entry for every box and detected box of its pair
-    nth = np.arange(len(box)) - np.repeat(np.cumsum(times) - times, times)
-    pair = truth.box_pair[box]
-    a, b = truth.box[box], detected.box[detected.start[unit[pair]] + nth]
-    sides = np.clip(np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]), 0, None)
-    shared, area, found = sides.prod(1), (a[:, 2:] - a[:, :2]).prod(1), (b[:, 2:] - b[:, :2]).prod(1)
-    iou, iobb = shared / (area + found - shared), shared / found
-    best, best_bb, nearest = np.zeros(len(truth.box)), np.zeros(len(truth.box)), np.zeros(count.sum())
-    np.maximum.at(best, box, iou)
-    np.maximum.at(best_bb, box, iobb)
-    np.maximum.at(nearest, (np.cumsum(count) - count)[pair] + nth, iou)
-    owner = np.repeat(np.arange(len(unit)), count)
-    return best, best_bb, np.stack([np.bincount(owner, nearest <= t, len(unit)) for t in IOU], axis=1)
-
-
-class Scorer:
-    """The boxes on every grid that is met, worked out once."""
-
-    def __init__(self, truth: Truth) -> None:
-        self.truth = truth
-        self.members = (truth.of_boxes(), truth.of_pairs(), truth.of_images())
-        self.known: dict[tuple[int, int, bool], Cells] = {}
-
-    def cells(self, which: int, side: int, centres: bool = False) -> Cells:
-        """`which`: 0 boxes, 1 pairs, 2 the images of the pairs."""
-        key = (which, side, centres)
-        if key not in self.known:
-            self.known[key] = cells_of(self.truth.box, self.members[which], side, centres)
-        return self.known[key]
-
-    def __call__(self, source: Source, unit: np.ndarray) -> dict[str, np.ndarray]:
-        """Pair q is scored on map unit[q]. (Q,) -> {metric: (B,) of BY_BOX or (Q,) of BY_PAIR}, NaN = undefined"""
-        truth, m, side = self.truth, round(source.peak.shape[1] ** 0.5), round(source.kept.shape[1] ** 0.5)
-        by_box = unit[truth.box_pair]
-        values = {name: self.cells(which, m, centres=True).total(source.peak, unit) for which, name in ((1, "pointing"), (2, "pointing_union"))}
-        area = (truth.box[:, 2:] - truth.box[:, :2]).prod(1) * side**2
-        values["recall"] = self.cells(0, side).total(source.kept, by_box) / area
-        size = source.kept.sum(1, dtype=float)
-        size = np.where(size > 0, size, np.nan)[unit]
-        for which, name in ((1, "precision"), (2, "precision_union")):
-            values[name] = self.cells(which, side).total(source.kept, unit) / size
-        x, y = np.minimum((truth.box[:, :2] + truth.box[:, 2:]) / 2 * side, side - 1).astype(int).T
-        values["centre_small"] = np.where(truth.small, source.kept[by_box, y * side + x], np.nan)
-        best, best_bb, false = overlaps(truth, source.detected, unit)
-        around = overlaps(truth, source.area, unit)[0]
-        for k, t in enumerate(IOU):
-            values[f"iou@{t}"], values[f"area_iou@{t}"], values[f"false@{t}"] = best > t, around > t, false[:, k]
-        for t in IOBB:
-            values[f"iobb@{t}"] = best_bb > t
-        return {name: np.asarray(v, dtype=float) for name, v in values.items()}
-
-
-def averaged(draws: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Mean of each unit's values over the draws of a control."""
-    each = list(draws)
-    return {name: np.mean([d[name] for d in each], axis=0) for name in METRICS}
-
-
-def other_patients(patient: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """For every image an image of another patient, all equally likely. (N,) -> (N,)"""
-    order = np.argsort(patient, kind="stable")
-    first, last = np.searchsorted(patient[order], patient), np.searchsorted(patient[order], patient, side="right")
-    drawn = rng.integers(0, len(patient) - (last - first))
-    return order[drawn + np.where(drawn >= first, last - first, 0)]
+CONTROLS = ("shuffled", "best_place", "label_place", "reinit", "random", "centre")  # the primary ones first
+SHARED = ("best_place", "random", "centre")  # controls that are the same for every source
 
 
 # ---- means and intervals --------------------------------------------------------------------------------------------
 
 
-def resampled(truth: Truth, values: dict[str, np.ndarray], weights: np.ndarray) -> np.ndarray:
-    """Patients counted as each row of weights says. (R, patients) -> (R, metrics, 1 + findings), the first the mean; NaN = undefined
+def resampled(truth: Truth, values: Values, weights: np.ndarray) -> np.ndarray:
+    """Patients counted as each row of weights says. (R, patients) -> (R, metrics of values, 1 + findings), the first
+    the mean; NaN = undefined
 
     A finding's score is the mean over its boxes or pairs, the mean is over findings; that of UNION is over images (an image's pairs averaged).
     """
     patient, finding = truth.image_patient[truth.pair_image], truth.pair_finding
     share = 1 / np.bincount(truth.pair_image)[truth.pair_image]  # (Q,): every image counts once
     patients, findings = weights.shape[1], len(truth.findings)
-    drawn = np.full((len(weights), len(METRICS), 1 + findings), np.nan)
+    drawn = np.full((len(weights), len(values), 1 + findings), np.nan)
 
     def mean(value: np.ndarray, weight: np.ndarray, who: np.ndarray, what: np.ndarray, groups: int) -> np.ndarray:
         """-> (R, groups)"""
@@ -261,8 +73,7 @@ def resampled(truth: Truth, values: dict[str, np.ndarray], weights: np.ndarray) 
         top, below = weights @ total, weights @ count
         return np.divide(top, below, out=np.full(top.shape, np.nan), where=below > 0)
 
-    for k, name in enumerate(METRICS):
-        value = values[name]
+    for k, (name, value) in enumerate(values.items()):
         unit = truth.box_pair if name in BY_BOX else np.arange(len(finding))
         each = mean(value, np.ones(len(unit)), patient[unit], finding[unit], findings)
         drawn[:, k, 1:] = each
@@ -320,9 +131,11 @@ def read_truth(sets: Sequence[Maps], boxes: pd.DataFrame, patients: pd.Series) -
     known = find(names, patients.index)
     if (known < 0).any():
         raise ValueError(f"{names[known < 0].iloc[0]!r} has a map and a box, but no patient; give the table that lists this image")
-    patient = np.unique(patients.to_numpy().astype(str)[known], return_inverse=True)[1]
+    people, patient = np.unique(patients.to_numpy().astype(str)[known], return_inverse=True)
     small = (boxes[["w", "h"]] < SMALL).all(axis=1).to_numpy()
-    return Truth(box, box_pair, small, pair // len(findings), pair % len(findings), patient, findings), list(places[:, first])
+    pair_image, pair_finding = pair // len(findings), pair % len(findings)
+    truth = Truth(box, box_pair, small, pair_image, pair_finding, patient, findings, people.tolist())
+    return truth, list(places[:, first])
 
 
 def agreed_ratio(sets: Sequence[Maps], keep_ratio: float) -> float:
@@ -336,14 +149,35 @@ def agreed_ratio(sets: Sequence[Maps], keep_ratio: float) -> float:
     return ratio
 
 
-def score_maps(sets: Sequence[Maps], boxes: pd.DataFrame, patients: pd.Series, keep_ratio: float, resamples: int, seed: int) -> dict:
-    """Every source of the sets and its controls on the same images: those that have a box and a map in every set.
+def score_maps(
+    sets: Sequence[Maps],
+    boxes: pd.DataFrame,
+    patients: pd.Series,
+    keep_ratio: float,
+    resamples: int,
+    seed: int,
+    labelled: Sequence[LabelledMaps] = (),
+) -> dict[str, Any]:
+    """Score every source of the sets beside its controls, on the images that have a box and a map in every set.
 
-    boxes: image, label, x, y, w, h in 0..1. patients: image key (roi.table.image_keys) -> patient. keep_ratio: used where the files say none.
-    -> n_boxes, n_small_boxes, n_images, n_patients, keep_ratio, sources {name: {"mean", "per_class", "minus"}}, see the file's head for the metrics.
-    Controls keep the highest keep_ratio cells of maps of the same grid: "random" (white noise blurred by a Gaussian, 20 draws an image averaged),
-    "centre" (a disc), "<source>_shuffled" (the source's own maps and kept regions, of another patient's image; 10 draws averaged).
-    Intervals: patients drawn with replacement, the same resamples for every source, so that `minus` (source - control) is paired.
+    Intervals: patients drawn with replacement, the same resamples for every source, so that `minus` is paired. A box
+    or pair on which a control is undefined (no other patient has a box of its finding) is left out of both sides of
+    that difference.
+
+    Args:
+        sets: files of maps.
+        boxes: image, label, x, y, w, h in 0..1.
+        patients: image key (roi.table.image_keys) -> patient.
+        keep_ratio: used where the files say none; the controls keep that share of the cells of a grid.
+        labelled: maps of images with known labels, from which label_place is chosen; none: there is no label_place.
+
+    Returns:
+        n_boxes, n_small_boxes, n_images, n_patients, keep_ratio;
+        findings {finding: the same counts};
+        headline: the source that stands for the model (headline_source), its pointing and its differences;
+        controls: how they were made, and for how many pairs there was no place;
+        sources {name: kind ("finding": a map a finding, "union": one map for all findings, "control"), mean, per_class,
+        minus {control: {metric: V}}, minus_per_class {control: {finding: {metric: V}}}}.
     """
     if not sets:
         raise ValueError("no maps to score; give a maps file")
@@ -351,55 +185,237 @@ def score_maps(sets: Sequence[Maps], boxes: pd.DataFrame, patients: pd.Series, k
     truth, rows = read_truth(sets, boxes, patients)
     score = Scorer(truth)
     ties, noise = np.random.default_rng([seed, 1]), np.random.default_rng([seed, 2])
-    values, shuffled_of = dict[str, dict[str, np.ndarray]](), dict[str, str]()
+    values, shuffled, kinds = dict[str, Values](), dict[str, Values](), dict[str, str]()
     for one, row in zip(sets, rows, strict=True):
-        shared = one.classes == [""]
-        columns = [0] if shared else [one.classes.index(c) for c in truth.findings]
-        slot = np.zeros(len(truth.pair_image), dtype=int) if shared else truth.pair_finding
+        columns = [0] if one.classes == [""] else [one.classes.index(c) for c in truth.findings]
         for name, stack in one.maps.items():
-            if name in values or name in ("random", "centre"):
+            if name in values or name in SHARED:
                 raise ValueError(f"two sources are called {name!r}; give each maps file once")
             maps = stack[row][:, columns].reshape(-1, *stack.shape[2:])  # (N * columns, m, m)
-            kept = one.kept[name][row][:, columns].reshape(-1, *one.kept[name].shape[2:]) if name in one.kept else None
+            kept = None
+            if name in one.kept:
+                kept = one.kept[name][row][:, columns].reshape(-1, *one.kept[name].shape[2:])
             source = prepare(maps, kept, ratio, ties)
-            values[name] = score(source, truth.pair_image * len(columns) + slot)
-            if name.endswith("_reinit"):
-                continue
-            shuffled_of[name] = f"{name}_shuffled"
-            draw = np.random.default_rng([seed, 3])
-            if truth.image_patient.max() == 0:  # there is no other patient
-                values[f"{name}_shuffled"] = {metric: np.full(v.shape, np.nan) for metric, v in values[name].items()}
-            else:
-                others = (other_patients(truth.image_patient, draw) for _ in range(SHUFFLES))
-                values[f"{name}_shuffled"] = averaged(score(source, other[truth.pair_image] * len(columns) + slot) for other in others)
-    ours = [name for one in sets for name in one.maps]
+            values[name] = score(source, map_of_pair(truth, len(columns)))
+            kinds[name] = "union" if one.classes == [""] else "finding"
+            if not name.endswith(REINIT):
+                shuffled[f"{name}_shuffled"] = score_shuffled(score, source, len(columns), seed)
     m = next(iter(sets[0].maps.values())).shape[-1]
+    dealing = np.random.default_rng([seed, 4])
+    deals = [deal_folds(len(truth.patients), dealing) for _ in range(DEALS)]
+    values |= score_blobs(score, m, ratio, ties, noise)
+    values["best_place"] = averaged(score_best_place(score, m, folds, ratio, ties) for folds in deals)
+    values |= shuffled
+    chosen_by = dict[str, Any]()
+    for name, maps_of in label_sources(kinds, labelled).items():
+        places = averaged(score_label_place(score, maps_of, name, folds, ratio, ties) for folds in deals)
+        values[f"{name}_label_place"], without = places, count_undefined(places)
+        chosen_by[name] = {"from": maps_of.origin, "n_images": len(maps_of.patients), "pairs_without_place": without}
+    sources = summaries(truth, values, kinds, resamples, seed)
+    return {
+        **counts(truth),
+        "keep_ratio": ratio,
+        "findings": {c: counts(truth, j) for j, c in enumerate(truth.findings)},
+        "headline": headline(sources),
+        "controls": {
+            "folds": int(deals[0].max()) + 1,
+            "deals": DEALS,
+            "grid": m,
+            "shuffled": {"draws": SHUFFLES},
+            "best_place": {"pairs_without_place": count_undefined(values["best_place"])},
+            "label_place": chosen_by,
+            "random": {"draws": DRAWS},
+        },
+        "sources": sources,
+    }
+
+
+def map_of_pair(truth: Truth, columns: int, image: np.ndarray | None = None) -> np.ndarray:
+    """The place of each pair's map among those of all images, each of which has `columns`: one for all findings, or
+    one a finding.
+
+    With `image` (N,) an image is scored on the maps of image[n] instead of its own. -> (Q,)
+    """
+    chosen = truth.pair_image if image is None else image[truth.pair_image]
+    return chosen * columns + truth.pair_finding * (columns > 1)
+
+
+def count_undefined(values: Values) -> int:
+    return int(np.isnan(values["pointing"]).sum())
+
+
+# ---- controls -------------------------------------------------------------------------------------------------------
+
+
+def score_shuffled(score: Scorer, source: Source, columns: int, seed: int) -> Values:
+    """The maps of other patients' images, the mean over draws; undefined where there is no other patient."""
+    truth, rng = score.truth, np.random.default_rng([seed, 3])
+    if len(truth.patients) == 1:
+        return {name: np.full(len(truth.box if name in BY_BOX else truth.pair_image), np.nan) for name in METRICS}
+    others = (other_patients(truth.image_patient, rng) for _ in range(SHUFFLES))
+    return averaged(score(source, map_of_pair(truth, columns, other)) for other in others)
+
+
+def score_blobs(
+    score: Scorer, m: int, ratio: float, ties: np.random.Generator, noise: np.random.Generator
+) -> dict[str, Values]:
+    """The controls `random` and `centre`."""
+    truth = score.truth
     images, sigma = len(truth.image_patient), (0, BLOB * m, BLOB * m)
     blobs = (gaussian_filter(noise.standard_normal((images, m, m)), sigma, mode="wrap") for _ in range(DRAWS))
-    values["random"] = averaged(score(prepare(blob, None, ratio, ties), truth.pair_image) for blob in blobs)
+    random = averaged(score(prepare(blob, None, ratio, ties), truth.pair_image) for blob in blobs)
     away = np.square(np.arange(m) + 0.5 - m / 2)
-    disc = np.broadcast_to(-(away[:, None] + away), (images, m, m))  # an image each, as the cells at its rim are drawn by lot
-    values["centre"] = score(prepare(disc, None, ratio, ties), truth.pair_image)
+    # A disc for every image, as the cells at its rim are drawn by lot.
+    disc = np.broadcast_to(-(away[:, None] + away), (images, m, m))
+    return {"random": random, "centre": score(prepare(disc, None, ratio, ties), truth.pair_image)}
 
-    n_patients = int(truth.image_patient.max()) + 1
-    draws = resamples if n_patients > 1 else 0  # one patient alone has no spread to draw
-    weights = np.random.default_rng(seed).multinomial(n_patients, np.full(n_patients, 1 / n_patients), size=draws).astype(float)
-    order = [*ours, "random", "centre", *shuffled_of.values()]
-    point = {name: resampled(truth, values[name], np.ones((1, n_patients)))[0] for name in order}  # (metrics, 1 + findings)
-    drawn = {name: resampled(truth, values[name], weights) for name in order}  # (R, metrics, 1 + findings)
-    sources = dict[str, dict]()
-    for name in order:
-        columns_of = [
-            {metric: with_interval(point[name][k, j], drawn[name][:, k, j]) for k, metric in enumerate(METRICS)} for j in range(1 + len(truth.findings))
-        ]
-        sources[name] = {"mean": columns_of[0], "per_class": dict(zip(truth.findings, columns_of[1:], strict=True)), "minus": {}}
-        controls = {"random": "random", "centre": "centre"} if name in ours else {}
-        if name in shuffled_of:
-            controls["shuffled"] = shuffled_of[name]
-        for key, control in controls.items():
-            places = {metric: METRICS.index(metric) for metric in COMPARED}
-            sources[name]["minus"][key] = {
-                metric: with_interval(point[name][k, 0] - point[control][k, 0], drawn[name][:, k, 0] - drawn[control][:, k, 0]) for metric, k in places.items()
-            }
-    counts = {"n_boxes": len(truth.box), "n_small_boxes": int(truth.small.sum()), "n_images": images, "n_patients": n_patients}
-    return {**counts, "keep_ratio": ratio, "sources": sources}
+
+def score_places(
+    score: Scorer, places: np.ndarray, known: np.ndarray, folds: np.ndarray, ratio: float, ties: np.random.Generator
+) -> Values:
+    """Each pair on the map of its finding that was chosen outside its patient's fold. (K, F, m, m), (K, F) bool,
+    (P,)
+    """
+    truth = score.truth
+    maps = np.where(known[:, :, None, None], places, 0).reshape(-1, *places.shape[2:])
+    unit = folds[truth.image_patient[truth.pair_image]] * len(truth.findings) + truth.pair_finding
+    by_pair = known.ravel()[unit]  # (Q,)
+    values = score(prepare(maps, None, ratio, ties), unit)
+    for name, value in values.items():
+        value[~(by_pair[truth.box_pair] if name in BY_BOX else by_pair)] = np.nan
+    return values
+
+
+def score_best_place(score: Scorer, m: int, folds: np.ndarray, ratio: float, ties: np.random.Generator) -> Values:
+    """The cell that the most boxes of the finding in the other folds contain."""
+    truth, inside = score.truth, score.cells(0, m, centres=True)
+    pair = truth.box_pair[inside.row]
+    fold = folds[truth.image_patient[truth.pair_image[pair]]]
+    shape = (int(folds.max()) + 1, len(truth.findings), m)
+    counted = count_boxes(fold, truth.pair_finding[pair], inside.cell, shape)
+    return score_places(score, counted, counted.any(axis=(2, 3)), folds, ratio, ties)
+
+
+def label_sources(kinds: dict[str, str], labelled: Sequence[LabelledMaps]) -> dict[str, LabelledMaps]:
+    """The sources with a map a finding -> the first labelled maps of the same source; those that have none are left
+    out.
+    """
+    ours = [name for name, kind in kinds.items() if kind == "finding" and not name.endswith(REINIT)]
+    return {name: one for one in reversed(labelled) for name in ours if name in one.maps.maps}
+
+
+def score_label_place(
+    score: Scorer, labelled: LabelledMaps, name: str, folds: np.ndarray, ratio: float, ties: np.random.Generator
+) -> Values:
+    """The mean map of source `name` over images with the finding minus that over images without it."""
+    truth = score.truth
+    columns = [labelled.maps.classes.index(c) for c in truth.findings]
+    maps, target = labelled.maps.maps[name][:, columns], labelled.target[:, columns]
+    fold = folds_of(labelled.patients, truth.patients, folds)
+    places = label_differences(maps, target, fold, int(folds.max()) + 1)
+    known = np.asarray(~np.isnan(places).any(axis=(2, 3)))
+    return score_places(score, places, known, folds, ratio, ties)
+
+
+def controls_of(name: str, sources: Iterable[str]) -> dict[str, str]:
+    """Control -> the source that it is, those that there are. New weights are a control themselves, beside blobs
+    and disc.
+    """
+    wanted = {key: key if key in SHARED else f"{name}_{key}" for key in CONTROLS}
+    if name.endswith(REINIT):
+        wanted = {key: key for key in ("random", "centre")}
+    there = set(sources)
+    return {key: control for key, control in wanted.items() if control in there}
+
+
+# ---- tables ---------------------------------------------------------------------------------------------------------
+
+
+def summaries(
+    truth: Truth, values: dict[str, Values], kinds: dict[str, str], resamples: int, seed: int
+) -> dict[str, Any]:
+    """Every source with its means, its findings and its differences, all from the same resamples of patients."""
+    patients = len(truth.patients)
+    draws = resamples if patients > 1 else 0  # one patient alone has no spread to draw
+    rng = np.random.default_rng(seed)
+    weights = rng.multinomial(patients, np.full(patients, 1 / patients), size=draws).astype(float)
+
+    def tables(scored: Values) -> tuple[dict[str, Any], dict[str, Any]]:
+        """-> {metric: V} of the mean, {finding: {metric: V}}"""
+        point = resampled(truth, scored, np.ones((1, patients)))[0]  # (metrics, 1 + findings)
+        drawn = resampled(truth, scored, weights)  # (R, metrics, 1 + findings)
+        each = []
+        for j in range(1 + len(truth.findings)):
+            each.append({metric: with_interval(point[k, j], drawn[:, k, j]) for k, metric in enumerate(scored)})
+        return each[0], dict(zip(truth.findings, each[1:], strict=True))
+
+    sources = dict[str, Any]()
+    for name, scored in values.items():
+        mean, per_class = tables(scored)
+        block = {"kind": kinds.get(name, "control"), "mean": mean, "per_class": per_class}
+        minus, minus_per_class = dict[str, Any](), dict[str, Any]()
+        for key, control in controls_of(name, values).items() if name in kinds else ():
+            difference = {metric: scored[metric] - values[control][metric] for metric in COMPARED}
+            minus[key], minus_per_class[key] = tables(difference)
+        sources[name] = {**block, "minus": minus, "minus_per_class": minus_per_class}
+    return sources
+
+
+def counts(truth: Truth, finding: int | None = None) -> dict[str, int]:
+    """Boxes, small boxes, images and patients, of all findings or of one."""
+    everything = np.arange(len(truth.pair_image))
+    pairs = everything if finding is None else np.flatnonzero(truth.pair_finding == finding)
+    boxes, images = np.isin(truth.box_pair, pairs), np.unique(truth.pair_image[pairs])
+    return {
+        "n_boxes": int(boxes.sum()),
+        "n_small_boxes": int(truth.small[boxes].sum()),
+        "n_images": len(images),
+        "n_patients": len(np.unique(truth.image_patient[images])),
+    }
+
+
+def headline_source(sources: dict[str, Any]) -> str:
+    """The source that stands for the model: the findings' own maps; else the union of a mask; Grad-CAM where there
+    is no other.
+    """
+    maps = [name for name, block in sources.items() if block["kind"] != "control"]
+    ours = [name for name in maps if not name.endswith(REINIT)] or maps
+    order = {"class_mask": 0, "cam": 3}
+    return min(ours, key=lambda name: order.get(name, 1 if sources[name]["kind"] == "finding" else 2))
+
+
+def headline(sources: dict[str, Any]) -> dict[str, Any]:
+    """-> source, kind, pointing, minus {control: V} of pointing: the mean over findings"""
+    name = headline_source(sources)
+    minus = {control: values["pointing"] for control, values in sources[name]["minus"].items()}
+    pointing = sources[name]["mean"]["pointing"]
+    return {"source": name, "kind": sources[name]["kind"], "pointing": pointing, "minus": minus}
+
+
+# What a difference allows to say: above its interval, no difference shown, below.
+READINGS = {
+    "shuffled": (
+        "The map depends on its image: the same map of another patient's image points into the box less often",
+        "Nothing shows that the map depends on its image: the same map of another patient's image does as well",
+        "The same map of another patient's image points into the box more often than the image's own",
+    ),
+    "best_place": (
+        "The map finds more than the best fixed place a finding",
+        "The map is not shown to find more than the best fixed place a finding",
+        "The map finds less than the best fixed place a finding: pointing at one spot, without looking, does better",
+    ),
+}
+
+
+def reading(found: dict[str, Any]) -> list[str]:
+    """What the differences of the block `headline` allow to say, a sentence each; those without an interval allow
+    nothing.
+    """
+    sentences = []
+    for control, (above, equal, below) in READINGS.items():
+        v = found["minus"].get(control) or {"low": None}
+        if v["low"] is None:
+            continue
+        verdict = above if v["low"] > 0 else below if v["high"] < 0 else equal
+        sentences.append(f"{verdict} ({v['value']:+.3f} [{v['low']:+.3f}, {v['high']:+.3f}]).")
+    return sentences

@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from roi.box_matching import BY_BOX, METRICS, boxes_around, cells_of, other_patients, top_cells
 from roi.boxes import read_boxes
 from roi.demo import plan
+from roi.fixed_places import FOLDS, LabelledMaps, count_boxes, deal_folds, folds_of, label_differences
 from roi.labels import LABELS
-from roi.localization import BY_BOX, METRICS, boxes_around, cells_of, other_patients, score_maps, top_cells
+from roi.localization import COMPARED, controls_of, headline_source, reading, score_maps
 from roi.maps import Maps
 from roi.phantom import SPACE, plant
 from roi.table import image_keys, patients_from_names
@@ -181,13 +183,15 @@ def test_a_perfect_mask_beats_every_control(planned: pd.DataFrame):
     for metric in ("pointing", "pointing_union"):
         assert cam["mean"][metric] == pytest.approx({"value": 1, "low": 1, "high": 1})
     assert cam["mean"]["iou@0.7"]["value"] > 0.9 and cam["mean"]["false@0.1"]["value"] == 0
-    assert list(cam["minus"]) == ["random", "centre", "shuffled"]
+    assert list(cam["minus"]) == ["shuffled", "best_place", "random", "centre"]
     for control, metrics in cam["minus"].items():
         for metric, v in metrics.items():
             assert 0 < v["low"] <= v["value"] <= v["high"], (control, metric, v)
+            by_finding = cam["minus_per_class"][control]
+            assert set(by_finding) == set(planned["label"]) and all(set(v) == set(COMPARED) for v in by_finding.values())
     shuffled = section["sources"]["cam_shuffled"]
     assert all(shuffled["mean"][m]["high"] < cam["mean"][m]["low"] for m in ("pointing", "recall", "precision", "iou@0.5"))
-    assert list(section["sources"]) == ["cam", "random", "centre", "cam_shuffled"] and shuffled["minus"] == {}
+    assert list(section["sources"]) == ["cam", "random", "centre", "best_place", "cam_shuffled"] and shuffled["minus"] == {}
     small = (planned["w"] < 80 / 1024) & (planned["h"] < 80 / 1024)
     assert section["n_small_boxes"] == small.sum()
     for name in section["sources"]:
@@ -272,10 +276,207 @@ def test_every_row_of_the_table_is_on_the_same_images(planned: pd.DataFrame):
     part = Maps(some, list(LABELS), {"cam": np.concatenate([full.maps["cam"][order], np.zeros((1, len(LABELS), 32, 32), np.float32)])}, {}, 0.1, {})
     section = score_maps([wide, part], planned, patients_of(images), 0.1, 20, 0)
     assert section["n_boxes"] == planned["image"].isin(images[10:]).sum() and section["n_images"] == len(images) - 10
-    assert list(section["sources"]) == ["mask", "mask_reinit", "cam", "random", "centre", "mask_shuffled", "cam_shuffled"]
+    ours, shuffled = ["mask", "mask_reinit", "cam"], ["mask_shuffled", "cam_shuffled"]
+    assert list(section["sources"]) == [*ours, "random", "centre", "best_place", *shuffled]
     assert list(section["sources"]["mask_reinit"]["minus"]) == ["random", "centre"]
+    assert list(section["sources"]["mask"]["minus"]) == ["shuffled", "best_place", "reinit", "random", "centre"]
+    assert [section["sources"][name]["kind"] for name in ours] == ["union", "union", "finding"]
+    assert all(section["sources"][name]["kind"] == "control" for name in ("random", "centre", "best_place", *shuffled))
     assert section["sources"]["cam"]["mean"]["pointing"]["value"] == pytest.approx(1)  # the rows were matched, in whatever order
     assert section == score_maps([wide, part], planned, patients_of(images), 0.1, 20, 0)
+
+
+# ---- controls that are fixed places ---------------------------------------------------------------------------------
+
+
+def planned_boxes(images: int, seed: int) -> pd.DataFrame:
+    cases = plan(images, seed=seed)
+    rows = [(case.name, patch.label, *(v / SPACE for v in patch.box())) for case in cases for patch in plant(case)]
+    return box_table(*rows)
+
+
+def class_maps(grids: np.ndarray, images: list[str], name: str = "class_mask") -> Maps:
+    """Maps of all findings: (N, len(LABELS), m, m)."""
+    return Maps(images, list(LABELS), {name: grids.astype(np.float32)}, {}, 0.1, {})
+
+
+def labels_of(maps: Maps, boxes: pd.DataFrame, patients: pd.Series) -> LabelledMaps:
+    """A finding is present where it has a box."""
+    target = np.zeros((len(maps.images), len(maps.classes)))
+    target[boxes["image"].map(maps.images.index), boxes["label"].map(maps.classes.index)] = 1
+    return LabelledMaps(maps, target, patients[maps.images].to_numpy(), "these images")
+
+
+@pytest.fixture(scope="module")
+def crowd() -> pd.DataFrame:
+    return planned_boxes(200, 7)
+
+
+def hot_cells(boxes: pd.DataFrame, m: int) -> np.ndarray:
+    """For each finding a map that is highest at the mean centre of its boxes. -> (len(LABELS), m, m)"""
+    grid = np.zeros((len(LABELS), m, m))
+    cell = (np.arange(m) + 0.5) / m
+    for finding, group in boxes.groupby("label"):
+        x, y = (group["x"] + group["w"] / 2).mean(), (group["y"] + group["h"] / 2).mean()
+        grid[LABELS.index(finding)] = -np.hypot(cell[:, None] - y, cell[None, :] - x)
+    return grid
+
+
+def test_maps_that_are_a_fixed_place_owe_nothing_to_their_image(crowd: pd.DataFrame):
+    """The place of each finding is that of other people; each image's map is spoilt by noise of its own."""
+    images = list(dict.fromkeys(crowd["image"]))
+    noise = np.random.default_rng(3).normal(0, 0.03, (len(images), len(LABELS), 32, 32))
+    maps = class_maps(hot_cells(planned_boxes(200, 8), 32) + noise, images)
+    section = score_maps([maps], crowd, patients_of(images), 0.1, 200, 0, [labels_of(maps, crowd, patients_of(images))])
+    head = section["headline"]
+    assert (head["source"], head["kind"]) == ("class_mask", "finding") and list(head["minus"]) == [
+        "shuffled", "best_place", "label_place", "random", "centre"
+    ]  # fmt: skip
+    assert head["pointing"] == section["sources"]["class_mask"]["mean"]["pointing"]
+    assert head["minus"]["shuffled"]["low"] < 0 < head["minus"]["shuffled"]["high"]
+    assert abs(head["minus"]["shuffled"]["value"]) < 0.02 and head["minus"]["random"]["low"] > 0.05  # though it beats chance
+    assert head["minus"]["best_place"]["low"] <= 0
+    said = reading(head)
+    assert said[0].startswith("Nothing shows that the map depends on its image") and "finds more" not in said[1].split("not shown")[0]
+
+
+def test_true_maps_owe_all_but_chance_to_their_image(crowd: pd.DataFrame):
+    """own - shuffled = 1 - chance, where chance is that of a true map of another patient's image, worked out over all of them."""
+    images = list(dict.fromkeys(crowd["image"]))
+    maps = truth_maps(crowd, images, 32, 0.1, "class_mask")
+    patients = patients_of(images)
+    section = score_maps([maps], crowd, patients, 0.1, 200, 0, [labels_of(maps, crowd, patients)])
+    chance: dict[str, list[float]] = {}
+    for (image, finding), group in crowd.groupby(["image", "label"]):
+        corner = group[["x", "y", "w", "h"]].to_numpy(copy=True)
+        corner[:, 2:] += corner[:, :2]
+        inside = cells_of(corner, [np.arange(len(corner))], 32, centres=True).cell
+        stack = maps.maps["class_mask"][:, LABELS.index(finding)].reshape(len(images), -1)
+        others = stack[(patients[images] != patients[image]).to_numpy()]
+        peak = others == others.max(axis=1, keepdims=True)
+        chance.setdefault(finding, []).append((peak[:, inside].sum(axis=1) / peak.sum(axis=1)).mean())
+    expected = 1 - np.mean([np.mean(v) for v in chance.values()])
+    minus = section["headline"]["minus"]
+    assert minus["shuffled"]["value"] == pytest.approx(expected, abs=0.02) and expected > 0.8
+    assert minus["best_place"]["low"] > 0.2 and minus["label_place"]["low"] > 0.2
+    assert [sentence.split(" (")[0] for sentence in reading(section["headline"])] == [
+        "The map depends on its image: the same map of another patient's image points into the box less often",
+        "The map finds more than the best fixed place a finding",
+    ]
+
+
+def test_one_patient_a_finding_has_no_best_place():
+    """In the sample, a place chosen on these boxes would hold them all."""
+    images = [f"{n:08d}_000.png" for n in range(1, 9)]
+    boxes = box_table(*((image, LABELS[n], 0.1 * n, 0.2, 0.2, 0.2) for n, image in enumerate(images)))
+    maps = class_maps(np.random.default_rng(0).normal(size=(8, len(LABELS), 16, 16)), images)
+    section = score_maps([maps], boxes, patients_of(images), 0.1, 20, 0)
+    nothing = {"value": None, "low": None, "high": None}
+    assert all(v == nothing for v in section["sources"]["best_place"]["mean"].values())
+    assert section["headline"]["minus"]["best_place"] == nothing
+    assert section["controls"]["best_place"] == {"pairs_without_place": 8} and section["controls"]["folds"] == FOLDS
+
+
+def test_a_patient_never_chooses_the_own_place():
+    """Every patient has the finding at a place of the own, one of them on many images; only the two neighbours find each other."""
+    images = ["00000001_000.png", "00000002_000.png"] + [f"00000003_00{n}.png" for n in range(6)]
+    x = [0.1, 0.12] + [0.7] * 6
+    boxes = box_table(*((image, "Mass", left, 0.2, 0.2, 0.2) for image, left in zip(images, x, strict=True)))
+    maps = one_map(np.eye(32), ratio=0.1)
+    maps = Maps(images, [""], {"mask": np.repeat(maps.maps["mask"], 8, axis=0)}, {}, 0.1, {})
+    for seed in range(5):
+        section = score_maps([maps], boxes, patients_of(images), 0.1, 0, seed)
+        # Patients 1 and 2 are told the place of patient 3, who has the most boxes; patient 3 that of 1 and 2.
+        assert section["sources"]["best_place"]["mean"]["pointing"]["value"] == 0
+    two = score_maps([maps], boxes[boxes["x"] < 0.5], patients_of(images), 0.1, 0, 0)
+    v = two["sources"]["best_place"]["mean"]["pointing"]["value"]
+    assert 0.5 < v < 1  # each is told the whole box of the other, nine tenths of which are its own
+
+
+def test_a_difference_is_over_the_same_boxes():
+    """Hernia, which one patient has, has no best place: it is in neither side of the difference, though the map finds it."""
+    images = [f"{n:08d}_000.png" for n in range(1, 12)]
+    rows = [(image, "Mass", 0.5, 0.5, 0.25, 0.25) for image in images[:-1]] + [(images[-1], "Hernia", 0.0, 0.0, 0.5, 0.5)]
+    grids = np.zeros((11, len(LABELS), 8, 8))
+    grids[:, :, 0, 0] = 1  # in the box of Hernia, and in no box of Mass
+    section = score_maps([class_maps(grids, images)], box_table(*rows), patients_of(images), 0.1, 50, 0)
+    assert section["sources"]["class_mask"]["mean"]["pointing"]["value"] == 0.5
+    assert section["sources"]["best_place"]["mean"]["pointing"]["value"] == 1
+    assert section["headline"]["minus"]["best_place"] == {"value": -1, "low": -1, "high": -1}
+    assert section["sources"]["class_mask"]["minus_per_class"]["best_place"]["Hernia"]["pointing"]["value"] is None
+    assert section["controls"]["best_place"] == {"pairs_without_place": 1}
+    hernia = {"n_boxes": 1, "n_small_boxes": 0, "n_images": 1, "n_patients": 1}
+    assert section["findings"] == {"Mass": {**hernia, "n_boxes": 10, "n_images": 10, "n_patients": 10}, "Hernia": hernia}
+
+
+def test_boxes_are_counted_outside_their_fold():
+    fold, finding, cell = np.array([0, 0, 1, 2, 2]), np.array([0, 0, 0, 0, 1]), np.array([0, 3, 3, 3, 2])
+    counted = count_boxes(fold, finding, cell, (3, 2, 2)).reshape(3, 2, 4)
+    assert counted[:, 0].tolist() == [[0, 0, 0, 2], [1, 0, 0, 2], [1, 0, 0, 2]]
+    assert counted[:, 1].tolist() == [[0, 0, 1, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
+
+
+def test_places_by_labels_are_means_outside_the_fold():
+    rng = np.random.default_rng(1)
+    maps, target = rng.normal(size=(12, 2, 3, 3)), (rng.random((12, 2)) < 0.5).astype(float)
+    target[0], target[:, 1] = np.nan, np.where(np.arange(12) < 3, 1, 0)
+    fold = np.array([0, 0, 0, 1, 1, 1, 2, 2, 2, -1, -1, -1])
+    found = label_differences(maps, target, fold, 3)
+    for k in range(3):
+        here = fold != k
+        present, absent = (maps[here & (target[:, 0] == value), 0].mean(axis=0) for value in (1, 0))
+        np.testing.assert_allclose(found[k, 0], present - absent, atol=1e-12)
+    assert np.isnan(found[0, 1]).all() and not np.isnan(found[1:, 1]).any()  # all that have it are in fold 0
+
+
+def test_folds_are_even_and_know_their_patients():
+    for patients, folds in ((1, 1), (3, 3), (23, FOLDS)):
+        dealt = deal_folds(patients, np.random.default_rng(0))
+        often = np.bincount(dealt)
+        assert len(often) == folds and often.max() - often.min() <= 1
+    assert folds_of(["b", "x", "a", "b"], ["a", "b"], np.array([3, 1])).tolist() == [1, -1, 3, 1]
+
+
+def test_the_place_of_other_images_is_found_by_their_labels(planned: pd.DataFrame):
+    """Training images: half of the maps with the finding are high in one cell; the scored maps are noise."""
+    images = list(dict.fromkeys(planned["image"]))[:40]
+    boxes = planned[planned["image"].isin(images)]
+    rng = np.random.default_rng(5)
+    ours = class_maps(rng.normal(size=(len(images), len(LABELS), 16, 16)), images)
+    grids, target = rng.normal(size=(300, len(LABELS), 16, 16)), (rng.random((300, len(LABELS))) < 0.4).astype(float)
+    grids[:, :, 9, 4] += target
+    other = LabelledMaps(class_maps(grids, [f"{n}.png" for n in range(300)]), target, np.arange(300).astype(str), "training images")
+    section = score_maps([ours], boxes, patients_of(images), 0.1, 0, 0, [other])
+    there = np.zeros((16, 16))
+    there[9, 4] = 1
+    fixed = class_maps(np.broadcast_to(there, (len(images), len(LABELS), 16, 16)), images)
+    expected = score_maps([fixed], boxes, patients_of(images), 0.1, 0, 0)["sources"]["class_mask"]["mean"]["pointing"]
+    assert section["sources"]["class_mask_label_place"]["mean"]["pointing"] == pytest.approx(expected)
+    assert section["controls"]["label_place"] == {"class_mask": {"from": "training images", "n_images": 300, "pairs_without_place": 0}}
+    union = Maps(images, [""], {"mask": ours.maps["class_mask"][:, :1]}, {}, 0.1, {})
+    assert "mask_label_place" not in score_maps([union], boxes, patients_of(images), 0.1, 0, 0, [other])["sources"]
+
+
+def test_the_findings_own_map_is_the_headline():
+    def kinds(**given: str) -> str:
+        return headline_source({name: {"kind": kind} for name, kind in given.items()} | {"random": {"kind": "control"}})
+
+    assert kinds(mask="union", mask_reinit="union", cam="finding", class_mask="finding") == "class_mask"
+    assert kinds(cam="finding", theirs="finding") == "theirs"
+    assert kinds(cam="finding", mask="union") == "mask" and kinds(cam_reinit="finding", cam="finding") == "cam"
+    assert kinds(cam_reinit="finding") == "cam_reinit"
+    there = ["class_mask", "class_mask_reinit", "random", "centre", "best_place", "class_mask_shuffled"]
+    assert list(controls_of("class_mask", there)) == ["shuffled", "best_place", "reinit", "random", "centre"]
+    assert list(controls_of("class_mask_reinit", there)) == ["random", "centre"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"), [(0.01, 0.2, "depends on its image"), (-0.1, 0.1, "Nothing shows"), (-0.3, -0.1, "more often than the image's own")]
+)
+def test_a_difference_is_read_by_its_interval(low: float, high: float, said: str):
+    minus = {"shuffled": {"value": (low + high) / 2, "low": low, "high": high}, "best_place": {"value": 0.1, "low": None, "high": None}}
+    (sentence,) = reading({"minus": minus})
+    assert said in sentence and f"[{low:+.3f}, {high:+.3f}]" in sentence
 
 
 def test_a_shuffle_takes_another_patient_and_each_alike():
