@@ -13,15 +13,23 @@ also scored set by set: over all of its images a model gains by telling the sets
 
 F1, precision, recall, specificity and Youden's J stand at thresholds chosen on --threshold_preds (validation images), where
 temperature and Platt scaling are fitted too; its patients may not be among those that are scored. --curves adds what
-happens when the mask, or a control of the same area, keeps 1 to 50 % of the image; --masks with --bbox_csv adds the boxes:
-pointing game, IoU, IoBB, share kept, for every map and for random, centred and shuffled maps. --thresholds adds what came of
+happens when the mask, or a control of the same area, keeps 1 to 50 % of the image. --thresholds adds what came of
 the promises of calibrate_conformal.py: realised risks and sizes of the prediction sets. No model is loaded.
+
+--masks with --bbox_csv adds the boxes: pointing game, IoU, IoBB, share kept. The headline is each finding's own map
+(--class_masks of infer_roi_consistency.py), less what it must beat: the same finding's map of other patients' images
+(a map that never looks at its image equals it) and the best fixed place a finding, chosen in 5 folds of patients on the
+boxes of the other folds. Beside them: the fixed place that labels alone choose, by the mean map of images with the
+finding minus that of images without it (of the scored images, in folds, too; or of training images, whose maps
+--train_masks gives and whose labels --train_csv), a model with new weights, random blobs, a disc in the centre.
 """
 
 import argparse
 import json
 import shlex
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +39,14 @@ import pandas as pd
 from roi import cli, coverage, faithfulness, localization, metrics, predictions, scores
 from roi.boxes import read_boxes
 from roi.files import refuse_existing, replacing
+from roi.fixed_places import LabelledMaps
 from roi.labels import LABELS, NORMAL, canonical
-from roi.maps import read_maps
-from roi.predictions import columns, matched, places, same_model, trained_on
+from roi.maps import REINIT, Maps, read_maps
+from roi.predictions import columns, matched, models_of, places, same_model, trained_on
 from roi.table import class_list, image_keys, overlap, read_table, target_matrix
 
 ORIGIN = ("checkpoint", "epoch", "keep_ratio", "tta", "versions", "args", "command", "image_root", "ensemble")  # what is passed on of preds.meta.json
+INPUTS = ("preds", "csv", "masks", "curves", "bbox_csv", "box_space", "train_masks", "train_csv")  # what the report is told of
 
 TRAINED_ON = {
     True: "CONTAMINATED: the checkpoint was trained on some of these images or patients; these are no test scores",
@@ -72,12 +82,22 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         nargs="+",
         default=[],
         metavar="NPZ",
-        help="of infer_roi_consistency.py --save_masks or --cam; scored where --bbox_csv is given, shown in the report",
+        help="of infer_roi_consistency.py --class_masks, --save_masks or --cam; scored where --bbox_csv is given, "
+        "shown in the report",
     )
     evidence.add_argument("--bbox_csv", metavar="CSV", help="BBox_List_2017.csv, or any table with image, label, x, y, w, h")
     evidence.add_argument(
         "--box_space", type=cli.number(float, 1), default=1024.0, metavar="PX", help="side of the square that boxes of another table live in (default: 1024)"
     )
+    evidence.add_argument(
+        "--train_masks",
+        nargs="+",
+        default=[],
+        metavar="NPZ",
+        help="--class_masks or --cam of training images: the fixed place that labels choose is theirs "
+        "(default: that of the scored images, in folds of patients)",
+    )
+    evidence.add_argument("--train_csv", metavar="CSV", help="table with the labels of the images of --train_masks")
     parser.add_argument("--compare", metavar="FILE", help="predictions of another model for the same images: paired differences, ours minus theirs")
     cli.add_overwrite(parser, "scores of an earlier run")
     args = parser.parse_args(argv)
@@ -89,6 +109,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--threshold_preds and --threshold_csv go together")
     if args.bbox_csv and not args.masks:
         parser.error("--bbox_csv needs --masks")
+    if bool(args.train_masks) != bool(args.train_csv):
+        parser.error("--train_masks and --train_csv go together")
+    if args.train_masks and not args.bbox_csv:
+        parser.error("--train_masks needs --masks and --bbox_csv: it gives a control for pointing into boxes")
     return args
 
 
@@ -188,12 +212,59 @@ def boxes_of(args: argparse.Namespace, preds: predictions.Predictions, rows: pd.
     sets = [read_maps(path, boxed) for path in args.masks]
     patients = pd.Series(rows["patient_id"].to_numpy(), index=image_keys(rows["image"]))
     origin = {path: {k: maps.meta[k] for k in ("checkpoint", "epoch", "contaminated") if k in maps.meta} for path, maps in zip(args.masks, sets, strict=True)}
-    return {
-        "box_file": args.bbox_csv,
-        "n_boxes_in_file": len(boxes),
-        "maps": origin,
-        **localization.score_maps(sets, boxes, patients, sets[0].keep_ratio, args.resamples, args.seed),
-    }
+    labelled = training_maps(args, sets) if args.train_masks else scored_maps(args, sets, preds, rows)
+    scored = localization.score_maps(sets, boxes, patients, sets[0].keep_ratio, args.resamples, args.seed, labelled)
+    return {"box_file": args.bbox_csv, "n_boxes_in_file": len(boxes), "maps": origin, **scored}
+
+
+def with_labels(maps: Maps, table: pd.DataFrame, origin: str) -> LabelledMaps:
+    """The maps of images that the table lists, with its labels; without those of new weights."""
+    row = localization.find(pd.Series(maps.images, dtype=str), table["image"])
+    known = np.flatnonzero(row >= 0)
+    grids = {name: grid[known] for name, grid in maps.maps.items() if not name.endswith(REINIT)}
+    chosen = replace(maps, images=[maps.images[n] for n in known], maps=grids, kept={})
+    labels = table.iloc[row[known]]
+    patients = labels["patient_id"].to_numpy().astype(str)
+    return LabelledMaps(chosen, target_matrix(labels, maps.classes), patients, origin)
+
+
+def scored_maps(
+    args: argparse.Namespace, sets: Sequence[Maps], preds: predictions.Predictions, rows: pd.DataFrame
+) -> list[LabelledMaps]:
+    """Labelled maps of the scored images, with boxes or without, of the files that hold a map a finding."""
+    names = {Path(image).name for image in preds.images}
+    by_finding = [path for path, maps in zip(args.masks, sets, strict=True) if maps.classes != [""]]
+    return [with_labels(read_maps(path, names), rows, "scored images, in folds of patients") for path in by_finding]
+
+
+def training_maps(args: argparse.Namespace, sets: Sequence[Maps]) -> list[LabelledMaps]:
+    """Labelled maps of --train_masks; each file must be of the model and the kind of one of --masks."""
+    table = read_table(args.train_csv)
+    labelled = []
+    for path in args.train_masks:
+        maps = read_maps(path)
+        ours = [one for one in sets if one.classes == maps.classes != [""] and one.maps.keys() & maps.maps.keys()]
+        if not ours:
+            raise ValueError(
+                f"--train_masks {path}: holds {', '.join(maps.maps)} of {len(maps.classes)} classes, and no file of --masks "
+                "holds the same; make both with infer_roi_consistency.py --class_masks (or --cam), of one checkpoint"
+            )
+        theirs, scored = models_of(maps.meta), models_of(ours[0].meta)
+        if theirs and scored and theirs != scored:
+            raise ValueError(
+                f"--train_masks {path}: comes from {theirs[0]}, the scored maps from {scored[0]}; make both of one checkpoint"
+            )
+        known = with_labels(maps, table, f"{path}, labels of {args.train_csv}")
+        if not known.maps.images:
+            raise ValueError(
+                f"--train_masks {path}: none of its {len(maps.images):,} images is in --train_csv {args.train_csv}; "
+                "give their table"
+            )
+        lost = len(maps.images) - len(known.maps.images)
+        if lost:
+            print(f"{path}: {lost:,} of its {len(maps.images):,} images are not in {args.train_csv}; left out")
+        labelled.append(known)
+    return labelled
 
 
 def provenance(args: argparse.Namespace, preds: predictions.Predictions, rows: pd.DataFrame, table: pd.DataFrame, target: np.ndarray) -> dict[str, Any]:
@@ -210,7 +281,7 @@ def provenance(args: argparse.Namespace, preds: predictions.Predictions, rows: p
         "classes_undefined": [c for c, ok in zip(preds.classes, scores.scored(target, preds.classes), strict=True) if not ok and c not in NORMAL],
         "command": shlex.join(sys.argv),
         "predictions": {"file": args.preds, **{k: preds.meta[k] for k in ORIGIN if k in preds.meta}},
-        "inputs": {"preds": args.preds, "csv": args.csv, "masks": args.masks, "curves": args.curves, "bbox_csv": args.bbox_csv, "box_space": args.box_space},
+        "inputs": {name: getattr(args, name) for name in INPUTS},
     }  # fmt: skip
 
 
@@ -261,11 +332,41 @@ def show(result: dict[str, Any]) -> None:
     for source, values in controls.get("sources", {}).items():
         print(f"{source:10s} AUROC at {controls['keep_ratio']:g} kept: crop {text(values['crop'])}, drop {text(values['drop'])}")
     if "localization" in result:
-        found = result["localization"]
-        print(f"{found['n_boxes']:,} of the {found['n_boxes_in_file']:,} boxes of {found['box_file']} are on images with maps; they are scored")
-    for source, block in result.get("localization", {}).get("sources", {}).items():
-        line = [f"{name} {text(block['mean'][name])}" for name in ("pointing", "recall", "iou@0.1", "iou@0.3") if name in block["mean"]]
-        print(f"{source:16s} {', '.join(line)}")
+        show_boxes(result["localization"])
+
+
+def show_boxes(found: dict[str, Any]) -> None:
+    """The findings' own maps beside their controls, what that says, each finding, and every source."""
+    print(
+        f"{found['n_boxes']:,} of the {found['n_boxes_in_file']:,} boxes of {found['box_file']} are on images with maps; "
+        "they are scored"
+    )
+    head, sources = found["headline"], found["sources"]
+    whose = "each finding's own map into its box"
+    if head["kind"] == "union":
+        whose = "one map for all findings into the box of each"
+    print(f"POINTING of {whose} ({head['source']}): {text(head['pointing'])}")
+    for control, score in head["minus"].items():
+        print(f"  minus {localization.CONTROL_NAMES[control]:58s}{text(score):>26s}")
+    for said in localization.reading(head):
+        print(f"  {said.sentence}")
+    without = found["controls"]["best_place"]["pairs_without_place"]
+    if without:
+        print(f"  {without:,} findings of images have no box in another fold: no best place; they are left out of that line")
+    names = localization.controls_of(head["source"], sources)
+    shown = {control: names[control] for control in ("shuffled", "best_place", "centre") if control in names}
+    print(f"{'pointing':20s}{'boxes':>8s}{'own map':>12s}" + "".join(f"{control:>12s}" for control in shown))
+    for finding, counts in found["findings"].items():
+        scores_of = [sources[source]["per_class"][finding]["pointing"] for source in (head["source"], *shown.values())]
+        values = ["undefined" if v["value"] is None else f"{v['value']:.4f}" for v in scores_of]
+        print(f"{finding:20s}{counts['n_boxes']:>8,}" + "".join(f"{v:>12s}" for v in values))
+    for source, block in sources.items():
+        pointing = "pointing_union" if block["kind"] == "union" else "pointing"
+        line = [f"{name} {text(block['mean'][name])}" for name in (pointing, "recall", "iou@0.1", "iou@0.3")]
+        print(f"{source:24s} {', '.join(line)}")
+    unions = [source for source, block in sources.items() if block["kind"] == "union"]
+    if unions:
+        print(f"{', '.join(unions)}: one map for all findings; boxes mark one of several, so it may be right where no box is")
 
 
 def show_sets(found: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -47,7 +47,14 @@ from roi.table import image_keys
 
 DRAWS, SHUFFLES, BLOB = 20, 10, 1.5 / 32  # BLOB: sigma of the random maps, in sides of the map
 COMPARED = ("pointing", "pointing_union", "recall", "precision", "iou@0.1", "iou@0.3", "iou@0.5", "area_iou@0.1", "area_iou@0.3")
-CONTROLS = ("shuffled", "best_place", "label_place", "reinit", "random", "centre")  # the primary ones first
+CONTROL_NAMES = {  # the primary ones first
+    "shuffled": "the same finding's map of other patients' images",
+    "best_place": "the best fixed place a finding, by other patients' boxes",
+    "label_place": "the fixed place a finding that labels alone choose",
+    "reinit": "the map of a model with new weights",
+    "random": "random blobs",
+    "centre": "a disc in the centre",
+}
 SHARED = ("best_place", "random", "centre")  # controls that are the same for every source
 
 
@@ -271,18 +278,19 @@ def score_blobs(
 
 
 def score_places(
-    score: Scorer, places: np.ndarray, known: np.ndarray, folds: np.ndarray, ratio: float, ties: np.random.Generator
+    score: Scorer, places: np.ndarray, folds: np.ndarray, ratio: float, ties: np.random.Generator
 ) -> Values:
-    """Each pair on the map of its finding that was chosen outside its patient's fold. (K, F, m, m), (K, F) bool,
-    (P,)
+    """Each pair on the map of its finding that was chosen outside its patient's fold.
+
+    (K, F, m, m) with NaN where there is no place, (P,) folds -> values, undefined where there is no place
     """
     truth = score.truth
-    maps = np.where(known[:, :, None, None], places, 0).reshape(-1, *places.shape[2:])
+    maps = places.reshape(-1, *places.shape[2:])  # (K * F, m, m)
     unit = folds[truth.image_patient[truth.pair_image]] * len(truth.findings) + truth.pair_finding
-    by_pair = known.ravel()[unit]  # (Q,)
-    values = score(prepare(maps, None, ratio, ties), unit)
+    unknown = np.isnan(maps).any(axis=(1, 2))[unit]  # (Q,)
+    values = score(prepare(np.nan_to_num(maps), None, ratio, ties), unit)
     for name, value in values.items():
-        value[~(by_pair[truth.box_pair] if name in BY_BOX else by_pair)] = np.nan
+        value[unknown[truth.box_pair] if name in BY_BOX else unknown] = np.nan
     return values
 
 
@@ -293,15 +301,20 @@ def score_best_place(score: Scorer, m: int, folds: np.ndarray, ratio: float, tie
     fold = folds[truth.image_patient[truth.pair_image[pair]]]
     shape = (int(folds.max()) + 1, len(truth.findings), m)
     counted = count_boxes(fold, truth.pair_finding[pair], inside.cell, shape)
-    return score_places(score, counted, counted.any(axis=(2, 3)), folds, ratio, ties)
+    counted[~counted.any(axis=(2, 3))] = np.nan  # the other folds have no box of that finding
+    return score_places(score, counted, folds, ratio, ties)
 
 
 def label_sources(kinds: dict[str, str], labelled: Sequence[LabelledMaps]) -> dict[str, LabelledMaps]:
     """The sources with a map a finding -> the first labelled maps of the same source; those that have none are left
     out.
     """
-    ours = [name for name, kind in kinds.items() if kind == "finding" and not name.endswith(REINIT)]
-    return {name: one for one in reversed(labelled) for name in ours if name in one.maps.maps}
+    chosen = dict[str, LabelledMaps]()
+    for name, kind in kinds.items():
+        having = [one for one in labelled if name in one.maps.maps]
+        if kind == "finding" and not name.endswith(REINIT) and having:
+            chosen[name] = having[0]
+    return chosen
 
 
 def score_label_place(
@@ -313,15 +326,14 @@ def score_label_place(
     maps, target = labelled.maps.maps[name][:, columns], labelled.target[:, columns]
     fold = folds_of(labelled.patients, truth.patients, folds)
     places = label_differences(maps, target, fold, int(folds.max()) + 1)
-    known = np.asarray(~np.isnan(places).any(axis=(2, 3)))
-    return score_places(score, places, known, folds, ratio, ties)
+    return score_places(score, places, folds, ratio, ties)
 
 
 def controls_of(name: str, sources: Iterable[str]) -> dict[str, str]:
     """Control -> the source that it is, those that there are. New weights are a control themselves, beside blobs
     and disc.
     """
-    wanted = {key: key if key in SHARED else f"{name}_{key}" for key in CONTROLS}
+    wanted = {key: key if key in SHARED else f"{name}_{key}" for key in CONTROL_NAMES}
     if name.endswith(REINIT):
         wanted = {key: key for key in ("random", "centre")}
     there = set(sources)
@@ -407,15 +419,24 @@ READINGS = {
 }
 
 
-def reading(found: dict[str, Any]) -> list[str]:
-    """What the differences of the block `headline` allow to say, a sentence each; those without an interval allow
-    nothing.
-    """
-    sentences = []
+class Reading(NamedTuple):
+    control: str
+    verdict: str  # "above", "equal" or "below" the control
+    sentence: str
+
+
+def reading(found: dict[str, Any]) -> list[Reading]:
+    """What the differences of the block `headline` allow to say; those without an interval allow nothing."""
+    readings = []
     for control, (above, equal, below) in READINGS.items():
         v = found["minus"].get(control) or {"low": None}
         if v["low"] is None:
             continue
-        verdict = above if v["low"] > 0 else below if v["high"] < 0 else equal
-        sentences.append(f"{verdict} ({v['value']:+.3f} [{v['low']:+.3f}, {v['high']:+.3f}]).")
-    return sentences
+        verdict, said = "equal", equal
+        if v["low"] > 0:
+            verdict, said = "above", above
+        elif v["high"] < 0:
+            verdict, said = "below", below
+        sentence = f"{said} ({v['value']:+.3f} [{v['low']:+.3f}, {v['high']:+.3f}])."
+        readings.append(Reading(control, verdict, sentence))
+    return readings

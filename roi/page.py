@@ -27,6 +27,7 @@ p{margin:.5rem 0;max-width:54rem}a{color:var(--blue)}
 .note{color:var(--soft);font-size:.875rem}
 nav{font-size:.9rem;margin:.8rem 0 1.2rem}nav a{margin-right:1rem;display:inline-block;padding:.15rem 0}
 .banner{border-left:5px solid #c62828;background:#fdecea;color:#7f1313;padding:.8rem 1rem;margin:1rem 0;font-weight:600}
+.caution{border-left:5px solid #b26a00;background:#fff7e8;padding:.7rem 1rem;margin:1rem 0}
 .honest{border-left:5px solid #2e7d5b;background:#eef7f2;padding:.7rem 1rem;margin:1rem 0}
 .missing{border-left:3px solid var(--line);background:var(--wash);padding:.6rem .9rem;color:var(--soft);max-width:none}
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:.75rem;margin:1.2rem 0}

@@ -73,7 +73,10 @@ def draw_cases(run: Run, preds: predictions.Predictions, rows: pd.DataFrame, fol
     evidence = gallery.Evidence([f for f in files if f is not None])
     parts = [note(gallery.RULE + ("" if there.all() else f" Only the {int(there.sum()):,} images that lie under {folder} can be shown."))]
     parts += said
-    legend = ["Orange: what the mask keeps; beside it the crop, its dropped pixels in mean grey."] if evidence.source == "mask" else []
+    legend = []
+    if evidence.source == "mask":
+        whose = ", the union of all findings" if evidence.maps is not None and evidence.maps.classes == [""] else ""
+        legend = [f"Orange: what the mask keeps{whose}; beside it the crop, its dropped pixels in mean grey."]
     legend += [f"Heat: the {evidence.source} map of the finding, over its own range."] if evidence.source not in ("", "mask") else []
     legend += ["Blue: the boxes of the image."] if boxes is not None else []
     parts.append(note(" ".join(legend)) if legend else "")

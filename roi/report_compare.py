@@ -10,6 +10,9 @@ from roi.log import TERMS
 from roi.page import ABSENT, Cell, figures, missing, note, number, shown, table
 from roi.report_runs import Run
 
+# Where a finding has no map of its own.
+PLACES_BY = {"mask": " (places by the mask, a union)", "cam": " (places by Grad-CAM)"}
+
 
 def comparison(run: Run) -> str:
     found = run.metrics["comparison"]
@@ -20,20 +23,23 @@ def comparison(run: Run) -> str:
 
 
 def ablation(runs: Sequence[Run]) -> str:
-    heads = ["Run", "AUROC", "AUROC, crop", "AUROC, drop", "Faithfulness", "Pointing", "IoU > .1", *(f"loss {t}" for t in TERMS), "Mask kept", "Images"]
+    heads = ["Run", "AUROC", "AUROC, crop", "AUROC, drop", "Faithfulness"]
+    heads += ["Pointing", "Pointing minus another patient's", "IoU > .1"]
+    heads += [*(f"loss {t}" for t in TERMS), "Mask kept", "Images"]
     rows: list[list[object]] = []
     names = [f"{run.name} ({run.folder.name})" if sum(r.name == run.name for r in runs) > 1 else run.name for run in runs]
     for run, name in zip(runs, names, strict=True):
         m = run.metrics
-        sources = (m.get("localization") or {}).get("sources", {})
-        source = next((s for s in ("mask", "cam") if s in sources), None)
-        place = sources[source]["mean"] if source else {}
+        located = m.get("localization") or {}
+        head = located.get("headline") or {"source": None, "minus": {}}
+        place = located["sources"][head["source"]]["mean"] if head["source"] else {}
         last: dict[str, Any] = {} if run.log is None else {str(c): v for c, v in run.log.iloc[-1].items()}
         losses = [float(last[c]) if c in last and pd.notna(last[c]) else ABSENT for c in (*(f"loss_{t}" for t in TERMS), "mask_kept")]
         faith = (m.get("faithfulness") or {}).get("positives", {})
         rows.append([
-            name + (" CONTAMINATED" if m["contaminated"] else "") + (" (places by Grad-CAM)" if source == "cam" else ""),
-            *(shown(m["mean"], k) for k in ("auroc", "auroc_crop", "auroc_drop")), shown(faith, "mean"), shown(place, "pointing"), shown(place, "iou@0.1"),
+            name + (" CONTAMINATED" if m["contaminated"] else "") + PLACES_BY.get(head["source"], ""),
+            *(shown(m["mean"], k) for k in ("auroc", "auroc_crop", "auroc_drop")), shown(faith, "mean"), shown(place, "pointing"),
+            shown(head["minus"], "shuffled"), shown(place, "iou@0.1"),
             *(Cell(f"{v:.4g}", repr(v)) if isinstance(v, float) else v for v in losses), m["n_images"],
         ])  # fmt: skip
     groups = {"full": "auroc", "crop": "auroc_crop", "drop": "auroc_drop"}
@@ -45,7 +51,10 @@ def ablation(runs: Sequence[Run]) -> str:
     return (
         ("" if same else '<p class="banner">These runs were not scored on the same images and labels: their rows cannot be compared.</p>')
         + table(heads, rows, "Click a header to sort", sortable=True)
-        + note(f"Losses and mask area of the last epoch; faithfulness on positives. {ABSENT}: not part of the run or not computed.")
+        + note(
+            "Losses and mask area of the last epoch; faithfulness on positives; pointing of each finding's own map. "
+            f"{ABSENT}: not part of the run or not computed."
+        )
         + (missing(f"No training log, so no losses: {', '.join(without)}.", "train_roi_baselines.py … --log_csv RUN/train_metrics.csv") if without else "")
         + figures(
             (

@@ -33,10 +33,16 @@ SCORES = {
 def headline(run: Run) -> str:
     m, mean = run.metrics, run.metrics["mean"]
     faith = (m.get("faithfulness") or {}).get("positives", {}).get("mean")
-    sources = (m.get("localization") or {}).get("sources", {})
+    located = m.get("localization") or {}
     cards = [(score_name(k), mean.get(k)) for k in ("auroc", "ap", "auroc_crop", "auroc_drop", "f1") if k in mean]
     cards += [("Faithfulness, positives", faith)] if faith is not None else []
-    cards += [(f"Pointing, {source_name(s)}", sources[s]["mean"].get("pointing")) for s in ("mask", "cam") if s in sources]
+    if located.get("headline"):
+        head = located["headline"]
+        cards.append((f"{source_name(head['source'])}: pointing", head["pointing"]))
+        # What the figure above owes to the image, and whether it passes who never looks at one.
+        for control, title in (("shuffled", "another patient's map"), ("best_place", "best fixed place")):
+            if control in head["minus"]:
+                cards.append((f"Pointing minus {title}", head["minus"][control]))
     parts = []
     if m["contaminated"]:
         parts.append(

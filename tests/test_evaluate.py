@@ -1,6 +1,7 @@
 """evaluate.py as its users run it: what stands in metrics.json, peers' CSV files, thresholds, comparisons, controls, bad input."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,93 @@ def test_nih_boxes_lie_in_the_unit_square_and_have_our_names(shared: Path) -> No
     boxes = read_boxes(shared / "nih_metadata" / "BBox_List_2017.csv")
     assert len(boxes) == 984 and set(boxes["label"]) <= set(LABELS) and (boxes["label"] == "Infiltration").sum() == 123
     assert boxes["x"].min() * 1024 == pytest.approx(5.418, abs=0.001) and (boxes["y"] + boxes["h"]).max() < 1
+
+
+# --- maps and boxes ---
+
+
+def write_maps(path: Path, images: list[str], hot: np.ndarray, source: str = "class_mask", classes: Sequence[str] = CLASSES, epoch: int = 1) -> None:
+    """A map of 8 x 8 cells for each image and class, highest at the cell hot (N, K), and a source of new weights that is flat."""
+    maps = np.zeros((len(images), len(classes), 64), np.float16)
+    np.put_along_axis(maps, np.asarray(hot)[..., None], 1, axis=2)
+    maps = maps.reshape(len(images), len(classes), 8, 8)
+    names, meta = [source, f"{source}_reinit"], json.dumps({"checkpoint": "x.pt", "epoch": epoch})
+    arrays = {f"map_{source}": maps, f"map_{source}_reinit": maps * 0}
+    np.savez(
+        path, images=np.array(images), classes=np.array(classes), sources=np.array(names), side=0, keep_ratio=0.1, meta=meta, **arrays
+    )  # fmt: skip
+
+
+class Boxed(Case):
+    """The first 90 images have a box of Mass, in one of two corners by turns; maps of all 240 images, those of Mass where the box is."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        corner = np.arange(90) // 3 % 2  # by patient
+        self.hot = np.full((240, 2), 27)
+        self.hot[:90, 0] = np.where(corner == 0, 9, 54)
+        rows = [(image, "Mass", *((0, 0) if c == 0 else (512, 512)), 512, 512) for image, c in zip(self.images, corner, strict=False)]
+        pd.DataFrame(rows, columns=["image", "label", "x", "y", "w", "h"]).to_csv(folder / "b.csv", index=False)
+        write_maps(folder / "own.npz", self.images, self.hot)
+        write_maps(folder / "union.npz", self.images, self.hot[:, :1], "mask", [""])
+        self.flags = ("--bbox_csv", folder / "b.csv", "--masks", folder / "union.npz", folder / "own.npz")
+
+
+def test_the_findings_own_map_is_the_headline_of_the_boxes(tmp_path: Path) -> None:
+    case = Boxed(tmp_path)
+    found = case.evaluate(*case.flags, resamples=50)["localization"]
+    head = found["headline"]
+    assert (head["source"], head["kind"], head["pointing"]["value"]) == ("class_mask", "finding", 1)
+    assert list(head["minus"]) == ["shuffled", "best_place", "label_place", "reinit", "random", "centre"]
+    assert head["minus"]["shuffled"]["value"] == pytest.approx(0.5, abs=0.06)  # half of the other patients have it in the same corner
+    assert head["minus"]["best_place"]["low"] > 0.2 and head["minus"]["reinit"]["value"] == 0.75  # a quarter of the cells
+    assert found["findings"]["Mass"] == {"n_boxes": 90, "n_small_boxes": 0, "n_images": 90, "n_patients": 30}
+    assert found["controls"]["label_place"]["class_mask"]["n_images"] == 240  # images without a box have labels, too
+    assert {name: block["kind"] for name, block in found["sources"].items() if "_" not in name} == {
+        "mask": "union", "random": "control", "centre": "control"
+    }  # fmt: skip
+    for said in (
+        "POINTING of each finding's own map into its box (class_mask): 1.0000", "minus the same finding's map of other patients' images",
+        "minus the best fixed place a finding", "The map depends on its image", "mask, mask_reinit: one map for all findings",
+    ):  # fmt: skip
+        assert said in case.said
+    union = case.evaluate(*case.flags[:-1], resamples=0)["localization"]
+    assert (union["headline"]["source"], union["headline"]["kind"]) == ("mask", "union") and union["controls"]["label_place"] == {}
+    assert "POINTING of one map for all findings" in case.said and "depends on its image" not in case.said  # no interval, nothing to say
+
+
+def test_the_place_by_labels_may_come_from_training_images(tmp_path: Path) -> None:
+    """Their maps of Mass are high in the first corner where it is present: half of the boxes."""
+    case, train = Boxed(tmp_path), Case(tmp_path, first=5000, seed=1)
+    hot = np.full((241, 2), 27)
+    hot[:240, 0] = np.where(train.target[:, 0] == 1, 9, 27)
+    write_maps(tmp_path / "train.npz", [*train.images, "unlisted.png"], hot)
+    flags = (*case.flags, "--train_masks", tmp_path / "train.npz", "--train_csv", train.csv)
+    result = case.evaluate(*flags, resamples=0)
+    found = result["localization"]
+    assert found["sources"]["class_mask_label_place"]["mean"]["pointing"]["value"] == 0.5
+    assert found["controls"]["label_place"]["class_mask"]["n_images"] == 240 and "1 of its 241 images are not in" in case.said
+    assert str(tmp_path / "train.npz") in found["controls"]["label_place"]["class_mask"]["from"]
+    assert result["inputs"]["train_masks"] == [str(tmp_path / "train.npz")] and result["inputs"]["train_csv"] == str(train.csv)
+
+
+def test_wrong_training_maps_are_named(tmp_path: Path) -> None:
+    case, train = Boxed(tmp_path), Case(tmp_path, n=6, first=5000, seed=1)
+    flags = ("--preds", case.preds, "--csv", case.csv, *case.flags, "--out", tmp_path / "n")
+    hot = np.zeros((6, 2), dtype=int)
+    cases = [
+        (("theirs", CLASSES, 1, train.images), "no file of --masks holds the same"),
+        (("class_mask", ["Mass", "Hernia"], 1, train.images), "no file of --masks holds the same"),
+        (("class_mask", CLASSES, 2, train.images), "comes from x.pt, epoch 2, the scored maps from x.pt, epoch 1"),
+        (("class_mask", CLASSES, 1, [f"x{n}.png" for n in range(6)]), "none of its 6 images is in --train_csv"),
+    ]
+    for (source, classes, epoch, images), said in cases:
+        write_maps(tmp_path / "train.npz", images, hot, source, classes, epoch)
+        assert said in one_line_error("evaluate.py", *flags, "--train_masks", tmp_path / "train.npz", "--train_csv", train.csv)
+    assert "go together" in run("evaluate.py", *flags, "--train_csv", train.csv, code=2)
+    alone = ("--preds", case.preds, "--csv", case.csv, "--out", tmp_path / "n", "--train_csv", train.csv)
+    assert "needs --masks and --bbox_csv" in run("evaluate.py", *alone, "--train_masks", tmp_path / "train.npz", code=2)
+    assert not (tmp_path / "n").exists()
 
 
 def test_a_group_with_too_few_findings_is_undefined() -> None:

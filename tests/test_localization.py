@@ -336,7 +336,7 @@ def test_maps_that_are_a_fixed_place_owe_nothing_to_their_image(crowd: pd.DataFr
     assert head["minus"]["shuffled"]["low"] < 0 < head["minus"]["shuffled"]["high"]
     assert abs(head["minus"]["shuffled"]["value"]) < 0.02 and head["minus"]["random"]["low"] > 0.05  # though it beats chance
     assert head["minus"]["best_place"]["low"] <= 0
-    said = reading(head)
+    said = [one.sentence for one in reading(head)]
     assert said[0].startswith("Nothing shows that the map depends on its image") and "finds more" not in said[1].split("not shown")[0]
 
 
@@ -359,9 +359,9 @@ def test_true_maps_owe_all_but_chance_to_their_image(crowd: pd.DataFrame):
     minus = section["headline"]["minus"]
     assert minus["shuffled"]["value"] == pytest.approx(expected, abs=0.02) and expected > 0.8
     assert minus["best_place"]["low"] > 0.2 and minus["label_place"]["low"] > 0.2
-    assert [sentence.split(" (")[0] for sentence in reading(section["headline"])] == [
-        "The map depends on its image: the same map of another patient's image points into the box less often",
-        "The map finds more than the best fixed place a finding",
+    assert [(one.verdict, one.sentence.split(" (")[0]) for one in reading(section["headline"])] == [
+        ("above", "The map depends on its image: the same map of another patient's image points into the box less often"),
+        ("above", "The map finds more than the best fixed place a finding"),
     ]
 
 
@@ -471,12 +471,18 @@ def test_the_findings_own_map_is_the_headline():
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "said"), [(0.01, 0.2, "depends on its image"), (-0.1, 0.1, "Nothing shows"), (-0.3, -0.1, "more often than the image's own")]
+    ("low", "high", "verdict", "said"),
+    [
+        (0.01, 0.2, "above", "depends on its image"),
+        (-0.1, 0.1, "equal", "Nothing shows"),
+        (-0.3, -0.1, "below", "more often than the image's own"),
+    ],
 )
-def test_a_difference_is_read_by_its_interval(low: float, high: float, said: str):
+def test_a_difference_is_read_by_its_interval(low: float, high: float, verdict: str, said: str):
     minus = {"shuffled": {"value": (low + high) / 2, "low": low, "high": high}, "best_place": {"value": 0.1, "low": None, "high": None}}
-    (sentence,) = reading({"minus": minus})
-    assert said in sentence and f"[{low:+.3f}, {high:+.3f}]" in sentence
+    (one,) = reading({"minus": minus})
+    sentence = one.sentence
+    assert (one.control, one.verdict) == ("shuffled", verdict) and said in sentence and f"[{low:+.3f}, {high:+.3f}]" in sentence
 
 
 def test_a_shuffle_takes_another_patient_and_each_alike():

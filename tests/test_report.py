@@ -15,12 +15,12 @@ import pytest
 from conftest import one_line_error, run
 from PIL import Image
 
-from roi import coverage, gallery, plots, predictions
+from roi import coverage, gallery, localization, plots, predictions
 from roi.log import COLUMNS
 from roi.page import esc
 from roi.report import page
 from roi.report_cases import cases as gallery_of
-from roi.report_evidence import PUBLISHED_PLACE
+from roi.report_evidence import ASKED, PUBLISHED_PLACE, SHORT, STYLES, localisation
 from roi.report_runs import Run, read_run, run_name
 from roi.report_scores import PUBLISHED_AUROC, headline, subgroups
 from roi.report_sets import prediction_sets, verdict
@@ -59,6 +59,33 @@ def conformal() -> dict[str, Any]:
     }  # fmt: skip
 
 
+PLACES = (
+    "pointing", "pointing_union", "recall", "precision", "precision_union", "iou@0.1", "iou@0.3", "iou@0.5", "iobb@0.1", "false@0.1", "area_iou@0.1"
+)  # fmt: skip
+KINDS = {
+    "mask": "union", "mask_reinit": "union", "cam": "finding", "class_mask": "finding", "class_mask_reinit": "finding",
+    **dict.fromkeys(("random", "centre", "best_place", "mask_shuffled", "cam_shuffled", "class_mask_shuffled", "class_mask_label_place"), "control"),
+}  # fmt: skip
+
+
+def located() -> dict[str, Any]:
+    """Sources in the order of KINDS, .05 apart; a finding is .01 below the one before; differences are .1, that to the best place is not clear of 0."""
+    sources: dict[str, Any] = {}
+    for n, (name, kind) in enumerate(KINDS.items()):
+        each = {c: {m: v(0.7 - 0.05 * n - 0.01 * k) for m in PLACES} for k, c in enumerate(FINDINGS[:8])}
+        controls = localization.controls_of(name, KINDS) if kind != "control" else {}
+        minus = {c: {m: v(0.01 if c == "best_place" else 0.1) for m in localization.COMPARED} for c in controls}
+        per_class = {c: dict.fromkeys(each, metrics) for c, metrics in minus.items()}
+        mean = {m: v(0.7 - 0.05 * n) for m in PLACES}
+        sources[name] = {"kind": kind, "mean": mean, "per_class": each, "minus": minus, "minus_per_class": per_class}
+    places = {"class_mask": {"from": "scored images, in folds of patients", "n_images": 77, "pairs_without_place": 0}}
+    return {
+        "findings": {c: {"n_boxes": 20 + k, "n_images": 19, "n_patients": 18} for k, c in enumerate(FINDINGS[:8])},
+        "headline": localization.headline(sources), "sources": sources,
+        "controls": {"folds": 5, "deals": 5, "grid": 32, "shuffled": {"draws": 10}, "best_place": {"pairs_without_place": 3}, "label_place": places},
+    }  # fmt: skip
+
+
 def metrics(root: Path, contaminated: bool = False) -> dict[str, Any]:
     """Everything that evaluate.py can write."""
     scores = ("auroc", "ap", "auroc_crop", "ap_crop", "auroc_drop", "ap_drop", "f1", "precision", "recall", "specificity", "youden", "brier")
@@ -71,8 +98,6 @@ def metrics(root: Path, contaminated: bool = False) -> dict[str, Any]:
         for k, c in enumerate(CLASSES)
     }  # fmt: skip
     per_class["Mass"]["auroc"] = per_class["Mass"]["auroc_delong"] = v(None)
-    places = ("pointing", "pointing_union", "recall", "precision", "iou@0.1", "iou@0.3", "iou@0.5", "iobb@0.1", "false@0.1", "area_iou@0.1")
-    sources = ("mask", "mask_reinit", "cam", "random", "centre", "mask_shuffled")
     reliability = [[0.1 * b + 0.05, 0.08 * b + 0.03, 40 * (b != 9)] for b in range(10)]
     area = {"keep_ratio": 0.1, "n_images": COUNT}
     return {
@@ -97,9 +122,7 @@ def metrics(root: Path, contaminated: bool = False) -> dict[str, Any]:
                     "insertion": [0.5 + 0.05 * i + 0.01 * n for i in range(5)], "deletion": [0.8 - 0.05 * i - 0.01 * n for i in range(5)]}
                 for n, s in enumerate(("mask", "inverted", "random", "centre", "reinit"))}},
         },
-        "localization": {"n_boxes": 90, "n_small_boxes": 9, "n_patients": 40, "box_file": "boxes.csv", **area, "sources": {
-            s: {"mean": {m: v(0.5 - 0.05 * n) for m in places}, "per_class": {c: {m: v(0.4) for m in places} for c in FINDINGS[:8]},
-                "minus": {"random": {m: v(0.1) for m in places}} if n < 3 else {}} for n, s in enumerate(sources)}},
+        "localization": {"n_boxes": 90, "n_small_boxes": 9, "n_patients": 40, "box_file": "boxes.csv", **area, **located()},
         "predictions": {"file": str(root / "preds.json"), "checkpoint": "roi.pt", "epoch": 3, "keep_ratio": 0.1, "versions": {"torch": "2.6", "python": "3.10"},
                         "args": {"mask": "conv", "without": ["tv"], "lr": 1e-4, "note": EVIL},
                         "command": "python infer_roi_consistency.py", "image_root": "nih"},
@@ -414,6 +437,76 @@ def test_data_sets_are_scored_on_their_own_findings_too(whole: Path, tmp_path: P
     assert section.count("AUROC, own findings") == 1 and {"shared findings", "own findings"} <= {t.text for t in svgs(section)[1].iter()}
     none = subgroups(changed_run(whole, tmp_path, lambda m: m.update(subgroups={})))
     assert "No subgroups: the table has neither two data sets nor two views, sexes or age bands." in none
+
+
+# --- localisation ---
+
+
+def plain(html: str) -> str:
+    return re.sub("<.*?>", "", html)
+
+
+def test_the_findings_own_map_stands_first_beside_what_it_must_beat(made: Path) -> None:
+    section, found = sections(made.read_text())["localisation"], located()
+    titles = re.findall("<h3>(.*?)</h3>", section)
+    assert [plain(t) for t in titles] == [
+        "Does each finding's own map point into its box?", "Pointing, finding by finding", "The mask: one map for all findings",
+        "Every map beside published figures",
+    ]  # fmt: skip
+    rows = table_rows(section, "Map")
+    assert [row[0][0] for row in rows] == [
+        esc(name) for name in ("Finding's map", "Another patient's map", "Best fixed place", "Place by labels", "New weights", "Random blobs", "Centre disc")
+    ]
+    sources = ("class_mask", "class_mask_shuffled", "best_place", "class_mask_label_place", "class_mask_reinit", "random", "centre")
+    assert [row[1][1] for row in rows] == [repr(found["sources"][s]["mean"]["pointing"]["value"]) for s in sources]
+    assert [row[2][1] for row in rows] == ["", "0.1", "0.01", *["0.1"] * 4]
+    assert '<p class="honest">The map depends on its image' in section and '<p class="caution">The map is not shown to find more' in section
+    assert "77 images (scored images, in folds of patients)" in section and "3 findings of images have no box in another fold" in section
+    scores = sections(made.read_text())["scores"]
+    assert esc("Finding's map: pointing") in scores and esc("Pointing minus another patient's map") in scores and "Pointing minus best fixed place" in scores
+
+
+def test_each_finding_stands_beside_its_controls(made: Path) -> None:
+    section, found = sections(made.read_text())["localisation"], located()
+    part = section.split("Pointing, finding by finding")[1]
+    rows = table_rows(part, "Click a header to sort")
+    each = {source: found["sources"][source]["per_class"] for source in KINDS}
+    assert [row[0][0] for row in rows[:8]] == FINDINGS[:8] and rows[8][0][0] == "Mean"
+    for k, (row, finding) in enumerate(zip(rows, FINDINGS[:8], strict=False)):
+        order = ("class_mask", "class_mask_shuffled", "", "best_place", "", "class_mask_label_place", "random", "centre")
+        expected = [repr(each[source][finding]["pointing"]["value"]) if source else None for source in order]
+        assert row[1][1] == str(20 + k) and [cell[1] if e else None for cell, e in zip(row[2:], expected, strict=True)] == expected
+        assert (row[4][1], row[6][1]) == ("0.1", "0.01")
+    assert [row[0][0] for row in table_rows(section.split("The mask: one map")[1], "Map")] == [
+        esc(n) for n in ("ROI mask", "ROI mask, new weights", "ROI mask of another patient's image", "Random blobs", "Centre disc")
+    ]
+    assert "mark one finding of several" in section
+
+
+def test_a_map_that_ignores_its_image_is_a_warning(whole: Path, tmp_path: Path) -> None:
+    def change(m: dict[str, Any]) -> None:
+        m["localization"]["headline"]["minus"] |= {"shuffled": v(0.001, 0.02), "best_place": v(-0.3, 0.02)}
+
+    section = localisation(changed_run(whole, tmp_path, change))
+    assert '<p class="banner">Nothing shows that the map depends on its image' in section
+    assert '<p class="caution">The map finds less than the best fixed place' in section
+
+
+def test_without_maps_of_findings_the_union_is_called_one(whole: Path, tmp_path: Path) -> None:
+    def change(m: dict[str, Any]) -> None:
+        block = m["localization"]
+        block["sources"] = {name: one for name, one in block["sources"].items() if not name.startswith(("class_mask", "cam"))}
+        block["headline"] = localization.headline(block["sources"])
+
+    run = changed_run(whole, tmp_path, change)
+    section = localisation(run)
+    assert "Does the one map of all findings point into the box of each?" in section and "Place by labels" not in section
+    assert [row[0][0] for row in table_rows(section, "Map")][:2] == ["ROI mask", esc("Another patient's map")]
+    assert "ROI mask: pointing" in headline(run) and "(places by the mask, a union)" in page([run, run], count=0)
+
+
+def test_each_sentence_has_a_style() -> None:
+    assert STYLES.keys() == {"above", *localization.READINGS} and SHORT.keys() == ASKED.keys() == localization.CONTROL_NAMES.keys()
 
 
 # --- what is missing is named ---
