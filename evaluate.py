@@ -46,7 +46,8 @@ from roi.predictions import columns, matched, models_of, places, same_model, tra
 from roi.table import class_list, image_keys, overlap, read_table, target_matrix
 
 ORIGIN = ("checkpoint", "epoch", "keep_ratio", "tta", "versions", "args", "command", "image_root", "ensemble")  # what is passed on of preds.meta.json
-INPUTS = ("preds", "csv", "masks", "curves", "bbox_csv", "box_space", "train_masks", "train_csv")  # what the report is told of
+# What the report is told of.
+INPUTS = ("preds", "csv", "masks", "curves", "bbox_csv", "box_space", "train_masks", "train_csv")
 
 TRAINED_ON = {
     True: "CONTAMINATED: the checkpoint was trained on some of these images or patients; these are no test scores",
@@ -246,13 +247,15 @@ def training_maps(args: argparse.Namespace, sets: Sequence[Maps]) -> list[Labell
         ours = [one for one in sets if one.classes == maps.classes != [""] and one.maps.keys() & maps.maps.keys()]
         if not ours:
             raise ValueError(
-                f"--train_masks {path}: holds {', '.join(maps.maps)} of {len(maps.classes)} classes, and no file of --masks "
-                "holds the same; make both with infer_roi_consistency.py --class_masks (or --cam), of one checkpoint"
+                f"--train_masks {path}: holds {', '.join(maps.maps)} of {len(maps.classes)} classes, and no file of "
+                "--masks holds the same; make both with infer_roi_consistency.py --class_masks (or --cam), "
+                "of one checkpoint"
             )
         theirs, scored = models_of(maps.meta), models_of(ours[0].meta)
         if theirs and scored and theirs != scored:
             raise ValueError(
-                f"--train_masks {path}: comes from {theirs[0]}, the scored maps from {scored[0]}; make both of one checkpoint"
+                f"--train_masks {path}: comes from {theirs[0]}, the scored maps from {scored[0]}; "
+                "make both of one checkpoint"
             )
         known = with_labels(maps, table, f"{path}, labels of {args.train_csv}")
         if not known.maps.images:
@@ -338,8 +341,8 @@ def show(result: dict[str, Any]) -> None:
 def show_boxes(found: dict[str, Any]) -> None:
     """The findings' own maps beside their controls, what that says, each finding, and every source."""
     print(
-        f"{found['n_boxes']:,} of the {found['n_boxes_in_file']:,} boxes of {found['box_file']} are on images with maps; "
-        "they are scored"
+        f"{found['n_boxes']:,} of the {found['n_boxes_in_file']:,} boxes of {found['box_file']} "
+        "are on images with maps; they are scored"
     )
     head, sources = found["headline"], found["sources"]
     whose = "each finding's own map into its box"
@@ -352,7 +355,7 @@ def show_boxes(found: dict[str, Any]) -> None:
         print(f"  {said.sentence}")
     without = found["controls"]["best_place"]["pairs_without_place"]
     if without:
-        print(f"  {without:,} findings of images have no box in another fold: no best place; they are left out of that line")
+        print(f"  {without:,} findings of images have no box in another fold, so no best place: left out of that line")
     names = localization.controls_of(head["source"], sources)
     shown = {control: names[control] for control in ("shuffled", "best_place", "centre") if control in names}
     print(f"{'pointing':20s}{'boxes':>8s}{'own map':>12s}" + "".join(f"{control:>12s}" for control in shown))
@@ -366,7 +369,8 @@ def show_boxes(found: dict[str, Any]) -> None:
         print(f"{source:24s} {', '.join(line)}")
     unions = [source for source, block in sources.items() if block["kind"] == "union"]
     if unions:
-        print(f"{', '.join(unions)}: one map for all findings; boxes mark one of several, so it may be right where no box is")
+        names_of = ", ".join(unions)
+        print(f"{names_of}: one map for all findings; boxes mark one of several, so it may be right where no box is")
 
 
 def show_sets(found: dict[str, Any]) -> None:

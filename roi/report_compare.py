@@ -38,8 +38,8 @@ def ablation(runs: Sequence[Run]) -> str:
         faith = (m.get("faithfulness") or {}).get("positives", {})
         rows.append([
             name + (" CONTAMINATED" if m["contaminated"] else "") + PLACES_BY.get(head["source"], ""),
-            *(shown(m["mean"], k) for k in ("auroc", "auroc_crop", "auroc_drop")), shown(faith, "mean"), shown(place, "pointing"),
-            shown(head["minus"], "shuffled"), shown(place, "iou@0.1"),
+            *(shown(m["mean"], k) for k in ("auroc", "auroc_crop", "auroc_drop")), shown(faith, "mean"),
+            shown(place, "pointing"), shown(head["minus"], "shuffled"), shown(place, "iou@0.1"),
             *(Cell(f"{v:.4g}", repr(v)) if isinstance(v, float) else v for v in losses), m["n_images"],
         ])  # fmt: skip
     groups = {"full": "auroc", "crop": "auroc_crop", "drop": "auroc_drop"}

@@ -16,7 +16,8 @@ PUBLISHED_PLACE: tuple[tuple[str, dict[str, str], str], ...] = (
     ("Random map", {"iou@0.1": ".29", "iou@0.3": ".10", "iou@0.5": ".03", "pointing": ".228"}, "not stated"),
 )
 NAMES = {
-    "mask": "ROI mask", "class_mask": "Finding's map", "cam": "Grad-CAM", "random": "Random blobs", "centre": "Centre disc",
+    "mask": "ROI mask", "class_mask": "Finding's map", "cam": "Grad-CAM",
+    "random": "Random blobs", "centre": "Centre disc",
     "inverted": "Inverted mask", "reinit": "Mask, new weights", "best_place": "Best fixed place a finding",
     "full": "full view", "crop": "crop view", "drop": "drop view",
 }  # fmt: skip
@@ -138,8 +139,8 @@ def own_maps(found: dict[str, Any]) -> str:
     parts = [
         f"<h3>{title}</h3>",
         note(
-            "Pointing: the middle of the map's highest cell lies in a box of the finding; mean over findings. The first "
-            "two controls decide whether the map is evidence; the others say what is behind the figures."
+            "Pointing: the middle of the map's highest cell lies in a box of the finding; mean over findings. The "
+            "first two controls decide whether the map is evidence; the others say what is behind the figures."
         ),
     ]
     for said in localization.reading(head):
@@ -178,8 +179,8 @@ def how_places_were_chosen(found: dict[str, Any]) -> str:
     by_labels = controls["label_place"].get(found["headline"]["source"])
     if by_labels:
         text += (
-            " By labels alone: the highest cell of the mean map of images with the finding minus that of images without "
-            f"it, from {number(by_labels['n_images'])} images ({by_labels['from']})."
+            " By labels alone: the highest cell of the mean map of images with the finding minus that of images "
+            f"without it, from {number(by_labels['n_images'])} images ({by_labels['from']})."
         )
     without = controls["best_place"]["pairs_without_place"]
     if without:
@@ -217,9 +218,9 @@ def by_finding(found: dict[str, Any]) -> str:
         "<h3>Pointing, finding by finding</h3>"
         + table(heads, map(line, found["findings"]), "Click a header to sort", foot=line(None), sortable=True)
         + note(
-            "“minus this”: the own map minus the control, with its interval. Where a control is high, the place of that "
-            "finding is known without a look at the image (a heart lies near the middle); there a map shows only what it "
-            "has above the control."
+            "“minus this”: the own map minus the control, with its interval. Where a control is high, the place of "
+            "that finding is known without a look at the image (a heart lies near the middle); there a map shows only "
+            "what it has above the control."
         )
     )
 
@@ -236,9 +237,9 @@ def unions(sources: dict[str, Any]) -> str:
     return (
         "<h3>The mask: one map for all findings</h3>"
         + note(
-            "The mask is a union: it keeps what speaks for any finding. The boxes of NIH mark one finding of several in an "
-            "image, so a mask can be right where no box is; these figures are of the union and say nothing of a single "
-            "finding."
+            "The mask is a union: it keeps what speaks for any finding. The boxes of NIH mark one finding of several "
+            "in an image, so a mask can be right where no box is; these figures are of the union and say nothing of a "
+            "single finding."
         )
         + table(("Map", *map(place_name, metrics)), rows)
     )

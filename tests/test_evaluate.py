@@ -223,27 +223,41 @@ def test_nih_boxes_lie_in_the_unit_square_and_have_our_names(shared: Path) -> No
 # --- maps and boxes ---
 
 
-def write_maps(path: Path, images: list[str], hot: np.ndarray, source: str = "class_mask", classes: Sequence[str] = CLASSES, epoch: int = 1) -> None:
-    """A map of 8 x 8 cells for each image and class, highest at the cell hot (N, K), and a source of new weights that is flat."""
+def write_maps(
+    path: Path,
+    images: list[str],
+    hot: np.ndarray,
+    source: str = "class_mask",
+    classes: Sequence[str] = CLASSES,
+    epoch: int = 1,
+) -> None:
+    """A map of 8 x 8 cells for each image and class, highest at the cell hot (N, K); those of new weights are flat."""
     maps = np.zeros((len(images), len(classes), 64), np.float16)
     np.put_along_axis(maps, np.asarray(hot)[..., None], 1, axis=2)
     maps = maps.reshape(len(images), len(classes), 8, 8)
     names, meta = [source, f"{source}_reinit"], json.dumps({"checkpoint": "x.pt", "epoch": epoch})
     arrays = {f"map_{source}": maps, f"map_{source}_reinit": maps * 0}
     np.savez(
-        path, images=np.array(images), classes=np.array(classes), sources=np.array(names), side=0, keep_ratio=0.1, meta=meta, **arrays
-    )  # fmt: skip
+        path,
+        images=np.array(images),
+        classes=np.array(classes),
+        sources=np.array(names),
+        side=0,
+        keep_ratio=0.1,
+        meta=meta,
+        **arrays,
+    )
 
 
 class Boxed(Case):
-    """The first 90 images have a box of Mass, in one of two corners by turns; maps of all 240 images, those of Mass where the box is."""
+    """The first 90 images have a box of Mass, in one of two corners by turns, and its map points there."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         corner = np.arange(90) // 3 % 2  # by patient
         self.hot = np.full((240, 2), 27)
         self.hot[:90, 0] = np.where(corner == 0, 9, 54)
-        rows = [(image, "Mass", *((0, 0) if c == 0 else (512, 512)), 512, 512) for image, c in zip(self.images, corner, strict=False)]
+        rows = [(image, "Mass", 512 * c, 512 * c, 512, 512) for image, c in zip(self.images, corner, strict=False)]
         pd.DataFrame(rows, columns=["image", "label", "x", "y", "w", "h"]).to_csv(folder / "b.csv", index=False)
         write_maps(folder / "own.npz", self.images, self.hot)
         write_maps(folder / "union.npz", self.images, self.hot[:, :1], "mask", [""])
@@ -256,21 +270,27 @@ def test_the_findings_own_map_is_the_headline_of_the_boxes(tmp_path: Path) -> No
     head = found["headline"]
     assert (head["source"], head["kind"], head["pointing"]["value"]) == ("class_mask", "finding", 1)
     assert list(head["minus"]) == ["shuffled", "best_place", "label_place", "reinit", "random", "centre"]
-    assert head["minus"]["shuffled"]["value"] == pytest.approx(0.5, abs=0.06)  # half of the other patients have it in the same corner
-    assert head["minus"]["best_place"]["low"] > 0.2 and head["minus"]["reinit"]["value"] == 0.75  # a quarter of the cells
+    # Half of the other patients have it in the same corner.
+    assert head["minus"]["shuffled"]["value"] == pytest.approx(0.5, abs=0.06)
+    assert head["minus"]["best_place"]["low"] > 0.2
+    assert head["minus"]["reinit"]["value"] == 0.75  # a flat map has a quarter, as the box
     assert found["findings"]["Mass"] == {"n_boxes": 90, "n_small_boxes": 0, "n_images": 90, "n_patients": 30}
     assert found["controls"]["label_place"]["class_mask"]["n_images"] == 240  # images without a box have labels, too
     assert {name: block["kind"] for name, block in found["sources"].items() if "_" not in name} == {
         "mask": "union", "random": "control", "centre": "control"
     }  # fmt: skip
     for said in (
-        "POINTING of each finding's own map into its box (class_mask): 1.0000", "minus the same finding's map of other patients' images",
-        "minus the best fixed place a finding", "The map depends on its image", "mask, mask_reinit: one map for all findings",
-    ):  # fmt: skip
+        "POINTING of each finding's own map into its box (class_mask): 1.0000",
+        "minus the same finding's map of other patients' images",
+        "minus the best fixed place a finding",
+        "The map depends on its image",
+        "mask, mask_reinit: one map for all findings",
+    ):
         assert said in case.said
     union = case.evaluate(*case.flags[:-1], resamples=0)["localization"]
-    assert (union["headline"]["source"], union["headline"]["kind"]) == ("mask", "union") and union["controls"]["label_place"] == {}
-    assert "POINTING of one map for all findings" in case.said and "depends on its image" not in case.said  # no interval, nothing to say
+    assert (union["headline"]["source"], union["headline"]["kind"]) == ("mask", "union")
+    assert union["controls"]["label_place"] == {} and "POINTING of one map for all findings" in case.said
+    assert "depends on its image" not in case.said  # without an interval there is nothing to say
 
 
 def test_the_place_by_labels_may_come_from_training_images(tmp_path: Path) -> None:
@@ -283,9 +303,11 @@ def test_the_place_by_labels_may_come_from_training_images(tmp_path: Path) -> No
     result = case.evaluate(*flags, resamples=0)
     found = result["localization"]
     assert found["sources"]["class_mask_label_place"]["mean"]["pointing"]["value"] == 0.5
-    assert found["controls"]["label_place"]["class_mask"]["n_images"] == 240 and "1 of its 241 images are not in" in case.said
-    assert str(tmp_path / "train.npz") in found["controls"]["label_place"]["class_mask"]["from"]
-    assert result["inputs"]["train_masks"] == [str(tmp_path / "train.npz")] and result["inputs"]["train_csv"] == str(train.csv)
+    chosen_by = found["controls"]["label_place"]["class_mask"]
+    assert chosen_by["n_images"] == 240 and "1 of its 241 images are not in" in case.said
+    assert str(tmp_path / "train.npz") in chosen_by["from"]
+    assert result["inputs"]["train_masks"] == [str(tmp_path / "train.npz")]
+    assert result["inputs"]["train_csv"] == str(train.csv)
 
 
 def test_wrong_training_maps_are_named(tmp_path: Path) -> None:
@@ -300,7 +322,8 @@ def test_wrong_training_maps_are_named(tmp_path: Path) -> None:
     ]
     for (source, classes, epoch, images), said in cases:
         write_maps(tmp_path / "train.npz", images, hot, source, classes, epoch)
-        assert said in one_line_error("evaluate.py", *flags, "--train_masks", tmp_path / "train.npz", "--train_csv", train.csv)
+        given = ("--train_masks", tmp_path / "train.npz", "--train_csv", train.csv)
+        assert said in one_line_error("evaluate.py", *flags, *given)
     assert "go together" in run("evaluate.py", *flags, "--train_csv", train.csv, code=2)
     alone = ("--preds", case.preds, "--csv", case.csv, "--out", tmp_path / "n", "--train_csv", train.csv)
     assert "needs --masks and --bbox_csv" in run("evaluate.py", *alone, "--train_masks", tmp_path / "train.npz", code=2)

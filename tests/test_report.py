@@ -59,17 +59,18 @@ def conformal() -> dict[str, Any]:
     }  # fmt: skip
 
 
-PLACES = (
-    "pointing", "pointing_union", "recall", "precision", "precision_union", "iou@0.1", "iou@0.3", "iou@0.5", "iobb@0.1", "false@0.1", "area_iou@0.1"
-)  # fmt: skip
+PLACES = (*localization.COMPARED, "precision_union", "iobb@0.1", "false@0.1")
+SHUFFLED = ("mask_shuffled", "cam_shuffled", "class_mask_shuffled")
+CONTROLS = ("random", "centre", "best_place", *SHUFFLED, "class_mask_label_place")
 KINDS = {
-    "mask": "union", "mask_reinit": "union", "cam": "finding", "class_mask": "finding", "class_mask_reinit": "finding",
-    **dict.fromkeys(("random", "centre", "best_place", "mask_shuffled", "cam_shuffled", "class_mask_shuffled", "class_mask_label_place"), "control"),
-}  # fmt: skip
+    **dict.fromkeys(("mask", "mask_reinit"), "union"),
+    **dict.fromkeys(("cam", "class_mask", "class_mask_reinit"), "finding"),
+    **dict.fromkeys(CONTROLS, "control"),
+}
 
 
 def located() -> dict[str, Any]:
-    """Sources in the order of KINDS, .05 apart; a finding is .01 below the one before; differences are .1, that to the best place is not clear of 0."""
+    """Sources in the order of KINDS, .05 apart, findings .01 apart; differences are .1, to the best place .01."""
     sources: dict[str, Any] = {}
     for n, (name, kind) in enumerate(KINDS.items()):
         each = {c: {m: v(0.7 - 0.05 * n - 0.01 * k) for m in PLACES} for k, c in enumerate(FINDINGS[:8])}
@@ -81,9 +82,17 @@ def located() -> dict[str, Any]:
     places = {"class_mask": {"from": "scored images, in folds of patients", "n_images": 77, "pairs_without_place": 0}}
     return {
         "findings": {c: {"n_boxes": 20 + k, "n_images": 19, "n_patients": 18} for k, c in enumerate(FINDINGS[:8])},
-        "headline": localization.headline(sources), "sources": sources,
-        "controls": {"folds": 5, "deals": 5, "grid": 32, "shuffled": {"draws": 10}, "best_place": {"pairs_without_place": 3}, "label_place": places},
-    }  # fmt: skip
+        "headline": localization.headline(sources),
+        "sources": sources,
+        "controls": {
+            "folds": 5,
+            "deals": 5,
+            "grid": 32,
+            "shuffled": {"draws": 10},
+            "best_place": {"pairs_without_place": 3},
+            "label_place": places,
+        },
+    }
 
 
 def metrics(root: Path, contaminated: bool = False) -> dict[str, Any]:
@@ -122,7 +131,9 @@ def metrics(root: Path, contaminated: bool = False) -> dict[str, Any]:
                     "insertion": [0.5 + 0.05 * i + 0.01 * n for i in range(5)], "deletion": [0.8 - 0.05 * i - 0.01 * n for i in range(5)]}
                 for n, s in enumerate(("mask", "inverted", "random", "centre", "reinit"))}},
         },
-        "localization": {"n_boxes": 90, "n_small_boxes": 9, "n_patients": 40, "box_file": "boxes.csv", **area, **located()},
+        "localization": {
+            "n_boxes": 90, "n_small_boxes": 9, "n_patients": 40, "box_file": "boxes.csv", **area, **located(),
+        },
         "predictions": {"file": str(root / "preds.json"), "checkpoint": "roi.pt", "epoch": 3, "keep_ratio": 0.1, "versions": {"torch": "2.6", "python": "3.10"},
                         "args": {"mask": "conv", "without": ["tv"], "lr": 1e-4, "note": EVIL},
                         "command": "python infer_roi_consistency.py", "image_root": "nih"},
@@ -450,20 +461,32 @@ def test_the_findings_own_map_stands_first_beside_what_it_must_beat(made: Path) 
     section, found = sections(made.read_text())["localisation"], located()
     titles = re.findall("<h3>(.*?)</h3>", section)
     assert [plain(t) for t in titles] == [
-        "Does each finding's own map point into its box?", "Pointing, finding by finding", "The mask: one map for all findings",
+        "Does each finding's own map point into its box?",
+        "Pointing, finding by finding",
+        "The mask: one map for all findings",
         "Every map beside published figures",
-    ]  # fmt: skip
-    rows = table_rows(section, "Map")
-    assert [row[0][0] for row in rows] == [
-        esc(name) for name in ("Finding's map", "Another patient's map", "Best fixed place", "Place by labels", "New weights", "Random blobs", "Centre disc")
     ]
-    sources = ("class_mask", "class_mask_shuffled", "best_place", "class_mask_label_place", "class_mask_reinit", "random", "centre")
-    assert [row[1][1] for row in rows] == [repr(found["sources"][s]["mean"]["pointing"]["value"]) for s in sources]
+    rows = table_rows(section, "Map")
+    expected = {
+        "Finding's map": "class_mask",
+        "Another patient's map": "class_mask_shuffled",
+        "Best fixed place": "best_place",
+        "Place by labels": "class_mask_label_place",
+        "New weights": "class_mask_reinit",
+        "Random blobs": "random",
+        "Centre disc": "centre",
+    }
+    assert [row[0][0] for row in rows] == [esc(name) for name in expected]
+    values = [found["sources"][source]["mean"]["pointing"]["value"] for source in expected.values()]
+    assert [row[1][1] for row in rows] == [repr(value) for value in values]
     assert [row[2][1] for row in rows] == ["", "0.1", "0.01", *["0.1"] * 4]
-    assert '<p class="honest">The map depends on its image' in section and '<p class="caution">The map is not shown to find more' in section
-    assert "77 images (scored images, in folds of patients)" in section and "3 findings of images have no box in another fold" in section
+    assert '<p class="honest">The map depends on its image' in section
+    assert '<p class="caution">The map is not shown to find more' in section
+    assert "77 images (scored images, in folds of patients)" in section
+    assert "3 findings of images have no box in another fold" in section
     scores = sections(made.read_text())["scores"]
-    assert esc("Finding's map: pointing") in scores and esc("Pointing minus another patient's map") in scores and "Pointing minus best fixed place" in scores
+    for card in ("Finding's map: pointing", "Pointing minus another patient's map", "Pointing minus best fixed place"):
+        assert esc(card) in scores
 
 
 def test_each_finding_stands_beside_its_controls(made: Path) -> None:
@@ -473,13 +496,13 @@ def test_each_finding_stands_beside_its_controls(made: Path) -> None:
     each = {source: found["sources"][source]["per_class"] for source in KINDS}
     assert [row[0][0] for row in rows[:8]] == FINDINGS[:8] and rows[8][0][0] == "Mean"
     for k, (row, finding) in enumerate(zip(rows, FINDINGS[:8], strict=False)):
-        order = ("class_mask", "class_mask_shuffled", "", "best_place", "", "class_mask_label_place", "random", "centre")
-        expected = [repr(each[source][finding]["pointing"]["value"]) if source else None for source in order]
-        assert row[1][1] == str(20 + k) and [cell[1] if e else None for cell, e in zip(row[2:], expected, strict=True)] == expected
-        assert (row[4][1], row[6][1]) == ("0.1", "0.01")
-    assert [row[0][0] for row in table_rows(section.split("The mask: one map")[1], "Map")] == [
-        esc(n) for n in ("ROI mask", "ROI mask, new weights", "ROI mask of another patient's image", "Random blobs", "Centre disc")
-    ]
+        assert row[1][1] == str(20 + k) and (row[4][1], row[6][1]) == ("0.1", "0.01")
+        shown = [row[n][1] for n in (2, 3, 5, 7, 8, 9)]
+        order = ("class_mask", "class_mask_shuffled", "best_place", "class_mask_label_place", "random", "centre")
+        assert shown == [repr(each[source][finding]["pointing"]["value"]) for source in order]
+    union = [row[0][0] for row in table_rows(section.split("The mask: one map")[1], "Map")]
+    masks = ["ROI mask", "ROI mask, new weights", "ROI mask of another patient's image"]
+    assert union == [esc(name) for name in (*masks, "Random blobs", "Centre disc")]
     assert "mark one finding of several" in section
 
 
@@ -495,18 +518,21 @@ def test_a_map_that_ignores_its_image_is_a_warning(whole: Path, tmp_path: Path) 
 def test_without_maps_of_findings_the_union_is_called_one(whole: Path, tmp_path: Path) -> None:
     def change(m: dict[str, Any]) -> None:
         block = m["localization"]
-        block["sources"] = {name: one for name, one in block["sources"].items() if not name.startswith(("class_mask", "cam"))}
+        for name in [name for name in KINDS if name.startswith(("class_mask", "cam"))]:
+            del block["sources"][name]
         block["headline"] = localization.headline(block["sources"])
 
     run = changed_run(whole, tmp_path, change)
     section = localisation(run)
-    assert "Does the one map of all findings point into the box of each?" in section and "Place by labels" not in section
+    assert "Does the one map of all findings point into the box of each?" in section
+    assert "Place by labels" not in section
     assert [row[0][0] for row in table_rows(section, "Map")][:2] == ["ROI mask", esc("Another patient's map")]
     assert "ROI mask: pointing" in headline(run) and "(places by the mask, a union)" in page([run, run], count=0)
 
 
 def test_each_sentence_has_a_style() -> None:
-    assert STYLES.keys() == {"above", *localization.READINGS} and SHORT.keys() == ASKED.keys() == localization.CONTROL_NAMES.keys()
+    assert STYLES.keys() == {"above", *localization.READINGS}
+    assert SHORT.keys() == ASKED.keys() == localization.CONTROL_NAMES.keys()
 
 
 # --- what is missing is named ---
