@@ -223,7 +223,7 @@ def test_nih_boxes_lie_in_the_unit_square_and_have_our_names(shared: Path) -> No
 # --- maps and boxes ---
 
 
-def write_maps(
+def write_class_maps(
     path: Path,
     images: list[str],
     hot: np.ndarray,
@@ -259,8 +259,8 @@ class Boxed(Case):
         self.hot[:90, 0] = np.where(corner == 0, 9, 54)
         rows = [(image, "Mass", 512 * c, 512 * c, 512, 512) for image, c in zip(self.images, corner, strict=False)]
         pd.DataFrame(rows, columns=["image", "label", "x", "y", "w", "h"]).to_csv(folder / "b.csv", index=False)
-        write_maps(folder / "own.npz", self.images, self.hot)
-        write_maps(folder / "union.npz", self.images, self.hot[:, :1], "mask", [""])
+        write_class_maps(folder / "own.npz", self.images, self.hot)
+        write_class_maps(folder / "union.npz", self.images, self.hot[:, :1], "mask", [""])
         self.flags = ("--bbox_csv", folder / "b.csv", "--masks", folder / "union.npz", folder / "own.npz")
 
 
@@ -298,7 +298,7 @@ def test_the_place_by_labels_may_come_from_training_images(tmp_path: Path) -> No
     case, train = Boxed(tmp_path), Case(tmp_path, first=5000, seed=1)
     hot = np.full((241, 2), 27)
     hot[:240, 0] = np.where(train.target[:, 0] == 1, 9, 27)
-    write_maps(tmp_path / "train.npz", [*train.images, "unlisted.png"], hot)
+    write_class_maps(tmp_path / "train.npz", [*train.images, "unlisted.png"], hot)
     flags = (*case.flags, "--train_masks", tmp_path / "train.npz", "--train_csv", train.csv)
     result = case.evaluate(*flags, resamples=0)
     found = result["localization"]
@@ -321,7 +321,7 @@ def test_wrong_training_maps_are_named(tmp_path: Path) -> None:
         (("class_mask", CLASSES, 1, [f"x{n}.png" for n in range(6)]), "none of its 6 images is in --train_csv"),
     ]
     for (source, classes, epoch, images), said in cases:
-        write_maps(tmp_path / "train.npz", images, hot, source, classes, epoch)
+        write_class_maps(tmp_path / "train.npz", images, hot, source, classes, epoch)
         given = ("--train_masks", tmp_path / "train.npz", "--train_csv", train.csv)
         assert said in one_line_error("evaluate.py", *flags, *given)
     assert "go together" in run("evaluate.py", *flags, "--train_csv", train.csv, code=2)
