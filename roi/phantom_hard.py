@@ -44,7 +44,8 @@ ANATOMY, VESSELS, TISSUE, DEVICES, EXPOSURE = 50, 51, 52, 53, 54  # streams
 HEART = 1.15  # times the size of the easy phantom's
 ANATOMY_SIDE = 160  # side on which the anatomy is drawn before it is resized: nothing of it is sharper
 
-# How much of its density in the easy set a finding has: drawn anew for each, between these. Measured, see RESULTS.md.
+# How much of its density in the easy set a finding has: drawn anew for each, between these. Chosen by a
+# classifier's AUROC on two seeds (benchmarks/RESULTS.md): about .6 to .9, as of real findings.
 FAINT: dict[str, tuple[float, float]] = {
     "Atelectasis": (0.18, 0.48),
     "Cardiomegaly": (1.00, 1.00),  # a whole shadow that is larger: see draw_large_heart
