@@ -29,7 +29,7 @@ from roi import cli, coverage, predictions
 from roi.files import refuse_existing
 from roi.labels import canonical
 from roi.predictions import matched, same_model, trained_on
-from roi.table import image_keys, patients_from_names, read_table, target_matrix
+from roi.table import ABSENT, match_images, patients_from_names, read_table, target_matrix
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -72,6 +72,7 @@ def main(args: argparse.Namespace) -> None:
         "preds": args.preds,
         "csv": args.csv,
         "command": shlex.join(sys.argv),
+        "contaminated": trained_on(preds),  # false, or null where nobody says
         "model": {k: preds.meta[k] for k in ("checkpoint", "epoch", "ensemble") if k in preds.meta},
     }
     coverage.write(args.out, found)
@@ -85,11 +86,14 @@ def read_unlabelled(
     names say."""
     preds = predictions.read(path)
     same_model(calibration, preds.meta, f"--target_preds {path}")
-    shared = set(image_keys(pd.Series(preds.images, dtype=str))) & set(image_keys(pd.Series(calibration.images, dtype=str)))
+    shared = int((match_images(preds.images, calibration.images) != ABSENT).sum())
     if shared or trained_on(preds):
-        raise ValueError(
-            f"--target_preds {path}: " + (f"{len(shared):,} of its images set the thresholds" if shared else "the model was trained on some of these images")
+        why = (
+            f"{shared:,} of its images set the thresholds"
+            if shared
+            else "the model was trained on some of these images"
         )
+        raise ValueError(f"--target_preds {path}: {why}")
     names = [canonical(c, [*classes, *preds.classes], path) for c in preds.classes]
     lacking = [c for c in classes if c not in names]
     if lacking:
@@ -100,6 +104,8 @@ def read_unlabelled(
 
 def show(found: dict[str, Any], out: str) -> None:
     print(f"{found['n_images']:,} images of {found['n_patients']:,} patients, {found['with_finding']:.1%} with a finding; alpha {found['alpha']:g}")
+    if found["contaminated"] is None:
+        print("the predictions do not say what was trained on: if these images were, nothing is promised")
     if found["n_whole"] < found["n_images"]:
         print(f"thresholds of all findings together come from the {found['n_whole']:,} images of which all findings are known")
     if found["n_fitted"]:

@@ -43,7 +43,8 @@ from roi.fixed_places import LabelledMaps
 from roi.labels import LABELS, NORMAL, canonical
 from roi.maps import REINIT, Maps, read_maps
 from roi.predictions import columns, matched, models_of, places, same_model, trained_on
-from roi.table import class_list, image_keys, overlap, read_table, target_matrix
+from roi.table import AMBIGUOUS, class_list, match_images, overlap, read_table, target_matrix
+from roi.text import decimal
 
 ORIGIN = ("checkpoint", "epoch", "keep_ratio", "tta", "versions", "args", "command", "image_root", "ensemble")  # what is passed on of preds.meta.json
 # What the report is told of.
@@ -148,7 +149,7 @@ def main(args: argparse.Namespace) -> None:
     if args.thresholds:
         result["conformal"] = promises(args, preds, rows)
     if args.bbox_csv:
-        result["localization"] = boxes_of(args, preds, rows)
+        result["localization"] = boxes_of(args, classes, rows, table)
     if other is not None:
         differences = scores.comparison(drawn["ranking_full"], drawn["other"], prob, other, target, classes)
         result["comparison"] = {"file": args.compare, "n_images": len(rows), "contaminated": other_trained, **differences}
@@ -157,7 +158,7 @@ def main(args: argparse.Namespace) -> None:
     with replacing(out / "metrics.json") as file:
         json.dump(result, file, indent=1)
     with replacing(out / "per_class.csv") as file:
-        as_table(result).to_csv(file, index=False, float_format="%.6f")
+        as_table(result).to_csv(file, index=False, float_format=six_digits)
     show(result)
 
 
@@ -188,7 +189,7 @@ def other_model(path: str, preds: predictions.Predictions, csv: str, table: pd.D
 
 def curves_of(args: argparse.Namespace, preds: predictions.Predictions, rows: pd.DataFrame) -> dict[str, Any]:
     curves = faithfulness.read_curves(args.curves)
-    same_model(preds, json.loads(curves.meta), args.curves)
+    same_model(preds, curves.meta, args.curves)
     curves.classes = [canonical(c, preds.classes, args.curves) for c in curves.classes]
     theirs = rows.iloc[places(curves.images, preds.images, args.curves, args.preds)]
     return faithfulness.controls(curves, target_matrix(theirs, curves.classes), theirs["patient_id"].to_numpy(), args.resamples, args.seed)
@@ -207,20 +208,41 @@ def promises(args: argparse.Namespace, preds: predictions.Predictions, rows: pd.
     return {"file": args.thresholds, **found}
 
 
-def boxes_of(args: argparse.Namespace, preds: predictions.Predictions, rows: pd.DataFrame) -> dict[str, Any]:
-    boxes = read_boxes(args.bbox_csv, args.box_space, [*LABELS, *(c for c in preds.classes if c not in LABELS)])
-    boxed = {Path(image).name for image in boxes["image"]} & {Path(image).name for image in preds.images}  # the others would only fill the memory
-    sets = [read_maps(path, boxed) for path in args.masks]
-    patients = pd.Series(rows["patient_id"].to_numpy(), index=image_keys(rows["image"]))
-    origin = {path: {k: maps.meta[k] for k in ("checkpoint", "epoch", "contaminated") if k in maps.meta} for path, maps in zip(args.masks, sets, strict=True)}
-    labelled = training_maps(args, sets) if args.train_masks else scored_maps(args, sets, preds, rows)
-    scored = localization.score_maps(sets, boxes, patients, sets[0].keep_ratio, args.resamples, args.seed, labelled)
-    return {"box_file": args.bbox_csv, "n_boxes_in_file": len(boxes), "maps": origin, **scored}
+def boxes_of(args: argparse.Namespace, classes: list[str], rows: pd.DataFrame, table: pd.DataFrame) -> dict[str, Any]:
+    """Maps against boxes, on the images that are predicted: `rows` of `table`."""
+    boxes = read_boxes(args.bbox_csv, args.box_space, [*LABELS, *(c for c in classes if c not in LABELS)])
+    names = table["image"].tolist()
+    place = match_images(boxes["image"], names)  # (boxes,)
+    boxed = np.isin(np.arange(len(table)), place) & table["image"].isin(rows["image"]).to_numpy()
+    if not boxed.any():
+        raise ValueError(
+            f"{args.bbox_csv}: none of its {len(boxes):,} boxes is of an image "
+            f"that {args.csv} lists and that is predicted "
+            f"(a box of {boxes['image'].iloc[0]!r}, a prediction of {rows['image'].iloc[0]!r})"
+        )
+    # From here on an image has the name that the table gives it; maps of other images would only fill the memory.
+    sets = [read_maps(path, names, boxed) for path in args.masks]
+    here = boxes[place >= 0].assign(image=[names[n] for n in place[place >= 0]])
+    patients = pd.Series(rows["patient_id"].to_numpy(), index=rows["image"])
+    origin = {}
+    for path, maps in zip(args.masks, sets, strict=True):
+        origin[path] = {k: maps.meta[k] for k in ("checkpoint", "epoch") if k in maps.meta} | {
+            "contaminated": maps.contaminated
+        }
+    labelled = training_maps(args, sets) if args.train_masks else scored_maps(args, sets, rows, table)
+    scored = localization.score_maps(sets, here, patients, sets[0].keep_ratio, args.resamples, args.seed, labelled)
+    return {
+        "box_file": args.bbox_csv,
+        "n_boxes_in_file": len(boxes),
+        "n_boxes_ambiguous": int((place == AMBIGUOUS).sum()),
+        "maps": origin,
+        **scored,
+    }
 
 
 def with_labels(maps: Maps, table: pd.DataFrame, origin: str) -> LabelledMaps:
     """The maps of images that the table lists, with its labels; without those of new weights."""
-    row = localization.find(pd.Series(maps.images, dtype=str), table["image"])
+    row = match_images(maps.images, table["image"])
     known = np.flatnonzero(row >= 0)
     grids = {name: grid[known] for name, grid in maps.maps.items() if not name.endswith(REINIT)}
     chosen = replace(maps, images=[maps.images[n] for n in known], maps=grids, kept={})
@@ -230,12 +252,13 @@ def with_labels(maps: Maps, table: pd.DataFrame, origin: str) -> LabelledMaps:
 
 
 def scored_maps(
-    args: argparse.Namespace, sets: Sequence[Maps], preds: predictions.Predictions, rows: pd.DataFrame
+    args: argparse.Namespace, sets: Sequence[Maps], rows: pd.DataFrame, table: pd.DataFrame
 ) -> list[LabelledMaps]:
     """Labelled maps of the scored images, with boxes or without, of the files that hold a map a finding."""
-    names = {Path(image).name for image in preds.images}
+    names, predicted = table["image"].tolist(), table["image"].isin(rows["image"]).to_numpy()
     by_finding = [path for path, maps in zip(args.masks, sets, strict=True) if maps.classes != [""]]
-    return [with_labels(read_maps(path, names), rows, "scored images, in folds of patients") for path in by_finding]
+    read = [read_maps(path, names, predicted) for path in by_finding]
+    return [with_labels(maps, rows, "scored images, in folds of patients") for maps in read]
 
 
 def training_maps(args: argparse.Namespace, sets: Sequence[Maps]) -> list[LabelledMaps]:
@@ -300,10 +323,16 @@ def as_table(result: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows).astype({"positives": "Int64", "known": "Int64"})
 
 
+def six_digits(value: Any) -> str:
+    return decimal(value, 6)
+
+
 def text(score: dict[str, float | None]) -> str:
-    if score["value"] is None:
+    value, low, high = score["value"], score["low"], score["high"]
+    if value is None:
         return "undefined"
-    return f"{score['value']:.4f}" + ("" if score["low"] is None else f" [{score['low']:.4f}, {score['high']:.4f}]")
+    limits = "" if low is None or high is None else f" [{decimal(low, 4)}, {decimal(high, 4)}]"
+    return decimal(value, 4) + limits
 
 
 def show(result: dict[str, Any]) -> None:
@@ -334,6 +363,8 @@ def show(result: dict[str, Any]) -> None:
     controls = result.get("faithfulness", {}).get("controls", {})
     for source, values in controls.get("sources", {}).items():
         print(f"{source:10s} AUROC at {controls['keep_ratio']:g} kept: crop {text(values['crop'])}, drop {text(values['drop'])}")
+    if controls.get("contaminated"):
+        print("the model of --curves is CONTAMINATED: it was trained on some of these images or patients")
     if "localization" in result:
         show_boxes(result["localization"])
 
@@ -344,6 +375,10 @@ def show_boxes(found: dict[str, Any]) -> None:
         f"{found['n_boxes']:,} of the {found['n_boxes_in_file']:,} boxes of {found['box_file']} "
         "are on images with maps; they are scored"
     )
+    if found["n_boxes_ambiguous"]:
+        print(f"{found['n_boxes_ambiguous']:,} boxes are left out, as their image may be any of several of the table")
+    for file in (file for file, facts in found["maps"].items() if facts["contaminated"]):
+        print(f"{file}: CONTAMINATED: its model was trained on some of these images or patients")
     head, sources = found["headline"], found["sources"]
     whose = "each finding's own map into its box"
     if head["kind"] == "union":

@@ -9,7 +9,9 @@ preds.json is a list, one object an image in the order of the table: image, prob
 (= full - drop), each {class: number}. A checkpoint without a mask (--mode standard) has prob_full alone. An image is marked
 "contaminated": true if the checkpoint was trained on it or on another image of its patient. The file is complete or absent;
 preds.meta.json beside it says where it comes from. Pictures of an image x.png: x_mask.png, x_crop.png (true grey levels),
-x_overlay.png; without a mask x_cam.png alone: Grad-CAM of the finding that is most probable. With --thresholds each object also has its
+x_overlay.png; without a mask x_cam.png alone: Grad-CAM of the finding that is most probable. Pictures of images that
+were trained on say so (masks and crops in their text chunk; CONTAMINATED.txt beside them lists all), and so do files of
+maps and curves. With --thresholds each object also has its
 prediction sets: "set" (at most alpha of its findings are not in it, in expectation), "certain" (absence can be ruled out) and "possible"
 (neither presence nor absence can).
 
@@ -23,7 +25,6 @@ What evaluate.py reads to judge the masks:
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,12 +36,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from roi import cli
-from roi.files import refuse_existing, writable
+from roi.files import refuse_existing, replacing, writable
+from roi.text import decimal
 
 if TYPE_CHECKING:
     import pandas as pd
     import torch
 
+    from roi.boxes import Box
     from roi.data import Batch
     from roi.evidence import Output
     from roi.model import RoiModel
@@ -163,7 +166,7 @@ def promised(args: argparse.Namespace, state: dict[str, Any]) -> Callable[[np.nd
     thresholds = coverage.read(args.thresholds)
     lacking = [c for c in thresholds["classes"] if c not in state["classes"]]
     theirs, ours = thresholds["model"], {"checkpoint": Path(args.checkpoint).name, "epoch": state["epoch"]}
-    if lacking or theirs and (Path(theirs.get("checkpoint", "")).name, theirs.get("epoch")) != tuple(ours.values()):
+    if lacking or theirs and (Path(theirs.get("checkpoint") or "").name, theirs.get("epoch")) != tuple(ours.values()):
         why = f"it has {lacking[0]!r}, which this one does not predict" if lacking else f"they are of {theirs.get('checkpoint')}, epoch {theirs.get('epoch')}"
         raise ValueError(
             f"--thresholds {args.thresholds}: not of {args.checkpoint}, epoch {state['epoch']}: {why}; calibrate on predictions of this checkpoint"
@@ -267,18 +270,21 @@ def predict_image(args: argparse.Namespace, model: RoiModel, state: dict[str, An
     ((_, row, mask),) = outcomes(args, model, state, table, [dataset.collate([dataset[0]])])
     parts = [key for key, values in row.items() if isinstance(values, dict)]
     for finding in state["classes"]:
-        print(f"{finding:20s}" + "".join(f"  {part.removeprefix('prob_')} {row[part][finding]:.3f}" for part in parts))
+        values = (f"  {part.removeprefix('prob_')} {decimal(row[part][finding], 3)}" for part in parts)
+        print(f"{finding:20s}" + "".join(values))
     for kind in ("set", "certain", "possible") if args.sets else ():
         print(f"{kind:20s}  {', '.join(row[kind]) or '(empty)'}")
     if row.get("contaminated"):
         print("CONTAMINATED: the checkpoint was trained on this image or on another image of its patient")
+    else:
+        say_contaminated(0, 1, state)
     if args.save_json:
         save_predictions(args, state, iter([row]))
     if mask is not None:
         picture = mask_picture(mask, (grey.shape[1], grey.shape[0]))
         for target, image in ((args.save_mask, picture), (args.save_crop, crop_picture(grey, picture))):
             if target:
-                save_png(image, target)
+                save_png(image, target, bool(row.get("contaminated")))
                 print(f"{target}: {image.width} x {image.height} pixels")
 
 
@@ -286,20 +292,26 @@ def predict_table(args: argparse.Namespace, model: RoiModel, state: dict[str, An
     """A table: predictions as a stream, pictures, maps and curves as they come."""
     from roi import dist
     from roi.blocks import compiled
-    from roi.boxes import read_boxes
+    from roi.boxes import boxes_by_image, read_boxes
     from roi.checkpoint import trained_on
     from roi.data import present
     from roi.log import progress
     from roi.table import read_table, some_patients
     from roi.visuals import file_stems, save_cam, save_pictures
 
-    table = read_table(args.csv)[: args.max_samples]
+    whole = read_table(args.csv)
+    table = whole[: args.max_samples]
     if args.max_test_samples and args.max_test_samples < len(table):
         table = table[some_patients(table, args.max_test_samples, args.seed)]
-    boxes = read_boxes(args.bbox_csv) if args.bbox_csv else None
-    boxed = None if boxes is None else {Path(image).name for image in boxes["image"]}
+    boxes: dict[str, list[Box]] = {}  # image, as the table names it -> its boxes
+    if args.bbox_csv:
+        # All rows of the table have a say in which image a name means, those that are not predicted, too.
+        boxes, unclear = boxes_by_image(read_boxes(args.bbox_csv), whole["image"].tolist())
+        if unclear:
+            print(f"{args.bbox_csv}: {unclear}")
+    boxed = set(boxes) if args.bbox_csv else None
     if (args.cam or args.class_masks) and boxed is not None:
-        has_box = table["image"].map(lambda image: Path(image).name in boxed)
+        has_box = table["image"].isin(boxed)
         if not has_box.any():
             raise ValueError(f"{args.bbox_csv}: has no box in any of the {len(table):,} images of {args.csv}; without --bbox_csv all images are taken")
         if not (args.save_json or args.save_vis_dir or args.save_masks or args.curves):
@@ -308,6 +320,7 @@ def predict_table(args: argparse.Namespace, model: RoiModel, state: dict[str, An
     table["path"] = paths
     loader, table = loader_of(args, state, table)
     table["contaminated"] = trained_on(state, table)
+    marked = set(table["image"][table["contaminated"]])
     stems = file_stems(table["image"])
     shown = min(args.max_vis or len(table), len(table)) if args.save_vis_dir else 0
     first, end = (len(table) * n // dist.world() for n in (dist.rank(), dist.rank() + 1))  # rows of this process
@@ -316,15 +329,20 @@ def predict_table(args: argparse.Namespace, model: RoiModel, state: dict[str, An
     if args.compile:
         compiled(model)
 
+    done: list[str] = []  # images of this process
+
     def rows() -> Iterator[dict[str, Any]]:
         with progress(None, end - first, "predict") as bar:
             for n, record, mask in outcomes(args, model, state, table[first:end], loader(first, end), first, outputs):
                 row = table.iloc[first + n]
-                if first + n < shown and cam is not None:
-                    save_cam(cam(row["path"]), Path(args.save_vis_dir) / stems[first + n], row["path"], record, row["labels"], boxes, args.vis_size)
-                elif first + n < shown and mask is not None:
-                    save_pictures(Path(args.save_vis_dir) / stems[first + n], row["path"], mask, record, row["labels"], boxes, args.vis_size)
+                if first + n < shown:
+                    stem, here = Path(args.save_vis_dir) / stems[first + n], boxes.get(row["image"], [])
+                    if cam is not None:
+                        save_cam(cam(row["path"]), stem, row["path"], record, row["labels"], here, args.vis_size)
+                    elif mask is not None:
+                        save_pictures(stem, row["path"], mask, record, row["labels"], here, args.vis_size)
                 bar.update()
+                done.append(row["image"])
                 yield record
 
     with ExitStack() as stack:
@@ -336,10 +354,40 @@ def predict_table(args: argparse.Namespace, model: RoiModel, state: dict[str, An
             for _ in rows():
                 pass
         for output in outputs:
-            count = output.close(state["classes"], json.dumps(provenance(args, state)))
+            count = output.close(state["classes"], provenance(args, state), marked)
             print(f"{output.file.path}: {count:,} images")
+    everyone = [image for images in dist.gathered(done) for image in images]
     if shown:
         print(f"{args.save_vis_dir}: pictures of {shown:,} images")
+        if dist.rank() == 0:
+            shown_images = set(table["image"].iloc[:shown])
+            mark_folder(Path(args.save_vis_dir), [image for image in everyone if image in shown_images & marked])
+    say_contaminated(len(marked & set(everyone)), len(everyone), state)
+
+
+def mark_folder(folder: Path, images: list[str]) -> None:
+    """CONTAMINATED.txt beside the pictures names those that were trained on: a mask or a crop has no room for words."""
+    path = folder / "CONTAMINATED.txt"
+    if not images:
+        path.unlink(missing_ok=True)  # of an earlier run: no longer true
+        return
+    with replacing(path) as file:
+        file.write("The checkpoint was trained on these images or on other images of their patients:\n")
+        file.writelines(f"{image}\n" for image in images)
+
+
+def say_contaminated(marked: int, images: int, state: dict[str, Any]) -> None:
+    """On the console, whatever was written."""
+    if marked:
+        print(
+            f"CONTAMINATED: the checkpoint was trained on {marked:,} of these {images:,} images "
+            "or on other images of their patients; their scores are not test scores"
+        )
+    elif state["contaminated"]:
+        print(
+            "CONTAMINATED: the checkpoint was trained on test images (--allow_leakage), "
+            "though on none of these or their patients"
+        )
 
 
 def cam_of(args: argparse.Namespace, model: RoiModel, state: dict[str, Any]) -> Callable[[str], np.ndarray]:
@@ -395,10 +443,8 @@ def provenance(args: argparse.Namespace, state: dict[str, Any]) -> dict[str, Any
 def save_predictions(args: argparse.Namespace, state: dict[str, Any], rows: Iterator[dict[str, Any]]) -> None:
     from roi.predictions import write
 
-    count, marked = write(args.save_json, rows, provenance(args, state))
+    count, _ = write(args.save_json, rows, provenance(args, state))
     print(f"{args.save_json}: {count:,} images")
-    if marked:
-        print(f"CONTAMINATED: the checkpoint was trained on {marked:,} of them or on other images of their patients; their scores are not test scores")
 
 
 def output_of(args: argparse.Namespace) -> Path:

@@ -22,6 +22,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from roi import cli
@@ -29,7 +30,7 @@ from roi.files import contents, replacing
 from roi.images import locate
 from roi.labels import LABELS, normal_name
 from roi.sources import VOTES, read_nih
-from roi.table import COLUMNS, check_table, class_list, csv_text, image_keys, listed, tokens
+from roi.table import COLUMNS, check_table, class_list, csv_text, listed, match_images, tokens, unmatched
 
 ONE = {"image_dir": None, "filter_list": None, "label_from": "Finding Labels"}
 SEVERAL: dict[str, Any] = {
@@ -169,13 +170,12 @@ def make_union(args: argparse.Namespace) -> None:
 
 def keep_listed(table: pd.DataFrame, filter_list: str, src_csv: str) -> pd.DataFrame:
     """The rows that the list names; every name of the list must have one."""
-    names = pd.Series(listed(filter_list), dtype=str).drop_duplicates()
-    wanted, here = image_keys(names), image_keys(table["image"])
-    lacking = names[~wanted.isin(here)].tolist()
-    if lacking:
-        count = f"{len(lacking)} of its {len(names)} images"
-        raise ValueError(f"{filter_list}: {count} are not in {src_csv}, the first is {min(lacking)}")
-    return table[here.isin(wanted)].copy()
+    names = sorted(set(listed(filter_list)))
+    place = match_images(names, table["image"])
+    if (place < 0).any():
+        lacking = f"{(place < 0).sum()} of its {len(names)} images are not in {src_csv}"
+        raise ValueError(f"{filter_list}: {lacking}, {unmatched(names, place)}")
+    return table.iloc[np.unique(place)].copy()
 
 
 def keep_present(table: pd.DataFrame, folder: Path, side_file: Path, allow_missing: bool) -> pd.DataFrame:

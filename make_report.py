@@ -5,7 +5,8 @@
 
 Each run is a folder with scores/metrics.json of evaluate.py (or that file itself) and, where present, train_metrics.csv or
 metrics.csv of training. The first run is described in full. Predictions, table, masks and boxes are read for the gallery where
-metrics.json says they are; what is not there is named on the page with the command that makes it. No model is loaded.
+metrics.json says they are; what is not there is named on the page with the command that makes it, and what is odd in a
+file is left out and said. No model is loaded.
 """
 
 import argparse
@@ -33,6 +34,11 @@ def main(args: argparse.Namespace) -> None:
     refuse_existing(args.out, overwrite=args.overwrite)
     writable(Path(args.out))
     runs = [read_run(run) for run in args.runs]
+    for run in runs:
+        for why in run.odd.values():
+            print(f"{run.file}: {why}; what it belongs to is left out")
+        if run.log_odd:
+            print(f"{run.log_odd}; the curves of training are left out")
     text = page(runs, args.image_root, args.cases, args.title)
     with replacing(args.out) as file:
         file.write(text)

@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 from roi import cli  # noqa: E402
 from roi.files import replacing  # noqa: E402
+from roi.text import decimal  # noqa: E402
 
 if TYPE_CHECKING:
     import torch
@@ -63,7 +64,8 @@ def write_result(name: str, machine: str, result: dict[str, Any], folder: Path |
 
 
 def interval(score: dict[str, float | None]) -> str:
-    return " ".join("undefined" if score[k] is None else f"{score[k]:.3f}" for k in ("value", "low", "high"))
+    values = [score[k] for k in ("value", "low", "high")]
+    return " ".join("undefined" if v is None else decimal(v, 3) for v in values)
 
 
 def processor() -> str:

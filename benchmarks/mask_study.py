@@ -24,6 +24,7 @@ from typing import Any
 from harness import add_machine, script, write_result
 
 from roi import cli
+from roi.text import decimal
 
 VARIANTS: dict[str, tuple[object, ...]] = {
     "standard": ("train_roi_baselines.py", "--mode", "standard"),
@@ -102,7 +103,7 @@ def main(args: argparse.Namespace) -> None:
     picture(args, path.with_suffix(".png"))
     print(table(summary))
     for name, goal in goals.items():
-        print(f"{'met   ' if goal['met'] else 'MISSED'} {name}: {goal['value']:.3f} (goal {goal['goal']})")
+        print(f"{'met   ' if goal['met'] else 'MISSED'} {name}: {decimal(goal['value'], 3)} (goal {goal['goal']})")
     print(f"probe of the true boxes: {place['boxes']:.3f}, of the same area as a mask: {place['same_area']:.3f}; {path}")
 
 
@@ -335,7 +336,7 @@ def picture(args: argparse.Namespace, path: Path) -> None:
         views = model(pixels, 0.1)
     grey, mask = pixels[0, 0].numpy() / 255, views.hard[0, 0].numpy() > 0
     empty = sum(IMAGENET_MEAN) / 3
-    own = read_maps(folder_of(args, "evidence", 0) / "class_masks.npz", only=[name])
+    own = read_maps(folder_of(args, "evidence", 0) / "class_masks.npz", [name])
     panels: list[tuple[str, Any, str]] = [("X-ray", grey, "full: the labels")]
     panels += [(f"map of {label}", own.maps["class_mask"][0, own.classes.index(label)], "locate: high somewhere,\nwhere it is present") for label in found]
     panels += [
@@ -393,7 +394,9 @@ def table(summary: dict[str, Any]) -> str:
     """Markdown: a row a variant, mean ± standard deviation."""
 
     def cell(value: dict[str, float | None] | None) -> str:
-        return "–" if value is None else f"{value['mean']:.3f}" + (f" ± {value['sd']:.3f}" if value["sd"] is not None else "")
+        if value is None or value["mean"] is None:
+            return "–"
+        return decimal(value["mean"], 3) + (f" ± {value['sd']:.3f}" if value["sd"] is not None else "")
 
     lines = ["| training | runs | " + " | ".join(FIGURES.values()) + " |", "|---" * (len(FIGURES) + 2) + "|"]
     lines += [f"| {variant} | {row['runs']} | " + " | ".join(cell(row.get(name)) for name in FIGURES) + " |" for variant, row in summary.items()]

@@ -1,16 +1,18 @@
 """Compressed files of arrays (.npz) that are written row by row: memory stays flat, the file is complete or absent."""
 
+import json
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
 from roi.files import beside, reason, replacing
+from roi.origin import check_origin
 
 
 class ArrayWriter:
@@ -85,6 +87,14 @@ class ArrayWriter:
         self.__exit__()
 
 
+def origin(images: list[str], meta: dict[str, Any], contaminated: Collection[str]) -> dict[str, Any]:
+    """What files of maps and of curves say of their images: names, which were trained on, and where all comes from."""
+    marked = np.array([image in contaminated for image in images], dtype=bool)  # (N,)
+    known = {**meta, "images": len(images), "contaminated_images": int(marked.sum())}
+    known["contaminated"] = bool(meta.get("contaminated")) or bool(marked.any())
+    return {"images": np.array(images), "contaminated": marked, "meta": json.dumps(known)}
+
+
 def describe(kinds: dict[str, tuple[np.dtype, tuple[int, ...]]]) -> str:
     return ", ".join(f"{name} {kind}{list(shape)}" for name, (kind, shape) in kinds.items()) or "nothing"
 
@@ -103,3 +113,33 @@ def read_arrays(path: str | Path, needed: Sequence[str], what: str) -> dict[str,
     if missing:
         raise ValueError(f"{path}: not a {what} (it has no {', '.join(map(repr, missing))}, but {sorted(arrays)[:12]})")
     return arrays
+
+
+def scalar(arrays: dict[str, np.ndarray], name: str, path: str | Path) -> float:
+    """A number of the file. ValueError: it is none."""
+    value = arrays[name]
+    if value.ndim or not np.issubdtype(value.dtype, np.number) or not np.isfinite(value):
+        raise ValueError(f"{path}: {name!r} is {value.dtype}{list(value.shape)}, not a number; write the file anew")
+    return float(value)
+
+
+def read_meta(value: np.ndarray, path: str | Path, what: str) -> dict[str, Any]:
+    """The text `meta` of the file: where it comes from. ValueError: it is no JSON, or a value in it is odd."""
+    try:
+        meta = json.loads(str(value))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not a {what}: its meta is no JSON ({error})") from error
+    return check_origin(meta, f"{path}: meta")
+
+
+def trained_on(arrays: dict[str, np.ndarray], meta: dict[str, Any], rows: np.ndarray, path: str | Path) -> bool | None:
+    """Was the checkpoint trained on one of these rows, or another image of their patients? None: nobody says."""
+    marked = arrays.get("contaminated")
+    if marked is None:
+        return meta.get("contaminated")
+    if marked.shape != arrays["images"].shape or marked.dtype != bool:
+        raise ValueError(
+            f"{path}: 'contaminated' is {marked.dtype}{list(marked.shape)}, not a yes or no an image; "
+            "write the file anew"
+        )
+    return True if marked[rows].any() else meta.get("contaminated")

@@ -1,6 +1,6 @@
 """Boxes of findings: the published list of NIH and any CSV like it; those of VinDr-CXR, moved from the DICOM files to their PNG."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -10,10 +10,12 @@ import pandas as pd
 from roi.files import replacing
 from roi.labels import LABELS, canonical, normal_name
 from roi.sources import VINDR
+from roi.table import ABSENT, AMBIGUOUS, match_images
 from roi.text_table import numbers, read_text_table
 
 SIDES = ("x", "y", "w", "h")
 BOXES = ("image", "label", *SIDES, "width", "height")  # columns that write_boxes gives
+Box = tuple[str, float, float, float, float]  # label, then SIDES in 0..1
 CORNERS = ["x_min", "y_min", "x_max", "y_max"]
 MARKS = ("image_id", "class_name", *CORNERS)  # columns of VinDr-CXR and VinBigData
 
@@ -65,6 +67,25 @@ def read_boxes(csv: str | Path, space: float = 1024.0, known: Collection[str] = 
     return boxes[["image", "label", *SIDES]]
 
 
+def boxes_by_image(boxes: pd.DataFrame, images: Sequence[str]) -> tuple[dict[str, list[Box]], str]:
+    """The boxes of each of `images` that has one, and a sentence on those that may be of several images, or "".
+
+    Boxes of images that are not among these are nobody's loss: lists of boxes are of whole data sets.
+    """
+    place = match_images(boxes["image"], images)
+    found: dict[str, list[Box]] = {}
+    for n, label, *sides in zip(place.tolist(), *(boxes[c] for c in ("label", *SIDES)), strict=True):
+        if n >= 0:
+            found.setdefault(images[n], []).append((label, *sides))
+    unclear = boxes["image"][place == AMBIGUOUS]
+    if unclear.empty:
+        return found, ""
+    return found, (
+        f"{len(unclear):,} boxes are left out, as their image may be any of several (the first is {unclear.iloc[0]}); "
+        "name images by their folders, as the table does"
+    )
+
+
 def left_out(boxes_out: Path) -> Path:
     return boxes_out.with_name(f"{boxes_out.stem}_left_out.csv")
 
@@ -100,12 +121,14 @@ def write_boxes(marks: pd.DataFrame, csv: Path, out: Path, facts: list[dict[str,
     drawn = marks[marks[CORNERS].notna().any(axis=1) & ~nothing.astype(bool)]
     label = drawn["class_name"].map({theirs: ours for ours, theirs in VINDR.items()})
     images = pd.DataFrame(facts, columns=["image", "rows", "columns", "width", "height"])
-    images["image_id"] = [PurePosixPath(image).stem for image in images["image"]]
-    twice = set(images["image_id"][images["image_id"].duplicated()])
-    if not set(marks["image_id"]) & set(images["image_id"]):
+    # The lists name images without their ending, and perhaps without their folder.
+    stems = [str(PurePosixPath(image).with_suffix("")) for image in images["image"]]
+    if (match_images(marks["image_id"].unique(), stems) == ABSENT).all():
         raise ValueError(f"--boxes {csv}: none of its {marks['image_id'].nunique():,} images is among the PNG; is it of this set?")
-    boxes = drawn[label.notna()].merge(images.drop_duplicates("image_id"), on="image_id", how="left")
+    boxes = drawn[label.notna()].reset_index(drop=True)
     boxes["label"] = label.dropna().to_numpy()
+    place = match_images(boxes["image_id"], stems)
+    boxes = boxes.join(images.reindex(place).reset_index(drop=True))  # no row has a negative number
     rows, columns, height, width = (pd.to_numeric(boxes[c]) for c in ("rows", "columns", "height", "width"))
     left, top, right, bottom = (boxes[c] for c in CORNERS)
     outside = (left < -1) | (top < -1) | (right > columns + 1) | (bottom > rows + 1)
@@ -114,8 +137,8 @@ def write_boxes(marks: pd.DataFrame, csv: Path, out: Path, facts: list[dict[str,
     boxes["x"], boxes["y"], boxes["w"], boxes["h"] = left * across, top * down, (right - left) * across, (bottom - top) * down
     boxes[[*SIDES]] = boxes[[*SIDES]].round(3)
     whys = {
-        "no such PNG": boxes["image"].isna(),
-        "several PNG of this name": boxes["image_id"].isin(twice),
+        "no such PNG": place == ABSENT,
+        "several PNG of this name": place == AMBIGUOUS,
         "leaves its image": outside,
         "no area": ~((boxes["w"] > 0) & (boxes["h"] > 0)),
     }

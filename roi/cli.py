@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from roi.text import Console, printable
+
 on_off = argparse.BooleanOptionalAction
 SCHEDULES = ("constant", "cosine", "plateau", "onecycle")
 AUGMENT: dict[str, dict[str, Any]] = {  # what --augment stands for
@@ -33,6 +35,10 @@ def run(main: Callable[[argparse.Namespace], int | None], parse_args: Callable[[
     SIGTERM ends it as Ctrl-C does, so that nothing half-written stays (training has its own answer to both).
     ROI_DEBUG=1 in the environment shows the traceback as well.
     """
+    # The one place where what file names hold is kept from the terminal.
+    for name in ("stdout", "stderr"):
+        if not isinstance(getattr(sys, name), Console):
+            setattr(sys, name, Console(getattr(sys, name)))
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started us with Ctrl-C ignored
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
@@ -43,7 +49,7 @@ def run(main: Callable[[argparse.Namespace], int | None], parse_args: Callable[[
     except (ValueError, OSError) as error:
         if os.environ.get("ROI_DEBUG"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -16,6 +16,8 @@ import pandas as pd
 from roi import calibration, conformal
 from roi.files import replacing
 from roi.labels import NORMAL
+from roi.origin import ORIGIN
+from roi.schema import COUNT, NUMBER, TEXT, Each, Items, Keys, Maybe, problems
 from roi.scores import Drawn, Weighed, estimate, weighted_by
 from roi.table import is_finding
 
@@ -23,8 +25,13 @@ VERSION = 1
 SHIFT = 0.25  # prevalences that differ by more than this share of the calibration's are worth a warning
 CURVE = tuple(round(a, 2) for a in np.arange(0.01, 0.51, 0.01).tolist())  # alphas of the risk curve
 RULES = ("fnr", "fnr_with_finding", "fnr_shifted", "fdr")  # one threshold for all findings
-NEEDED = ("alpha", "delta", "unit", "classes", "each", "shift", "scale", "scaling", "curve", "n_patients", "with_finding", "prevalence", "patients", "model")
 EACH = ("present_from", "absent_to", "precise_from")  # thresholds of a finding
+THRESHOLDS = Keys({
+    "alpha": NUMBER, "delta": NUMBER, "unit": TEXT, "classes": Items(TEXT), **dict.fromkeys(RULES, Maybe(NUMBER)),
+    "each": Each(Keys(dict.fromkeys(EACH, Maybe(NUMBER)))), "shift": Maybe(Keys()),
+    "scale": TEXT, "scaling": Maybe(Each(Items(NUMBER))), "curve": Items(Keys({"alpha": NUMBER, "fnr": Maybe(NUMBER)})),
+    "n_patients": COUNT, "with_finding": NUMBER, "prevalence": Each(NUMBER), "patients": Items(TEXT), "model": ORIGIN,
+})  # fmt: skip
 
 
 def calibrate(
@@ -163,8 +170,16 @@ def read(path: str | Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: not a file of thresholds ({error})") from error
-    if not isinstance(found, dict) or found.get("version") != VERSION or not {*NEEDED, *RULES} <= found.keys():
+    if not isinstance(found, dict) or found.get("version") != VERSION:
         raise ValueError(f"{path}: not a file of calibrate_conformal.py, or of another version of it; make it anew")
+    wrong = next(problems(found, THRESHOLDS), "")
+    for block in ("each", "prevalence", *(["scaling"] if found.get("scale") != "none" else [])):
+        lacking = [] if wrong else [c for c in found["classes"] if c not in (found[block] or {})]
+        wrong = wrong or (f"{block!r} has no {lacking[0]!r}" if lacking else "")
+    if not wrong and found["scale"] not in ("none", *calibration.FITS):
+        wrong = f"'scale' is {found['scale']!r}"
+    if wrong:
+        raise ValueError(f"{path}: not a file of calibrate_conformal.py: {wrong}; make it anew")
     return found
 
 

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from roi import dist
 from roi.cache import PixelCache, open_cache
 from roi.files import replacing
-from roi.images import UnreadableImage, locate, read_grey
+from roi.images import UnreadableImage, locate, read_grey, said_outside
 
 
 class Batch(NamedTuple):
@@ -141,7 +141,11 @@ def present(table: pd.DataFrame, image_root: str, skip: bool, output: Path) -> t
                 file.writelines(f"{image}\n" for image in missing)
         print(f"{len(missing):,} images are missing and were left out; listed in {side_file}")
     here = np.array([path is not None for path in paths])
-    return table[here], [path for path in paths if path is not None]
+    there = [path for path in paths if path is not None]
+    elsewhere = said_outside(image_root, there)
+    if elsewhere:
+        print(elsewhere)
+    return table[here], there
 
 
 def cached(table: pd.DataFrame, paths: list[str], folder: str, size: int, workers: int, skip: bool, output: Path) -> tuple[PixelCache, pd.DataFrame]:

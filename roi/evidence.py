@@ -1,12 +1,13 @@
 """What infer_roi_consistency.py writes beside its predictions, while the images go by: maps of masks, Grad-CAM, curves.
 
-Each output has `add(batch, rows, views)` and `close`; as a context manager it leaves no file when an error comes first.
+Each output has `add(batch, names, views)` and `close`; as a context manager it leaves no file when an error comes
+first.
 Letters: B images of a batch, m x m the cells of a map, P x P the pixels of the input.
 """
 
 from collections.abc import Collection
-from pathlib import Path, PurePosixPath
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from roi import dist
-from roi.arrays import ArrayWriter
+from roi.arrays import ArrayWriter, origin
 from roi.cam import GradCam
 from roi.data import Batch
 from roi.maps import REINIT, pack
@@ -28,7 +29,7 @@ class Output(Protocol):
     def __enter__(self) -> object: ...
     def __exit__(self, *exc: object) -> None: ...
     def add(self, batch: Batch, names: list[str], views: Views) -> None: ...
-    def close(self, classes: list[str], meta: str) -> int: ...
+    def close(self, classes: list[str], meta: dict[str, Any], contaminated: Collection[str]) -> int: ...
 
 
 class MapsFile:
@@ -54,12 +55,19 @@ class MapsFile:
         )
         self.images += names
 
-    def close(self, classes: list[str], meta: str) -> int:
-        """Write the file; -> its images. `classes` [""] where one map serves all; `meta`: JSON."""
+    def close(self, classes: list[str], meta: dict[str, Any], contaminated: Collection[str]) -> int:
+        """Write the file; -> its images.
+
+        Args:
+            classes: [""] where one map serves all.
+            meta: where the maps come from.
+            contaminated: the images that the checkpoint was trained on, or on others of their patients.
+        """
         self.images = [name for names in dist.gathered(self.images) for name in names]
         self.file.close(
-            images=np.array(self.images), classes=np.array(classes), sources=np.array(self.sources), side=self.side, keep_ratio=self.keep_ratio, meta=meta
-        )
+            **origin(self.images, meta, contaminated), classes=np.array(classes), sources=np.array(self.sources),
+            side=self.side, keep_ratio=self.keep_ratio,
+        )  # fmt: skip
         return len(self.images)
 
 
@@ -88,17 +96,17 @@ class MaskMaps(MapsFile):
                 hard["mask" + REINIT] = exact_topk(z, kept_pixels(self.side, self.side, self.keep_ratio))
         self.rows(names, {s: F.adaptive_avg_pool2d(z.cpu(), self.size) for s, z in scores.items()}, hard)
 
-    def close(self, classes: list[str], meta: str) -> int:
-        return super().close([""], meta)
+    def close(self, classes: list[str], meta: dict[str, Any], contaminated: Collection[str]) -> int:
+        return super().close([""], meta, contaminated)
 
 
 def boxed(names: list[str], only: Collection[str] | None) -> list[int]:
-    """The places of the images whose file name is in `only` (None: of all)."""
-    return [n for n, name in enumerate(names) if only is None or PurePosixPath(name).name in only]
+    """The places of the images that are in `only` (None: of all)."""
+    return [n for n, name in enumerate(names) if only is None or name in only]
 
 
 class ClassMaps(MapsFile):
-    """The map of each class behind a mask, of the model and of the re-initialised one, for the images whose file name is in `only`."""
+    """The map of each class behind a mask, of the model and of the re-initialised one, for the images in `only`."""
 
     def __init__(self, path: str | Path, reinit: RoiModel, keep_ratio: float, size: int, dtype: torch.dtype, only: Collection[str] | None) -> None:
         super().__init__(path, ["class_mask", "class_mask" + REINIT], keep_ratio)
@@ -122,7 +130,7 @@ class ClassMaps(MapsFile):
 
 
 class CamMaps(MapsFile):
-    """Grad-CAM of every class, of the model and of the re-initialised one, for the images whose file name is in `only` (None: all).
+    """Grad-CAM of every class, of the model and of the re-initialised one, for the images in `only` (None: all).
 
     A map is divided by its highest value: the ranking of its cells stays, small gradients survive the two bytes of a number.
     """

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from roi import metrics
-from roi.arrays import read_arrays
+from roi.arrays import read_arrays, read_meta, scalar, trained_on
 from roi.scores import Drawn, Weighed, estimate, scored, weighted_mean
 
 WHAT = "file of curves (infer_roi_consistency.py --curves)"
@@ -27,7 +27,10 @@ class Curves:
     drop: np.ndarray  # (N, S, F, K) probabilities on the rest
     full: np.ndarray  # (N, K) probabilities on the whole image
     keep_ratio: float
-    meta: str  # JSON: where it comes from
+    meta: dict[str, Any]  # where it comes from
+    contaminated: bool | None = (
+        None  # was the checkpoint trained on some of these images or their patients? None: nobody says
+    )
 
 
 def read_curves(path: str | Path) -> Curves:
@@ -42,9 +45,11 @@ def read_curves(path: str | Path) -> Curves:
         if not ((arrays[part] >= 0) & (arrays[part] <= 1)).all():
             raise ValueError(f"{path}: holds values of {part!r} that are no probabilities in 0..1")
     images, classes, sources = (arrays[name].astype(str).tolist() for name in ("images", "classes", "sources"))
+    meta = read_meta(arrays["meta"], path, WHAT)
     return Curves(
-        images, classes, sources, arrays["fractions"], arrays["crop"], arrays["drop"], arrays["full"], float(arrays["keep_ratio"]), str(arrays["meta"])
-    )
+        images, classes, sources, arrays["fractions"], arrays["crop"], arrays["drop"], arrays["full"],
+        scalar(arrays, "keep_ratio", path), meta, trained_on(arrays, meta, np.arange(n), path),
+    )  # fmt: skip
 
 
 def confidence_scores(prob: dict[str, np.ndarray], target: np.ndarray) -> dict[str, Weighed]:
@@ -110,7 +115,13 @@ def controls(curves: Curves, target: np.ndarray, patients: np.ndarray, resamples
             for control, theirs in figures.items()
             if control != "mask"
         }
-    return {"n_images": len(curves.images), "keep_ratio": curves.keep_ratio, "fractions": [float(f) for f in curves.fractions], "sources": block}
+    return {
+        "n_images": len(curves.images),
+        "contaminated": curves.contaminated,
+        "keep_ratio": curves.keep_ratio,
+        "fractions": [float(f) for f in curves.fractions],
+        "sources": block,
+    }
 
 
 def area(height: np.ndarray, fractions: np.ndarray) -> np.ndarray:

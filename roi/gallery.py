@@ -10,14 +10,14 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-import pandas as pd
 from PIL import Image, features
 from scipy.stats import rankdata
 
+from roi.boxes import Box
 from roi.images import read_grey
 from roi.maps import REINIT, Maps
 from roi.predictions import Predictions
-from roi.table import image_keys, is_finding
+from roi.table import is_finding
 from roi.visuals import crop_picture, mask_picture, overlay_picture
 
 SIZE = 256  # pixels a side of a picture
@@ -102,7 +102,10 @@ def pick(kind: str, queues: Queues, patients: Sequence[str], before: Sequence[Ca
 
 
 class Evidence:
-    """Masks or maps of the images: the outline of what is kept, or, without a mask, a heat map."""
+    """Masks or maps of the images, by the names that the table gives them.
+
+    Shown are the outline of what is kept, or, without a mask, a heat map.
+    """
 
     def __init__(self, files: Sequence[Maps]) -> None:
         self.maps: Maps | None = None
@@ -111,16 +114,23 @@ class Evidence:
         masks = [(maps, source) for maps, source in real if source in maps.kept]
         for maps, source in (masks or [(m, s) for m, s in real if s == "mask"] or real)[:1]:
             self.maps, self.source = maps, source
-        self.place = {key: n for n, key in enumerate(image_keys(pd.Series(self.maps.images, dtype=str)))} if self.maps else {}
+        self.place = {image: n for n, image in enumerate(self.maps.images)} if self.maps else {}
 
-    def _row_class(self, key: str, finding: str) -> tuple[int, int] | None:
-        if self.maps is None or key not in self.place or (finding not in self.maps.classes and self.maps.classes != [""]):
+    def _row_class(self, image: str, finding: str) -> tuple[int, int] | None:
+        if (
+            self.maps is None
+            or image not in self.place
+            or (finding not in self.maps.classes and self.maps.classes != [""])
+        ):
             return None
-        return self.place[key], self.maps.classes.index(finding) if finding in self.maps.classes else 0
+        return self.place[image], self.maps.classes.index(finding) if finding in self.maps.classes else 0
 
-    def mask(self, key: str, finding: str) -> Image.Image | None:
+    def has(self, image: str, finding: str) -> bool:
+        return self._row_class(image, finding) is not None
+
+    def mask(self, image: str, finding: str) -> Image.Image | None:
         """Picture of SIZE x SIZE, 255 where kept; from the map (its highest cells) where the file holds no pixels of a mask."""
-        found = self._row_class(key, finding)
+        found = self._row_class(image, finding)
         if found is None or self.maps is None:
             return None
         if self.source in self.maps.kept:
@@ -133,19 +143,19 @@ class Evidence:
         kept[best] = 1
         return mask_picture(kept.reshape(score.shape), (SIZE, SIZE))
 
-    def heat(self, key: str, finding: str) -> np.ndarray | None:
+    def heat(self, image: str, finding: str) -> np.ndarray | None:
         """(SIZE, SIZE) in 0..1, the map stretched over its own range; None where there is a mask, or no map of the finding."""
-        found = self._row_class(key, finding)
+        found = self._row_class(image, finding)
         if found is None or self.maps is None or self.source in self.maps.kept or self.source == "mask":
             return None
         score = np.asarray(Image.fromarray(self.maps.maps[self.source][found]).resize((SIZE, SIZE), Image.Resampling.BILINEAR))
         return (score - score.min()) / max(float(np.ptp(score)), 1e-12)
 
 
-def draw(path: str, key: str, finding: str, evidence: Evidence, boxes: Sequence[tuple[str, float, float, float, float]]) -> list[tuple[bytes, str]]:
+def draw(path: str, name: str, finding: str, evidence: Evidence, boxes: Sequence[Box]) -> list[tuple[bytes, str]]:
     """The X-ray with what is known of it, and the crop where there is a mask -> (picture, what it shows); boxes in 0..1."""
     grey = read_grey(path, SIZE)
-    mask, heat = evidence.mask(key, finding), evidence.heat(key, finding)
+    mask, heat = evidence.mask(name, finding), evidence.heat(name, finding)
     blank = Image.fromarray(np.zeros((SIZE, SIZE), dtype=np.uint8))
     if heat is not None:
         colour = matplotlib.colormaps["inferno"](heat)[:, :, :3] * 255  # (H, W, 3)

@@ -1,7 +1,7 @@
 """Where an image lies and what its pixels are. Always grey, 8 bit; never a black image in place of one that cannot be read."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -47,6 +47,37 @@ def locate(image_root: str | Path, images: Sequence[str]) -> list[str | None]:
             raise ValueError(f"image {image!r} leaves --image_root {root}; tables name images by their path below it")
         paths.append(next((str(base / name) for base in bases if name.name in listing((base / name).parent)), None))
     return paths
+
+
+def outside(image_root: str | Path, paths: Iterable[str]) -> list[tuple[str, str]]:
+    """The images that a link leads out of `image_root`: (path, where its file really lies).
+
+    A linked folder (image_root/images -> /data/...) is asked once, whatever it holds; of files those that are links.
+    """
+    root = os.path.realpath(image_root)
+    folders: dict[str, tuple[str, set[str]]] = {}  # folder -> where it really lies, the names in it that are links
+    found = []
+    for path in paths:
+        folder, name = os.path.split(path)
+        if folder not in folders:
+            with os.scandir(folder) as entries:
+                links = {entry.name for entry in entries if entry.is_symlink()}
+            folders[folder] = os.path.realpath(folder), links
+        real, links = folders[folder]
+        target = os.path.realpath(path) if name in links else os.path.join(real, name)
+        if not target.startswith(os.path.join(root, "")):
+            found.append((path, target))
+    return found
+
+
+def said_outside(image_root: str | Path, paths: Sequence[str]) -> str:
+    """The same in one sentence; "" where none leads out."""
+    found = outside(image_root, paths)
+    if not found:
+        return ""
+    path, target = found[0]
+    count = f"{len(found):,} of {len(paths):,} images lie outside {image_root}, behind links"
+    return f"{count}: the first is {path} -> {target}"
 
 
 def to_grey(image: Image.Image) -> Image.Image:

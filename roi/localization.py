@@ -18,7 +18,6 @@ which differs between findings: a disc in the middle finds nearly every heart an
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -43,7 +42,8 @@ from roi.fixed_places import DEALS, LabelledMaps, count_boxes, deal_folds, folds
 from roi.labels import LABELS
 from roi.maps import REINIT, Maps
 from roi.metrics import interval
-from roi.table import image_keys
+from roi.table import match_images
+from roi.text import decimal
 
 DRAWS, SHUFFLES, BLOB = 20, 10, 1.5 / 32  # BLOB: sigma of the random maps, in sides of the map
 COMPARED = ("pointing", "pointing_union", "recall", "precision", "iou@0.1", "iou@0.3", "iou@0.5", "area_iou@0.1", "area_iou@0.3")
@@ -101,18 +101,9 @@ def with_interval(value: float, drawn: np.ndarray) -> dict[str, float | None]:
 # ---- the section of metrics.json ------------------------------------------------------------------------------------
 
 
-def find(wanted: pd.Series, names: Iterable[str]) -> np.ndarray:
-    """Place of each wanted image among the names, by key, else by its last path component where that is unique; -1 = not there. (n,) -> (n,)"""
-    keys = image_keys(pd.Series(list(names), dtype=str)).tolist()
-    bare = [key.rpartition("/")[2] for key in keys]
-    often = Counter(bare)
-    place = {name: n for n, name in enumerate(bare) if often[name] == 1} | {key: n for n, key in enumerate(keys)}
-    return np.array([place.get(key, place.get(key.rpartition("/")[2], -1)) for key in image_keys(wanted.astype(str))], dtype=int)
-
-
 def read_truth(sets: Sequence[Maps], boxes: pd.DataFrame, patients: pd.Series) -> tuple[Truth, list[np.ndarray]]:
     """-> the boxes of images that every set has, and for each set the rows of these images (N,)"""
-    places = np.stack([find(boxes["image"], one.images) for one in sets])  # (sets, boxes)
+    places = np.stack([match_images(boxes["image"], one.images) for one in sets])  # (sets, boxes)
     inside = (places >= 0).all(0)
     if not inside.any():
         example = f" (a box of {boxes['image'].iloc[0]!r}, a map of {sets[0].images[0]!r})" if len(boxes) and sets[0].images else ""
@@ -135,7 +126,7 @@ def read_truth(sets: Sequence[Maps], boxes: pd.DataFrame, patients: pd.Series) -
     _, first, image = np.unique(places[0], return_index=True, return_inverse=True)
     pair, box_pair = np.unique(image * len(findings) + finding, return_inverse=True)
     names = pd.Series([sets[0].images[row] for row in places[0, first]], dtype=str)
-    known = find(names, patients.index)
+    known = match_images(names, patients.index)
     if (known < 0).any():
         raise ValueError(f"{names[known < 0].iloc[0]!r} has a map and a box, but no patient; give the table that lists this image")
     people, patient = np.unique(patients.to_numpy().astype(str)[known], return_inverse=True)
@@ -174,7 +165,7 @@ def score_maps(
     Args:
         sets: files of maps.
         boxes: image, label, x, y, w, h in 0..1.
-        patients: image key (roi.table.image_keys) -> patient.
+        patients: image -> patient.
         keep_ratio: used where the files say none; the controls keep that share of the cells of a grid.
         labelled: maps of images with known labels, from which label_place is chosen; none: there is no label_place.
 
@@ -437,6 +428,7 @@ def reading(found: dict[str, Any]) -> list[Reading]:
             verdict, said = "above", above
         elif v["high"] < 0:
             verdict, said = "below", below
-        sentence = f"{said} ({v['value']:+.3f} [{v['low']:+.3f}, {v['high']:+.3f}])."
+        value, low, high = (decimal(v[key], 3, "+") for key in ("value", "low", "high"))
+        sentence = f"{said} ({value} [{low}, {high}])."
         readings.append(Reading(control, verdict, sentence))
     return readings

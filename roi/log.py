@@ -68,8 +68,12 @@ class MetricsLog:
             file.writelines(f"{line}\n" for line in (header, *done))
 
     def row(self, values: dict[str, Any]) -> None:
-        """Write one epoch. What a column has no value for stays empty."""
-        text = {c: f"{v:.6g}" if isinstance(v, float) else str(v) for c in self.columns if (v := values.get(c)) is not None}
+        """Write one epoch. What a column has no value for stays empty; -0.0 + 0.0 is 0.0."""
+        text = {
+            c: f"{v + 0.0:.6g}" if isinstance(v, float) else str(v)
+            for c in self.columns
+            if (v := values.get(c)) is not None
+        }
         self.lines.append(",".join(text.get(c, "") for c in self.columns))
         if self.path:
             with open(self.path, "a", encoding="utf-8", newline="") as file:

@@ -2,18 +2,20 @@
 
 Letters: N images, C findings (1 where one map serves all), S sources, m x m the cells of a map, P x P the pixels of the input.
 images (N,), classes (C,), sources (S,); per source map_<s> (N, C, m, m) float16, higher = more evidence, and, where there is
-a mask, kept_<s> (N, C, P P / 8) uint8, its packed 0/1 pixels; side = P (0 without masks), keep_ratio, meta (JSON).
+a mask, kept_<s> (N, C, P P / 8) uint8, its packed 0/1 pixels; side = P (0 without masks), keep_ratio, meta (JSON);
+contaminated (N,) bool, the images that were trained on (files of others may lack it).
 """
 
-import json
-from collections.abc import Collection
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from roi.arrays import read_arrays
+from roi.arrays import read_arrays, read_meta, scalar, trained_on
+from roi.table import AMBIGUOUS, match_images, unmatched
 
 WHAT = "file of maps (infer_roi_consistency.py --save_masks or --cam)"
 REINIT = "_reinit"  # a source of the same name from a model with new weights: the check of Adebayo et al. (2018)
@@ -27,34 +29,68 @@ class Maps:
     kept: dict[str, np.ndarray]  # source -> (N, C, P, P) uint8 0/1, for the sources that have a mask
     keep_ratio: float  # share of the pixels that a mask keeps
     meta: dict[str, Any]  # checkpoint, epoch, command, ...
+    contaminated: bool | None = (
+        None  # was the checkpoint trained on some of these images or their patients? None: nobody says
+    )
 
 
-def read_maps(path: str | Path, only: Collection[str] | None = None) -> Maps:
-    """Read a file of maps, the images whose file name (without folders) is in `only` alone if given.
+def read_maps(path: str | Path, images: Sequence[str] | None = None, wanted: np.ndarray | None = None) -> Maps:
+    """Read a file of maps.
 
-    ValueError: not such a file, an image twice, a map that is not finite.
+    Args:
+        path: the file.
+        images: (M,) names by which the caller knows its images: only their maps are read, under these names.
+        wanted: (M,) bool, of which of them.
+
+    Raises:
+        ValueError: not such a file, an image twice or of a name that may mean several of `images`, a map that is not
+            finite.
     """
     data = read_arrays(path, ("images", "classes", "sources", "side", "keep_ratio", "meta"), WHAT)
-    images, classes, sources, side = data["images"].tolist(), data["classes"].tolist(), data["sources"].tolist(), int(data["side"])
-    shape = (len(images), len(classes))
+    names, classes, sources = (
+        np.atleast_1d(data[key]).astype(str).tolist() for key in ("images", "classes", "sources")
+    )
+    side = int(scalar(data, "side", path))
+    shape = (len(names), len(classes))
     for name in [f"map_{s}" for s in sources] + [f"kept_{s}" for s in sources if f"kept_{s}" in data]:
         if name not in data or data[name].shape[:2] != shape or data[name].ndim != (4 if name.startswith("map_") else 3):
             found = data[name].shape if name in data else "nothing"
             raise ValueError(f"{path}: not a {WHAT}: {name} is {found} for {shape[0]} images and {shape[1]} maps each")
         if name.startswith("map_") and not np.isfinite(data[name]).all():
-            raise ValueError(f"{path}: {name} of {images[int(np.argwhere(~np.isfinite(data[name]))[0][0])]!r} is not finite; write the file anew")
+            raise ValueError(
+                f"{path}: {name} of {names[int(np.argwhere(~np.isfinite(data[name]))[0][0])]!r} is not finite; "
+                "write the file anew"
+            )
         if name.startswith("kept_") and data[name].shape[2] != -(-side * side // 8):
             raise ValueError(f"{path}: {name} holds {data[name].shape[2]} bytes an image, a mask of {side} x {side} pixels needs {-(-side * side // 8)}")
-    if len(set(images)) < len(images):
-        raise ValueError(f"{path}: lists {next(i for n, i in enumerate(images) if i in images[:n])!r} twice")
-    rows = np.arange(len(images)) if only is None else np.array([n for n, image in enumerate(images) if PurePosixPath(image).name in only], dtype=np.int64)
+    twice = pd.Series(names)[pd.Series(names).duplicated().to_numpy()]
+    if len(twice):
+        raise ValueError(f"{path}: lists {twice.iloc[0]!r} twice")
+    rows, place = chosen(path, names, images, wanted)
     maps = {s: data[f"map_{s}"][rows].astype(np.float32) for s in sources}
     kept = {s: unpack(data[f"kept_{s}"][rows], side) for s in sources if f"kept_{s}" in data}
-    try:
-        meta = json.loads(str(data["meta"]))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not a {WHAT}: its meta is no JSON ({error})") from error
-    return Maps([images[n] for n in rows], classes, maps, kept, float(data["keep_ratio"]), meta)
+    meta = read_meta(data["meta"], path, WHAT)
+    known = names if images is None else images
+    marked = trained_on(data, meta, rows, path)
+    return Maps([known[n] for n in place], classes, maps, kept, scalar(data, "keep_ratio", path), meta, marked)
+
+
+def chosen(
+    path: str | Path, names: list[str], images: Sequence[str] | None, wanted: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """-> rows of the file that are read, and their places among `images`."""
+    if images is None:
+        return np.arange(len(names)), np.arange(len(names))
+    place = match_images(names, images)
+    if (place == AMBIGUOUS).any():
+        raise ValueError(
+            f"{path}: its images cannot be told apart by their names: "
+            f"{unmatched(names, np.where(place == AMBIGUOUS, place, 0))}"
+        )
+    inside = place >= 0
+    if wanted is not None:
+        inside[inside] = wanted[place[inside]]
+    return np.flatnonzero(inside), place[inside]
 
 
 def pack(mask: np.ndarray) -> np.ndarray:

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from roi.text import LAYOUT, decimal, printable
+
 ABSENT = "–"  # not part of this run; what was computed and has no value is "undefined"
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"  # nothing is loaded, ever
 
@@ -87,13 +89,13 @@ window.addEventListener('beforeprint', function () { document.querySelectorAll('
 
 
 def esc(text: object) -> str:
-    return html.escape(str(text), quote=True)
+    return html.escape(printable(str(text), LAYOUT), quote=True)
 
 
 def number(value: object, digits: int = 3) -> str:
     if not isinstance(value, int | float) or not math.isfinite(value):
         return "undefined"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}f}"
+    return f"{value:,}" if isinstance(value, int) else decimal(value, digits)
 
 
 def interval(v: dict[str, Any] | None) -> str:
@@ -101,7 +103,8 @@ def interval(v: dict[str, Any] | None) -> str:
     if v is None:
         return ABSENT
     low, high = v.get("low"), v.get("high")
-    return number(v.get("value")) + (f" [{low:.3f}, {high:.3f}]" if defined(v.get("value")) and defined(low) and defined(high) else "")
+    limits = f" [{number(low)}, {number(high)}]" if defined(v.get("value")) and defined(low) and defined(high) else ""
+    return number(v.get("value")) + limits
 
 
 def defined(value: object) -> bool:
@@ -177,6 +180,11 @@ def figures(*panels: tuple[bytes, str]) -> str:
 
 def missing(what: str, command: str = "") -> str:
     return f'<p class="missing">{esc(what)}' + (f" Make it with <code>{esc(command)}</code>." if command else "") + "</p>"
+
+
+def banner(text: str) -> str:
+    """What nobody may miss."""
+    return f'<p class="banner" role="alert">{esc(text)}</p>'
 
 
 def note(text: str) -> str:

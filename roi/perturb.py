@@ -4,15 +4,16 @@ Insertion and deletion after Petsiuk et al. (2018), the model re-run as it was t
 Letters: B images, K classes, S sources, F fractions, H x W pixels. A mask is (B, 1, H, W), 1 = kept.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from roi import dist
-from roi.arrays import ArrayWriter
+from roi.arrays import ArrayWriter, origin
 from roi.data import Batch
 from roi.masks import exact_topk, graded, kept_pixels, random_mask
 from roi.model import RoiModel, Views
@@ -109,13 +110,13 @@ class Curves:
                 crop[:, SOURCES.index(source), f], drop[:, SOURCES.index(source), f] = logits.sigmoid().chunk(2)
         self.file.add(full=full.sigmoid().cpu().numpy(), crop=crop.cpu().numpy(), drop=drop.cpu().numpy())
 
-    def close(self, classes: list[str], meta: str) -> int:
-        """Write the file; -> its images. `meta`: JSON."""
+    def close(self, classes: list[str], meta: dict[str, Any], contaminated: Collection[str]) -> int:
+        """Write the file; -> its images. `meta`: where it comes from; `contaminated`: images that were trained on."""
         if self.waiting:
             self._flush()
         self.images = [name for names in dist.gathered(self.images) for name in names]
         self.file.close(
-            images=np.array(self.images), classes=np.array(classes), sources=np.array(SOURCES), fractions=np.array(self.kept),
-            keep_ratio=self.keep_ratio, meta=meta,
+            **origin(self.images, meta, contaminated), classes=np.array(classes), sources=np.array(SOURCES),
+            fractions=np.array(self.kept), keep_ratio=self.keep_ratio,
         )  # fmt: skip
         return len(self.images)

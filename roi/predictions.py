@@ -17,7 +17,8 @@ import pandas as pd
 
 from roi.files import beside, replacing
 from roi.labels import LABELS, NORMAL, canonical
-from roi.table import class_list, image_keys
+from roi.origin import check_origin
+from roi.table import class_list, image_keys, match_images, unmatched
 from roi.text_table import numbers, read_text_table
 
 PARTS = ("full", "crop", "drop")
@@ -40,10 +41,15 @@ def record(image: str, classes: list[str], prob: dict[str, np.ndarray], contamin
     """One image as it stands in the file; prob: part -> (K,). Seven digits, as many as a float32 has."""
     row: dict[str, Any] = {"image": image}
     for part, values in prob.items():
-        row[f"prob_{part}"] = {c: float(f"{p:.7g}") for c, p in zip(classes, values.tolist(), strict=True)}
+        row[f"prob_{part}"] = {c: seven_digits(p) for c, p in zip(classes, values.tolist(), strict=True)}
     if "drop" in prob:
-        row["faithfulness"] = {c: float(f"{p:.7g}") for c, p in zip(classes, (prob["full"] - prob["drop"]).tolist(), strict=True)}
+        lost = (prob["full"] - prob["drop"]).tolist()
+        row["faithfulness"] = {c: seven_digits(p) for c, p in zip(classes, lost, strict=True)}
     return {**row, "contaminated": True} if contaminated else row
+
+
+def seven_digits(value: float) -> float:
+    return float(f"{value:.7g}") + 0.0  # -0.0 + 0.0 is 0.0
 
 
 def records(preds: Predictions) -> Iterator[dict[str, Any]]:
@@ -77,8 +83,11 @@ def write(path: str | Path, rows: Iterable[dict[str, Any]], meta: dict[str, Any]
             own.write("\n]\n")
         count, marked = (sum(numbers) for numbers in list(zip(*everyone, strict=True))[1:])
         if dist.rank() == 0:
+            known = {**meta, "images": count, "contaminated_images": marked}
+            if marked:
+                known["contaminated"] = True
             with replacing(meta_path(path)) as file:
-                json.dump({**meta, "images": count, "contaminated_images": marked}, file, indent=1)
+                json.dump(known, file, indent=1)
         dist.wait()
     return count, marked
 
@@ -107,19 +116,19 @@ def ensemble(paths: Sequence[str]) -> Predictions:
     It is contaminated if one of its models is, and if one of the files does not say what its model was trained on, neither does the ensemble.
     """
     first, *others = members = [read(path) for path in paths]
-    keys = image_keys(pd.Series(first.images, dtype=str)).tolist()
     for path, other in zip(paths[1:], others, strict=True):
-        place = {key: n for n, key in enumerate(image_keys(pd.Series(other.images, dtype=str)))}
-        differing = [image for image, key in zip(first.images, keys, strict=True) if key not in place]
-        if differing or len(place) != len(keys):
+        rows = match_images(first.images, other.images)
+        differing = int((rows < 0).sum())
+        if differing or len(other.images) != len(rows):
             raise ValueError(
-                f"{path}: predicts {len(place):,} images, {paths[0]} {len(keys):,}, {len(differing):,} of which are not there"
-                + (f", the first is {differing[0]}" if differing else "")
+                f"{path}: predicts {len(other.images):,} images, {paths[0]} {len(rows):,}, "
+                f"{differing:,} of which are not there"
+                + (f", {unmatched(first.images, rows)}" if differing else "")
                 + "; an ensemble is of the same images"
             )
         if set(other.classes) != set(first.classes):
             raise ValueError(f"{path}: has the classes {', '.join(other.classes)}, {paths[0]} {', '.join(first.classes)}; an ensemble is of the same classes")
-        rows, columns = [place[key] for key in keys], [other.classes.index(c) for c in first.classes]
+        columns = [other.classes.index(c) for c in first.classes]
         other.prob = {part: values[rows][:, columns] for part, values in other.prob.items()}
         other.contaminated = other.contaminated[rows]
     parts = [part for part in PARTS if all(part in one.prob for one in members)]
@@ -137,9 +146,7 @@ def _read_meta(path: Path) -> dict[str, Any]:
         meta = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: is damaged ({error}); predict anew, or remove it (then nobody knows where the predictions come from)") from error
-    if not isinstance(meta, dict):
-        raise ValueError(f"{path}: is no description of predictions; predict anew, or remove it")
-    return meta
+    return check_origin(meta, str(path))
 
 
 def _read_csv(path: Path) -> Predictions:
@@ -174,8 +181,24 @@ def _read_json(path: Path) -> Predictions:
         raise ValueError(f"{path}: not a file of predictions ({type(error).__name__}: {error})") from error
     if other:
         raise ValueError(f"{path}: image {other[0]!r} is no text; names of images stand in quotes")
+    _nothing_more(path, rows, classes, parts)
     meta = _read_meta(meta_path(path))
     return Predictions(images, classes, prob, np.array([bool(row.get("contaminated")) for row in rows]), meta)
+
+
+def _nothing_more(path: Path, rows: list[dict[str, Any]], classes: list[str], parts: list[str]) -> None:
+    """ValueError: a row has a class or a view that the first row has not, and which would never be scored."""
+    views = [f"prob_{part}" for part in parts]
+    for n, row in enumerate(rows):
+        more = [view for view in (f"prob_{part}" for part in PARTS) if view in row and view not in views]
+        for view in views:
+            if len(row[view]) > len(classes):
+                more += [f"{view} of {c}" for c in row[view] if c not in classes]
+        if more:
+            raise ValueError(
+                f"{path}: row {n + 1} ({row['image']!r}) has {more[0]}, which row 1 has not; "
+                "all rows must have the same classes"
+            )
 
 
 # Predictions and the table of their images
@@ -189,14 +212,13 @@ def matched(path: str, table: pd.DataFrame, csv: str, members: Sequence[str] = (
     twice = [c for n, c in enumerate(preds.classes) if c in preds.classes[:n]]
     if twice:
         raise ValueError(f"{path}: has two columns for {twice[0]!r}")
-    place = {key: n for n, key in enumerate(image_keys(table["image"]))}
-    keys = image_keys(pd.Series(preds.images, dtype=str))
-    lacking = [image for image, key in zip(preds.images, keys, strict=True) if key not in place]
-    if lacking:
-        raise ValueError(f"{path}: {len(lacking):,} of its {len(preds.images):,} images are not in {csv}, the first is {lacking[0]}; give their own table")
+    place = match_images(preds.images, table["image"])
+    if (place < 0).any():
+        lacking = f"{(place < 0).sum():,} of its {len(place):,} images are not in {csv}"
+        raise ValueError(f"{path}: {lacking}, {unmatched(preds.images, place)}; give their own table")
     if len(preds.images) < len(table):
         print(f"{csv}: {len(table) - len(preds.images):,} of its {len(table):,} images have no prediction in {path}; they are not scored")
-    return preds, table.iloc[[place[key] for key in keys]]
+    return preds, table.iloc[place]
 
 
 def columns(have: list[str], wanted: list[str], path: str) -> list[int]:
@@ -206,13 +228,13 @@ def columns(have: list[str], wanted: list[str], path: str) -> list[int]:
     return [have.index(c) for c in wanted]
 
 
-def places(images: list[str], have: list[str], path: str, whose: str) -> list[int]:
-    """Rows of `images` among `have`."""
-    place = {key: n for n, key in enumerate(image_keys(pd.Series(have, dtype=str)))}
-    lacking = [i for i, key in zip(images, image_keys(pd.Series(images, dtype=str)), strict=True) if key not in place]
-    if lacking:
-        raise ValueError(f"{path}: {len(lacking):,} of {len(images):,} images are not in {whose}, the first is {lacking[0]}; give files of the same images")
-    return [place[key] for key in image_keys(pd.Series(images, dtype=str))]
+def places(images: list[str], have: list[str], path: str, whose: str) -> np.ndarray:
+    """Rows of `images` among `have`. ValueError: one is not there."""
+    place = match_images(images, have)
+    if (place < 0).any():
+        lacking = f"{(place < 0).sum():,} of {len(images):,} images are not in {whose}"
+        raise ValueError(f"{path}: {lacking}, {unmatched(images, place)}; give files of the same images")
+    return place
 
 
 def trained_on(preds: Predictions) -> bool | None:
@@ -231,4 +253,6 @@ def same_model(preds: Predictions, meta: dict[str, Any], path: str) -> None:
 def models_of(meta: dict[str, Any]) -> list[str]:
     """The checkpoints behind predictions; none where nobody says."""
     members = meta.get("ensemble", [meta])
-    return sorted(f"{Path(m['checkpoint']).name}, epoch {m.get('epoch')}" for m in members) if all("checkpoint" in m for m in members) else []
+    if not all(m.get("checkpoint") for m in members):
+        return []
+    return sorted(f"{Path(m['checkpoint']).name}, epoch {m.get('epoch')}" for m in members)

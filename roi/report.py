@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from roi.page import CSS, POLICY, SCRIPT, Cell, esc, fold, missing, table
+from roi.page import CSS, POLICY, SCRIPT, Cell, banner, esc, fold, missing, table
 from roi.report_cases import cases
 from roi.report_compare import ablation, comparison
 from roi.report_evidence import faithfulness, localisation
@@ -20,29 +20,44 @@ from roi.report_sets import prediction_sets
 from roi.report_training import training
 
 ROOT = Path(__file__).resolve().parent.parent
+# Blocks of metrics.json that stand in sections of other names
+OF_SCORES = ("n_patients", "split", "label_source", "classes_not_predicted", "classes_undefined", "command")
+OF_FINDINGS = ("thresholds", "micro", "hamming")
 
 
 def page(runs: Sequence[Run], image_root: str | None = None, count: int = 24, title: str = "Evidence report") -> str:
     """The whole page; the first run in full, all of them in the ablation table where there are several."""
     run = runs[0]
     sections: list[tuple[str, str, str]] = [
-        ("scores", "Scores and split", headline(run)), ("training", "Training", training(run)), ("findings", "Findings", per_finding(run)),
-        ("calibration", "Calibration", calibration(run)),
-        *([("sets", "Prediction sets", prediction_sets(run))] if run.metrics.get("conformal") else []),
-        ("faithfulness", "Faithfulness against controls", faithfulness(run)),
-        ("localisation", "Localisation", localisation(run)), ("gallery", "Gallery", cases(run, image_root, count)), ("subgroups", "Subgroups", subgroups(run)),
-        *([("comparison", "Comparison", comparison(run))] if run.metrics.get("comparison") else []),
-        *([("ablation", "Runs side by side", ablation(runs))] if len(runs) > 1 else []),
-        ("configuration", "Configuration", configuration(run)),
-    ]  # fmt: skip
+        ("scores", "Scores and split", run.left_out(*OF_SCORES) + headline(run)),
+        ("training", "Training", training(run)),
+        ("findings", "Findings", run.left_out(*OF_FINDINGS) + per_finding(run)),
+        ("calibration", "Calibration", run.left_out("calibration") or calibration(run)),
+        ("sets", "Prediction sets", run.left_out("conformal") or prediction_sets(run)),
+        ("faithfulness", "Faithfulness against controls", run.left_out("faithfulness") or faithfulness(run)),
+        ("localisation", "Localisation", run.left_out("localization") or localisation(run)),
+        ("gallery", "Gallery", run.left_out("inputs") + cases(run, image_root, count)),
+        ("subgroups", "Subgroups", run.left_out("subgroups") or subgroups(run)),
+        ("comparison", "Comparison", run.left_out("comparison") or comparison(run)),
+        ("ablation", "Runs side by side", ablation(runs) if len(runs) > 1 else ""),
+        ("configuration", "Configuration", run.left_out("predictions") + configuration(run)),
+    ]
+    sections = [section for section in sections if section[2]]
     nav = "".join(f'<a href="#{key}">{esc(name)}</a>' for key, name, _ in sections)
     body = "".join(f'<section id="{key}"><h2>{esc(name)}</h2>{content}</section>' for key, name, content in sections)
+    marked = run.metrics["contaminated"]
+    alarm = (
+        banner("CONTAMINATED: the checkpoint was trained on images or patients scored here. These are not test scores.")
+        if marked
+        else ""
+    )
+    title = f"CONTAMINATED: {title}" if marked else title
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         f'<meta name="viewport" content="width=device-width,initial-scale=1"><title>{esc(title)}</title><style>{CSS}</style></head>\n'
         f'<body><header><h1>{esc(title)}</h1><p class="note">Run: {esc(run.name)}, {esc(run.folder)}'
         + (f"; beside {len(runs) - 1} other{'s' if len(runs) > 2 else ''}" if len(runs) > 1 else "")
-        + f"</p><nav>{nav}</nav></header>\n<main>{body}</main>\n<script>{SCRIPT}</script></body></html>\n"
+        + f"</p>{alarm}<nav>{nav}</nav></header>\n<main>{body}</main>\n<script>{SCRIPT}</script></body></html>\n"
     )
 
 
@@ -52,6 +67,7 @@ def configuration(run: Run) -> str:
     facts: list[tuple[str, object]] = [
         ("Images", m["n_images"]), ("Patients", m.get("n_patients")), ("Classes", len(m["per_class"])), ("Split", m.get("split")),
         ("Labels", m.get("label_source")),
+        ("Trained on these images or patients", {True: "yes", False: "no"}.get(m["contaminated"])),
         *((f"Input: {k}", ", ".join(map(str, v)) if isinstance(v, list) else v) for k, v in given.items() if v),
         ("Checkpoint", made.get("checkpoint")), ("Epoch", made.get("epoch")), ("Share of pixels kept", made.get("keep_ratio")),
         ("Versions", ", ".join(f"{k} {v}" for k, v in made["versions"].items()) if isinstance(made.get("versions"), dict) else made.get("versions")),

@@ -1,6 +1,6 @@
 """Section of the report with cases: the files of a run that the gallery needs, and its pictures with their captions."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 
 from roi import gallery, predictions
-from roi.boxes import read_boxes
-from roi.images import locate
+from roi.boxes import Box, boxes_by_image, read_boxes
+from roi.images import locate, said_outside
 from roi.maps import read_maps
 from roi.page import Cell, esc, image, missing, note, table
 from roi.report_runs import EVALUATE, Run
-from roi.table import image_keys, read_table, target_matrix
+from roi.table import match_images, read_table, target_matrix
 
 
 def cases(run: Run, image_root: str | None, count: int) -> str:
@@ -41,38 +41,33 @@ def cases(run: Run, image_root: str | None, count: int) -> str:
         return missing(f"No gallery: {error}")
 
 
-def draw_cases(run: Run, preds: predictions.Predictions, rows: pd.DataFrame, folder: Path, given: dict[str, Any], count: int) -> str:
-    place = {key: n for n, key in enumerate(image_keys(rows["image"]))}
-    keys = image_keys(pd.Series(preds.images, dtype=str)).tolist()
-    if not any(key in place for key in keys):
+def draw_cases(
+    run: Run, preds: predictions.Predictions, table_rows: pd.DataFrame, folder: Path, given: dict[str, Any], count: int
+) -> str:  # fmt: skip
+    """From here on an image has the name that the table gives it."""
+    names = table_rows["image"].tolist()
+    place = match_images(preds.images, names)  # (N,)
+    known = place >= 0
+    if not known.any():
         return missing("No gallery: none of the predicted images is in the table.", EVALUATE)
-    known = np.array([key in place for key in keys])
-    rows = rows.iloc[[place.get(key, 0) for key in keys]].reset_index(drop=True)
+    rows = table_rows.iloc[np.where(known, place, 0)].reset_index(drop=True)
     target = target_matrix(rows, preds.classes)
     target[~known] = np.nan
     said: list[str] = []
-    boxes = optional(
-        run, given.get("bbox_csv"), lambda p: read_boxes(p, given.get("box_space") or 1024.0), "boxes", "evaluate.py … --bbox_csv BBox_List_2017.csv", said
+    boxes, here = boxes_of(run, given, names, said)
+    boxed = np.array(
+        [[any(box[0] == c for box in here.get(image, ())) for c in preds.classes] for image in rows["image"]]
     )
-    here: dict[str, list[tuple[str, float, float, float, float]]] = {}
-    if boxes is not None:
-        for key, *box in zip(image_keys(boxes["image"]), *(boxes[c] for c in ("label", "x", "y", "w", "h")), strict=True):
-            here.setdefault(key, []).append(tuple(box))
-    boxed = np.array([[any(b[0] == c for b in here.get(key, ())) for c in preds.classes] for key in keys])
     paths = locate(folder, preds.images)
     there = np.array([p is not None for p in paths])
     if not there.any():
         return missing(f"No gallery: none of the images lies under {folder}.", "make_report.py … --image_root DIR")
     chosen = gallery.choose(preds.prob["full"], target, preds.classes, rows["patient_id"].tolist(), there & known, boxed, count)
-    wanted = {preds.images[c.row] for c in chosen}
-    command = "infer_roi_consistency.py … --save_masks masks.npz, then evaluate.py … --masks masks.npz"
-    names = given.get("masks") or []
-    files = [
-        optional(run, f, lambda p: read_maps(p, spellings(wanted)), "masks", command, said) for f in ([names] if isinstance(names, str) else names) or [None]
-    ]
-    evidence = gallery.Evidence([f for f in files if f is not None])
+    evidence = evidence_of(run, given, names, {rows["image"].iloc[c.row] for c in chosen}, said)
     parts = [note(gallery.RULE + ("" if there.all() else f" Only the {int(there.sum()):,} images that lie under {folder} can be shown."))]
-    parts += said
+    parts += said + notes_on(preds, known, evidence, [rows["image"].iloc[c.row] for c in chosen], chosen)
+    elsewhere = said_outside(folder, [path for path in paths if path])
+    parts += [note(elsewhere + ".")] if elsewhere else []
     legend = []
     if evidence.source == "mask":
         whose = ", the union of all findings" if evidence.maps is not None and evidence.maps.classes == [""] else ""
@@ -81,9 +76,13 @@ def draw_cases(run: Run, preds: predictions.Predictions, rows: pd.DataFrame, fol
     legend += ["Blue: the boxes of the image."] if boxes is not None else []
     parts.append(note(" ".join(legend)) if legend else "")
     for kind, title in gallery.KINDS.items():
-        shown_here = [
-            one_case(c, preds, rows.iloc[c.row], str(paths[c.row]), keys[c.row], evidence, here.get(keys[c.row], [])) for c in chosen if c.kind == kind
-        ]
+        shown_here = []
+        for case in chosen:
+            if case.kind == kind:
+                row = rows.iloc[case.row]
+                shown_here.append(
+                    one_case(case, preds, row, str(paths[case.row]), evidence, here.get(row["image"], []))
+                )
         if shown_here:
             parts.append(f'<h3>{esc(title)}</h3><div class="cases">' + "".join(shown_here) + "</div>")
         elif count:
@@ -91,9 +90,69 @@ def draw_cases(run: Run, preds: predictions.Predictions, rows: pd.DataFrame, fol
     return "".join(parts)
 
 
-def spellings(images: Iterable[str]) -> set[str]:
-    """The names themselves and without their folders, as files of maps may have them."""
-    return {s for image in images for s in (image, image_keys(pd.Series([image])).iloc[0])}
+def boxes_of(
+    run: Run, given: dict[str, Any], names: list[str], said: list[str]
+) -> tuple[pd.DataFrame | None, dict[str, list[Box]]]:  # fmt: skip
+    """-> the file of boxes, None where there is none; the boxes of each image that has some."""
+    space = given.get("box_space") or 1024.0
+    command = "evaluate.py … --bbox_csv BBox_List_2017.csv"
+    boxes = optional(run, given.get("bbox_csv"), lambda path: read_boxes(path, space), "boxes", command, said)
+    if boxes is None:
+        return None, {}
+    here, unclear = boxes_by_image(boxes, names)
+    if unclear:
+        said.append(missing(f"{given['bbox_csv']}: {unclear}."))
+    if not here:
+        first = boxes["image"].iloc[0]
+        said.append(
+            missing(f"No boxes: {given['bbox_csv']} has none of an image of the table (its first is of {first}).")
+        )
+    return boxes, here
+
+
+def evidence_of(
+    run: Run, given: dict[str, Any], names: list[str], wanted: set[str], said: list[str]
+) -> gallery.Evidence:
+    """Masks or maps of the images that are shown."""
+    command = "infer_roi_consistency.py … --save_masks masks.npz, then evaluate.py … --masks masks.npz"
+    shown = np.array([name in wanted for name in names])
+    files = given.get("masks") or []
+    read = []
+    for file in ([files] if isinstance(files, str) else files) or [None]:
+        maps = optional(run, file, lambda path: read_maps(path, names, shown), "masks", command, said)
+        if maps is not None:
+            read.append(maps)
+    return gallery.Evidence(read)
+
+
+def notes_on(
+    preds: predictions.Predictions,
+    known: np.ndarray,
+    evidence: gallery.Evidence,
+    images: list[str],
+    chosen: Sequence[gallery.Case],
+) -> list[str]:
+    """What is not shown, and what should not have been scored."""
+    said = []
+    if not known.all():
+        said.append(
+            missing(
+                f"{(~known).sum():,} of the {len(known):,} predicted images are not in the table, "
+                "or cannot be told apart there."
+            )
+        )
+    without = sum(not evidence.has(image, case.finding) for image, case in zip(images, chosen, strict=True))
+    if evidence.maps is not None and without:
+        said.append(
+            missing(f"{without:,} of the {len(images):,} cases have no {evidence.source} map in the files of maps.")
+        )
+    marked = int(preds.contaminated.sum())
+    if marked:
+        said.append(
+            f'<p class="banner">CONTAMINATED: {marked:,} of the {len(preds.images):,} predicted images, '
+            "or other images of their patients, were trained on. Cases among them say so.</p>"
+        )
+    return said
 
 
 def optional(run: Run, file: str | None, read: Callable[[Path], Any], what: str, command: str, said: list[str]) -> Any:
@@ -114,13 +173,13 @@ def one_case(
     preds: predictions.Predictions,
     row: pd.Series,
     path: str,
-    key: str,
     evidence: gallery.Evidence,
-    boxes: Sequence[tuple[str, float, float, float, float]],
+    boxes: Sequence[Box],
 ) -> str:
     name = preds.images[case.row]
+    marked = "<br><b>CONTAMINATED: trained on this image or its patient</b>" if preds.contaminated[case.row] else ""
     try:
-        drawn = gallery.draw(path, key, case.finding, evidence, boxes)
+        drawn = gallery.draw(path, str(row["image"]), case.finding, evidence, boxes)
         pictures = "".join(image(data, "webp" if data[8:12] == b"WEBP" else "jpeg", f"{name}: {what}") for data, what in drawn)
     except (ValueError, OSError) as error:
         pictures = missing(str(error))
@@ -129,5 +188,5 @@ def one_case(
     lines = [[Cell(f"<b>{esc(c)}</b>" if c == case.finding else esc(c), esc(c)), *(Cell(f"{v[p]:.2f}", repr(v[p])) for p in parts)] for c, v in prob.items()]
     return (
         f'<article class="case"><div class="pictures">{pictures}</div><p><b>{esc(case.finding)}</b>, rank {100 * case.rank:.1f} %<br>{esc(name)}<br>'
-        f"Labels: {esc(gallery.known_labels(row))}</p>" + table(("Probability", *parts), lines) + "</article>"
+        f"Labels: {esc(gallery.known_labels(row))}{marked}</p>" + table(("Probability", *parts), lines) + "</article>"
     )

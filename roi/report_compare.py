@@ -7,7 +7,7 @@ import pandas as pd
 
 from roi import plots
 from roi.log import TERMS
-from roi.page import ABSENT, Cell, figures, missing, note, number, shown, table
+from roi.page import ABSENT, Cell, banner, figures, missing, note, number, shown, table
 from roi.report_runs import Run
 
 # Where a finding has no map of its own.
@@ -15,11 +15,27 @@ PLACES_BY = {"mask": " (places by the mask, a union)", "cam": " (places by Grad-
 
 
 def comparison(run: Run) -> str:
-    found = run.metrics["comparison"]
+    found = run.metrics.get("comparison")
+    if not found:
+        return ""
     rows = [[c, v.get("auroc"), (v.get("auroc") or {}).get("p"), (v.get("auroc") or {}).get("p_delong")] for c, v in (found.get("per_class") or {}).items()]
     mean = (found.get("mean") or {}).get("auroc") or {}
     text = f"Difference in AUROC, this run minus {found.get('file', 'unknown')}, on the same {number(found.get('n_images'))} images, paired."
-    return note(text) + table(("Finding", "Difference", "p, bootstrap", "p, DeLong"), rows, foot=["Mean", mean, mean.get("p"), ABSENT], sortable=True)
+    alarm = (
+        banner("CONTAMINATED: the other model was trained on some of these images or patients.")
+        if found.get("contaminated")
+        else ""
+    )
+    return (
+        alarm
+        + note(text)
+        + table(
+            ("Finding", "Difference", "p, bootstrap", "p, DeLong"),
+            rows,
+            foot=["Mean", mean, mean.get("p"), ABSENT],
+            sortable=True,
+        )
+    )
 
 
 def ablation(runs: Sequence[Run]) -> str:
@@ -27,7 +43,10 @@ def ablation(runs: Sequence[Run]) -> str:
     heads += ["Pointing", "Pointing minus another patient's", "IoU > .1"]
     heads += [*(f"loss {t}" for t in TERMS), "Mask kept", "Images"]
     rows: list[list[object]] = []
-    names = [f"{run.name} ({run.folder.name})" if sum(r.name == run.name for r in runs) > 1 else run.name for run in runs]
+    names = []
+    for run in runs:
+        name = f"{run.name} ({run.folder.name})" if sum(r.name == run.name for r in runs) > 1 else run.name
+        names.append(name + (" CONTAMINATED" if run.metrics["contaminated"] else ""))
     for run, name in zip(runs, names, strict=True):
         m = run.metrics
         located = m.get("localization") or {}
@@ -37,7 +56,7 @@ def ablation(runs: Sequence[Run]) -> str:
         losses = [float(last[c]) if c in last and pd.notna(last[c]) else ABSENT for c in (*(f"loss_{t}" for t in TERMS), "mask_kept")]
         faith = (m.get("faithfulness") or {}).get("positives", {})
         rows.append([
-            name + (" CONTAMINATED" if m["contaminated"] else "") + PLACES_BY.get(head["source"], ""),
+            name + PLACES_BY.get(head["source"], ""),
             *(shown(m["mean"], k) for k in ("auroc", "auroc_crop", "auroc_drop")), shown(faith, "mean"),
             shown(place, "pointing"), shown(head["minus"], "shuffled"), shown(place, "iou@0.1"),
             *(Cell(f"{v:.4g}", repr(v)) if isinstance(v, float) else v for v in losses), m["n_images"],
@@ -50,6 +69,7 @@ def ablation(runs: Sequence[Run]) -> str:
     without = [name for run, name in zip(runs, names, strict=True) if run.log is None]
     return (
         ("" if same else '<p class="banner">These runs were not scored on the same images and labels: their rows cannot be compared.</p>')
+        + "".join(run.left_out(*run.odd) for run in runs[1:])
         + table(heads, rows, "Click a header to sort", sortable=True)
         + note(
             "Losses and mask area of the last epoch; faithfulness on positives; pointing of each finding's own map. "

@@ -5,7 +5,7 @@ from typing import Any
 
 from roi import localization, plots
 from roi.maps import REINIT
-from roi.page import ABSENT, Cell, esc, figures, fold, missing, note, number, shown, table
+from roi.page import ABSENT, Cell, banner, esc, figures, fold, missing, note, number, shown, table
 from roi.plots import Curve
 from roi.report_runs import Run
 
@@ -71,6 +71,8 @@ def faithfulness(run: Run) -> str:
     heads = ("Pixels ranked by", "AUROC, kept only", "AUROC, removed", "Insertion area", "Deletion area", "Full − drop, positives", "Full − drop, negatives")
     rows = [[source_name(s), *(v.get(k) for k in COMPARED)] for s, v in sources.items()]
     parts.append("<h3>Against controls of the same area</h3>")
+    if controls.get("contaminated"):
+        parts.append(banner("CONTAMINATED: the model of these curves was trained on some of these images or patients."))
     parts.append(table(heads, rows, f"{number(controls.get('n_images'))} images, {100 * controls.get('keep_ratio', math.nan):.4g} % of the pixels; mean AUROC"))
     minus = (sources.get("mask") or {}).get("minus") or {}
     if minus:
@@ -108,7 +110,15 @@ def localisation(run: Run) -> str:
     counts = [f"{number(found[k])} {k.removeprefix('n_')}" for k in ("n_boxes", "n_images", "n_patients") if k in found]
     kept = 100 * found.get("keep_ratio", math.nan)
     where = found.get("box_file", "unknown")
-    parts = [note(f"{', '.join(counts)}, from {where}. Masks keep {kept:.4g} % of the pixels.")]
+    trained = [file for file, facts in (found.get("maps") or {}).items() if facts.get("contaminated")]
+    parts = []
+    if trained:
+        alarm = f"CONTAMINATED: the model of {', '.join(trained)} was trained on some of these images or patients."
+        parts.append(banner(alarm))
+    if found.get("n_boxes_ambiguous"):
+        count = f"{number(found['n_boxes_ambiguous'])} boxes are left out"
+        parts.append(note(f"{count}, as their image may be any of several of the table."))
+    parts += [note(f"{', '.join(counts)}, from {where}. Masks keep {kept:.4g} % of the pixels.")]
     if found.get("headline"):
         parts += [own_maps(found), by_finding(found), unions(sources)]
     shown_metrics = (*metrics, "false@0.1", "recall", "precision")

@@ -1,12 +1,17 @@
-"""Runs of the report: which files a run folder has, and whether metrics.json is one of evaluate.py."""
+"""Runs of the report: which files a run folder has, and what is wrong with them."""
 
-import json
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from roi.log import COLUMNS
+from roi.metrics_file import read_metrics
+from roi.page import missing
+
+OF_SET = "val_auroc_"  # column of a data set, where the run has several
 EVALUATE = "evaluate.py --preds preds.json --csv nih_roi_test.csv --out scores"
 
 
@@ -16,7 +21,14 @@ class Run:
     name: str
     metrics: dict[str, Any]
     log: pd.DataFrame | None  # columns of roi/log.py, a row an epoch
-    log_file: str  # where it was read, or why there is none
+    log_file: str  # where it was read
+    file: str = ""  # metrics.json
+    odd: dict[str, str] = field(default_factory=dict)  # block of metrics.json that is left out -> why
+    log_odd: str = ""  # why the log is left out
+
+    def left_out(self, *blocks: str) -> str:
+        """What is wrong with these blocks of metrics.json, for the page; "" where nothing is."""
+        return "".join(missing(f"Left out: {self.file}: {self.odd[block]}.") for block in blocks if block in self.odd)
 
     def find(self, file: str | None) -> Path | None:
         """A path of metrics.json: from the current folder, else from the run's; None where there is no such file."""
@@ -31,30 +43,41 @@ def read_run(path: str | Path) -> Run:
     file = next((f for f in files if f.is_file()), None)
     if file is None:
         raise ValueError(f"{path}: no scores/metrics.json there (--runs); make it with {EVALUATE.replace('--out scores', f'--out {path}/scores')}")
-    try:
-        metrics = json.loads(file.read_text(encoding="utf-8"))
-        for key in ("mean", "per_class"):
-            if not isinstance(metrics[key], dict) or not all(isinstance(v, dict) for v in metrics[key].values()):
-                raise TypeError(f"{key!r} is not an object of objects")
-        for key in ("calibration", "subgroups", "comparison", "faithfulness", "localization", "conformal", "predictions", "inputs"):
-            if not isinstance(metrics.get(key) or {}, dict):
-                raise TypeError(f"{key!r} is not an object")
-        _ = int(metrics["n_images"]), metrics["contaminated"]
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file}: not a metrics.json of evaluate.py ({type(error).__name__}: {error})") from error
+    metrics, odd = read_metrics(file)
     folder = file.parent.parent if file.parent.name == "scores" else file.parent
-    run = Run(folder, run_name(metrics, folder), metrics, None, "")
-    flagged = (metrics.get("predictions") or {}).get("args", {}) or {}
+    run = Run(folder, run_name(metrics, folder), metrics, None, "", str(file), odd)
+    flagged = (metrics.get("predictions") or {}).get("args") or {}
     for log in (folder / "train_metrics.csv", folder / "metrics.csv", run.find(flagged.get("log_csv"))):
         if log is not None and log.is_file():
             run.log_file = str(log)
             try:
-                table = pd.read_csv(log)
-                run.log = table if "epoch" in table and len(table) else None
-            except (ValueError, OSError):
-                run.log = None
+                run.log = read_log(log)
+            except (ValueError, OSError) as error:
+                run.log_odd = str(error)
             break
     return run
+
+
+def read_log(path: Path) -> pd.DataFrame:
+    """The metrics CSV of a training, all columns as numbers. ValueError: it is none, or a cell holds something else."""
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a CSV table ({str(error).strip()})") from error
+    if "epoch" not in table or table.empty:
+        raise ValueError(
+            f"{path}: is not a log of training: "
+            + ("it has no row" if "epoch" in table else "it has no column 'epoch'")
+        )
+    table = table[[c for c in map(str, table) if c in COLUMNS or c.startswith(OF_SET)]]
+    numbers = table.apply(pd.to_numeric, errors="coerce").astype(float)
+    wrong = numbers.isna() & ~table.apply(lambda column: column.str.strip().str.lower()).isin(("", "nan"))
+    wrong["epoch"] |= ~numbers["epoch"].map(math.isfinite)
+    if wrong.any(axis=None):
+        column = wrong.columns[wrong.any()][0]
+        row = int(wrong[column].to_numpy().argmax())
+        raise ValueError(f"{path}: column {column!r} holds {table[column].iloc[row]!r} in row {row + 2}, not a number")
+    return numbers
 
 
 def run_name(metrics: dict[str, Any], folder: Path) -> str:

@@ -44,10 +44,6 @@ def headline(run: Run) -> str:
             if control in head["minus"]:
                 cards.append((f"Pointing minus {title}", head["minus"][control]))
     parts = []
-    if m["contaminated"]:
-        parts.append(
-            '<p class="banner" role="alert">CONTAMINATED: the checkpoint was trained on images or patients scored here. These are not test scores.</p>'
-        )
     patients = f" of {number(m['n_patients'])} patients" if "n_patients" in m else ""
     trained = TRAINED_ON[m["contaminated"]]
     parts.append(
@@ -59,7 +55,10 @@ def headline(run: Run) -> str:
         parts.append(note(f"Findings of the table that are not predicted: {', '.join(map(str, m['classes_not_predicted']))}."))
     parts.append('<div class="cards">' + "".join(card(name, v) for name, v in cards) + "</div>")
     parts.append(note("Means over findings; brackets: 95 % intervals, patients drawn with replacement. A score without both classes is undefined."))
-    ours: list[list[object]] = [[run.name + " (this run)", str(m.get("split") or "unknown"), shown(mean, "auroc")]]
+    mark = " CONTAMINATED" if m["contaminated"] else ""
+    ours: list[list[object]] = [
+        [run.name + " (this run)" + mark, str(m.get("split") or "unknown"), shown(mean, "auroc")]
+    ]
     rows = ours + [[name, f"{split} split", Cell(value, value)] for name, value, split in PUBLISHED_AUROC]
     parts.append(table(("Model", "Split", "Mean AUROC"), rows, "Beside published mean AUROC on ChestX-ray14", published=len(PUBLISHED_AUROC)))
     parts.append(note("Only rows of the same split and label file can be compared; those with a split of their own were scored on other images."))
@@ -80,7 +79,7 @@ def per_finding(run: Run) -> str:
         if v is None:
             return ABSENT
         low, high = v.get("low"), v.get("high")
-        return Cell(f"[{low:.3f}, {high:.3f}]", repr(low)) if defined(low) and defined(high) else None
+        return Cell(f"[{number(low)}, {number(high)}]", repr(low)) if defined(low) and defined(high) else None
 
     def row(c: str, v: dict[str, Any]) -> list[object]:
         values = [delong(v.get(n)) if n == "auroc_delong" else shown(v, n) for n in names]

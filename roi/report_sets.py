@@ -30,10 +30,14 @@ EACH = {"sensitivity": "Sensitivity", "specificity": "Specificity", "precision":
 
 
 def prediction_sets(run: Run) -> str:
-    found = run.metrics["conformal"]
+    found = run.metrics.get("conformal")
+    if not found:
+        return ""
     return (
         shift_warning(found)
-        + note(f"Thresholds: {found.get('file', 'unknown')}; alpha {found['alpha']:g}, delta {found['delta']:g}. {WHOSE[found['unit']]} {LIKE}")
+        + note(
+            f"Thresholds: {found.get('file', 'unknown')}; alpha {found['alpha']:g}, delta {found['delta']:g}. {WHOSE.get(found['unit'], '')} {LIKE}"
+        )
         + promises(found)
         + figures(*panels(found))
         + curve_note(found)

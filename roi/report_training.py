@@ -6,16 +6,14 @@ import pandas as pd
 
 from roi import plots
 from roi.log import TERMS
-from roi.page import figures, missing, note
+from roi.page import banner, figures, missing, note
 from roi.plots import Curve
-from roi.report_runs import Run
-
-OF_SET = "val_auroc_"  # column of a data set, where the run has several
+from roi.report_runs import OF_SET, Run
 
 
 def training(run: Run) -> str:
     if run.log is None:
-        why = f"{run.log_file} is not a log of training." if run.log_file else f"There is no train_metrics.csv or metrics.csv in {run.folder}."
+        why = f"{run.log_odd}." if run.log_odd else f"There is no train_metrics.csv or metrics.csv in {run.folder}."
         return missing(why, f"train_roi_consistency.py … --log_csv {run.folder}/train_metrics.csv")
     log = run.log
     epochs = log["epoch"].tolist()
@@ -36,8 +34,10 @@ def training(run: Run) -> str:
         else:
             panels.append((b"", title))
     lacking = [title for data, title in panels if not data]
+    leaked = "contaminated" in log and (log["contaminated"] == 1).any()
     return (
-        figures(*(p for p in panels if p[0]))
+        (banner("CONTAMINATED: this training saw test images (--allow_leakage).") if leaked else "")
+        + figures(*(p for p in panels if p[0]))
         + note(f"{len(log)} epochs, from {run.log_file}. Losses and weights on a logarithmic axis (a value of 0 is not drawn).")
         + (
             missing(f"Not in this log: {', '.join(lacking)} (a run without a mask has no mask area, one without validation images no validation AUROC).")

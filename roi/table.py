@@ -25,6 +25,10 @@ UNUSUAL = ("images", ".", "/")  # how a path may begin that is spelled otherwise
 SHARD = re.compile(r"^(?:\./)?(?:images(?:_\d+/images|-\d+/images-\d+)?/)?")
 PICTURE = re.compile(r"\.(?:png|jpe?g|tiff?|bmp|dcm|dicom)$", re.IGNORECASE)
 IN_DOUBT = 2.0  # stands for a target that is still to be drawn
+ABSENT, AMBIGUOUS = (
+    -1,
+    -2,
+)  # places that match_images gives to images that are not there, and to names that may mean several
 
 
 def tokens(field: str) -> list[str]:
@@ -229,6 +233,54 @@ def image_keys(images: pd.Series) -> pd.Series:
     """The same image under two spellings ('images/x.png', 'images_003/images/x.png', 'x.png') gets one key."""
     keys = [SHARD.sub("", SLASHES.sub("/", image)) if image.startswith(UNUSUAL) or "//" in image or "/./" in image else image for image in images.tolist()]
     return pd.Series(keys, index=images.index, dtype=str)
+
+def match_images(wanted: Iterable[str], known: Iterable[str]) -> np.ndarray:
+    """Place of each wanted image among the known ones: the one answer to "is this the same image?" of two files.
+
+    Two names mean one image if they have one key (image_keys), or if one path is the end of the other, folder by
+    folder: `x.png` and `nih/images/x.png`, but never `a/x.png` and `b/x.png`. A name that may mean several images, or
+    one that shares its image with another name, is AMBIGUOUS: a guess would be a wrong picture or a wrong score.
+
+    Args:
+        wanted: (n,) names, which may come again (a list of boxes).
+        known: (m,) names; one that stands there twice is AMBIGUOUS.
+
+    Returns:
+        (n,) places in `known`; ABSENT where it is not there, AMBIGUOUS where nobody can tell.
+    """
+    keys = image_keys(pd.Series(list(wanted), dtype=str)).tolist()
+    place: dict[str, int] = {}
+    for n, key in enumerate(image_keys(pd.Series(list(known), dtype=str)).tolist()):
+        place[key] = AMBIGUOUS if key in place else n
+    others = [key for key in dict.fromkeys(keys) if key not in place]
+    found = {key: place[key] for key in keys if key in place}
+    if others:
+        found |= _match_by_path_end(others, place, taken=set(found.values()))
+    return np.array([found[key] for key in keys], dtype=np.int64)
+
+
+def _match_by_path_end(keys: list[str], place: dict[str, int], taken: set[int]) -> dict[str, int]:
+    """The keys that no known image has, by the ends of the paths; `taken`: places that a wanted name has exactly."""
+    by_name: dict[str, list[str]] = {}
+    for key in place:
+        by_name.setdefault(key.rpartition("/")[2], []).append(key)
+    found: dict[str, int] = {}
+    claims: dict[int, int] = {}  # place -> how many of the keys mean it
+    for key in keys:
+        candidates = by_name.get(key.rpartition("/")[2], [])
+        fitting = [place[other] for other in candidates if other.endswith(f"/{key}") or key.endswith(f"/{other}")]
+        found[key] = fitting[0] if len(fitting) == 1 else AMBIGUOUS if fitting else ABSENT
+        claims[found[key]] = claims.get(found[key], 0) + 1
+    for key, n in found.items():
+        if n >= 0 and (claims[n] > 1 or n in taken):
+            found[key] = AMBIGUOUS
+    return found
+
+
+def unmatched(wanted: Sequence[str], place: np.ndarray) -> str:
+    """For messages: the first image of `wanted` that is not there, or that may be any of several."""
+    n = int((place < 0).argmax())
+    return f"the first is {wanted[n]}" + (", which may be any of several there" if place[n] == AMBIGUOUS else "")
 
 
 def listed(path: str | Path) -> list[str]:

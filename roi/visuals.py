@@ -4,20 +4,25 @@ Letters: H x W pixels of the picture, S x S of the model's input.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
+from roi.boxes import Box
 from roi.files import replacing
 from roi.images import read_grey
 from roi.model import IMAGENET_MEAN
 from roi.table import image_keys, is_finding
+from roi.text import printable
 
 DROPPED = round(255 * sum(IMAGENET_MEAN) / 3)  # what the model sees where nothing is kept: the mean grey
 TINT, EDGE, BOX = (255, 140, 0), (255, 176, 64), (64, 208, 255)
+TEXT, ALARM = (255, 255, 255), (255, 96, 96)
+CONTAMINATED = "CONTAMINATED: trained on this image or its patient"
 
 
 def mask_picture(mask: np.ndarray, size: tuple[int, int]) -> Image.Image:
@@ -30,7 +35,7 @@ def crop_picture(grey: np.ndarray, mask: Image.Image) -> Image.Image:
     return Image.fromarray(np.where(np.asarray(mask) > 0, grey, np.uint8(DROPPED)).astype(np.uint8))
 
 
-def overlay_picture(grey: np.ndarray, mask: Image.Image, boxes: Sequence[tuple[str, float, float, float, float]], lines: Sequence[str]) -> Image.Image:
+def overlay_picture(grey: np.ndarray, mask: Image.Image, boxes: Sequence[Box], lines: Sequence[str]) -> Image.Image:
     """The X-ray with the kept pixels tinted and outlined, boxes (label, x, y, w, h in 0..1), and a caption below."""
     kept = np.asarray(mask) > 0  # (H, W)
     inside = kept.copy()
@@ -42,7 +47,7 @@ def overlay_picture(grey: np.ndarray, mask: Image.Image, boxes: Sequence[tuple[s
     return annotated(colour, boxes, lines)
 
 
-def annotated(colour: np.ndarray, boxes: Sequence[tuple[str, float, float, float, float]], lines: Sequence[str]) -> Image.Image:
+def annotated(colour: np.ndarray, boxes: Sequence[Box], lines: Sequence[str]) -> Image.Image:
     """(H, W, 3) of 0 to 255 -> a picture with boxes (label, x, y, w, h in 0..1) and lines of text below."""
     height, width = colour.shape[:2]
     line = max(11, height // 36)
@@ -54,46 +59,50 @@ def annotated(colour: np.ndarray, boxes: Sequence[tuple[str, float, float, float
         draw.rectangle((left, top, right, bottom), outline=BOX, width=max(1, height // 256))
         draw.text((left + 2, max(0, top - line - 3)), label, fill=BOX, font=font, stroke_width=1, stroke_fill=(0, 0, 0))
     for row, text in enumerate(lines):
-        draw.text((4, height + 2 + row * (line + 4)), text, fill=(255, 255, 255), font=font)
+        ink = ALARM if text == CONTAMINATED else TEXT
+        draw.text((4, height + 2 + row * (line + 4)), printable(text), fill=ink, font=font)
     return picture
 
 
-def heat_picture(grey: np.ndarray, heat: Image.Image, boxes: Sequence[tuple[str, float, float, float, float]], lines: Sequence[str]) -> Image.Image:
+def heat_picture(grey: np.ndarray, heat: Image.Image, boxes: Sequence[Box], lines: Sequence[str]) -> Image.Image:
     """The X-ray with a map of (W, H) laid over it, stronger where it is higher, boxes and a caption as overlay_picture has them."""
     weight = 0.65 * np.asarray(heat, dtype=np.float32)[:, :, None] / 255
     colour = (1 - weight) * grey[:, :, None] + weight * np.array(TINT, dtype=np.float32)
     return annotated(colour, boxes, lines)
 
 
-def save_pictures(stem: Path, path: str, mask: np.ndarray, record: dict[str, Any], labels: str, boxes: pd.DataFrame | None, size: int) -> None:
+def save_pictures(
+    stem: Path, path: str, mask: np.ndarray, record: dict[str, Any], labels: str, boxes: Sequence[Box], size: int
+) -> None:  # fmt: skip
     """<stem>_mask.png, <stem>_crop.png, <stem>_overlay.png, `size` pixels a side, of the image file `path`."""
     grey = read_grey(path, size)
     picture = mask_picture(mask, (size, size))
-    places, first = boxes_of(record, boxes), probable(record)[:3]
-    lines = [
-        f"{record['image']}   label: {labels.replace(',', ', ') or 'none'}",
-        *(f"{c}: " + ", ".join(f"{p} {record[f'prob_{p}'][c]:.2f}" for p in ("full", "crop", "drop")) for c in first),
-    ]
-    save_png(picture, f"{stem}_mask.png")
-    save_png(crop_picture(grey, picture), f"{stem}_crop.png")
-    save_png(overlay_picture(grey, picture, places, lines), f"{stem}_overlay.png")
+    lines = caption(record, labels)
+    for c in probable(record)[:3]:
+        lines.append(
+            f"{c}: " + ", ".join(f"{part} {record[f'prob_{part}'][c]:.2f}" for part in ("full", "crop", "drop"))
+        )
+    marked = bool(record.get("contaminated"))
+    save_png(picture, f"{stem}_mask.png", marked)
+    save_png(crop_picture(grey, picture), f"{stem}_crop.png", marked)
+    save_png(overlay_picture(grey, picture, boxes, lines), f"{stem}_overlay.png", marked)
 
 
 def save_cam(
-    maps: np.ndarray, stem: Path, path: str, record: dict[str, Any], labels: str, boxes: pd.DataFrame | None, size: int
+    maps: np.ndarray, stem: Path, path: str, record: dict[str, Any], labels: str, boxes: Sequence[Box], size: int
 ) -> None:  # fmt: skip
     """<stem>_cam.png: the map of the most probable finding over the image file `path`. maps (K, m, m) in 0..1, in the order of the classes of `record`."""
     grey, first = read_grey(path, size), probable(record)[:1]
     chosen = maps[list(record["prob_full"]).index(first[0])] if first else np.zeros_like(maps[0])
     heat = Image.fromarray(np.rint(255 * chosen).astype(np.uint8)).resize((size, size), Image.Resampling.BILINEAR)
-    lines = [f"{record['image']}   label: {labels.replace(',', ', ') or 'none'}", *(f"Grad-CAM of {c}: {record['prob_full'][c]:.2f}" for c in first)]
-    save_png(heat_picture(grey, heat, boxes_of(record, boxes), lines), f"{stem}_cam.png")
+    lines = caption(record, labels) + [f"Grad-CAM of {c}: {record['prob_full'][c]:.2f}" for c in first]
+    save_png(heat_picture(grey, heat, boxes, lines), f"{stem}_cam.png", bool(record.get("contaminated")))
 
 
-def boxes_of(record: dict[str, Any], boxes: pd.DataFrame | None) -> list[tuple]:
-    """The boxes of an image: (label, x, y, w, h)."""
-    here = boxes[boxes["image"] == Path(record["image"]).name] if boxes is not None else None
-    return [tuple(b) for b in here[["label", "x", "y", "w", "h"]].itertuples(index=False)] if here is not None else []
+def caption(record: dict[str, Any], labels: str) -> list[str]:
+    """The first lines below a picture: which image, what the table says of it, and whether it was trained on."""
+    lines = [f"{record['image']}   label: {labels.replace(',', ', ') or 'none'}"]
+    return [CONTAMINATED, *lines] if record.get("contaminated") else lines
 
 
 def probable(record: dict[str, Any]) -> list[str]:
@@ -102,12 +111,23 @@ def probable(record: dict[str, Any]) -> list[str]:
     return sorted((c for c in prob if is_finding([c])[0]), key=lambda c: -prob[c])
 
 
-def save_png(image: Image.Image, path: str | Path) -> None:
+def save_png(image: Image.Image, path: str | Path, contaminated: bool = False) -> None:
+    """Write a picture; one that was trained on says so in its text chunk `Warning`: masks keep their pixels."""
+    facts = PngInfo()
+    if contaminated:
+        facts.add_text("Warning", CONTAMINATED)
     with replacing(path, "wb") as file:
-        image.save(file, format="PNG")
+        image.save(file, format="PNG", pnginfo=facts)
 
 
 def file_stems(images: pd.Series) -> list[str]:
     """Names for pictures: without folder and ending where that is enough to tell the images apart, '/' as '__' otherwise."""
-    short = images.map(lambda image: Path(image).stem)
-    return (image_keys(images).str.replace("/", "__") if short.duplicated().any() else short).tolist()
+    short = images.map(lambda image: PurePosixPath(image).stem)
+    if not short.duplicated().any():
+        return short.tolist()
+    long = image_keys(images).str.replace("/", "__")
+    # a/b.png and a__b.png: the rows of the table tell them apart
+    return [
+        f"{stem}__{n}" if again else stem
+        for n, (stem, again) in enumerate(zip(long, long.duplicated(keep=False), strict=True))
+    ]

@@ -366,6 +366,18 @@ def test_wrong_files_are_one_line(files: Path, tmp_path: Path) -> None:
     (files / "bad.json").write_text("{}")
     assert "not a file of calibrate_conformal.py" in one_line_error(*same, files / "bad.json")
     assert "no such file of thresholds" in one_line_error(*same, files / "nowhere.json")
+    good = json.loads((files / "thr.json").read_text())
+    assert good["contaminated"] is None  # a CSV of predictions does not say
+    for change, said in (
+        ({"alpha": "0.1"}, "'alpha' is '0.1', not a number"), ({"each": {"Effusion": {}}}, "'each.Effusion.present_from' is missing"),
+        ({"prevalence": {"Effusion": 0.1}}, "'prevalence' has no 'Atelectasis'"), ({"scale": "magic", "scaling": good["each"]}, "scaling"),
+        ({"patients": [1]}, "'patients[0]' is 1, not a text"), ({"model": []}, "'model' is [], not an object"), ({"curve": [1]}, "'curve[0]' is 1"),
+    ):  # fmt: skip
+        (files / "bad.json").write_text(json.dumps(good | change))
+        error = one_line_error(*same, files / "bad.json")
+        assert said in error and str(files / "bad.json") in error
+    (files / "bad.json").write_text(json.dumps({k: v for k, v in good.items() if k != "n_patients"}))
+    assert "'n_patients' is missing" in one_line_error(*same, files / "bad.json")
 
 
 def test_real_predictions_behave_as_measured_before(shared: Path) -> None:

@@ -1,6 +1,7 @@
 """evaluate.py as its users run it: what stands in metrics.json, peers' CSV files, thresholds, comparisons, controls, bad input."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -344,11 +345,32 @@ def test_a_group_with_too_few_findings_is_undefined() -> None:
     [
         (lambda rows: rows + [dict(rows[0])], "twice"),
         (lambda rows: [{**rows[0], "prob_full": {"Mass": float("nan"), "Edema": 0.1}}, *rows[1:]], "not a probability"),
-        (lambda rows: [*rows, {**rows[0], "image": "other.png", "prob_full": {"Mass": 0.1}}], "not a file of predictions"),
+        (
+            lambda rows: [*rows, {**rows[0], "image": "other.png", "prob_full": {"Mass": 0.1}}],
+            "not a file of predictions",
+        ),
         (lambda rows: [*rows, {**rows[0], "image": "other.png"}], "1 of its 4 images are not in"),
         (lambda rows: [], "not a file of predictions"),
-        (lambda rows: [{"image": r["image"], "prob_full": {"Mas": 0.1, "Edema": 0.2}} for r in rows], "did you mean 'Mass'"),
-        (lambda rows: [{"image": r["image"], "prob_full": {"Infiltrate": 0.1, "Infiltration": 0.2}} for r in rows], "two columns for 'Infiltration'"),
+        (
+            lambda rows: [*rows[:2], {**rows[2], "prob_full": {"Mass": 0.1, "Edema": 0.1, "Hernia": 0.9}}],
+            "row 3 ('c.png') has prob_full of Hernia",
+        ),
+        (
+            lambda rows: [{k: v for k, v in rows[0].items() if k != "prob_drop"}, *rows[1:]],
+            "row 2 ('b.png') has prob_drop, which row 1 has not",
+        ),
+        (
+            lambda rows: [{**r, "image": f"{folder}/{r['image']}"} for folder in "xy" for r in rows],
+            "x/a.png, which may be any of several",
+        ),
+        (
+            lambda rows: [{"image": r["image"], "prob_full": {"Mas": 0.1, "Edema": 0.2}} for r in rows],
+            "did you mean 'Mass'",
+        ),
+        (
+            lambda rows: [{"image": r["image"], "prob_full": {"Infiltrate": 0.1, "Infiltration": 0.2}} for r in rows],
+            "two columns for 'Infiltration'",
+        ),
     ],
 )
 def test_bad_predictions_are_named(tmp_path: Path, change, said: str) -> None:
@@ -413,7 +435,152 @@ def test_files_of_another_or_a_contaminated_model_are_refused(case: Case) -> Non
     predictions.meta_path(other.preds).write_text('{"checkpoint": "other.pt", "epoch": 3}')
     assert "files of one checkpoint" in one_line_error("evaluate.py", *flags)
     predictions.meta_path(other.preds).write_text("[1]")
-    assert "no description of predictions" in one_line_error("evaluate.py", *flags)
+    assert "it is [1], not an object" in one_line_error("evaluate.py", *flags)
+
+
+@pytest.mark.parametrize(
+    ("meta", "said"),
+    [
+        ('{"checkpoint": 3}', "'checkpoint' is 3, not a text"), ('{"contaminated": "no"}', "'contaminated' is 'no', not true or false"),
+        ('{"ensemble": [1]}', "'ensemble[0]' is 1, not an object"), ('{"epoch": 1.5}', "'epoch' is 1.5, not a whole number"), ("{", "is damaged"),
+        ('{"ensemble": [{"checkpoint": ["a"]}]}', "'ensemble[0].checkpoint' is ['a'], not a text"), ('{"args": 3}', "'args' is 3"),
+    ],
+)  # fmt: skip
+def test_an_odd_meta_file_is_named_with_its_key(case: Case, meta: str, said: str) -> None:
+    path = predictions.meta_path(case.preds)
+    path.write_text(meta)
+    error = one_line_error("evaluate.py", "--preds", case.preds, "--csv", case.csv, "--out", case.folder / "n")
+    assert said in error and str(path) in error
+    same = np.repeat(np.repeat(case.prob[:, None, None], 3, axis=2), 2, axis=1)
+    write_curves(case.folder / "c.npz", case, same, same)
+    data = dict(np.load(case.folder / "c.npz")) | {"meta": np.array(meta)}
+    np.savez(case.folder / "c.npz", **data)
+    with pytest.raises(ValueError, match="c.npz"):
+        faithfulness.read_curves(case.folder / "c.npz")
+
+
+def write_maps(path: Path, images: list[str], **more: Any) -> None:
+    """Maps whose highest cell is the row of the image: no two are alike."""
+    maps = np.zeros((len(images), 1, 16, 16), dtype=np.float16)
+    for n in range(len(images)):
+        maps[n, 0, n % 16, 3] = 1
+    fixed = {"classes": np.array([""]), "sources": np.array(["mask"]), "side": 0, "keep_ratio": 0.1, "meta": "{}"}
+    np.savez(path, images=np.array(images), map_mask=maps, **{**fixed, **more})
+
+
+def test_boxes_and_maps_find_images_in_sub_folders(case: Case) -> None:
+    """A table of several sets, lists of boxes and maps with other parts of the paths, or none: the same scores."""
+    boxes = pd.DataFrame(
+        {"image": case.images[:12], "label": "Mass", "x": 100, "y": [64.0 * n for n in range(12)], "w": 200, "h": 64}
+    )
+    maps = case.folder / "m.npz"
+    flags = ("--bbox_csv", case.folder / "b.csv", "--masks", maps, "--overwrite")
+    found = []
+    for table_of, boxes_of, maps_of in (
+        ("", "", ""),
+        ("nih/images/", "", "nih/images/"),
+        ("nih/images/", "images/", ""),
+        ("nih/", "nih/", "nih/"),
+    ):
+        table = pd.read_csv(case.csv, keep_default_na=False)
+        table["image"] = table_of + table["image"].str.rsplit("/").str[-1]
+        table.to_csv(case.csv, index=False)
+        write_predictions(case.preds, [table_of + image for image in case.images], case.prob)
+        boxes.assign(image=boxes_of + boxes["image"]).to_csv(case.folder / "b.csv", index=False)
+        write_maps(maps, [maps_of + image for image in case.images])
+        block = case.evaluate(*flags, resamples=0)["localization"]
+        assert (block["n_boxes"], block["n_images"], block["n_boxes_ambiguous"]) == (12, 12, 0)
+        found.append(block["sources"])
+    assert all(one == found[0] for one in found[1:]) and found[0]["mask"]["mean"]["pointing"]["value"] == 1
+
+
+def test_a_box_of_an_image_that_may_be_another_is_counted_and_not_scored(case: Case) -> None:
+    table = pd.read_csv(case.csv, keep_default_na=False)
+    both = pd.concat([table.assign(image="a/" + table["image"]), table.assign(image="b/" + table["image"])])
+    both.assign(patient_id=both["image"].str[:10]).to_csv(case.csv, index=False)
+    write_predictions(
+        case.preds, [f"a/{image}" for image in case.images], case.prob
+    )  # b/… are not predicted, and yet there
+    write_maps(case.folder / "m.npz", [f"a/{image}" for image in case.images])
+    rows = [(f"a/{case.images[0]}", "Mass"), (case.images[1], "Mass"), (f"b/{case.images[2]}", "Mass")]
+    frame = pd.DataFrame(rows, columns=["image", "label"]).assign(x=100, y=0, w=200, h=64)
+    frame.to_csv(case.folder / "b.csv", index=False)
+    flags = ("--bbox_csv", case.folder / "b.csv", "--masks", case.folder / "m.npz")
+    block = case.evaluate(*flags, resamples=0)["localization"]
+    assert (block["n_boxes"], block["n_boxes_in_file"], block["n_boxes_ambiguous"]) == (1, 3, 1)
+    assert "1 boxes are left out, as their image may be any of several" in case.said
+    frame[1:].to_csv(case.folder / "b.csv", index=False)
+    error = one_line_error("evaluate.py", "--preds", case.preds, "--csv", case.csv, *flags, "--out", case.folder / "n")
+    assert "none of its 2 boxes is of an image" in error
+    frame.to_csv(case.folder / "b.csv", index=False)
+    write_maps(case.folder / "m.npz", case.images)  # whose are they?
+    error = one_line_error("evaluate.py", "--preds", case.preds, "--csv", case.csv, *flags, "--out", case.folder / "n")
+    assert "m.npz" in error and "cannot be told apart" in error
+
+
+def test_maps_and_curves_that_were_trained_on_say_so(case: Case) -> None:
+    same = np.repeat(np.repeat(case.prob[:, None, None], 3, axis=2), 2, axis=1)
+    write_curves(case.folder / "c.npz", case, same, same)
+    np.savez(case.folder / "c.npz", **dict(np.load(case.folder / "c.npz")) | {"contaminated": np.arange(240) == 5})
+    boxes = pd.DataFrame({"image": case.images[:2], "label": "Mass", "x": 100, "y": 0, "w": 200, "h": 64})
+    boxes.to_csv(case.folder / "b.csv", index=False)
+    for marked, trained in ((0, True), (7, False)):  # among the images with a box, or not
+        write_maps(
+            case.folder / "m.npz", case.images, contaminated=np.arange(240) == marked, meta='{"contaminated": false}'
+        )
+        flags = (
+            "--curves",
+            case.folder / "c.npz",
+            "--bbox_csv",
+            case.folder / "b.csv",
+            "--masks",
+            case.folder / "m.npz",
+        )
+        result = case.evaluate(*flags, resamples=0)
+        assert result["faithfulness"]["controls"]["contaminated"] is True and "--curves is CONTAMINATED" in case.said
+        assert result["localization"]["maps"][str(case.folder / "m.npz")]["contaminated"] is trained
+        assert ("m.npz: CONTAMINATED" in case.said) is trained
+
+
+def test_the_report_takes_all_that_evaluate_writes(case: Case) -> None:
+    """No block is odd: thresholds, prediction sets, curves, boxes, a comparison, with intervals and without."""
+    from roi.metrics_file import BLOCKS, read_metrics
+
+    other, third = Case(case.folder, first=5000, seed=1), Case(case.folder, first=9000, seed=2)
+    thresholds = case.folder / "thr.json"
+    run("calibrate_conformal.py", "--preds", third.preds, "--csv", third.csv, "--alpha", 0.2, "--out", thresholds)
+    same = np.repeat(np.repeat(case.prob[:, None, None], 3, axis=2), 2, axis=1)
+    write_curves(case.folder / "c.npz", case, same, same / 2)
+    boxes = pd.DataFrame({"image": case.images[:3], "label": "Mass", "x": 100, "y": 0, "w": 200, "h": 64})
+    boxes.to_csv(case.folder / "b.csv", index=False)
+    write_maps(case.folder / "m.npz", case.images)
+    flags = (
+        "--threshold_preds", other.preds, "--threshold_csv", other.csv, "--thresholds", thresholds, "--curves", case.folder / "c.npz",
+        "--bbox_csv", case.folder / "b.csv", "--masks", case.folder / "m.npz", "--compare", case.preds,
+    )  # fmt: skip
+    for resamples in (0, 20):
+        written = case.evaluate(*flags, resamples=resamples)
+        metrics, odd = read_metrics(case.folder / "scores" / "metrics.json")
+        assert odd == {} and {k for k, x in written.items() if x is not None} <= metrics.keys()
+        assert set(BLOCKS) <= written.keys()
+
+
+def test_no_mean_is_a_negative_zero(case: Case) -> None:
+    """full - drop of -1e-7, on the console and in per_class.csv."""
+    prob = np.full((240, 2), 0.5)
+    records = [
+        predictions.record(i, CLASSES, {"full": p, "crop": p, "drop": p + 1e-7}, False)
+        for i, p in zip(case.images, prob, strict=True)
+    ]
+    predictions.write(case.preds, records, {})
+    write_predictions(case.folder / "o.json", case.images, prob + 1e-9)
+    case.evaluate("--compare", case.folder / "o.json")
+    text = (case.folder / "scores" / "per_class.csv").read_text()
+    assert not re.search(r"-0\.0+(?![0-9])", case.said + text)
+    zero = predictions.record("a.png", ["Mass"], {"full": np.array([0.0]), "drop": np.array([0.0])}, False)[
+        "faithfulness"
+    ]["Mass"]
+    assert str(zero) == "0.0" and predictions.seven_digits(-0.0) == 0 and str(predictions.seven_digits(-0.0)) == "0.0"
 
 
 def test_controls_are_compared_in_pairs(case: Case) -> None:

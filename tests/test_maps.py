@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import one_line_error, run
+from PIL import Image
 from torch.nn import functional as F
 
 from roi.arrays import ArrayWriter, read_arrays
@@ -81,7 +82,11 @@ def test_files_of_maps_are_checked(tmp_path: Path) -> None:
 
     good = read_maps(write())
     assert good.images == ["a", "b"] and good.maps["mask"].dtype == np.float32 and good.kept["mask"].shape == (2, 1, 3, 3)
-    assert read_maps(write(), {"b", "c"}).images == ["b"]
+    assert read_maps(write(), ["nih/b", "c"]).images == ["nih/b"] and read_maps(
+        write(), ["a", "b"], np.array([True, False])
+    ).images == ["a"]
+    with pytest.raises(ValueError, match="cannot be told apart by their names: the first is b"):
+        read_maps(write(), ["a", "x/b", "y/b"])
     spoilt = np.zeros((2, 1, 4, 4), np.float16)
     spoilt[1, 0, 2, 2] = np.nan
     for changed, said in (
@@ -91,6 +96,10 @@ def test_files_of_maps_are_checked(tmp_path: Path) -> None:
         ({"side": 9}, "a mask of 9 x 9 pixels needs 11"),
         ({"classes": ["A", "B"]}, "for 2 images and 2 maps"),
         ({"meta": "{"}, "no JSON"),
+        ({"meta": "[]"}, "meta: it is \\[\\], not an object"),
+        ({"meta": '{"checkpoint": 1}'}, "'checkpoint' is 1, not a text"),
+        ({"keep_ratio": "much"}, "'keep_ratio' is <U4"),
+        ({"contaminated": [True]}, "'contaminated' is bool"),
     ):
         with pytest.raises(ValueError, match=said):
             read_maps(write(**changed))
@@ -431,6 +440,69 @@ def test_evidence_is_complete_or_absent(written: Path, demo: Path, tables: tuple
     assert "no box in any" in one_line_error(*infer(written / "roi.pt", demo, tables[1], "--cam", out / "d.npz", "--bbox_csv", tmp_path / "boxes.csv"))
 
 
+def test_what_was_trained_on_says_so_in_every_output(
+    checkpoints: Path, demo: Path, tables: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Two training images among test images of an honest checkpoint; each file alone, and the console whatever is written."""
+    from roi.checkpoint import fingerprints
+    from roi.faithfulness import read_curves
+
+    state = torch.load(checkpoints / "roi.pt", weights_only=True)
+    train, test = read_table(tables[0]), read_table(tables[1])
+    seen = np.isin(fingerprints(train["image"].tolist()), state["train_images"])
+    table = pd.concat([test[:2], train[seen][:2]])
+    marked = table["image"].tolist()[2:]
+    table.to_csv(tmp_path / "t.csv", index=False)
+    expected = "CONTAMINATED: the checkpoint was trained on 2 of these 4 images"
+    for flag, name in (
+        ("--save_vis_dir", "v"),
+        ("--save_masks", "m.npz"),
+        ("--cam", "c.npz"),
+        ("--class_masks", "k.npz"),
+        ("--curves", "u.npz"),
+    ):
+        said = run(
+            *infer(
+                checkpoints / "roi.pt",
+                demo,
+                tmp_path / "t.csv",
+                flag,
+                tmp_path / name,
+                "--batch_size",
+                4,
+                "--vis_size",
+                128,
+            )
+        )
+        assert said.count(expected) == 1, flag
+    for name in ("m.npz", "c.npz", "k.npz"):
+        maps = read_maps(tmp_path / name)
+        assert (
+            maps.contaminated is True and maps.meta["contaminated"] is True and maps.meta["contaminated_images"] == 2
+        ), name
+        assert (
+            read_maps(tmp_path / name, maps.images, np.array([True, True, False, False])).images
+            == table["image"].tolist()[:2]
+        )
+        assert np.load(tmp_path / name)["contaminated"].tolist() == [False, False, True, True], name
+    assert read_curves(tmp_path / "u.npz").contaminated is True
+    listed = (tmp_path / "v" / "CONTAMINATED.txt").read_text().splitlines()
+    assert listed[1:] == marked
+    for image in table["image"]:
+        stem = tmp_path / "v" / Path(image).stem
+        pictures = {kind: Image.open(f"{stem}_{kind}.png") for kind in ("mask", "crop", "overlay")}
+        for kind, picture in pictures.items():
+            assert ("Warning" in picture.info) == (image in marked), kind
+        below = np.asarray(pictures["overlay"])[128:].reshape(-1, 3).astype(int)  # red letters of the caption
+        assert ((below[:, 0] > 200) & (below[:, 1:] < 150).all(axis=1)).any() == (image in marked)
+        assert set(np.unique(np.asarray(pictures["mask"]))) == {0, 255}
+    test[:2].to_csv(tmp_path / "t.csv", index=False)
+    said = run(
+        *infer(checkpoints / "roi.pt", demo, tmp_path / "t.csv", "--save_vis_dir", tmp_path / "v", "--overwrite")
+    )
+    assert "CONTAMINATED" not in said and not (tmp_path / "v" / "CONTAMINATED.txt").exists()
+
+
 def test_another_image_of_a_patient_is_contaminated_too(checkpoints: Path, demo: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
     """A new name, the patient of a training image: its scores are no test scores."""
     from roi.checkpoint import fingerprints
@@ -443,4 +515,7 @@ def test_another_image_of_a_patient_is_contaminated_too(checkpoints: Path, demo:
     new = f"{row['image'].split('_')[0]}_999.png"
     (tmp_path / new).write_bytes(Path(str(locate(demo, [row["image"]])[0])).read_bytes())
     said = run("infer_roi_consistency.py", "--checkpoint", checkpoints / "roi.pt", "--image", tmp_path / new, "--save_json", tmp_path / "p.json")
+    crop = ("--save_mask", tmp_path / "m.png", "--save_crop", tmp_path / "c.png")
+    run("infer_roi_consistency.py", "--checkpoint", checkpoints / "roi.pt", "--image", tmp_path / new, *crop)
+    assert all("CONTAMINATED" in Image.open(path).info["Warning"] for path in crop[1::2])
     assert "another image of its patient" in said and json.loads((tmp_path / "p.json").read_text())[0]["contaminated"] is True

@@ -11,6 +11,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import one_line_error, run
 from PIL import Image
@@ -25,6 +26,7 @@ from roi.report_runs import Run, read_run, run_name
 from roi.report_scores import PUBLISHED_AUROC, headline, subgroups
 from roi.report_sets import prediction_sets, verdict
 from roi.report_training import training
+from roi.text import decimal
 
 EVIL, QUOTED = "<script>alert(1)</script>", 'a"b&c'
 CLASSES = ["Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax", EVIL, QUOTED, "Normal"]
@@ -285,8 +287,33 @@ def test_runs_scored_on_other_images_are_not_compared_in_silence(whole: Path, tm
 
 
 def test_contaminated_has_a_banner(tmp_path: Path, whole: Path) -> None:
-    part = headline(changed_run(whole, tmp_path, lambda m: m.update(contaminated=True)))
-    assert 'class="banner" role="alert">CONTAMINATED' in part and "none of these images" not in part
+    """And so has every section whose own file says so: other model, maps, curves, training, the cases that were trained on."""
+    rows = json.loads((whole / "preds.json").read_text())
+    (tmp_path / "marked.json").write_text(json.dumps([row | {"contaminated": True} for row in rows]))
+    log = pd.read_csv(whole / "train_metrics.csv").assign(contaminated=1)
+
+    def change(m: dict[str, Any]) -> None:
+        m.update(contaminated=True)
+        m["comparison"]["contaminated"] = m["faithfulness"]["controls"]["contaminated"] = True
+        m["localization"]["maps"] = {"masks.npz": {"checkpoint": "roi.pt", "epoch": 3, "contaminated": True}}
+        m["inputs"]["preds"] = str(tmp_path / "marked.json")
+
+    run_ = changed_run(whole, tmp_path / "run", change)
+    log.to_csv(tmp_path / "run" / "metrics.csv", index=False)
+    text = page([read_run(tmp_path / "run"), read_run(whole)], count=4)
+    parts = sections(text)
+    head = text[: text.index("<main>")]
+    assert head.count('class="banner" role="alert">CONTAMINATED') == 1 and "<title>CONTAMINATED: " in head
+    for name in ("training", "comparison", "faithfulness", "localisation", "gallery"):
+        assert 'class="banner"' in parts[name] and "CONTAMINATED" in parts[name], name
+    assert (
+        parts["gallery"].count("trained on this image or its patient") == 4
+        and "none of these images" not in parts["scores"]
+    )
+    assert "(this run) CONTAMINATED" in headline(run_)
+    rows_ = re.findall(r"<tr>.*?</tr>", parts["ablation"])
+    assert "CONTAMINATED" in rows_[1] and "CONTAMINATED" not in rows_[2]
+    assert "CONTAMINATED" not in page([read_run(whole)], count=4)
 
 
 def test_the_page_is_the_same_when_made_again(whole: Path) -> None:
@@ -577,6 +604,69 @@ def test_missing_and_broken_images_are_named(whole: Path, tmp_path: Path) -> Non
     assert part.count("cannot be read as an image") == 4
 
 
+def test_images_in_sub_folders_keep_masks_crops_and_boxes(whole: Path, tmp_path: Path) -> None:
+    """A table of several sets names images by their folders; files of boxes and of maps may leave these out."""
+    below = tmp_path / "nih"
+    below.mkdir()
+    (below / "set_a").symlink_to(whole / "nih" / "images", target_is_directory=True)
+    table = pd.read_csv(whole / "table.csv", dtype=str, keep_default_na=False)
+    table.assign(image="set_a/" + table["image"]).to_csv(tmp_path / "table.csv", index=False)
+    rows = json.loads((whole / "preds.json").read_text())
+    (tmp_path / "preds.json").write_text(json.dumps([row | {"image": f"set_a/{row['image']}"} for row in rows]))
+
+    def change(m: dict[str, Any]) -> None:
+        m["inputs"].update(preds=str(tmp_path / "preds.json"), csv=str(tmp_path / "table.csv"))
+        m["predictions"]["image_root"] = str(below)
+
+    part, flat = (
+        gallery_of(changed_run(whole, tmp_path / "run", change), None, 24),
+        gallery_of(read_run(whole), None, 24),
+    )
+    for what in ("X-ray with the outline of the mask", "and boxes", "Crop: what the mask keeps"):
+        assert part.count(what) == flat.count(what) > 0, what
+    assert re.findall('base64,([^"]+)', part) == re.findall('base64,([^"]+)', flat)  # the same pictures
+    assert f"160 of 160 images lie outside {below}, behind links" in part and "behind links" not in flat
+
+
+def test_what_the_gallery_cannot_tell_apart_or_does_not_have_is_said(whole: Path, tmp_path: Path) -> None:
+    """x.png may be a/x.png or b/x.png: no box and no mask rather than another image's; images without a map are counted."""
+    table = pd.read_csv(whole / "table.csv", dtype=str, keep_default_na=False)
+    pd.concat([table, table.assign(image="b/" + table["image"])]).assign(
+        image=lambda t: t["image"].where(t["image"].str.startswith("b/"), "a/" + t["image"])
+    ).to_csv(tmp_path / "table.csv", index=False)
+    rows = json.loads((whole / "preds.json").read_text())
+    (tmp_path / "preds.json").write_text(json.dumps([row | {"image": f"a/{row['image']}"} for row in rows]))
+    (tmp_path / "nih").mkdir()
+    (tmp_path / "nih" / "a").symlink_to(whole / "nih" / "images", target_is_directory=True)
+
+    def change(m: dict[str, Any]) -> None:
+        m["inputs"].update(preds=str(tmp_path / "preds.json"), csv=str(tmp_path / "table.csv"))
+        m["predictions"]["image_root"] = str(tmp_path / "nih")
+
+    part = gallery_of(changed_run(whole, tmp_path / "run", change), None, 8)
+    assert part.count('<article class="case">') == 8 and "and boxes" not in part and "outline" not in part
+    assert "their image may be any of several" in part and "cannot be told apart by their names" in part
+    data = dict(np.load(whole / "masks.npz"))
+    some = {k: x[:10] if x.shape[:1] == (COUNT,) else x for k, x in data.items()}
+    np.savez(tmp_path / "few.npz", **some)
+    part = gallery_of(
+        changed_run(whole, tmp_path / "few", lambda m: m["inputs"].update(masks=[str(tmp_path / "few.npz")])), None, 24
+    )
+    assert "of the 24 cases have no mask map in the files of maps" in part
+
+
+def test_nothing_rounds_to_a_negative_zero(whole: Path, tmp_path: Path) -> None:
+    def change(m: dict[str, Any]) -> None:
+        m["mean"]["auroc"] = {"value": -0.0004, "low": -0.00049, "high": -0.0001}
+        m["subgroups"]["view"]["gap"].update(value=-1e-9, low=-0.0, high=-0.0)
+
+    run_ = changed_run(whole, tmp_path, change)
+    for section in (headline(run_), subgroups(run_)):
+        said = re.sub("<.*?>", "", section)
+        assert "-0.000" not in said and "[0.000, 0.000]" in said
+    assert [decimal(v, 2) for v in (-0.004, -0.006, 0.0, -0.0, -12.345)] == ["0.00", "-0.01", "0.00", "0.00", "-12.35"]
+
+
 def test_a_map_without_a_mask_is_a_heat_map(whole: Path, tmp_path: Path) -> None:
     write_maps(tmp_path / "cam.npz", "cam", FINDINGS, 0)
     part = gallery_of(changed_run(whole, tmp_path, lambda m: m["inputs"].update(masks=[str(tmp_path / "cam.npz")])), None, 24)
@@ -585,12 +675,150 @@ def test_a_map_without_a_mask_is_a_heat_map(whole: Path, tmp_path: Path) -> None
 
 def test_wrong_input_is_one_line(whole: Path, tmp_path: Path) -> None:
     assert "make it with evaluate.py" in one_line_error("make_report.py", "--runs", tmp_path, "--out", tmp_path / "x.html")
-    for content in ("[]", "{", '{"mean": 3}', '{"mean": {}, "per_class": []}', '{"mean": {"auroc": 0.5}, "per_class": {}}'):
+    for content in (
+        "[]",
+        "{",
+        '{"mean": 3}',
+        '{"mean": {}, "per_class": []}',
+        '{"mean": {"auroc": 0.5}, "per_class": {}}',
+        "\\ud800",
+    ):
         (tmp_path / "metrics.json").write_text(content)
         assert "not a metrics.json of evaluate.py" in one_line_error("make_report.py", "--runs", tmp_path, "--out", tmp_path / "x.html")
     (tmp_path / "there.html").write_text("mine")
     assert "--overwrite" in one_line_error("make_report.py", "--runs", whole, "--out", tmp_path / "there.html")
     assert (tmp_path / "there.html").read_text() == "mine" and not (tmp_path / "x.html").exists()
+
+
+def small_metrics(root: Path) -> dict[str, Any]:
+    """As metrics(), with two of everything that comes again and again."""
+    many = (
+        "per_class",
+        "each",
+        "methods",
+        "groups",
+        "rules",
+        "prevalence",
+        "calibration",
+        "findings",
+        "micro",
+        "args",
+        "versions",
+    )
+
+    def few(value: Any, name: str = "") -> Any:
+        if isinstance(value, dict):
+            keep = list(value)[:2] if name in many and "methods" not in value else list(value)
+            return {k: few(value[k], k) for k in keep}
+        return [few(x) for x in value[:3]] if isinstance(value, list) else value
+
+    return few(metrics(root))
+
+
+def nodes(value: Any, way: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The ways to all values below."""
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield (*way, key)
+        yield from nodes(inner, (*way, key))
+
+
+def with_change(data: Any, way: tuple[Any, ...], change: Any) -> Any:
+    """A copy in which the value at `way` is another, or is gone (`change` None and no value)."""
+    copy = dict(data) if isinstance(data, dict) else list(data)
+    if len(way) > 1:
+        copy[way[0]] = with_change(copy[way[0]], way[1:], change)
+    elif change is GONE:
+        del copy[way[0]]
+    else:
+        copy[way[0]] = change
+    return copy
+
+
+GONE = object()
+ODD = (None, "odd", ["odd", 3], {"odd": 3}, {}, -1.5, True, 10**40)
+
+
+def test_an_odd_metrics_json_is_refused_or_its_section_says_so(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every value of the file is taken away, and replaced; never another error than one line that names the file."""
+
+    def lines(title: str, xlabel: str, ylabel: str, curves: Any, **_: Any) -> bytes:
+        for curve in curves:
+            y = np.array([np.nan if v is None else v for v in curve.y], dtype=float)
+            assert np.asarray(curve.x, dtype=float).shape == y.shape
+        return b"<svg/>"
+
+    def intervals(title: str, xlabel: str, rows: Any, groups: Any, **_: Any) -> bytes:
+        for values in groups.values():
+            assert len(values) == len(rows)
+            np.array([x.get("value") for x in values if x and x.get("value") is not None], dtype=float)
+        return b"<svg/>"
+
+    monkeypatch.setattr(plots, "lines", lines)
+    monkeypatch.setattr(plots, "intervals", intervals)
+    monkeypatch.setattr("roi.report.commit", lambda: "unknown")
+    data = small_metrics(whole)
+    data["inputs"] = {"preds": "gone.json"}
+    file = tmp_path / "metrics.json"
+    refused = left_out = 0
+    for n, way in enumerate(list(nodes(data))[::4]):
+        change = ODD[n % len(ODD)] if n % 3 else GONE
+        file.write_text(json.dumps(with_change(data, way, change)))
+        try:
+            run_ = read_run(tmp_path)
+        except ValueError as error:
+            assert str(file) in str(error) and "\n" not in str(error)
+            refused += 1
+            continue
+        text = page([run_, run_])
+        for block, why in run_.odd.items():
+            assert str(way[0]) in why and esc(why) in text, block
+            left_out += 1
+    assert refused > 50 and left_out > 150
+
+
+def test_a_wrong_value_is_named_with_the_keys_that_lead_to_it(whole: Path, tmp_path: Path) -> None:
+    def changed(*way: Any, value: Any = "odd") -> Run:
+        (tmp_path / "metrics.json").write_text(json.dumps(with_change(metrics(whole), way, value)))
+        return read_run(tmp_path)
+
+    assert changed("calibration", "methods", "raw", "mean", "ece").odd == {
+        "calibration": "'calibration.methods.raw.mean.ece' is 'odd', not a number"
+    }
+    assert changed("localization", "sources", "mask", "mean", value=GONE).odd == {
+        "localization": "'localization.sources.mask.mean' is missing"
+    }
+    assert (
+        "insertion' has 4 points, not 5"
+        in changed("faithfulness", "controls", "sources", "mask", "insertion", value=[0.1] * 4).odd["faithfulness"]
+    )
+    for way, said in (
+        (("mean", "auroc", "low"), "'mean.auroc.low' is 'odd', not a number"),
+        (("n_images",), "'n_images' is 'odd'"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(said)):
+            changed(*way)
+    with pytest.raises(ValueError, match="'contaminated' is missing"):
+        changed("contaminated", value=GONE)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("epoch,loss\n1,0.5\n2,oops\n", "column 'loss' holds 'oops' in row 3"), ("epoch,loss\n", "it has no row"), ("loss\n1\n", "no column 'epoch'"),
+        ("", "not a CSV table"), ("epoch,loss\nx,1\n", "column 'epoch' holds 'x' in row 2"), ('epoch,loss\n1,"\n', "not a CSV table"),
+        ("epoch,loss\n,1\n", "column 'epoch' holds '' in row 2"),
+    ],
+)  # fmt: skip
+def test_an_odd_log_of_training_is_left_out_and_said(whole: Path, tmp_path: Path, text: str, said: str) -> None:
+    changed_run(whole, tmp_path, lambda m: m["inputs"].clear())
+    (tmp_path / "metrics.csv").write_text(text)
+    run_ = read_run(tmp_path)
+    assert run_.log is None and said in run_.log_odd and str(tmp_path / "metrics.csv") in run_.log_odd
+    assert esc(said) in training(run_)
+    (tmp_path / "metrics.csv").write_text("epoch,loss,mask_mean,my_notes\n1,0.5,,good\n2,nan,,bad\n")
+    assert training(read_run(tmp_path)).count("<figure>") == 1
 
 
 # --- cases and figures ---

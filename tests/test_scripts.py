@@ -1,8 +1,10 @@
 """The scripts as their users run them: the published flags, honest splits, modes, a kill and a second run, predictions."""
 
 import csv
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import ROOT, one_line_error, run
@@ -24,6 +27,7 @@ from roi.images import locate, read_grey
 from roi.log import COLUMNS, TERMS
 from roi.objective import OBJECTIVES
 from roi.table import read_table
+from roi.text import Console, printable
 
 TINY = ("--backbone", "test_convnext", "--weights", "none", "--img_size", 32, "--batch_size", 16, "--epochs", 1, "--workers", 0, "--device", "cpu")
 
@@ -161,7 +165,8 @@ def test_leakage_marks_checkpoint_metrics_and_predictions(demo: Path, tables: tu
         "--workers",
         0,
     )
-    assert "CONTAMINATED" in run(*infer)
+    said = run(*infer)
+    assert said.count("CONTAMINATED") == 1 and f"trained on {len(read_table(tables[1]))} of these" in said
     preds = json.loads((tmp_path / "p.json").read_text())
     assert all(row["contaminated"] for row in preds) and set(preds[0]) == {"image", "prob_full", "contaminated"}  # no mask: nothing kept or dropped
     meta = json.loads((tmp_path / "p.meta.json").read_text())
@@ -364,6 +369,120 @@ def test_pictures_show_true_grey_levels_and_exactly_what_is_kept(demo: Path, tab
     assert set(np.unique(mask)) == {0, 255} and (mask > 0).sum() == 4 * 102  # 32 x 32 shown at 64 x 64
     np.testing.assert_array_equal(crop, np.where(mask > 0, grey, 114))
     assert Image.open(tmp_path / "v" / f"{stem}_overlay.png").mode == "RGB"
+
+
+def test_overlays_of_images_in_sub_folders_have_their_boxes(
+    demo: Path, tables: tuple[Path, Path], trained: Path, tmp_path: Path
+) -> None:
+    """A list of boxes names files alone, a table of several sets folders, too; one that fits two images is nobody's, and counted."""
+    boxes = demo / "BBox_List_2017.csv"
+    published = pd.read_csv(boxes, skiprows=1, header=None)
+    boxed = [image for image in read_table(tables[1])["image"] if image in set(published[0])][:2]
+    table = read_table(tables[1])
+    table = table[table["image"].isin(boxed)]
+    for set_ in ("a", "b"):
+        (tmp_path / "root" / set_).mkdir(parents=True)
+        for name, path in zip(boxed, locate(demo, boxed), strict=True):
+            (tmp_path / "root" / set_ / name).write_bytes(Path(str(path)).read_bytes())
+
+    def pictures(name: str, images: list[str], root: Path, *more: object) -> list[np.ndarray]:
+        pd.concat([table.assign(image=[f"{folder}{image}" for image in table["image"]]) for folder in images]).to_csv(
+            tmp_path / "t.csv", index=False
+        )
+        vis = ("--save_vis_dir", tmp_path / name, "--max_vis", 2, "--vis_size", 128)
+        said.append(run(*infer(trained / "roi.pt", tmp_path / "t.csv", root, *vis, *more)))
+        return [np.asarray(Image.open(path))[:128] for path in sorted((tmp_path / name).glob("*_overlay.png"))]
+
+    said: list[str] = []
+    flat = pictures("flat", [""], demo, "--bbox_csv", boxes)
+    below = pictures("below", ["a/"], tmp_path / "root", "--bbox_csv", boxes)
+    without = pictures("without", ["a/"], tmp_path / "root")
+    unclear = pictures("unclear", ["a/", "b/"], tmp_path / "root", "--bbox_csv", boxes)
+    assert len(flat) == len(below) == 2
+    for n in range(2):
+        np.testing.assert_array_equal(below[n], flat[n])
+        assert (below[n] != without[n]).any()
+        np.testing.assert_array_equal(unclear[n], without[n])
+    count = int(published[0].isin(boxed).sum())
+    assert f"{count} boxes are left out, as their image may be any of several" in said[3] and "left out" not in said[1]
+
+
+def test_images_behind_links_are_said_once_with_their_number(
+    demo: Path, tables: tuple[Path, Path], trained: Path, tmp_path: Path
+) -> None:
+    names = read_table(tables[1])["image"].tolist()[:6]
+    read_table(tables[1])[:6].to_csv(tmp_path / "t.csv", index=False)
+    real = tmp_path / "data"
+    real.mkdir()
+    for name, path in zip(names, locate(demo, names), strict=True):
+        (real / name).write_bytes(Path(str(path)).read_bytes())
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "images").symlink_to(real, target_is_directory=True)  # as researchers do
+    (tmp_path / "files").mkdir()
+    for n, name in enumerate(names):  # two lead out, two stay inside, two are no links
+        if n < 2:
+            (tmp_path / "files" / name).symlink_to(real / name)
+        elif n < 4:
+            (tmp_path / "files" / "elsewhere").mkdir(exist_ok=True)
+            (tmp_path / "files" / "elsewhere" / name).write_bytes((real / name).read_bytes())
+            (tmp_path / "files" / name).symlink_to(Path("elsewhere") / name)
+        else:
+            (tmp_path / "files" / name).write_bytes((real / name).read_bytes())
+    (tmp_path / "whole").symlink_to(real, target_is_directory=True)
+    for root, count in (("folder", 6), ("files", 2), ("whole", 0), ("data", 0)):
+        command = infer(
+            trained / "roi.pt", tmp_path / "t.csv", tmp_path / root, "--save_json", tmp_path / f"{root}.json"
+        )
+        said = run(*command)
+        assert said.count("behind links") == (count > 0), root
+        if count:
+            assert (
+                f"{count} of 6 images lie outside {tmp_path / root}, behind links: the first is " in said
+                and f"-> {real / names[0]}" in said
+            )
+    assert (tmp_path / "folder.json").read_text() == (tmp_path / "data.json").read_text()
+
+
+@pytest.mark.parametrize("script", sorted(p.name for p in ROOT.glob("*.py")))
+def test_control_bytes_of_file_names_do_not_reach_the_console(script: str) -> None:
+    """ESC, NUL, BEL, CR, CSI, a right-to-left override, bytes that are no UTF-8: every script repeats a flag that it does not know."""
+    required = re.search(r"required: (.*?) \(all", run(script, code=2))
+    flags = [word for flag in required[1].split(", ") for word in (flag, "x")] if required else []
+    flags += {"download_datasets.py": ["--list"], "make_chexmultimodal_csv.py": ["--src_csv", "x"]}.get(script, [])
+    said = run(script, *flags, "--\x1b[2J\x00\x07\r\x9b\u202e\udcff", code=2)
+    assert said.removesuffix("\n").isprintable(), ascii(said)
+    assert "\\x1b[2J\\x00\\x07\\r\\x9b\\u202e\\xff" in said
+
+
+def test_names_are_escaped_where_they_are_printed(
+    demo: Path, tables: tuple[Path, Path], trained: Path, tmp_path: Path
+) -> None:
+    name = "a\x1b]0;gone\x07\nb.png"
+    (tmp_path / "images").mkdir()
+    first = read_table(tables[1])[:2]
+    for image, path in zip((name, "b.png"), locate(demo, first["image"].tolist()), strict=True):
+        (tmp_path / "images" / image).write_bytes(Path(str(path)).read_bytes())
+    first.assign(image=[name, "b.png"], patient_id="p").to_csv(tmp_path / "t.csv", index=False)
+    vis = ("--save_vis_dir", tmp_path / "v\x1b", "--vis_size", 64)
+    said = run(*infer(trained / "roi.pt", tmp_path / "t.csv", tmp_path, *vis))
+    assert "\x1b" not in said and "v\\x1b: pictures of 2 images" in said
+    (tmp_path / "images" / name).write_bytes(b"")
+    error = one_line_error(*infer(trained / "roi.pt", tmp_path / "t.csv", tmp_path, "--save_json", tmp_path / "p.json"))
+    assert "a\\x1b]0;gone\\x07\\nb.png" in error and "\x1b" not in error
+
+
+def test_the_console_leaves_progress_and_lines_alone() -> None:
+    out = io.StringIO()
+    console = Console(out)
+    for text in ("\r 50 %", "two\n\tlines é ✓\n", "a\rb", "\x1b[A"):
+        assert console.write(text) == len(text)
+    console.flush()
+    assert out.getvalue() == "\r 50 %two\n\tlines é ✓\na\\rb\\x1b[A" and not console.isatty()
+    latin = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    Console(latin).write("é ✓")
+    latin.flush()
+    assert latin.buffer.getvalue() == b"\\xe9 \\u2713"  # type: ignore[attr-defined]
+    assert printable("a\nb\tc") == "a\\nb\\tc"
 
 
 def test_a_checkpoint_without_a_mask_shows_where_it_looks(tables: tuple[Path, Path], demo: Path, tmp_path: Path) -> None:

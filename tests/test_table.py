@@ -1,5 +1,6 @@
 """Tables: labels by token, order of findings, unknown, splits by patient, leakage; and the script that makes them."""
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,46 @@ HEADER_2017 = (
 def frame(**columns: list[str]) -> pd.DataFrame:
     rows = len(columns["image"])
     return pd.DataFrame({c: columns.get(c, [""] * rows) for c in t.COLUMNS})
+
+
+@pytest.mark.parametrize(
+    ("wanted", "known", "place"),
+    [
+        (["a.png", "b.png", "c.png"], ["b.png", "a.png"], [1, 0, -1]),
+        (["images/a.png", "images_003/images/a.png", "./a.png", "a.png"], ["a.png"], [0, 0, 0, 0]),  # NIH's shards
+        (["a.png", "a.png"], ["nih/images/a.png", "openi/b.png"], [0, 0]),  # a list of boxes, without folders
+        (["nih/images/a.png"], ["a.png"], [0]),
+        (["t/x/a.png"], ["nih/x/a.png"], [-1]),
+        (["s/a.png"], ["nih/s/a.png", "openi/a.png"], [0]),  # by whole folders, from the end
+        (["s/a.png"], ["nih/xs/a.png"], [-1]),
+        (["a/1.png"], ["b/1.png"], [-1]),  # another image
+        (["1.png"], ["a/1.png", "b/1.png"], [-2]),
+        (["a/1.png", "b/1.png"], ["1.png"], [-2, -2]),
+        (["1.png", "a/1.png"], ["1.png"], [0, -2]),  # that one has its own name here
+        (["1.png", "a/1.png"], ["a/1.png"], [-2, 0]),
+        (["1.png"], ["1.png", "a/1.png"], [0]),
+        (["1.png"], ["images/1.png", "1.png"], [-2]),
+        (["1.png", "2.png"], [], [-1, -1]), ([], ["1.png"], []),
+    ],
+)  # fmt: skip
+def test_the_same_image_or_not(wanted: list[str], known: list[str], place: list[int]) -> None:
+    found = t.match_images(wanted, known)
+    assert found.tolist() == place and found.dtype == np.int64
+    assert (t.ABSENT, t.AMBIGUOUS) == (-1, -2)
+
+
+def test_matches_do_not_depend_on_the_order_and_are_fast() -> None:
+    rng = np.random.default_rng(0)
+    names = [f"{n % 5}/{n % 700}.png" for n in range(3000)] + [f"{n}.png" for n in range(900)]
+    wanted, known = (list(dict.fromkeys(rng.choice(names, 600).tolist())) for _ in range(2))
+    place = t.match_images(wanted, known)
+    order, other = rng.permutation(len(wanted)), rng.permutation(len(known))
+    moved = t.match_images([wanted[n] for n in order], [known[n] for n in other])
+    expected = [place[n] if place[n] < 0 else int(np.flatnonzero(other == place[n])[0]) for n in order]
+    assert moved.tolist() == expected and {-1, -2} < set(expected)
+    begin = time.process_time()
+    t.match_images([f"nih/{n}.png" for n in range(100_000)], [f"{n}.png" for n in range(100_000)])
+    assert time.process_time() - begin < 3
 
 
 def test_order_of_classes_is_the_fields_order_then_sorted() -> None:

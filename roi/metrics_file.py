@@ -1,0 +1,190 @@
+"""metrics.json: what evaluate.py writes and the report reads.
+
+A block that is not what it must be is left out and said; a file without the scores themselves is refused.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from roi.localization import controls_of
+from roi.origin import MODEL, ORIGIN
+from roi.schema import COUNT, FLAG, NUMBER, TEXT, Each, Either, Items, Keys, Maybe, problems
+
+SCORE = {"value": Maybe(NUMBER), "low": Maybe(NUMBER), "high": Maybe(NUMBER)}
+V = Keys(optional=SCORE)
+WHOLE_V = Keys(SCORE)
+TESTED = Keys(optional=SCORE | {"p": Maybe(NUMBER), "p_delong": Maybe(NUMBER)})
+SCORES = Each(Maybe(V))
+CURVE = Items(Items(Maybe(NUMBER)), 2)
+NAMES = (
+    "auroc",
+    "auroc_delong",
+    "ap",
+    "f1",
+    "precision",
+    "recall",
+    "specificity",
+)  # of the scores of a finding that are shown
+OF_FINDING = Keys(optional={
+    **dict.fromkeys(NAMES, Maybe(V)), "positives": COUNT, "known": COUNT, "threshold": Maybe(NUMBER),
+    "roc": CURVE, "pr": CURVE,
+})  # fmt: skip
+ERRORS = Keys(optional={"ece": Maybe(NUMBER), "brier": Maybe(NUMBER)})
+METHOD = Keys(optional={"mean": ERRORS, "per_class": Each(ERRORS), "reliability": Items(Items(NUMBER, 3))})
+GROUP = Keys(optional={
+    "n_images": COUNT, "n_patients": COUNT, "auroc": Maybe(V), "auroc_own": Maybe(V),
+    "findings_own": Maybe(Items(TEXT)),
+})  # fmt: skip
+GROUPS = Keys(optional={
+    "findings": Items(TEXT), "groups": Each(GROUP), "gap": Maybe(Keys(optional=SCORE | {"best": TEXT, "worst": TEXT})),
+})  # fmt: skip
+SIDE = Keys(optional={"mean": Maybe(V), "per_class": SCORES})
+AREAS = ("crop", "drop", "insertion_area", "deletion_area", "positives", "negatives")
+RANKING = Keys(optional={
+    **dict.fromkeys(AREAS, Maybe(V)), "insertion": Items(Maybe(NUMBER)), "deletion": Items(Maybe(NUMBER)),
+    "minus": Each(Keys(optional=dict.fromkeys(AREAS, Maybe(V)))),
+})  # fmt: skip
+CONTROLS = Keys(
+    {"sources": Each(RANKING), "fractions": Items(NUMBER)},
+    {"n_images": COUNT, "keep_ratio": NUMBER, "contaminated": Maybe(FLAG)},
+)
+PLACED = Each(WHOLE_V)
+PLACES = Keys(
+    {"mean": PLACED},
+    {"kind": TEXT, "per_class": Each(PLACED), "minus": Each(PLACED), "minus_per_class": Each(Each(PLACED))},
+)
+HEADLINE = Keys({"source": TEXT, "kind": TEXT, "pointing": WHOLE_V, "minus": Each(WHOLE_V)})
+CHOSEN = Keys({
+    "folds": COUNT, "grid": COUNT, "deals": COUNT, "best_place": Keys({"pairs_without_place": COUNT}),
+    "label_place": Each(Keys({"n_images": COUNT, "from": TEXT})),
+})  # fmt: skip
+RULE = Keys(
+    {"threshold": NUMBER, "fnr": WHOLE_V, "fnr_with_finding": WHOLE_V, "fdr": WHOLE_V},
+    {"size": V, "size_with_finding": V},
+)
+RATES = Each(Maybe(NUMBER))
+SHIFT = Keys(optional={
+    "warning": Maybe(TEXT), "calibration": RATES, "prevalence": RATES,
+    "with_finding": Maybe(NUMBER), "calibration_with_finding": Maybe(NUMBER),
+})  # fmt: skip
+
+NEEDED: dict[str, Any] = {"n_images": COUNT, "contaminated": Maybe(FLAG), "mean": SCORES, "per_class": Each(OF_FINDING)}
+BLOCKS: dict[str, Any] = {  # that may be missing; one that is odd is left out
+    "n_patients": COUNT, "split": TEXT, "label_source": TEXT, "classes_not_predicted": Items(TEXT),
+    "classes_undefined": Items(TEXT),
+    "command": TEXT, "micro": SCORES, "hamming": V, "thresholds": Keys(optional={"file": TEXT, "rule": TEXT}),
+    "calibration": Keys(optional={"fitted_on": Maybe(TEXT), "methods": Each(METHOD)}),
+    "subgroups": Each(GROUPS),
+    "comparison": Keys(optional={
+        "file": TEXT, "n_images": COUNT, "contaminated": Maybe(FLAG),
+        "mean": Keys(optional={"auroc": Maybe(TESTED)}), "per_class": Each(Keys(optional={"auroc": Maybe(TESTED)})),
+    }),
+    "faithfulness": Keys(optional={"positives": SIDE, "negatives": SIDE, "controls": Maybe(CONTROLS)}),
+    "localization": Keys({"sources": Each(PLACES)}, {
+        "headline": HEADLINE, "findings": Each(Keys({"n_boxes": COUNT})), "controls": CHOSEN,
+        "box_file": TEXT, "keep_ratio": NUMBER, "maps": Each(Keys(optional=MODEL)),
+        **dict.fromkeys(("n_boxes", "n_images", "n_patients", "n_boxes_in_file", "n_boxes_ambiguous"), COUNT),
+    }),
+    "conformal": Keys(
+        {"alpha": NUMBER, "delta": NUMBER, "unit": TEXT, "rules": Each(RULE), "infeasible": Items(TEXT),
+         "each": Each(Keys(optional=dict.fromkeys(("sensitivity", "specificity", "precision", "single"), Maybe(V))))},
+        {"file": TEXT, "curve": Items(Keys({"alpha": NUMBER, "fnr": NUMBER})), "shift": Maybe(SHIFT),
+         "thresholds": Each(Keys(optional={"precise_from": Maybe(NUMBER)}))},
+    ),
+    "predictions": Keys(optional=ORIGIN.optional | {
+        "file": TEXT, "versions": Maybe(Either((TEXT, Each(Maybe(TEXT))))),
+    }),
+    "inputs": Keys(optional={
+        **dict.fromkeys(("preds", "csv", "curves", "bbox_csv"), Maybe(TEXT)), "box_space": Maybe(NUMBER),
+        "masks": Maybe(Either((TEXT, Items(TEXT)))),
+    }),
+}  # fmt: skip
+
+
+def read_metrics(file: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Read a metrics.json.
+
+    Returns:
+        its blocks without the odd ones, and for each of these what is wrong with it.
+
+    Raises:
+        ValueError: it is no JSON, or one of NEEDED is missing or odd.
+    """
+    try:
+        metrics = json.loads(file.read_text(encoding="utf-8"), parse_constant=lambda _: None, parse_float=_finite)
+    except ValueError as error:
+        raise ValueError(f"{file}: not a metrics.json of evaluate.py ({error})") from error
+    wrong = next(_odd(metrics, Keys(NEEDED)), "")
+    if wrong:
+        raise ValueError(f"{file}: not a metrics.json of evaluate.py: {wrong}")
+    odd = {}
+    for name, shape in BLOCKS.items():
+        why = next(_odd(metrics.get(name), Maybe(shape), name), "")
+        if why:
+            odd[name] = why
+    return {
+        name: value for name, value in metrics.items() if name not in odd and value is not None or name in NEEDED
+    }, odd
+
+
+def _finite(text: str) -> float | None:
+    """NaN and what is too large for a number are undefined."""
+    value = float(text)
+    return value if math.isfinite(value) else None
+
+
+def _odd(value: Any, shape: Any, name: str = "") -> Iterator[str]:
+    yield from problems(value, shape, name)
+    if name == "faithfulness":
+        yield from _uneven_controls(value)
+    if name == "localization":
+        for way in _lacking_places(value or {"sources": {}}):
+            yield f"'localization.{way}' is missing"
+    if name == "" and isinstance(value, dict):
+        for c, scores in value["per_class"].items():
+            for curve in ("roc", "pr"):
+                x, y = scores.get(curve, ((), ()))
+                if len(x) != len(y):
+                    yield f"'per_class.{c}.{curve}' has {len(x)} and {len(y)} points"
+
+
+def _uneven_controls(value: dict[str, Any] | None) -> Iterator[str]:
+    controls = (value or {}).get("controls") or {"sources": {}, "fractions": []}
+    for name, source in controls["sources"].items():
+        for curve in ("insertion", "deletion"):
+            points = len(source.get(curve) or controls["fractions"])
+            if points != len(controls["fractions"]):
+                way = f"faithfulness.controls.sources.{name}.{curve}"
+                yield f"{way!r} has {points} points, not {len(controls['fractions'])}"
+
+
+def _lacking_places(value: dict[str, Any]) -> Iterator[str]:
+    """What the headline and the tables of findings refer to, and what is not there."""
+    head, sources = value.get("headline"), value["sources"]
+    if any(block.get("kind") == "union" for block in sources.values()):
+        yield from (f"sources.{name}" for name in ("random", "centre") if name not in sources)
+    if not head:
+        return
+    yield from (key for key in ("findings", "controls", "n_boxes") if key not in value)
+    names = controls_of(head["source"], sources)
+    yield from (f"sources, a source for headline.minus.{control}," for control in head["minus"] if control not in names)
+    for control, v in head["minus"].items():
+        yield from (f"headline.minus.{control}.{key}" for key in ("value", "high") if v["low"] is not None and v[key] is None)
+    findings = value.get("findings", {})
+    for name in (head["source"], *names.values()):
+        block = sources.get(name, {})
+        if "pointing" not in block.get("mean", {}):
+            yield f"sources.{name}.mean.pointing"
+        for finding in findings:
+            if "pointing" not in block.get("per_class", {}).get(finding, {}):
+                yield f"sources.{name}.per_class.{finding}.pointing"
+    own = sources.get(head["source"], {})
+    for control in names:
+        if "pointing" not in own.get("minus", {}).get(control, {}):
+            yield f"sources.{head['source']}.minus.{control}.pointing"
+        for finding in findings:
+            if "pointing" not in own.get("minus_per_class", {}).get(control, {}).get(finding, {}):
+                yield f"sources.{head['source']}.minus_per_class.{control}.{finding}.pointing"

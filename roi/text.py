@@ -1,0 +1,51 @@
+"""How names and numbers are written for a person: on the console, on pictures, on the page."""
+
+import re
+from typing import Any, TextIO
+
+# What a terminal obeys, or what reorders the text around it: C0 and C1 controls, line separators, bidirectional marks;
+# and surrogates, which stand for bytes of file names that are no UTF-8 and which no stream can write.
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+LAYOUT = "\n\t"  # what our own texts are made of
+SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+def printable(text: str, keep: str = "") -> str:
+    r"""`text` with control characters as escapes (ESC as \x1b), those in `keep` left as they are."""
+    return CONTROL.sub(lambda match: match[0] if match[0] in keep else _escape(match[0]), text)
+
+
+def _escape(character: str) -> str:
+    if character in SHORT:
+        return SHORT[character]
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:
+        code -= 0xDC00  # the byte that os.fsdecode found
+    return f"\\x{code:02x}" if code <= 0xFF else f"\\u{code:04x}"
+
+
+class Console:
+    """A stream that shows what it is given and obeys none of it.
+
+    File names may hold bytes that move the cursor or clear the screen. A carriage return at the begin of a text is that
+    of a progress bar and stays.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        begin = "\r" if text.startswith("\r") else ""
+        shown = begin + printable(text[len(begin) :], LAYOUT)
+        encoding = self.stream.encoding or "utf-8"
+        self.stream.write(shown.encode(encoding, "backslashreplace").decode(encoding))
+        return len(text)
+
+
+def decimal(value: float, digits: int, sign: str = "") -> str:
+    """`value` with so many digits, with `sign` "+" also where it is positive; what rounds to zero is 0.000, never -0.000."""
+    text = f"{value:{sign}.{digits}f}"
+    return text.lstrip("+-") if float(text) == 0 else text
