@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from report_sentences import GRID, expectations
 
 from roi import reports
 from roi.cells import ABSENT, BLANK, COARSE, PRESENT, UNCERTAIN, UNFIT
@@ -316,6 +317,27 @@ def one(findings: str, impression: str = "") -> dict[str, int]:
 def test_a_sentence_says(sentence: str) -> None:
     assert one(sentence) == cells(SENTENCES[sentence])
     assert one("", sentence) == cells(SENTENCES[sentence])
+
+
+def misread(sentence: str, expected: str) -> dict[str, str]:
+    """What the labeler says otherwise than expected -> {finding: "expected/said"}. A mark * accepts UNCERTAIN and not mentioned."""
+    row, free = cells(expected.replace("*", "?")), [word[:-1] for word in expected.split() if word[-1] == "*"]
+    free = [finding for name in free for finding in SHORT.get(name, name).split()]
+    said = one(sentence)
+    names = {**{code: mark for mark, code in MARKS.items()}, BLANK: "blank"}
+    wrong = [f for f in LABELS if said[f] != row[f] and not (f in free and said[f] == BLANK)]
+    return {f: f"{names[row[f]]}/{names[said[f]]}" for f in wrong}
+
+
+@pytest.mark.parametrize("kinds", [GRID], ids=["grid"])
+def test_a_grid_of_sentences_is_read(kinds: dict[str, str]) -> None:
+    """At least 97 % as expected, and nowhere present where absent was meant or the other way round."""
+    pairs = expectations(kinds)
+    wrong = {sentence: found for sentence, expected in pairs if (found := misread(sentence, expected))}
+    flips = [sentence for sentence, found in wrong.items() if {"+/-", "-/+"} & set(found.values())]
+    assert len(dict(pairs)) == len(pairs) >= 250
+    assert not flips
+    assert len(wrong) <= 0.03 * len(pairs), wrong
 
 
 OTHER_PARTS = ("bony", "rib", "spinal", "vertebral", "abdominal", "tracheal", "diaphragmatic", "thyroid", "breast", "joint", "disc", "soft tissue",
