@@ -1,14 +1,15 @@
 """Radiology reports -> cells of the 14 findings: what is asserted, denied, hedged, or not mentioned. No model, no random numbers.
 
 A sentence is read word by word. Words that no rule knows are dropped (the XXXX of a de-identified text too), the others lose their endings, and the
-longest phrases among them become items: a finding is said, a cue opens a scope, a part of the body meets "normal" or "enlarged". The scopes are those
-of NegEx (Chapman et al. 2001) and ConText (Harkema et al. 2009): a cue reaches to the end of the sentence or to a terminator; some reach backwards.
+longest phrases among them become items (roi/report_vocabulary.py): a finding is said, a cue opens a scope, a part of the body meets "normal" or
+"enlarged". The scopes are those of NegEx (Chapman et al. 2001) and ConText (Harkema et al. 2009): a cue reaches to the end of its clause; some reach
+backwards, as the answers of a structured report do ("Pneumothorax: none").
 
 - PRESENT: said outside any scope. Also "consistent with", "probable", "borderline enlarged", "A or B": people who coded such reports took them as present.
-- UNCERTAIN: "possible", "may", "suggests", "suspicious for", "versus", "cannot be excluded" ...
+- UNCERTAIN: "possible", "may", "suggests", "suspicious for", "versus", "favor", "cannot be excluded", "cannot be assessed" ...
 - ABSENT: denied or resolved, or covered by a normal statement (COVERS): a normal heart, clear lungs, no acute disease ...
 - COARSE: a wider or neighbouring word is asserted: an opacity is not by itself an infiltrate, a granuloma not by itself a nodule.
-- BLANK: none of these; what is recommended, looked for or a matter of history is not mentioned.
+- BLANK: none of these; what is recommended, looked for, removed or a matter of history is not mentioned.
 
 Within a section PRESENT > UNCERTAIN > denied > COARSE > covered. What the impression asserts, hedges or denies outranks the findings.
 Letters: N reports, K = 14 findings, S sentences of all reports, U different ones.
@@ -16,156 +17,36 @@ Letters: N reports, K = 14 findings, S sentences of all reports, U different one
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
-from itertools import product
 from typing import Any
 
 import numpy as np
 
+from roi import report_vocabulary as vocabulary
 from roi.cells import ABSENT, BLANK, COARSE, PRESENT, UNCERTAIN
 from roi.labels import LABELS
-from roi.neighbours import words_of
+from roi.report_vocabulary import ACUTE, FILLERS, GENERAL, known, phrases
 
 NOTHING, COVERED, NEAR, DENIED, HEDGED, SAID = range(6)  # what a sentence says of a finding; the higher outranks within a section
 CODES = np.array([BLANK, ABSENT, COARSE, ABSENT, UNCERTAIN, PRESENT], dtype=np.int8)
 
-# A phrase is a row of words, "a|b" a choice, "a?" may be missing. Words that stand in no phrase are dropped before phrases are looked for.
-FINDINGS = {
-    "atelectasis": ("Atelectasis",),
-    "side? upper|middle|lower? lung collapse": ("Atelectasis",),
-    "collapse side? upper|middle? and? lower? lung": ("Atelectasis",),
-    "cardiomegaly": ("Cardiomegaly",),
-    "large heart": ("Cardiomegaly",),
-    "pleural? effusion": ("Effusion",),
-    "pleural or|and pericardial effusion": ("Effusion",),
-    "pleural fluid": ("Effusion",),
-    "fluid fissure": ("Effusion",),
-    "hydrothorax": ("Effusion",),
-    "hydropneumothorax": ("Effusion", "Pneumothorax"),
-    "hemopneumothorax|pneumothorax": ("Pneumothorax",),
-    "infiltrate": ("Infiltration",),
-    "lung|hilar? mass": ("Mass",),
-    "nodule": ("Nodule",),
-    "pneumonia|bronchopneumonia|pneumonitis": ("Pneumonia",),
-    "consolidation": ("Consolidation",),
-    "edema": ("Edema",),
-    "emphysema": ("Emphysema",),
-    "fibrosis": ("Fibrosis",),
-    "pleural base? thickening": ("Pleural_Thickening",),
-    "pleural effusion|fluid or|and thickening": ("Effusion", "Pleural_Thickening"),
-    "thickening side? pleural": ("Pleural_Thickening",),
-    "hernia": ("Hernia",),
-}
-WIDER = words_of("reports") | words_of("reports_open") | words_of("reports_first")  # one table for all data sets
-OTHERS = (  # of other parts, or of other kinds, that share a word with one of ours
-    "pericardial effusion|fluid",
-    "joint|suprapatellar|knee effusion|fluid",
-    "mediastinal|breast|tissue|thyroid|abdomen|pericardial mass",
-    "mediastinal or|and hilar mass",
-    "mass effect",
-    "body mass",
-    "thyroid|breast nodule",
-    "subcutaneous|tissue|mediastinal|surgical emphysema",
-    "subcutaneous|tissue edema",
-    "edema tissue",
-    "prior pneumonia|infection|pneumothorax",
-    "cystic fibrosis",
-    "inguinal|umbilical|ventral|incisional|abdomen|disc hernia",
-    "bone lesion|opacity",
-    "renal|liver|respiratory|hardware failure",
-    "nasal congestion",
-)
-NEGATIVE = ("negative chest exam?", "negative exam", "chest exam? is? negative", "exam is? negative")  # they deny all of them
-ALONE = ("normal", "negative", "unremarkable")  # as a whole sentence
-PARTS = {
-    "heart": ("heart silhouette|size?",),
-    "mediastinum": ("cardiomediastinal silhouette|size?", "cardio mediastinal silhouette?"),
-    "lung": ("lung field?",),
-    "pleura": ("pleural space?",),
-    "angle": ("costophrenic angle?",),
-    "vessel": ("lung? vascular",),
-    "chest": ("chest exam?", "exam"),
-    "all": ("cardiopulmonary|intrathoracic",),
-    "other": (
-        "side|base|apical|upper|middle|lower lung", "lung base|apical|volume|artery|side", "mediastinal silhouette|size?", "hilar silhouette?",
-        "aorta silhouette|size?", "bone", "spine", "rib", "vertebral", "abdomen", "trachea", "diaphragm", "artery", "tissue", "joint", "disc",
-        "thyroid", "breast", "chest wall", "trauma", "bowel",
-    ),
-}  # fmt: skip
-CUES = {
-    "no": (
-        "no", "not", "without", "clear of", "free of", "negative", "absent", "lack", "rather than",
-        "nor is? there?",
-    ),
-    "maybe": (
-        "possible", "may", "suggest", "suspicious for", "suspected", "concern for", "question", "differential", "equivocal",
-        "cannot|not exclude", "cannot rule out",
-    ),
-    "versus": ("versus",),
-    "past": ("history", "indication", "evaluate", "rule out", "exclude", "if", "recommend", "correlate", "ensure|document|until|confirm resolved"),
-    "skip": ("no|not|without change|increase|progression|worsening", "near|partial complete? resolved", "most suggest"),
-    "gone": ("is? resolved",),
-    "unsure": ("is? difficult exclude", "consider"),
-    "unseen": ("is? not seen", "is? no longer seen?", "is absent", "is? unlikely", "is excluded", "is ruled out"),
-    "doubt": ("cannot is? excluded", "is? not excluded", "cannot is? ruled out", "is possible", "is suspected", "is question", "is? less likely"),
-    "stop": ("but", "however", "although", "though", "except", "while", "there is?", "aside of", "other than"),
-    "which": ("which",),
-    "is": ("is", "show", ":"),
-    "normal": ("normal", "unremarkable", "clear", "sharp", "nonenlarged"),
-    "enlarged": ("borderline? enlarge", "borderline"),
-    "large": ("large",),
-    "abnormality": ("abnormality", "disease", "process"),
-    "acute": ("acute",),
-    "degree": ("stable", "mild", "moderate", "severe", "persistent", "chronic", "small"),
-    ",": (",",),
-    "and": ("and", "with"),
-    "or": ("or",),
-}  # fmt: skip
-COVERS = {  # part: what is absent where it is called normal, clear, unremarkable or without abnormality
-    "heart": ("Cardiomegaly",),
-    "mediastinum": ("Cardiomegaly",),  # the cardiomediastinal silhouette
-    "lung": ("Atelectasis", "Infiltration", "Mass", "Nodule", "Pneumonia", "Consolidation", "Edema"),  # clear lungs may be emphysematous
-    "pleura": ("Effusion", "Pneumothorax", "Pleural_Thickening"),
-    "angle": ("Effusion",),
-    "vessel": ("Edema",),
-    "chest": LABELS,
-    "all": LABELS[:-1],  # no cardiopulmonary disease, no abnormality
-    "other": (),  # bones, one side, one lobe
-}
-ACUTE = ("Pneumonia", "Pneumothorax", "Consolidation", "Edema", "Infiltration")  # of these, what "no acute ..." is about
-EITHER = {"gone": ("no", "unseen"), "unsure": ("maybe", "doubt")}  # the second where something has been said since the last comma
-ENDS_OF_NO = {("degree", ","), ("degree", "and")}  # "no edema, stable cardiomegaly": item and the one before it
-BACKWARDS = ("unseen", "doubt", "versus")
 ABOUT = ("say", "negative", "part", "abnormality")  # kinds without which a sentence says nothing of the 14
 PREDICATES = ("normal", "enlarged", "abnormality")
-# Words read as the first of their group; a plural in -s needs no entry.
-ALIKE = """
-atelectasis atelectases atelectatic; pneumothorax pneumothoraces pneumothoraxes; hydropneumothorax hydropneumothoraces; nodular nodularity reticulonodular
-collapse collapsed; heart cardiac; silhouette contour shadow border configuration; enlarge enlarged enlargement enlarges
-mediastinal mediastinum paratracheal; blunt blunted blunting; cardiomediastinal cardiomediastinum; hilar hilum hila perihilar; aorta aortic
-pericardial pericardium; angle sulcus sulci recess; pleural pleura pleurae pleuro pleuroparenchymal; prior previous old
-opacity opacities opacification opacifications opacified density densities; consolidation consolidative consolidated consolidating
-infiltrate infiltration infiltrative; lung pulmonary lobe lobar parenchyma parenchymal; granuloma granulomata granulomatous histoplasmoma
-infection infectious; edema oedema; pneumonia pneumonic; congestion congested engorgement engorged; failure chf; vascular vasculature vascularity vessel
-kerley cephalization; emphysema emphysematous; bulla bullous bullae bleb; fibrosis fibrotic; scar scarring scarred cicatrix; thickening thickened
-cap capping; apical apex apices biapical; tissue soft; base basilar basal bibasilar; side right left
-bone bony osseous skeletal skeleton osseus musculoskeletal; spine spinal thoracolumbar; abdomen abdominal; trachea tracheal
-diaphragm hemidiaphragm diaphragmatic; artery arterial; trauma traumatic posttraumatic; cardiopulmonary cardiorespiratory
-metastasis metastases metastatic; malignancy malignant neoplasm neoplastic cancer carcinoma
-exam examination study radiograph film xray; no neither; lack lacking; of from; absent absence; resolved resolution cleared
-seen identified visualized appreciated demonstrated noted present evident detected observed visible found apparent; change changed; increase increased
-possible possibly potential potentially perhaps maybe; may might could can; suggest suggesting suggestive suggested suggestion; suspected suspect suspicion
-suspicious worrisome worrying; concern concerning; question questionable questioned query; equivocal indeterminate doubtful
-consider considered consideration; versus vs; difficult hard; except excepting; while whereas; which who
-is are was were appear appeared remain remained remaining has have had; show demonstrate reveal reflect; history hx
-evaluate evaluation assess assessment evaluating; recommend recommended advised; correlate correlation; confirm confirmation; abnormality abnormal finding
-acute active; mild mildly minimal minimally slight slightly; moderate moderately; severe severely; stable unchanged; disc disk
-"""
-FORMS = {form: words.split()[0] for line in ALIKE.strip().splitlines() for words in line.split(";") for form in words.split()}
+BREAKS = ("stop", "while", "except")  # they end a clause
+ENDS = ("", *BREAKS, "there", ",", "(", ":", "-", "and", "or", "with", "which", "is")  # behind a cue: it has no object
+BACKWARDS = {"unseen": "no", "doubt": "maybe", "unclear": "maybe", "undone": "past"}  # kind -> the scope that it gives
+FORWARDS = {"unseen": "no", "doubt": "maybe", "unclear": "past", "undone": "past"}  # where nothing has been said before it
+NEW_CUES = (*BREAKS, "there", "no", "unseen", "doubt", "unclear", "maybe", ":")  # no list goes on beyond them
+LIGHT = ("degree", "acute", "link")  # between a cue and its object
+
 WRAPPED = re.compile(r"\s*\n\s*(?=[a-z]|\d+(?:\.\d+)?(?![.)\d]))")  # before a small letter or a number that does not number a list
-ENDS = ";?!\n\r"
+HEADING = re.compile(r":[ \t]*\r?\n\s*(?![^\n:.]{1,40}:)")  # its text stands on the next line
+ANSWERED = re.compile(r"\?\s*(?=(?:no|none|negative|absent)\b)", re.IGNORECASE)  # "Pneumonia? No"
+DOTTED = re.compile(r"\b(pl|eff|vs|approx)\.(?=\s*(?:[,a-z]|OR|AND|EFF|Eff))", re.IGNORECASE)
+SENTENCE_ENDS = ";!\n\r"
 DECIMAL = re.compile(r"\.(?<=\d\.)(?=\d)")  # begins with the point: quick to search for
-WORD = re.compile(r"[a-z]+|[,:()]")
+WORD = re.compile(r"[a-z]+|[,:()-]")
+DASH = re.compile(r"\s-+\s|=")
+SHORTER = re.compile("|".join(rf"\b{re.escape(short)}" for short in sorted(vocabulary.SHORTER, key=len, reverse=True)))
 
 
 def label_reports(findings: Sequence[str], impressions: Sequence[str]) -> np.ndarray:
@@ -201,57 +82,97 @@ def _levels(texts: Sequence[str]) -> np.ndarray:
     return np.maximum.reduceat(levels, starts) if starts else levels
 
 
+# Text -> sentences -> the words that count
+
+
 def sentences(text: str) -> list[str]:
-    """In lower case, at least one. A line that goes on in lower case does not end a sentence, nor does the point in 1.5 or behind vs."""
+    """In lower case, at least one. A line that goes on in lower case does not end a sentence, nor does the point in 1.5 or behind vs. or pl."""
     if "\n" in text:
-        text = WRAPPED.sub(" ", text)
-    text = text.lower()
-    for end in ENDS:
+        text = WRAPPED.sub(" ", HEADING.sub(": ", text))
+    if "?" in text:
+        text = ANSWERED.sub(": ", text)
+        text = re.sub(r"(?<=\w)\?", " question.", text).replace("?", " question ")
+    if not text.isascii():
+        text = re.sub("[\u2010-\u2015\u2212]", " - ", text)
+    text = DOTTED.sub(r"\1", text).lower()
+    for end in SENTENCE_ENDS:
         if end in text:
             text = text.replace(end, ".")
-    return DECIMAL.sub("", text.replace("vs.", "vs")).split(".")
+    return DECIMAL.sub("", text).split(".")
 
 
 def signature(sentence: str) -> str:
     """A sentence in lower case -> the words of it that rules know, without their endings: 'there are no xxxx effusions' -> 'there is no effusion'.
 
     "" where none of them is about one of the 14."""
-    if sentence.strip() in ALONE:
-        return NEGATIVE[1]
-    if "-" in sentence:
-        sentence = sentence.replace("non-", "non").replace("sub-", "sub").replace(" - ", " , ")
-    words = list(filter(None, map(known, WORD.findall(sentence))))
+    sentence = sentence.strip()
+    if sentence in vocabulary.ALONE:
+        return vocabulary.NEGATIVE[1]
+    if sentence.endswith(":"):
+        return ""  # a heading without text
+    raw = WORD.findall(_spelled_out(sentence))
+    words = list(map(known, raw))
     if SUBJECTS.isdisjoint(words):
         return ""
-    left = " ".join(words).replace(" is is", " is")
+    if not OPENERS.isdisjoint(words):
+        _mark_things(raw, words)
+    left = " ".join(filter(None, words)).replace(" is is", " is")
     return PREPOSITION.sub("", left) if " of" in left or " for" in left else left
 
 
-@cache
-def known(word: str) -> str:
-    if word in "()":
-        return ","
-    for form in (word, word.removesuffix("s"), word.removesuffix("es")):
-        form = FORMS.get(form, form)
-        if form in VOCABULARY:
-            return form
-    return ""
+def _spelled_out(sentence: str) -> str:
+    if "-" in sentence or "=" in sentence:
+        sentence = sentence.replace("non-", "non").replace("sub-", "sub").replace("follow-up", "followup")
+        sentence = DASH.sub(" dash ", sentence).replace("-", " ").replace(" dash ", " - ")
+    if "follow up" in sentence:
+        sentence = sentence.replace("follow up", "followup")
+    if "presence of" in sentence:
+        sentence = sentence.replace("in the presence of", "despite").replace("presence of", "")
+    if "/" in sentence:
+        sentence = SHORTER.sub(lambda found: vocabulary.SHORTER[found[0]], sentence)
+    if "'" in sentence:
+        sentence = sentence.replace("can't", "cannot").replace("n't", " not")
+    return sentence
 
 
-def phrases(pattern: str) -> Iterator[str]:
-    """'pleural? effusion|fluid' -> 'pleural effusion', 'pleural fluid', 'effusion', 'fluid'."""
-    slots = [[*slot.removesuffix("?").split("|"), *([""] if slot.endswith("?") else [])] for slot in pattern.split()]
-    return (" ".join(filter(None, row)) for row in product(*slots))
+def _mark_things(raw: list[str], words: list[str]) -> None:
+    """Put "#" where a cue, "##" where an "... disease" is about something that has no name here: 'no midline shift', 'no tuberculous disease'."""
+    for place, word in enumerate(words):
+        if word in CUE_WORDS:
+            end = place + 1
+            while end < len(raw) and (raw[end] in FILLERS or raw[end] in GENERAL or words[end] in MODIFIERS or raw[end].endswith("ly")):
+                end += 1
+            thing = end
+            while end < len(raw) and not words[end] and raw[end] not in FILLERS:
+                end += 1
+            if end > thing and (end == len(raw) or raw[end] in FILLERS or words[end] in CONNECTORS):
+                words[thing] = "#"
+        elif word in ("abnormality", "disease", "process"):
+            before = place - 1
+            while before >= 0 and (words[before] in WIDE or raw[before] in FILLERS or raw[before] in GENERAL):
+                before -= 1
+            if before >= 0 and not words[before]:
+                words[before] = "##"
+            after = place + 1
+            if after < len(raw) and raw[after] in LINKS:
+                while after < len(raw) and (raw[after] in FILLERS or words[after] in WIDE or raw[after] in GENERAL | LINKS):
+                    after += 1
+                if after < len(raw) and not words[after]:
+                    words[after] = "##"
 
 
 def _items() -> dict[str, tuple[str, Any]]:
-    """Each phrase -> its kind and what is to be known of it."""
-    lines: list[tuple[str, str, Any]] = [(p, "say", (_places(f), SAID)) for p, f in FINDINGS.items()]
-    lines += [(p, "say", (_places(f), NEAR)) for p, f in WIDER.items()]
-    lines += [(p, "negative", None) for p in NEGATIVE]
-    lines += [(p, "other", None) for p in OTHERS]
-    lines += [(p, "part", name) for name, patterns in PARTS.items() for p in patterns]
-    lines += [(p, kind, None) for kind, patterns in CUES.items() for p in patterns]
+    """Each phrase -> its kind and what is to be known of it: of a finding its places, its level where asserted, and each place's level where denied."""
+    lines: list[tuple[str, str, Any]] = []
+    for words, asserted, denied in (
+        (vocabulary.FINDINGS, SAID, DENIED), (vocabulary.WIDER, NEAR, COVERED), (vocabulary.NEIGHBOURS, NEAR, NOTHING),
+    ):  # fmt: skip
+        lines += [(p, "say", (_places(f), asserted, [denied] * len(f))) for p, f in words.items()]
+    lines += [(p, "say", (_places(f), NEAR, [COVERED] + [NOTHING] * (len(f) - 1))) for p, f in vocabulary.SHAPED.items()]
+    lines += [(p, "negative", None) for p in vocabulary.NEGATIVE]
+    lines += [(p, "other", None) for p in vocabulary.OTHERS]
+    lines += [(p, "part", name) for name, patterns in vocabulary.PARTS.items() for p in patterns]
+    lines += [(p, kind, None) for kind, patterns in vocabulary.CUES.items() for p in patterns]
     return {phrase: (kind, value) for pattern, kind, value in lines for phrase in phrases(pattern)}
 
 
@@ -259,13 +180,33 @@ def _places(findings: Iterable[str]) -> list[int]:
     return [LABELS.index(finding) for finding in findings]
 
 
+def _lengths() -> dict[str, list[int]]:
+    """The first word of a phrase -> the numbers of words of the phrases that begin so, longest first."""
+    lengths: dict[str, set[int]] = {}
+    for phrase in ITEMS:
+        words = phrase.split()
+        lengths.setdefault(words[0], set()).add(len(words))
+    return {first: sorted(numbers, reverse=True) for first, numbers in lengths.items()}
+
+
+def _words_of(*kinds: str) -> set[str]:
+    return {phrase for phrase, (kind, _) in ITEMS.items() if kind in kinds and " " not in phrase}
+
+
 ITEMS = _items()
-VOCABULARY = {word for phrase in ITEMS for word in phrase.split()}
-SUBJECTS = {word for phrase, (kind, part) in ITEMS.items() if kind in ABOUT and part != "other" for word in phrase.split()} - {"is", "and", "or", "side"}
-LENGTHS = {first: sorted({p.count(" ") + 1 for p in ITEMS if p.split()[0] == first}, reverse=True) for first in {p.split()[0] for p in ITEMS}}
+LENGTHS = _lengths()
+SUBJECTS = {word for phrase, (kind, part) in ITEMS.items() if kind in ABOUT and part != "other" for word in phrase.split()}
+SUBJECTS -= {"is", "and", "or", "side"}
 PREPOSITION = re.compile(r" (?:of|for)\b" + "".join(f"(?<!{p})" for p in ITEMS if p.endswith((" of", " for"))))
-COVERED_BY = {part: _places(findings) for part, findings in COVERS.items()}
+COVERED_BY = {part: _places(findings) for part, findings in vocabulary.COVERS.items()}
 HEART = LABELS.index("Cardiomegaly")
+CUE_WORDS = _words_of("no", "maybe", "unseen")
+OPENERS = CUE_WORDS | {"abnormality", "disease", "process"}
+MODIFIERS = _words_of("degree", "acute") | {"side", "seen", "certain", "of", "for"}
+WIDE = MODIFIERS | {"lung", "pleural", "cardiopulmonary", "intrathoracic", "chest", "heart", "vascular", "bone", "exam"}
+CONNECTORS = _words_of(*ENDS) | {"of", "for", "suggest"}
+# between "findings" and what they are of
+LINKS = {"of", "to", "suggest", "suggesting", "suggestive", "indicate", "for", "consistent", "compatible"}
 
 
 def matches(words: Sequence[str]) -> Iterator[tuple[int, int, tuple[str, Any]]]:
@@ -282,33 +223,186 @@ def matches(words: Sequence[str]) -> Iterator[tuple[int, int, tuple[str, Any]]]:
             place += 1
 
 
-def _scopes(row: list[tuple[str, Any]]) -> list[str]:
-    """Each item -> the scope that it stands in: "", "no", "maybe" or "past"."""
-    kinds = [kind for kind, _ in row]
-    scopes: list[str] = []
-    scope, start, comma = "", 0, 0  # since where cues reach backwards: the last verb or terminator, within a denial the last comma
-    for place, kind in enumerate(kinds):
-        before = kinds[place - 1] if place else ""
-        if kind in EITHER:
-            kind = EITHER[kind]["say" in kinds[max(start, comma) : place]]
-        if kind in ("no", "negative"):
-            scope = "no"
-        elif kind == "past":
-            scope = "past"
-        elif kind in ("maybe", "versus") and (scope in ("", "maybe") or before == ","):
-            scope = "maybe"
-        elif kind == "stop" or (kind == "is" and before == "part") or (scope == "no" and (kind, before) in ENDS_OF_NO):
-            scope = ""
-        if kind in BACKWARDS:
-            first = max(start, comma) if scope == "no" else start
-            said = [n for n in range(first, place) if kinds[n] == "say"]
-            for n in said[-1:] if kind == "versus" else said:
-                scopes[n] = "no" if kind == "unseen" else scopes[n] or "maybe"
-        if kind in ("stop", "is", "unseen", "doubt"):
-            start = place
-        comma = place if kind == "," else start if kind == "which" else comma
-        scopes.append(scope)
-    return scopes
+# Scopes
+
+
+class Scopes:
+    """Gives each item of a sentence the scope that it stands in: "", "no", "maybe" or "past".
+
+    Read from left to right. A clause begins after a word like "but", at the heading of a structured report, and at a comma or "and" behind which
+    a new statement begins. `subject` is where the findings begin that a cue behind them is about.
+    """
+
+    def __init__(self, row: list[tuple[str, Any]]) -> None:
+        self.row = row
+        self.kinds = [kind for kind, _ in row]
+        self.scopes: list[str] = []
+        self.scope = ""
+        self.opened = 0  # where the scope began
+        self.subject = 0
+        self.verb = False  # one has been read since `subject`
+        self.after = ""  # the word that began the clause: "while", "except" ...
+        self.clause = 0
+
+    def read(self) -> list[str]:
+        self.headings = {self._heading(place): place for place, kind in enumerate(self.kinds) if kind in (":", "-")}
+        for place, kind in enumerate(self.kinds):
+            before = self.kinds[place - 1] if place else ""
+            if self.headings.get(place):
+                self._begin(place)
+            if kind in BREAKS or (kind == "there" and before not in ("no", "maybe", "hint", "past", "which")):
+                self._begin(place, kind)
+            elif kind in (",", "and", "with") and self.scope and self._new_statement(place):
+                self._begin(place)
+            elif kind == "it" and before in (",", "and"):
+                self._begin(place)
+            elif kind == "is" and before == "part":
+                self._end_scope()
+            elif kind in (":", "-") and self.scope and "say" in self.kinds[self.opened : place]:
+                self._begin(place)
+            self._cue(place, kind, before)
+            if kind in ("is", ":", "unseen", "doubt"):
+                self.verb = True
+            elif kind in ("say", "part") and self.verb:
+                self.subject, self.verb = place, False
+            elif kind == "other":
+                self.subject = place + 1
+            self.scopes.append(self.scope)
+        for first, colon in self.headings.items():
+            self._close_heading(first, colon)
+        self._close_exceptions()
+        return self.scopes
+
+    def _begin(self, place: int, word: str = "") -> None:
+        self._end_scope()
+        self.subject = self.clause = place
+        self.verb, self.after = False, word
+
+    def _end_scope(self) -> None:
+        self.scope = ""
+
+    def _open(self, scope: str, place: int) -> None:
+        self.scope, self.opened = scope, place
+
+    def _cue(self, place: int, kind: str, before: str) -> None:
+        if kind == "negative":
+            self._open("no", place)
+        elif kind in ("past", "post") or (kind == "taken" and self._object(place) == "say"):
+            self._open("past", place)
+        elif kind in ("no", "maybe", "hint", "versus", "either"):
+            scope = "no" if kind == "no" else "maybe"
+            if kind == "versus" or (kind in ("no", "maybe") and self._answers(place, kind, before)):
+                said = self._said(place)
+                self._give(said[-1:] if kind == "versus" else said, scope, place)
+                if kind != "versus":
+                    return
+            if kind == "no" and self.kinds[place + 1 : place + 3] == ["enlarged", "say"]:
+                return
+            if kind == "either" and "or" not in self.kinds[place:]:
+                return
+            if scope == "no" or self.scope in ("", "maybe") or before in (",", "and"):
+                self._open(scope, place)
+        elif kind in BACKWARDS:
+            said = self._said(place)
+            ahead = self._object(place) in ("say", "other")
+            if said and not (ahead and before not in ("is", ":", "say", "-")):
+                self._give(said, BACKWARDS[kind], place)
+            elif not said and not ahead and "it" in self.kinds[self.clause : place]:
+                self._give(self._said(self.clause, 0), BACKWARDS[kind], -1)
+            elif self.scope != "no" or before in (",", "and"):
+                self._open(FORWARDS[kind], place)
+
+    def _give(self, said: list[int], scope: str, cue: int) -> None:
+        """A cue behind findings: doubt of what a "no" just before denies is none."""
+        for n in said:
+            denied = self.scopes[n] == "no" and cue >= 0 and "," not in self.kinds[self.opened : n]
+            if self.scopes[n] != "past" and not (scope == "maybe" and denied):
+                self.scopes[n] = scope
+
+    def _said(self, place: int, first: int | None = None) -> list[int]:
+        """The findings of the list before a place: those since the last comma, all of them if "and" or "or" ends the list or none is so near."""
+        first = self.subject if first is None else first
+        commas = [n for n in range(first, place) if self.kinds[n] == "," and self.kinds[n + 1 : n + 2] != ["which"]]
+        near = commas[-1] if commas else first
+        said = [n for n in range(first, place) if self.kinds[n] == "say"]
+        last = [n for n in said if n >= near]
+        ended = {"and", "or"} & set(self.kinds[near:place])
+        return said if ended or not last else last
+
+    def _object(self, place: int) -> str:
+        """The kind of what a cue points at, "" if it points at nothing; of 'right lower lobe nodule' it is the nodule."""
+        objects = ("say", "part", "other", *PREDICATES)
+        found = ""
+        for kind in self.kinds[place + 1 :]:
+            if kind not in (*objects, *LIGHT) or found not in ("", "part"):
+                break
+            found = kind if kind in objects else found
+        return found
+
+    def _answers(self, place: int, kind: str, before: str) -> bool:
+        """A cue that stands behind what it is about: 'pneumothorax: no', 'pneumonia may be present', 'nodule (?)', 'pneumonia, possibly'."""
+        ahead = self.kinds[place + 1] if place + 1 < len(self.kinds) else ""
+        if ahead not in ENDS or not self._said(place):
+            return False
+        if kind == "maybe" and before == "," and ahead == "":
+            return True
+        return before in ("is", ":", "-", "(", "say", "unseen") or (before == "degree" and kind == "maybe")
+
+    def _new_statement(self, place: int) -> bool:
+        """Whether behind this comma, "and" or "with" the list of what the scope is about does not go on, but something else begins."""
+        kinds = self.kinds
+        if self.scope == "past":
+            return kinds[self.opened] in ("post", "taken") and kinds[place] in (",", "with")
+        end = place + 1
+        while end < len(kinds) and kinds[end] not in NEW_CUES:
+            end += 1
+        rest = kinds[place + 1 : end]
+        resumed = rest[:1] == ["and"]
+        rest = rest[resumed:]
+        verb = rest.index("is") if "is" in rest else len(rest)
+        if not rest or "or" in rest[:verb]:
+            return False
+        if rest[0] == "degree":  # "no edema, stable cardiomegaly"
+            ends = (",", "with") if self.scope == "maybe" else (",", "and", "with")
+            return kinds[place] in ends and kinds[place - 1] not in ("no", "maybe", "hint", *LIGHT)
+        if kinds[place] != ",":
+            return False
+        if kinds[place - 1] == "abnormality" and self.scope == "no":  # "no acute disease, emphysema"
+            return "say" in rest
+        so_far = kinds[self.opened : place]
+        if resumed and "," not in so_far and self._said(self.opened):  # "effusion, no pneumothorax, and cardiomegaly"
+            return True
+        segment = rest[: rest.index(",")] if "," in rest else rest
+        states = "say" in segment and "is" in segment[segment.index("say") :]  # "no effusion, consolidation is present"
+        return states and ("," not in so_far or "or" in so_far or self.after == "while")
+
+    def _heading(self, colon: int) -> int:
+        """Where the findings before a colon begin; -1 if they are no heading."""
+        first = colon
+        while first and self.kinds[first - 1] in ("say", "or", "and", *LIGHT):
+            first -= 1
+        stands_free = first == 0 or self.kinds[first - 1] in (*BREAKS, ",", "unseen", "normal", "part", "(", ":")
+        return first if stands_free and "say" in self.kinds[first:colon] else -1
+
+    def _close_heading(self, first: int, colon: int) -> None:
+        """A heading says nothing where its finding is named again."""
+        if first < 0:
+            return
+        later = [place for place in (*self.headings, *[n for n, k in enumerate(self.kinds) if k in BREAKS]) if place > colon]
+        end = min(later, default=len(self.kinds))
+        again = {n for kind, value in self.row[colon:end] if kind == "say" for n in value[0]}
+        for n in range(first, colon):
+            if self.kinds[n] == "say" and again.issuperset(self.row[n][1][0]):
+                self.scopes[n] = "past"
+
+    def _close_exceptions(self) -> None:
+        """'No consolidation except in the lingula', 'clear except for the left base': what was said before does not hold without more."""
+        for place, kind in enumerate(self.kinds):
+            rest = self.kinds[place:]
+            if kind == "except" and not {"say", "other", "no", *PREDICATES} & set(rest):
+                held = [n for n in range(place) if self.kinds[n] in ("say", *PREDICATES)]
+                for n in held[-1:]:
+                    self.scopes[n] = "" if self.kinds[n] == "say" else "past"
 
 
 def meetings(row: list[tuple[str, Any]]) -> list[tuple[int, list[str]]]:
@@ -319,9 +413,13 @@ def meetings(row: list[tuple[str, Any]]) -> list[tuple[int, list[str]]]:
     open_ = linked = apart = False  # the last predicate takes what follows; a verb, a comma or "and" since the last part
     before = ""
     for place, (kind, value) in enumerate(row):
+        if kind == "-":
+            kind = "," if open_ else "is"
         if kind == "part":
             (meetings[-1][1] if open_ else parts).append(value)
             apart = False
+        elif kind == "abnormality" and before == "say":
+            open_ = False  # "infectious process", "granulomatous disease": the finding has said it
         elif kind in PREDICATES or (kind == "large" and linked):
             met = parts if parts and (linked or not apart) else []
             meetings.append((place, met))
@@ -330,26 +428,29 @@ def meetings(row: list[tuple[str, Any]]) -> list[tuple[int, list[str]]]:
             if open_ and not apart and not meetings[-1][1]:
                 meetings.pop()  # "findings of pneumonia": a word about the finding
             parts, open_ = [], False
-        elif kind == "is":
+        elif kind in ("is", ":"):
             parts = [meetings[-1][1].pop()] if open_ and before == "part" else parts  # "normal heart size, lungs are": the lungs begin anew
             open_, linked = False, bool(parts)
-        elif kind == "stop":
+        elif kind in BREAKS or kind == "there":
             parts, open_, linked = [], False, False
-        apart = apart or kind in (",", "and", "or")
+        apart = apart or kind in (",", "(", "and", "or", "with")
         before = kind
     return meetings
+
+
+# What a sentence says
 
 
 def _read(text: str) -> bytes:
     """A signature -> the level of each finding, K bytes."""
     row = [item for _, _, item in matches(text.split())]
-    scopes = _scopes(row)
+    scopes = Scopes(row).read()
     said = [COVERED if any(kind == "negative" for kind, _ in row) else NOTHING] * len(LABELS)
     for (kind, value), scope in zip(row, scopes, strict=True):
         if kind == "say":
-            places, level = value
-            level = {"": level, "maybe": min(level, HEDGED), "no": DENIED if level == SAID else COVERED, "past": NOTHING}[scope]
-            for n in places:
+            places, asserted, denied = value
+            for n, if_denied in zip(places, denied, strict=True):
+                level = {"": asserted, "maybe": min(asserted, HEDGED), "no": if_denied, "past": NOTHING}[scope]
                 said[n] = max(said[n], level)
     since = 0
     for place, parts in meetings(row):
@@ -362,6 +463,8 @@ def _read(text: str) -> bytes:
 
 def _judged(predicate: str, scope: str, parts: list[str], sudden: bool) -> Iterator[tuple[int, int]]:
     """What a predicate of these parts says -> (finding, level). The bones of the chest are not the chest."""
+    if "nameless" in parts:
+        return
     if "other" in parts:
         parts = [part for part in parts if part not in ("chest", "all")]
     if predicate == "abnormality" and scope == "no":

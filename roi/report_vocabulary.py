@@ -1,0 +1,327 @@
+"""The words of radiology reports that roi/reports.py knows: findings, parts of the body, cues, and spellings of each.
+
+A phrase is a row of words; "a|b" is a choice and a slot that ends in "?" may be missing. Words of FORMS are read as the first of their group, plurals lose
+their ending, a long word with a letter wrong is mended (`known`). Words that stand in no phrase are dropped before phrases are looked for.
+"""
+
+from collections.abc import Iterator
+from functools import cache
+from itertools import combinations, product
+
+from roi.labels import LABELS
+
+OPACITIES = ("Infiltration", "Consolidation", "Pneumonia")
+
+FINDINGS = {
+    "atelectasis": ("Atelectasis",),
+    "side? upper|middle|lower? lung collapse": ("Atelectasis",),
+    "collapse side? upper|middle? and? lower? lung": ("Atelectasis",),
+    "cardiomegaly": ("Cardiomegaly",),
+    "large heart": ("Cardiomegaly",),
+    "pleural? effusion": ("Effusion",),
+    "pleural or|and pericardial effusion": ("Effusion",),
+    "pleural fluid": ("Effusion",),
+    "fluid fissure": ("Effusion",),
+    "hydrothorax": ("Effusion",),
+    "hydropneumothorax": ("Effusion", "Pneumothorax"),
+    "hemopneumothorax|pneumothorax": ("Pneumothorax",),
+    "infiltrate": ("Infiltration",),
+    "lung|hilar? mass": ("Mass",),
+    "nodule": ("Nodule",),
+    "pneumonia|bronchopneumonia|pneumonitis": ("Pneumonia",),
+    "consolidation": ("Consolidation",),
+    "edema": ("Edema",),
+    "emphysema": ("Emphysema",),
+    "fibrosis": ("Fibrosis",),
+    "pleural base? thickening": ("Pleural_Thickening",),
+    "pleural effusion|fluid or|and thickening": ("Effusion", "Pleural_Thickening"),
+    "thickening side? pleural": ("Pleural_Thickening",),
+    "hernia": ("Hernia",),
+}
+# Words that are wider than a finding: where one is asserted the finding is unknown, where it is denied the finding is absent.
+WIDER = {
+    "volume loss": ("Atelectasis",),
+    "side? costophrenic angle? is? blunt": ("Effusion", "Pleural_Thickening"),
+    "blunt side? costophrenic angle?": ("Effusion", "Pleural_Thickening"),
+    "hemothorax": ("Effusion",),
+    "opacity": OPACITIES,
+    "airspace disease|opacity?": OPACITIES,
+    "air space disease|opacity": OPACITIES,
+    "side|base|apical? upper|middle|lower? lung lesion": ("Mass", "Nodule"),
+    "metastasis|malignancy": ("Mass", "Nodule"),
+    "tumor": ("Mass",),
+    "infection": ("Pneumonia",),
+    "congestion": ("Edema",),
+    "heart? failure": ("Edema",),
+    "overload": ("Edema",),
+    "copd": ("Emphysema",),
+    "obstructive lung|airway? disease|change": ("Emphysema",),
+    "scar": ("Fibrosis",),
+    "interstitial lung? disease": ("Fibrosis",),
+    "apical thickening": ("Pleural_Thickening",),
+}
+# Words for a neighbour or for one kind of a finding: the denial of a granuloma leaves nodules open.
+NEIGHBOURS = {
+    "granuloma": ("Nodule",),
+    "aspiration": ("Pneumonia",),
+    "kerley": ("Edema",),
+    "bulla": ("Emphysema",),
+    "pleural lung? scar": ("Fibrosis", "Pleural_Thickening"),
+    "apical pleural? cap": ("Pleural_Thickening",),
+    "pleural plaque": ("Pleural_Thickening",),
+}
+# Two words in one: asserted they leave all of these unknown, denied they deny the first.
+SHAPED = {
+    "nodular opacity?": ("Nodule", *OPACITIES),
+    "masslike opacity?": ("Mass", *OPACITIES),
+    "mass like opacity?": ("Mass", *OPACITIES),
+}
+OTHERS = (  # of other parts, or of other kinds, that share a word with one of ours; they take the place of a finding
+    "#",  # a thing that has no name here
+    "pericardial effusion|fluid",
+    "joint|suprapatellar|knee|hip|shoulder|ankle|elbow effusion|fluid",
+    "mediastinal|breast|tissue|thyroid|abdomen|pericardial|adrenal|renal|liver|neck|pelvic|skin|bone|muscle mass",
+    "chest wall mass|nodule|edema|emphysema|hernia",
+    "mediastinal or|and hilar mass",
+    "mass effect",
+    "body mass",
+    "thyroid|breast|adrenal|liver|skin|renal nodule",
+    "nodular thyroid|liver",
+    "subcutaneous|tissue|mediastinal|surgical emphysema",
+    "subcutaneous|tissue|bowel|bone|skin|neck|leg wall? edema",
+    "edema tissue|leg",
+    "prior pneumonia|infection|pneumothorax",
+    "cystic|liver|renal fibrosis",
+    "liver|bone infiltrate",
+    "inguinal|umbilical|ventral|incisional|abdomen|disc hernia",
+    "hernia repair",
+    "bone lesion|opacity|metastasis|tumor",
+    "renal|liver|respiratory|hardware failure",
+    "nasal congestion",
+    "tube|catheter|pacemaker",
+)
+NEGATIVE = ("negative chest exam?", "negative exam", "chest exam? is? negative", "exam is? negative")  # they deny all of them
+ALONE = ("normal", "negative", "unremarkable")  # as a whole sentence
+PARTS = {
+    "heart": ("heart silhouette|size?",),
+    "mediastinum": ("cardiomediastinal silhouette|size?", "cardio mediastinal silhouette?"),
+    "lung": ("lung field?",),
+    "pleura": ("pleural space?",),
+    "angle": ("costophrenic angle?",),
+    "vessel": ("lung? vascular",),
+    "chest": ("chest exam?", "exam"),
+    "all": ("cardiopulmonary|intrathoracic",),
+    "nameless": ("##",),  # in "no tuberculous disease": of this and not of the 14
+    "other": (
+        "side|base|apical|upper|middle|lower lung", "lung base|apical|volume|artery|side", "mediastinal silhouette|size?",
+        "hilar silhouette?", "aorta silhouette|size?", "bone", "spine", "rib", "vertebral", "abdomen", "trachea", "diaphragm",
+        "artery", "tissue", "joint", "disc", "thyroid", "breast", "chest wall", "trauma", "bowel", "airway",
+    ),
+}  # fmt: skip
+CUES = {
+    # forward; also backward where they stand behind a finding and nothing follows: "pneumothorax: no", "pneumonia is possible"
+    "no": (
+        "no", "not", "without", "clear of", "free of", "negative", "lack", "rather than", "nor is? there?", "fail show",
+        "no|without indication", "none seen?",
+    ),
+    "maybe": ("possible", "may", "suspected", "question", "differential", "equivocal", "less likely", "concern"),
+    # forward only: what they point at may be a thing that has no name here
+    "hint": (
+        "suggest", "suspicious for", "concern for", "favor", "may due", "cannot|not exclude", "cannot rule out",
+        "cannot certain|confirm which? there? is? no|absent",
+    ),
+    "either": ("either",),
+    "versus": ("versus",),
+    "past": (
+        "history", "indication", "evaluate", "rule out", "exclude", "if", "recommend", "correlate", "sensitive",
+        "detection", "followup of|for", "reason for? exam", "ensure|document|until|confirm resolved|clearing",
+    ),
+    "post": ("status post", "prior exam ,? which? show|seen", "prior there is"),  # a matter of the past up to the next comma
+    "skip": (
+        "no|not|without change|increase|progression|worsening|improvement|decrease|growth", "not resolved|cleared|gone",
+        "not? near complete? resolved|cleared|gone", "not complete resolved|cleared|gone", "no resolved|cleared|clearing of",
+        "near complete? clearing of?", "no complete resolved", "most suggest", "not free of", "not clear of",
+        "not without", "not absent", "not seen prior exam?", "may change|increase|progression|worsening|improvement|decrease|growth",
+        "not only", "no|without equivocal|question",
+    ),
+    # backward; forward where nothing has been said: "absence of edema", "difficult to exclude edema"
+    "unseen": (
+        "not seen", "cannot seen", "no longer seen?", "not suspected", "absent", "unlikely", "excluded", "ruled out",
+        "resolved", "cleared", "gone", "clearing of", "not likely",
+    ),
+    "doubt": (
+        "cannot excluded", "not excluded", "cannot ruled out", "not ruled out", "difficult exclude", "consider",
+        "should|must|need excluded", "should|must|need ruled out", "cannot certain|confirm absent|excluded?",
+    ),
+    "unclear": (
+        "cannot|not well? evaluate", "cannot|not well seen", "poor|difficult|limited seen|evaluate",
+        "evaluate is? limited|difficult|poor", "may missed",
+    ),
+    "undone": ("is drained|removed|resected|repaired|treated",),
+    "taken": ("drainage|removal|resection|repair|treatment of", "resection for"),
+    "link": ("compatible with?",),
+    "stop": ("but", "however", "yet", "despite", "unlike", "positive", "because"),
+    "while": ("although", "though", "while"),
+    "except": ("except", "aside of", "other than"),
+    "there": ("there is?",),
+    "which": ("which",),
+    "it": ("it",),
+    "is": ("is", "show"),
+    ":": (":",),
+    "-": ("-",),
+    "(": ("(",),
+    ",": (",", ")"),
+    "normal": ("normal", "unremarkable", "clear", "sharp", "nonenlarged"),
+    "enlarged": ("borderline? enlarge", "borderline"),
+    "large": ("large",),
+    "abnormality": ("abnormality", "disease", "process"),
+    "acute": ("acute",),
+    "degree": (
+        "stable", "mild", "moderate", "severe", "persistent", "chronic", "small", "residual", "only", "bilateral", "new",
+        "worsening", "increase", "decrease",
+    ),
+    "and": ("and",),
+    "with": ("with",),
+    "or": ("or",),
+}  # fmt: skip
+COVERS = {  # part: what is absent where it is called normal, clear, unremarkable or without abnormality
+    "heart": ("Cardiomegaly",),
+    "mediastinum": ("Cardiomegaly",),  # the cardiomediastinal silhouette
+    "lung": ("Atelectasis", "Infiltration", "Mass", "Nodule", "Pneumonia", "Consolidation", "Edema"),  # clear lungs may be emphysematous
+    "pleura": ("Effusion", "Pneumothorax", "Pleural_Thickening"),
+    "angle": ("Effusion",),
+    "vessel": ("Edema",),
+    "chest": LABELS,
+    "all": LABELS[:-1],  # no cardiopulmonary disease, no abnormality
+    "nameless": (),
+    "other": (),  # bones, one side, one lobe
+}
+ACUTE = ("Pneumonia", "Pneumothorax", "Consolidation", "Edema", "Infiltration")  # of these, what "no acute ..." is about
+
+ALIKE = """
+atelectasis atelectases atelectatic atx atel; pneumothorax pneumothoraces pneumothoraxes ptx pnx; hydropneumothorax hydropneumothoraces
+hemopneumothorax hemopneumothoraces; effusion eff; cardiomegaly cmg; collapse collapsed; heart cardiac
+silhouette contour shadow border configuration; enlarge enlarged enlargement enlarges; mediastinal mediastinum paratracheal
+blunt blunted blunting; cardiomediastinal cardiomediastinum; hilar hilum hila perihilar; aorta aortic; pericardial pericardium
+angle sulcus sulci recess; pleural pleura pleurae pleuro pleuroparenchymal pl plural; prior previous previously old past
+opacity opacities opacification opacifications opacified density densities ggo; consolidation consolidative consolidated consolidating consol
+infiltrate infiltration infiltrative; lung pulmonary lobe lobar parenchyma parenchymal; granuloma granulomata granulomatous histoplasmoma
+infection infectious; pneumonia pneumonic pna; congestion congested engorgement engorged; failure chf
+vascular vasculature vascularity vessel; kerley cephalization; emphysema emphysematous; bulla bullous bullae bleb; fibrosis fibrotic
+scar scarring scarred cicatrix; thickening thickened; cap capping; apical apex apices biapical; tissue soft; base basilar basal bibasilar
+side right left; bone bony osseous skeletal skeleton osseus musculoskeletal marrow; spine spinal thoracolumbar; abdomen abdominal
+trachea tracheal; diaphragm hemidiaphragm diaphragmatic; artery arterial; trauma traumatic posttraumatic; renal kidney; liver hepatic
+skin cutaneous; leg extremity; cardiopulmonary cardiorespiratory; metastasis metastases metastatic metastatis
+malignancy malignant neoplasm neoplastic cancer carcinoma; tumor tumoral; exam examination study radiograph film xray cxr; no neither nothing
+none nil; lack lacking; of from; absent absence; free devoid; cleared cleares; gone disappeared vanished; resolved resolution
+seen identified visualized visualised appreciated demonstrated noted present evident detected observed visible found apparent recognized
+change changed; increase increased increasing; decrease decreased decreasing; improvement improved; growth grown
+near nearly almost partial partially incomplete incompletely mostly largely; complete completely
+possible possibly potential potentially perhaps maybe possibility poss; may might could can
+suggest suggesting suggestive suggestion suggests; suspected suspect suspicion suggested; suspicious worrisome worrying worry
+concern concerning; for about regarding; question questionable questioned query; equivocal indeterminate doubtful doubt uncertain unclear
+favor favored favoring; due secondary related represent represents representing reflect reflecting; certain sure confident
+consider considered consideration; versus vs; difficult hard; limited suboptimal suboptimally; poor poorly; well fully adequately
+cannot unable; confirm confirmation confirmed; except exception excepting; aside apart; despite notwithstanding; while whereas
+which who that; it this these they one those; show demonstrate reveal showed revealed
+is are was were appear appeared remain remained remaining has have had persist persisted; history hx
+evaluate evaluation assess assessment evaluating assessed evaluated; recommend recommended advised; correlate correlation; sensitive sensitivity insensitive; detection characterization
+followup; drainage evacuation aspirated thoracentesis; resection excision lobectomy pneumonectomy; drained evacuated; resected excised
+missed overlooked; abnormality abnormal finding; acute active; mild mildly minimal minimally slight slightly; moderate moderately
+severe severely; compatible consistent; stable unchanged; small tiny trace; only just merely; disc disk; negative neg; normal nl wnl; need needs
+""".replace("\n", ";")
+FORMS = {form: words.split()[0] for words in ALIKE.split(";") for form in words.split()}
+LOBES = {  # an abbreviation -> the words that it stands for
+    "rul": "side upper lung", "rml": "side middle lung", "rll": "side lower lung", "lul": "side upper lung", "lll": "side lower lung",
+}  # fmt: skip
+SHORTER = {"r/o": "rule out", "s/p": "status post", "h/o": "history", "c/w": "compatible with", "w/o": "without", "w/": "with ", "f/u": "followup"}
+# Words between a cue and its object, and adjectives that leave "no ... disease" as wide as it is.
+FILLERS = set(
+    "a an the any some be been being demonstration redemonstration appearance development to in on at by as into within also very diagnosis too now today currently evidence sign indication "
+    "xxxx br given there definite definitely patient view image technique time".split()
+)
+GENERAL = set(
+    "significant focal evident gross overt obvious discrete convincing demonstrable detectable appreciable radiographic "
+    "radiographically radiologic radiological further additional major important relevant clinically interval superimposed "
+    "underlying other typical progressive suspicious preoperative cardiothoracic thoracic cardiovascular concerning clinical "
+    "intra intrapulmonary plain acutely convincingly pathologic pathological xray ray visible".split()
+)
+
+
+def phrases(pattern: str) -> Iterator[str]:
+    """'pleural? effusion|fluid' -> 'pleural effusion', 'pleural fluid', 'effusion', 'fluid'."""
+    slots = []
+    for slot in pattern.split():
+        words = slot.replace("?", "").split("|")
+        slots.append([*words, ""] if "?" in slot else words)
+    for row in product(*slots):
+        yield " ".join(filter(None, row))
+
+
+def _vocabulary() -> set[str]:
+    patterns = [*FINDINGS, *WIDER, *NEIGHBOURS, *SHAPED, *OTHERS, *NEGATIVE]
+    for group in (*PARTS.values(), *CUES.values()):
+        patterns += group
+    return {word for pattern in patterns for phrase in phrases(pattern) for word in phrase.split()}
+
+
+VOCABULARY = _vocabulary()
+BRITISH = (("oed", "ed"), ("haem", "hem"), ("our", "or"), ("isation", "ization"), ("ised", "ized"))
+# Only these are looked for in misspelled words: nothing else in a report is spelled nearly so.
+MENDED = [
+    word
+    for word in (*FORMS, *VOCABULARY)
+    if len(word) >= 8
+    and FORMS.get(word, word) in {
+        "atelectasis", "cardiomegaly", "effusion", "pneumothorax", "hydropneumothorax", "infiltrate", "pneumonia", "consolidation",
+        "emphysema", "fibrosis", "thickening", "enlarge", "costophrenic", "congestion", "granuloma", "seen", "absent",
+        "negative", "without", "silhouette", "airspace", "cardiopulmonary", "mediastinal", "resolved",
+    }
+] + ["without", "pleural", "effusion", "nodule", "enlarged"]  # fmt: skip
+NOT_MENDED = {"module", "modules", "infusion", "presents", "presented", "dissolved", "absences", "resolve", "appreciable", "demonstrable"}
+
+
+def shortened(word: str, letters: int) -> set[str]:
+    """The word without that many letters, in all ways: two words with one of these in common differ by so many wrong, missing or moved letters."""
+    return {"".join(kept) for kept in combinations(word, len(word) - letters)}
+
+
+def _neighbours() -> tuple[dict[str, str], dict[str, str]]:
+    """What is left of the words of MENDED without one letter, and of the long ones without two."""
+    one: dict[str, str] = {}
+    two: dict[str, str] = {}
+    for word in MENDED:
+        one |= dict.fromkeys(shortened(word, 1) | {word}, word)
+        if len(word) >= 11:
+            two |= dict.fromkeys(shortened(word, 2), word)
+    return one, two
+
+
+ONE_LETTER, TWO_LETTERS = _neighbours()
+
+
+@cache
+def known(word: str) -> str:
+    """A word in lower case -> the first of its group; "" if it stands in no phrase. An abbreviation of a lobe becomes three words."""
+    if word in LOBES:
+        return LOBES[word]
+    for spelling in (word, mended(word)):
+        for form in (spelling, spelling.removesuffix("s"), spelling.removesuffix("es")):
+            form = FORMS.get(form, form)
+            if form in VOCABULARY:
+                return form
+    return ""
+
+
+def mended(word: str) -> str:
+    """British spellings and, in words of seven letters and more, a misspelling -> the usual spelling."""
+    for british, american in BRITISH:
+        word = word.replace(british, american)
+    if len(word) < 7 or word in NOT_MENDED or word in FORMS:
+        return word
+    for letters, left in ((1, ONE_LETTER), (2, TWO_LETTERS))[: 1 + (len(word) >= 10)]:
+        for rest in sorted(shortened(word, letters) | {word}):
+            if rest in left:
+                return left[rest]
+    return word
+
