@@ -484,6 +484,152 @@ Interstitial lung disease, no edema => Fibrosis~ Edema-
 """,
 }  # fmt: skip
 
+# Written after the labeler had been mended on GRID, in other words; 
+HELD_OUT = {
+    "optional words": """
+There is no focal air space disease or pneumothorax => opacity- PTX-
+No dense airspace opacity is identified => opacity-
+Patchy airspace disease in the left lung => opacity~
+No lung or hilar mass => Mass-
+No apical pleural thickening => PT-
+Apical cap on the left => PT~
+No blunting of the costophrenic angles => Effusion- PT-
+The left costophrenic sulcus is blunted, unchanged => angle~
+""",
+    "structured reports": """
+LUNGS: No consolidation or nodule. PLEURA: No effusion. HEART: Normal size => Consolidation- Nodule- Effusion- Cardiomegaly-
+Pleural effusion: No. Pneumothorax: No. Consolidation: Yes, right base => Effusion- PTX- Consolidation+
+Pleural Spaces: No pleural effusion or pneumothorax => Effusion- PTX-
+Pneumothorax: None visualized => PTX-
+Airspaces: Left basilar consolidation => Consolidation+
+Nodules - not present => Nodule-
+Cardiomegaly: moderate, stable => Cardiomegaly+
+Effusions: trace bilateral => Effusion+
+Pneumothorax: cannot be excluded => PTX?
+Edema: none; effusion: none; pneumonia: possible => Edema- Effusion- Pneumonia?
+Emphysema (none) => Emphysema-
+Consolidation -- absent => Consolidation-
+Hernia: small hiatal hernia => Hernia+
+Pulmonary edema: Negative\\nPleural effusion: Positive => Edema- Effusion+
+Mass or nodule: None => Mass- Nodule-
+Lines and tubes: right port. Pneumothorax: no => PTX-
+Infiltrates? None => Infiltration-
+Heart/mediastinum: cardiomegaly, no edema => Cardiomegaly+ Edema-
+""",
+    "scope": """
+Lungs are clear of infiltrate but emphysema is advanced => Infiltration- Emphysema+
+No acute pulmonary process; chronic fibrosis is stable => Pneumonia- Consolidation- Edema- Infiltration- Fibrosis+
+There is no pleural fluid, a right hilar mass is seen => Effusion- Mass+
+Positive for effusion, negative for pneumothorax => Effusion+ PTX-
+No evidence of pneumonia, cardiomegaly is unchanged => Pneumonia- Cardiomegaly+
+No acute abnormality with the exception of small effusions => acute- Effusion+
+Neither pneumothorax nor effusion, but left lower lobe collapse => PTX- Effusion- Atelectasis+
+Right lung nodule without effusion or pneumothorax => Nodule+ Effusion- PTX-
+Without pneumothorax, there is a moderate effusion => PTX- Effusion+
+Instead of pneumonia this represents atelectasis => Pneumonia- Atelectasis+
+No infectious infiltrate => Infiltration-
+No acute bony abnormality, mild cardiomegaly => Cardiomegaly+
+No evidence of active pulmonary tuberculosis => 
+No sarcoid or fungal disease => 
+No acute cardiopulmonary disease; findings of COPD => acute- Emphysema~
+No evidence of intrathoracic metastasis => Mass- Nodule-
+No metastases are seen, and there is a stable granuloma => Mass- Nodule~
+The infiltrate is gone, leaving a small effusion => Infiltration- Effusion+
+The effusions have cleared; the consolidation has not => Effusion- Consolidation+
+No effusion is seen and there is no pneumothorax; cardiomegaly persists => Effusion- PTX- Cardiomegaly+
+Heart is enlarged and lungs show edema without effusions => Cardiomegaly+ Edema+ Effusion-
+""",
+    "doubt": """
+Superimposed pneumonia could be considered in the right clinical setting => Pneumonia?
+Pneumonia cannot be completely excluded => Pneumonia?
+Underlying pneumonia is hard to exclude => Pneumonia?
+Edema would be difficult to rule out => Edema?
+I doubt that this is pneumonia => Pneumonia?
+Pneumonia is thought less likely => Pneumonia?
+Likely atelectasis, less likely pneumonia => Atelectasis+ Pneumonia?
+Probable atelectasis; pneumonia is not excluded => Atelectasis+ Pneumonia?
+There is suspicion for a small pneumothorax => PTX?
+A trace effusion is suspected on the left => Effusion?
+Small effusions may also be present => Effusion?
+Might reflect early edema => Edema?
+Consolidation? Correlate clinically => Consolidation?
+Retrocardiac density, ?pneumonia => opacity~ Pneumonia?
+Atelectasis is favored over pneumonia => Atelectasis* Pneumonia?
+Assessment for pneumothorax is limited by rotation => PTX*
+Effusions are not well evaluated => Effusion?
+A left effusion cannot be adequately assessed => Effusion?
+It is uncertain whether a nodule is present => Nodule?
+The possibility of a mass should be kept in mind => Mass?
+Indeterminate nodule versus vessel on end => Nodule?
+Whether this is fibrosis or edema is unclear => Fibrosis? Edema?
+Pneumothorax, if any, is tiny => PTX?
+An infiltrate is not definitely excluded => Infiltration?
+Equivocal for pneumonia => Pneumonia?
+The absence of a small effusion cannot be confirmed => Effusion?
+Findings could be seen with edema or infection => Edema? Pneumonia~
+No pneumothorax; a tiny one cannot be ruled out => PTX?
+""",
+    "gone or removed": """
+Clearing of bibasilar atelectasis => Atelectasis-
+There has been complete clearing of the pneumonia => Pneumonia-
+Interval resolution of pulmonary edema and effusions => Edema- Effusion-
+The left effusion has been drained, without pneumothorax => Effusion* PTX-
+After drainage of the empyema a small effusion remains => Effusion+
+Surgical removal of the right lung mass => Mass*
+Almost completely resolved pneumothorax => PTX+
+Near total resolution of the consolidation => Consolidation+
+Consolidation shows only partial resolution => Consolidation+
+The pneumothorax has nearly resolved => PTX+
+Pneumothorax is smaller but has not resolved => PTX+
+Status post repair of hiatal hernia => 
+Pneumonia seen previously has cleared => Pneumonia-
+Chest tube removed, no recurrent pneumothorax => PTX-
+""",
+    "prior study and method": """
+The prior film, which showed a left effusion, is compared => 
+In comparison to the previous study that demonstrated pneumonia, there is now no consolidation => Consolidation-
+The nodule that was described on the prior CT is not seen => Nodule-
+Prior examination demonstrated a small pneumothorax => 
+CT has greater sensitivity for nodules and masses => 
+Chest radiography is insensitive to small effusions => 
+Tiny nodules can be missed on plain film => Nodule*
+CT can better evaluate for emphysema => 
+Known history of fibrosis => 
+History: CHF, pneumonia => 
+Rule-out pneumonia => Pneumonia*
+New nodule, not present on the prior study => Nodule+
+Effusion is new since the previous exam => Effusion+
+""",
+    "denied denials": """
+The right base is not free of consolidation => Consolidation+
+Effusion has not cleared => Effusion+
+No consolidation other than a small focus at the left base => Consolidation+
+No pleural effusion except minimal fluid on the left => Effusion+
+No nodule besides a known granuloma => Nodule~
+No further increase in the effusion => Effusion+
+No significant interval improvement of edema => Edema+
+No new consolidation or effusion => Consolidation- Effusion-
+There is no longer an effusion => Effusion-
+Clear lungs apart from minimal scarring => lungs- Fibrosis~
+""",
+    "abbreviations and spellings": """
+No e/o PTX => PTX-
+R PTX s/p CT placement => PTX+
+Lg L pl. eff. w/ RLL atelectasis => Effusion+ Atelectasis+
+LLL PNA, no effs => Pneumonia+ Effusion-
+neg for PNA/PTX => Pneumonia- PTX-
+Cardiomegally with pulmonary oedema => Cardiomegaly+ Edema+
+No pneumothroax or effussion => PTX- Effusion-
+Bibasilar atelectesis => Atelectasis+
+Emphysematous chnages => Emphysema+
+No pneumonai => Pneumonia-
+Left sided haemothorax => Effusion~
+Consolidaion in the RML => Consolidation+
+No pneumothorax is visulaized => PTX-
+Fibrotic tumour => Mass~ Fibrosis+
+""",
+}  # fmt: skip
+
 
 def expectations(kinds: dict[str, str]) -> list[tuple[str, str]]:
     """-> (sentence, cells) of every line; a written "\\n" is a line break."""
