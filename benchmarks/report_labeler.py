@@ -6,6 +6,8 @@ The reference is roi/mesh.py with its WIDER neighbours alone. Where it says unkn
 the development half (an even CRC-32 of uid); the other half was held out. UNCERTAIN counts as negative, but where the name of a figure says otherwise.
 Intervals are bootstraps over reports.
 
+`--absent 150` draws that many ABSENT cells instead (with --seed) and prints each with its report, to be judged by reading.
+
 Where they are installed (pip install medspacy negspacy), medspaCy's ConText and negspaCy judge the same words for findings in the same sentences, with
 the rules that they come with, which nobody tuned on these reports. Prints tables and writes benchmarks/results/report_labeler-<machine>.json. Takes half
 a minute on one core.
@@ -47,6 +49,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--many", type=count, default=160_000, metavar="N", help="reports for the measurement of speed (default: %(default)s)")
     parser.add_argument("--resamples", type=count, default=1000, metavar="N", help="of the bootstrap (default: %(default)s)")
     parser.add_argument("--seed", type=cli.number(int, 0), default=0, help="of the bootstrap and of the variations (default: %(default)s)")
+    parser.add_argument("--absent", type=count, metavar="N", help="print N ABSENT cells drawn at random with their reports, and measure nothing")
     add_machine(parser)
     return parser.parse_args(argv)
 
@@ -59,6 +62,9 @@ def main(args: argparse.Namespace) -> None:
     halves = dict(zip(HALVES, (held, ~held, np.ones(len(rows), bool)), strict=True))
     reference = mesh_cells(codes, neighbours=False)
     cells = reports.label_reports(*sections)
+    if args.absent:
+        print("\n".join(absent_cells(rows, cells, args.absent, args.seed)))
+        return
     scores = {half: scored(cells[chosen] == PRESENT, reference[chosen], args.resamples, args.seed) for half, chosen in halves.items()}
     figures = accuracy(cells, codes, scores, halves)
     figures += speed(sections, args.many, args.seed)
@@ -81,6 +87,17 @@ def main(args: argparse.Namespace) -> None:
     for half in HALVES[::2]:
         print(f"errors, {half}: " + "; ".join(f"{kind} {sum(counts.values())}" for kind, counts in errors[half].items()))
     print(path)
+
+
+def absent_cells(rows: list[dict[str, str]], cells: np.ndarray, number: int, seed: int) -> list[str]:
+    """That many ABSENT cells, each as likely as any other -> lines of number, finding and report."""
+    places = np.argwhere(cells == ABSENT)
+    chosen = np.random.default_rng(seed).choice(len(places), min(number, len(places)), replace=False)
+    lines = []
+    for n, (row, finding) in enumerate(places[np.sort(chosen)].tolist(), start=1):
+        report = rows[row]
+        lines.append(f"{n}. {LABELS[finding]} | {report['findings']} | {report['impression']}")
+    return lines
 
 
 def read_reports(path: Path) -> list[dict[str, str]]:
@@ -287,8 +304,9 @@ def named(sentence: str) -> list[tuple[int, int, list[int]]]:
     kept = reports.signature(sentence).split()
     spots: list[tuple[int, int]] = []  # of the kept words
     for match in reports.WORD.finditer(sentence):
-        if len(spots) < len(kept) and reports.known(match[0]) == kept[len(spots)]:
-            spots.append(match.span())
+        words = reports.known(match[0]).split()
+        if words and kept[len(spots) : len(spots) + len(words)] == words:
+            spots += [match.span()] * len(words)
     if len(spots) < len(kept):
         return []
     found = list(reports.matches(kept))

@@ -25,11 +25,11 @@ FINDINGS = {
     "hydrothorax": ("Effusion",),
     "hydropneumothorax": ("Effusion", "Pneumothorax"),
     "hemopneumothorax|pneumothorax": ("Pneumothorax",),
-    "infiltrate": ("Infiltration",),
+    "infection? infiltrate": ("Infiltration",),
     "lung|hilar? mass": ("Mass",),
     "nodule": ("Nodule",),
     "pneumonia|bronchopneumonia|pneumonitis": ("Pneumonia",),
-    "consolidation": ("Consolidation",),
+    "infection? consolidation": ("Consolidation",),
     "edema": ("Edema",),
     "emphysema": ("Emphysema",),
     "fibrosis": ("Fibrosis",),
@@ -44,9 +44,9 @@ WIDER = {
     "side? costophrenic angle? is? blunt": ("Effusion", "Pleural_Thickening"),
     "blunt side? costophrenic angle?": ("Effusion", "Pleural_Thickening"),
     "hemothorax": ("Effusion",),
-    "opacity": OPACITIES,
-    "airspace disease|opacity?": OPACITIES,
-    "air space disease|opacity": OPACITIES,
+    "infection? opacity": OPACITIES,
+    "airspace disease|opacity|process|abnormality|change": OPACITIES,
+    "air space disease|opacity|process|abnormality|change": OPACITIES,
     "side|base|apical? upper|middle|lower? lung lesion": ("Mass", "Nodule"),
     "metastasis|malignancy": ("Mass", "Nodule"),
     "tumor": ("Mass",),
@@ -77,7 +77,7 @@ SHAPED = {
     "mass like opacity?": ("Mass", *OPACITIES),
 }
 OTHERS = (  # of other parts, or of other kinds, that share a word with one of ours; they take the place of a finding
-    "#",  # a thing that has no name here
+    "#thing",  # that has no name here
     "pericardial effusion|fluid",
     "joint|suprapatellar|knee|hip|shoulder|ankle|elbow effusion|fluid",
     "mediastinal|breast|tissue|thyroid|abdomen|pericardial|adrenal|renal|liver|neck|pelvic|skin|bone|muscle mass",
@@ -111,17 +111,17 @@ PARTS = {
     "vessel": ("lung? vascular",),
     "chest": ("chest exam?", "exam"),
     "all": ("cardiopulmonary|intrathoracic",),
-    "nameless": ("##",),  # in "no tuberculous disease": of this and not of the 14
+    "nameless": ("#disease",),  # in "no tuberculous disease": of this and not of the 14
     "other": (
         "side|base|apical|upper|middle|lower lung", "lung base|apical|volume|artery|side", "mediastinal silhouette|size?",
         "hilar silhouette?", "aorta silhouette|size?", "bone", "spine", "rib", "vertebral", "abdomen", "trachea", "diaphragm",
-        "artery", "tissue", "joint", "disc", "thyroid", "breast", "chest wall", "trauma", "bowel", "airway",
+        "artery", "tissue", "joint", "disc", "thyroid", "breast", "chest wall", "trauma", "bowel", "airway", "#part",
     ),
 }  # fmt: skip
 CUES = {
     # forward; also backward where they stand behind a finding and nothing follows: "pneumothorax: no", "pneumonia is possible"
     "no": (
-        "no", "not", "without", "clear of", "free of", "negative", "lack", "rather than", "nor is? there?", "fail show",
+        "no", "not", "without", "clear of", "free of", "negative", "lack", "rather than", "instead of", "nor is? there?", "fail show",
         "no|without indication", "none seen?",
     ),
     "maybe": ("possible", "may", "suspected", "question", "differential", "equivocal", "less likely", "concern"),
@@ -131,7 +131,7 @@ CUES = {
         "cannot certain|confirm which? there? is? no|absent",
     ),
     "either": ("either",),
-    "versus": ("versus",),
+    "versus": ("versus", "favor over"),
     "past": (
         "history", "indication", "evaluate", "rule out", "exclude", "if", "recommend", "correlate", "sensitive",
         "detection", "followup of|for", "reason for? exam", "ensure|document|until|confirm resolved|clearing",
@@ -150,9 +150,10 @@ CUES = {
         "resolved", "cleared", "gone", "clearing of", "not likely",
     ),
     "doubt": (
-        "cannot excluded", "not excluded", "cannot ruled out", "not ruled out", "difficult exclude", "consider",
-        "should|must|need excluded", "should|must|need ruled out", "cannot certain|confirm absent|excluded?",
+        "cannot|not complete|well? excluded", "cannot|not complete|well? ruled out", "difficult exclude", "difficult rule out",
+        "consider", "should|must|need excluded", "should|must|need ruled out", "if any|seen",
     ),
+    "unproven": ("cannot certain|confirm absent|excluded?",),
     "unclear": (
         "cannot|not well? evaluate", "cannot|not well seen", "poor|difficult|limited seen|evaluate",
         "evaluate is? limited|difficult|poor", "may missed",
@@ -166,6 +167,7 @@ CUES = {
     "there": ("there is?",),
     "which": ("which",),
     "it": ("it",),
+    "it is": ("it due",),
     "is": ("is", "show"),
     ":": (":",),
     "-": ("-",),
@@ -176,8 +178,9 @@ CUES = {
     "large": ("large",),
     "abnormality": ("abnormality", "disease", "process"),
     "acute": ("acute",),
+    "new": ("new",),
     "degree": (
-        "stable", "mild", "moderate", "severe", "persistent", "chronic", "small", "residual", "only", "bilateral", "new",
+        "stable", "mild", "moderate", "severe", "persistent", "chronic", "small", "residual", "only",
         "worsening", "increase", "decrease",
     ),
     "and": ("and",),
@@ -209,7 +212,7 @@ infiltrate infiltration infiltrative; lung pulmonary lobe lobar parenchyma paren
 infection infectious; pneumonia pneumonic pna; congestion congested engorgement engorged; failure chf
 vascular vasculature vascularity vessel; kerley cephalization; emphysema emphysematous; bulla bullous bullae bleb; fibrosis fibrotic
 scar scarring scarred cicatrix; thickening thickened; cap capping; apical apex apices biapical; tissue soft; base basilar basal bibasilar
-side right left; bone bony osseous skeletal skeleton osseus musculoskeletal marrow; spine spinal thoracolumbar; abdomen abdominal
+side right left bilateral; nodular nodularity reticulonodular; bone bony osseous skeletal skeleton osseus musculoskeletal marrow; spine spinal thoracolumbar; abdomen abdominal
 trachea tracheal; diaphragm hemidiaphragm diaphragmatic; artery arterial; trauma traumatic posttraumatic; renal kidney; liver hepatic
 skin cutaneous; leg extremity; cardiopulmonary cardiorespiratory; metastasis metastases metastatic metastatis
 malignancy malignant neoplasm neoplastic cancer carcinoma; tumor tumoral; exam examination study radiograph film xray cxr; no neither nothing
@@ -222,13 +225,13 @@ suggest suggesting suggestive suggestion suggests; suspected suspect suspicion s
 concern concerning; for about regarding; question questionable questioned query; equivocal indeterminate doubtful doubt uncertain unclear
 favor favored favoring; due secondary related represent represents representing reflect reflecting; certain sure confident
 consider considered consideration; versus vs; difficult hard; limited suboptimal suboptimally; poor poorly; well fully adequately
-cannot unable; confirm confirmation confirmed; except exception excepting; aside apart; despite notwithstanding; while whereas
+cannot unable; confirm confirmation confirmed; except exception excepting besides beyond; aside apart; despite notwithstanding; while whereas
 which who that; it this these they one those; show demonstrate reveal showed revealed
 is are was were appear appeared remain remained remaining has have had persist persisted; history hx
 evaluate evaluation assess assessment evaluating assessed evaluated; recommend recommended advised; correlate correlation; sensitive sensitivity insensitive; detection characterization
 followup; drainage evacuation aspirated thoracentesis; resection excision lobectomy pneumonectomy; drained evacuated; resected excised
 missed overlooked; abnormality abnormal finding; acute active; mild mildly minimal minimally slight slightly; moderate moderately
-severe severely; compatible consistent; stable unchanged; small tiny trace; only just merely; disc disk; negative neg; normal nl wnl; need needs
+severe severely; compatible consistent; stable unchanged; small tiny trace; new recent; only just merely; disc disk; negative neg; normal nl wnl; need needs
 """.replace("\n", ";")
 FORMS = {form: words.split()[0] for words in ALIKE.split(";") for form in words.split()}
 LOBES = {  # an abbreviation -> the words that it stands for

@@ -33,14 +33,17 @@ ABOUT = ("say", "negative", "part", "abnormality")  # kinds without which a sent
 PREDICATES = ("normal", "enlarged", "abnormality")
 BREAKS = ("stop", "while", "except")  # they end a clause
 ENDS = ("", *BREAKS, "there", ",", "(", ":", "-", "and", "or", "with", "which", "is")  # behind a cue: it has no object
-BACKWARDS = {"unseen": "no", "doubt": "maybe", "unclear": "maybe", "undone": "past"}  # kind -> the scope that it gives
-FORWARDS = {"unseen": "no", "doubt": "maybe", "unclear": "past", "undone": "past"}  # where nothing has been said before it
+BACKWARDS = {"unseen": "no", "doubt": "maybe", "unproven": "maybe", "unclear": "maybe", "undone": "past"}  # kind -> the scope that it gives
+FORWARDS = {"unseen": "no", "doubt": "maybe", "unproven": "maybe", "unclear": "past", "undone": "past"}  # where nothing has been said before it
 NEW_CUES = (*BREAKS, "there", "no", "unseen", "doubt", "unclear", "maybe", ":")  # no list goes on beyond them
-LIGHT = ("degree", "acute", "link")  # between a cue and its object
+BOUND = ("no", "maybe", "hint", "past", "which")  # a clause behind them is theirs: "no evidence that there is ..."
+LIGHT = ("degree", "new", "acute", "link")  # between a cue and its object
 
 WRAPPED = re.compile(r"\s*\n\s*(?=[a-z]|\d+(?:\.\d+)?(?![.)\d]))")  # before a small letter or a number that does not number a list
 HEADING = re.compile(r":[ \t]*\r?\n\s*(?![^\n:.]{1,40}:)")  # its text stands on the next line
 ANSWERED = re.compile(r"\?\s*(?=(?:no|none|negative|absent)\b)", re.IGNORECASE)  # "Pneumonia? No"
+# "No pneumothorax. A tiny one cannot be excluded", "the effusion has cleared; the consolidation has not"
+TAKEN_UP = re.compile(r"[.;](?=\s+(?:an?|the|very|tiny|small|another|subtle|minimal|\s)+one\b|[^.;\n]*\b(?:has|have) not\s*(?:[.;\n]|$))", re.IGNORECASE)
 DOTTED = re.compile(r"\b(pl|eff|vs|approx)\.(?=\s*(?:[,a-z]|OR|AND|EFF|Eff))", re.IGNORECASE)
 SENTENCE_ENDS = ";!\n\r"
 DECIMAL = re.compile(r"\.(?<=\d\.)(?=\d)")  # begins with the point: quick to search for
@@ -94,6 +97,8 @@ def sentences(text: str) -> list[str]:
         text = re.sub(r"(?<=\w)\?", " question.", text).replace("?", " question ")
     if not text.isascii():
         text = re.sub("[\u2010-\u2015\u2212]", " - ", text)
+    if " one " in text or "ve not" in text or "as not" in text:
+        text = TAKEN_UP.sub(" but", text)
     text = DOTTED.sub(r"\1", text).lower()
     for end in SENTENCE_ENDS:
         if end in text:
@@ -114,6 +119,8 @@ def signature(sentence: str) -> str:
     words = list(map(known, raw))
     if SUBJECTS.isdisjoint(words):
         return ""
+    if "pulmonary" in raw and not {"normal", "unremarkable"}.isdisjoint(words):
+        _mark_parts(raw, words)
     if not OPENERS.isdisjoint(words):
         _mark_things(raw, words)
     left = " ".join(filter(None, words)).replace(" is is", " is")
@@ -135,8 +142,16 @@ def _spelled_out(sentence: str) -> str:
     return sentence
 
 
+def _mark_parts(raw: list[str], words: list[str]) -> None:
+    """The noun of 'heart and pulmonary XXXX are normal' has been removed: this is not about the lungs."""
+    for place, word in enumerate(raw):
+        following = next(filter(None, words[place + 1 :]), "")
+        if word == "pulmonary" and following in NO_NOUNS:
+            words[place] = "#part"
+
+
 def _mark_things(raw: list[str], words: list[str]) -> None:
-    """Put "#" where a cue, "##" where an "... disease" is about something that has no name here: 'no midline shift', 'no tuberculous disease'."""
+    """Put "#thing" where a cue, "#disease" where an "... disease" is about something that has no name here: 'no midline shift', 'no tuberculous disease'."""
     for place, word in enumerate(words):
         if word in CUE_WORDS:
             end = place + 1
@@ -146,19 +161,19 @@ def _mark_things(raw: list[str], words: list[str]) -> None:
             while end < len(raw) and not words[end] and raw[end] not in FILLERS:
                 end += 1
             if end > thing and (end == len(raw) or raw[end] in FILLERS or words[end] in CONNECTORS):
-                words[thing] = "#"
+                words[thing] = "#thing"
         elif word in ("abnormality", "disease", "process"):
             before = place - 1
             while before >= 0 and (words[before] in WIDE or raw[before] in FILLERS or raw[before] in GENERAL):
                 before -= 1
             if before >= 0 and not words[before]:
-                words[before] = "##"
+                words[before] = "#disease"
             after = place + 1
             if after < len(raw) and raw[after] in LINKS:
                 while after < len(raw) and (raw[after] in FILLERS or words[after] in WIDE or raw[after] in GENERAL | LINKS):
                     after += 1
                 if after < len(raw) and not words[after]:
-                    words[after] = "##"
+                    words[after] = "#disease"
 
 
 def _items() -> dict[str, tuple[str, Any]]:
@@ -200,10 +215,11 @@ SUBJECTS -= {"is", "and", "or", "side"}
 PREPOSITION = re.compile(r" (?:of|for)\b" + "".join(f"(?<!{p})" for p in ITEMS if p.endswith((" of", " for"))))
 COVERED_BY = {part: _places(findings) for part, findings in vocabulary.COVERS.items()}
 HEART = LABELS.index("Cardiomegaly")
-CUE_WORDS = _words_of("no", "maybe", "unseen")
+CUE_WORDS = _words_of("no", "maybe", "unseen") | {"drainage", "removal", "resection", "treatment"}
 OPENERS = CUE_WORDS | {"abnormality", "disease", "process"}
 MODIFIERS = _words_of("degree", "acute") | {"side", "seen", "certain", "of", "for"}
 WIDE = MODIFIERS | {"lung", "pleural", "cardiopulmonary", "intrathoracic", "chest", "heart", "vascular", "bone", "exam"}
+NO_NOUNS = _words_of("is", ",", "and", "or", "normal", "with", "(") | {""}
 CONNECTORS = _words_of(*ENDS) | {"of", "for", "suggest"}
 # between "findings" and what they are of
 LINKS = {"of", "to", "suggest", "suggesting", "suggestive", "indicate", "for", "consistent", "compatible"}
@@ -250,11 +266,11 @@ class Scopes:
             before = self.kinds[place - 1] if place else ""
             if self.headings.get(place):
                 self._begin(place)
-            if kind in BREAKS or (kind == "there" and before not in ("no", "maybe", "hint", "past", "which")):
+            if kind in BREAKS or (kind == "there" and before not in BOUND):
                 self._begin(place, kind)
             elif kind in (",", "and", "with") and self.scope and self._new_statement(place):
                 self._begin(place)
-            elif kind == "it" and before in (",", "and"):
+            elif (kind == "it" and before in (",", "and")) or (kind == "it is" and before not in BOUND):
                 self._begin(place)
             elif kind == "is" and before == "part":
                 self._end_scope()
@@ -306,7 +322,7 @@ class Scopes:
             said = self._said(place)
             ahead = self._object(place) in ("say", "other")
             if said and not (ahead and before not in ("is", ":", "say", "-")):
-                self._give(said, BACKWARDS[kind], place)
+                self._give(said, BACKWARDS[kind], -1 if kind == "unproven" else place)
             elif not said and not ahead and "it" in self.kinds[self.clause : place]:
                 self._give(self._said(self.clause, 0), BACKWARDS[kind], -1)
             elif self.scope != "no" or before in (",", "and"):
@@ -344,6 +360,8 @@ class Scopes:
         ahead = self.kinds[place + 1] if place + 1 < len(self.kinds) else ""
         if ahead not in ENDS or not self._said(place):
             return False
+        if kind == "no" and before == "is" and "unseen" in self.kinds[:place]:
+            return False  # "the effusion has cleared, the consolidation has not"
         if kind == "maybe" and before == "," and ahead == "":
             return True
         return before in ("is", ":", "-", "(", "say", "unseen") or (before == "degree" and kind == "maybe")
@@ -362,7 +380,7 @@ class Scopes:
         verb = rest.index("is") if "is" in rest else len(rest)
         if not rest or "or" in rest[:verb]:
             return False
-        if rest[0] == "degree":  # "no edema, stable cardiomegaly"
+        if rest[0] in ("degree", "new"):  # "no edema, stable cardiomegaly"
             ends = (",", "with") if self.scope == "maybe" else (",", "and", "with")
             return kinds[place] in ends and kinds[place - 1] not in ("no", "maybe", "hint", *LIGHT)
         if kinds[place] != ",":
@@ -396,13 +414,17 @@ class Scopes:
                 self.scopes[n] = "past"
 
     def _close_exceptions(self) -> None:
-        """'No consolidation except in the lingula', 'clear except for the left base': what was said before does not hold without more."""
+        """'No consolidation except in the lingula', 'clear except for the left base', 'no nodule except a granuloma': what was said before does not hold."""
         for place, kind in enumerate(self.kinds):
-            rest = self.kinds[place:]
-            if kind == "except" and not {"say", "other", "no", *PREDICATES} & set(rest):
-                held = [n for n in range(place) if self.kinds[n] in ("say", *PREDICATES)]
-                for n in held[-1:]:
-                    self.scopes[n] = "" if self.kinds[n] == "say" else "past"
+            if kind != "except":
+                continue
+            held = [n for n in range(place) if self.kinds[n] in ("say", *PREDICATES)]
+            excepted = {n for kind, value in self.row[place:] if kind == "say" for n in value[0]}
+            for n in held:
+                if self.kinds[n] == "say" and self.scopes[n] == "no" and excepted & set(self.row[n][1][0]):
+                    self.scopes[n] = "past"
+            if held and not {"say", "other", "no", *PREDICATES} & set(self.kinds[place:]):
+                self.scopes[held[-1]] = "" if self.kinds[held[-1]] == "say" else "past"
 
 
 def meetings(row: list[tuple[str, Any]]) -> list[tuple[int, list[str]]]:
@@ -425,8 +447,8 @@ def meetings(row: list[tuple[str, Any]]) -> list[tuple[int, list[str]]]:
             meetings.append((place, met))
             parts, open_, linked, apart = [], not met, False, False
         elif kind == "say":
-            if open_ and not apart and not meetings[-1][1]:
-                meetings.pop()  # "findings of pneumonia": a word about the finding
+            if open_ and not apart and (not meetings[-1][1] or row[meetings[-1][0]][0] == "abnormality"):
+                meetings.pop()  # "findings of pneumonia", "findings of lung edema": a word about the finding
             parts, open_ = [], False
         elif kind in ("is", ":"):
             parts = [meetings[-1][1].pop()] if open_ and before == "part" else parts  # "normal heart size, lungs are": the lungs begin anew
@@ -454,22 +476,24 @@ def _read(text: str) -> bytes:
                 said[n] = max(said[n], level)
     since = 0
     for place, parts in meetings(row):
-        sudden = any(kind == "acute" for kind, _ in row[since:place])
-        for n, level in _judged(row[place][0], scopes[place], parts, sudden):
+        modifiers = {kind for kind, _ in row[since:place]} & {"acute", "new"}
+        for n, level in _judged(row[place][0], scopes[place], parts, modifiers):
             said[n] = max(said[n], level)
         since = place
     return bytes(said)
 
 
-def _judged(predicate: str, scope: str, parts: list[str], sudden: bool) -> Iterator[tuple[int, int]]:
+def _judged(predicate: str, scope: str, parts: list[str], modifiers: set[str]) -> Iterator[tuple[int, int]]:
     """What a predicate of these parts says -> (finding, level). The bones of the chest are not the chest."""
     if "nameless" in parts:
         return
     if "other" in parts:
         parts = [part for part in parts if part not in ("chest", "all")]
     if predicate == "abnormality" and scope == "no":
+        if modifiers == {"new"}:
+            return  # what is not new may well be there
         for part in parts or ["all"]:
-            yield from ((n, COVERED) for n in COVERED_BY[part] if not sudden or LABELS[n] in ACUTE)
+            yield from ((n, COVERED) for n in COVERED_BY[part] if not modifiers or LABELS[n] in ACUTE)
     elif predicate == "normal" and scope in ("", "maybe"):
         for part in parts:
             yield from ((n, DENIED if n == HEART else COVERED) for n in COVERED_BY[part])
