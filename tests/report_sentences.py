@@ -630,6 +630,129 @@ Fibrotic tumour => Mass~ Fibrosis+
 """,
 }  # fmt: skip
 
+# Written after HELD_OUT had been mended, by the same hand; read once before anything was changed, then once more after one round.
+SECOND_HELD_OUT = {
+    "structured reports": """
+Pneumothorax................ none => PTX-
+PNEUMOTHORAX: NO. EFFUSION: NO. CONSOLIDATION: NO => PTX- Effusion- Consolidation-
+Pleural effusion: (none) => Effusion-
+Effusion: - => Effusion*
+Lungs/Pleura: No focal consolidation. No effusion. No pneumothorax => Consolidation- Effusion- PTX-
+Pulmonary nodules: No suspicious pulmonary nodules => Nodule-
+Heart size: Enlarged => Cardiomegaly+
+Cardiomegaly: Absent; edema: Mild => Cardiomegaly- Edema+
+Pleural thickening: Yes, biapical => PT+
+Fibrosis: No evidence of fibrosis => Fibrosis-
+Pneumonia: Unlikely => Pneumonia-
+Pneumonia: Possible, right base => Pneumonia?
+Effusion: Cannot be assessed => Effusion?
+Pneumothorax: Resolved => PTX-
+Lung fields: Clear bilaterally => lungs-
+Cardiac silhouette: Within normal limits => Cardiomegaly-
+Other: Small hiatal hernia => Hernia+
+Edema, none. Effusion, none => Edema- Effusion-
+No: pneumothorax, effusion, consolidation => PTX- Effusion- Consolidation-
+Mass: nil. Nodule: nil => Mass- Nodule-
+Consolidation: not appreciated, Atelectasis: mild bibasilar => Consolidation- Atelectasis+
+""",
+    "scope": """
+There is neither consolidation nor edema, although small effusions are noted => Consolidation- Edema- Effusion+
+No focal infiltrate; linear atelectasis at the left base => Infiltration- Atelectasis+
+Pneumothorax has not recurred, but there is increasing effusion => PTX- Effusion+
+The consolidation is unchanged and there is no effusion => Consolidation+ Effusion-
+Apart from emphysema the lungs are clear => Emphysema+ lungs-
+Other than a hiatal hernia, no acute abnormality => Hernia+ acute-
+The heart is normal, the lungs are emphysematous => Cardiomegaly- Emphysema+
+Effusion with associated atelectasis but no pneumothorax => Effusion+ Atelectasis+ PTX-
+No interval development of pneumothorax, with persistent small effusion => PTX- Effusion+
+Negative for consolidation. Positive for nodule => Consolidation- Nodule+
+Emphysema is again seen without superimposed consolidation or effusion => Emphysema+ Consolidation- Effusion-
+No acute findings in the chest, stable emphysema => acute- Emphysema+
+No evidence of acute disease with chronic fibrosis at the bases => acute- Fibrosis+
+There is no evidence for metastatic disease to the lungs => Nodule- Mass-
+No evidence of hilar adenopathy => 
+No acute vascular process => Edema-
+No signs of pulmonary embolism => 
+No pleural disease => pleura-
+No lobar consolidation, effusion is small => Consolidation- Effusion+
+The chest tube is in place, and no pneumothorax remains => PTX-
+Rather than consolidation, this appears to be atelectasis => Consolidation- Atelectasis+
+Effusion without underlying mass => Effusion+ Mass-
+Cardiomegaly and no signs of failure => Cardiomegaly+ Edema-
+Clear lungs, no effusion, cardiomegaly => lungs- Effusion- Cardiomegaly*
+No significant effusion; however, pleural thickening is seen => Effusion- PT+
+No pneumothorax or effusion. Heart borderline enlarged => PTX- Effusion- Cardiomegaly+
+""",
+    "doubt": """
+Pneumonia remains a consideration => Pneumonia?
+Cannot rule in or rule out pneumonia => Pneumonia?
+Small effusions cannot be confidently excluded => Effusion?
+Atelectasis or possibly pneumonia => Atelectasis+ Pneumonia?
+Opacity that could be atelectasis or pneumonia => opacity~ Atelectasis? Pneumonia?
+Pneumonia would be in the differential in the proper setting => Pneumonia?
+Nodular density, possible nodule => opacity~ Nodule?
+Findings are equivocal for edema => Edema?
+It is not clear whether there is a pneumothorax => PTX?
+Pneumothorax is difficult to evaluate on this supine film => PTX?
+Effusion probably present => Effusion+
+Early pneumonia not excluded => Pneumonia?
+A subtle nodule is questioned at the left apex => Nodule?
+Presumed atelectasis => Atelectasis+
+Suspect mild edema => Edema?
+Might there be a small pneumothorax => PTX?
+Low suspicion for pneumonia => Pneumonia*
+Pneumonia is very unlikely => Pneumonia-
+Pneumonia less likely given lack of fever => Pneumonia?
+The base is obscured and effusion cannot be evaluated => Effusion?
+Concern for pneumonia in the left base => Pneumonia?
+A component of edema may be present => Edema?
+Effusion vs pleural thickening => Effusion? PT?
+Consolidation (possibly pneumonia) => Consolidation+ Pneumonia?
+Mild cardiomegaly may be present => Cardiomegaly?
+No convincing pneumothorax, but a small one is difficult to exclude => PTX?
+""",
+    "gone, removed, prior": """
+Effusions have essentially resolved => Effusion+
+The pneumonia has cleared up => Pneumonia-
+Complete interval clearing of edema => Edema-
+The left pneumothorax is no longer apparent => PTX-
+Interval disappearance of the effusion => Effusion-
+Previously seen effusion has completely resolved => Effusion-
+There is incomplete clearing of the consolidation => Consolidation+
+Effusion removed by thoracentesis => Effusion*
+Prior study demonstrated consolidation, now resolved => Consolidation-
+The nodule reported on CT is not visible radiographically => Nodule-
+No recurrence of the pneumothorax => PTX-
+Past medical history of emphysema => 
+The patient has a history of mass resection => 
+Status post left upper lobectomy for mass, no pneumothorax => Mass* PTX-
+Follow-up to resolution of pneumonia is advised => Pneumonia*
+Compared with yesterday the effusion has grown => Effusion+
+Small nodules are better seen on CT => Nodule+
+Radiography has limited sensitivity for pulmonary nodules => 
+""",
+    "words": """
+Pleural effsuion on the left => Effusion+
+Emphesema => Emphysema+
+Cardiomegly is stable => Cardiomegaly+
+There is no pnemothorax => PTX-
+Fibrossis at the bases => Fibrosis+
+Hiatial hernia => Hernia+
+Interstitial odema => Edema+
+No pleural thickeing => PT-
+Infiltrats in both lungs => Infiltration+
+LUL mass, R hilar adenopathy => Mass+
+Mod cardiomegaly, sm bilat effs, no ptx => Cardiomegaly+ Effusion+ PTX-
+? LLL pna => Pneumonia?
+No acute dz => 
+Chest wall emphysema => 
+Tissue infiltration of contrast => 
+Increased bone density => 
+Pleural based mass => Mass+
+Left basilar opacity r/o pneumonia => opacity~ Pneumonia*
+""",
+}  # fmt: skip
+
 
 def expectations(kinds: dict[str, str]) -> list[tuple[str, str]]:
     """-> (sentence, cells) of every line; a written "\\n" is a line break."""
