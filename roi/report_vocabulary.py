@@ -92,7 +92,7 @@ OTHERS = (  # of other parts, or of other kinds, that share a word with one of o
     "edema tissue|leg",
     "prior pneumonia|infection|pneumothorax",
     "cystic|liver|renal fibrosis",
-    "liver|bone infiltrate",
+    "liver|bone|tissue infiltrate",
     "inguinal|umbilical|ventral|incisional|abdomen|disc hernia",
     "hernia repair",
     "bone lesion|opacity|metastasis|tumor",
@@ -122,27 +122,30 @@ CUES = {
     # forward; also backward where they stand behind a finding and nothing follows: "pneumothorax: no", "pneumonia is possible"
     "no": (
         "no", "not", "without", "clear of", "free of", "negative", "lack", "rather than", "instead of", "nor is? there?", "fail show",
-        "no|without indication", "none seen?",
+        "no|without indication",
     ),
-    "maybe": ("possible", "may", "suspected", "question", "differential", "equivocal", "less likely", "concern"),
+    "none": ("none seen?",),
+    "maybe": ("possible", "may", "suspected", "question", "differential", "equivocal", "less likely", "concern", "may not"),
     # forward only: what they point at may be a thing that has no name here
     "hint": (
-        "suggest", "suspicious for", "concern for", "favor", "may due", "cannot|not exclude", "cannot rule out",
+        "cannot rule or rule out",
+        "suggest", "suspicious for", "concern for", "favor", "may|can due", "low likelihood", "more likely than", "cannot|not exclude", "cannot rule out",
         "cannot certain|confirm which? there? is? no|absent",
     ),
     "either": ("either",),
+    "whether": ("whether",),
     "versus": ("versus", "favor over"),
     "past": (
         "history", "indication", "evaluate", "rule out", "exclude", "if", "recommend", "correlate", "sensitive",
-        "detection", "followup of|for", "reason for? exam", "ensure|document|until|confirm resolved|clearing",
+        "detection", "followup of|for", "reason for? exam", "mimic", "limited for", "comparison :", "reason :", "ensure|document|until|confirm|followup resolved|clearing",
     ),
     "post": ("status post", "prior exam ,? which? show|seen", "prior there is"),  # a matter of the past up to the next comma
     "skip": (
         "no|not|without change|increase|progression|worsening|improvement|decrease|growth", "not resolved|cleared|gone",
         "not? near complete? resolved|cleared|gone", "not complete resolved|cleared|gone", "no resolved|cleared|clearing of",
         "near complete? clearing of?", "no complete resolved", "most suggest", "not free of", "not clear of",
-        "not without", "not absent", "not seen prior exam?", "may change|increase|progression|worsening|improvement|decrease|growth",
-        "not only", "no|without equivocal|question",
+        "not without", "not absent", "not seen prior exam?", "may is? change|increase|progression|worsening|improvement|decrease|growth",
+        "not only", "can seen", "no|without equivocal|question",
     ),
     # backward; forward where nothing has been said: "absence of edema", "difficult to exclude edema"
     "unseen": (
@@ -151,14 +154,14 @@ CUES = {
     ),
     "doubt": (
         "cannot|not complete|well? excluded", "cannot|not complete|well? ruled out", "difficult exclude", "difficult rule out",
-        "consider", "should|must|need excluded", "should|must|need ruled out", "if any|seen",
+        "consider", "should|must|need excluded", "should|must|need ruled out", "if any|seen", "less likely than",
     ),
     "unproven": ("cannot certain|confirm absent|excluded?",),
     "unclear": (
         "cannot|not well? evaluate", "cannot|not well seen", "poor|difficult|limited seen|evaluate",
-        "evaluate is? limited|difficult|poor", "may missed",
+        "evaluate is? limited|difficult|poor", "may|can missed",
     ),
-    "undone": ("is drained|removed|resected|repaired|treated",),
+    "undone": ("drained|removed|resected|repaired|treated",),
     "taken": ("drainage|removal|resection|repair|treatment of", "resection for"),
     "link": ("compatible with?",),
     "stop": ("but", "however", "yet", "despite", "unlike", "positive", "because"),
@@ -168,11 +171,12 @@ CUES = {
     "which": ("which",),
     "it": ("it",),
     "it is": ("it due",),
+    "given": ("#given",),
     "is": ("is", "show"),
     ":": (":",),
     "-": ("-",),
     "(": ("(",),
-    ",": (",", ")"),
+    ",": (",", ")", ", none side"),  # "on the right, none on the left"
     "normal": ("normal", "unremarkable", "clear", "sharp", "nonenlarged"),
     "enlarged": ("borderline? enlarge", "borderline"),
     "large": ("large",),
@@ -209,18 +213,18 @@ blunt blunted blunting; cardiomediastinal cardiomediastinum; hilar hilum hila pe
 angle sulcus sulci recess; pleural pleura pleurae pleuro pleuroparenchymal pl plural; prior previous previously old past
 opacity opacities opacification opacifications opacified density densities ggo; consolidation consolidative consolidated consolidating consol
 infiltrate infiltration infiltrative; lung pulmonary lobe lobar parenchyma parenchymal; granuloma granulomata granulomatous histoplasmoma
-infection infectious; pneumonia pneumonic pna; congestion congested engorgement engorged; failure chf
+infection infectious; edema odema; pneumonia pneumonic pna; congestion congested engorgement engorged; failure chf
 vascular vasculature vascularity vessel; kerley cephalization; emphysema emphysematous; bulla bullous bullae bleb; fibrosis fibrotic
 scar scarring scarred cicatrix; thickening thickened; cap capping; apical apex apices biapical; tissue soft; base basilar basal bibasilar
 side right left bilateral; nodular nodularity reticulonodular; bone bony osseous skeletal skeleton osseus musculoskeletal marrow; spine spinal thoracolumbar; abdomen abdominal
 trachea tracheal; diaphragm hemidiaphragm diaphragmatic; artery arterial; trauma traumatic posttraumatic; renal kidney; liver hepatic
 skin cutaneous; leg extremity; cardiopulmonary cardiorespiratory; metastasis metastases metastatic metastatis
 malignancy malignant neoplasm neoplastic cancer carcinoma; tumor tumoral; exam examination study radiograph film xray cxr; no neither nothing
-none nil; lack lacking; of from; absent absence; free devoid; cleared cleares; gone disappeared vanished; resolved resolution
-seen identified visualized visualised appreciated demonstrated noted present evident detected observed visible found apparent recognized
+none nil; lack lacking; of from; absent absence; free devoid; cleared cleares; gone disappeared vanished disappearance; resolved resolution
+seen see identify visualize appreciate detect identified visualized visualised appreciated demonstrated noted present evident detected observed visible found apparent recognized developed recurred reaccumulated occurred returned
 change changed; increase increased increasing; decrease decreased decreasing; improvement improved; growth grown
 near nearly almost partial partially incomplete incompletely mostly largely; complete completely
-possible possibly potential potentially perhaps maybe possibility poss; may might could can
+possible possibly potential potentially perhaps maybe possibility poss; may might could
 suggest suggesting suggestive suggestion suggests; suspected suspect suspicion suggested; suspicious worrisome worrying worry
 concern concerning; for about regarding; question questionable questioned query; equivocal indeterminate doubtful doubt uncertain unclear
 favor favored favoring; due secondary related represent represents representing reflect reflecting; certain sure confident
@@ -228,21 +232,23 @@ consider considered consideration; versus vs; difficult hard; limited suboptimal
 cannot unable; confirm confirmation confirmed; except exception excepting besides beyond; aside apart; despite notwithstanding; while whereas
 which who that; it this these they one those; show demonstrate reveal showed revealed
 is are was were appear appeared remain remained remaining has have had persist persisted; history hx
-evaluate evaluation assess assessment evaluating assessed evaluated; recommend recommended advised; correlate correlation; sensitive sensitivity insensitive; detection characterization
+evaluate evaluation assess assessment evaluating assessed evaluated; recommend recommended advised; correlate correlation; sensitive sensitivity insensitive; mimic mimics mimicking simulate simulates simulating resembling; likelihood probability chance; detection detecting characterization characterizing
 followup; drainage evacuation aspirated thoracentesis; resection excision lobectomy pneumonectomy; drained evacuated; resected excised
-missed overlooked; abnormality abnormal finding; acute active; mild mildly minimal minimally slight slightly; moderate moderately
+missed overlooked obscured hidden; abnormality abnormal finding; disease dz; acute active; mild mildly minimal minimally slight slightly; moderate moderately
 severe severely; compatible consistent; stable unchanged; small tiny trace; new recent; only just merely; disc disk; negative neg; normal nl wnl; need needs
 """.replace("\n", ";")
 FORMS = {form: words.split()[0] for words in ALIKE.split(";") for form in words.split()}
-LOBES = {  # an abbreviation -> the words that it stands for
+IN_WORDS = {  # an abbreviation -> the words that it stands for
+    "nad": "no acute disease", "ctab": "clear",
     "rul": "side upper lung", "rml": "side middle lung", "rll": "side lower lung", "lul": "side upper lung", "lll": "side lower lung",
 }  # fmt: skip
-SHORTER = {"r/o": "rule out", "s/p": "status post", "h/o": "history", "c/w": "compatible with", "w/o": "without", "w/": "with ", "f/u": "followup"}
+SHORTER = {"r/o": "rule out", "s/p": "status post", "h/o": "history", "c/w": "compatible with", "w/o": "without", "w/": "with ", "f/u": "followup", "n/a": "not assessed"}
 # Words between a cue and its object, and adjectives that leave "no ... disease" as wide as it is.
 FILLERS = set(
-    "a an the any some be been being demonstration redemonstration appearance development to in on at by as into within also very diagnosis too now today currently evidence sign indication "
+    "a an the any some be been being demonstration redemonstration appearance development to as into also very diagnosis too now today currently evidence sign indication area areas focus foci region component signs recurrence recurrent reaccumulation reappearance "
     "xxxx br given there definite definitely patient view image technique time".split()
 )
+ADJUNCTS = set("in on at by within during given under near from".split())  # what follows them is no object of a cue
 GENERAL = set(
     "significant focal evident gross overt obvious discrete convincing demonstrable detectable appreciable radiographic "
     "radiographically radiologic radiological further additional major important relevant clinically interval superimposed "
@@ -281,7 +287,7 @@ MENDED = [
         "negative", "without", "silhouette", "airspace", "cardiopulmonary", "mediastinal", "resolved",
     }
 ] + ["without", "pleural", "effusion", "nodule", "enlarged"]  # fmt: skip
-NOT_MENDED = {"module", "modules", "infusion", "presents", "presented", "dissolved", "absences", "resolve", "appreciable", "demonstrable"}
+NOT_MENDED = {"module", "modules", "infusion", "presents", "presented", "dissolved", "absences", "resolve", "appreciable", "demonstrable", "identity"}
 
 
 def shortened(word: str, letters: int) -> set[str]:
@@ -305,9 +311,7 @@ ONE_LETTER, TWO_LETTERS = _neighbours()
 
 @cache
 def known(word: str) -> str:
-    """A word in lower case -> the first of its group; "" if it stands in no phrase. An abbreviation of a lobe becomes three words."""
-    if word in LOBES:
-        return LOBES[word]
+    """A word in lower case -> the first of its group; "" if it stands in no phrase."""
     for spelling in (word, mended(word)):
         for form in (spelling, spelling.removesuffix("s"), spelling.removesuffix("es")):
             form = FORMS.get(form, form)

@@ -24,7 +24,7 @@ import numpy as np
 from roi import report_vocabulary as vocabulary
 from roi.cells import ABSENT, BLANK, COARSE, PRESENT, UNCERTAIN
 from roi.labels import LABELS
-from roi.report_vocabulary import ACUTE, FILLERS, GENERAL, known, phrases
+from roi.report_vocabulary import ACUTE, ADJUNCTS, FILLERS, GENERAL, known, phrases
 
 NOTHING, COVERED, NEAR, DENIED, HEDGED, SAID = range(6)  # what a sentence says of a finding; the higher outranks within a section
 CODES = np.array([BLANK, ABSENT, COARSE, ABSENT, UNCERTAIN, PRESENT], dtype=np.int8)
@@ -32,15 +32,18 @@ CODES = np.array([BLANK, ABSENT, COARSE, ABSENT, UNCERTAIN, PRESENT], dtype=np.i
 ABOUT = ("say", "negative", "part", "abnormality")  # kinds without which a sentence says nothing of the 14
 PREDICATES = ("normal", "enlarged", "abnormality")
 BREAKS = ("stop", "while", "except")  # they end a clause
-ENDS = ("", *BREAKS, "there", ",", "(", ":", "-", "and", "or", "with", "which", "is")  # behind a cue: it has no object
+ENDS = ("", *BREAKS, "there", ",", "(", ":", "-", "and", "or", "with", "which", "is")
 BACKWARDS = {"unseen": "no", "doubt": "maybe", "unproven": "maybe", "unclear": "maybe", "undone": "past"}  # kind -> the scope that it gives
-FORWARDS = {"unseen": "no", "doubt": "maybe", "unproven": "maybe", "unclear": "past", "undone": "past"}  # where nothing has been said before it
-NEW_CUES = (*BREAKS, "there", "no", "unseen", "doubt", "unclear", "maybe", ":")  # no list goes on beyond them
-BOUND = ("no", "maybe", "hint", "past", "which")  # a clause behind them is theirs: "no evidence that there is ..."
+FORWARDS = {"unseen": "no", "doubt": "maybe", "unproven": "maybe", "unclear": "past"}  # where nothing has been said before it
+NEW_CUES = (*BREAKS, "there", "no", "none", "unseen", "doubt", "unclear", "maybe", ":")  # no list goes on beyond them
+BOUND = ("no", "maybe", "hint", "whether", "past", "which")  # a clause behind them is theirs: "no evidence that there is ..."
+OBJECTS = ("say", "part", "other", *PREDICATES, "large", "degree", "new", "acute", "link", "skip")  # behind a cue: it reaches forward
 LIGHT = ("degree", "new", "acute", "link")  # between a cue and its object
 
 WRAPPED = re.compile(r"\s*\n\s*(?=[a-z]|\d+(?:\.\d+)?(?![.)\d]))")  # before a small letter or a number that does not number a list
 HEADING = re.compile(r":[ \t]*\r?\n\s*(?![^\n:.]{1,40}:)")  # its text stands on the next line
+LEADER = re.compile(r"(?:\.{3,}|_{2,})[ \t]*(?=\w)")  # "Pneumothorax ...... none"
+NUMBER_NONE = re.compile(r":[ \t]*0(?![\d.])")
 ANSWERED = re.compile(r"\?\s*(?=(?:no|none|negative|absent)\b)", re.IGNORECASE)  # "Pneumonia? No"
 # "No pneumothorax. A tiny one cannot be excluded", "the effusion has cleared; the consolidation has not"
 TAKEN_UP = re.compile(r"[.;](?=\s+(?:an?|the|very|tiny|small|another|subtle|minimal|\s)+one\b|[^.;\n]*\b(?:has|have) not\s*(?:[.;\n]|$))", re.IGNORECASE)
@@ -92,6 +95,10 @@ def sentences(text: str) -> list[str]:
     """In lower case, at least one. A line that goes on in lower case does not end a sentence, nor does the point in 1.5 or behind vs. or pl."""
     if "\n" in text:
         text = WRAPPED.sub(" ", HEADING.sub(": ", text))
+    if ".." in text or "__" in text:
+        text = LEADER.sub(": ", text)
+    if ": 0" in text:
+        text = NUMBER_NONE.sub(": none", text)
     if "?" in text:
         text = ANSWERED.sub(": ", text)
         text = re.sub(r"(?<=\w)\?", " question.", text).replace("?", " question ")
@@ -113,9 +120,11 @@ def signature(sentence: str) -> str:
     sentence = sentence.strip()
     if sentence in vocabulary.ALONE:
         return vocabulary.NEGATIVE[1]
-    if sentence.endswith(":"):
+    if sentence.rstrip("- ").endswith(":"):
         return ""  # a heading without text
     raw = WORD.findall(_spelled_out(sentence))
+    if not vocabulary.IN_WORDS.keys().isdisjoint(raw):
+        raw = " ".join(vocabulary.IN_WORDS.get(word, word) for word in raw).split()
     words = list(map(known, raw))
     if SUBJECTS.isdisjoint(words):
         return ""
@@ -139,6 +148,8 @@ def _spelled_out(sentence: str) -> str:
         sentence = SHORTER.sub(lambda found: vocabulary.SHORTER[found[0]], sentence)
     if "'" in sentence:
         sentence = sentence.replace("can't", "cannot").replace("n't", " not")
+    if "can not" in sentence:
+        sentence = sentence.replace("can not", "cannot")
     return sentence
 
 
@@ -157,14 +168,18 @@ def _mark_things(raw: list[str], words: list[str]) -> None:
             end = place + 1
             while end < len(raw) and (raw[end] in FILLERS or raw[end] in GENERAL or words[end] in MODIFIERS or raw[end].endswith("ly")):
                 end += 1
+            if word == "not" and raw[place + 1 : place + 2] and raw[place + 1] in ADJUNCTS:
+                words[place + 1] = "#thing"  # "the pneumothorax is not under tension"
             thing = end
-            while end < len(raw) and not words[end] and raw[end] not in FILLERS:
+            while end < len(raw) and not words[end] and raw[end] not in FILLERS | ADJUNCTS:
                 end += 1
-            if end > thing and (end == len(raw) or raw[end] in FILLERS or words[end] in CONNECTORS):
+            if end > thing and (end == len(raw) or raw[end] in FILLERS | ADJUNCTS or words[end] in CONNECTORS):
                 words[thing] = "#thing"
+            if word == "no":
+                _mark_given(raw, words, end)
         elif word in ("abnormality", "disease", "process"):
             before = place - 1
-            while before >= 0 and (words[before] in WIDE or raw[before] in FILLERS or raw[before] in GENERAL):
+            while before >= 0 and (words[before] in WIDE or raw[before] in FILLERS | GENERAL | ADJUNCTS):
                 before -= 1
             if before >= 0 and not words[before]:
                 words[before] = "#disease"
@@ -174,6 +189,17 @@ def _mark_things(raw: list[str], words: list[str]) -> None:
                     after += 1
                 if after < len(raw) and not words[after]:
                     words[after] = "#disease"
+
+
+def _mark_given(raw: list[str], words: list[str], start: int) -> None:
+    """Put "#given" for the "the" of a finding that a denial takes for granted: 'no calcification within the nodule'."""
+    for place in range(start, len(raw)):
+        if raw[place] == "the" and words[place - 1] not in ("and", "or", ",", "no", "for"):
+            ahead = place + 1
+            while ahead < len(raw) and (words[ahead] in MODIFIERS or not words[ahead]):
+                ahead += 1
+            if ahead < len(raw) and words[ahead] in SAID_ALONE:
+                words[place] = "#given"
 
 
 def _items() -> dict[str, tuple[str, Any]]:
@@ -217,6 +243,7 @@ COVERED_BY = {part: _places(findings) for part, findings in vocabulary.COVERS.it
 HEART = LABELS.index("Cardiomegaly")
 CUE_WORDS = _words_of("no", "maybe", "unseen") | {"drainage", "removal", "resection", "treatment"}
 OPENERS = CUE_WORDS | {"abnormality", "disease", "process"}
+SAID_ALONE = _words_of("say")
 MODIFIERS = _words_of("degree", "acute") | {"side", "seen", "certain", "of", "for"}
 WIDE = MODIFIERS | {"lung", "pleural", "cardiopulmonary", "intrathoracic", "chest", "heart", "vascular", "bone", "exam"}
 NO_NOUNS = _words_of("is", ",", "and", "or", "normal", "with", "(") | {""}
@@ -259,6 +286,7 @@ class Scopes:
         self.verb = False  # one has been read since `subject`
         self.after = ""  # the word that began the clause: "while", "except" ...
         self.clause = 0
+        self.given = False  # the next finding is not what is denied
 
     def read(self) -> list[str]:
         self.headings = {self._heading(place): place for place, kind in enumerate(self.kinds) if kind in (":", "-")}
@@ -272,8 +300,8 @@ class Scopes:
                 self._begin(place)
             elif (kind == "it" and before in (",", "and")) or (kind == "it is" and before not in BOUND):
                 self._begin(place)
-            elif kind == "is" and before == "part":
-                self._end_scope()
+            elif kind == "is" and before == "part" and (self.kinds[place - 2] != "no" or "normal" in self.kinds[place:]):
+                self._end_scope()  # but "neither lung shows ..."
             elif kind in (":", "-") and self.scope and "say" in self.kinds[self.opened : place]:
                 self._begin(place)
             self._cue(place, kind, before)
@@ -283,7 +311,11 @@ class Scopes:
                 self.subject, self.verb = place, False
             elif kind == "other":
                 self.subject = place + 1
-            self.scopes.append(self.scope)
+            if kind == "given":
+                self.given = bool({"say", "other"} & set(self.kinds[self.opened : place]))
+            taken_for_granted = kind == "say" and self.given and self.scope == "no"
+            self.scopes.append("" if taken_for_granted else self.scope)
+            self.given = self.given and kind != "say"
         for first, colon in self.headings.items():
             self._close_heading(first, colon)
         self._close_exceptions()
@@ -305,14 +337,16 @@ class Scopes:
             self._open("no", place)
         elif kind in ("past", "post") or (kind == "taken" and self._object(place) == "say"):
             self._open("past", place)
-        elif kind in ("no", "maybe", "hint", "versus", "either"):
-            scope = "no" if kind == "no" else "maybe"
-            if kind == "versus" or (kind in ("no", "maybe") and self._answers(place, kind, before)):
+        elif kind in ("no", "none", "maybe", "hint", "versus", "either", "whether"):
+            scope = "no" if kind in ("no", "none") else "maybe"
+            if kind == "whether":
+                scope, self.scope = "maybe", ""
+            if kind == "versus" or (kind in ("no", "none", "maybe") and self._answers(place, kind, before)):
                 said = self._said(place)
                 self._give(said[-1:] if kind == "versus" else said, scope, place)
                 if kind != "versus":
                     return
-            if kind == "no" and self.kinds[place + 1 : place + 3] == ["enlarged", "say"]:
+            if kind == "no" and [k for k in self.kinds[place + 1 : place + 4] if k != "given"][:2] == ["enlarged", "say"]:
                 return
             if kind == "either" and "or" not in self.kinds[place:]:
                 return
@@ -325,14 +359,15 @@ class Scopes:
                 self._give(said, BACKWARDS[kind], -1 if kind == "unproven" else place)
             elif not said and not ahead and "it" in self.kinds[self.clause : place]:
                 self._give(self._said(self.clause, 0), BACKWARDS[kind], -1)
-            elif self.scope != "no" or before in (",", "and"):
+            elif kind != "undone" and (self.scope != "no" or before in (",", "and")):
                 self._open(FORWARDS[kind], place)
 
     def _give(self, said: list[int], scope: str, cue: int) -> None:
         """A cue behind findings: doubt of what a "no" just before denies is none."""
         for n in said:
             denied = self.scopes[n] == "no" and cue >= 0 and "," not in self.kinds[self.opened : n]
-            if self.scopes[n] != "past" and not (scope == "maybe" and denied):
+            past = self.scopes[n] == "past" and not (scope == "no" and self.kinds[self.opened] == "post")
+            if not past and not (scope == "maybe" and denied):
                 self.scopes[n] = scope
 
     def _said(self, place: int, first: int | None = None) -> list[int]:
@@ -358,11 +393,11 @@ class Scopes:
     def _answers(self, place: int, kind: str, before: str) -> bool:
         """A cue that stands behind what it is about: 'pneumothorax: no', 'pneumonia may be present', 'nodule (?)', 'pneumonia, possibly'."""
         ahead = self.kinds[place + 1] if place + 1 < len(self.kinds) else ""
-        if ahead not in ENDS or not self._said(place):
+        if ahead in OBJECTS or not self._said(place):
             return False
         if kind == "no" and before == "is" and "unseen" in self.kinds[:place]:
             return False  # "the effusion has cleared, the consolidation has not"
-        if kind == "maybe" and before == "," and ahead == "":
+        if before == "," and ((kind == "maybe" and ahead == "") or kind == "none"):
             return True
         return before in ("is", ":", "-", "(", "say", "unseen") or (before == "degree" and kind == "maybe")
 
@@ -370,7 +405,8 @@ class Scopes:
         """Whether behind this comma, "and" or "with" the list of what the scope is about does not go on, but something else begins."""
         kinds = self.kinds
         if self.scope == "past":
-            return kinds[self.opened] in ("post", "taken") and kinds[place] in (",", "with")
+            ends = kinds[self.opened] in ("post", "taken") and kinds[place] in (",", "with")
+            return ends and bool({"say", "part"} & set(kinds[place:]))
         end = place + 1
         while end < len(kinds) and kinds[end] not in NEW_CUES:
             end += 1

@@ -1,7 +1,7 @@
 """Sentences of reports with the cells that a reader of them would give: kind -> lines of "sentence => cells".
 
 Written as a grid of finding x cue x position x list x neighbouring clause, before the labeler had seen them. The words of the cells are those of
-test_reports.py (`lungs-`, `opacity~`, `Effusion+`); `*` accepts UNCERTAIN or not mentioned, which both leave the finding unknown.
+test_reports.py (`lungs-`, `opacity~`, `Effusion+`); `*` accepts UNCERTAIN, not mentioned and COARSE, which all leave the finding unknown.
 """
 
 GRID = {
@@ -679,7 +679,6 @@ The chest tube is in place, and no pneumothorax remains => PTX-
 Rather than consolidation, this appears to be atelectasis => Consolidation- Atelectasis+
 Effusion without underlying mass => Effusion+ Mass-
 Cardiomegaly and no signs of failure => Cardiomegaly+ Edema-
-Clear lungs, no effusion, cardiomegaly => lungs- Effusion- Cardiomegaly*
 No significant effusion; however, pleural thickening is seen => Effusion- PT+
 No pneumothorax or effusion. Heart borderline enlarged => PTX- Effusion- Cardiomegaly+
 """,
@@ -712,7 +711,7 @@ Mild cardiomegaly may be present => Cardiomegaly?
 No convincing pneumothorax, but a small one is difficult to exclude => PTX?
 """,
     "gone, removed, prior": """
-Effusions have essentially resolved => Effusion+
+Effusions have essentially resolved => Effusion-
 The pneumonia has cleared up => Pneumonia-
 Complete interval clearing of edema => Edema-
 The left pneumothorax is no longer apparent => PTX-
@@ -744,7 +743,7 @@ Infiltrats in both lungs => Infiltration+
 LUL mass, R hilar adenopathy => Mass+
 Mod cardiomegaly, sm bilat effs, no ptx => Cardiomegaly+ Effusion+ PTX-
 ? LLL pna => Pneumonia?
-No acute dz => 
+No acute dz => acute-
 Chest wall emphysema => 
 Tissue infiltration of contrast => 
 Increased bone density => 

@@ -322,12 +322,12 @@ def test_a_sentence_says(sentence: str) -> None:
 
 
 def misread(sentence: str, expected: str) -> dict[str, str]:
-    """What the labeler says otherwise than expected -> {finding: "expected/said"}. A mark * accepts UNCERTAIN and not mentioned."""
+    """What the labeler says otherwise than expected -> {finding: "expected/said"}. A mark * accepts all that leave it unknown."""
     row, free = cells(expected.replace("*", "?")), [word[:-1] for word in expected.split() if word[-1] == "*"]
     free = [finding for name in free for finding in SHORT.get(name, name).split()]
     said = one(sentence)
     names = {**{code: mark for mark, code in MARKS.items()}, BLANK: "blank"}
-    wrong = [f for f in LABELS if said[f] != row[f] and not (f in free and said[f] == BLANK)]
+    wrong = [f for f in LABELS if said[f] != row[f] and not (f in free and said[f] in (BLANK, COARSE))]
     return {f: f"{names[row[f]]}/{names[said[f]]}" for f in wrong}
 
 
