@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 from harness import Figure, add_machine, interval, table, write_result
 
-from roi import cli, reports
+from roi import cli, reports, reports_scopes, reports_text, reports_vocabulary
 from roi.cells import ABSENT, BLANK, COARSE, PRESENT, UNCERTAIN
 from roi.labels import LABELS
 from roi.mesh import mesh_cells
@@ -184,8 +184,8 @@ def per_finding(scores: dict[str, Any]) -> str:
 def speed(sections: SECTIONS, many: int, seed: int) -> list[Figure]:
     """Seconds for so many reports, made of the real ones."""
     made = varied(sections, many, seed)
-    said = [sentence for texts in made for text in texts for sentence in reports.sentences(text)]
-    details: dict[str, Any] = {"sentences": len(said), "different": len(set(said)), "after reduction": len({reports.signature(s) for s in set(said)})}
+    said = [sentence for texts in made for text in texts for sentence in reports_text.sentences(text)]
+    details: dict[str, Any] = {"sentences": len(said), "different": len(set(said)), "after reduction": len({reports_text.signature(s) for s in set(said)})}
     turns = []
     for _ in range(3):
         cpu, wall = time.process_time(), time.perf_counter()
@@ -248,7 +248,7 @@ def judged(sections: SECTIONS, read: Callable[[str], list[int]]) -> np.ndarray:
     for texts in sections:
         for text in texts:
             row = [0] * len(LABELS)
-            for sentence in reports.sentences(text):
+            for sentence in reports_text.sentences(text):
                 if sentence not in known:
                     known[sentence] = read(sentence)
                 row = [max(pair) for pair in zip(row, known[sentence], strict=True)]
@@ -301,17 +301,17 @@ def library_level(says: Any, name: str) -> int:
 
 def named(sentence: str) -> list[tuple[int, int, list[int]]]:
     """The words of a sentence that name findings by the dictionary of roi/reports.py, an enlarged heart too -> (first and last character, findings)."""
-    kept = reports.signature(sentence).split()
+    kept = reports_text.signature(sentence).split()
     spots: list[tuple[int, int]] = []  # of the kept words
-    for match in reports.WORD.finditer(sentence):
-        words = reports.known(match[0]).split()
+    for match in reports_text.WORD.finditer(sentence):
+        words = reports_vocabulary.known(match[0]).split()
         if words and kept[len(spots) : len(spots) + len(words)] == words:
             spots += [match.span()] * len(words)
     if len(spots) < len(kept):
         return []
-    found = list(reports.matches(kept))
-    spans = [(place, length, value[0]) for place, length, (kind, value) in found if kind == "say" and value[1] == reports.SAID]
-    for n, parts in reports.meetings([item for _, _, item in found]):
+    found = list(reports_text.matches(kept))
+    spans = [(place, length, value[0]) for place, length, (kind, value) in found if kind == "say" and value[1] == "named"]
+    for n, parts in reports_scopes.meetings([item for _, _, item in found]):
         if found[n][2][0] in ("enlarged", "large") and "heart" in parts:
             spans.append((*found[n][:2], [reports.HEART]))
     return [(spots[place][0], spots[place + length - 1][1], findings) for place, length, findings in spans]

@@ -11,10 +11,10 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from report_sentences import GRID, expectations
+from report_sentences import GRID, HELD_OUT, SECOND_HELD_OUT, expectations
 
-from roi import report_vocabulary as vocabulary
-from roi import reports
+from roi import reports_text
+from roi import reports_vocabulary as vocabulary
 from roi.cells import ABSENT, BLANK, COARSE, PRESENT, UNCERTAIN, UNFIT
 from roi.labels import LABELS
 from roi.mesh import mesh_cells
@@ -331,13 +331,13 @@ def misread(sentence: str, expected: str) -> dict[str, str]:
     return {f: f"{names[row[f]]}/{names[said[f]]}" for f in wrong}
 
 
-@pytest.mark.parametrize("kinds", [GRID], ids=["grid"])
-def test_a_grid_of_sentences_is_read(kinds: dict[str, str]) -> None:
+@pytest.mark.parametrize("kinds", [GRID, HELD_OUT, SECOND_HELD_OUT], ids=["grid", "held out", "second held out"])
+def test_sentences_are_read_as_a_reader_would(kinds: dict[str, str]) -> None:
     """At least 97 % as expected, and nowhere present where absent was meant or the other way round."""
     pairs = expectations(kinds)
     wrong = {sentence: found for sentence, expected in pairs if (found := misread(sentence, expected))}
     flips = [sentence for sentence, found in wrong.items() if {"+/-", "-/+"} & set(found.values())]
-    assert len(dict(pairs)) == len(pairs) >= 250
+    assert len(dict(pairs)) == len(pairs) >= 80
     assert not flips
     assert len(wrong) <= 0.03 * len(pairs), wrong
 
@@ -354,7 +354,7 @@ def test_another_part_without_abnormality_says_nothing(part: str) -> None:
 def test_case_line_breaks_and_what_was_removed_do_not_matter() -> None:
     for sentence, expected in SENTENCES.items():
         spellings = [sentence.upper(), f"  {sentence.replace(' ', '  ')}.\r\n", sentence.lower().replace(" ", "\n"), f"{sentence}!", f"1. {sentence}\n2. Rib"]
-        if sentence.lower() not in reports.vocabulary.ALONE:
+        if sentence.lower() not in vocabulary.ALONE:
             spellings += [f"XXXX {sentence} XXXX.", sentence.replace(" ", " XXXX "), f"- {sentence} ({len(sentence)} mm)"]
         for spelling in spellings:
             assert one(spelling) == cells(expected), spelling
@@ -416,11 +416,11 @@ def test_shapes_and_what_does_not_fit() -> None:
 
 def test_every_phrase_can_be_found() -> None:
     """A word of a phrase that is the form of another word would never be seen."""
-    for phrase in reports.ITEMS:
+    for phrase in reports_text.ITEMS:
         words = phrase.split()
         assert re.fullmatch("[a-z]+|#[a-z]+|[-:,()]", words[0]) and "?" not in phrase and "|" not in phrase
-        assert [reports.known(word) for word in words] == words, phrase
-        assert [(place, length) for place, length, _ in reports.matches(words)] == [(0, len(words))], phrase
+        assert [vocabulary.known(word) for word in words] == words, phrase
+        assert [(place, length) for place, length, _ in reports_text.matches(words)] == [(0, len(words))], phrase
 
 
 NAMED = [
@@ -548,11 +548,14 @@ def test_real_reports_reach_the_goals(openi: list[dict[str, str]]) -> None:
     held = np.array([zlib.crc32(row["uid"].encode()) % 2 == 1 for row in openi])
     scores = f1(found[held] == PRESENT, reference[held])
     assert held.sum() == 1931 and scores.mean() >= 0.90 and f1(found == PRESENT, reference).mean() >= 0.91
-    floors = dict.fromkeys(LABELS, 0.92) | {"Infiltration": 0.9, "Mass": 0.66, "Nodule": 0.84, "Fibrosis": 0.85, "Pleural_Thickening": 0.66}
-    assert all(score >= floors[label] for label, score in zip(LABELS, scores, strict=True)), dict(zip(LABELS, scores.round(3), strict=True))
+    floors = dict.fromkeys(LABELS, 0.92) | {"Infiltration": 0.9, "Mass": 0.66, "Nodule": 0.84, "Fibrosis": 0.85}
+    floors["Pleural_Thickening"] = 0.66
+    low = {label: score for label, score in zip(LABELS, scores, strict=True) if score < floors[label]}
+    assert not low
     normal = np.array([row["MeSH"] == "normal" for row in openi])
     assert (found[normal] == PRESENT).any(axis=1).sum() == 2
-    assert [int((found == code).sum()) for code in (PRESENT, ABSENT, UNCERTAIN, BLANK, COARSE)] == [1283, 27664, 309, 22288, 2370]
-    assert (found == PRESENT).sum(axis=0).tolist() == [294, 357, 144, 54, 15, 91, 41, 24, 33, 40, 98, 19, 27, 46]
+    counts = [int((found == code).sum()) for code in (PRESENT, ABSENT, UNCERTAIN, BLANK, COARSE)]
+    assert counts == [1282, 27046, 310, 22920, 2356]
+    assert (found == PRESENT).sum(axis=0).tolist() == [293, 357, 144, 54, 15, 91, 41, 24, 33, 40, 98, 19, 27, 46]
     covered = (found == ABSENT) & (reference <= PRESENT)
     assert (reference[covered] == PRESENT).mean() < 0.001

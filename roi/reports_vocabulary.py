@@ -1,7 +1,8 @@
 """The words of radiology reports that roi/reports.py knows: findings, parts of the body, cues, and spellings of each.
 
-A phrase is a row of words; "a|b" is a choice and a slot that ends in "?" may be missing. Words of FORMS are read as the first of their group, plurals lose
-their ending, a long word with a letter wrong is mended (`known`). Words that stand in no phrase are dropped before phrases are looked for.
+A phrase is a row of words; "a|b" is a choice and a slot that ends in "?" may be missing. Words of FORMS are read as
+the first of their group, plurals lose their ending, a long word with a letter wrong is mended (`known`). Words that
+stand in no phrase are dropped before phrases are looked for.
 """
 
 from collections.abc import Iterator
@@ -9,6 +10,11 @@ from functools import cache
 from itertools import combinations, product
 
 from roi.labels import LABELS
+
+
+def _words(text: str) -> set[str]:
+    return set(text.split())
+
 
 OPACITIES = ("Infiltration", "Consolidation", "Pneumonia")
 
@@ -38,7 +44,7 @@ FINDINGS = {
     "thickening side? pleural": ("Pleural_Thickening",),
     "hernia": ("Hernia",),
 }
-# Words that are wider than a finding: where one is asserted the finding is unknown, where it is denied the finding is absent.
+# Words that are wider than a finding: where one is asserted it is unknown, where it is denied the finding is absent.
 WIDER = {
     "volume loss": ("Atelectasis",),
     "side? costophrenic angle? is? blunt": ("Effusion", "Pleural_Thickening"),
@@ -76,6 +82,8 @@ SHAPED = {
     "masslike opacity?": ("Mass", *OPACITIES),
     "mass like opacity?": ("Mass", *OPACITIES),
 }
+# How near words are to their findings.
+SAYINGS = {"named": FINDINGS, "wider": WIDER, "neighbour": NEIGHBOURS, "shaped": SHAPED}
 OTHERS = (  # of other parts, or of other kinds, that share a word with one of ours; they take the place of a finding
     "#thing",  # that has no name here
     "pericardial effusion|fluid",
@@ -100,8 +108,9 @@ OTHERS = (  # of other parts, or of other kinds, that share a word with one of o
     "nasal congestion",
     "tube|catheter|pacemaker",
 )
-NEGATIVE = ("negative chest exam?", "negative exam", "chest exam? is? negative", "exam is? negative")  # they deny all of them
-ALONE = ("normal", "negative", "unremarkable")  # as a whole sentence
+# They deny all of them; those of ALONE as a whole sentence.
+NEGATIVE = ("negative chest exam?", "negative exam", "chest exam? is? negative", "exam is? negative")
+ALONE = ("normal", "negative", "unremarkable")
 PARTS = {
     "heart": ("heart silhouette|size?",),
     "mediastinum": ("cardiomediastinal silhouette|size?", "cardio mediastinal silhouette?"),
@@ -113,23 +122,26 @@ PARTS = {
     "all": ("cardiopulmonary|intrathoracic",),
     "nameless": ("#disease",),  # in "no tuberculous disease": of this and not of the 14
     "other": (
-        "side|base|apical|upper|middle|lower lung", "lung base|apical|volume|artery|side", "mediastinal silhouette|size?",
-        "hilar silhouette?", "aorta silhouette|size?", "bone", "spine", "rib", "vertebral", "abdomen", "trachea", "diaphragm",
-        "artery", "tissue", "joint", "disc", "thyroid", "breast", "chest wall", "trauma", "bowel", "airway", "#part",
+        "side|base|apical|upper|middle|lower lung", "lung base|apical|volume|artery|side",
+        "mediastinal silhouette|size?", "hilar silhouette?", "aorta silhouette|size?", "bone", "spine", "rib",
+        "vertebral", "abdomen", "trachea", "diaphragm", "artery", "tissue", "joint", "disc", "thyroid", "breast",
+        "chest wall", "trauma", "bowel", "airway", "#part",
     ),
 }  # fmt: skip
 CUES = {
-    # forward; also backward where they stand behind a finding and nothing follows: "pneumothorax: no", "pneumonia is possible"
+    # forward; backward where nothing but a finding before them is meant: "pneumothorax: no", "pneumonia is possible"
     "no": (
-        "no", "not", "without", "clear of", "free of", "negative", "lack", "rather than", "instead of", "nor is? there?", "fail show",
-        "no|without indication",
+        "no", "not", "without", "clear of", "free of", "negative", "lack", "rather than", "instead of",
+        "nor is? there?", "fail show", "no|without indication",
     ),
     "none": ("none seen?",),
-    "maybe": ("possible", "may", "suspected", "question", "differential", "equivocal", "less likely", "concern", "may not"),
+    "maybe": (
+        "possible", "may", "may not", "suspected", "question", "differential", "equivocal", "less likely", "concern",
+    ),
     # forward only: what they point at may be a thing that has no name here
     "hint": (
-        "cannot rule or rule out",
-        "suggest", "suspicious for", "concern for", "favor", "may|can due", "low likelihood", "more likely than", "cannot|not exclude", "cannot rule out",
+        "suggest", "suspicious for", "concern for", "favor", "may|can due", "low likelihood", "more likely than",
+        "cannot|not exclude", "cannot rule out", "cannot rule or rule out",
         "cannot certain|confirm which? there? is? no|absent",
     ),
     "either": ("either",),
@@ -137,15 +149,17 @@ CUES = {
     "versus": ("versus", "favor over"),
     "past": (
         "history", "indication", "evaluate", "rule out", "exclude", "if", "recommend", "correlate", "sensitive",
-        "detection", "followup of|for", "reason for? exam", "mimic", "limited for", "comparison :", "reason :", "ensure|document|until|confirm|followup resolved|clearing",
+        "detection", "followup of|for", "reason for? exam", "reason :", "comparison :", "mimic", "limited for",
+        "ensure|document|until|confirm|followup resolved|clearing",
     ),
-    "post": ("status post", "prior exam ,? which? show|seen", "prior there is"),  # a matter of the past up to the next comma
+    "post": ("status post", "prior exam ,? which? show|seen", "prior there is"),  # of the past up to the next comma
     "skip": (
-        "no|not|without change|increase|progression|worsening|improvement|decrease|growth", "not resolved|cleared|gone",
-        "not? near complete? resolved|cleared|gone", "not complete resolved|cleared|gone", "no resolved|cleared|clearing of",
-        "near complete? clearing of?", "no complete resolved", "most suggest", "not free of", "not clear of",
-        "not without", "not absent", "not seen prior exam?", "may is? change|increase|progression|worsening|improvement|decrease|growth",
-        "not only", "can seen", "no|without equivocal|question",
+        "no|not|without change|increase|progression|worsening|improvement|decrease|growth",
+        "may is? change|increase|progression|worsening|improvement|decrease|growth",
+        "not resolved|cleared|gone", "no resolved|cleared|clearing of", "not complete resolved|cleared|gone",
+        "no complete resolved", "not? near complete? resolved|cleared|gone", "near complete? clearing of?",
+        "most suggest", "not free of", "not clear of", "not without", "not absent", "not seen prior exam?", "not only",
+        "can seen", "no|without equivocal|question",
     ),
     # backward; forward where nothing has been said: "absence of edema", "difficult to exclude edema"
     "unseen": (
@@ -153,7 +167,8 @@ CUES = {
         "resolved", "cleared", "gone", "clearing of", "not likely",
     ),
     "doubt": (
-        "cannot|not complete|well? excluded", "cannot|not complete|well? ruled out", "difficult exclude", "difficult rule out",
+        "cannot|not complete|well? excluded", "cannot|not complete|well? ruled out",
+        "difficult exclude", "difficult rule out",
         "consider", "should|must|need excluded", "should|must|need ruled out", "if any|seen", "less likely than",
     ),
     "unproven": ("cannot certain|confirm absent|excluded?",),
@@ -194,7 +209,8 @@ CUES = {
 COVERS = {  # part: what is absent where it is called normal, clear, unremarkable or without abnormality
     "heart": ("Cardiomegaly",),
     "mediastinum": ("Cardiomegaly",),  # the cardiomediastinal silhouette
-    "lung": ("Atelectasis", "Infiltration", "Mass", "Nodule", "Pneumonia", "Consolidation", "Edema"),  # clear lungs may be emphysematous
+    # clear lungs may be emphysematous
+    "lung": ("Atelectasis", "Infiltration", "Mass", "Nodule", "Pneumonia", "Consolidation", "Edema"),
     "pleura": ("Effusion", "Pneumothorax", "Pleural_Thickening"),
     "angle": ("Effusion",),
     "vessel": ("Edema",),
@@ -203,58 +219,76 @@ COVERS = {  # part: what is absent where it is called normal, clear, unremarkabl
     "nameless": (),
     "other": (),  # bones, one side, one lobe
 }
-ACUTE = ("Pneumonia", "Pneumothorax", "Consolidation", "Edema", "Infiltration")  # of these, what "no acute ..." is about
+# Of these, what "no acute ..." is about.
+ACUTE = ("Pneumonia", "Pneumothorax", "Consolidation", "Edema", "Infiltration")
 
 ALIKE = """
-atelectasis atelectases atelectatic atx atel; pneumothorax pneumothoraces pneumothoraxes ptx pnx; hydropneumothorax hydropneumothoraces
-hemopneumothorax hemopneumothoraces; effusion eff; cardiomegaly cmg; collapse collapsed; heart cardiac
-silhouette contour shadow border configuration; enlarge enlarged enlargement enlarges; mediastinal mediastinum paratracheal
-blunt blunted blunting; cardiomediastinal cardiomediastinum; hilar hilum hila perihilar; aorta aortic; pericardial pericardium
-angle sulcus sulci recess; pleural pleura pleurae pleuro pleuroparenchymal pl plural; prior previous previously old past
-opacity opacities opacification opacifications opacified density densities ggo; consolidation consolidative consolidated consolidating consol
-infiltrate infiltration infiltrative; lung pulmonary lobe lobar parenchyma parenchymal; granuloma granulomata granulomatous histoplasmoma
+atelectasis atelectases atelectatic atx atel; pneumothorax pneumothoraces pneumothoraxes ptx pnx
+hydropneumothorax hydropneumothoraces; hemopneumothorax hemopneumothoraces; effusion eff; cardiomegaly cmg
+collapse collapsed; heart cardiac; silhouette contour shadow border configuration
+enlarge enlarged enlargement enlarges; mediastinal mediastinum paratracheal; blunt blunted blunting
+cardiomediastinal cardiomediastinum; hilar hilum hila perihilar; aorta aortic; pericardial pericardium
+angle sulcus sulci recess; pleural pleura pleurae pleuro pleuroparenchymal pl plural
+prior previous previously old past; opacity opacities opacification opacifications opacified density densities ggo
+consolidation consolidative consolidated consolidating consol; infiltrate infiltration infiltrative
+lung pulmonary lobe lobar parenchyma parenchymal; granuloma granulomata granulomatous histoplasmoma
 infection infectious; edema odema; pneumonia pneumonic pna; congestion congested engorgement engorged; failure chf
-vascular vasculature vascularity vessel; kerley cephalization; emphysema emphysematous; bulla bullous bullae bleb; fibrosis fibrotic
-scar scarring scarred cicatrix; thickening thickened; cap capping; apical apex apices biapical; tissue soft; base basilar basal bibasilar
-side right left bilateral; nodular nodularity reticulonodular; bone bony osseous skeletal skeleton osseus musculoskeletal marrow; spine spinal thoracolumbar; abdomen abdominal
-trachea tracheal; diaphragm hemidiaphragm diaphragmatic; artery arterial; trauma traumatic posttraumatic; renal kidney; liver hepatic
-skin cutaneous; leg extremity; cardiopulmonary cardiorespiratory; metastasis metastases metastatic metastatis
-malignancy malignant neoplasm neoplastic cancer carcinoma; tumor tumoral; exam examination study radiograph film xray cxr; no neither nothing
-none nil; lack lacking; of from; absent absence; free devoid; cleared cleares; gone disappeared vanished disappearance; resolved resolution
-seen see identify visualize appreciate detect identified visualized visualised appreciated demonstrated noted present evident detected observed visible found apparent recognized developed recurred reaccumulated occurred returned
+vascular vasculature vascularity vessel; kerley cephalization; emphysema emphysematous; bulla bullous bullae bleb
+fibrosis fibrotic; scar scarring scarred cicatrix; thickening thickened; cap capping; apical apex apices biapical
+tissue soft; base basilar basal bibasilar; side right left bilateral; nodular nodularity reticulonodular
+bone bony osseous skeletal skeleton osseus musculoskeletal marrow; spine spinal thoracolumbar; abdomen abdominal
+trachea tracheal; diaphragm hemidiaphragm diaphragmatic; artery arterial; trauma traumatic posttraumatic; renal kidney
+liver hepatic; skin cutaneous; leg extremity; cardiopulmonary cardiorespiratory
+metastasis metastases metastatic metastatis; malignancy malignant neoplasm neoplastic cancer carcinoma; tumor tumoral
+exam examination study radiograph film xray cxr; no neither nothing; none nil; lack lacking; of from; absent absence
+free devoid; cleared cleares; gone disappeared vanished disappearance; resolved resolution
+seen see identify visualize appreciate detect identified visualized appreciated demonstrated noted
+seen present evident detected observed visible found apparent; seen recognized developed recurred reaccumulated
+seen occurred returned
 change changed; increase increased increasing; decrease decreased decreasing; improvement improved; growth grown
 near nearly almost partial partially incomplete incompletely mostly largely; complete completely
 possible possibly potential potentially perhaps maybe possibility poss; may might could
-suggest suggesting suggestive suggestion suggests; suspected suspect suspicion suggested; suspicious worrisome worrying worry
-concern concerning; for about regarding; question questionable questioned query; equivocal indeterminate doubtful doubt uncertain unclear
-favor favored favoring; due secondary related represent represents representing reflect reflecting; certain sure confident
-consider considered consideration; versus vs; difficult hard; limited suboptimal suboptimally; poor poorly; well fully adequately
-cannot unable; confirm confirmation confirmed; except exception excepting besides beyond; aside apart; despite notwithstanding; while whereas
-which who that; it this these they one those; show demonstrate reveal showed revealed
+suggest suggesting suggestive suggestion suggests; suspected suspect suspicion suggested
+suspicious worrisome worrying worry; concern concerning; for about regarding; question questionable questioned query
+equivocal indeterminate doubtful doubt uncertain unclear; favor favored favoring
+due secondary related represent represents representing reflect reflecting; certain sure confident
+consider considered consideration; versus vs; difficult hard; limited suboptimal suboptimally; poor poorly
+well fully adequately; cannot unable; confirm confirmation confirmed; except exception excepting besides beyond
+aside apart; despite notwithstanding; while whereas; which who that; it this these they one those
+show demonstrate reveal showed revealed
 is are was were appear appeared remain remained remaining has have had persist persisted; history hx
-evaluate evaluation assess assessment evaluating assessed evaluated; recommend recommended advised; correlate correlation; sensitive sensitivity insensitive; mimic mimics mimicking simulate simulates simulating resembling; likelihood probability chance; detection detecting characterization characterizing
-followup; drainage evacuation aspirated thoracentesis; resection excision lobectomy pneumonectomy; drained evacuated; resected excised
-missed overlooked obscured hidden; abnormality abnormal finding; disease dz; acute active; mild mildly minimal minimally slight slightly; moderate moderately
-severe severely; compatible consistent; stable unchanged; small tiny trace; new recent; only just merely; disc disk; negative neg; normal nl wnl; need needs
+evaluate evaluation assess assessment evaluating assessed evaluated; recommend recommended advised
+correlate correlation; sensitive sensitivity insensitive
+mimic mimics mimicking simulate simulates simulating resembling; likelihood probability chance
+detection detecting characterization characterizing; followup; drainage evacuation aspirated thoracentesis
+resection excision lobectomy pneumonectomy; drained evacuated; resected excised; missed overlooked obscured hidden
+abnormality abnormal finding; disease dz; acute active; mild mildly minimal minimally slight slightly
+moderate moderately; severe severely; compatible consistent; stable unchanged; small tiny trace; new recent
+only just merely; disc disk; negative neg; normal nl wnl; need needs
 """.replace("\n", ";")
 FORMS = {form: words.split()[0] for words in ALIKE.split(";") for form in words.split()}
 IN_WORDS = {  # an abbreviation -> the words that it stands for
     "nad": "no acute disease", "ctab": "clear",
-    "rul": "side upper lung", "rml": "side middle lung", "rll": "side lower lung", "lul": "side upper lung", "lll": "side lower lung",
+    "rul": "side upper lung", "rml": "side middle lung", "rll": "side lower lung", "lul": "side upper lung",
+    "lll": "side lower lung",
 }  # fmt: skip
-SHORTER = {"r/o": "rule out", "s/p": "status post", "h/o": "history", "c/w": "compatible with", "w/o": "without", "w/": "with ", "f/u": "followup", "n/a": "not assessed"}
+SHORTER = {
+    "r/o": "rule out", "s/p": "status post", "h/o": "history", "c/w": "compatible with", "w/o": "without",
+    "w/": "with ", "f/u": "followup", "n/a": "not assessed",
+}  # fmt: skip
 # Words between a cue and its object, and adjectives that leave "no ... disease" as wide as it is.
-FILLERS = set(
-    "a an the any some be been being demonstration redemonstration appearance development to as into also very diagnosis too now today currently evidence sign indication area areas focus foci region component signs recurrence recurrent reaccumulation reappearance "
-    "xxxx br given there definite definitely patient view image technique time".split()
-)
-ADJUNCTS = set("in on at by within during given under near from".split())  # what follows them is no object of a cue
-GENERAL = set(
-    "significant focal evident gross overt obvious discrete convincing demonstrable detectable appreciable radiographic "
-    "radiographically radiologic radiological further additional major important relevant clinically interval superimposed "
-    "underlying other typical progressive suspicious preoperative cardiothoracic thoracic cardiovascular concerning clinical "
-    "intra intrapulmonary plain acutely convincingly pathologic pathological xray ray visible".split()
-)
+FILLERS = _words("""
+a an the any some be been being to as into also very too now today currently there given definite definitely
+appearance area areas component demonstration development diagnosis evidence foci focus image indication patient
+reaccumulation reappearance recurrence recurrent redemonstration region sign signs technique time view xxxx br
+""")
+ADJUNCTS = _words("in on at by within during given under near from")  # what follows them is no object of a cue
+GENERAL = _words("""
+significant focal evident gross overt obvious discrete convincing demonstrable detectable appreciable radiographic
+radiographically radiologic radiological further additional major important relevant clinically interval superimposed
+underlying other typical progressive suspicious preoperative cardiothoracic thoracic cardiovascular concerning
+clinical intra intrapulmonary plain acutely convincingly pathologic pathological xray ray visible
+""")
 
 
 def phrases(pattern: str) -> Iterator[str]:
@@ -268,30 +302,27 @@ def phrases(pattern: str) -> Iterator[str]:
 
 
 def _vocabulary() -> set[str]:
-    patterns = [*FINDINGS, *WIDER, *NEIGHBOURS, *SHAPED, *OTHERS, *NEGATIVE]
-    for group in (*PARTS.values(), *CUES.values()):
+    patterns = [*OTHERS, *NEGATIVE]
+    for group in (*SAYINGS.values(), *PARTS.values(), *CUES.values()):
         patterns += group
     return {word for pattern in patterns for phrase in phrases(pattern) for word in phrase.split()}
 
 
 VOCABULARY = _vocabulary()
 BRITISH = (("oed", "ed"), ("haem", "hem"), ("our", "or"), ("isation", "ization"), ("ised", "ized"))
-# Only these are looked for in misspelled words: nothing else in a report is spelled nearly so.
-MENDED = [
-    word
-    for word in (*FORMS, *VOCABULARY)
-    if len(word) >= 8
-    and FORMS.get(word, word) in {
-        "atelectasis", "cardiomegaly", "effusion", "pneumothorax", "hydropneumothorax", "infiltrate", "pneumonia", "consolidation",
-        "emphysema", "fibrosis", "thickening", "enlarge", "costophrenic", "congestion", "granuloma", "seen", "absent",
-        "negative", "without", "silhouette", "airspace", "cardiopulmonary", "mediastinal", "resolved",
-    }
-] + ["without", "pleural", "effusion", "nodule", "enlarged"]  # fmt: skip
-NOT_MENDED = {"module", "modules", "infusion", "presents", "presented", "dissolved", "absences", "resolve", "appreciable", "demonstrable", "identity"}
+# Only words of these groups are looked for in misspelled ones: nothing else in a report is spelled nearly so.
+MENDED_GROUPS = _words("""
+absent airspace atelectasis cardiomegaly cardiopulmonary congestion consolidation costophrenic effusion emphysema
+enlarge fibrosis granuloma hydropneumothorax infiltrate mediastinal negative pneumonia pneumothorax resolved seen
+silhouette thickening without
+""")
+MENDED = ["without", "pleural", "effusion", "nodule", "enlarged"]
+MENDED += [word for word in sorted({*FORMS, *VOCABULARY}) if len(word) >= 8 and FORMS.get(word, word) in MENDED_GROUPS]
+NOT_MENDED = _words("absences appreciable demonstrable dissolved identity infusion presented presents resolve")
 
 
 def shortened(word: str, letters: int) -> set[str]:
-    """The word without that many letters, in all ways: two words with one of these in common differ by so many wrong, missing or moved letters."""
+    """The word without that many letters, in all ways: words that share one differ by so many letters."""
     return {"".join(kept) for kept in combinations(word, len(word) - letters)}
 
 
@@ -331,4 +362,3 @@ def mended(word: str) -> str:
             if rest in left:
                 return left[rest]
     return word
-
