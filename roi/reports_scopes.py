@@ -101,8 +101,8 @@ class _Reader:
         """Whether behind this comma, "and" or "with" something new begins, and not more of what the scope is about."""
         kinds = self.kinds
         if self.scope == "past":
-            ends = kinds[self.opened] in ("post", "taken") and kinds[place] in (",", "with")
-            return ends and bool({"say", "part"} & set(kinds[place:]))
+            passing = kinds[self.opened] in ("post", "taken") and kinds[place] in (",", "with")
+            return passing and not {"say", "part"}.isdisjoint(kinds[place:])
         rest = self._up_to_next_cue(place)
         resumed = rest[:1] == ["and"]
         rest = rest[resumed:]
@@ -278,6 +278,8 @@ def meetings(row: list[Item]) -> list[tuple[int, list[str]]]:
             if open_ and not apart and (not meetings[-1][1] or row[meetings[-1][0]][0] == "abnormality"):
                 meetings.pop()  # "findings of pneumonia", "findings of lung edema": a word about the finding
             parts, open_ = [], False
+        elif kind == ":" and row[place + 1 : place + 2] and row[place + 1][0] == "part":
+            parts, open_, linked = [], False, False  # "Chest: the heart is normal": not the chest
         elif kind in ("is", ":"):
             # "normal heart size, lungs are": the lungs begin anew
             parts = [meetings[-1][1].pop()] if open_ and before == "part" else parts

@@ -5,7 +5,7 @@ the first of their group, plurals lose their ending, a long word with a letter w
 stand in no phrase are dropped before phrases are looked for.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from itertools import combinations, product
 
@@ -77,13 +77,13 @@ NEIGHBOURS = {
     "pleural plaque": ("Pleural_Thickening",),
 }
 # Two words in one: asserted they leave all of these unknown, denied they deny the first.
-SHAPED = {
+SHAPED: dict[str, tuple[str, ...]] = {
     "nodular opacity?": ("Nodule", *OPACITIES),
     "masslike opacity?": ("Mass", *OPACITIES),
     "mass like opacity?": ("Mass", *OPACITIES),
 }
 # How near words are to their findings.
-SAYINGS = {"named": FINDINGS, "wider": WIDER, "neighbour": NEIGHBOURS, "shaped": SHAPED}
+SAYINGS: dict[str, dict[str, tuple[str, ...]]] = {"named": FINDINGS, "wider": WIDER, "neighbour": NEIGHBOURS, "shaped": SHAPED}
 OTHERS = (  # of other parts, or of other kinds, that share a word with one of ours; they take the place of a finding
     "#thing",  # that has no name here
     "pericardial effusion|fluid",
@@ -113,8 +113,11 @@ NEGATIVE = ("negative chest exam?", "negative exam", "chest exam? is? negative",
 ALONE = ("normal", "negative", "unremarkable")
 PARTS = {
     "heart": ("heart silhouette|size?",),
-    "mediastinum": ("cardiomediastinal silhouette|size?", "cardio mediastinal silhouette?"),
+    "mediastinum": (
+        "cardiomediastinal silhouette|size?", "cardio mediastinal silhouette?", "cardiopulmonary silhouette",
+    ),
     "lung": ("lung field?",),
+    "rest": ("remainder lung field?",),
     "pleura": ("pleural space?",),
     "angle": ("costophrenic angle?",),
     "vessel": ("lung? vascular",),
@@ -211,6 +214,7 @@ COVERS = {  # part: what is absent where it is called normal, clear, unremarkabl
     "mediastinum": ("Cardiomegaly",),  # the cardiomediastinal silhouette
     # clear lungs may be emphysematous
     "lung": ("Atelectasis", "Infiltration", "Mass", "Nodule", "Pneumonia", "Consolidation", "Edema"),
+    "rest": ("Atelectasis", "Infiltration", "Pneumonia", "Consolidation", "Edema"),  # of the lungs, beside an opacity
     "pleura": ("Effusion", "Pneumothorax", "Pleural_Thickening"),
     "angle": ("Effusion",),
     "vessel": ("Edema",),
@@ -256,14 +260,14 @@ consider considered consideration; versus vs; difficult hard; limited suboptimal
 well fully adequately; cannot unable; confirm confirmation confirmed; except exception excepting besides beyond
 aside apart; despite notwithstanding; while whereas; which who that; it this these they one those
 show demonstrate reveal showed revealed
-is are was were appear appeared remain remained remaining has have had persist persisted; history hx
+is are was were appear appeared remain remained has have had persist persisted; history hx
 evaluate evaluation assess assessment evaluating assessed evaluated; recommend recommended advised
 correlate correlation; sensitive sensitivity insensitive
 mimic mimics mimicking simulate simulates simulating resembling; likelihood probability chance
 detection detecting characterization characterizing; followup; drainage evacuation aspirated thoracentesis
 resection excision lobectomy pneumonectomy; drained evacuated; resected excised; missed overlooked obscured hidden
 abnormality abnormal finding; disease dz; acute active; mild mildly minimal minimally slight slightly
-moderate moderately; severe severely; compatible consistent; stable unchanged; small tiny trace; new recent
+moderate moderately; severe severely; compatible consistent; stable unchanged; small tiny trace; new recent; remainder rest remaining
 only just merely; disc disk; negative neg; normal nl wnl; need needs
 """.replace("\n", ";")
 FORMS = {form: words.split()[0] for words in ALIKE.split(";") for form in words.split()}
@@ -303,22 +307,23 @@ def phrases(pattern: str) -> Iterator[str]:
 
 def _vocabulary() -> set[str]:
     patterns = [*OTHERS, *NEGATIVE]
-    for group in (*SAYINGS.values(), *PARTS.values(), *CUES.values()):
+    groups: list[Iterable[str]] = [*SAYINGS.values(), *PARTS.values(), *CUES.values()]
+    for group in groups:
         patterns += group
     return {word for pattern in patterns for phrase in phrases(pattern) for word in phrase.split()}
 
 
 VOCABULARY = _vocabulary()
-BRITISH = (("oed", "ed"), ("haem", "hem"), ("our", "or"), ("isation", "ization"), ("ised", "ized"))
+BRITISH = (("oed", "ed"), ("haem", "hem"), ("tumour", "tumor"), ("isation", "ization"), ("ised", "ized"))
 # Only words of these groups are looked for in misspelled ones: nothing else in a report is spelled nearly so.
 MENDED_GROUPS = _words("""
 absent airspace atelectasis cardiomegaly cardiopulmonary congestion consolidation costophrenic effusion emphysema
 enlarge fibrosis granuloma hydropneumothorax infiltrate mediastinal negative pneumonia pneumothorax resolved seen
 silhouette thickening without
 """)
-MENDED = ["without", "pleural", "effusion", "nodule", "enlarged"]
-MENDED += [word for word in sorted({*FORMS, *VOCABULARY}) if len(word) >= 8 and FORMS.get(word, word) in MENDED_GROUPS]
-NOT_MENDED = _words("absences appreciable demonstrable dissolved identity infusion presented presents resolve")
+LONG = [word for word in sorted({*FORMS, *VOCABULARY}) if len(word) >= 8]
+MENDED = ["without", "pleural", "nodule", *[word for word in LONG if FORMS.get(word, word) in MENDED_GROUPS]]
+NOT_MENDED = _words("absences appreciable demonstrable dissolved filtration identity infusion presented presents resolve")
 
 
 def shortened(word: str, letters: int) -> set[str]:

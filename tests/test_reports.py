@@ -342,6 +342,7 @@ def test_sentences_are_read_as_a_reader_would(kinds: dict[str, str]) -> None:
     assert len(wrong) <= 0.03 * len(pairs), wrong
 
 
+SPELLED = "atelectasis cardiomegaly consolidation effusion emphysema fibrosis pneumonia pneumothorax"
 OTHER_PARTS = ("bony", "rib", "spinal", "vertebral", "abdominal", "tracheal", "diaphragmatic", "thyroid", "breast", "joint", "disc", "soft tissue",
                "arterial", "chest wall", "traumatic", "bowel")  # fmt: skip
 
@@ -349,6 +350,36 @@ OTHER_PARTS = ("bony", "rib", "spinal", "vertebral", "abdominal", "tracheal", "d
 @pytest.mark.parametrize("part", OTHER_PARTS)
 def test_another_part_without_abnormality_says_nothing(part: str) -> None:
     assert one(f"No acute {part} abnormality") == cells("")
+
+
+def test_what_the_reading_of_real_reports_found() -> None:
+    """Kinds of statements that covered more than they say."""
+    assert one("The heart and pulmonary XXXX are normal") == cells("Cardiomegaly-")
+    assert one("No typical findings of pulmonary edema") == cells("Edema-")
+    assert one("The cardiopulmonary silhouette is normal") == cells("Cardiomegaly-")
+    assert one("Chest: The heart is normal in size") == cells("Cardiomegaly-")
+    assert one("No new abnormality") == cells("") == one("No new focal abnormality")
+    rest = one("The remainder of the lungs is clear")
+    assert rest == cells("lungs-") | {"Mass": BLANK, "Nodule": BLANK}
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["infusion", "perfusion", "diffusion", "module", "filtration", "remarkable", "calcification", "identity", "our", "four"],
+)
+def test_other_words_are_no_misspellings(word: str) -> None:
+    assert vocabulary.known(word) == ""
+
+
+@pytest.mark.parametrize("word", [word for word in vocabulary.MENDED if vocabulary.FORMS.get(word, word) in SPELLED.split()])
+def test_a_letter_wrong_missing_extra_or_moved_is_mended(word: str) -> None:
+    """In long words that name a finding."""
+    for place in range(1, len(word) - 1):
+        missing = word[:place] + word[place + 1 :]
+        moved = word[:place] + word[place + 1] + word[place] + word[place + 2 :]
+        for spelling in (missing, moved, word[:place] + "q" + word[place:], word[:place] + "q" + word[place + 1 :]):
+            if len(spelling) >= 8:
+                assert vocabulary.known(spelling) == vocabulary.known(word), spelling
 
 
 def test_case_line_breaks_and_what_was_removed_do_not_matter() -> None:
