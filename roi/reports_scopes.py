@@ -90,7 +90,7 @@ class _Reader:
     def _follow_subject(self, place: int, kind: str) -> None:
         if kind in ("is", ":", "unseen", "doubt"):
             self.verb = True
-        elif kind in ("say", "part") and self.verb:
+        elif self.verb and (kind == "say" or (kind == "part" and self.row[place][1] != "chest")):  # an exam is no subject
             self.subject, self.verb = place, False
         elif kind == "other":
             self.subject = place + 1

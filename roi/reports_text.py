@@ -27,9 +27,12 @@ TAKEN_UP = re.compile(rf"[.;](?={A_ONE}|{HAS_NOT})", re.IGNORECASE)
 DOTTED = re.compile(r"\b(pl|eff|vs|approx)\.(?=\s*(?:[,a-z]|OR|AND|EFF|Eff))", re.IGNORECASE)
 DECIMAL = re.compile(r"\.(?<=\d\.)(?=\d)")  # begins with the point: quick to search for
 DASHES = re.compile("[\u2010-\u2015\u2212]")
+BULLETS = re.compile("[\u2022\u2023\u25aa\u25cf\u00b7]")
+NUMBERED = re.compile(r"(?<![\w(.])\d{1,2}\)\s")  # "1) No effusion 2) Cardiomegaly"
 SENTENCE_ENDS = ";!\n\r"
 
 WORD = re.compile(r"[a-z]+|[,:()-]")
+CANNOT = re.compile(r"\b(?:can not|could not|not able to|not possible to)\b")
 DASH = re.compile(r"\s-+\s|=")
 SHORTER = re.compile("|".join(rf"\b{re.escape(short)}" for short in sorted(vocabulary.SHORTER, key=len, reverse=True)))
 
@@ -45,7 +48,9 @@ def sentences(text: str) -> list[str]:
     if "?" in text:
         text = ASKED.sub(" question.", ANSWERED.sub(": ", text)).replace("?", " question ")
     if not text.isascii():
-        text = DASHES.sub(" - ", text)
+        text = BULLETS.sub(". ", DASHES.sub(" - ", text))
+    if ") " in text:
+        text = NUMBERED.sub(". ", text)
     if " one " in text or "ve not" in text or "as not" in text:
         text = TAKEN_UP.sub(" but", text)
     text = DOTTED.sub(r"\1", text).lower()
@@ -92,7 +97,9 @@ def _spelled_out(sentence: str) -> str:
         sentence = SHORTER.sub(lambda found: vocabulary.SHORTER[found[0]], sentence)
     if "'" in sentence:
         sentence = sentence.replace("can't", "cannot").replace("n't", " not")
-    return sentence.replace("can not", "cannot") if "can not" in sentence else sentence
+    if "not " in sentence:
+        sentence = CANNOT.sub("cannot", sentence)
+    return sentence
 
 
 # What has no name in the vocabulary, but decides what a cue is about, gets a word of its own.

@@ -155,13 +155,13 @@ CUES = {
         "detection", "followup of|for", "reason for? exam", "reason :", "comparison :", "mimic", "limited for",
         "ensure|document|until|confirm|followup resolved|clearing",
     ),
-    "post": ("status post", "prior exam ,? which? show|seen", "prior there is"),  # of the past up to the next comma
+    "post": ("status post", "prior exam ,? which? show|seen", "prior exam ,? which", "prior there is"),  # of the past up to the next comma
     "skip": (
         "no|not|without change|increase|progression|worsening|improvement|decrease|growth",
         "may is? change|increase|progression|worsening|improvement|decrease|growth",
         "not resolved|cleared|gone", "no resolved|cleared|clearing of", "not complete resolved|cleared|gone",
         "no complete resolved", "not? near complete? resolved|cleared|gone", "near complete? clearing of?",
-        "most suggest", "not free of", "not clear of", "not without", "not absent", "not seen prior exam?", "not only",
+        "most suggest", "not free of", "not clear of", "not without", "not absent", "not seen prior exam?", "not prior seen", "not only",
         "can seen", "no|without equivocal|question",
     ),
     # backward; forward where nothing has been said: "absence of edema", "difficult to exclude edema"
@@ -172,7 +172,7 @@ CUES = {
     "doubt": (
         "cannot|not complete|well? excluded", "cannot|not complete|well? ruled out",
         "difficult exclude", "difficult rule out",
-        "consider", "should|must|need excluded", "should|must|need ruled out", "if any|seen", "less likely than",
+        "consider", "should|must|need excluded", "should|must|need ruled out", "if any|seen", "may not excluded", "less likely than",
     ),
     "unproven": ("cannot certain|confirm absent|excluded?",),
     "unclear": (
@@ -194,7 +194,7 @@ CUES = {
     ":": (":",),
     "-": ("-",),
     "(": ("(",),
-    ",": (",", ")", ", none side"),  # "on the right, none on the left"
+    ",": (",", ")", ", none side", "side none"),  # "on the right, none on the left"
     "normal": ("normal", "unremarkable", "clear", "sharp", "nonenlarged"),
     "enlarged": ("borderline? enlarge", "borderline"),
     "large": ("large",),
@@ -203,7 +203,7 @@ CUES = {
     "new": ("new",),
     "degree": (
         "stable", "mild", "moderate", "severe", "persistent", "chronic", "small", "residual", "only",
-        "worsening", "increase", "decrease",
+        "worsening", "increase", "decrease", "improvement",
     ),
     "and": ("and",),
     "with": ("with",),
@@ -257,7 +257,7 @@ suspicious worrisome worrying worry; concern concerning; for about regarding; qu
 equivocal indeterminate doubtful doubt uncertain unclear; favor favored favoring
 due secondary related represent represents representing reflect reflecting; certain sure confident
 consider considered consideration; versus vs; difficult hard; limited suboptimal suboptimally; poor poorly
-well fully adequately; cannot unable; confirm confirmation confirmed; except exception excepting besides beyond
+well fully adequately; cannot unable; differential ddx; exclude exclusion; confirm confirmation confirmed; except exception excepting besides beyond
 aside apart; despite notwithstanding; while whereas; which who that; it this these they one those
 show demonstrate reveal showed revealed
 is are was were appear appeared remain remained has have had persist persisted; history hx
