@@ -123,6 +123,8 @@ def _judged(predicate: str, scope: str, parts: list[str], modifiers: set[str]) -
         return
     if "other" in parts:  # the bones of the chest are not the chest
         parts = [part for part in parts if part not in ("chest", "all")]
+    if len(set(parts)) > 1:  # "on the film of the chest lungs are clear"
+        parts = [part for part in parts if part != "chest"]
     if predicate == "abnormality" and scope == "no":
         if modifiers == {"new"}:
             return  # what is not new may well be there

@@ -272,6 +272,8 @@ def meetings(row: list[Item]) -> list[tuple[int, list[str]]]:
             open_ = False  # "infectious process", "granulomatous disease": the finding has said it
         elif kind in PREDICATES or (kind == "large" and linked):
             met = parts if parts and (linked or not apart) else []
+            if set(met) == {"chest"} and [kind for kind, _ in row[place + 1 : place + 2]] == ["part"]:
+                met = []  # "views of the chest show normal heart size"
             meetings.append((place, met))
             parts, open_, linked, apart = [], not met, False, False
         elif kind == "say":

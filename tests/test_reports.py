@@ -358,6 +358,8 @@ def test_what_the_reading_of_real_reports_found() -> None:
     assert one("No typical findings of pulmonary edema") == cells("Edema-")
     assert one("The cardiopulmonary silhouette is normal") == cells("Cardiomegaly-")
     assert one("Chest: The heart is normal in size") == cells("Cardiomegaly-")
+    assert one("Two views of the chest show normal heart size") == cells("Cardiomegaly-")
+    assert one("Atelectasis, seen on the lateral film, otherwise lungs are clear") == cells("lungs- Atelectasis+")
     assert one("No new abnormality") == cells("") == one("No new focal abnormality")
     rest = one("The remainder of the lungs is clear")
     assert rest == cells("lungs-") | {"Mass": BLANK, "Nodule": BLANK}
