@@ -752,6 +752,78 @@ Left basilar opacity r/o pneumonia => opacity~ Pneumonia*
 """,
 }  # fmt: skip
 
+THIRD_HELD_OUT = {
+    "answers": """
+Pulmonary nodule: Absent => Nodule-
+Consolidation: None. Pleural effusion: Small bilateral. Pneumothorax: None => Consolidation- Effusion+ PTX-
+Effusion - small, right => Effusion+
+Pneumothorax - absent; effusion - present => PTX- Effusion+
+Cardiomegaly (mild) => Cardiomegaly+
+Hernia: none seen => Hernia-
+Emphysema: moderate, upper lobe predominant => Emphysema+
+Atelectasis: No significant atelectasis => Atelectasis-
+Infiltrates: None identified at this time => Infiltration-
+Pneumothorax is none => PTX-
+Masses and nodules: none => Mass- Nodule-
+Edema: Negative, effusion: Negative => Edema- Effusion-
+""",
+    "denials": """
+Lungs show neither mass nor nodule => Mass- Nodule-
+There are no focal areas of airspace disease => opacity-
+I do not see consolidation or effusion => Consolidation- Effusion-
+The film is negative for edema but positive for cardiomegaly => Edema- Cardiomegaly+
+Lungs are without consolidation and there is a small hiatal hernia => Consolidation- Hernia+
+No effusion, pneumothorax, or consolidation, and the nodule is stable => Effusion- PTX- Consolidation- Nodule+
+Without evidence of edema, the heart remains enlarged => Edema- Cardiomegaly+
+Pleural thickening without effusion => PT+ Effusion-
+No pneumothorax is present, and the fibrosis is unchanged => PTX- Fibrosis+
+No evidence of an acute infectious process, fibrosis is stable => Pneumonia- Fibrosis+
+No neoplasm => Mass- Nodule-
+No evidence of sarcoidosis => 
+No pneumonia; known emphysema => Pneumonia- Emphysema+
+The nodule is no longer apparent and no mass is seen => Nodule- Mass-
+Pneumonia was considered but is not present => Pneumonia-
+Not only effusion but also consolidation => Effusion+ Consolidation+
+""",
+    "doubts": """
+Pneumonia suspected at the left base => Pneumonia?
+Right basilar pneumonia might be considered => Pneumonia?
+Doubt effusion => Effusion?
+Doubt there is a pneumothorax => PTX?
+A developing pneumonia is difficult to exclude => Pneumonia?
+Could this be pneumonia? => Pneumonia?
+Nodule? => Nodule?
+Effusion? Consolidation? => Effusion? Consolidation?
+Possible nodule, right apex. No mass => Nodule? Mass-
+Favor edema over pneumonia => Edema? Pneumonia?
+Atelectasis more likely than pneumonia => Atelectasis+ Pneumonia?
+Pneumothorax cannot be evaluated on this view => PTX?
+Left base poorly evaluated; effusion may be present => Effusion?
+Pneumonia remains possible => Pneumonia?
+A trace effusion is not entirely excluded; no pneumothorax => Effusion? PTX-
+No consolidation, though early pneumonia is possible => Consolidation- Pneumonia?
+There is no definite nodule, but one cannot be excluded => Nodule?
+Heart size may be enlarged => Cardiomegaly?
+Findings may reflect edema or infection => Edema? Pneumonia~
+""",
+    "past and gone": """
+Previously described pneumonia has resolved completely => Pneumonia-
+Pneumothorax has since resolved; effusion remains => PTX- Effusion+
+Resolution of edema with persistent effusions => Edema- Effusion+
+Improved but persistent consolidation => Consolidation+
+Status post hernia repair, no recurrent hernia => Hernia-
+Patient had pneumonia last year => 
+Known emphysema => Emphysema+
+After thoracentesis, the effusion is smaller => Effusion+
+The old film showed cardiomegaly, which persists => Cardiomegaly+
+Removed nodule => Nodule*
+CT is recommended for better detection of nodules => Nodule*
+Nodules smaller than 5 mm are not reliably detected on radiographs => Nodule*
+Nearly total clearing of pneumonia => Pneumonia+
+Effusion completely gone => Effusion-
+""",
+}  # fmt: skip
+
 
 def expectations(kinds: dict[str, str]) -> list[tuple[str, str]]:
     """-> (sentence, cells) of every line; a written "\\n" is a line break."""
