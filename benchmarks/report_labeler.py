@@ -6,7 +6,8 @@ The reference is roi/mesh.py with its WIDER neighbours alone. Where it says unkn
 the development half (an even CRC-32 of uid); the other half was held out. UNCERTAIN counts as negative, but where the name of a figure says otherwise.
 Intervals are bootstraps over reports.
 
-`--absent 150` draws that many ABSENT cells instead (with --seed) and prints each with its report, to be judged by reading.
+`--absent 150` draws that many ABSENT cells instead (with --seed) and prints each with its report, to be judged by
+reading.
 
 Where they are installed (pip install medspacy negspacy), medspaCy's ConText and negspaCy judge the same words for findings in the same sentences, with
 the rules that they come with, which nobody tuned on these reports. Prints tables and writes benchmarks/results/report_labeler-<machine>.json. Takes half
@@ -49,7 +50,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--many", type=count, default=160_000, metavar="N", help="reports for the measurement of speed (default: %(default)s)")
     parser.add_argument("--resamples", type=count, default=1000, metavar="N", help="of the bootstrap (default: %(default)s)")
     parser.add_argument("--seed", type=cli.number(int, 0), default=0, help="of the bootstrap and of the variations (default: %(default)s)")
-    parser.add_argument("--absent", type=count, metavar="N", help="print N ABSENT cells drawn at random with their reports, and measure nothing")
+    parser.add_argument("--absent", type=count, metavar="N", help="print N ABSENT cells drawn at random, with reports")
     add_machine(parser)
     return parser.parse_args(argv)
 
@@ -185,7 +186,9 @@ def speed(sections: SECTIONS, many: int, seed: int) -> list[Figure]:
     """Seconds for so many reports, made of the real ones."""
     made = varied(sections, many, seed)
     said = [sentence for texts in made for text in texts for sentence in reports_text.sentences(text)]
-    details: dict[str, Any] = {"sentences": len(said), "different": len(set(said)), "after reduction": len({reports_text.signature(s) for s in set(said)})}
+    different = set(said)
+    left = {reports_text.signature(sentence) for sentence in different}
+    details: dict[str, Any] = {"sentences": len(said), "different": len(different), "after reduction": len(left)}
     turns = []
     for _ in range(3):
         cpu, wall = time.process_time(), time.perf_counter()
@@ -300,7 +303,10 @@ def library_level(says: Any, name: str) -> int:
 
 
 def named(sentence: str) -> list[tuple[int, int, list[int]]]:
-    """The words of a sentence that name findings by the dictionary of roi/reports.py, an enlarged heart too -> (first and last character, findings)."""
+    """The words of a sentence that name findings by the dictionary of roi/reports_vocabulary.py, an enlarged heart too.
+
+    Returns (first character, last character, findings) of each.
+    """
     kept = reports_text.signature(sentence).split()
     spots: list[tuple[int, int]] = []  # of the kept words
     for match in reports_text.WORD.finditer(sentence):
@@ -310,7 +316,8 @@ def named(sentence: str) -> list[tuple[int, int, list[int]]]:
     if len(spots) < len(kept):
         return []
     found = list(reports_text.matches(kept))
-    spans = [(place, length, value[0]) for place, length, (kind, value) in found if kind == "say" and value[1] == "named"]
+    said = [(place, length, value) for place, length, (kind, value) in found if kind == "say"]
+    spans = [(place, length, value[0]) for place, length, value in said if value[1] == "named"]
     for n, parts in reports_scopes.meetings([item for _, _, item in found]):
         if found[n][2][0] in ("enlarged", "large") and "heart" in parts:
             spans.append((*found[n][:2], [reports.HEART]))

@@ -86,10 +86,18 @@ def _read(text: str) -> bytes:
     """A signature -> the level of each finding, K bytes."""
     row = [item for _, _, item in matches(text.split())]
     scopes = scopes_of(row)
-    said = [COVERED if any(kind == "negative" for kind, _ in row) else NOTHING] * len(LABELS)
+    said = [COVERED if _all_negative(row) else NOTHING] * len(LABELS)
     for n, level in [*_said(row, scopes), *_met(row, scopes)]:
         said[n] = max(said[n], level)
     return bytes(said)
+
+
+def _all_negative(row: list[Item]) -> bool:
+    """'The exam is negative', but not 'the exam is negative for pneumonia'."""
+    for place, (kind, at_its_end) in enumerate(row):
+        if kind == "negative" and not (at_its_end and [kind for kind, _ in row[place + 1 : place + 2]] == ["say"]):
+            return True
+    return False
 
 
 def _said(row: list[Item], scopes: list[str]) -> Iterator[tuple[int, int]]:

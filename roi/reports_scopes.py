@@ -90,7 +90,8 @@ class _Reader:
     def _follow_subject(self, place: int, kind: str) -> None:
         if kind in ("is", ":", "unseen", "doubt"):
             self.verb = True
-        elif self.verb and (kind == "say" or (kind == "part" and self.row[place][1] != "chest")):  # an exam is no subject
+        elif self.verb and (kind == "say" or (kind == "part" and self.row[place][1] != "chest")):
+            # an exam is no subject: "effusion, which was seen on the prior exam, is gone"
             self.subject, self.verb = place, False
         elif kind == "other":
             self.subject = place + 1
@@ -169,11 +170,19 @@ class _Reader:
         ahead = self._object(place) in ("say", "other")
         if said and (before in ("is", ":", "say", "-") or not ahead):
             self._give(said, BACKWARDS[kind], None if kind == "unproven" else place)
-        elif not said and not ahead and "it" in self.kinds[self.clause : place]:
+        elif not said and not ahead and self._takes_up(place):
             # "no pneumothorax, but a tiny one is not excluded"
             self._give(self._said(self.clause, 0), BACKWARDS[kind], None)
+        elif kind == "undone":
+            if ahead:
+                self._open("past", place)
         elif kind in FORWARDS and (self.scope != "no" or before in (",", "and")):
             self._open(FORWARDS[kind], place)
+
+    def _takes_up(self, place: int) -> bool:
+        """'... but it has resolved', '... but is not seen': the clause is about what the one before it has said."""
+        clause = self.kinds[self.clause : place]
+        return "it" in clause or (clause[:1] == ["stop"] and set(clause[1:]) <= {"is"})
 
     def _give(self, said: list[int], scope: str, cue: int | None) -> None:
         """Changes the scope of findings before a cue; where its place is given, not of those that a "no" denies."""

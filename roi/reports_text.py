@@ -171,14 +171,15 @@ def _mark_disease(raw: list[str], words: list[str], place: int) -> None:
 
 
 def _items() -> dict[str, Item]:
-    """Each phrase -> its kind and what is to be known of it: places among the 14, how near the word is."""
+    """Each phrase -> its kind and what is to be known of it: places among the 14, how near the word is ..."""
     items: dict[str, Item] = {}
     for nearness, words in vocabulary.SAYINGS.items():
         for pattern, findings in words.items():
             items |= dict.fromkeys(phrases(pattern), ("say", (places(findings), nearness)))
-    for kind, patterns in {"negative": vocabulary.NEGATIVE, "other": vocabulary.OTHERS}.items():
-        for pattern in patterns:
-            items |= dict.fromkeys(phrases(pattern), (kind, None))
+    for pattern in vocabulary.NEGATIVE:
+        items |= {phrase: ("negative", phrase.endswith("negative")) for phrase in phrases(pattern)}
+    for pattern in vocabulary.OTHERS:
+        items |= dict.fromkeys(phrases(pattern), ("other", None))
     for part, patterns in vocabulary.PARTS.items():
         for pattern in patterns:
             items |= dict.fromkeys(phrases(pattern), ("part", part))

@@ -83,7 +83,9 @@ SHAPED: dict[str, tuple[str, ...]] = {
     "mass like opacity?": ("Mass", *OPACITIES),
 }
 # How near words are to their findings.
-SAYINGS: dict[str, dict[str, tuple[str, ...]]] = {"named": FINDINGS, "wider": WIDER, "neighbour": NEIGHBOURS, "shaped": SHAPED}
+SAYINGS: dict[str, dict[str, tuple[str, ...]]] = {
+    "named": FINDINGS, "wider": WIDER, "neighbour": NEIGHBOURS, "shaped": SHAPED,
+}  # fmt: skip
 OTHERS = (  # of other parts, or of other kinds, that share a word with one of ours; they take the place of a finding
     "#thing",  # that has no name here
     "pericardial effusion|fluid",
@@ -155,13 +157,15 @@ CUES = {
         "detection", "followup of|for", "reason for? exam", "reason :", "comparison :", "mimic", "limited for",
         "ensure|document|until|confirm|followup resolved|clearing",
     ),
-    "post": ("status post", "prior exam ,? which? show|seen", "prior exam ,? which", "prior there is"),  # of the past up to the next comma
+    # of the past up to the next comma
+    "post": ("status post", "prior exam ,? which? show|seen", "prior exam ,? which", "prior|previously there is"),
     "skip": (
         "no|not|without change|increase|progression|worsening|improvement|decrease|growth",
         "may is? change|increase|progression|worsening|improvement|decrease|growth",
         "not resolved|cleared|gone", "no resolved|cleared|clearing of", "not complete resolved|cleared|gone",
         "no complete resolved", "not? near complete? resolved|cleared|gone", "near complete? clearing of?",
-        "most suggest", "not free of", "not clear of", "not without", "not absent", "not seen prior exam?", "not prior seen", "not only",
+        "most suggest", "not free of", "not clear of", "not without", "not absent", "not seen prior|previously exam?",
+        "not prior|previously seen", "not only",
         "can seen", "no|without equivocal|question",
     ),
     # backward; forward where nothing has been said: "absence of edema", "difficult to exclude edema"
@@ -172,11 +176,12 @@ CUES = {
     "doubt": (
         "cannot|not complete|well? excluded", "cannot|not complete|well? ruled out",
         "difficult exclude", "difficult rule out",
-        "consider", "should|must|need excluded", "should|must|need ruled out", "if any|seen", "may not excluded", "less likely than",
+        "consider", "should|must|need excluded", "should|must|need ruled out", "if any|seen", "may not excluded",
+        "less likely than",
     ),
     "unproven": ("cannot certain|confirm absent|excluded?",),
     "unclear": (
-        "cannot|not well? evaluate", "cannot|not well seen", "poor|difficult|limited seen|evaluate",
+        "cannot|not well? evaluate", "cannot|not well|reliable seen", "poor|difficult|limited seen|evaluate",
         "evaluate is? limited|difficult|poor", "may|can missed",
     ),
     "undone": ("drained|removed|resected|repaired|treated",),
@@ -233,7 +238,7 @@ collapse collapsed; heart cardiac; silhouette contour shadow border configuratio
 enlarge enlarged enlargement enlarges; mediastinal mediastinum paratracheal; blunt blunted blunting
 cardiomediastinal cardiomediastinum; hilar hilum hila perihilar; aorta aortic; pericardial pericardium
 angle sulcus sulci recess; pleural pleura pleurae pleuro pleuroparenchymal pl plural
-prior previous previously old past; opacity opacities opacification opacifications opacified density densities ggo
+prior previous old past; opacity opacities opacification opacifications opacified density densities ggo
 consolidation consolidative consolidated consolidating consol; infiltrate infiltration infiltrative
 lung pulmonary lobe lobar parenchyma parenchymal; granuloma granulomata granulomatous histoplasmoma
 infection infectious; edema odema; pneumonia pneumonic pna; congestion congested engorgement engorged; failure chf
@@ -257,7 +262,9 @@ suspicious worrisome worrying worry; concern concerning; for about regarding; qu
 equivocal indeterminate doubtful doubt uncertain unclear; favor favored favoring
 due secondary related represent represents representing reflect reflecting; certain sure confident
 consider considered consideration; versus vs; difficult hard; limited suboptimal suboptimally; poor poorly
-well fully adequately; cannot unable; differential ddx; exclude exclusion; confirm confirmation confirmed; except exception excepting besides beyond
+well fully adequately; reliable reliably; cannot unable; differential ddx; exclude exclusion
+confirm confirmation confirmed
+except exception excepting besides beyond
 aside apart; despite notwithstanding; while whereas; which who that; it this these they one those
 show demonstrate reveal showed revealed
 is are was were appear appeared remain remained has have had persist persisted; history hx
@@ -267,7 +274,8 @@ mimic mimics mimicking simulate simulates simulating resembling; likelihood prob
 detection detecting characterization characterizing; followup; drainage evacuation aspirated thoracentesis
 resection excision lobectomy pneumonectomy; drained evacuated; resected excised; missed overlooked obscured hidden
 abnormality abnormal finding; disease dz; acute active; mild mildly minimal minimally slight slightly
-moderate moderately; severe severely; compatible consistent; stable unchanged; small tiny trace; new recent; remainder rest remaining
+moderate moderately; severe severely; compatible consistent; stable unchanged; small tiny trace; new recent
+remainder rest remaining
 only just merely; disc disk; negative neg; normal nl wnl; need needs
 """.replace("\n", ";")
 FORMS = {form: words.split()[0] for words in ALIKE.split(";") for form in words.split()}
@@ -323,7 +331,9 @@ silhouette thickening without
 """)
 LONG = [word for word in sorted({*FORMS, *VOCABULARY}) if len(word) >= 8]
 MENDED = ["without", "pleural", "nodule", *[word for word in LONG if FORMS.get(word, word) in MENDED_GROUPS]]
-NOT_MENDED = _words("absences appreciable demonstrable dissolved filtration identity infusion presented presents resolve")
+NOT_MENDED = _words(
+    "absences appreciable demonstrable dissolved filtration identity infusion presented presents resolve"
+)
 
 
 def shortened(word: str, letters: int) -> set[str]:

