@@ -142,7 +142,10 @@ def macro(positive: np.ndarray, reference: np.ndarray) -> float:
 def accuracy(cells: np.ndarray, codes: Sequence[str], scores: dict[str, Any], halves: dict[str, np.ndarray]) -> list[Figure]:
     reference, wider = mesh_cells(codes, neighbours=False), mesh_cells(codes)
     normal = np.array([code.strip() == "normal" for code in codes])
-    figures = [Figure(f"macro F1, {half}", scores[half]["macro"]["f1"]["value"], ">= 0.8", "", details=scores[half]["macro"]["f1"]) for half in HALVES]
+    figures = []
+    for half in HALVES:
+        score = scores[half]["macro"]["f1"]
+        figures.append(Figure(f"macro F1, {half}", score["value"], ">= 0.9", "", details=score))
     for half in HALVES[::2]:
         chosen = halves[half]
         either = np.isin(cells[chosen], (PRESENT, UNCERTAIN))
@@ -197,8 +200,9 @@ def speed(sections: SECTIONS, many: int, seed: int) -> list[Figure]:
     wall, cpu = min(turns)
     details |= {"turns": turns, "load": os.getloadavg()[0], "what": "OpenI's reports again and again, a word of every fourth sentence replaced"}
     return [
-        Figure(f"{many:,} reports, wall time, best of 3", wall, "<= 8" if many == 160_000 else "", "s", details=details),
-        Figure("CPU time of the same", cpu, unit="s"),
+        # One thread: on a machine with nothing else to do the wall time is the CPU time.
+        Figure(f"{many:,} reports, CPU time, best of 3", cpu, "<= 15" if many == 160_000 else "", "s", details=details),
+        Figure("wall time of the same", wall, unit="s"),
     ]
 
 

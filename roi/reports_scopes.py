@@ -79,8 +79,10 @@ class _Reader:
                 self._begin(place)
         elif (kind == "it" and before in (",", "and")) or (kind == "it is" and before not in BOUND):
             self._begin(place)
-        elif kind == "is" and before == "part" and (self.kinds[place - 2] != "no" or "normal" in self.kinds[place:]):
-            self.scope = ""  # "no effusion, heart is enlarged", but "neither lung shows an effusion"
+        elif kind == "is" and before == "part":
+            # "no effusion, heart is enlarged", but "neither lung shows an effusion"
+            neither = self.kinds[max(place - 2, 0)] == "no" and "normal" not in self.kinds[place:]
+            self.scope = self.scope if neither else ""
 
     def _begin(self, place: int, kind: str = "") -> None:
         self.scope = ""
