@@ -10,13 +10,12 @@ from functools import cache
 from itertools import combinations, product
 
 from roi.labels import LABELS
+from roi.neighbours import words_of
 
 
 def _words(text: str) -> set[str]:
     return set(text.split())
 
-
-OPACITIES = ("Infiltration", "Consolidation", "Pneumonia")
 
 FINDINGS = {
     "atelectasis": ("Atelectasis",),
@@ -44,48 +43,13 @@ FINDINGS = {
     "thickening side? pleural": ("Pleural_Thickening",),
     "hernia": ("Hernia",),
 }
-# Words that are wider than a finding: where one is asserted it is unknown, where it is denied the finding is absent.
-WIDER = {
-    "volume loss": ("Atelectasis",),
-    "side? costophrenic angle? is? blunt": ("Effusion", "Pleural_Thickening"),
-    "blunt side? costophrenic angle?": ("Effusion", "Pleural_Thickening"),
-    "hemothorax": ("Effusion",),
-    "infection? opacity": OPACITIES,
-    "airspace disease|opacity|process|abnormality|change": OPACITIES,
-    "air space disease|opacity|process|abnormality|change": OPACITIES,
-    "side|base|apical? upper|middle|lower? lung lesion": ("Mass", "Nodule"),
-    "metastasis|malignancy": ("Mass", "Nodule"),
-    "tumor": ("Mass",),
-    "infection": ("Pneumonia",),
-    "congestion": ("Edema",),
-    "heart? failure": ("Edema",),
-    "overload": ("Edema",),
-    "copd": ("Emphysema",),
-    "obstructive lung|airway? disease|change": ("Emphysema",),
-    "scar": ("Fibrosis",),
-    "interstitial lung? disease": ("Fibrosis",),
-    "apical thickening": ("Pleural_Thickening",),
+# How near words are to their findings; those that only may mean one are the same in all data sets (roi/neighbours.py).
+SAYINGS = {
+    "named": FINDINGS,
+    "wider": words_of("reports"),  # where one is denied the finding is absent
+    "neighbour": words_of("reports_open"),  # the denial of a granuloma leaves nodules open
+    "shaped": words_of("reports_first"),  # "no nodular opacity" denies a nodule and no other opacity
 }
-# Words for a neighbour or for one kind of a finding: the denial of a granuloma leaves nodules open.
-NEIGHBOURS = {
-    "granuloma": ("Nodule",),
-    "aspiration": ("Pneumonia",),
-    "kerley": ("Edema",),
-    "bulla": ("Emphysema",),
-    "pleural lung? scar": ("Fibrosis", "Pleural_Thickening"),
-    "apical pleural? cap": ("Pleural_Thickening",),
-    "pleural plaque": ("Pleural_Thickening",),
-}
-# Two words in one: asserted they leave all of these unknown, denied they deny the first.
-SHAPED: dict[str, tuple[str, ...]] = {
-    "nodular opacity?": ("Nodule", *OPACITIES),
-    "masslike opacity?": ("Mass", *OPACITIES),
-    "mass like opacity?": ("Mass", *OPACITIES),
-}
-# How near words are to their findings.
-SAYINGS: dict[str, dict[str, tuple[str, ...]]] = {
-    "named": FINDINGS, "wider": WIDER, "neighbour": NEIGHBOURS, "shaped": SHAPED,
-}  # fmt: skip
 OTHERS = (  # of other parts, or of other kinds, that share a word with one of ours; they take the place of a finding
     "#thing",  # that has no name here
     "pericardial effusion|fluid",

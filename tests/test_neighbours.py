@@ -11,7 +11,8 @@ from roi.labels import LABELS
 from roi.layouts import CXRLT, VINDR, WRITERS
 from roi.mesh import mesh_cells
 from roi.neighbours import NEIGHBOURS, REPORTS, SOURCES, phrases_of, words_of
-from roi.reports import label_reports, phrases
+from roi.reports import label_reports
+from roi.reports_vocabulary import phrases
 from roi.sources import CHEXPERT_NAMES, chexpert_cells, padchest_cells, read_cxrlt, read_padchest, voted
 
 DOCS = Path(__file__).parent.parent / "docs" / "datasets.md"
