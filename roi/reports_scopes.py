@@ -59,6 +59,8 @@ class _Reader:
             granted = kind == "say" and self.given and self.scope == "no"
             self.scopes.append("" if granted else self.scope)
             self.given = self.given and kind != "say"
+            if kind == "say" and self._taken(place):
+                self.scope = ""
         for first, colon in self.headings.items():
             self._close_heading(first, colon)
         self._close_exceptions()
@@ -83,6 +85,11 @@ class _Reader:
             # "no effusion, heart is enlarged", but "neither lung shows an effusion"
             neither = self.kinds[max(place - 2, 0)] == "no" and "normal" not in self.kinds[place:]
             self.scope = self.scope if neither else ""
+
+    def _taken(self, place: int) -> bool:
+        """Whether a list of what was removed ends: 'after drainage of the empyema a small effusion remains'."""
+        listed = self.kinds[place + 1 : place + 2] in (["and"], ["or"])
+        return self.scope == "past" and self.kinds[self.opened] == "taken" and not listed
 
     def _begin(self, place: int, kind: str = "") -> None:
         self.scope = ""

@@ -72,7 +72,8 @@ OTHERS = (  # of other parts, or of other kinds, that share a word with one of o
     "bone lesion|opacity|metastasis|tumor",
     "renal|liver|respiratory|hardware failure",
     "nasal congestion",
-    "tube|catheter|pacemaker",
+    "empyema? tube|catheter",
+    "pacemaker",
 )
 # They deny all of them; those of ALONE as a whole sentence.
 NEGATIVE = ("negative chest exam?", "negative exam", "chest exam? is? negative", "exam is? negative")
