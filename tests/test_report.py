@@ -762,7 +762,10 @@ def test_an_odd_metrics_json_is_refused_or_its_section_says_so(
     data["inputs"] = {"preds": "gone.json"}
     file = tmp_path / "metrics.json"
     refused = left_out = 0
-    for n, way in enumerate(list(nodes(data))[::4]):
+    ways = list(nodes(data))
+    # What comes again and again far below is tried here and there.
+    tried = [way for way in ways if len(way) <= 3] + [way for way in ways if len(way) > 3][::29]
+    for n, way in enumerate(tried):
         change = ODD[n % len(ODD)] if n % 3 else GONE
         file.write_text(json.dumps(with_change(data, way, change)))
         try:
@@ -775,7 +778,7 @@ def test_an_odd_metrics_json_is_refused_or_its_section_says_so(
         for block, why in run_.odd.items():
             assert str(way[0]) in why and esc(why) in text, block
             left_out += 1
-    assert refused > 50 and left_out > 150
+    assert refused > 20 and left_out > 50
 
 
 def test_a_wrong_value_is_named_with_the_keys_that_lead_to_it(whole: Path, tmp_path: Path) -> None:
