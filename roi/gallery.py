@@ -115,6 +115,20 @@ class Evidence:
         for maps, source in (masks or [(m, s) for m, s in real if s == "mask"] or real)[:1]:
             self.maps, self.source = maps, source
         self.place = {image: n for n, image in enumerate(self.maps.images)} if self.maps else {}
+        # Beside a mask, which is a union, the finding's own map; Grad-CAM is a map of another method.
+        self.own: tuple[Maps, str] | None = None
+        for maps, source in real if masks else []:
+            if self.own is None and maps.classes != [""] and source not in maps.kept and source != "cam":
+                self.own = maps, source
+
+    def own_heat(self, image: str, finding: str) -> np.ndarray | None:
+        """(SIZE, SIZE) in 0..1, the finding's own map where there is one beside the mask."""
+        if self.own is None:
+            return None
+        maps, source = self.own
+        if image not in maps.images or finding not in maps.classes:
+            return None
+        return stretched(maps.maps[source][maps.images.index(image), maps.classes.index(finding)])
 
     def _row_class(self, image: str, finding: str) -> tuple[int, int] | None:
         if (
@@ -148,8 +162,24 @@ class Evidence:
         found = self._row_class(image, finding)
         if found is None or self.maps is None or self.source in self.maps.kept or self.source == "mask":
             return None
-        score = np.asarray(Image.fromarray(self.maps.maps[self.source][found]).resize((SIZE, SIZE), Image.Resampling.BILINEAR))
-        return (score - score.min()) / max(float(np.ptp(score)), 1e-12)
+        return stretched(self.maps.maps[self.source][found])
+
+
+def stretched(cells: np.ndarray) -> np.ndarray:
+    """A map over its own range. (m, m) -> (SIZE, SIZE) in 0..1"""
+    score = np.asarray(Image.fromarray(cells).resize((SIZE, SIZE), Image.Resampling.BILINEAR))
+    return (score - score.min()) / max(float(np.ptp(score)), 1e-12)
+
+
+def heat_picture(grey: np.ndarray, heat: np.ndarray, boxes: Sequence[Box]) -> Image.Image:
+    """The X-ray under a map in colours, the boxes on top. (SIZE, SIZE) each"""
+    colour = matplotlib.colormaps["inferno"](heat)[:, :, :3] * 255  # (H, W, 3)
+    share = (0.6 * heat)[:, :, None]
+    blank = Image.fromarray(np.zeros((SIZE, SIZE), dtype=np.uint8))
+    base = np.asarray(overlay_picture(grey, blank, boxes, []))
+    lines = (base != grey[:, :, None]).any(axis=2)
+    mixed = np.where(lines[:, :, None], base, (1 - share) * grey[:, :, None] + share * colour)
+    return Image.fromarray(mixed.astype(np.uint8))
 
 
 def draw(path: str, name: str, finding: str, evidence: Evidence, boxes: Sequence[Box]) -> list[tuple[bytes, str]]:
@@ -158,15 +188,17 @@ def draw(path: str, name: str, finding: str, evidence: Evidence, boxes: Sequence
     mask, heat = evidence.mask(name, finding), evidence.heat(name, finding)
     blank = Image.fromarray(np.zeros((SIZE, SIZE), dtype=np.uint8))
     if heat is not None:
-        colour = matplotlib.colormaps["inferno"](heat)[:, :, :3] * 255  # (H, W, 3)
-        share = (0.6 * heat)[:, :, None]
-        base = np.asarray(overlay_picture(grey, blank, boxes, []))
-        lines = (base != grey[:, :, None]).any(axis=2)  # the boxes stay on top
-        mixed = np.where(lines[:, :, None], base, (1 - share) * grey[:, :, None] + share * colour)
-        return [(encode(Image.fromarray(mixed.astype(np.uint8))), f"X-ray with the {evidence.source} map of {finding} as heat")]
+        return [(encode(heat_picture(grey, heat, boxes)), f"X-ray with the {evidence.source} map of {finding} as heat")]
+    own, pictures = evidence.own_heat(name, finding), []
+    if own is not None:
+        pictures = [(encode(heat_picture(grey, own, boxes)), f"X-ray with the model's own map of {finding} as heat")]
     what = ("X-ray" if mask is None else "X-ray with the outline of the mask") + (" and boxes" if boxes else "")
-    pictures = [(encode(overlay_picture(grey, mask or blank, boxes, [])), what)]
-    return pictures if mask is None else [*pictures, (encode(crop_picture(grey, mask)), "Crop: what the mask keeps, the rest in mean grey")]
+    pictures.append((encode(overlay_picture(grey, mask or blank, boxes, [])), what))
+    # The crop shows no more than the outline does, so that it gives way to the finding's own map.
+    if mask is not None and own is None:
+        crop = encode(crop_picture(grey, mask))
+        pictures.append((crop, "Crop: what the mask keeps, the rest in mean grey"))
+    return pictures
 
 
 def encode(picture: Image.Image) -> bytes:

@@ -73,6 +73,10 @@ def draw_cases(
         whose = ", the union of all findings" if evidence.maps is not None and evidence.maps.classes == [""] else ""
         legend = [f"Orange: what the mask keeps{whose}; beside it the crop, its dropped pixels in mean grey."]
     legend += [f"Heat: the {evidence.source} map of the finding, over its own range."] if evidence.source not in ("", "mask") else []
+    if evidence.own is not None:
+        legend.insert(
+            0, "Heat: the finding's own map, over its own range; where the files of maps have none, the crop is shown."
+        )
     legend += ["Blue: the boxes of the image."] if boxes is not None else []
     parts.append(note(" ".join(legend)) if legend else "")
     for kind, title in gallery.KINDS.items():

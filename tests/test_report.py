@@ -673,6 +673,17 @@ def test_a_map_without_a_mask_is_a_heat_map(whole: Path, tmp_path: Path) -> None
     assert part.count("as heat") == 24 and "Crop:" not in part
 
 
+def test_beside_a_mask_stands_the_findings_own_map(whole: Path, tmp_path: Path) -> None:
+    write_maps(tmp_path / "class_masks.npz", "class_mask", FINDINGS, 0)
+    write_maps(tmp_path / "cam.npz", "cam", FINDINGS, 0)
+    masks, own, cam = (str(f) for f in (whole / "masks.npz", tmp_path / "class_masks.npz", tmp_path / "cam.npz"))
+    part = gallery_of(changed_run(whole, tmp_path, lambda m: m["inputs"].update(masks=[masks, cam, own])), None, 4)
+    assert part.count("own map of") == part.count("outline of the mask") == 4 and "Crop:" not in part
+    assert "Heat: the finding&#x27;s own map" in part and "the union of all findings" in part
+    part = gallery_of(changed_run(whole, tmp_path, lambda m: m["inputs"].update(masks=[masks, cam])), None, 4)
+    assert "own map" not in part and part.count("outline of the mask") == 4  # Grad-CAM is a map of another method
+
+
 def test_wrong_input_is_one_line(whole: Path, tmp_path: Path) -> None:
     assert "make it with evaluate.py" in one_line_error("make_report.py", "--runs", tmp_path, "--out", tmp_path / "x.html")
     for content in (
