@@ -3,10 +3,14 @@
     cache = open_cache("pixels", table["image"], paths, size=224, workers=8)
     cache.gather(np.array([5, 0]))  # (2, 224, 224) uint8, the pixels of read_grey
 
+A source is known by its name in the table, bytes, mtime and resolved path. One that lies elsewhere is the same if a
+sample of its bytes is; of those that seem to lie where they were a few are sampled each time.
+
 DIR/224px-1a2b3c4d/     a folder for each size and way of decoding (digest of cache.json)
     cache.json          that way, in words
     pixels.u8           rows of S x S bytes; shard k begins at row k * SHARD
-    shard-000000.json   which images its rows are, and their checksum; written after them: a killed build leaves whole shards
+    shard-000000.json   which images its rows are, facts about them, and the checksum of the rows; written after them:
+                        a killed build leaves whole shards
     lock                held by the run that decodes
 
 Letters: n images asked for, N rows of the file, b images of a batch, S the side of an image in pixels.
@@ -20,10 +24,11 @@ import shutil
 import sys
 import time
 import zlib
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +37,7 @@ import numpy as np
 import PIL
 
 from roi.files import reason, replacing
-from roi.images import UnreadableImage, read_grey
+from roi.images import UnreadableImage, is_constant, read_picture
 from roi.log import progress, say
 from roi.workers import crew
 
@@ -41,11 +46,28 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-VERSION = 1  # of the layout
+VERSION = 2  # of the layout, and of how samples of more than 8 bits become grey
 SHARD = 256  # rows
 BLOCK = 1 << 22  # bytes that are read at once for a checksum
 LONG = 1 << 30  # bytes whose check gets a bar
-Identity = tuple[str, int, int]  # name in the table, bytes of its file, mtime of its file in ns
+PIECE, PIECES = 1 << 12, 16  # bytes and number of the pieces of a file that are its sample
+SPOTS = 16  # files that are sampled though their paths say that they are the same
+
+
+class Identity(NamedTuple):
+    """What the file of an image is known by."""
+
+    name: str  # in the table
+    size: int  # bytes
+    mtime_ns: int
+    path: str  # resolved
+
+    @property
+    def stamp(self) -> "Stamp":
+        return self[:3]
+
+
+Stamp = tuple[str, int, int]  # what files have in common that were unpacked from one archive, and sometimes from two
 
 
 class Shard(NamedTuple):
@@ -53,10 +75,15 @@ class Shard(NamedTuple):
     names: list[str]
     source_bytes: list[int]
     source_mtime_ns: list[int]
+    source_path: list[str]
+    source_crc32: list[int]  # of a sample
+    scale: list[str]  # how samples of more than 8 bits became 8 bits
+    constant: list[int]  # 1 where all pixels are alike
     crc32: int  # of the rows
 
     def identities(self) -> list[Identity]:
-        return list(zip(self.names, self.source_bytes, self.source_mtime_ns, strict=True))
+        columns = (self.names, self.source_bytes, self.source_mtime_ns, self.source_path)
+        return [Identity(*values) for values in zip(*columns, strict=True)]
 
 
 class Job(NamedTuple):
@@ -77,6 +104,8 @@ class PixelCache:
     pixels: np.ndarray
     rows: np.ndarray  # (n,) int64, in the order of the images asked for; -1 where one could not be read
     unreadable: dict[int, str]  # position among the images asked for -> why; begins with its path
+    constant: list[int] = field(default_factory=list)  # positions of those whose pixels are all alike
+    scales: dict[str, int] = field(default_factory=dict)  # how samples of more than 8 bits became 8 -> of how many images
 
     def gather(self, index: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """(b,) positions among the images asked for, all of them readable -> (b, S, S) uint8; into `out` if given."""
@@ -97,15 +126,17 @@ def open_cache(folder: str | Path, images: Sequence[str], paths: Sequence[str], 
     check_recipe(home, recipe)
     asked: list[Identity | None] = []
     unreadable: dict[int, str] = {}
+    folders: dict[str, str] = {}
     for position, (name, path) in enumerate(zip(images, paths, strict=True)):
         try:
-            asked.append(identify(name, path))
+            asked.append(identify(name, path, folders))
         except OSError as error:  # vanished since the table was made
             asked.append(None)
             unreadable[position] = f"{path}: cannot be read as an image ({reason(error)})"
     files = {identity: path for identity, path in zip(asked, paths, strict=True) if identity}
+    samples: dict[str, int | None] = {}
     shards, _ = sound_shards(home, size, files, {})
-    missing = lacking(shards, files)
+    missing = lacking(shards, files, samples)
     failed: dict[Identity, str] = {}
     if missing:
         try:
@@ -114,25 +145,114 @@ def open_cache(folder: str | Path, images: Sequence[str], paths: Sequence[str], 
             failed = all_unreadable(home, missing, error)
         else:
             with locked(lock, home):
-                shards, failed = fill(home, recipe, files, shards, workers)
+                shards, failed = fill(home, recipe, files, shards, workers, samples)
     else:
         say(f"pixel cache {home}: all {len(files):,} images there")
-    row_of = {identity: shard.first + k for shard in shards.values() for k, identity in enumerate(shard.identities())}
+    row_of = rows_of(shards, files, samples)
     rows = np.array([row_of.get(identity, -1) if identity else -1 for identity in asked], dtype=np.int64)
     unreadable |= {position: failed[identity] for position, identity in enumerate(asked) if identity in failed}
-    return PixelCache(map_rows(home, int(rows.max(initial=-1)) + 1, size), rows, unreadable)
+    constant, scales = facts_of(shards, rows)
+    for scale, many in scales.items():
+        say(f"pixel cache {home}: {many:,} of {len(rows):,} images have more than 8 bits, {scale}")
+    return PixelCache(map_rows(home, int(rows.max(initial=-1)) + 1, size), rows, unreadable, constant, scales)
 
 
-def identify(name: str, path: str) -> Identity:
-    """What an image is known by: its file may be copied or moved, but not changed. OSError: no such file"""
+def identify(name: str, path: str, folders: dict[str, str] | None = None) -> Identity:
+    """What an image is known by. `folders`: resolved paths of folders, found once. OSError: no such file"""
+    folders = {} if folders is None else folders
     status = os.stat(path)
-    return name, status.st_size, status.st_mtime_ns
+    folder, file = os.path.split(path)
+    if folder not in folders:
+        folders[folder] = os.path.realpath(folder)
+    resolved = os.path.realpath(path) if os.path.islink(path) else os.path.join(folders[folder], file)
+    return Identity(name, status.st_size, status.st_mtime_ns, resolved)
 
 
-def lacking(shards: dict[int, Shard], files: dict[Identity, str]) -> dict[Identity, str]:
+def sample_of(path: str) -> int:
+    """CRC-32 of pieces spread over a file, of all of a short one. OSError: it cannot be read"""
+    crc = 0
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size <= PIECE * PIECES:
+            return zlib.crc32(file.read())
+        for k in range(PIECES):
+            file.seek((size - PIECE) * k // (PIECES - 1))
+            crc = zlib.crc32(file.read(PIECE), crc)
+    return crc
+
+
+def sample_read(path: str) -> int:
+    """UnreadableImage: its bytes cannot be had."""
+    try:
+        return sample_of(path)
+    except OSError as error:
+        raise UnreadableImage(f"{path}: cannot be read as an image ({reason(error)})") from error
+
+
+def sample_files(paths: Collection[str], samples: dict[str, int | None]) -> None:
+    """Add the samples of files to `samples`; None where one cannot be read."""
+
+    def sample(path: str) -> int | None:
+        with suppress(OSError):
+            return sample_of(path)
+        return None
+
+    new = [path for path in paths if path not in samples]
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        samples.update(zip(new, pool.map(sample, new), strict=True))
+
+
+def rows_of(
+    shards: dict[int, Shard], files: dict[Identity, str], samples: dict[str, int | None]
+) -> dict[Identity, int]:
+    """Find the rows that have the pixels of files; what no shard holds is left out. `samples` by path, added to.
+
+    A file is the one that was decoded if it lies where that lay, or else if it has the same sample. Another disk may be
+    mounted there now: some files are sampled in any case, and where one of them differs no path is believed.
+    """
+    stamps = {identity.stamp for identity in files}
+    held: dict[Stamp, list[tuple[str, int, int]]] = defaultdict(list)  # -> path, sample, row
+    for shard in shards.values():
+        for k, identity in enumerate(shard.identities()):
+            if identity.stamp in stamps:
+                held[identity.stamp].append((identity.path, shard.source_crc32[k], shard.first + k))
+    row_of: dict[Identity, int] = {}
+    sample_of_row: dict[Identity, int] = {}
+    for identity in files:
+        here = [(sample, row) for path, sample, row in held.get(identity.stamp, ()) if path == identity.path]
+        if len(here) == 1:
+            sample_of_row[identity], row_of[identity] = here[0]
+    found = list(row_of)
+    spots = found[:: max(1, len(found) // SPOTS)]
+    sample_files([files[identity] for identity in spots], samples)
+    if any(samples[files[identity]] != sample_of_row[identity] for identity in spots):
+        row_of = {}
+    elsewhere = [identity for identity in files if identity not in row_of and identity.stamp in held]
+    sample_files([files[identity] for identity in elsewhere], samples)
+    for identity in elsewhere:
+        same = [row for _, sample, row in held[identity.stamp] if sample == samples[files[identity]]]
+        if same:
+            row_of[identity] = same[-1]
+    return row_of
+
+
+def lacking(
+    shards: dict[int, Shard], files: dict[Identity, str], samples: dict[str, int | None] | None = None
+) -> dict[Identity, str]:
     """The files that no shard holds, in the order of `files`."""
-    there = {identity for shard in shards.values() for identity in shard.identities()}
+    there = rows_of(shards, files, {} if samples is None else samples)
     return {identity: path for identity, path in files.items() if identity not in there}
+
+
+def facts_of(shards: dict[int, Shard], rows: np.ndarray) -> tuple[list[int], dict[str, int]]:
+    """Rows (n,) of the images asked for -> (positions of the constant ones, how many have each scale)."""
+    constant: set[int] = set()
+    scale_of: dict[int, str] = {}
+    for shard in shards.values():
+        constant |= {shard.first + k for k, alike in enumerate(shard.constant) if alike}
+        scale_of |= {shard.first + k: scale for k, scale in enumerate(shard.scale) if scale}
+    scales = Counter(scale_of[row] for row in rows.tolist() if row in scale_of)
+    return [position for position, row in enumerate(rows.tolist()) if row in constant], dict(scales.most_common())
 
 
 def map_rows(home: Path, rows: int, size: int) -> np.ndarray:
@@ -167,9 +287,13 @@ def check_disk(home: Path, need: int) -> None:
 def read_shard(path: Path) -> Shard:
     """ValueError or TypeError: not what `write_shard` writes under this name."""
     shard = Shard(**json.loads(path.read_text(encoding="utf-8")))
-    slot, (first, names, sizes, times, crc) = int(path.stem.removeprefix("shard-")), shard
-    kinds = {type(first), type(crc), *map(type, sizes), *map(type, times)}
-    if kinds != {int} or set(map(type, names)) != {str} or first != slot * SHARD or not len(names) == len(sizes) == len(times) <= SHARD:
+    slot = int(path.stem.removeprefix("shard-"))
+    numbers = (shard.source_bytes, shard.source_mtime_ns, shard.source_crc32, shard.constant)
+    texts = (shard.names, shard.source_path, shard.scale)
+    kinds = {type(shard.first), type(shard.crc32), *(type(value) for column in numbers for value in column)}
+    words = {type(value) for column in texts for value in column}
+    lengths = {len(column) for column in (*numbers, *texts)}
+    if kinds != {int} or words != {str} or shard.first != slot * SHARD or len(lengths) != 1 or max(lengths) > SHARD:
         raise ValueError("not an index of this shard")
     return shard
 
@@ -203,7 +327,9 @@ def sound_shards(home: Path, size: int, files: Collection[Identity], known: dict
             shards[slot] = read_shard(path)
         except (ValueError, TypeError, FileNotFoundError) as error:
             damaged[slot] = reason(error)
-    used = [k for k, shard in shards.items() if shard != known.get(k) and any(i in files for i in shard.identities())]
+    stamps = {identity.stamp for identity in files}
+    asked_for = [k for k, shard in shards.items() if any(i.stamp in stamps for i in shard.identities())]
+    used = [k for k in asked_for if shards[k] != known.get(k)]
     try:
         file = os.open(home / "pixels.u8", os.O_RDONLY)
     except FileNotFoundError:
@@ -248,7 +374,7 @@ def all_unreadable(home: Path, missing: dict[Identity, str], error: OSError) -> 
     failed = {}
     for identity, path in missing.items():
         try:
-            read_grey(path)
+            read_picture(path)
         except UnreadableImage as why:
             failed[identity] = str(why)
         else:
@@ -256,17 +382,21 @@ def all_unreadable(home: Path, missing: dict[Identity, str], error: OSError) -> 
     return failed
 
 
-def fill(home: Path, recipe: dict[str, Any], files: dict[Identity, str], known: dict[int, Shard], workers: int) -> Filled:
+def fill(
+    home: Path, recipe: dict[str, Any], files: dict[Identity, str], known: dict[int, Shard], workers: int,
+    samples: dict[str, int | None],
+) -> Filled:  # fmt: skip
     """Decode what is missing; only under the lock. -> (all sound shards, why some images could not be read)"""
     size = recipe["size"]
     shards, damaged = sound_shards(home, size, files, known)
-    missing = lacking(shards, files)
+    missing = lacking(shards, files, samples)
     check_disk(home, len(missing) * size**2)
     for slot in damaged:
         (home / f"shard-{slot:06d}.json").unlink(missing_ok=True)
     if damaged:
         slot, why = next(iter(damaged.items()))
         say(f"pixel cache {home}: dropped {len(damaged)} damaged shard(s), the first is {slot} ({why}); what is asked for of them is decoded anew")
+    say_others(home, size)
     say(f"pixel cache {home}: {len(files) - len(missing):,} images there, decoding {len(missing):,}")
     jobs, begin, done = split(home, size, missing, shards, workers), time.perf_counter(), 0
     failed: dict[Identity, str] = {}
@@ -296,6 +426,18 @@ def fill(home: Path, recipe: dict[str, Any], files: dict[Identity, str], known: 
     return shards, failed
 
 
+def say_others(home: Path, size: int) -> None:
+    """Name the caches of this size that were made in another way: they take up room, and nothing uses them."""
+    for other in sorted(home.parent.glob(f"{size}px-*")):
+        pixels = other / "pixels.u8"
+        if other != home and pixels.exists():
+            gigabytes = pixels.stat().st_size / 1e9
+            say(
+                f"pixel cache {other}: was made by another version of this program or of Pillow, and is not used; "
+                f"remove it to free {gigabytes:.2f} GB"
+            )
+
+
 def split(home: Path, size: int, missing: dict[Identity, str], taken: Collection[int], workers: int) -> list[Job]:
     """One job a shard, in free places of the file; fewer rows than SHARD where workers would have none."""
     items = list(missing.items())
@@ -307,7 +449,7 @@ def split(home: Path, size: int, missing: dict[Identity, str], taken: Collection
 
 def decode(job: Job) -> Outcome:
     """Write the rows of a shard, packed, to the disk. OSError: they do not fit."""
-    done: list[Identity] = []
+    done: list[tuple] = []  # the columns of a Shard
     failed: dict[Identity, str] = {}
     crc = 0
     parent = multiprocessing.parent_process()
@@ -315,21 +457,23 @@ def decode(job: Job) -> Outcome:
     try:
         for identity, path in job.files.items():
             try:
-                data = read_grey(path, job.size).tobytes()
+                pixels, scale = read_picture(path, job.size)
+                sample = sample_read(path)
                 check_same(identity, path)
             except UnreadableImage as error:
                 failed[identity] = str(error)
                 continue
             if parent and not parent.is_alive():
                 sys.exit()
+            data = pixels.tobytes()
             write_at(file, data, (job.first + len(done)) * job.size**2)
             crc = zlib.crc32(data, crc)
-            done.append(identity)
+            done.append((*identity, sample, scale, int(is_constant(pixels))))
         os.fsync(file)
     finally:
         os.close(file)
-    names, sizes, times = (list(column) for column in zip(*done, strict=True)) if done else ([], [], [])
-    return Shard(job.first, names, sizes, times, crc), failed
+    columns = [list(column) for column in zip(*done, strict=True)] if done else [[] for _ in range(7)]
+    return Shard._make([job.first, *columns, crc]), failed
 
 
 def check_same(identity: Identity, path: str) -> None:

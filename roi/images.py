@@ -1,4 +1,4 @@
-"""Where an image lies and what its pixels are. Always grey, 8 bit, upright; never black in place of one that cannot be read.
+"""Where an image lies and what its pixels are: grey, 8 bit, upright; never black in place of what cannot be read.
 
 Pictures of 8 bits are as Pillow reads them. What has more is scaled by the white that the file states, or by the fewest
 bits that hold 99.9 % of its samples.
@@ -10,6 +10,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from numbers import Real
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -155,12 +156,10 @@ def to_grey(image: Image.Image, path: str | Path) -> tuple[Image.Image, str]:
     else:
         pixels, scale = in_8_bits(deep)
         grey = Image.fromarray(pixels)
-    if image.has_transparency_data and is_constant(np.asarray(grey)):
+    if image.has_transparency_data and image.mode not in DEEP_MODES and is_constant(np.asarray(grey)):
         low, high = image.convert("RGBA").getchannel("A").getextrema()
         if low != high:
-            raise ValueError(
-                "its colours are all alike, the picture is in its transparency; save it on the background it was meant for"
-            )
+            raise ValueError("its colours are all alike, the picture is in its transparency; save it flattened")
     turn = TURNS.get(orientation(image))
     return (grey if turn is None else grey.transpose(turn)), scale
 
@@ -184,7 +183,7 @@ class Deep(NamedTuple):
 
 
 def deep_samples(image: Image.Image, path: str | Path) -> Deep | None:
-    """The samples of a picture with more than 8 bits, or with signed ones; None for all others. Of colour the luminance."""
+    """The samples of a picture with more than 8 bits, or with signed ones; None for others. Of colour the luminance."""
     tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
     grey = image.mode in DEEP_MODES
     signed_8 = image.mode == "L" and number(tags.get(SAMPLE_FORMAT)) == SIGNED
@@ -210,12 +209,13 @@ def deep_samples(image: Image.Image, path: str | Path) -> Deep | None:
 
 
 def number(value: Any) -> float:
-    """The greatest number of a TIFF tag, which has one for each sample of a pixel; 0 for none."""
-    return max(value if isinstance(value, tuple) else (value or 0,), default=0)
+    """The greatest number of a TIFF tag, which may have one for each sample of a pixel; 0 for none."""
+    values = value if isinstance(value, tuple) else (value,)
+    return max((float(v) for v in values if isinstance(v, Real)), default=0.0)
 
 
 def stated_white(image: Image.Image, path: str | Path, tags: Any) -> tuple[float | None, str]:
-    """-> (the value that the file says is white, what says so); (None, "") where it says no more than its samples hold."""
+    """-> (the value that the file says is white, what says so); (None, "") where it says no more than samples hold."""
     if image.format == "PNG":
         bits = significant_bits(path)
         if 0 < bits <= 16:
@@ -267,7 +267,7 @@ def decoder_args(image: Any) -> tuple:
 
 
 def sixteen_bit_colour(image: Any) -> str:
-    """Pillow's unpacker for colour or grey with alpha of 16 bits, of which it keeps the upper 8; "" for other pictures."""
+    """Pillow's unpacker for colour, or grey with alpha, of 16 bits, of which it keeps the upper 8; "" for others."""
     args = decoder_args(image)
     if image.mode not in ("RGB", "RGBA") or not isinstance(args[0], str):
         return ""
@@ -279,14 +279,13 @@ def sixteen_bit_colour(image: Any) -> str:
 
 
 def luminance(image: Any, path: str | Path, rawmode: str) -> np.ndarray:
-    """(H, W) 16-bit luminance. Pillow keeps the upper byte of each sample, and the lower one in the other byte order."""
+    """(H, W) 16-bit luminance. Pillow keeps the upper byte of each sample, the lower one in the other byte order."""
     if rawmode == PPM_COLOUR:
         values = np.fromfile(path, dtype=">u2", offset=image.tile[0][2])[: 3 * image.width * image.height]
         wide = values.reshape(image.height, image.width, 3).astype(np.int64)
     elif rawmode == "LA;16B":
-        whole = unpacked(path, lambda name: "RGBA").astype(
-            np.int64
-        )  # the four bytes of a pixel as they stand in the file
+        # The four bytes of a pixel, as they stand in the file.
+        whole = unpacked(path, lambda name: "RGBA").astype(np.int64)
         return whole[:, :, 0] << 8 | whole[:, :, 1]
     else:
         lower = unpacked(path, lambda name: name[:-1] + OTHER_ORDER[name[-1]])
@@ -295,7 +294,7 @@ def luminance(image: Any, path: str | Path, rawmode: str) -> np.ndarray:
 
 
 def unpacked(path: str | Path, other: Callable[[str], str]) -> np.ndarray:
-    """(H, W, C) uint8: the picture as other unpackers read its bytes. `other`: Pillow's name -> name of the one used."""
+    """(H, W, C) uint8: the picture as other unpackers read its bytes. `other`: Pillow's -> the one that is used."""
     with open(path, "rb") as file, Image.open(file) as image:
         source: Any = image
         source.tile = [with_unpacker(tile, other) for tile in source.tile]

@@ -19,7 +19,7 @@ from PIL import Image
 
 from roi import cache
 from roi.cache import PixelCache, open_cache
-from roi.images import read_grey
+from roi.images import Picture, read_grey, read_picture
 
 SIZE = 24
 fork = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
@@ -73,23 +73,23 @@ def decoded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], lis
     log = tmp_path / "decoded.txt"
     log.touch()
 
-    def logged(path: str, size: int | None = None) -> np.ndarray:
+    def logged(path: str, size: int | None = None) -> Picture:
         with open(log, "a") as file:
             file.write(Path(path).name + "\n")
-        return read_grey(path, size)
+        return read_picture(path, size)
 
     def since() -> list[str]:
         names = log.read_text().split()
         log.write_text("")
         return sorted(names)
 
-    monkeypatch.setattr(cache, "read_grey", logged)
+    monkeypatch.setattr(cache, "read_picture", logged)
     return since
 
 
-def slowly(path: str, size: int | None = None) -> np.ndarray:
+def slowly(path: str, size: int | None = None) -> Picture:
     time.sleep(0.05)
-    return read_grey(path, size)
+    return read_picture(path, size)
 
 
 @pytest.mark.parametrize("size", [16, 24, 64])
@@ -168,17 +168,129 @@ def test_a_moved_copy_is_the_same_a_changed_source_is_not(tmp_path: Path, source
     assert decoded() == []
 
 
+def twin(source: Source, folder: Path, fill: int) -> list[str]:
+    """Another data set of the same names, sizes and mtimes, as two archives give them. -> its paths"""
+    folder.mkdir()
+    paths = []
+    for k, path in enumerate(source.paths):
+        paths.append(str(folder / Path(path).name))
+        Image.fromarray(np.full((9, 9), fill + k, dtype=np.uint8)).save(paths[-1])
+        before = os.stat(path)
+        content = Path(paths[-1]).read_bytes()
+        Path(paths[-1]).write_bytes(content.ljust(before.st_size, b"\0"))
+        os.utime(paths[-1], ns=(before.st_mtime_ns, before.st_mtime_ns))
+        assert os.stat(paths[-1]).st_size == before.st_size
+    return paths
+
+
+def test_another_folder_with_the_same_names_sizes_and_mtimes_has_its_own_pixels(
+    tmp_path: Path, source: Source, decoded: Callable
+) -> None:
+    names, paths = source
+    others = twin(source, tmp_path / "other", 3)
+    for turn in range(3):
+        expect(open_cache(tmp_path / "c", names, paths, SIZE, 0), paths)
+        expect(open_cache(tmp_path / "c", names, others, SIZE, 0), others)
+        assert len(decoded()) == (36 if turn == 0 else 0)
+    mixed = [pair[k % 2] for k, pair in enumerate(zip(paths, others, strict=True))]
+    expect(open_cache(tmp_path / "c", names, mixed, SIZE, 0), mixed)
+    linked = tmp_path / "link"
+    linked.symlink_to(tmp_path / "other")
+    expect(open_cache(tmp_path / "c", names, [str(linked / name) for name in names], SIZE, 0), others)
+    assert decoded() == []
+
+
+def test_another_disk_in_the_place_of_the_first_has_its_own_pixels(
+    tmp_path: Path, source: Source, decoded: Callable
+) -> None:
+    names, paths = source
+    others = twin(source, tmp_path / "other", 3)
+    here = tmp_path / "mounted"
+    for folder, theirs in (("src", paths), ("other", others), ("src", paths)):
+        shutil.rmtree(here, ignore_errors=True)
+        shutil.copytree(tmp_path / folder, here)  # with its mtimes
+        mounted = [str(here / name) for name in names]
+        expect(open_cache(tmp_path / "c", names, mounted, SIZE, 0), theirs)
+    assert len(decoded()) == 36
+
+
+def test_a_file_is_sampled_where_its_path_is_another_and_seldom_where_it_is_not(
+    tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names, paths = source
+    open_cache(tmp_path / "c", names, paths, SIZE, 0)
+    sampled: list[str] = []
+    sample = cache.sample_of
+    monkeypatch.setattr(cache, "SPOTS", 3)
+    monkeypatch.setattr(cache, "sample_of", lambda path: (sampled.append(path), sample(path))[1])
+    expect(open_cache(tmp_path / "c", names, paths, SIZE, 0), paths)
+    assert sorted(sampled) == [paths[0], paths[6], paths[12]]
+    copies = [str(shutil.copy2(path, tmp_path / f"copy-{Path(path).name}")) for path in paths]
+    sampled.clear()
+    expect(open_cache(tmp_path / "c", names, copies, SIZE, 0), paths)
+    assert sorted(sampled) == sorted(copies)
+
+
+def test_a_sample_is_the_whole_of_a_short_file_and_pieces_from_end_to_end_of_a_long_one(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    for size in (0, 1, 65536, 65537, 3_000_000):
+        content = bytearray(np.random.default_rng(0).bytes(size))
+        path.write_bytes(content)
+        first = cache.sample_of(str(path))
+        for at in {0, size // 2 if size <= 65536 else 0, size - 1} if size else ():
+            content[at] ^= 1
+            path.write_bytes(content)
+            assert cache.sample_of(str(path)) != first
+            content[at] ^= 1
+
+
+def test_what_became_of_more_than_8_bits_and_which_images_are_constant_is_known(
+    tmp_path: Path, source: Source, capsys: pytest.CaptureFixture
+) -> None:
+    names, paths = source
+    for k in (2, 9):
+        Image.fromarray(np.full((30, 30), 40 * k, dtype=np.uint16)).save(paths[k])
+    for workers in (0, 2):
+        got = open_cache(tmp_path / str(workers), names, paths, SIZE, workers)
+        assert got.constant == [2, 9]
+        assert got.scales == {SCALE.format(4095): 3, SCALE.format(255): 1, SCALE.format(511): 1}
+        again = open_cache(tmp_path / str(workers), names[:10], paths[:10], SIZE, workers)
+        assert again.constant == [2, 9] and again.scales[SCALE.format(4095)] == 1
+    assert f"3 of 18 images have more than 8 bits, {SCALE.format(4095)}" in capsys.readouterr().out
+    facts = [json.loads(text) for text in shards(tmp_path / "0").values()]
+    assert sum(sum(shard["constant"]) for shard in facts) == 2
+    assert sum(scale == SCALE.format(4095) for shard in facts for scale in shard["scale"]) == 3
+
+
+SCALE = "black 0, white {} (which holds 99.9 % of its samples)"
+
+
+def test_a_cache_of_an_earlier_version_is_named_and_not_used(
+    tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch, decoded: Callable, capsys: pytest.CaptureFixture
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "VERSION", 1)
+        open_cache(tmp_path / "c", *source, SIZE, 0)
+    old = home_of(tmp_path / "c")
+    (old / "pixels.u8").write_bytes(b"\0" * 18 * SIZE**2)
+    decoded()
+    capsys.readouterr()
+    expect(open_cache(tmp_path / "c", *source, SIZE, 0), source.paths)
+    assert decoded() == source.names
+    assert f"{old}: was made by another version of this program or of Pillow" in capsys.readouterr().out
+
+
 def test_a_source_that_changes_while_it_is_read_is_not_recorded(tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
-    def changing(path: str, size: int | None = None) -> np.ndarray:
-        pixels = read_grey(path, size)
+    def changing(path: str, size: int | None = None) -> Picture:
+        picture = read_picture(path, size)
         if path == source.paths[1]:
             os.utime(path, ns=(0, 10**9))
         if path == source.paths[2]:
             os.remove(path)
-        return pixels
+        return picture
 
     with monkeypatch.context() as patch:
-        patch.setattr(cache, "read_grey", changing)
+        patch.setattr(cache, "read_picture", changing)
         got = open_cache(tmp_path / "c", *source, SIZE, 0)
     assert sorted(got.unreadable) == [1, 2] and "changed" in got.unreadable[1] and got.unreadable[2].startswith(source.paths[2])
     assert (np.flatnonzero(got.rows < 0) == [1, 2]).all()
@@ -223,6 +335,9 @@ def rewrite(**changes: Any) -> Callable[[Path], None]:
     return change
 
 
+NUMBERS = ("source_bytes", "source_mtime_ns", "source_crc32", "constant")  # columns of a shard
+TEXTS = ("names", "source_path", "scale")
+
 DAMAGE: dict[str, tuple[Callable[[Path], Any], int]] = {  # what is done to the folder, how many images are then decoded anew
     "a flipped bit": (flip, 4),
     "cut in the last row": (lambda home: os.truncate(home / "pixels.u8", 18 * SIZE**2 - 1), 2),
@@ -239,9 +354,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], int]] = {  # what is done to the 
     "a name too few": (rewrite(names=["04.png"]), 4),
     "numbers for names": (rewrite(names=[1, 2, 3, 4]), 4),
     "text for times": (rewrite(source_mtime_ns=["1"] * 4), 4),
+    "a sample too few": (rewrite(source_crc32=[1, 2, 3]), 4),
     "an index under another name": (lambda home: shutil.copy(home / "shard-000000.json", home / "shard-000001.json"), 4),
-    "a longer index": (rewrite(names=["04.png"] * 5, source_bytes=[1] * 5, source_mtime_ns=[1] * 5), 4),
-    "an index of nothing": (rewrite(names=[], source_bytes=[], source_mtime_ns=[]), 4),
+    "a longer index": (rewrite(**dict.fromkeys(NUMBERS, [1] * 5), **dict.fromkeys(TEXTS, ["04.png"] * 5)), 4),
+    "an index of nothing": (rewrite(**dict.fromkeys((*NUMBERS, *TEXTS), [])), 4),
 }
 
 
@@ -379,7 +495,7 @@ def lead(function: Callable, *args: Any) -> None:
 def build_slowly(folder: Path, source: Source, workers: int, said: Path) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # as roi.cli.run
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    cache.read_grey = slowly  # type: ignore[attr-defined]
+    cache.read_picture = slowly  # type: ignore[attr-defined]
     with open(said, "w") as file, redirect_stdout(file), redirect_stderr(file):
         try:
             expect(open_cache(folder, *source, SIZE, workers), source.paths)
@@ -417,13 +533,13 @@ def test_a_killed_build_goes_on_where_it_was(tmp_path: Path, source: Source, sta
 def build_at(pace: float, folder: Path, source: Source, began: Path) -> None:
     """Two workers, `pace` seconds an image; `began` gets a line for each."""
 
-    def paced(path: str, size: int | None = None) -> np.ndarray:
+    def paced(path: str, size: int | None = None) -> Picture:
         with open(began, "a") as file:
             file.write(f"{os.getpid()}\n")
         time.sleep(pace)
-        return read_grey(path, size)
+        return read_picture(path, size)
 
-    cache.read_grey = paced  # type: ignore[attr-defined]
+    cache.read_picture = paced  # type: ignore[attr-defined]
     open_cache(folder, *source, SIZE, 2)
 
 
@@ -480,7 +596,7 @@ def test_orphans_end_with_their_image(tmp_path: Path, source: Source, start: Cal
 
 @needs_fork
 def test_two_runs_at_once_build_one_cache(tmp_path: Path, source: Source, start: Callable, monkeypatch: pytest.MonkeyPatch, decoded: Callable) -> None:
-    logged = cache.read_grey
+    logged = cache.read_picture
     monkeypatch.setattr(sys.modules[__name__], "slowly", lambda path, size=None: (time.sleep(0.02), logged(path, size))[1])
     runs = [start(build_slowly, tmp_path / "c", source, 0, tmp_path / f"said{k}.txt") for k in range(2)]
     for run in runs:

@@ -1,4 +1,4 @@
-"""Pixels: every mode of PNG and JPEG, more than 8 bits of every kind, the published resize; where files are looked for."""
+"""Pixels: every mode of PNG and JPEG, more than 8 bits of every kind, the published resize; where files are found."""
 
 import struct
 import zlib
