@@ -4,7 +4,8 @@
         --boxes vindr-cxr/1.0.0/annotations/annotations_train.csv --boxes_out data/vindr_boxes_train.csv
 
 DIR/**/NAME.png        nothing but the picture: no word of the DICOM header
-DIR/dicom_facts.csv    a row each PNG: size, photometric interpretation, view, bits of the original, and how the PNG was made; nothing that tells whose it is
+DIR/dicom_facts.csv    a row each PNG: size, photometric interpretation, view, bits of the original, how the PNG was
+                       made, what was not as the header has it; nothing that tells whose it is
 DIR/unreadable.csv     what could not be converted, and why; exit code 1 if it is there
 
 Killed at any moment, the same command goes on where it stopped, and the tree is then what it would have been. A PNG that this
@@ -18,7 +19,7 @@ from pathlib import Path
 from roi import cli
 from roi.boxes import BOXES, MARKS, left_out, read_marks, write_boxes
 from roi.dicom import SIDES, WINDOWS, needs_pydicom
-from roi.dicom_tree import FACTS, WHY, How, convert_tree
+from roi.dicom_tree import FACTS, FACTS_BEFORE, WHY, How, convert_tree
 from roi.files import writable
 
 
@@ -28,7 +29,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the PNG go; may be --src")
     parser.add_argument("--size", type=cli.number(int, 16), metavar="PX", help="longer side of the PNG; none is enlarged (default: as it is)")
     parser.add_argument("--bits", type=int, choices=(8, 16), default=8, help="of a pixel of the PNG (default: %(default)s)")
-    window = "voi: the VOI LUT or window of the file, percentiles where it has none; percentile: always those, 0.5 and 99.5 (default: %(default)s)"
+    window = (
+        "voi: the VOI LUT or window of the file, percentiles where it has none or one that leaves fewer than 32 grey "
+        "levels or misses 95 %% of the pixels; percentile: always those, 0.5 and 99.5 (default: %(default)s)"
+    )
     parser.add_argument("--window", choices=WINDOWS, default="voi", help=window)
     parser.add_argument(
         "--workers", type=cli.number(int, 1), default=min(8, os.cpu_count() or 1), metavar="N", help="processes; change no file (default: %(default)s)"
@@ -63,14 +67,14 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError(f"--min_side {args.min_side} is above --max_side {args.max_side}")
     if (args.boxes is None) != (args.boxes_out is None):
         raise ValueError("--boxes and --boxes_out go together: give both or none")
-    written = {args.out / "dicom_facts.csv": FACTS, args.out / "unreadable.csv": WHY}
+    written = [(args.out / "dicom_facts.csv", (FACTS, FACTS_BEFORE)), (args.out / "unreadable.csv", (WHY,))]
     if args.boxes_out:
-        written |= {args.boxes_out: BOXES, left_out(args.boxes_out): (*MARKS, "why")}
-    for path, columns in written.items():
+        written += [(args.boxes_out, (BOXES,)), (left_out(args.boxes_out), ((*MARKS, "why"),))]
+    for path, headers in written:
         writable(path)
         if path.exists():
             with open(path, encoding="utf-8", errors="replace") as file:
-                if file.readline() != ",".join(columns) + "\n":
+                if file.readline() not in [",".join(columns) + "\n" for columns in headers]:
                     raise ValueError(f"{path} is there and not of this program; move it away, or name another file or folder")
 
 

@@ -318,7 +318,7 @@ def predict_table(args: argparse.Namespace, model: RoiModel, state: dict[str, An
             table = table[has_box]  # the others would be predicted for nothing
     table, paths = present(table, args.image_root, args.skip_unreadable, output_of(args))
     table["path"] = paths
-    loader, table = loader_of(args, state, table)
+    loader = loader_of(args, state, table)
     table["contaminated"] = trained_on(state, table)
     marked = set(table["image"][table["contaminated"]])
     stems = file_stems(table["image"])
@@ -407,8 +407,10 @@ def cam_of(args: argparse.Namespace, model: RoiModel, state: dict[str, Any]) -> 
     return of_image
 
 
-def loader_of(args: argparse.Namespace, state: dict[str, Any], table: pd.DataFrame) -> tuple[Callable[[int, int], Iterable[Batch]], pd.DataFrame]:
-    """-> (a loader of the rows from .. to, the table of the images that can be had). `table` has a column path."""
+def loader_of(
+    args: argparse.Namespace, state: dict[str, Any], table: pd.DataFrame
+) -> Callable[[int, int], Iterable[Batch]]:
+    """-> a loader of the rows from .. to, less those that cannot be read. `table` has a column path."""
     import torch
 
     from roi.data import Batches, CacheLoader, XrayDataset, cached, make_loader
@@ -421,14 +423,18 @@ def loader_of(args: argparse.Namespace, state: dict[str, Any], table: pd.DataFra
             dataset = XrayDataset(table["path"].tolist()[first:end], no_targets(end - first, state), size)
             return make_loader(dataset, args.batch_size, None, workers, ahead, False, device.type == "cuda")[0]
 
-        return decoding, table
-    cache, table = cached(table, table["path"].tolist(), args.cache_dir, size, args.workers, args.skip_unreadable, output_of(args))
+        return decoding
+    images, paths = table["image"].tolist(), table["path"].tolist()
+    cache = cached(images, paths, args.cache_dir, size, args.workers, args.skip_unreadable, output_of(args))
 
     def gathering(first: int, end: int) -> Iterable[Batch]:
         part = replace(cache, rows=cache.rows[first:end])
-        return CacheLoader(part, no_targets(end - first, state), Batches(end - first, args.batch_size), torch.device(device), False, args.prefetch_factor)
+        sampler = Batches(end - first, args.batch_size)
+        sampler.unreadable = part.rows < 0
+        targets = no_targets(end - first, state)
+        return CacheLoader(part, targets, sampler, torch.device(device), False, args.prefetch_factor)
 
-    return gathering, table
+    return gathering
 
 
 def provenance(args: argparse.Namespace, state: dict[str, Any]) -> dict[str, Any]:

@@ -344,8 +344,8 @@ def inferring(args: argparse.Namespace, backbone: str, paths: list[str], *flags:
 
     def work() -> None:
         with redirect_stdout(io.StringIO()):  # each turn opens and checks the cache, as the script does, and says so
-            load, there = infer.loader_of(asked, state, rows)
-        assert sum(1 for _ in infer.outcomes(asked, model, state, there, load(0, len(there)))) == len(paths)
+            load = infer.loader_of(asked, state, rows)
+        assert sum(1 for _ in infer.outcomes(asked, model, state, rows, load(0, len(rows)))) == len(paths)
 
     return work
 

@@ -105,7 +105,7 @@ class PixelCache:
     rows: np.ndarray  # (n,) int64, in the order of the images asked for; -1 where one could not be read
     unreadable: dict[int, str]  # position among the images asked for -> why; begins with its path
     constant: list[int] = field(default_factory=list)  # positions of those whose pixels are all alike
-    scales: dict[str, int] = field(default_factory=dict)  # how samples of more than 8 bits became 8 -> of how many images
+    scales: dict[str, int] = field(default_factory=dict)  # how more than 8 bits became 8 -> of how many images
 
     def gather(self, index: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """(b,) positions among the images asked for, all of them readable -> (b, S, S) uint8; into `out` if given."""

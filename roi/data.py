@@ -9,7 +9,6 @@ import signal
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from roi import dist
 from roi.cache import PixelCache, open_cache
 from roi.files import replacing
-from roi.images import UnreadableImage, locate, read_grey, said_outside
+from roi.images import UnreadableImage, is_constant, locate, read_grey, said_outside
 
 
 class Batch(NamedTuple):
@@ -31,6 +30,7 @@ class Batch(NamedTuple):
     index: Tensor  # type: ignore[assignment]  # (B,) int64, rows of the table, plus N for each time an epoch has had the row before; hides tuple.index
     failed: list[tuple[int, str]]  # rows whose image could not be read, and why; they are not among the B
     share: float = 1.0  # how many of its images count, relative to the mean over the processes
+    constant: tuple[str, ...] = ()  # paths of those of its images, just decoded, whose pixels are all alike
 
     def to(self, device: torch.device) -> "Batch":
         return self._replace(pixels=self.pixels.to(device, non_blocking=True), target=self.target.to(device, non_blocking=True))
@@ -58,8 +58,11 @@ class XrayDataset(Dataset):
         images = [pixels for _, pixels, _ in items if pixels is not None]
         stack = np.stack(images)[:, None] if images else np.zeros((0, 1, self.size, self.size), dtype=np.uint8)
         failed = [(i, why) for i, pixels, why in items if pixels is None]
+        alike = [i % len(self) for i, pixels in zip(rows, images, strict=True) if is_constant(pixels)]
+        constant = tuple(os.fsdecode(self.paths[i]) for i in alike)
         index = torch.tensor(rows, dtype=torch.int64)
-        return Batch(torch.from_numpy(stack), torch.from_numpy(self.targets[index.numpy() % len(self)]), index, failed)
+        target = torch.from_numpy(self.targets[index.numpy() % len(self)])
+        return Batch(torch.from_numpy(stack), target, index, failed, constant=constant)
 
 
 class Batches:
@@ -68,6 +71,9 @@ class Batches:
     Several processes share a shuffled batch of batch_size * world rows, each takes every world-th of it; of rows in order each takes
     every world-th of all. A process that is left without a row by the last batch gets one that counts nothing (`shares`), so that
     all of them do the same work.
+
+    `unreadable` (N,), where it is known which rows have no pixels: they are dealt out with the others and then left out
+    of their batches. That gives the batches of a loader that finds out when it reads them.
 
     With `groups` (N,), the name of each row's group, all groups have the same part of an epoch of N rows, to within one row. Each is dealt
     out permutation by permutation, and an epoch goes on where the last one ended: all rows of a group have come equally often, to within
@@ -78,20 +84,33 @@ class Batches:
         self.rows, self.batch_size, self.seed, self.rank, self.world = rows, batch_size, seed, rank, world
         self.groups = [] if groups is None else [np.flatnonzero(groups == name) for name in np.unique(groups)]
         self.epoch = self.start = 0
+        self.unreadable: np.ndarray | None = None  # (N,) bool
+        self._drawn: tuple[int, np.ndarray] | None = None  # an epoch and its order
 
     def __iter__(self) -> Iterator[list[int]]:
         if self.seed is None:
             order = np.arange(self.rank, self.rows, self.world)
             for first in range(self.start * self.batch_size, len(order), self.batch_size):
-                yield order[first : first + self.batch_size].tolist()
+                yield self._readable(order[first : first + self.batch_size]).tolist()
             return
-        order = np.concatenate([self._dealt(g, self.seed) for g in range(len(self.groups))]) if self.groups else np.arange(self.rows)
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(order)
+        order = self._order(self.seed)
         together = self.batch_size * self.world
         for first in range(self.start * together, self.rows, together):
-            batch = order[first : first + together]
+            batch = self._readable(order[first : first + together])
             own = batch[self.rank :: self.world]
             yield (own if len(own) else batch[:1]).tolist()
+
+    def _order(self, seed: int) -> np.ndarray:
+        """The rows of this epoch, shuffled."""
+        if self._drawn is None or self._drawn[0] != self.epoch:
+            order = np.arange(self.rows)
+            if self.groups:
+                order = np.concatenate([self._dealt(g, seed) for g in range(len(self.groups))])
+            self._drawn = self.epoch, np.random.default_rng([seed, self.epoch]).permutation(order)
+        return self._drawn[1]
+
+    def _readable(self, batch: np.ndarray) -> np.ndarray:
+        return batch if self.unreadable is None else batch[~self.unreadable[batch % self.rows]]
 
     def _dealt(self, g: int, seed: int) -> np.ndarray:
         """What group `g` gives to the epoch: the next piece of its permutations one after the other."""
@@ -113,10 +132,19 @@ class Batches:
         if self.world == 1:
             total = sum(len(batch.index) for batch in group)
             return [Share(len(batch.index), 1.0, len(batch.index) / total if total else 0.0) for batch in group]
-        together = self.batch_size * self.world
-        sizes = [min(together, self.rows - (self.start + n) * together) for n in range(len(group))]
+        sizes = [self._size(self.start + n) for n in range(len(group))]
         own = [len(range(self.rank, size, self.world)) for size in sizes]
-        return [Share(n, n * self.world / size, n * self.world / sum(sizes)) for n, size in zip(own, sizes, strict=True)]
+        total = max(1, sum(sizes))
+        of_batch = [n * self.world / max(1, size) for n, size in zip(own, sizes, strict=True)]
+        return [Share(n, share, n * self.world / total) for n, share in zip(own, of_batch, strict=True)]
+
+    def _size(self, n: int) -> int:
+        """Images of batch number `n` of a shuffled epoch, over all processes."""
+        together = self.batch_size * self.world
+        first = n * together
+        if self.unreadable is None or self.seed is None:
+            return min(together, self.rows - first)
+        return len(self._readable(self._order(self.seed)[first : first + together]))
 
 
 class Share(NamedTuple):
@@ -148,29 +176,42 @@ def present(table: pd.DataFrame, image_root: str, skip: bool, output: Path) -> t
     return table[here], there
 
 
-def cached(table: pd.DataFrame, paths: list[str], folder: str, size: int, workers: int, skip: bool, output: Path) -> tuple[PixelCache, pd.DataFrame]:
-    """The pixel cache under `folder` for the images of a table -> (cache, the rows that could be read). An unreadable image
-    is an error, or with `skip` it is left out and listed beside `output`."""
+def cached(
+    images: Sequence[str], paths: Sequence[str], folder: str, size: int, workers: int, skip: bool, output: Path
+) -> PixelCache:
+    """The pixel cache under `folder` for `images` (names of the table) whose files are `paths`.
+
+    An unreadable image is an error, or with `skip` it is listed beside `output` and has no row (-1). Constant ones are
+    listed there, too.
+    """
     with dist.one_a_machine_first():
-        cache = open_cache(folder, table["image"].tolist(), paths, size, workers)
-    if not cache.unreadable:
-        return cache, table
-    if not skip or len(cache.unreadable) == len(table):
-        why = next(iter(cache.unreadable.values()))
-        raise UnreadableImage(f"{why}; mend it, or leave such images out with --skip_unreadable ({len(cache.unreadable):,} of {len(table):,} images)")
+        cache = open_cache(folder, images, paths, size, workers)
+    unreadable = cache.unreadable
+    if unreadable and (not skip or len(unreadable) == len(images)):
+        raise UnreadableImage(
+            f"{next(iter(unreadable.values()))}; mend it, or leave such images out with --skip_unreadable "
+            f"({len(unreadable):,} of {len(images):,} images)"
+        )
     if dist.rank() == 0:
-        note_unreadable(set(cache.unreadable.values()), output)
-    here = np.array([n not in cache.unreadable for n in range(len(table))])
-    return replace(cache, rows=cache.rows[here], unreadable={}), table[here]
+        note_unreadable(set(unreadable.values()), output)
+        note_constant({paths[position] for position in cache.constant}, output)
+    return cache
 
 
-def checked(batches: Iterable[Batch], skip: bool, unreadable: set[str]) -> Iterator[Batch]:
-    """The batches as they come; an unreadable image is a ValueError, or with `skip` its reason is added to `unreadable`."""
+def checked(
+    batches: Iterable[Batch], skip: bool, unreadable: set[str], constant: set[str] | None = None
+) -> Iterator[Batch]:
+    """The batches as they come. An unreadable image is a ValueError, or with `skip` its reason is put in `unreadable`.
+
+    Paths of constant images are added to `constant`.
+    """
     for batch in batches:
         for _, why in batch.failed:
             if not skip:
                 raise UnreadableImage(f"{why}; mend it, or leave such images out with --skip_unreadable")
             unreadable.add(why)
+        if constant is not None:
+            constant.update(batch.constant)
         yield batch
 
 
@@ -181,6 +222,19 @@ def note_unreadable(unreadable: set[str], output: Path) -> None:
         with replacing(side_file) as file:
             file.writelines(f"{why}\n" for why in sorted(unreadable))
         print(f"{len(unreadable):,} images could not be read and were left out; listed in {side_file}", flush=True)
+
+
+def note_constant(constant: set[str], output: Path) -> None:
+    """List images whose pixels are all alike in <output>_constant.txt, and say how many."""
+    if constant:
+        side_file = output.with_name(f"{output.stem}_constant.txt")
+        with replacing(side_file) as file:
+            file.writelines(f"{path}\n" for path in sorted(constant))
+        print(
+            f"{len(constant):,} images are of one grey value: nothing is to be seen in them, they are taken anyway; "
+            f"the first is {min(constant)}, listed in {side_file}",
+            flush=True,
+        )
 
 
 def quiet_worker(worker: int) -> None:
@@ -201,12 +255,14 @@ class CacheLoader:
         self.pixels: Tensor | None = None  # (N, 1, S, S) on the device
         if on_device:
             self.pixels = torch.empty(len(targets), 1, *cache.pixels.shape[1:], dtype=torch.uint8, device=device)
-            for rows in np.array_split(np.arange(len(targets)), max(1, len(targets) // 1024)):
-                self.pixels[rows[0] : rows[-1] + 1] = torch.from_numpy(cache.gather(rows))[:, None].to(device)
+            readable = np.flatnonzero(cache.rows >= 0)  # no batch has another
+            for rows in np.array_split(readable, max(1, len(readable) // 1024)):
+                pixels = torch.from_numpy(cache.gather(rows))[:, None]
+                self.pixels[torch.from_numpy(rows).to(device)] = pixels.to(device)
             self.targets = self.targets.to(device)
 
     def __iter__(self) -> Iterator[Batch]:
-        rows = (torch.tensor(batch) for batch in self.sampler)
+        rows = (torch.tensor(batch, dtype=torch.int64) for batch in self.sampler)
         if self.pixels is not None:
             pixels = self.pixels
             return (Batch(pixels[on], self.targets[on], n, []) for n in rows for on in [self._there(n % len(self.targets))])

@@ -25,9 +25,13 @@ from roi.images import UnreadableImage
 from roi.log import progress
 from roi.workers import Died, crew
 
-VERSION = 1  # of how a picture is made
+VERSION = 2  # of how a picture is made
 SUFFIXES = (".dicom", ".dcm", ".dic")
-FACTS = ("image", "rows", "columns", "photometric", "view", "bits_stored", "burned_in", "shown_by", "width", "height", "made_with")
+FACTS = (
+    "image", "rows", "columns", "photometric", "view", "bits_stored", "burned_in", "shown_by", "note", "width",
+    "height", "made_with",
+)  # fmt: skip
+FACTS_BEFORE = tuple(column for column in FACTS if column != "note")  # of version 1
 WHY = ("path", "why")
 PATIENCE = 10  # seconds that a run which ends leaves its workers for the image they are at
 
@@ -67,6 +71,13 @@ def convert_tree(src: Path, out: Path, how: How, workers: int, overwrite: bool) 
     burned = sum(row["burned_in"] == "YES" for row in rows)
     if burned:
         print(f"  of {burned:,} PNG the header said that text is burnt in (--allow_burned_in)")
+    constant = [row["image"] for row in rows if row["shown_by"] == "constant"]
+    if constant:
+        first = constant[0]
+        print(f"  {len(constant):,} PNG are of one grey value, nothing is to be seen in them; the first is {first}")
+    notes = Counter(note for row in rows for note in row["note"].split("; ") if note)
+    for note, count in notes.most_common(5):
+        print(f"  {count:,} x {note} (column note of {out / 'dicom_facts.csv'})")
     return rows, refused
 
 

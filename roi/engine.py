@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from roi import checkpoint, dist
-from roi.data import Batch, Batches, Share, checked, note_unreadable
+from roi.data import Batch, Batches, Share, checked, note_constant, note_unreadable
 from roi.files import reason
 from roi.gradnorm import FixedWeights
 from roi.images import UnreadableImage
@@ -211,6 +211,8 @@ class Fit:
     best: float = -math.inf
     best_epoch: int = 0
     unreadable: set[str] = field(default_factory=set)  # path and reason
+    constant: set[str] = field(default_factory=set)  # paths of images without anything to see
+    constant_noted: int = 0  # how many of them the user was told of
     begin: Callable[[], None] = lambda: None  # what opens the files of the run, once signals are answered by a checkpoint
     saved: int = 0  # steps in the checkpoint
     damaged: bool = False  # what `save` holds, so that the one before it stays
@@ -280,7 +282,7 @@ class Fit:
         self.sampler.epoch = self.epoch
         began, before, looked, stopped = time.perf_counter(), self.meter.seconds, 0.0, 0
         with progress(None, self.sampler.rows, f"epoch {self.epoch + 1}/{self.epochs}", initial=self.meter.images) as bar:
-            batches = checked(self.train_loader, self.skip_unreadable, self.unreadable)
+            batches = checked(self.train_loader, self.skip_unreadable, self.unreadable, self.constant)
             for taken in train_one_epoch(
                 self.step, batches, self.epoch, self.balance, self.optimizer, self.scaler, self.meter, self.device, self.dtype,
                 self.accum_steps, self.sampler.shares,
@@ -310,7 +312,7 @@ class Fit:
         if self.val_loader is None:
             return {}
         found: list[tuple[Tensor, Tensor, Tensor]] = []
-        batches = checked(self.val_loader, self.skip_unreadable, self.unreadable)
+        batches = checked(self.val_loader, self.skip_unreadable, self.unreadable, self.constant)
         with self.average.within() if self.average else nullcontext():
             for batch, views in predict(self.model, batches, self.device, self.dtype, 1.0, lambda index: None, full_only=True):
                 if len(batch.index):
@@ -351,8 +353,12 @@ class Fit:
             self.best, self.best_epoch = score, self.epoch
         if self.epoch >= self.first_best:
             self.schedule.epoch(score)
+        constant = set().union(*dist.gathered(self.constant))
         if dist.rank() == 0:
             note_unreadable(self.unreadable, self.save)
+            if len(constant) > self.constant_noted:
+                note_constant(constant, self.save)
+                self.constant_noted = len(constant)
             if better:
                 weights = self.average.parts if self.average else checkpoint.parts(self.model)
                 checkpoint.save(best_path(self.save), {**self.meta, **weights, "epoch": self.epoch, "val_auroc": score})

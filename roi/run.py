@@ -379,7 +379,10 @@ def print_audit(table: pd.DataFrame, val: pd.DataFrame | None, tests: dict[str, 
 def loader_of(
     table: pd.DataFrame, classes: list[str], args: argparse.Namespace, device: torch.device, output: Path, seed: int | None
 ) -> tuple[Iterable[Batch], Batches, pd.DataFrame]:
-    """-> (batches, their sampler, the rows whose image can be had), for validation in the order of the table, for training shuffled by a seed."""
+    """-> (batches, their sampler, the rows whose image is there): for validation in table order, for training shuffled.
+
+    The rows are the same with and without a cache: what cannot be read is left out of its batch.
+    """
     table, paths = present(table, args.image_root, args.skip_unreadable, output)
     share = (dist.rank(), dist.world())
     if not args.cache_dir:
@@ -391,9 +394,12 @@ def loader_of(
             device.type == "cuda", *share, groups,
         )  # fmt: skip
         return *loader, table
-    cache, table = cached(table, paths, args.cache_dir, args.img_size, args.workers, args.skip_unreadable, output)
+    images = table["image"].tolist()
+    cache = cached(images, paths, args.cache_dir, args.img_size, args.workers, args.skip_unreadable, output)
     targets, groups = learned_from(table, classes, args, seed)
     sampler = Batches(len(table), args.batch_size, seed, *share, groups)
+    if cache.unreadable:
+        sampler.unreadable = cache.rows < 0
     on_device = fits(cache, len(table), device, args.cache_on_device)
     return CacheLoader(cache, targets, sampler, device, on_device, args.prefetch_factor), sampler, table
 
