@@ -1,16 +1,18 @@
 """Files that others made to break decoders: is each read rightly, or refused in words?
 
     pip install --target /tmp/pydicom_data pydicom-data
-    python benchmarks/foreign_files.py --images Pillow/Tests/images --dicom pydicom/data/test_files /tmp/pydicom_data/data_store
+    python benchmarks/foreign_files.py --images Pillow/Tests/images \\
+        --dicom pydicom/data/test_files /tmp/pydicom_data/data_store
 
 Every file below the folders goes through decoding and the pixel cache (pictures), or through decoding and conversion
 (DICOM), in a process of its own that is killed after --limit seconds. A file is
 
-- right: the picture is that of Pillow, or of pydicom. Pictures of 8 bits must be Pillow's bit for bit, upright and without
-  alpha. What has more bits, and DICOM, must correlate with the samples (for DICOM: after pydicom's modality and VOI
-  functions) by at least .99, with the sign that the header gives it, and use the range that the samples use of theirs, or
-  32 grey levels of a window. One that is black, or of one grey, where the reference is not is wrong; so is one that the
-  cache or the converted PNG shows otherwise. Declared padding is left out; what percentiles clip, the reference clips;
+- right: the picture is that of Pillow, or of pydicom. Pictures of 8 bits must be Pillow's bit for bit, upright, without
+  alpha. What has more bits, and DICOM, must correlate with the samples (DICOM: after pydicom's modality and VOI
+  functions) by at least .99, with the sign that the header gives it, and use the range that the samples use of theirs,
+  or 32 grey levels where the file states white or a window. One that is black, or of one grey, where the reference is
+  not is wrong; so is one that the cache or the converted PNG shows otherwise. Declared padding is left out; what
+  percentiles clip, the reference clips;
 - named: refused by UnreadableImage, in one line that begins with the path and has no Python in it;
 - wrong: anything else that ended; a crash or a hang did not end.
 
@@ -48,8 +50,8 @@ from roi.images import DEEP_MODES, UnreadableImage, read_grey, read_picture
 SIDE = 64  # px of the pixel cache
 SIDES = (1, 20_000)  # px of DICOM: no file is refused for its size alone
 LEAST = 0.99  # correlation
-SPAN = 0.4  # of the share of the range that the reference uses
-PYTHON = re.compile(r"object has no|NoneType|'[A-Z]\w+' object|<class|unsupported operand|not subscriptable|positional arg")
+SPAN = 0.3  # of the part of the range that the samples use of theirs: the fewest bits hold up to twice as much
+PYTHON = re.compile(r"object has no|NoneType|'[A-Z]\w+' object|<class|unsupported operand|not subscriptable")
 KINDS = ("right", "named", "wrong", "crash", "hang")
 
 
@@ -65,7 +67,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--limit", type=cli.number(float, 1), default=30, metavar="S", help="seconds a file (default: %(default)s)"
     )
-    parser.add_argument("--workers", type=cli.number(int, 1), default=2, metavar="N", help="files at once (default: %(default)s)")
+    parser.add_argument(
+        "--workers", type=cli.number(int, 1), default=2, metavar="N", help="files at once (default: %(default)s)"
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the result goes (default: benchmarks/results)")
     add_machine(parser)
     return parser.parse_args(argv)
@@ -92,11 +96,12 @@ def main(args: argparse.Namespace) -> int:
             "bad": {path.name: list(verdict) for path, verdict in bad.items()},
         }
     names = {flag: " ".join(folder.name for folder in getattr(args, flag)) for flag in ("images", "dicom")}
+    words = [f"--{flag} {name}" for flag, name in names.items() if name]
     path = write_result(
         "foreign_files", args.machine,
         {
             "what": "files that others made to break decoders: right, refused in words, or wrong",
-            "command": "python benchmarks/foreign_files.py " + " ".join(f"--{flag} {name}" for flag, name in names.items() if name),
+            "command": " ".join(["python benchmarks/foreign_files.py", *words]),
             "pydicom": metadata.version("pydicom"),
             "limit_s": args.limit,
             "figures": [figure.as_dict() for figure in figures],
@@ -183,18 +188,18 @@ def picture(path: Path) -> Verdict:
     """Decode, compare with Pillow, then the same from the pixel cache."""
     reference, why = of_pillow(path)
     try:
-        pixels, _ = read_picture(path)
+        pixels, scale = read_picture(path)
     except UnreadableImage as error:
         return named(path, error)
     if reference is None:
         return Verdict("wrong", f"read, and Pillow does not read it: {why}")
     if reference.shape != pixels.shape:
         return Verdict("wrong", f"{pixels.shape}, and Pillow says {reference.shape}")
-    if reference.dtype == np.uint8 and why == "8 bit":
+    if why == "8 bit":
         differ = int((reference != pixels).sum())
         if differ:
             return Verdict("wrong", f"{differ} pixels are not Pillow's")
-    elif flaw := unlike(reference.astype(np.float64), pixels):
+    elif flaw := unlike(reference.astype(np.float64), pixels, scale):
         return Verdict("wrong", flaw)
     with tempfile.TemporaryDirectory() as folder:
         cache = open_cache(folder, [path.name], [str(path)], SIDE, 0)
@@ -204,7 +209,7 @@ def picture(path: Path) -> Verdict:
 
 
 def of_pillow(path: Path) -> tuple[np.ndarray | None, str]:
-    """-> (grey as Pillow has it, upright: (H, W) uint8, or the samples of what has more; whether it is of 8 bits). None: why not"""
+    """-> (grey as Pillow has it, upright, (H, W): uint8, or samples; "8 bit" or "deep"). None: why it reads none"""
     try:
         # Not by its name: Pillow would map it into memory, and garble TIFF that lie on their side.
         with open(path, "rb") as file, Image.open(file) as opened:
@@ -221,13 +226,13 @@ def of_pillow(path: Path) -> tuple[np.ndarray | None, str]:
             if image.mode == "L" and image.format == "TIFF" and tags.get(339, (1,))[0] == 2:
                 return np.asarray(upright).view(np.int8).astype(np.float64), "deep"
             grey = np.asarray(upright.convert("L"))
-            return grey, "deep" if ";16" in rawmode and image.format in ("PNG", "TIFF") else "8 bit"
+            return grey, "deep" if ";16" in rawmode and image.mode in ("RGB", "RGBA") else "8 bit"
     except Exception as error:  # whatever Pillow raises: it does not read it
         return None, f"{type(error).__name__}: {error}"[:100]
 
 
-def unlike(reference: np.ndarray, pixels: np.ndarray) -> str:
-    """What is wrong with grey levels of samples, "" if nothing."""
+def unlike(reference: np.ndarray, pixels: np.ndarray, scale: str) -> str:
+    """What is wrong with grey levels of samples, "" if nothing. `scale`: how they were made, in words."""
     if not np.isfinite(reference).all():
         return "the reference has no numbers, and it was read"
     low, high = np.percentile(reference, (0.1, 99.9))
@@ -242,7 +247,8 @@ def unlike(reference: np.ndarray, pixels: np.ndarray) -> str:
         return f"its correlation with the samples is {correlation:.3f}"
     used = (high - low) / max(abs(low), abs(high), 1e-30)
     span = np.ptp(np.percentile(grey, (0.1, 99.9))) / 255
-    return "" if span >= SPAN * min(1, used) else f"it uses {span:.0%} of the range, the samples {used:.0%}"
+    least = SPAN * used if "which holds" in scale else used * LEVELS / 256
+    return "" if span >= least else f"it uses {span:.0%} of the range, the samples {used:.0%}"
 
 
 def dicom(path: Path) -> Verdict:

@@ -1,7 +1,7 @@
 """Where an image lies and what its pixels are: grey, 8 bit, upright; never black in place of what cannot be read.
 
 Pictures of 8 bits are as Pillow reads them. What has more is scaled by the white that the file states, or by the fewest
-bits that hold 99.9 % of its samples.
+bits that hold 99.9 % of its samples where it states none, or one that makes the picture black.
 
 Letters: H x W pixels, C channels.
 """
@@ -27,6 +27,7 @@ SIXTEEN_BIT_COLOUR = ("LA;16", "RGB;16", "RGBX;16", "RGBA;16")  # unpackers of P
 PPM_COLOUR = "ppm;16B"
 OTHER_ORDER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 FULL = 65535  # the most that 16 bits hold
+LEVELS = 32  # grey levels that the white which a file states must leave
 LUMA = (19595, 38470, 7471)  # ITU-R BT.601 times 65,536, as Pillow: three equal channels stay what they are
 # Tags of TIFF, and their values
 BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339
@@ -269,6 +270,8 @@ def decoder_args(image: Any) -> tuple:
 def sixteen_bit_colour(image: Any) -> str:
     """Pillow's unpacker for colour, or grey with alpha, of 16 bits, of which it keeps the upper 8; "" for others."""
     args = decoder_args(image)
+    if image.mode == "CMYK" and str(args[0]).startswith("CMYK;16"):
+        raise ValueError("CMYK of 16 bits is not read; convert it to grey or RGB")
     if image.mode not in ("RGB", "RGBA") or not isinstance(args[0], str):
         return ""
     if image.format == "PPM":
@@ -309,8 +312,9 @@ def with_unpacker(tile: Any, other: Callable[[str], str]) -> Any:
 def in_8_bits(deep: Deep) -> tuple[np.ndarray, str]:
     """-> ((H, W) uint8, in words how).
 
-    White is what the file states. Where it states nothing, or less than 99.9 % of the samples need, white is the
-    greatest value of the fewest bits that hold those. Black is 0, or as far below 0 where samples are negative.
+    White is what the file states. Where it states nothing, less than 99.9 % of the samples need, or so much more that
+    the picture would be black, white is the greatest value of the fewest bits that hold those. Black is 0, or as far
+    below 0 where samples are negative.
     """
     floating = deep.samples.dtype.kind == "f"
     x = deep.samples.astype(np.float64)
@@ -319,13 +323,16 @@ def in_8_bits(deep: Deep) -> tuple[np.ndarray, str]:
     low, high = outer(x)
     unit = 0 if floating else 1  # two's complement holds one value more below 0 than above
     reach = max(high, -low - unit)
-    white, said_by = fewest_bits(reach, floating, 8 if low >= 0 else 7), "which holds 99.9 % of its samples"
-    if deep.white is not None and low >= 0:
-        # A file that follows the PNG specification has its significant bits uppermost, many others have them lowermost.
-        if deep.said_by.startswith("sBIT") and (reach > deep.white or is_shifted(deep.samples, deep.white)):
-            white, said_by = FULL, deep.said_by
-        elif reach <= deep.white:
-            white, said_by = deep.white, deep.said_by
+    white, said_by = fewest_bits(reach, floating), "which holds 99.9 % of its samples"
+    stated = deep.white
+    if stated is not None and reach > stated and deep.said_by.startswith("sBIT"):
+        stated = FULL  # the PNG specification has significant bits uppermost, many files have them lowermost
+    if stated is not None and low >= 0 and reach <= stated:
+        levels = reach * 255 / stated
+        if levels >= LEVELS or white >= stated:
+            white, said_by = stated, deep.said_by
+        else:
+            said_by += f"; {deep.said_by} would leave {levels:.0f} grey levels"
     black = -white - unit if low < 0 else 0
     pixels = np.floor((x.clip(black, white) - black) * (255 / (white - black)) + 0.5).astype(np.uint8)
     words = f"black {black:g}, white {white:g} ({said_by})"
@@ -340,19 +347,13 @@ def outer(x: np.ndarray) -> tuple[float, float]:
     return float(ordered[beyond]), float(ordered[last - beyond])
 
 
-def is_shifted(samples: np.ndarray, white: float) -> bool:
-    """Whether the bits below those of `white` are unused: a dark picture with its significant bits uppermost."""
-    unused = FULL >> int(white).bit_length()
-    return unused > 0 and bool(samples.any()) and int(np.count_nonzero(samples & unused)) <= samples.size / 1000
-
-
-def fewest_bits(reach: float, floating: bool, least: int) -> float:
-    """The greatest value of the fewest bits that hold `reach`, `least` of them if it is an integer.
+def fewest_bits(reach: float, floating: bool) -> float:
+    """The greatest value of the fewest bits that hold `reach`.
 
     In floating point up to 1 it is a power of two, and a hundredth more passes.
     """
     if not floating:
-        return 2 ** max(least, int(reach).bit_length()) - 1
+        return 2 ** max(1, int(reach).bit_length()) - 1
     reach /= 1.01
     if reach <= 1:
         return 2.0 ** math.ceil(math.log2(reach)) if reach > 0 else 1.0

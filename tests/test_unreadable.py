@@ -1,4 +1,4 @@
-"""What cannot be read, and what has nothing to show: the same batches with and without a pixel cache, everything named."""
+"""What cannot be read, and what has nothing to show: the same batches with and without a cache, everything named."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def dealt(loader: object, sampler: Batches) -> list[list[Batch]]:
     return found
 
 
-@pytest.mark.parametrize("seed, groups", [(7, None), (7, GROUPS), (None, None)], ids=["shuffled", "balanced", "in order"])
+@pytest.mark.parametrize("seed, groups", [(7, None), (7, GROUPS), (None, None)], ids=["shuffled", "balanced", "table"])
 @pytest.mark.parametrize("on_device", [False, True])
 def test_the_same_batches_with_and_without_a_cache(
     tmp_path: Path, paths: list[str], seed: int | None, groups: np.ndarray | None, on_device: bool
