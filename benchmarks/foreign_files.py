@@ -245,7 +245,7 @@ def unlike(reference: np.ndarray, pixels: np.ndarray, scale: str) -> str:
     correlation = np.corrcoef(clipped.ravel(), grey.ravel().clip(*np.percentile(grey, (0.1, 99.9))))[0, 1]
     if not correlation >= LEAST:
         return f"its correlation with the samples is {correlation:.3f}"
-    used = (high - low) / max(abs(low), abs(high), 1e-30)
+    used = (high - low) / max(abs(low), abs(high), 1e-30) / (2 if low < 0 < high else 1)
     span = np.ptp(np.percentile(grey, (0.1, 99.9))) / 255
     least = SPAN * used if "which holds" in scale else used * LEVELS / 256
     return "" if span >= least else f"it uses {span:.0%} of the range, the samples {used:.0%}"
