@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from roi import cli
-from roi.files import refuse_existing, replacing, writable
+from roi.files import locked, refuse_existing, replacing, writable
 from roi.text import decimal
 
 if TYPE_CHECKING:
@@ -120,13 +120,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     from roi import dist
-    from roi.engine import pick_device
+    from roi.engine import pick_device, what_failed
 
     if args.image and dist.world() > 1:
         raise ValueError("--image is one image; several processes (torchrun) share a table, --csv")
     with dist.processes(pick_device(args.device)) as device:
         args.device = str(device)
-        predict_with(args)
+        try:
+            predict_with(args)
+        except (RuntimeError, MemoryError) as error:
+            raise what_failed(error, "inference", "give a smaller --batch_size, or --autocast_dtype bf16") from error
 
 
 def predict_with(args: argparse.Namespace) -> None:
@@ -153,10 +156,11 @@ def predict_with(args: argparse.Namespace) -> None:
     if args.tta == "flips":
         print("--tta flips: half of each mean sees the heart on the right, and side markers mirrored; laterality and dextrocardia are lost to it")
     dist.wait()  # every process has looked at what is there
-    if args.image:
-        predict_image(args, model, state)
-    else:
-        predict_table(args, model, state)
+    with locked(*(path for path in files if path and dist.rank() == 0)):
+        if args.image:
+            predict_image(args, model, state)
+        else:
+            predict_table(args, model, state)
 
 
 def promised(args: argparse.Namespace, state: dict[str, Any]) -> Callable[[np.ndarray], list[dict[str, Any]]]:

@@ -129,14 +129,15 @@ def settled(args: argparse.Namespace) -> argparse.Namespace:
 def main(args: argparse.Namespace) -> int:
     if args.test:
         return test(args)
-    import torch
+    with cli.writing_alone(args):
+        import torch
 
-    from roi import dist
-    from roi.run import train
+        from roi import dist
+        from roi.run import train
 
-    torch.manual_seed(args.seed + dist.rank())
-    mask, without, _ = MODES[args.mode]
-    return train(args, mask or args.mask_net, without)
+        torch.manual_seed(args.seed + dist.rank())
+        mask, without, _ = MODES[args.mode]
+        return train(args, mask or args.mask_net, without)
 
 
 def test(args: argparse.Namespace) -> int:

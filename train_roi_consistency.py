@@ -20,14 +20,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> int:
-    import torch
+    with cli.writing_alone(args):
+        import torch
 
-    from roi import dist
-    from roi.run import train
+        from roi import dist
+        from roi.run import train
 
-    torch.manual_seed(args.seed + dist.rank())
-    cli.settle_objective(args, "evidence")
-    return train(args, args.mask_net)
+        torch.manual_seed(args.seed + dist.rank())
+        cli.settle_objective(args, "evidence")
+        return train(args, args.mask_net)
 
 
 if __name__ == "__main__":

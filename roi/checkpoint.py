@@ -11,12 +11,15 @@ import pandas as pd
 import torch
 
 from roi import dist
+from roi.errors import UserError
 from roi.files import reason, replacing
 from roi.model import RoiModel, described
 from roi.patients import named_patients
 from roi.table import image_keys, patients_from_names
+from roi.weights import misfits, read_tensors
 
 NEEDED = ("model", "mask_net", "classes", "args", "epoch", "contaminated", "train_images", "train_patients", "versions")
+DESCRIBES = ("backbone", "mask", "img_size", "mask_per_class", "fill", "keep_ratio")  # the model, of its `args`
 FREE = {  # flags that may differ between the run that stopped and the one that goes on: they do not change the result
     "epochs", "patience", "workers", "prefetch_factor", "persistent_workers", "save", "log_csv", "tensorboard", "resume", "overwrite",
     "image_root", "train_csv", "val_csv", "exclude_csv", "device", "skip_unreadable", "weights", "cache_dir", "cache_on_device", "compile",
@@ -42,22 +45,31 @@ def load(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{path}: no such checkpoint")
     try:
-        with zipfile.ZipFile(path) as archive:  # torch does not look at its checksums
-            changed = archive.testzip()
-        if changed:
-            raise zipfile.BadZipFile(f"{changed} is not as it was written")
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # every unpickler has errors of its own
-        raise ValueError(f"{path}: not a checkpoint, or a damaged one ({reason(error)})") from error
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:  # torch does not look at its checksums
+                changed = archive.testzip()
+            if changed:
+                raise zipfile.BadZipFile(f"{changed} is not as it was written")
+        state = read_tensors(path)
+    except UserError as error:
+        what = str(error).removeprefix(f"{path}:")
+        raise UserError(f"{path}: not a checkpoint, or a damaged one (it{what})") from error
+    except Exception as error:  # a damaged archive has errors of its own
+        raise UserError(f"{path}: not a checkpoint, or a damaged one ({reason(error)})") from error
     missing = [key for key in NEEDED if not isinstance(state, dict) or key not in state]
     if missing:
-        raise ValueError(f"{path}: not a checkpoint of this project (it has no {missing[0]!r})")
+        tensors = isinstance(state, dict) and any(isinstance(value, torch.Tensor) for value in state.values())
+        what = "weights alone: training begins from them with --weights" if tensors else f"it has no {missing[0]!r}"
+        raise UserError(f"{path}: not a checkpoint of this project ({what})")
     return state
 
 
 def load_model(path: str | Path, channels_last: bool = True) -> tuple[RoiModel, dict[str, Any]]:
     """-> (model in eval mode, on the CPU, the checkpoint). The file says which backbone, mask and classes; of a run with --ema it is the average."""
     state = load(path)
+    undescribed = [name for name in DESCRIBES if name not in state["args"]]
+    if undescribed:
+        raise UserError(f"{path}: does not say how its model is built (its args have no {undescribed[0]!r})")
     model = described(state["args"], state["classes"], 0, channels_last)
     load_parts(model, state | state.get("average", {}), path)
     return model.eval(), state
@@ -68,36 +80,57 @@ def parts(model: RoiModel) -> dict[str, Any]:
 
 
 def load_parts(model: RoiModel, state: dict[str, Any], path: str | Path) -> None:
-    try:
-        model.backbone.load_state_dict(state["model"])
-        if model.mask_net is not None:
-            model.mask_net.load_state_dict(state["mask_net"])
-    except RuntimeError as error:
-        raise ValueError(f"{path}: its weights do not fit its own description ({reason(error)})") from error
+    pairs = [(model.backbone, state["model"])]
+    if model.mask_net is not None:
+        pairs.append((model.mask_net, state["mask_net"]))
+    for module, weights in pairs:
+        wrong = misfits(module.state_dict(), weights)
+        if wrong:
+            raise UserError(f"{path}: its weights do not fit its own description ({'; '.join(wrong[:3])})")
+        module.load_state_dict(weights)
 
 
 def same_run(state: dict[str, Any], meta: dict[str, Any], path: str | Path) -> None:
-    """ValueError if going on from `state` with these flags, images and labels would not continue the same run."""
-    args = meta["args"]
+    """UserError if going on from `state` with these flags, images and labels would not continue the same run."""
+    same_flags(state, meta["args"], path)
+    same_rows(state, meta, path)
+
+
+def same_flags(state: dict[str, Any], args: dict[str, Any], path: str | Path) -> None:
+    """UserError unless a checkpoint was trained with the same flags, where they matter."""
     if "optimizer" not in state:
-        raise ValueError(f"{path}: holds a model but no training state; resume from the checkpoint that --save names")
+        raise UserError(f"{path}: holds a model but no training state; resume from the checkpoint that --save names")
     free = FREE - {"epochs"} if state["args"].get("schedule") in ("cosine", "onecycle") else FREE  # they end with the last one
     for name, old in state["args"].items():
         if name not in free and args.get(name) != old:
             flag = "batch_size times the number of processes" if name == "together" else name
-            raise ValueError(f"{path}: was trained with --{flag} {old}, now {args.get(name)}; give the old value, or another --save")
-    same_rows(state, meta, path)
+            raise UserError(
+                f"{path}: was trained with --{flag} {old}, now {args.get(name)}; give the old value, or another --save"
+            )
 
 
 def same_rows(state: dict[str, Any], meta: dict[str, Any], path: str | Path) -> None:
-    """ValueError unless a checkpoint was trained and validated on the same images, with the same labels."""
-    train_images = meta["train_images"]
-    if not torch.equal(state["train_images"], train_images):
-        raise ValueError(
-            f"{path}: was trained on other images ({len(state['train_images']):,}, now {len(train_images):,}); give the same tables, or another --save"
+    """UserError unless a checkpoint was made from the same images in the same order, with the same labels."""
+    for key, verb in (("train_images", "trained"), ("val_images", "validated")):
+        old, new = state.get(key, meta[key]), meta[key]  # older checkpoints do not name the images of validation
+        if torch.equal(old, new):
+            continue
+        if torch.equal(old.sort().values, new.sort().values):
+            raise UserError(
+                f"{path}: was {verb} on the same {len(old):,} images in another order, so that batches would differ; "
+                "give the rows in the old order, or another --save"
+            )
+        raise UserError(
+            f"{path}: was {verb} on other images ({len(old):,}, now {len(new):,}); "
+            "give the same tables, or another --save"
         )
     if state["labels"] != meta["labels"]:
-        raise ValueError(f"{path}: was trained with other classes, labels or validation images; give the same tables, or another --save")
+        old, new = ", ".join(state["classes"]), ", ".join(meta["classes"])
+        which = f" (classes {old}; now {new})" if old != new else ""
+        raise UserError(
+            f"{path}: was trained with other classes, labels or validation images{which}; "
+            "give the same tables, or another --save"
+        )
 
 
 def identity(state: dict[str, Any]) -> str:

@@ -4,10 +4,16 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
+from roi.errors import RunError, UserError
+from roi.files import locked, writable
 from roi.text import Console, printable
+from roi.workers import children, kill
 
 on_off = argparse.BooleanOptionalAction
 SCHEDULES = ("constant", "cosine", "plateau", "onecycle")
@@ -16,6 +22,7 @@ AUGMENT: dict[str, dict[str, Any]] = {  # what --augment stands for
     "light": {"rotate": 7.0, "shift": 0.03, "scale": 0.05, "flip": False, "dropout_holes": 0, "brightness": 0.1, "contrast": 0.1},
     "seven_sets": {"rotate": 25.0, "shift": 0.0625, "scale": 0.1, "flip": False, "dropout_holes": 8, "brightness": 0.2, "contrast": 0.2},
 }
+OTHERS_END = 5.0  # seconds; torchrun looks every tenth of a second whether a process has failed
 LOSSES = ("bce", "weighted", "focal", "asymmetric", "class_balanced", "ldam")
 
 
@@ -30,10 +37,12 @@ class Parser(argparse.ArgumentParser):
 
 
 def run(main: Callable[[argparse.Namespace], int | None], parse_args: Callable[[], argparse.Namespace]) -> NoReturn:
-    """Run a script: what the user gave wrong (ValueError, OSError) is one line and exit code 2; Ctrl-C is exit code 130.
+    """Run a script, and end the processes that it started.
 
+    What the user gave wrong (UserError, OSError) is one line and exit code 2, what went wrong around it (RunError) one
+    line and exit code 1, Ctrl-C exit code 130. Any other exception is ours and shows its traceback.
     SIGTERM ends it as Ctrl-C does, so that nothing half-written stays (training has its own answer to both).
-    ROI_DEBUG=1 in the environment shows the traceback as well.
+    ROI_DEBUG=1 in the environment shows every traceback.
     """
     # The one place where what file names hold is kept from the terminal.
     for name in ("stdout", "stderr"):
@@ -41,19 +50,60 @@ def run(main: Callable[[argparse.Namespace], int | None], parse_args: Callable[[
             setattr(sys, name, Console(getattr(sys, name)))
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started us with Ctrl-C ignored
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    before = children()
     try:
         sys.exit(main(parse_args()) or 0)
     except BrokenPipeError:  # | head has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
-    except (ValueError, OSError) as error:
+    except (UserError, RunError, OSError, UnicodeDecodeError) as error:  # the last: a file that is not text in UTF-8
         if os.environ.get("ROI_DEBUG"):
             raise
+        let_the_cause_speak_first(error)
         print(f"error: {printable(str(error))}", file=sys.stderr)
-        sys.exit(2)
+        leave(1 if isinstance(error, RunError) else 2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    finally:
+        # The interpreter waits for them at its end, and they do not answer SIGTERM.
+        kill(children() - before)
+
+
+def leave(code: int) -> NoReturn:
+    """End with an error; under torchrun at once, so that it ends the others before they say the same."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        kill(children())
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def let_the_cause_speak_first(error: Exception) -> None:
+    """Under torchrun most errors happen in all processes, and one that ends takes the others' connections with it.
+
+    Process 0 speaks at once of what a user gave wrong. The others, and whoever lost a connection, wait: torchrun ends
+    them when the first one has failed. Who is still there after that has an error of its own.
+    """
+    alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
+    first = os.environ.get("RANK", "0") == "0" and not isinstance(error, RunError)
+    if not alone and not first:
+        time.sleep(OTHERS_END)
+
+
+@contextmanager
+def writing_alone(args: argparse.Namespace) -> Iterator[None]:
+    """Nobody else writes the checkpoint and the log of a training for the length of a block.
+
+    Before torch is imported: a second start of the same command ends at once.
+    """
+    files = [Path(path) for path in (args.save, args.log_csv) if path]
+    for path in files:
+        writable(path)
+    writes = os.environ.get("RANK", "0") == "0"  # of several processes the first one
+    with locked(*(files if writes else ())):
+        yield
 
 
 def given(parser: argparse.ArgumentParser, argv: Sequence[str]) -> set[str]:
@@ -126,7 +176,12 @@ def add_training_flags(parser: Parser, required: bool = True) -> None:
     steps = parser.add_argument_group("optimisation")
     steps.add_argument("--epochs", type=count, default=8, metavar="N", help="passes over the training images (default: %(default)s)")
     steps.add_argument(
-        "--batch_size", type=count, default=8, metavar="N", help="images a forward and process; each has up to three views (default: %(default)s)"
+        "--batch_size",
+        type=count,
+        default=8,
+        metavar="N",
+        help="images a forward and process; each has up to three views. A last batch of one, from which batch norm "
+        "learns nothing, goes into the one before it (default: %(default)s)",
     )
     steps.add_argument("--accum_steps", type=count, default=1, metavar="N", help="batches an optimiser step (default: %(default)s)")
     steps.add_argument("--lr", type=weight, default=1e-4, help="learning rate of AdamW (default: %(default)s)")
@@ -346,7 +401,8 @@ def add_model(group: argparse._ActionsContainer) -> None:
         "--weights",
         default="imagenet",
         metavar="imagenet|none|FILE",
-        help="first weights: downloaded, none, or a .safetensors or state-dict file (default: %(default)s)",
+        help="first weights: downloaded, none, or a .safetensors, state-dict or checkpoint file, whose last layer comes "
+        "by the names of its classes (default: %(default)s)",
     )
 
 

@@ -7,8 +7,10 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,8 +22,18 @@ from torch.utils.data import DataLoader, Dataset
 
 from roi import dist
 from roi.cache import PixelCache, open_cache
+from roi.errors import RunError
 from roi.files import replacing
 from roi.images import UnreadableImage, is_constant, locate, read_grey, said_outside
+from roi.workers import cause_of_death, children, kill
+
+REMEDIES = {  # of what a loader may say
+    "Too many open files": "; raise the limit with ulimit -n, or give fewer --workers",
+    "ancdata": ": too many open files; raise the limit with ulimit -n, or give fewer --workers",
+    "No space left on device": "; shared memory (/dev/shm) is full: docker has --shm-size, fewer --workers need less",
+    "shared memory": "; docker has --shm-size, fewer --workers need less",
+    "Cannot allocate memory": "; fewer --workers need less",
+}
 
 
 class Batch(NamedTuple):
@@ -70,7 +82,8 @@ class Batches:
 
     Several processes share a shuffled batch of batch_size * world rows, each takes every world-th of it; of rows in order each takes
     every world-th of all. A process that is left without a row by the last batch gets one that counts nothing (`shares`), so that
-    all of them do the same work.
+    all of them do the same work. Where `least` images a process are needed (batch norm learns nothing from one), a
+    last batch that has fewer goes into the batch before it.
 
     `unreadable` (N,), where it is known which rows have no pixels: they are dealt out with the others and then left out
     of their batches. That gives the batches of a loader that finds out when it reads them.
@@ -86,6 +99,32 @@ class Batches:
         self.epoch = self.start = 0
         self.unreadable: np.ndarray | None = None  # (N,) bool
         self._drawn: tuple[int, np.ndarray] | None = None  # an epoch and its order
+        self.least = 1
+
+    @property
+    def together(self) -> int:
+        """Images of a batch over all processes."""
+        return self.batch_size * self.world
+
+    @property
+    def merged(self) -> int:
+        """Images that would have been a batch of their own, and go into the one before it; 0: none."""
+        rest = self.rows % self.together
+        few = rest < self.least * self.world and self.batch_size >= self.least > 1
+        return rest if few and rest < self.rows and self.seed is not None else 0
+
+    @property
+    def last_batch(self) -> int:
+        """Images of the last batch over all processes."""
+        return self._planned(self._count() - 1)
+
+    def _count(self) -> int:
+        """Batches of a shuffled epoch."""
+        return -(-self.rows // self.together) - bool(self.merged)
+
+    def _planned(self, n: int) -> int:
+        """Images of batch number `n` of a shuffled epoch over all processes, whether they can be read or not."""
+        return self.rows - n * self.together if n == self._count() - 1 else self.together
 
     def __iter__(self) -> Iterator[list[int]]:
         if self.seed is None:
@@ -94,9 +133,9 @@ class Batches:
                 yield self._readable(order[first : first + self.batch_size]).tolist()
             return
         order = self._order(self.seed)
-        together = self.batch_size * self.world
-        for first in range(self.start * together, self.rows, together):
-            batch = self._readable(order[first : first + together])
+        for n in range(self.start, self._count()):
+            first = n * self.together
+            batch = self._readable(order[first : first + self._planned(n)])
             own = batch[self.rank :: self.world]
             yield (own if len(own) else batch[:1]).tolist()
 
@@ -124,8 +163,9 @@ class Batches:
         return order + self.rows * pd.Series(order).groupby(order).cumcount().to_numpy()
 
     def __len__(self) -> int:
-        rows = len(range(self.rank, self.rows, self.world)) if self.seed is None else -(-self.rows // self.world)
-        return -(-rows // self.batch_size) - self.start
+        if self.seed is not None:
+            return max(0, self._count() - self.start)
+        return -(-len(range(self.rank, self.rows, self.world)) // self.batch_size) - self.start
 
     def shares(self, group: Sequence[Batch]) -> list["Share"]:
         """What the batches of a step count, the first of them number `start`: the gradient of a step is the mean over its images."""
@@ -140,11 +180,10 @@ class Batches:
 
     def _size(self, n: int) -> int:
         """Images of batch number `n` of a shuffled epoch, over all processes."""
-        together = self.batch_size * self.world
-        first = n * together
+        first = n * self.together
         if self.unreadable is None or self.seed is None:
-            return min(together, self.rows - first)
-        return len(self._readable(self._order(self.seed)[first : first + together]))
+            return self._planned(n)
+        return len(self._readable(self._order(self.seed)[first : first + self._planned(n)]))
 
 
 class Share(NamedTuple):
@@ -243,6 +282,81 @@ def quiet_worker(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
+class FileLoader:
+    """Batches that a DataLoader decodes from files. A worker that fails is a RunError where a batch is asked for.
+
+    torch raises the death of a worker wherever the main process happens to be, in the middle of an optimiser step too,
+    and in the end waits for workers that do not answer SIGTERM.
+    """
+
+    def __init__(self, make: Callable[[], DataLoader]) -> None:
+        self.make = make
+        self.loader = make()
+        self.workers: set[BaseProcess] = set()
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        more = False
+        try:
+            with self._watched():
+                batches = self._begun()
+            while True:
+                with self._watched():
+                    batch = next(batches, None)
+                if batch is None:
+                    break
+                yield batch
+            more = self.loader.persistent_workers
+        finally:
+            if not more:
+                self.close()
+
+    def close(self) -> None:
+        """End the workers at once; the next iteration starts others."""
+        if self.workers:
+            kill(self.workers)
+            self.workers = set()
+            self.loader = self.make()  # the one before may still count on them
+
+    def _begun(self) -> Iterator[Batch]:
+        before = children()
+        try:
+            return iter(self.loader)
+        finally:
+            self.workers |= children() - before
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """While the main process waits for the workers, the death of one of them is an error."""
+        here = threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD")
+        before = signal.signal(signal.SIGCHLD, self._look) if here else None
+        try:
+            self._look()
+            yield
+        except (RuntimeError, OSError, MemoryError) as error:
+            if isinstance(error, RunError):
+                raise
+            self._look()  # torch's own word of a worker that died does not say of what
+            raise RunError(failure(error)) from error
+        finally:
+            if here:
+                signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)  # torch puts one of its own there
+
+    def _look(self, *signalled: object) -> None:
+        for worker in self.workers:
+            if worker.exitcode:
+                raise RunError(cause_of_death(worker.exitcode))
+
+
+def failure(error: BaseException) -> str:
+    """What an error of a loader says, in one line, with the remedy. That of a worker comes with its traceback."""
+    said = str(error).strip().splitlines() or [type(error).__name__]
+    remedy = next((remedy for word, remedy in REMEDIES.items() if any(word in line for line in said)), "")
+    return f"no batch could be loaded ({said[-1][:200]}){remedy}"
+
+
 class CacheLoader:
     """Batches gathered from a pixel cache, by a thread that is a few batches ahead; or all pixels on the device, and nothing to load.
 
@@ -318,16 +432,17 @@ def ahead(items: Iterator[Batch], depth: int) -> Iterator[Batch]:
             yield item
     finally:
         done.set()
-        thread.join()
+        thread.join(5.0)  # a disk that hangs must not keep the run
 
 
 def make_loader(
     dataset: XrayDataset, batch_size: int, shuffle_seed: int | None = None, workers: int = 0, prefetch_factor: int = 2,
     persistent_workers: bool = False, pin_memory: bool = False, rank: int = 0, world: int = 1, groups: np.ndarray | None = None,
-) -> tuple[DataLoader, Batches]:  # fmt: skip
+) -> tuple[FileLoader, Batches]:  # fmt: skip
     """-> (loader of Batch that decodes files, its sampler, whose `epoch` and `start` say what comes next)."""
     sampler = Batches(len(dataset), batch_size, shuffle_seed, rank, world, groups)
-    loader = DataLoader(
+    make = partial(
+        DataLoader,
         dataset,
         batch_sampler=sampler,
         collate_fn=dataset.collate,
@@ -338,4 +453,4 @@ def make_loader(
         worker_init_fn=quiet_worker,
         generator=torch.Generator(),  # the loader draws a number an epoch: not from the global generator
     )
-    return loader, sampler
+    return FileLoader(make), sampler

@@ -5,7 +5,7 @@ Started by `torchrun --nproc_per_node N script.py …`, which sets RANK, LOCAL_R
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -60,7 +60,8 @@ def shared(step: nn.Module) -> nn.Module:
     """`step` with gradients averaged over the processes (DistributedDataParallel: overlapped with the backward pass)."""
     if world() == 1:
         return step
-    return DistributedDataParallel(step, find_unused_parameters=True)  # a warm-up leaves the mask net out
+    # A warm-up leaves the mask net out. Statistics of batch norm are averaged after each step, not those of process 0.
+    return DistributedDataParallel(step, find_unused_parameters=True, broadcast_buffers=False)
 
 
 def no_sync(step: nn.Module, more: bool) -> AbstractContextManager[None]:
@@ -74,6 +75,16 @@ def mean(tensor: Tensor) -> Tensor:
         td.all_reduce(tensor)
         tensor /= world()
     return tensor
+
+
+@torch.no_grad()
+def average(tensors: Sequence[Tensor]) -> None:
+    """Each tensor is replaced by its mean over the processes, all of them in one transfer."""
+    if world() == 1 or not tensors:
+        return
+    together = mean(torch.cat([tensor.flatten() for tensor in tensors]))
+    parts = together.split([tensor.numel() for tensor in tensors])
+    torch._foreach_copy_(list(tensors), [part.view_as(tensor) for tensor, part in zip(tensors, parts, strict=True)])
 
 
 def counting(values: Tensor, share: float) -> Tensor:

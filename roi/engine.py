@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from roi import checkpoint, dist
-from roi.data import Batch, Batches, Share, checked, note_constant, note_unreadable
+from roi.data import Batch, Batches, FileLoader, Share, checked, note_constant, note_unreadable
+from roi.errors import RunError, UserError
 from roi.files import reason
 from roi.gradnorm import FixedWeights
 from roi.images import UnreadableImage
@@ -29,11 +30,16 @@ from roi.log import TERMS, MetricsLog, progress, say
 from roi.losses import bce
 from roi.metrics import validation_aurocs, validation_decisions
 from roi.model import RoiModel, Views
-from roi.optim import Average, Schedule
+from roi.optim import Average, Schedule, batch_norms
 
+NORM_OF_ONE = "more than 1 value per channel"  # what torch says of a batch norm that sees one image and one cell
 LossesFn = Callable[[RoiModel, Batch, int], dict[str, Tensor]]
 REFRESH = 1.0  # seconds between looks at the numbers of a GPU
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+class Stopped(BaseException):
+    """A signal came while the main process waited for a batch: it stands between two steps."""
 
 
 class Stop:
@@ -41,6 +47,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.signal = 0
+        self.waiting = False  # for a batch
         self.steps = self.every = 1  # several processes agree after every `every` steps, about once a second
         self.began = time.perf_counter()
 
@@ -57,6 +64,27 @@ class Stop:
             raise KeyboardInterrupt
         self.signal = number
         say("stopping after this step; the checkpoint will be saved")
+        if self.waiting:
+            self.waiting = False
+            raise Stopped
+
+    def before_each(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches. A signal ends the wait for the next one (Stopped), however long a disk or a worker hangs.
+
+        Not with several processes: they stop after the same step.
+        """
+        source = iter(batches)
+        while True:
+            self.waiting = dist.world() == 1
+            try:
+                if self.waiting and self.signal:
+                    raise Stopped
+                batch = next(source, None)
+            finally:
+                self.waiting = False
+            if batch is None:
+                return
+            yield batch
 
     def agreed(self) -> int:
         """The signal, the same one on all processes at the same step; 0 while none came."""
@@ -178,6 +206,69 @@ def averaged(views: Sequence[Views]) -> Views:
     return views[0]._replace(**{part: torch.stack([getattr(one, part).sigmoid() for one in views]).mean(0).logit() for part in there})
 
 
+class StepBackup:
+    """What a step changes before its end: batch norm's statistics, random numbers, weights of the terms, sums.
+
+    A step that fails half-way is taken back, so that the steps before it can be saved as they were. In one process:
+    several do not stand at the same step when one of them fails.
+    """
+
+    def __init__(self, fit: "Fit") -> None:
+        self.fit = fit
+        self.between_steps = False  # whether the weights are those of finished steps
+        self.kept: list[tuple[list[Tensor], list[Tensor]]] = []  # buffers of a type, and their copies
+        live = list(fit.model.buffers())
+        for dtype in {buffer.dtype for buffer in live}:
+            buffers = [buffer for buffer in live if buffer.dtype == dtype]
+            self.kept.append((buffers, [buffer.clone() for buffer in buffers]))
+        self.hook = fit.optimizer.register_step_pre_hook(self._optimizer_begins)
+
+    def _optimizer_begins(self, *step: object) -> None:
+        self.between_steps = False
+
+    @torch.no_grad()
+    def take(self) -> None:
+        """Before the first step, and after each."""
+        if dist.world() > 1:
+            return
+        for buffers, copies in self.kept:
+            torch._foreach_copy_(copies, buffers)
+        self.rng = checkpoint.rng_state(self.fit.device)
+        self.balance = dict(vars(self.fit.balance))  # its tensors are replaced, never changed
+        self.terms_seen = len(self.fit.meter.unseen)
+        self.between_steps = True
+
+    @torch.no_grad()
+    def restore(self) -> bool:
+        """-> whether all is as it was after the last step; False when the optimiser had begun to change the weights."""
+        if not self.between_steps:
+            return False
+        try:
+            for buffers, copies in self.kept:
+                torch._foreach_copy_(buffers, copies)
+            checkpoint.restore_rng([self.rng], self.fit.device)
+        except RuntimeError:  # a GPU that answers no more
+            return False
+        vars(self.fit.balance).update(self.balance)
+        del self.fit.meter.unseen[self.terms_seen :]
+        return True
+
+
+LESS_MEMORY = (
+    "give a smaller --batch_size and more --accum_steps, --checkpoint_activations, --autocast_dtype bf16, "
+    "a smaller --img_size, or --cache_on_device no"
+)
+
+
+def what_failed(error: BaseException, where: str, less_memory: str = LESS_MEMORY) -> UserError | RunError:
+    """An error of torch in one line, with the remedy where there is one."""
+    if isinstance(error, RunError):
+        return RunError(f"{where}: {error}")
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        return UserError(f"out of memory in {where} ({reason(error)}); {less_memory}")
+    return RunError(f"{where}: {type(error).__name__}: {reason(error)} (ROI_DEBUG=1 shows where it came from)")
+
+
 @dataclass
 class Fit:
     """A training run: what it trains on, with what, and where it writes. `meta` goes into the checkpoint as it is."""
@@ -213,7 +304,7 @@ class Fit:
     unreadable: set[str] = field(default_factory=set)  # path and reason
     constant: set[str] = field(default_factory=set)  # paths of images without anything to see
     constant_noted: int = 0  # how many of them the user was told of
-    begin: Callable[[], None] = lambda: None  # what opens the files of the run, once signals are answered by a checkpoint
+    begin: Callable[[], None] | None = None  # opens the files of the run, once signals are answered by a checkpoint
     saved: int = 0  # steps in the checkpoint
     damaged: bool = False  # what `save` holds, so that the one before it stays
 
@@ -241,26 +332,41 @@ class Fit:
     def run(self) -> int:
         """Train what is left; -> 0, or 128 + signal when stopped (the checkpoint then goes on from there)."""
         self.step = dist.shared(Step(self.model, self.losses_fn))
+        self.backup = StepBackup(self)
+        # Of batch norm: each process has seen its own images, one set is validated and saved.
+        norms = [norm for norm in batch_norms(self.model) if norm.running_mean is not None]
+        self.statistics = [values for norm in norms for values in (norm.running_mean, norm.running_var)]
         try:
             with Stop() as stop:
-                self.begin()
-                del self.begin  # it knows this run: the circle would keep the loader's workers to the end of the process
+                if self.begin:
+                    self.begin()
+                    self.begin = None  # it knows this run: a circle
                 while self.epoch < self.epochs and not self.done_early():
-                    finished = self._train(stop)
-                    scores = self._validate(stop) if finished else None
+                    scores = None
+                    with suppress(Stopped):
+                        scores = self._validate(stop) if self._train(stop) else None
                     if scores is None:
                         self.save_checkpoint()
                         say(f"stopped after {self.where()}; saved {self.save}; go on with the same command and --resume auto")
                         return 128 + stop.signal
                     self._finish_epoch(scores)
         except UnreadableImage as error:  # the steps before it are good
-            self.save_if_new()
-            raise UnreadableImage(f"{error}. Saved {self.save} after {self.where()}; then go on with --resume auto") from error
-        except torch.OutOfMemoryError as error:
-            raise ValueError(
-                f"out of memory in {self.where()} ({reason(error)}); give a smaller --batch_size and more --accum_steps, --checkpoint_activations, "
-                f"--autocast_dtype bf16, a smaller --img_size, or --cache_on_device no; {self.save} is as it was"
+            raise UnreadableImage(f"{error}. {self.save_if_new()}; then go on with --resume auto") from error
+        except ValueError as error:
+            if NORM_OF_ONE not in str(error):
+                raise
+            raise UserError(
+                "batch norm needs at least two images a process in each batch; give a larger --batch_size, "
+                "or more training images"
             ) from error
+        except (RuntimeError, MemoryError) as error:
+            failed = what_failed(error, f"epoch {self.epoch + 1}, batch {self.sampler.start}")
+            raise type(failed)(f"{failed}. {self.save_if_new()}; go on with --resume auto") from error
+        finally:
+            self.backup.hook.remove()
+            for loader in (self.train_loader, self.val_loader):
+                if isinstance(loader, FileLoader):
+                    loader.close()
         if self.epoch < self.epochs:
             say(
                 f"no better val_auroc in {self.epoch - max(self.best_epoch, self.first_best - 1)} epochs: stopped after epoch {self.epoch}"
@@ -282,13 +388,15 @@ class Fit:
         self.sampler.epoch = self.epoch
         began, before, looked, stopped = time.perf_counter(), self.meter.seconds, 0.0, 0
         with progress(None, self.sampler.rows, f"epoch {self.epoch + 1}/{self.epochs}", initial=self.meter.images) as bar:
-            batches = checked(self.train_loader, self.skip_unreadable, self.unreadable, self.constant)
+            batches = checked(stop.before_each(self.train_loader), self.skip_unreadable, self.unreadable, self.constant)
+            self.backup.take()
             for taken in train_one_epoch(
                 self.step, batches, self.epoch, self.balance, self.optimizer, self.scaler, self.meter, self.device, self.dtype,
                 self.accum_steps, self.sampler.shares,
             ):  # fmt: skip
                 self.sampler.start += taken
                 self.steps += 1
+                dist.average(self.statistics)
                 self.schedule.step()
                 if self.average:
                     self.average.update(self.steps)
@@ -302,6 +410,7 @@ class Fit:
                     break
                 if self.save_every_steps and self.steps % self.save_every_steps == 0:
                     self.save_checkpoint()
+                self.backup.take()
         self.meter.look()
         if not self.meter.images and not stopped and dist.world() == 1:
             raise ValueError("no training image could be read; see --skip_unreadable")
@@ -312,7 +421,7 @@ class Fit:
         if self.val_loader is None:
             return {}
         found: list[tuple[Tensor, Tensor, Tensor]] = []
-        batches = checked(self.val_loader, self.skip_unreadable, self.unreadable, self.constant)
+        batches = checked(stop.before_each(self.val_loader), self.skip_unreadable, self.unreadable, self.constant)
         with self.average.within() if self.average else nullcontext():
             for batch, views in predict(self.model, batches, self.device, self.dtype, 1.0, lambda index: None, full_only=True):
                 if len(batch.index):
@@ -364,11 +473,18 @@ class Fit:
                 checkpoint.save(best_path(self.save), {**self.meta, **weights, "epoch": self.epoch, "val_auroc": score})
         self.save_checkpoint()
 
-    def save_if_new(self) -> None:
-        """Save the steps since the last checkpoint, in one process; several do not stand at the same step when one of them fails."""
-        if self.steps > self.saved and dist.world() == 1:
-            self.meter.look()
-            self.save_checkpoint()
+    def save_if_new(self) -> str:
+        """Save the steps since the last checkpoint, after an error; -> what became of them.
+
+        In one process: several do not stand at the same step when one of them fails. What the step that failed has
+        changed is taken back, so that a resumed run is the one that nothing happened to.
+        """
+        if self.steps > self.saved and dist.world() == 1 and self.backup.restore():
+            try:
+                self.save_checkpoint()
+            except RuntimeError:  # nothing can be read from a GPU any more
+                return f"{self.save} is as it was"
+        return f"Saved {self.save} after {self.where()}" if self.saved == self.steps else f"{self.save} is as it was"
 
     def save_checkpoint(self) -> None:
         """All processes together; process 0 writes. The checkpoint before it stays as previous_path(save)."""

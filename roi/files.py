@@ -8,6 +8,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from roi.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_held: set[Path] = set()  # locks of this process, to which the system gives a lock twice
+
 
 @contextmanager
 def replacing(path: str | Path, mode: str = "w", keep: Path | None = None) -> Iterator[IO]:
@@ -54,6 +63,71 @@ def contents(folder: Path, shown: int = 6) -> str:
         return "nothing"
     more = f", and {len(names) - shown:,} more" if len(names) > shown else ""
     return ", ".join(names[:shown]) + more
+
+
+@contextmanager
+def locked(*paths: str | Path) -> Iterator[None]:
+    """Nobody else writes `paths` for the length of a block.
+
+    <name>.lock beside each holds the number and the host of this process.
+    The system takes its lock from a process that ends, however it ends, so that what it leaves behind is taken over.
+    Where a disk knows no locks, the process of that number decides; one on another host counts as alive.
+
+    Raises:
+        UserError: another process has one of them.
+    """
+    taken: list[tuple[Path, int]] = []
+    try:
+        for path in map(Path, paths):
+            lock = path.with_name(f"{path.name}.lock").absolute()
+            taken.append((lock, _take(path, lock)))
+            _held.add(lock)
+        yield
+    finally:
+        for lock, handle in taken:
+            _held.discard(lock)
+            lock.unlink(missing_ok=True)  # while it is ours
+            os.close(handle)
+
+
+def _take(path: Path, lock: Path) -> int:
+    """-> an open file that holds the lock."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    while lock not in _held:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        owner = os.read(handle, 200).decode(errors="replace").strip()
+        if not _granted(handle, owner):
+            os.close(handle)
+            break
+        try:
+            ours = os.fstat(handle).st_ino == lock.stat().st_ino
+        except FileNotFoundError:  # who had it has just ended
+            ours = False
+        if ours:
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"{_process()}\n".encode(), 0)
+            return handle
+        os.close(handle)
+    else:
+        owner = _process()
+    host, _, number = owner.rpartition("-")
+    raise UserError(
+        f"{path}: process {number} on {host} is writing it; wait for its end, or choose another name "
+        f"(if there is no such process any more, remove {lock})"
+    )
+
+
+def _granted(handle: int, owner: str) -> bool:
+    """Whether the lock of an open file is ours now; `owner`: who wrote into it."""
+    try:
+        if fcntl:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:  # the disk knows no locks
+        pass
+    return not owner or not _alive(owner)
 
 
 def _also(path: Path, name: Path) -> None:

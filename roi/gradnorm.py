@@ -63,7 +63,8 @@ class GradNorm(FixedWeights):
     move alike: log w is learned (Adam, rate `lr`), and the sum is kept at the sum of the initial weights, not their number.
 
     Everything stays on the device of the losses; a step whose numbers are not finite changes nothing. `mean` averages a tensor
-    over the processes that share a batch, in place. A term whose initial weight is 0, or that the losses lack, takes no part.
+    over the processes that share a batch, in place. A term whose initial weight is 0, or that the losses lack, takes no
+    part and keeps its weight.
     """
 
     def __init__(
@@ -135,12 +136,15 @@ class GradNorm(FixedWeights):
         steps = self.steps[here] + 1
         mean, square = 0.9 * self.slope[here] + 0.1 * slope, 0.999 * self.square[here] + 0.001 * slope**2
         move = (mean / (1 - 0.9**steps)) / ((square / (1 - 0.999**steps)).sqrt() + 1e-12)
-        w = self.w.index_copy(0, here, self.w[here] * (-self.lr * move).exp())
+        moved = self.w[here] * (-self.lr * move).exp()
+        # The others keep their weight; the sum of all stays.
+        total = self.total - self.w.index_fill(0, here, 0.0).sum()
+        w = self.w.index_copy(0, here, moved * (total / moved.sum()))
         new = {"first": first, "steps": steps, "slope": mean, "square": square}
         for name, values in new.items():
             old = getattr(self, name)
             setattr(self, name, torch.where(fine, old.index_copy(0, here, values), old))
-        self.w = torch.where(fine, w * (self.total / w.sum()), self.w)
+        self.w = torch.where(fine, w, self.w)
 
     def state_dict(self) -> dict[str, Any]:
         return {"names": list(self.names), **{key: getattr(self, key).cpu() for key in ("w", "first", "slope", "square", "steps")}}

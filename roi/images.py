@@ -6,6 +6,7 @@ bits that hold 99.9 % of its samples where it states none, or one that makes the
 Letters: H x W pixels, C channels.
 """
 
+import errno
 import math
 import os
 import sys
@@ -44,6 +45,8 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+NOT_THE_FILE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # too many open files, no memory: no image is at fault
 
 
 class UnreadableImage(ValueError):
@@ -139,6 +142,10 @@ def read_picture(path: str | Path, size: int | None = None) -> Picture:
             return Picture(np.asarray(grey), scale)
     except MemoryError:
         raise
+    except OSError as error:
+        if error.errno in NOT_THE_FILE:
+            raise
+        raise UnreadableImage(f"{path}: cannot be read as an image ({reason(error)})") from error
     except Exception as error:  # decoders raise whatever they like on a broken file
         raise UnreadableImage(f"{path}: cannot be read as an image ({reason(error)})") from error
 

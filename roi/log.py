@@ -54,8 +54,8 @@ class MetricsLog:
     def _begin(self, path: Path, new: bool, replace: bool) -> None:
         header, done = _csv_line(self.columns), self.lines
         if path.exists() and path.stat().st_size and not replace:
-            lines = path.read_text(encoding="utf-8").splitlines()
-            if lines[0] != header:
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            if lines[:1] != [header]:
                 raise ValueError(f"{path}: is not a metrics file of this program, or it is of a run on other data sets; choose another --log_csv")
             if new and lines[1:] or not done and len(lines) > 2:  # one row more than the checkpoint knows: killed between the two
                 raise ValueError(f"{path} holds {len(lines) - 1} epochs of another run; choose another --log_csv, or replace it with --overwrite")

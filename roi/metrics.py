@@ -66,6 +66,14 @@ def validation_aurocs(score: np.ndarray, target: np.ndarray, classes: Sequence[s
     return {"val_auroc": mean} | {f"val_auroc_{name}": value for name, value in each.items()}
 
 
+def can_be_scored(target: np.ndarray, classes: Sequence[str], datasets: np.ndarray | None = None) -> bool:
+    """Whether val_auroc is a number, whatever the scores. (N, K) with NaN unknown, (N,) data set of each image."""
+    if not len(target):
+        return False
+    scores = np.zeros(target.shape)
+    return not math.isnan(validation_aurocs(scores, target, classes, datasets)["val_auroc"])
+
+
 # Intervals
 
 

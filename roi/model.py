@@ -19,9 +19,9 @@ from roi.files import reason
 from roi.masknet import ConvMask, FeatureMask, Stages
 from roi.masks import cutout_mask, enlarged, exact_topk, kept_pixels, random_mask, standardised, straight_through
 from roi.table import is_finding
+from roi.weights import load_weights, read_weights
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")  # training-time heads of Inception and GoogLeNet, not built here
 MASKS = ("conv", "features", "random", "cutout", "none")
 LEARNED = ("conv", "features")
 FILLS = ("mean", "blur", "noise")
@@ -172,20 +172,28 @@ def head(backbone: nn.Module) -> tuple[str, nn.Module]:
     return next(((name, m) for name, m in layers if m is own), layers[-1])
 
 
-def build_backbone(name: str, classes: int, weights: str = "imagenet", img_size: int = 224, seed: int = 0) -> nn.Module:
+def build_backbone(
+    name: str,
+    classes: int,
+    weights: str = "imagenet",
+    img_size: int = 224,
+    seed: int = 0,
+    class_names: Sequence[str] | None = None,
+) -> nn.Module:
     """A classifier of `classes` raw logits: (B, 3, H, W) -> (B, K).
 
-    weights: "imagenet" (downloaded), "none", or a file (.safetensors, or a state dict saved by torch.save); the head is
-    dropped when its size differs, anything else that does not match is a ValueError. `seed` draws the new layers; the
-    global generator is left as it was (a download of weights builds a second model, which draws from it).
+    weights: "imagenet" (downloaded), "none", or a file (roi/weights.py), whose last layer comes class by class where
+    `class_names` says whose rows ours are. `seed` draws the new layers; the global generator is left as it was (a
+    download of weights builds a second model, which draws from it).
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         backbone = _torchvision(name, classes, img_size) if name in torchvision_names() else _timm(name, classes, img_size)
     if weights == "imagenet":
-        load_weights(backbone, imagenet_weights(name, img_size), f"the ImageNet weights of {name}")
+        load_weights(backbone, head(backbone)[0], imagenet_weights(name, img_size), f"the ImageNet weights of {name}")
     elif weights != "none":
-        load_weights(backbone, read_weights(Path(weights)), weights)
+        state, its_classes = read_weights(Path(weights))
+        load_weights(backbone, head(backbone)[0], state, weights, class_names, its_classes)
     return backbone
 
 
@@ -241,49 +249,14 @@ def imagenet_weights(name: str, img_size: int = 224) -> dict[str, Tensor]:
         ) from error
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """A .safetensors file, a state dict, or the `model` of a checkpoint of this project. No code in the file is run."""
-    if not path.is_file():
-        raise ValueError(f"--weights {path}: no such file (or say imagenet, or none)")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state: Any = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # every unpickler and parser has errors of its own
-        raise ValueError(f"--weights {path}: neither safetensors nor a state dict ({reason(error)})") from error
-    if isinstance(state, dict) and state.get("contaminated") is True:
-        raise ValueError(f"--weights {path}: is a checkpoint that was trained on test images; what starts from it has seen them too")
-    for key in ("model", "state_dict"):
-        state = state[key] if isinstance(state, dict) and isinstance(state.get(key), dict) else state
-    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ValueError(f"--weights {path}: not a state dict (names to tensors)")
-    return state
-
-
-def load_weights(backbone: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    """Load `state`; a head of another size stays as drawn; any other difference is a ValueError that names it."""
-    own = backbone.state_dict()
-    last = head(backbone)[0]
-    heads = {f"{last}.weight", f"{last}.bias"}
-    state = {k: v for k, v in state.items() if not k.startswith(AUXILIARY) and not (k in heads and k in own and v.shape != own[k].shape)}
-    wrong = [f"{k} is missing" for k in own if k not in state and k not in heads and not k.endswith("num_batches_tracked")]
-    wrong += [f"{k} is not part of the model" for k in state if k not in own]
-    wrong += [f"{k} is {tuple(v.shape)}, not {tuple(own[k].shape)}" for k, v in state.items() if k in own and v.shape != own[k].shape]
-    if wrong:
-        raise ValueError(f"{source} does not fit the backbone: {'; '.join(wrong[:3])}" + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""))
-    backbone.load_state_dict(own | state)
-
-
 def build_model(
     name: str, classes: int, mask: str, weights: str = "imagenet", img_size: int = 224, seed: int = 0, channels_last: bool = True,
     *, per_class: bool = False, fill: str = "mean", findings: Sequence[bool] | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> RoiModel:  # fmt: skip
     """Backbone and mask net, all new layers drawn from `seed`."""
     try:
-        backbone = build_backbone(name, classes, weights, img_size, seed)
+        backbone = build_backbone(name, classes, weights, img_size, seed, class_names)
         with torch.no_grad():
             backbone.eval()(torch.zeros(2, 3, img_size, img_size))
     except (AssertionError, RuntimeError) as error:

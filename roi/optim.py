@@ -46,6 +46,12 @@ def learn_only(model: RoiModel, names: list[str]) -> None:
     model.frozen = [norm for norm in norms if id(norm) not in below and not any(p.requires_grad for p in norm.parameters())]
 
 
+def batch_norms(model: RoiModel) -> list[_BatchNorm]:
+    """Those that learn their statistics from the batches."""
+    frozen = {id(norm) for norm in model.frozen}
+    return [m for m in model.modules() if isinstance(m, _BatchNorm) and id(m) not in frozen]
+
+
 class Schedule:
     """The learning rate of each optimiser step, by torch's own schedulers. Each group keeps its rate; all of them follow one curve.
 

@@ -18,14 +18,15 @@ from roi.augment import Augment, augmented
 from roi.blocks import compiled, recomputed
 from roi.data import Batch, Batches, CacheLoader, XrayDataset, cached, fits, make_loader, present
 from roi.draws import row_seeds
-from roi.engine import Fit, LossesFn, best_path, pick_device, pick_dtype, previous_path
+from roi.engine import Fit, LossesFn, best_path, pick_device, pick_dtype, previous_path, what_failed
+from roi.errors import UserError
 from roi.files import refuse_existing, replacing, writable
 from roi.gradnorm import FixedWeights, GradNorm, Taps
 from roi.log import MetricsLog
-from roi.metrics import VALIDATION_DECISIONS
+from roi.metrics import VALIDATION_DECISIONS, can_be_scored
 from roi.model import LEARNED, RoiModel, build_model
 from roi.objective import LAYER, OBJECTIVES, LabelLoss, consistency_terms, evidence_terms
-from roi.optim import Average, Schedule, learn_only, make_optimizer
+from roi.optim import Average, Schedule, batch_norms, learn_only, make_optimizer
 from roi.patients import named_patients
 from roi.splits import split_word
 from roi.table import (
@@ -59,7 +60,11 @@ class Rows:
 def train(args: argparse.Namespace, mask: str, without: Sequence[str] = ()) -> int:
     """Train with a `mask` (roi/model.py MASKS) and args.objective; the terms in `without` get weight 0. -> exit code"""
     with dist.processes(pick_device(args.device)) as device:
-        return fit_of(args, mask, without, device).run()
+        try:
+            fit = fit_of(args, mask, without, device)
+        except (RuntimeError, MemoryError) as error:
+            raise what_failed(error, "the set-up") from error
+        return fit.run()
 
 
 def fit_of(args: argparse.Namespace, mask: str, without: Sequence[str], device: torch.device) -> Fit:
@@ -72,33 +77,48 @@ def fit_of(args: argparse.Namespace, mask: str, without: Sequence[str], device: 
     before = stage_before(args, save)
     state = None if before else resumed(args, save)
     settle_warmup(args, state, evidence)
+    flags = flags_of(args, mask, without, dtype)
+    source = save if args.resume in (None, "auto") else Path(args.resume)
+    if state:
+        checkpoint.same_flags(state, flags, source)
     rows = choose_rows(args)
     check_sampler(args, rows.train)
     check_schedule(args, rows.val is not None)
+    check_scorable(args, rows)
     if evidence and not is_finding(rows.classes).any():
         raise ValueError(f"--classes {','.join(rows.classes)}: none of them is a finding, there is no evidence to look for; give --objective consistency")
+    earlier = state or before
+    if earlier and not args.skip_unreadable:  # which leaves out rows; else they are known before an image is decoded
+        checkpoint.same_rows(earlier, meta_of(flags, rows, False), source)
     with dist.one_a_machine_first():  # it downloads
         model = build_model(
             args.backbone, len(rows.classes), mask, "none" if state or before else args.weights, args.img_size, args.seed, args.channels_last,
             per_class=args.mask_per_class, fill=args.fill, findings=is_finding(rows.classes).tolist(),
+            class_names=rows.classes,
         )  # fmt: skip
     model.to(device)
     if args.train_parts:
         learn_only(model, tokens(args.train_parts))
     train_loader, sampler, rows.train = loader_of(rows.train, rows.classes, args, device, save, args.seed)
+    if batch_norms(model):
+        sampler.least = 2
+    if sampler.merged:
+        print(
+            f"the last {sampler.merged} images of an epoch are too few for batch norm: they go into the batch before "
+            f"them, which has {sampler.last_batch:,} images"
+        )
     val_loader = None
     if rows.val is not None:
         val_loader, _, rows.val = loader_of(rows.val, rows.classes, args, device, save.with_name(f"{save.stem}_val.pt"), None)
-    flags = {**vars(args), "mask": mask, "without": list(without), "autocast_dtype": str(dtype).removeprefix("torch."), "world": dist.world()}
     meta = meta_of(flags, rows, any(s["contaminated"] for s in (state, before) if s))
+    if earlier:
+        checkpoint.same_rows(earlier, meta, source)
     if before:
-        checkpoint.same_rows(before, meta, Path(args.resume))
         checkpoint.load_parts(model, before | before.get("average", {}), args.resume)
         print(f"stage 2 begins from {args.resume}, epoch {before['epoch']}")
         meta["begun_from"] = checkpoint.identity(before)
     if state:
         meta |= {"begun_from": state["begun_from"]} if "begun_from" in state else {}
-        checkpoint.same_run(state, meta, save if args.resume == "auto" else Path(args.resume))
     names = rows.train["image"].to_numpy()
     balance = loss_weights(args, model, without, device)
     optimizer = make_optimizer(model, args.lr, args.weight_decay, args.mask_lr)
@@ -123,6 +143,14 @@ def fit_of(args: argparse.Namespace, mask: str, without: Sequence[str], device: 
             + (f", and {sampler.start} batches of the next" if sampler.start else "")
         )
     return fit
+
+
+def flags_of(args: argparse.Namespace, mask: str, without: Sequence[str], dtype: torch.dtype) -> dict[str, Any]:
+    """The flags as a checkpoint remembers them; `together`: images of a batch over all processes."""
+    flags = {**vars(args), "mask": mask, "without": list(without), "world": dist.world()}
+    flags["autocast_dtype"] = str(dtype).removeprefix("torch.")
+    flags["together"] = args.batch_size * dist.world()
+    return flags
 
 
 def open_files(fit: Fit, args: argparse.Namespace, rows: Rows, state: dict[str, Any] | None) -> None:
@@ -163,11 +191,12 @@ def settle_warmup(args: argparse.Namespace, state: dict[str, Any] | None, eviden
 
 
 def meta_of(flags: dict[str, Any], rows: Rows, contaminated: bool) -> dict[str, Any]:
-    """What a checkpoint says about its run; `together`: the images of a batch over all processes."""
+    """What a checkpoint says about its run."""
     data = data_of(rows.train, rows.classes, flags["uncertain"], flags["seed"]) + (data_of(rows.val, rows.classes) if rows.val is not None else ())
     return {
-        "classes": rows.classes, "args": {**flags, "together": flags["batch_size"] * flags["world"]}, "contaminated": rows.contaminated or contaminated,
+        "classes": rows.classes, "args": flags, "contaminated": rows.contaminated or contaminated,
         "train_images": checkpoint.fingerprints(image_keys(rows.train["image"]).tolist()),
+        "val_images": checkpoint.fingerprints([] if rows.val is None else image_keys(rows.val["image"]).tolist()),
         "train_patients": checkpoint.fingerprints(sorted({*rows.train["patient_id"], *named_patients(rows.train)})),
         "labels": checkpoint.digest(rows.classes, *data),
         "versions": {"python": sys.version.split()[0], "torch": str(torch.__version__), "numpy": np.__version__},
@@ -418,6 +447,19 @@ def check_schedule(args: argparse.Namespace, validated: bool) -> None:
     if not validated and (args.patience or args.schedule == "plateau"):
         flag = f"--patience {args.patience}" if args.patience else "--schedule plateau"
         raise ValueError(f"{flag} looks at val_auroc, and nothing is validated; give --val_csv, or a --val_fraction above 0")
+
+
+def check_scorable(args: argparse.Namespace, rows: Rows) -> None:
+    """Say, or refuse, that validation cannot tell one epoch from another."""
+    if rows.val is None or can_be_scored(target_matrix(rows.val, rows.classes), rows.classes, datasets_of(rows.val)):
+        return
+    images = f"{len(rows.val):,} validation images"
+    why = f"in the {images} no finding is both present and absent, so that there is no val_auroc"
+    remedy = "give other rows with --val_csv, or more with --val_fraction"
+    if args.patience or args.schedule == "plateau":
+        flag = f"--patience {args.patience}" if args.patience else "--schedule plateau"
+        raise UserError(f"{flag} looks at val_auroc: {why}; {remedy}")
+    print(f"{why} and no best checkpoint; {remedy}")
 
 
 def schedule_of(args: argparse.Namespace, optimizer: torch.optim.Optimizer, steps: int) -> Schedule:

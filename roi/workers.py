@@ -8,6 +8,7 @@ Letters: J is a job, R what comes of it; both go through pipes.
 
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.process
 import signal
 import sys
 from collections.abc import Callable, Generator, Iterable
@@ -18,6 +19,28 @@ from typing import Any, TypeVar
 
 J = TypeVar("J")
 R = TypeVar("R")
+
+
+def children() -> set[multiprocessing.process.BaseProcess]:
+    """The processes that this one has started and that still run."""
+    return set(multiprocessing.active_children())
+
+
+def kill(processes: Iterable[multiprocessing.process.BaseProcess]) -> None:
+    """End them at once, whatever they are at."""
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.join(1.0)  # a disk that hangs holds even a killed one
+
+
+def cause_of_death(code: int | None) -> str:
+    """What an exit code of a worker says, with the remedy."""
+    if code == -getattr(signal, "SIGKILL", 0):
+        return "a worker was killed; out of memory? Fewer --workers need less"
+    if code == -getattr(signal, "SIGBUS", 0):
+        return "a worker crashed: shared memory is full (/dev/shm; docker has --shm-size); fewer --workers need less"
+    return f"a worker crashed (exit code {code})"
 
 
 class Died(OSError):
@@ -90,8 +113,7 @@ def bury(staff: dict[Any, Any], end: Any) -> Died:
     process = staff.pop(end)
     process.join()
     end.close()
-    killed = process.exitcode == -getattr(signal, "SIGKILL", 0)
-    return Died("a worker was killed; out of memory? Fewer --workers need less" if killed else f"a worker crashed (exit code {process.exitcode})")
+    return Died(cause_of_death(process.exitcode))
 
 
 def dismiss(staff: dict[Any, Any], patience: float) -> None:

@@ -1,6 +1,7 @@
 """Several processes: who gets which rows and what they count, 1, 2 and 3 processes agree, a kill and another number of processes."""
 
 import csv
+import json
 import os
 import shutil
 import signal
@@ -20,7 +21,7 @@ from roi import run as roi_run
 from roi.data import Batch, Batches
 from roi.engine import Stop
 from roi.model import build_backbone
-from roi.table import read_list, read_table
+from roi.table import read_list, read_table, target_matrix
 
 TOGETHER, EPOCHS = 12, 4
 ROWS, VAL = 3 * TOGETHER + 1, 11  # the last batch leaves all but one process without a row
@@ -79,6 +80,41 @@ def test_what_a_batch_counts_makes_the_mean_over_processes_the_mean_over_images(
             images = [n for b, _, _ in batches for n in b.index.tolist()]
             assert sum(value[b.index].mean() * share for b, share, _ in batches if len(b.index)) / world == pytest.approx(value[images].mean())
             assert sum(share for _, share, _ in batches) == pytest.approx(world)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+@pytest.mark.parametrize("rest", [0, 1, 2, 3, 5, 7, 8, 11])
+def test_no_process_has_a_batch_of_one_image_where_two_are_needed(world: int, rest: int) -> None:
+    """What is left of an epoch goes into the batch before it, every row still comes once, and an epoch can be entered anywhere."""
+    rows = 2 * TOGETHER + rest
+    parts = [Batches(rows, TOGETHER // world, 7, rank, world) for rank in range(world)]
+    for order in parts:
+        order.least = 2
+    flat = [list(order) for order in parts]
+    together = [sorted(sum(batches, [])) for batches in zip(*flat, strict=True)]
+    assert sorted(sum(together, [])) == list(range(rows)) and all(len(b) >= 2 for batches in flat for b in batches)
+    few = 0 < rest < 2 * world
+    assert {order.merged for order in parts} == {rest if few else 0} and len(together) == 2 + (rest > 0 and not few)
+    assert len(together[-1]) == parts[0].last_batch and {len(order) for order in parts} == {len(together)}
+    value = np.random.default_rng(0).normal(size=rows)
+    groups = [counted(order, 2) for order in parts]
+    for group in zip(*groups, strict=True):
+        images = [n for part in group for b, _, _ in part for n in b.index.tolist()]
+        step = sum(value[b.index].mean() * of_step for part in group for b, _, of_step in part) / world
+        assert step == pytest.approx(value[images].mean())
+    for order, whole in zip(parts, flat, strict=True):
+        for order.start in range(len(whole) + 1):
+            assert list(order) == whole[order.start :] and len(order) == len(whole) - order.start
+
+
+def test_batches_stay_where_nothing_is_to_be_merged() -> None:
+    for rows, batch_size in ((1, 4), (9, 1), (0, 4)):
+        order, plain = Batches(rows, batch_size, 7), Batches(rows, batch_size, 7)
+        order.least = 2
+        assert list(order) == list(plain) and len(order) == len(plain) == len(list(plain)) and not order.merged
+    in_order = Batches(9, 4)
+    in_order.least = 2
+    assert [len(b) for b in in_order] == [4, 4, 1]
 
 
 @pytest.mark.parametrize("rows", [37, 11, 2, 1])
@@ -157,10 +193,14 @@ def flags(folder: Path, demo: Path, out: Path, world: int) -> list[str]:
 
 
 def torchrun(folder: Path, demo: Path, out: Path, world: int) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(world), "train_roi_consistency.py"]
+    return launched("train_roi_consistency.py", flags(folder, demo, out, world), world)
+
+
+def launched(script: str, given: list[str], world: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(world), script]
     out_and_err = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command + flags(folder, demo, out, world), cwd=ROOT, env=environment, start_new_session=True, **out_and_err)
+    return subprocess.Popen(command + given, cwd=ROOT, env=environment, start_new_session=True, **out_and_err)
 
 
 def finished(process: subprocess.Popen[str]) -> str:
@@ -257,3 +297,32 @@ def test_rows_that_cannot_be_read_must_be_known_before_they_are_shared(folder: P
     assert "\n" not in str(said.value) and not list(tmp_path.iterdir())
     args.skip_unreadable = False
     assert len(roi_run.loader_of(table, ["Mass"], args, torch.device("cpu"), tmp_path / "roi.pt", 0)[1]) == 4
+
+
+# --- batch norm, and errors ------------------------------------------------------------------------------------------
+
+
+def test_processes_validate_and_save_one_set_of_statistics_of_batch_norm(folder: Path, demo: Path, tmp_path: Path) -> None:
+    """What the log says of the last epoch is what the checkpoint says of the same images, whoever had them."""
+    more = ["--backbone", "test_resnet", "--mode", "standard", "--epochs", "1", "--warmup_epochs", "0", "--lr", "1e-3"]
+    dynamic = ("--dynamic_weights", "--warmup_epochs", "1")
+    given = [flag for flag in flags(folder, demo, tmp_path, 2) if flag not in dynamic] + more
+    said = finished(launched("train_roi_baselines.py", given, 2))
+    assert "1 images of an epoch are too few for batch norm" in said  # 37 rows in batches of 12
+    (row,) = rows_of(tmp_path)
+    preds = tmp_path / "preds.json"
+    where = ("--csv", folder / "val.csv", "--image_root", demo, "--device", "cpu", "--autocast_dtype", "fp32", "--workers", 0)
+    run("infer_roi_consistency.py", "--checkpoint", tmp_path / "roi.pt", *where, "--save_json", preds)
+    classes = torch.load(tmp_path / "roi.pt", weights_only=True)["classes"]
+    probability = np.array([[record["prob_full"][c] for c in classes] for record in json.loads(preds.read_text())])
+    target = target_matrix(read_table(folder / "val.csv"), classes)
+    loss = np.where(target == 1, -np.log(probability), -np.log1p(-probability))
+    assert float(row["val_loss"]) == pytest.approx(float(np.nanmean(np.where(np.isnan(target), np.nan, loss))), abs=2e-5)
+
+
+def test_of_several_processes_one_says_what_is_wrong(folder: Path, demo: Path, tmp_path: Path) -> None:
+    process = launched("train_roi_consistency.py", [*flags(folder, demo, tmp_path, 2), "--classes", "Mass,Cold"], 2)
+    said = process.communicate(timeout=300)[0]
+    lines = [line for line in said.splitlines() if "error: " in line and "'Cold'" in line]
+    assert process.returncode != 0 and len(lines) == 1, said
+    assert not list(tmp_path.iterdir())

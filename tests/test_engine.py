@@ -3,10 +3,12 @@
 import errno
 import itertools
 import math
+import multiprocessing
 import os
 import resource
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from roi import checkpoint
 from roi.data import Batch, Batches, XrayDataset, ahead, make_loader
 from roi.draws import row_seeds
 from roi.engine import Fit, Meter, Step, train_one_epoch
+from roi.errors import RunError
 from roi.gradnorm import FixedWeights, GradNorm, Taps
 from roi.images import UnreadableImage, locate
 from roi.log import COLUMNS, MetricsLog
@@ -67,7 +70,7 @@ def make_fit(
     evidence = objective == "evidence"
     model = RoiModel(Net(), "features" if evidence else "conv", img_size=20, per_class=evidence)
     data = dataset(folder, 26)
-    loader, sampler = make_loader(data, 4, shuffle_seed=7)
+    loader, sampler = make_loader(data, 4, shuffle_seed=7, workers=more.pop("workers", 0), persistent_workers=True)
     val_loader, _ = make_loader(dataset(folder, 10), 4)
     weights = dict.fromkeys(OBJECTIVES[objective], 0.5)
     meta: dict[str, Any] = {
@@ -408,21 +411,161 @@ def test_a_read_error_saves_the_steps_before_it(every: int, folder: Path, whole:
     expect_as_untouched(fit, whole)
 
 
-def test_out_of_memory_is_one_line_that_names_what_to_lower(folder: Path, tmp_path: Path) -> None:
+def failing_at(call: int, error: Exception) -> Callable[..., dict[str, Tensor]]:
+    """The terms of a batch, whose `call`-th computation fails after the model has seen the batch."""
     calls = 0
 
-    def greedy(model: RoiModel, batch: Batch, epoch: int) -> dict[str, Tensor]:
+    def terms(model: RoiModel, batch: Batch, epoch: int) -> dict[str, Tensor]:
         nonlocal calls
         calls += 1
-        if calls == 10:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has a total capacity of 8 GiB")
+        found = evidence(model, batch, epoch)
+        if calls == call:
+            raise error
+        return found
+
+    return terms
+
+
+def test_out_of_memory_is_one_line_that_names_what_to_lower(folder: Path, tmp_path: Path) -> None:
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has a total capacity of 8 GiB")
+    with pytest.raises(ValueError, match="out of memory in epoch 2, batch 2 .CUDA out of memory. Tried to allocate 2.00 GiB") as said:
+        make_fit(folder, tmp_path, failing_at(10, error)).run()
+    for flag in ("--batch_size", "--accum_steps", "--checkpoint_activations", "--autocast_dtype bf16", "--img_size"):
+        assert flag in str(said.value)
+    assert "--cache_on_device no" in str(said.value) and "\n" not in str(said.value)
+    assert checkpoint.load(tmp_path / "c.pt")["epoch"] == 1
+
+
+@pytest.mark.parametrize("call", [10, 11])
+def test_a_step_that_fails_is_taken_back_and_the_steps_before_it_are_saved(
+    call: int, folder: Path, whole: Fit, tmp_path: Path
+) -> None:
+    """Batch 10 begins a step of two batches, batch 11 ends it: by then statistics, dropout and loss weights have moved."""
+    fit = make_fit(folder, tmp_path, failing_at(call, RuntimeError("cuDNN error\nmore of it")))
+    with pytest.raises(RunError, match=r"epoch 2.*cuDNN error more of it.*Saved .*c\.pt after epoch .*--resume auto") as said:
+        fit.run()
+    assert "\n" not in str(said.value)
+    state = checkpoint.load(tmp_path / "c.pt")
+    assert (state["epoch"], state["batch"], state["steps"]) == (1, 2, 5)
+    fit = resumed(folder, tmp_path)
+    assert fit.run() == 0
+    expect_as_untouched(fit, whole)
+
+
+def test_an_optimiser_that_fails_half_way_saves_nothing(folder: Path, tmp_path: Path) -> None:
+    fit = make_fit(folder, tmp_path)
+    step, calls = fit.optimizer.step, 0
+
+    def broken(*args: Any, **more: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        step(*args, **more)
+        if calls == 6:
+            raise RuntimeError("half of the weights have moved")
+
+    fit.optimizer.step = broken  # type: ignore[method-assign]
+    with pytest.raises(RunError, match=r"half of the weights.*c\.pt is as it was"):
+        fit.run()
+    assert checkpoint.load(tmp_path / "c.pt")["steps"] == 4
+
+
+def workers_of(fit: Fit) -> list[int]:
+    return sorted(worker.pid for worker in multiprocessing.active_children() if worker.pid)
+
+
+@pytest.mark.parametrize("at", [5, 11])
+def test_a_worker_that_is_killed_ends_the_run_and_the_steps_before_it_are_saved(
+    at: int, folder: Path, whole: Fit, tmp_path: Path
+) -> None:
+    """By the kernel when memory is short, say; while a batch is computed, which is then not interrupted."""
+    calls, killed = 0, 0.0
+
+    def killing(model: RoiModel, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        nonlocal calls, killed
+        calls += 1
+        if calls == at:
+            killed = time.monotonic()
+            os.kill(workers_of(fit)[0], signal.SIGKILL)
+            time.sleep(0.2)  # torch would raise here
         return evidence(model, batch, epoch)
 
-    with pytest.raises(ValueError, match="out of memory in epoch 2, batch 2 .CUDA out of memory. Tried to allocate 2.00 GiB") as said:
-        make_fit(folder, tmp_path, greedy).run()
-    for flag in ("--batch_size", "--accum_steps", "--checkpoint_activations", "--autocast_dtype bf16", "--img_size", "--cache_on_device no"):
-        assert flag in str(said.value)
-    assert "\n" not in str(said.value) and checkpoint.load(tmp_path / "c.pt")["epoch"] == 1
+    fit = make_fit(folder, tmp_path, killing, workers=2)
+    with pytest.raises(RunError, match=r"epoch \d.*a worker was killed; out of memory\?.*Saved .*c\.pt after epoch") as said:
+        fit.run()
+    assert time.monotonic() - killed < 10 and "\n" not in str(said.value) and not workers_of(fit)
+    state = checkpoint.load(tmp_path / "c.pt")
+    assert state["steps"] == {5: 3, 11: 6}[at]  # its step is finished
+    fit = resumed(folder, tmp_path, workers=2)
+    assert fit.run() == 0
+    expect_as_untouched(fit, whole)
+    assert not workers_of(fit)
+
+
+def test_a_worker_that_hangs_does_not_keep_a_run_that_is_told_to_stop(folder: Path, whole: Fit, tmp_path: Path) -> None:
+    """A disk that answers no more: the signal comes while the main process waits for a batch that never comes."""
+    calls, told = 0, 0.0
+
+    def hanging(model: RoiModel, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        nonlocal calls, told
+        calls += 1
+        if calls == 3:
+            told = time.monotonic() + 1.0
+            for pid in workers_of(fit):
+                os.kill(pid, signal.SIGSTOP)
+            threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        return evidence(model, batch, epoch)
+
+    fit = make_fit(folder, tmp_path, hanging, workers=2)
+    assert fit.run() == 128 + signal.SIGTERM
+    assert time.monotonic() - told < 10 and not workers_of(fit)
+    fit = resumed(folder, tmp_path)
+    assert 2 <= fit.steps < 4 and fit.run() == 0
+    expect_as_untouched(fit, whole)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("the decoder's own"), OSError(errno.EMFILE, os.strerror(errno.EMFILE))])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_error_where_images_are_decoded_is_one_line(
+    error: Exception, workers: int, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too many open files are not the fault of the image, which --skip_unreadable would leave out."""
+
+    def read(path: str, size: int) -> np.ndarray:
+        if path.endswith("07.png"):
+            raise error
+        return np.zeros((size, size), dtype=np.uint8)
+
+    monkeypatch.setattr("roi.data.read_grey", read)
+    with pytest.raises(RunError) as said:
+        make_fit(folder, tmp_path, workers=workers, skip_unreadable=True).run()
+    text = str(said.value)
+    assert "\n" not in text and str(error) in text and ("ulimit -n" in text) == isinstance(error, OSError)
+    assert not multiprocessing.active_children()
+
+
+def test_a_defect_of_ours_in_a_worker_shows_where_it_is_and_ends_all_the_same(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(path: str, size: int) -> np.ndarray:
+        raise KeyError(path)
+
+    monkeypatch.setattr("roi.data.read_grey", read)
+    with pytest.raises(KeyError):
+        make_fit(folder, tmp_path, workers=2).run()
+    assert not multiprocessing.active_children()
+
+
+def test_run_again_does_nothing_or_what_is_left(folder: Path, whole: Fit, tmp_path: Path) -> None:
+    begun: list[int] = []
+    fit = make_fit(folder, tmp_path, workers=2)
+    fit.begin = lambda: begun.append(1)
+    fit.epochs = 2
+    assert fit.run() == 0 and fit.epoch == 2
+    before = (tmp_path / "c.pt").read_bytes()
+    assert fit.run() == 0 and (tmp_path / "c.pt").read_bytes() == before and begun == [1]
+    fit.epochs = 3
+    assert fit.run() == 0
+    expect_as_untouched(fit, whole)
 
 
 @pytest.mark.parametrize(("every", "saved"), [(0, [4, 8, 12]), (1, [*range(1, 13), 4, 8, 12]), (3, [3, 4, 6, 8, 9, 12, 12])])

@@ -8,7 +8,9 @@ import torch
 import torchvision
 from torch import nn
 
+from roi import checkpoint
 from roi import model as m
+from roi.errors import UserError
 
 
 @pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "mobilenet_v3_small", "convnext_tiny", "test_convnext", "test_vit", "test_resnet.r160_in1k"])
@@ -70,6 +72,106 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
     for name in ("text.pt", "nowhere.pt"):
         with pytest.raises(ValueError, match=name):
             m.build_backbone("squeezenet1_1", 5, str(tmp_path / name))
+
+
+def saved_checkpoint(path: Path, classes: list[str], **more: object) -> dict[str, torch.Tensor]:
+    """A file as a train script writes it; -> its weights."""
+    donor = m.build_backbone("squeezenet1_1", len(classes), "none", seed=5)
+    torch.save({"model": donor.state_dict(), "mask_net": {}, "classes": classes, **more}, path)
+    return donor.state_dict()
+
+
+@pytest.mark.parametrize("ours", [["Edema", "Mass", "Hernia"], ["Hernia", "Mass"], ["Hernia", "Nodule", "Edema", "Mass"]])
+def test_the_last_layer_of_a_checkpoint_comes_class_by_class(
+    ours: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever their number and order: rows of the same place would be those of other findings."""
+    theirs = ["Mass", "Edema", "Effusion"]
+    donor = saved_checkpoint(tmp_path / "c.pt", theirs)
+    drawn = m.build_backbone("squeezenet1_1", len(ours), "none").state_dict()
+    found = m.build_backbone("squeezenet1_1", len(ours), str(tmp_path / "c.pt"), class_names=ours).state_dict()
+    for key in ("classifier.1.weight", "classifier.1.bias"):
+        for row, name in enumerate(ours):
+            expected = donor[key][theirs.index(name)] if name in theirs else drawn[key][row]
+            assert torch.equal(found[key][row], expected), (key, name)
+    assert torch.equal(found["features.0.weight"], donor["features.0.weight"])
+    said = capsys.readouterr().out
+    came, new = ([c for c in ours if (c in theirs) == known] for known in (True, False))
+    assert f"came {', '.join(came)}; new {', '.join(new) or 'none'}" in said
+
+
+def test_weights_that_name_no_classes_bring_no_last_layer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    donor = m.build_backbone("squeezenet1_1", 3, "none", seed=5).state_dict()
+    torch.save(donor, tmp_path / "w.pt")
+    drawn = m.build_backbone("squeezenet1_1", 3, "none").state_dict()
+    found = m.build_backbone("squeezenet1_1", 3, str(tmp_path / "w.pt"), class_names=["A", "B", "C"]).state_dict()
+    assert torch.equal(found["classifier.1.weight"], drawn["classifier.1.weight"])
+    assert torch.equal(found["features.0.weight"], donor["features.0.weight"])
+    assert "names no classes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model.", "net.backbone."])
+def test_what_others_wrap_around_a_model_is_taken_off(prefix: str, tmp_path: Path) -> None:
+    """DataParallel, torch.compile, both, Lightning; `n_averaged` is torch's AveragedModel."""
+    donor = m.build_backbone("squeezenet1_1", 3, "none", seed=5).state_dict()
+    wrapped = {f"{prefix}{key}": value for key, value in donor.items()} | {"n_averaged": torch.tensor(3)}
+    torch.save({"state_dict": wrapped, "epoch": 3}, tmp_path / "w.ckpt")
+    found = m.build_backbone("squeezenet1_1", 3, str(tmp_path / "w.ckpt")).state_dict()
+    assert all(torch.equal(found[key], donor[key]) for key in donor)
+
+
+def test_parts_that_were_compiled_one_by_one_come_too(tmp_path: Path) -> None:
+    donor = m.build_backbone("squeezenet1_1", 3, "none", seed=5).state_dict()
+    torch.save({key.replace("features.", "features._orig_mod."): value for key, value in donor.items()}, tmp_path / "w.pt")
+    found = m.build_backbone("squeezenet1_1", 3, str(tmp_path / "w.pt")).state_dict()
+    assert all(torch.equal(found[key], donor[key]) for key in donor)
+
+
+def test_a_file_that_is_something_else_is_called_what_it_is(tmp_path: Path) -> None:
+    script = torch.jit.script(nn.Linear(2, 2))
+    files = {
+        "empty.pt": (b"", "is empty"),
+        "pointer.safetensors": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        "page.pt": (b"\n<!DOCTYPE html><html>404</html>", "is a web page"),
+        "keras.h5": (b"\x89HDF\r\n\x1a\n" + bytes(80), "HDF5"),
+        "text.pt": (b"hello", "neither safetensors nor a state dict"),
+    }
+    for name, (content, _) in files.items():
+        (tmp_path / name).write_bytes(content)
+    torch.save(nn.Linear(2, 2), tmp_path / "whole.pt")
+    torch.save({"state_dict": {"a": torch.zeros(1)}, "settings": Path("x")}, tmp_path / "lightning.ckpt")
+    torch.jit.save(script, str(tmp_path / "script.pt"))
+    said = {name: words for name, (_, words) in files.items()}
+    said |= {"whole.pt": "holds Python objects", "lightning.ckpt": "holds Python objects", "script.pt": "TorchScript"}
+    for name, words in said.items():
+        for read in (lambda path: m.build_backbone("squeezenet1_1", 3, str(path)), checkpoint.load):
+            with pytest.raises(UserError, match=words) as error:
+                read(tmp_path / name)
+            assert name in str(error.value) and "\n" not in str(error.value) and len(str(error.value)) < 500
+
+
+def test_safetensors_are_known_by_what_they_hold(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    donor = m.build_backbone("squeezenet1_1", 3, "none", seed=5).state_dict()
+    save_file(donor, tmp_path / "w.bin")
+    found = m.build_backbone("squeezenet1_1", 3, str(tmp_path / "w.bin")).state_dict()
+    assert all(torch.equal(found[key], donor[key]) for key in donor)
+
+
+def test_a_checkpoint_that_is_not_ours_says_what_it_can_be_used_for(tmp_path: Path) -> None:
+    donor = saved_checkpoint(tmp_path / "c.pt", ["Mass"])
+    torch.save(donor, tmp_path / "weights.pt")
+    with pytest.raises(UserError, match="weights alone: training begins from them with --weights"):
+        checkpoint.load(tmp_path / "weights.pt")
+    whole = dict.fromkeys(checkpoint.NEEDED, {}) | {"args": {"backbone": "resnet18"}}
+    torch.save(whole, tmp_path / "old.pt")
+    with pytest.raises(UserError, match="does not say how its model is built .its args have no 'mask'"):
+        checkpoint.load_model(tmp_path / "old.pt")
+    model = m.build_model("squeezenet1_1", 1, "none", "none")
+    short = {key: value for key, value in donor.items() if key != "features.0.weight"}
+    with pytest.raises(UserError, match="do not fit its own description .features.0.weight is missing"):
+        checkpoint.load_parts(model, {"model": short, "mask_net": {}}, "c.pt")
 
 
 @pytest.mark.parametrize("name", ["squeezenet1_1", "test_convnext.r160_in1k"])

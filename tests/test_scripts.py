@@ -1,9 +1,12 @@
 """The scripts as their users run them: the published flags, honest splits, modes, a kill and a second run, predictions."""
 
 import csv
+import errno
 import io
 import json
+import multiprocessing
 import os
+import platform
 import re
 import signal
 import subprocess
@@ -20,9 +23,11 @@ from PIL import Image
 
 import train_roi_baselines
 import train_roi_consistency
-from roi import cli
+from roi import checkpoint, cli
 from roi import run as roi_run
 from roi.engine import Fit
+from roi.errors import RunError, UserError
+from roi.files import locked
 from roi.images import locate, read_grey
 from roi.log import COLUMNS, TERMS
 from roi.objective import OBJECTIVES
@@ -694,3 +699,228 @@ def test_what_the_cache_cannot_read_is_left_out_and_listed(demo: Path, tables: t
     ]  # fmt: skip
     assert "2 images could not be read and were left out" in run(*without)
     expect_equal(out, plain)
+
+
+# --- how a run ends --------------------------------------------------------------------------------------------------
+
+
+def one_line_failure(*command: object) -> str:
+    """Run a script that fails through no fault of its flags: exit code 1 and one line."""
+    said = run(*command, code=1)
+    errors = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "Traceback" not in said, said
+    return errors[0]
+
+
+@pytest.fixture
+def dying_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker that decodes its third image is killed, as the kernel does where memory is short."""
+    calls, here = 0, os.getpid()
+
+    def read(path: str, size: int) -> np.ndarray:
+        nonlocal calls
+        calls += 1
+        if calls == 3 and os.getpid() != here:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read_grey(path, size)
+
+    monkeypatch.setattr("roi.data.read_grey", read)
+
+
+def test_a_killed_worker_is_one_line_in_training_and_inference(
+    demo: Path, tables: tuple[Path, Path], trained: Path, tmp_path: Path, dying_workers: None
+) -> None:
+    began = time.monotonic()
+    train = ("train_roi_consistency.py", *training(demo, tables[0], tmp_path), "--workers", 2, "--batch_size", 2)
+    said = one_line_failure(*train)
+    assert "a worker was killed; out of memory?" in said and "--resume auto" in said
+    where = ("--csv", tables[1], "--image_root", demo, "--device", "cpu", "--workers", 2, "--batch_size", 2)
+    infer = ("infer_roi_consistency.py", "--checkpoint", trained / "roi.pt", *where)
+    said = one_line_failure(*infer, "--save_json", tmp_path / "preds.json", "--save_masks", tmp_path / "masks.npz")
+    assert "inference: a worker was killed; out of memory?" in said
+    assert not multiprocessing.active_children() and time.monotonic() - began < 60
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.csv", "roi.pt", "roi_val.csv"]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory.\nTried"), 2, ("out of memory in inference", "smaller --batch_size")),
+        (RuntimeError("cuDNN error:\nBAD"), 1, ("cuDNN error: BAD", "ROI_DEBUG=1")),
+    ],
+)
+def test_what_fails_in_inference_is_one_line(
+    error: Exception, code: int, words: tuple[str, ...], demo: Path, tables: tuple[Path, Path], trained: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def fails(*args: object) -> None:
+        raise error
+
+    monkeypatch.setattr("roi.model.RoiModel.normalise", fails)
+    where = ("--csv", tables[1], "--image_root", demo, "--device", "cpu", "--workers", 0, "--save_json", tmp_path / "preds.json")
+    command = ("infer_roi_consistency.py", "--checkpoint", trained / "roi.pt", *where)
+    said = one_line_error(*command) if code == 2 else one_line_failure(*command)
+    assert all(word in said for word in words) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "lines"),
+    [(UserError("the flag"), 2, 1), (RunError("the disk"), 1, 1), (OSError("no room"), 2, 1), (ValueError("ours"), None, 0)],
+)
+def test_only_what_is_not_our_defect_is_one_line(
+    error: Exception, code: int | None, lines: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main(args: object) -> None:
+        raise error
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with pytest.raises(SystemExit if code else type(error)) as end:
+            cli.run(main, lambda: None)  # type: ignore[arg-type, return-value]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert capsys.readouterr().err.count("error: ") == lines and (code is None or end.value.code == code)
+
+
+WAITING = """
+import sys, time
+from roi.files import locked
+with locked(sys.argv[1]):
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+
+
+def holding(path: Path) -> subprocess.Popen[str]:
+    """Another process that writes `path`."""
+    command = [sys.executable, "-c", WAITING, str(path)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "locked\n"
+    return process
+
+
+@pytest.mark.parametrize("name", ["roi.pt", "metrics.csv"])
+def test_a_run_that_another_one_writes_is_left_alone_and_a_dead_one_taken_over(
+    name: str, demo: Path, tables: tuple[Path, Path], tmp_path: Path
+) -> None:
+    command = ("train_roi_consistency.py", *training(demo, tables[0], tmp_path), "--max_samples", 24, "--overwrite")
+    other = holding(tmp_path / name)
+    try:
+        for more in ((), ("--resume", "auto")):
+            said = one_line_error(*command, *more)
+            assert name in said and f"process {other.pid} on " in said and "another name" in said
+        assert [path.name for path in tmp_path.iterdir()] == [f"{name}.lock"]
+    finally:
+        other.kill()
+        other.wait()
+    assert (tmp_path / f"{name}.lock").exists()  # it was killed
+    run(*command)
+    assert not list(tmp_path.glob("*.lock")) and (tmp_path / "roi.pt").exists()
+
+
+def test_predictions_that_another_process_writes_are_left_alone(
+    demo: Path, tables: tuple[Path, Path], trained: Path, tmp_path: Path
+) -> None:
+    where = ("--csv", tables[1], "--image_root", demo, "--device", "cpu", "--workers", 0, "--save_json", tmp_path / "preds.json")
+    command = ("infer_roi_consistency.py", "--checkpoint", trained / "roi.pt", *where)
+    with locked(tmp_path / "preds.json"):
+        assert "is writing it" in one_line_error(*command)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_belongs_to_one_and_ends_with_its_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.pt"
+    with locked(path):
+        assert str(os.getpid()) in (tmp_path / "x.pt.lock").read_text()
+        with pytest.raises(UserError, match=f"process {os.getpid()} on"), locked(path):
+            raise AssertionError
+        assert (tmp_path / "x.pt.lock").exists()
+    with pytest.raises(KeyError), locked(path):
+        raise KeyError
+    assert not list(tmp_path.iterdir())
+
+    def no_locks(*given: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.lockf", no_locks)  # the number in the file decides
+    host = "".join(c for c in platform.node() if c.isalnum())
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    for owner, free in ((f"{host}-{gone.pid}", True), (f"{host}-{os.getppid()}", False), ("elsewhere-1", False), ("", True)):
+        (tmp_path / "x.pt.lock").write_text(owner)
+        if free:
+            with locked(path):
+                pass
+            continue
+        with pytest.raises(UserError, match=r"remove .*x\.pt\.lock"), locked(path):
+            raise AssertionError
+        assert (tmp_path / "x.pt.lock").read_text() == owner
+
+
+def test_changed_flags_and_rows_are_refused_before_an_image_is_decoded(
+    demo: Path, tables: tuple[Path, Path], trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decodes(*args: object, **more: object) -> None:
+        raise AssertionError("an image is decoded")
+
+    monkeypatch.setattr("roi.run.cached", decodes)
+    again = ("train_roi_consistency.py", *training(demo, tables[0], trained), *PUBLISHED, "--resume", "auto", "--cache_dir", tmp_path)
+    assert "--lr 0.0001, now 0.001" in one_line_error(*again, "--lr", "1e-3")
+    table = pd.read_csv(tables[0], dtype=str)
+    table.iloc[::-1].to_csv(tmp_path / "turned.csv", index=False)
+    table.drop(index=table.index[:5]).to_csv(tmp_path / "fewer.csv", index=False)
+    said = one_line_error(*again, "--train_csv", tmp_path / "turned.csv")
+    assert "in another order" in said or "other images" in said  # validation is drawn by patient, in the order of the rows
+    assert "other images" in one_line_error(*again, "--train_csv", tmp_path / "fewer.csv")
+    with pytest.raises(AssertionError, match="an image is decoded"):
+        run(*again)
+
+
+def test_rows_in_another_order_are_said_to_be_that() -> None:
+    meta = {"classes": ["Mass"], "labels": "x", "train_images": torch.tensor([3, 1, 2]), "val_images": torch.tensor([7, 8])}
+    for key in ("train_images", "val_images"):
+        turned = meta | {key: meta[key].flip(0)}  # type: ignore[attr-defined]
+        with pytest.raises(UserError, match=f"on the same {len(meta[key])} images in another order"):
+            checkpoint.same_rows(meta, turned, "c.pt")
+        with pytest.raises(UserError, match="on other images"):
+            checkpoint.same_rows(meta, meta | {key: torch.tensor([1, 2])}, "c.pt")
+    with pytest.raises(UserError, match="other classes.*classes Mass; now Edema"):
+        checkpoint.same_rows(meta, meta | {"classes": ["Edema"], "labels": "y"}, "c.pt")
+    checkpoint.same_rows({key: value for key, value in meta.items() if key != "val_images"}, meta, "c.pt")
+
+
+def test_validation_that_cannot_be_scored_is_said_at_the_start(demo: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
+    """Ten normals: no finding is both present and absent."""
+    table = read_table(tables[0])
+    normal = table[table["labels"] == "Normal"]
+    patients = list(dict.fromkeys(normal["patient_id"]))[:6]
+    held = table["patient_id"].isin(patients)
+    normal[normal["patient_id"].isin(patients)].to_csv(tmp_path / "val.csv", index=False)
+    table[~held].to_csv(tmp_path / "train.csv", index=False)
+    command = ("train_roi_consistency.py", *training(demo, tmp_path / "train.csv", tmp_path), "--val_csv", tmp_path / "val.csv")
+    command = (*command, "--allow_leakage")  # whoever they are
+    for more in (("--patience", 1), ("--schedule", "plateau")):
+        said = one_line_error(*command, *more)
+        assert more[0] in said and "no finding is both present and absent" in said and "--val_csv" in said
+    said = run(*command)
+    assert said.index("no finding is both present and absent") < said.index("epoch 1:") and "no best checkpoint" in said
+    assert not (tmp_path / "roi_best.pt").exists()
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_a_last_batch_of_one_image_goes_into_the_one_before_it_with_batch_norm(
+    cache: bool, demo: Path, tables: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """33 images in batches of 16. Without batch norm nothing changes."""
+    table = read_table(tables[0])
+    given = ("train_roi_baselines.py", "--mode", "standard", *training(demo, tables[0], tmp_path), "--val_fraction", 0)
+    given = (*given, "--max_samples", 33, "--allow_leakage", *(("--cache_dir", tmp_path / "cache") if cache else ()))
+    assert len(table) > 33
+    said = run(*given, "--backbone", "test_resnet")
+    assert "the last 1 images of an epoch are too few for batch norm" in said and "which has 17 images" in said
+    assert rows_of(tmp_path / "metrics.csv")[0]["steps"] == "2"
+    said = run(*given, "--overwrite")
+    assert "too few" not in said and rows_of(tmp_path / "metrics.csv")[0]["steps"] == "3"
+    said = one_line_error(*given, "--overwrite", "--backbone", "test_resnet", "--batch_size", 1)
+    assert "batch norm needs at least two images" in said and "--batch_size" in said
