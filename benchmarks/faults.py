@@ -7,8 +7,13 @@ and accumulation, the evidence objective with workers; both with dropout in the 
 inference, at moments drawn with --seed. After each kill the same command is given again, a run is struck --kills_a_run times at most and then
 left to end. Its weights, optimiser state, metrics (but for times), predictions and cached pixels must be those of the run nobody touched, bit for bit.
 
-Prints a table and writes benchmarks/results/faults-<machine>.json. Takes about 15 minutes on two cores; --smoke: a few kills of shorter runs,
-whose figures go to --out.
+Then faults that a run answers itself, --faults of each, at moments drawn the same way: SIGKILL of one worker of a
+training and of an inference that decode files, SIGTERM for a training with its workers, and the same training started a
+second time. What was struck must end within 10 s, in words; the same command again, or the first of the two, must end
+as the run nobody touched.
+
+Prints a table and writes benchmarks/results/faults-<machine>.json and faults-answered-<machine>.json. Takes about 25
+minutes on two cores; --smoke: fewer and shorter runs, whose figures go to --out.
 """
 
 from __future__ import annotations
@@ -33,6 +38,7 @@ from harness import ROOT, Figure, add_machine, linked, script, table, write_resu
 
 from roi import cli
 
+ENDS = 10.0  # seconds in which a run that was struck must have ended
 SIDE = 64  # pixels of the images in the cache
 TIMES = ("images_per_s", "seconds")  # columns of the metrics that no two runs share
 OWN = ("args", "log", "meter")  # of a checkpoint: names of its folder, and the times of its epochs
@@ -65,12 +71,26 @@ class Count:
     untouched_s: float = 0.0
 
 
+@dataclass
+class Answer:
+    """How runs answered one kind of fault."""
+
+    faults: int = 0  # that struck a living process
+    seconds: list[float] = field(default_factory=list)  # until it had ended
+    wrong: list[str] = field(default_factory=list)
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    count = cli.number(int, 1)
+    count, none = cli.number(int, 1), cli.number(int, 0)
     parser = cli.Parser(__doc__)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="scratch folder; what an earlier run of this left there is removed")
-    parser.add_argument("--kills", type=count, default=50, metavar="N", help="over all stages (default: %(default)s)")
+    parser.add_argument(
+        "--kills", type=none, default=50, metavar="N", help="over all stages; 0: others alone (default: %(default)s)"
+    )
     parser.add_argument("--kills_a_run", type=count, default=5, metavar="N", help="then the run is left to end (default: %(default)s)")
+    parser.add_argument(
+        "--faults", type=none, default=8, metavar="N", help="of each other kind; 0: kills alone (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=cli.number(int, 0), default=0, help="of the moments (default: %(default)s)")
     parser.add_argument("--smoke", action=cli.on_off, default=False, help="shorter runs (default: no)")
     add_machine(parser)
@@ -78,34 +98,71 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
-    stages = prepare(args)
+    stages, decoding = prepare(args)
     rng = random.Random(args.seed)
-    counts: dict[str, Count] = {}
-    done = 0
-    for place, (name, stage) in enumerate(stages.items(), 1):
-        quota = round(args.kills * place / len(stages)) - done
-        counts[name] = struck(stage, args.out / name.replace(", ", "_").replace(" ", "_"), quota, args.kills_a_run, rng)
-        done += quota
-        print(f"{name}: {summary(counts[name])}", flush=True)
-    figures = judge(args, counts)
-    path = write_result(
-        "faults", args.machine,
-        {
-            "what": "SIGKILL at random moments, the same command again; results against those of a run nobody touched, bit for bit",
-            "command": shlex.join(["python", "benchmarks/faults.py", "--kills", str(args.kills), "--seed", str(args.seed)]) + " --out …",
-            "figures": [figure.as_dict() for figure in figures],
-            "stages": {name: vars(count) for name, count in counts.items()},
-        },
-        args.out if args.smoke else None,
-    )  # fmt: skip
-    print(f"\n{table(figures)}\n{path}")
-    for name, count in counts.items():
-        for why in count.wrong[:5]:
+    figures: list[Figure] = []
+    found: dict[str, Any] = {}
+    if args.kills:
+        counts: dict[str, Count] = {}
+        done = 0
+        for place, (name, stage) in enumerate(stages.items(), 1):
+            quota = round(args.kills * place / len(stages)) - done
+            counts[name] = struck(stage, folder_of(args, name), quota, args.kills_a_run, rng)
+            done += quota
+            print(f"{name}: {summary(counts[name])}", flush=True)
+        what = (
+            "SIGKILL at random moments, the same command again; "
+            "results against those of a run nobody touched, bit for bit"
+        )
+        kills = judge(args, counts)
+        write(args, "faults", what, kills, counts)
+        figures += kills
+        found |= counts
+    if args.faults:
+        answers: dict[str, Answer] = {}
+        homes: dict[int, Path] = {}  # of the untouched run of each stage
+        for name, (stage, strike) in decoding.items():
+            home = homes.setdefault(id(stage), folder_of(args, name) / "untouched")
+            answers[name] = answered(stage, folder_of(args, name), home, strike, args.faults, rng)
+            answer = answers[name]
+            worst = max(answer.seconds, default=0.0)
+            print(f"{name}: {answer.faults} faults, ended within {worst:.1f} s, {len(answer.wrong)} wrong", flush=True)
+        what = (
+            "workers that die, SIGTERM for a run and its workers, a second start of a run: seconds until what was "
+            "struck has ended, the same command again; results against those of a run nobody touched, bit for bit"
+        )
+        ends = judge_answers(args, answers)
+        write(args, "faults-answered", what, ends, answers)
+        figures += ends
+        found |= answers
+    print(f"\n{table(figures)}")
+    for name, one in found.items():
+        for why in one.wrong[:5]:
             print(f"{name}: {why}")
 
 
-def prepare(args: argparse.Namespace) -> dict[str, Stage]:
-    """The demo set, tables, and what is struck."""
+def folder_of(args: argparse.Namespace, name: str) -> Path:
+    return args.out / name.replace(", ", "_").replace(" ", "_")
+
+
+def write(args: argparse.Namespace, name: str, what: str, figures: list[Figure], found: dict[str, Any]) -> None:
+    """The result file of one half of the benchmark."""
+    content = {
+        "what": what,
+        "command": shlex.join(["python", "benchmarks/faults.py", *numbers_of(args)]) + " --out …",
+        "figures": [figure.as_dict() for figure in figures],
+        "stages": {stage: vars(one) for stage, one in found.items()},
+    }
+    print(write_result(name, args.machine, content, args.out if args.smoke else None))
+
+
+def numbers_of(args: argparse.Namespace) -> list[str]:
+    """The flags that say how much was done."""
+    return [word for name in ("kills", "faults", "seed") for word in (f"--{name}", str(getattr(args, name)))]
+
+
+def prepare(args: argparse.Namespace) -> tuple[dict[str, Stage], dict[str, tuple[Stage, Strike]]]:
+    """The demo set, tables, what is killed, and what answers a fault: without a cache, so that workers live."""
     out = args.out
     data, many = out / "data", out / "many"
     if not (data / "demo.json").is_file():
@@ -129,18 +186,35 @@ def prepare(args: argparse.Namespace) -> dict[str, Stage]:
         "training, consistency": training("--objective", "consistency", "--dynamic_weights", "--accum_steps", 2, "--workers", 0),
         "training, evidence": training("--warmup_epochs", epochs // 2, "--workers", 2),
     }
-    checkpoint = out / "training_evidence" / "untouched" / "roi.pt"
+    trained = "training, evidence" if args.kills else "training, a worker dies"
+    checkpoint = folder_of(args, trained) / "untouched" / "roi.pt"
 
-    def infer(folder: Path) -> list[object]:
-        shared = ["--csv", rows, "--image_root", many, "--cache_dir", folder / "pixels", "--device", "cpu", "--workers", 2]
+    def infer(folder: Path, *cache: object) -> list[object]:
+        shared = ["--csv", rows, "--image_root", many, *cache, "--device", "cpu", "--workers", 2]
         return ["infer_roi_consistency.py", "--checkpoint", checkpoint, *shared, "--save_json", folder / "preds.json", "--overwrite"]
 
+    def train_from_files(folder: Path) -> list[object]:
+        where = ["--save", folder / "roi.pt", "--log_csv", folder / "metrics.csv"]
+        return [*train, "--warmup_epochs", epochs // 2, "--workers", 2, *where]
+
+    def infer_cached(folder: Path) -> list[object]:
+        return infer(folder, "--cache_dir", folder / "pixels")
+
+    files_training = Stage(train_from_files, "roi.pt", r"^resumed ", different_training)
+    files_inference = Stage(infer, "preds.json", r"$^", different_predictions)
+    decoding: dict[str, tuple[Stage, Strike]] = {
+        "training, a worker dies": (files_training, kill_a_worker),
+        "inference, a worker dies": (files_inference, kill_a_worker),
+        "training, SIGTERM": (files_training, terminate),
+        "training, started twice": (files_training, start_again),
+    }
     there, shards = r"^pixel cache .* (all )?[1-9][0-9,]* images there", "pixels/*/shard-*.json"
-    return {
+    stages = {
         "cache build": Stage(lambda f: ["-c", BUILD, rows, many, f / "pixels", SIDE], shards, there, lambda a, b: different_cache(a, b, rows, many)),
         **trainings,
-        "inference": Stage(infer, shards, there, lambda a, b: different_predictions(a, b) + different_cache(a, b, rows, many)),
+        "inference": Stage(infer_cached, shards, there, lambda a, b: different_predictions(a, b) + different_cache(a, b, rows, many)),
     }
+    return stages, decoding
 
 
 def struck(stage: Stage, folder: Path, quota: int, a_run: int, rng: random.Random) -> Count:
@@ -170,24 +244,139 @@ def struck(stage: Stage, folder: Path, quota: int, a_run: int, rng: random.Rando
 
 def attempt(stage: Stage, run: Path, after: float | None, count: Count) -> int:
     """Give the command and kill it `after` so many seconds, if it still lives. -> its exit code"""
-    run.mkdir(parents=True, exist_ok=True)
-    words = [sys.executable, *map(str, stage.command(run))]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     began = time.time()
-    with open(run / "log.txt", "w", encoding="utf-8") as log:  # of the last attempt
-        process = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-        try:
-            return process.wait(after)
-        except subprocess.TimeoutExpired:
-            pass
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-        code = process.wait()
+    process = started(stage, run)
+    try:
+        return process.wait(after)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    code = process.wait()
     if code == -signal.SIGKILL:
         count.kills += 1
         count.lost.append(round(time.time() - max([began, *(path.stat().st_mtime for path in run.glob(stage.saved))]), 2))
     return code
+
+
+def started(stage: Stage, run: Path, log: str = "log.txt") -> subprocess.Popen[bytes]:
+    """Give the command; what it says goes to `log` in its folder, that of the last time."""
+    run.mkdir(parents=True, exist_ok=True)
+    words = [sys.executable, *map(str, stage.command(run))]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with open(run / log, "w", encoding="utf-8") as file:
+        return subprocess.Popen(
+            words, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )
+
+
+def answered(
+    stage: Stage, folder: Path, untouched: Path, strike: Strike, quota: int, rng: random.Random
+) -> Answer:
+    """Strike runs of a stage `quota` times, each once, then give the command again: all end as the untouched one."""
+    shutil.rmtree(folder, ignore_errors=True)
+    answer = Answer()
+    if not untouched.is_dir():
+        began = time.time()
+        if attempt(stage, untouched, None, Count()) != 0:
+            answer.wrong.append(f"the untouched run failed: {last_line(untouched)}")
+            return answer
+        (untouched / "seconds.txt").write_text(str(time.time() - began))
+    takes = float((untouched / "seconds.txt").read_text())
+    for n in range(4 * quota):  # some have ended before they are struck
+        if answer.faults == quota or len(answer.wrong) > 2:
+            break
+        run = folder / f"run-{n}"
+        process = started(stage, run)
+        try:
+            process.wait(rng.uniform(1.0, takes))
+        except subprocess.TimeoutExpired:
+            seconds, problems = strike(stage, run, process, rng)
+        else:
+            continue
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        if seconds is None:
+            continue
+        answer.faults += 1
+        answer.seconds.append(round(seconds, 2))
+        if not problems and attempt(stage, run, None, Count()) != 0:
+            problems = [f"the same command again failed: {last_line(run)}"]
+        answer.wrong += [f"{run.name}: {why}" for why in problems or stage.differs(run, untouched)]
+    return answer
+
+
+def kill_a_worker(
+    stage: Stage, run: Path, process: subprocess.Popen[bytes], rng: random.Random
+) -> tuple[float | None, list[str]]:
+    """-> seconds until the run had ended, None where it had no worker any more; and what is wrong with how it ended."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    workers: list[str] = []
+    while not workers and process.poll() is None:
+        time.sleep(0.05)
+        workers = children.read_text().split() if children.exists() else []
+    if process.poll() is not None:
+        return None, []
+    try:
+        os.kill(int(rng.choice(workers)), signal.SIGKILL)
+    except ProcessLookupError:
+        return None, []
+    seconds = ending(process)
+    if process.returncode == 0:  # all batches were there already
+        return None, []
+    return seconds, wrong_end(run, process, 1, "a worker was killed")
+
+
+def terminate(
+    stage: Stage, run: Path, process: subprocess.Popen[bytes], rng: random.Random
+) -> tuple[float | None, list[str]]:
+    """As a job scheduler does, to the run and all its workers."""
+    os.killpg(process.pid, signal.SIGTERM)
+    seconds = ending(process)
+    return (None, []) if process.returncode == 0 else (seconds, wrong_end(run, process, 128 + signal.SIGTERM, ""))
+
+
+def start_again(
+    stage: Stage, run: Path, process: subprocess.Popen[bytes], rng: random.Random
+) -> tuple[float | None, list[str]]:
+    """The same command while it runs: the second must end, the first go on."""
+    second = started(stage, run, "second.txt")
+    seconds = ending(second)
+    if process.poll() is not None:
+        return None, []
+    problems = wrong_end(run, second, 2, "is writing it", "second.txt")
+    if process.wait() != 0:
+        problems.append(f"the first of the two failed: {last_line(run)}")
+    return seconds, problems
+
+
+Strike = Callable[[Stage, Path, "subprocess.Popen[bytes]", random.Random], tuple[float | None, list[str]]]
+
+
+def ending(process: subprocess.Popen[bytes]) -> float:
+    """Seconds until it has ended by itself; after a minute it is killed."""
+    began = time.monotonic()
+    try:
+        process.wait(60.0)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    return time.monotonic() - began
+
+
+def wrong_end(run: Path, process: subprocess.Popen[bytes], code: int, words: str, log: str = "log.txt") -> list[str]:
+    """What is wrong with how a run ended: its exit code, a traceback, or that it does not say why in one line."""
+    said = (run / log).read_text(errors="replace")
+    wrong = [] if process.returncode == code else [f"exit code {process.returncode}, not {code}"]
+    if "Traceback" in said:
+        wrong.append("a traceback")
+    lines = [line for line in said.splitlines() if line.startswith("error: ")]
+    if words and (len(lines) != 1 or words not in lines[0]):
+        wrong.append(f"{len(lines)} lines of errors: {lines[:1]}")
+    return wrong
 
 
 def last_line(run: Path) -> str:
@@ -273,6 +462,16 @@ def judge(args: argparse.Namespace, counts: dict[str, Count]) -> list[Figure]:
         figures.append(Figure(f"{name}: runs that do not end as the untouched one", bad, "<= 0", f"of {count.runs}", details=details))
         worst = max(count.lost, default=None)
         figures.append(Figure(f"{name}: most time lost to a kill", worst, unit="s", why="no kill struck", details={"untouched_s": count.untouched_s}))
+    return figures
+
+
+def judge_answers(args: argparse.Namespace, answers: dict[str, Answer]) -> list[Figure]:
+    figures = []
+    for name, answer in answers.items():
+        worst = max(answer.seconds, default=None)
+        bad = len(answer.wrong) + max(0, args.faults - answer.faults)
+        figures.append(Figure(f"{name}: longest until it had ended", worst, f"<= {ENDS:g}", "s", why="no fault struck"))
+        figures.append(Figure(f"{name}: runs that do not end as the untouched one", bad, "<= 0", f"of {answer.faults}"))
     return figures
 
 
