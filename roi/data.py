@@ -323,7 +323,9 @@ class FileLoader:
     def _begun(self) -> Iterator[Batch]:
         before = children()
         try:
-            return iter(self.loader)
+            batches = iter(self.loader)
+            self.workers |= set(getattr(batches, "_workers", ()))  # one that is dead already is no child any more
+            return batches
         finally:
             self.workers |= children() - before
 
@@ -353,6 +355,8 @@ class FileLoader:
 def failure(error: BaseException) -> str:
     """What an error of a loader says, in one line, with the remedy. That of a worker comes with its traceback."""
     said = str(error).strip().splitlines() or [type(error).__name__]
+    if "DataLoader worker" in said[-1]:
+        return "a worker was killed or crashed; out of memory? Fewer --workers need less"
     remedy = next((remedy for word, remedy in REMEDIES.items() if any(word in line for line in said)), "")
     return f"no batch could be loaded ({said[-1][:200]}){remedy}"
 

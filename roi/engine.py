@@ -334,8 +334,8 @@ class Fit:
         self.step = dist.shared(Step(self.model, self.losses_fn))
         self.backup = StepBackup(self)
         # Of batch norm: each process has seen its own images, one set is validated and saved.
-        norms = [norm for norm in batch_norms(self.model) if norm.running_mean is not None]
-        self.statistics = [values for norm in norms for values in (norm.running_mean, norm.running_var)]
+        both = [values for norm in batch_norms(self.model) for values in (norm.running_mean, norm.running_var)]
+        self.statistics = [values for values in both if values is not None]
         try:
             with Stop() as stop:
                 if self.begin:

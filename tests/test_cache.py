@@ -561,7 +561,7 @@ def test_a_worker_that_is_killed_ends_the_build(tmp_path: Path, source: Source, 
     crew = workers_of(tmp_path / "began")
     os.kill(min(crew), signal.SIGKILL)  # as the kernel does when memory runs out
     build.join(5)
-    assert build.exitcode == 1 and "ValueError" in (said := capfd.readouterr().err) and "out of memory? Fewer --workers" in said
+    assert build.exitcode == 1 and "UserError" in (said := capfd.readouterr().err) and "out of memory? Fewer --workers" in said
     assert not any(map(alive, crew))
 
 
