@@ -12,13 +12,14 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data._utils import signal_handling
 
 from roi import dist
 from roi.cache import PixelCache, open_cache
@@ -27,6 +28,7 @@ from roi.files import replacing
 from roi.images import UnreadableImage, is_constant, locate, read_grey, said_outside
 from roi.workers import cause_of_death, children, kill
 
+LOADER_ERRORS = (RuntimeError, OSError, MemoryError)
 REMEDIES = {  # of what a loader may say
     "Too many open files": "; raise the limit with ulimit -n, or give fewer --workers",
     "ancdata": ": too many open files; raise the limit with ulimit -n, or give fewer --workers",
@@ -300,7 +302,7 @@ class FileLoader:
     def __iter__(self) -> Iterator[Batch]:
         more = False
         try:
-            with self._watched():
+            with undisturbed():
                 batches = self._begun()
             while True:
                 with self._watched():
@@ -321,11 +323,15 @@ class FileLoader:
             self.loader = self.make()  # the one before may still count on them
 
     def _begun(self) -> Iterator[Batch]:
+        # torch's handler of SIGCHLD raises wherever the main process is; ours, in _watched, where it waits for a batch.
+        signal_handling._SIGCHLD_handler_set = True
         before = children()
         try:
             batches = iter(self.loader)
             self.workers |= set(getattr(batches, "_workers", ()))  # one that is dead already is no child any more
             return batches
+        except LOADER_ERRORS as error:
+            raise self._why(error) from error
         finally:
             self.workers |= children() - before
 
@@ -337,19 +343,40 @@ class FileLoader:
         try:
             self._look()
             yield
-        except (RuntimeError, OSError, MemoryError) as error:
-            if isinstance(error, RunError):
-                raise
-            self._look()  # torch's own word of a worker that died does not say of what
-            raise RunError(failure(error)) from error
+        except LOADER_ERRORS as error:
+            raise self._why(error) from error
         finally:
             if here:
-                signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)  # torch puts one of its own there
+                signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
+
+    def _why(self, error: BaseException) -> RunError:
+        """What to say of an error; a worker that has died is the cause of any other."""
+        dead = [worker.exitcode for worker in self.workers if worker.exitcode]
+        if dead:
+            return RunError(cause_of_death(dead[0]))
+        return error if isinstance(error, RunError) else RunError(failure(error))
 
     def _look(self, *signalled: object) -> None:
         for worker in self.workers:
             if worker.exitcode:
                 raise RunError(cause_of_death(worker.exitcode))
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait for the end of a block, in which processes and threads start: none is left half-made."""
+    came: list[int] = []
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, lambda number, frame: came.append(number)) or signal.SIG_DFL
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
 
 
 def failure(error: BaseException) -> str:

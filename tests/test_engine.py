@@ -501,6 +501,31 @@ def test_a_worker_that_is_killed_ends_the_run_and_the_steps_before_it_are_saved(
     assert not workers_of(fit)
 
 
+@pytest.mark.parametrize("persistent", [True, False])
+def test_workers_that_die_as_they_start_are_one_line(
+    persistent: bool, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of the start of the others, and of the threads that feed them."""
+    monkeypatch.setattr("roi.data.quiet_worker", lambda worker: os.kill(os.getpid(), signal.SIGKILL))
+    loader, _ = make_loader(dataset(folder, 26), 4, 7, workers=4, persistent_workers=persistent)
+    for _ in range(3):
+        with pytest.raises(RunError, match="a worker was killed.*out of memory"):
+            list(loader)
+        assert not multiprocessing.active_children()
+
+
+def test_a_signal_while_workers_start_waits_until_they_have(
+    folder: Path, whole: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("roi.data.quiet_worker", lambda worker: os.kill(os.getppid(), signal.SIGTERM))
+    assert make_fit(folder, tmp_path, workers=3).run() == 128 + signal.SIGTERM
+    assert not multiprocessing.active_children()
+    monkeypatch.undo()
+    fit = resumed(folder, tmp_path)
+    assert fit.run() == 0
+    expect_as_untouched(fit, whole)
+
+
 def test_a_worker_that_hangs_does_not_keep_a_run_that_is_told_to_stop(folder: Path, whole: Fit, tmp_path: Path) -> None:
     """A disk that answers no more: the signal comes while the main process waits for a batch that never comes."""
     calls, told = 0, 0.0
