@@ -373,10 +373,10 @@ def undisturbed() -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        for number in came:
-            signal.raise_signal(number)
+        for handled, handler in before.items():
+            signal.signal(handled, handler)
+        for sent in came:
+            signal.raise_signal(sent)
 
 
 def failure(error: BaseException) -> str:
