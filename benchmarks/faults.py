@@ -284,7 +284,7 @@ def answered(
             return answer
         (untouched / "seconds.txt").write_text(str(time.time() - began))
     takes = float((untouched / "seconds.txt").read_text())
-    for n in range(4 * quota):  # some have ended before they are struck
+    for n in range(10 * quota):  # some have ended before they are struck
         if answer.faults == quota or len(answer.wrong) > 2:
             break
         run = folder / f"run-{n}"
@@ -336,7 +336,10 @@ def terminate(
     """As a job scheduler does, to the run and all its workers."""
     os.killpg(process.pid, signal.SIGTERM)
     seconds = ending(process)
-    return (None, []) if process.returncode == 0 else (seconds, wrong_end(run, process, 128 + signal.SIGTERM, ""))
+    begun = bool((run / "log.txt").read_text(errors="replace"))
+    if process.returncode == 0 or process.returncode == -signal.SIGTERM and not begun:  # Python itself had not started
+        return None, []
+    return seconds, wrong_end(run, process, 128 + signal.SIGTERM, "")
 
 
 def start_again(
