@@ -26,6 +26,7 @@ import numpy as np
 import pandas as pd
 
 from roi import cli, coverage, predictions
+from roi.errors import UserError
 from roi.files import refuse_existing
 from roi.labels import canonical
 from roi.predictions import matched, same_model, trained_on
@@ -57,7 +58,7 @@ def main(args: argparse.Namespace) -> None:
     table = read_table(args.csv)
     preds, rows = matched(args.preds, table, args.csv)
     if trained_on(preds):
-        raise ValueError(f"--preds {args.preds}: the model was trained on some of these images or patients; calibrate on others")
+        raise UserError(f"--preds {args.preds}: the model was trained on some of these images or patients; calibrate on others")
     classes = coverage.findings_of(preds.classes, args.classes)
     place = [preds.classes.index(c) for c in classes]
     unlabelled, people = read_unlabelled(args.target_preds, classes, preds) if args.target_preds else (None, None)
@@ -67,7 +68,7 @@ def main(args: argparse.Namespace) -> None:
             args.scale, args.seed, unlabelled, people,
         )  # fmt: skip
     except ValueError as error:
-        raise ValueError(f"{args.csv}: {error}") from error
+        raise UserError(f"{args.csv}: {error}") from error
     found |= {
         "preds": args.preds,
         "csv": args.csv,
@@ -93,11 +94,11 @@ def read_unlabelled(
             if shared
             else "the model was trained on some of these images"
         )
-        raise ValueError(f"--target_preds {path}: {why}")
+        raise UserError(f"--target_preds {path}: {why}")
     names = [canonical(c, [*classes, *preds.classes], path) for c in preds.classes]
     lacking = [c for c in classes if c not in names]
     if lacking:
-        raise ValueError(f"--target_preds {path}: has no prediction for {lacking[0]!r}")
+        raise UserError(f"--target_preds {path}: has no prediction for {lacking[0]!r}")
     patients = patients_from_names(pd.Series(preds.images, dtype=str)).to_numpy()
     return preds.prob["full"][:, [names.index(c) for c in classes]], patients
 

@@ -20,6 +20,7 @@ from roi import cli
 from roi.boxes import BOXES, MARKS, left_out, read_marks, write_boxes
 from roi.dicom import SIDES, WINDOWS, needs_pydicom
 from roi.dicom_tree import FACTS, FACTS_BEFORE, WHY, How, convert_tree
+from roi.errors import UserError
 from roi.files import writable
 
 
@@ -59,14 +60,14 @@ def main(args: argparse.Namespace) -> int:
 
 
 def check(args: argparse.Namespace) -> None:
-    """ValueError: flags that cannot be, or files of somebody else under the names that are written."""
+    """UserError: flags that cannot be, or files of somebody else under the names that are written."""
     needs_pydicom()
     if not args.src.is_dir():
-        raise ValueError(f"--src {args.src}: no such folder")
+        raise UserError(f"--src {args.src}: no such folder")
     if args.min_side > args.max_side:
-        raise ValueError(f"--min_side {args.min_side} is above --max_side {args.max_side}")
+        raise UserError(f"--min_side {args.min_side} is above --max_side {args.max_side}")
     if (args.boxes is None) != (args.boxes_out is None):
-        raise ValueError("--boxes and --boxes_out go together: give both or none")
+        raise UserError("--boxes and --boxes_out go together: give both or none")
     written = [(args.out / "dicom_facts.csv", (FACTS, FACTS_BEFORE)), (args.out / "unreadable.csv", (WHY,))]
     if args.boxes_out:
         written += [(args.boxes_out, (BOXES,)), (left_out(args.boxes_out), ((*MARKS, "why"),))]
@@ -75,7 +76,7 @@ def check(args: argparse.Namespace) -> None:
         if path.exists():
             with open(path, encoding="utf-8", errors="replace") as file:
                 if file.readline() not in [",".join(columns) + "\n" for columns in headers]:
-                    raise ValueError(f"{path} is there and not of this program; move it away, or name another file or folder")
+                    raise UserError(f"{path} is there and not of this program; move it away, or name another file or folder")
 
 
 if __name__ == "__main__":

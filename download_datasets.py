@@ -23,6 +23,7 @@ from pathlib import Path
 
 from roi import cli
 from roi.catalog import CATALOG, check, folder_of, source_name, tables_there
+from roi.errors import UserError
 from roi.files import reason, replacing
 
 NIH_KAGGLE = "nih-chest-xrays/data"
@@ -85,7 +86,7 @@ def main(args: argparse.Namespace) -> int | None:
         return None
     if args.check is not None:
         if args.data_root and not data_root.is_dir():
-            raise ValueError(f"{data_root}: no such folder (--data_root); a set lies in --data_root/NAME, as {data_root / 'nih'}")
+            raise UserError(f"{data_root}: no such folder (--data_root); a set lies in --data_root/NAME, as {data_root / 'nih'}")
         return print_check(args.check, data_root)
     if args.gather:
         root = Path(args.gather)
@@ -164,7 +165,7 @@ def download(name: str, data_root: Path, args: argparse.Namespace) -> Path:
         return download_openi(folder)
     if source.project:
         return download_physionet(name, folder, args)
-    raise ValueError(f"{source.title} is handed out by its owners only, after a registration: python download_datasets.py --info {name}")
+    raise UserError(f"{source.title} is handed out by its owners only, after a registration: python download_datasets.py --info {name}")
 
 
 def download_nih() -> Path:
@@ -173,7 +174,7 @@ def download_nih() -> Path:
 
         return Path(kagglehub.dataset_download(NIH_KAGGLE))
     except Exception as error:  # kagglehub has an error of its own for each thing that goes wrong
-        raise ValueError(NO_KAGGLE.format(reason=reason(error))) from error
+        raise UserError(NO_KAGGLE.format(reason=reason(error))) from error
 
 
 def download_vinbigdata() -> Path:
@@ -182,7 +183,7 @@ def download_vinbigdata() -> Path:
 
         return Path(kagglehub.competition_download(VINBIGDATA_KAGGLE))
     except Exception as error:  # as above
-        raise ValueError(NO_VINBIGDATA.format(reason=reason(error))) from error
+        raise UserError(NO_VINBIGDATA.format(reason=reason(error))) from error
 
 
 def download_rexgradient(folder: Path, token: str | None, only: str | None) -> Path:
@@ -198,7 +199,7 @@ def download_rexgradient(folder: Path, token: str | None, only: str | None) -> P
         snapshot_download(REXGRADIENT_HF, repo_type="dataset", local_dir=str(folder), token=token, allow_patterns=[only] if only else None)
     except Exception as error:  # gated, no token, no network, no space: each has a class of its own
         said = str(error).replace(token, "***") if token else str(error)
-        raise ValueError(NO_HF.format(reason=reason(ValueError(said or type(error).__name__)))) from error
+        raise UserError(NO_HF.format(reason=reason(ValueError(said or type(error).__name__)))) from error
     if any(folder.glob("deid_png.part*")) and not (folder / "deid_png").is_dir():
         print(f"to unpack the images (about 150 GB more): cd {folder} && cat deid_png.part* | tar --zstd -x")
     return folder
@@ -222,7 +223,7 @@ def download_physionet(name: str, folder: Path, args: argparse.Namespace) -> Pat
     source = CATALOG[name]
     user = args.username or os.environ.get("PHYSIONET_USERNAME")
     if not user:
-        raise ValueError(f"{source.title} needs a PhysioNet account: --username NAME (or PHYSIONET_USERNAME); how to get one: --info {name}")
+        raise UserError(f"{source.title} needs a PhysioNet account: --username NAME (or PHYSIONET_USERNAME); how to get one: --info {name}")
     password = ask_password(user)
     if not args.only and not folder.exists():  # what is there already is not looked through
         room(folder, source.gigabytes * 0.9e9)
@@ -235,7 +236,7 @@ def ask_password(user: str) -> str:
     """From PHYSIONET_PASSWORD, else from the terminal; never from the command line, which every user of the machine can read."""
     password = os.environ.get("PHYSIONET_PASSWORD") or (getpass.getpass(f"PhysioNet password of {user}: ") if sys.stdin.isatty() else "")
     if not password:
-        raise ValueError("no password for PhysioNet: run this on a terminal, or set PHYSIONET_PASSWORD")
+        raise UserError("no password for PhysioNet: run this on a terminal, or set PHYSIONET_PASSWORD")
     return password
 
 
@@ -256,7 +257,7 @@ def link(name: Path, target: Path) -> str:
 def gather(root: Path) -> str:
     """Link the images of root/images_*/images into root/images, with relative links; -> what was done, in one line."""
     if not root.is_dir():
-        raise ValueError(f"{root}: no such folder of data")
+        raise UserError(f"{root}: no such folder of data")
     shards = sorted(root.glob("images_*/images"))
     if not shards:
         return f"{root}: no shards to gather"

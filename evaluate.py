@@ -38,6 +38,7 @@ import pandas as pd
 
 from roi import cli, coverage, faithfulness, localization, metrics, predictions, scores
 from roi.boxes import read_boxes
+from roi.errors import UserError
 from roi.files import refuse_existing, replacing
 from roi.fixed_places import LabelledMaps
 from roi.labels import LABELS, NORMAL, canonical
@@ -169,10 +170,10 @@ def validation(args: argparse.Namespace, scored: predictions.Predictions, rows: 
     preds, theirs = matched(args.threshold_preds, read_table(args.threshold_csv), args.threshold_csv)
     same_model(scored, preds.meta, args.threshold_preds)
     if trained_on(preds):
-        raise ValueError(f"--threshold_preds {args.threshold_preds}: the model was trained on some of these images or patients; choose thresholds on others")
+        raise UserError(f"--threshold_preds {args.threshold_preds}: the model was trained on some of these images or patients; choose thresholds on others")
     images, patients = overlap(theirs, rows)
     if images or patients:
-        raise ValueError(
+        raise UserError(
             f"--threshold_preds {args.threshold_preds}: shares {images:,} images and {patients:,} patients with those that are scored; "
             "thresholds and calibration must be chosen on others (validation)"
         )
@@ -183,7 +184,7 @@ def other_model(path: str, preds: predictions.Predictions, csv: str, table: pd.D
     """(N, K) probabilities of --compare in the order of `preds`, and whether that model was trained on them; the images must be the same."""
     other, _ = matched(path, table, csv)
     if len(other.images) != len(preds.images):
-        raise ValueError(f"--compare {path}: predicts {len(other.images):,} images, not the same {len(preds.images):,}; compare on the same images")
+        raise UserError(f"--compare {path}: predicts {len(other.images):,} images, not the same {len(preds.images):,}; compare on the same images")
     return other.prob["full"][places(preds.images, other.images, "--preds", path)][:, columns(other.classes, preds.classes, path)], trained_on(other)
 
 
@@ -201,7 +202,7 @@ def promises(args: argparse.Namespace, preds: predictions.Predictions, rows: pd.
     same_model(preds, thresholds["model"], args.thresholds)
     shared = set(coverage.hashes(rows["patient_id"].to_numpy())) & set(thresholds["patients"])
     if shared:
-        raise ValueError(f"--thresholds {args.thresholds}: {len(shared):,} patients who are scored set the thresholds; score others, or calibrate on others")
+        raise UserError(f"--thresholds {args.thresholds}: {len(shared):,} patients who are scored set the thresholds; score others, or calibrate on others")
     place = columns(preds.classes, thresholds["classes"], args.thresholds)
     target = target_matrix(rows, thresholds["classes"])
     found = coverage.realised(thresholds, preds.prob["full"][:, place], target, rows["patient_id"].to_numpy(), args.resamples, args.seed)
@@ -215,7 +216,7 @@ def boxes_of(args: argparse.Namespace, classes: list[str], rows: pd.DataFrame, t
     place = match_images(boxes["image"], names)  # (boxes,)
     boxed = np.isin(np.arange(len(table)), place) & table["image"].isin(rows["image"]).to_numpy()
     if not boxed.any():
-        raise ValueError(
+        raise UserError(
             f"{args.bbox_csv}: none of its {len(boxes):,} boxes is of an image "
             f"that {args.csv} lists and that is predicted "
             f"(a box of {boxes['image'].iloc[0]!r}, a prediction of {rows['image'].iloc[0]!r})"
@@ -269,20 +270,20 @@ def training_maps(args: argparse.Namespace, sets: Sequence[Maps]) -> list[Labell
         maps = read_maps(path)
         ours = [one for one in sets if one.classes == maps.classes != [""] and one.maps.keys() & maps.maps.keys()]
         if not ours:
-            raise ValueError(
+            raise UserError(
                 f"--train_masks {path}: holds {', '.join(maps.maps)} of {len(maps.classes)} classes, and no file of "
                 "--masks holds the same; make both with infer_roi_consistency.py --class_masks (or --cam), "
                 "of one checkpoint"
             )
         theirs, scored = models_of(maps.meta), models_of(ours[0].meta)
         if theirs and scored and theirs != scored:
-            raise ValueError(
+            raise UserError(
                 f"--train_masks {path}: comes from {theirs[0]}, the scored maps from {scored[0]}; "
                 "make both of one checkpoint"
             )
         known = with_labels(maps, table, f"{path}, labels of {args.train_csv}")
         if not known.maps.images:
-            raise ValueError(
+            raise UserError(
                 f"--train_masks {path}: none of its {len(maps.images):,} images is in --train_csv {args.train_csv}; "
                 "give their table"
             )

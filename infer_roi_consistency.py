@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from roi import cli
+from roi.errors import UserError
 from roi.files import locked, refuse_existing, replacing, writable
 from roi.text import decimal
 
@@ -123,7 +124,7 @@ def main(args: argparse.Namespace) -> None:
     from roi.engine import pick_device, what_failed
 
     if args.image and dist.world() > 1:
-        raise ValueError("--image is one image; several processes (torchrun) share a table, --csv")
+        raise UserError("--image is one image; several processes (torchrun) share a table, --csv")
     with dist.processes(pick_device(args.device)) as device:
         args.device = str(device)
         try:
@@ -144,13 +145,13 @@ def predict_with(args: argparse.Namespace) -> None:
             writable(Path(path))
     model, state = checkpoint.load_model(args.checkpoint, args.channels_last)
     if model.mask == "none" and (args.save_mask or args.save_crop or args.save_masks):
-        raise ValueError(
+        raise UserError(
             f"{args.checkpoint}: was trained without a mask (--mode standard), there is none to show; leave out --save_mask, --save_crop, --save_masks"
         )
     if model.mask not in LEARNED and args.curves:
-        raise ValueError(f"{args.checkpoint}: its mask is not learned (mask {model.mask!r}), so that nothing ranks the pixels; leave out --curves")
+        raise UserError(f"{args.checkpoint}: its mask is not learned (mask {model.mask!r}), so that nothing ranks the pixels; leave out --curves")
     if args.class_masks and not model.per_class:
-        raise ValueError(f"{args.checkpoint}: has no map a class (--mask_per_class when training); leave out --class_masks")
+        raise UserError(f"{args.checkpoint}: has no map a class (--mask_per_class when training); leave out --class_masks")
     args.keep_ratio = state["args"]["keep_ratio"] if args.keep_ratio is None else args.keep_ratio
     args.sets = promised(args, state) if args.thresholds else None
     if args.tta == "flips":
@@ -172,7 +173,7 @@ def promised(args: argparse.Namespace, state: dict[str, Any]) -> Callable[[np.nd
     theirs, ours = thresholds["model"], {"checkpoint": Path(args.checkpoint).name, "epoch": state["epoch"]}
     if lacking or theirs and (Path(theirs.get("checkpoint") or "").name, theirs.get("epoch")) != tuple(ours.values()):
         why = f"it has {lacking[0]!r}, which this one does not predict" if lacking else f"they are of {theirs.get('checkpoint')}, epoch {theirs.get('epoch')}"
-        raise ValueError(
+        raise UserError(
             f"--thresholds {args.thresholds}: not of {args.checkpoint}, epoch {state['epoch']}: {why}; calibrate on predictions of this checkpoint"
         )
     place = [state["classes"].index(c) for c in thresholds["classes"]]
@@ -267,7 +268,7 @@ def predict_image(args: argparse.Namespace, model: RoiModel, state: dict[str, An
 
     path = Path(args.image)
     if not path.is_file():
-        raise ValueError(f"{path}: no such image (--image)")
+        raise UserError(f"{path}: no such image (--image)")
     grey = read_grey(path)
     dataset = XrayDataset([str(path)], no_targets(1, state), state["args"]["img_size"])
     table = pd.DataFrame({"image": [path.name], "contaminated": [trained_on_file(state, path)]})
@@ -317,7 +318,7 @@ def predict_table(args: argparse.Namespace, model: RoiModel, state: dict[str, An
     if (args.cam or args.class_masks) and boxed is not None:
         has_box = table["image"].isin(boxed)
         if not has_box.any():
-            raise ValueError(f"{args.bbox_csv}: has no box in any of the {len(table):,} images of {args.csv}; without --bbox_csv all images are taken")
+            raise UserError(f"{args.bbox_csv}: has no box in any of the {len(table):,} images of {args.csv}; without --bbox_csv all images are taken")
         if not (args.save_json or args.save_vis_dir or args.save_masks or args.curves):
             table = table[has_box]  # the others would be predicted for nothing
     table, paths = present(table, args.image_root, args.skip_unreadable, output_of(args))

@@ -26,6 +26,7 @@ import numpy as np
 import pandas as pd
 
 from roi import cli
+from roi.errors import UserError
 from roi.files import contents, replacing
 from roi.images import locate
 from roi.labels import LABELS, normal_name
@@ -132,11 +133,11 @@ def make_union(args: argparse.Namespace) -> None:
     out = Path(args.out_csv)
     summary_file = Path(args.summary) if args.summary else out.with_name(f"{out.stem}_summary.json")
     if summary_file.resolve() == out.resolve():
-        raise ValueError(f"--summary {summary_file} is the table itself; choose another name")
+        raise UserError(f"--summary {summary_file} is the table itself; choose another name")
     if args.val_fraction + args.test_fraction >= 1:
-        raise ValueError(f"--val_fraction {args.val_fraction:g} and --test_fraction {args.test_fraction:g} leave nobody to train on")
+        raise UserError(f"--val_fraction {args.val_fraction:g} and --test_fraction {args.test_fraction:g} leave nobody to train on")
     if args.check_duplicates is not None and not args.check_images:
-        raise ValueError("--check_duplicates looks at the images: it does not go with --no-check_images")
+        raise UserError("--check_duplicates looks at the images: it does not go with --no-check_images")
     table, facts, missing = union.gathered(args.datasets, args.data_root, args.blank, args.votes, args.check_images, print)
     report_missing(missing, len(table) + len(missing), args.data_root, missing_file(out), args.allow_missing)
     table = pd.concat([check_table(table[list(COLUMNS)].copy(), "the union"), table[list(LABELS)]], axis=1)
@@ -174,12 +175,12 @@ def keep_listed(table: pd.DataFrame, filter_list: str, src_csv: str) -> pd.DataF
     place = match_images(names, table["image"])
     if (place < 0).any():
         lacking = f"{(place < 0).sum()} of its {len(names)} images are not in {src_csv}"
-        raise ValueError(f"{filter_list}: {lacking}, {unmatched(names, place)}")
+        raise UserError(f"{filter_list}: {lacking}, {unmatched(names, place)}")
     return table.iloc[np.unique(place)].copy()
 
 
 def keep_present(table: pd.DataFrame, folder: Path, side_file: Path, allow_missing: bool) -> pd.DataFrame:
-    """The rows whose image is there; ValueError if that is not all of them and `allow_missing` is not set."""
+    """The rows whose image is there; UserError if that is not all of them and `allow_missing` is not set."""
     root = folder.parent if folder.name == "images" else folder
     here = pd.Series(locate(root, table["image"].tolist()), index=table.index).notna()
     report_missing(table["image"][~here].tolist(), len(here), folder, side_file, allow_missing)
@@ -191,7 +192,7 @@ def missing_file(out: Path) -> Path:
 
 
 def report_missing(missing: list[str], of: int, folder: Path, side_file: Path, allow_missing: bool) -> None:
-    """List the missing images in `side_file`; ValueError where that is not allowed, or where none is there."""
+    """List the missing images in `side_file`; UserError where that is not allowed, or where none is there."""
     if not missing:
         side_file.unlink(missing_ok=True)  # of an earlier run: no longer true
         return
@@ -204,7 +205,7 @@ def report_missing(missing: list[str], of: int, folder: Path, side_file: Path, a
         remedy = "complete the download, or leave them out with --allow_missing"
         if len(missing) == of:
             remedy = "is this the right folder?"
-        raise ValueError(f"{said}, the first is {missing[0]}; {searched} holds {contents(searched)}; {remedy}")
+        raise UserError(f"{said}, the first is {missing[0]}; {searched} holds {contents(searched)}; {remedy}")
     print(f"{said}; their rows are left out")
 
 
@@ -213,7 +214,7 @@ def write(table: pd.DataFrame, out: Path, overwrite: bool) -> None:
     if out.exists() and out.read_text(encoding="utf-8") == text:
         return  # nothing to do
     if out.exists() and not overwrite:
-        raise ValueError(f"{out} exists and differs; choose another --out_csv, or replace it with --overwrite")
+        raise UserError(f"{out} exists and differs; choose another --out_csv, or replace it with --overwrite")
     with replacing(out) as file:
         file.write(text)
 

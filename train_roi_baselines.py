@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from roi import cli
+from roi.errors import UserError
 from roi.labels import LABELS
 
 MODES: dict[str, tuple[str, tuple[str, ...], str]] = {  # mode: (mask, or that of --mask_net; terms of weight 0; the only objective that has it)
@@ -121,7 +122,7 @@ def settled(args: argparse.Namespace) -> argparse.Namespace:
     if args.mode:
         only = MODES[args.mode][2]
         if only and args.objective not in (None, only):
-            raise ValueError(f"--mode {args.mode}: belongs to --objective {only}, not to {args.objective}; leave out --objective")
+            raise UserError(f"--mode {args.mode}: belongs to --objective {only}, not to {args.objective}; leave out --objective")
         cli.settle_objective(args, only or "evidence")
     return args
 

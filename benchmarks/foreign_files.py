@@ -45,6 +45,7 @@ from roi import cli
 from roi.cache import open_cache
 from roi.dicom import LEVELS, percentiles, read_dicom
 from roi.dicom_tree import How, convert
+from roi.errors import UserError
 from roi.images import DEEP_MODES, UnreadableImage, read_grey, read_picture
 
 SIDE = 64  # px of the pixel cache
@@ -115,7 +116,7 @@ def main(args: argparse.Namespace) -> int:
 
 def files_below(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder")
+        raise UserError(f"{folder}: no such folder")
     return [path for path in sorted(folder.rglob("*")) if path.is_file() and "__pycache__" not in path.parts]
 
 

@@ -33,6 +33,7 @@ import numpy as np
 from harness import Figure, Training, alternated, drawn, ratio, table, timed, training, write_result
 
 from roi import cli
+from roi.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -127,7 +128,7 @@ def main(args: argparse.Namespace) -> None:
     from roi.engine import pick_device
 
     if args.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError("there is no CUDA device here; --device cpu --smoke shows that every row runs")
+        raise UserError("there is no CUDA device here; --device cpu --smoke shows that every row runs")
     bench = Bench(args, pick_device(args.device))
     card = re.sub(r"[^A-Za-z0-9]+", "-", torch.cuda.get_device_name(bench.device)) if bench.device.type == "cuda" else "cpu"
     figures: list[Figure] = []

@@ -34,6 +34,7 @@ from harness import Figure, add_machine, interval, table, write_result
 
 from roi import cli, reports, reports_scopes, reports_text, reports_vocabulary
 from roi.cells import ABSENT, BLANK, COARSE, PRESENT, UNCERTAIN
+from roi.errors import UserError
 from roi.labels import LABELS
 from roi.mesh import mesh_cells
 
@@ -103,12 +104,12 @@ def absent_cells(rows: list[dict[str, str]], cells: np.ndarray, number: int, see
 
 def read_reports(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
-        raise ValueError(f"{path}: no such file (--reports); it is indiana_reports.csv of OpenI")
+        raise UserError(f"{path}: no such file (--reports); it is indiana_reports.csv of OpenI")
     with open(path, encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     for column in COLUMNS:
         if not rows or column not in rows[0]:
-            raise ValueError(f"{path}: no column {column!r}; --reports is indiana_reports.csv of OpenI")
+            raise UserError(f"{path}: no column {column!r}; --reports is indiana_reports.csv of OpenI")
     return rows
 
 

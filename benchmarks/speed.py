@@ -28,6 +28,7 @@ import numpy as np
 from harness import Figure, Training, add_machine, alternated, counted, drawn, linked, ratio, sampled, script, table, threads, training, write_result
 
 from roi import cli
+from roi.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -91,7 +92,7 @@ def main(args: argparse.Namespace) -> None:
 def originals(args: argparse.Namespace) -> list[str]:
     paths = sorted(map(str, args.data_path.glob("images_*/images/*.png")))[: 4 if args.smoke else None]
     if not paths:
-        raise ValueError(f"{args.data_path}: no images_*/images/*.png (--data_path)")
+        raise UserError(f"{args.data_path}: no images_*/images/*.png (--data_path)")
     return paths
 
 

@@ -11,6 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from roi.errors import UserError
 from roi.files import beside, reason, replacing
 from roi.origin import check_origin
 
@@ -38,14 +39,14 @@ class ArrayWriter:
         self._stack.close()
 
     def add(self, **arrays: np.ndarray) -> None:
-        """Append (n, ...) to every array: the same names in every call, the same n within it. ValueError otherwise."""
+        """Append (n, ...) to every array: the same names in every call, the same n within it. UserError otherwise."""
         kinds = {name: (a.dtype, a.shape[1:]) for name, a in arrays.items()}
         if not self._kinds:
             self._kinds = kinds
             for name in kinds:
                 self._files[name] = self._stack.enter_context(self._file(name))
         if kinds != self._kinds or len({len(a) for a in arrays.values()}) != 1:
-            raise ValueError(f"{self.path}: a block of {describe(kinds)}, {[len(a) for a in arrays.values()]} rows, after {describe(self._kinds)}")
+            raise UserError(f"{self.path}: a block of {describe(kinds)}, {[len(a) for a in arrays.values()]} rows, after {describe(self._kinds)}")
         for name, array in arrays.items():
             self._files[name].write(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
         self.rows += len(next(iter(arrays.values())))
@@ -59,7 +60,7 @@ class ArrayWriter:
 
     def close(self, **fixed: object) -> None:
         """Write the file: the rows, those of process 0 first where there are several, and, once each, `fixed` (numbers, strings,
-        arrays). ValueError without any row."""
+        arrays). UserError without any row."""
         from roi import dist
 
         for file in self._files.values():
@@ -67,7 +68,7 @@ class ArrayWriter:
         everyone = dist.gathered((self.rows, self._kinds, {name: file.name for name, file in self._files.items()}))
         kinds = next((kinds for _, kinds, _ in everyone if kinds), None)
         if kinds is None:
-            raise ValueError(f"{self.path}: no image was left to write about")
+            raise UserError(f"{self.path}: no image was left to write about")
         if dist.rank() == 0:
             with replacing(self.path, "wb") as target, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
                 for name, (kind, shape) in kinds.items():
@@ -100,35 +101,35 @@ def describe(kinds: dict[str, tuple[np.dtype, tuple[int, ...]]]) -> str:
 
 
 def read_arrays(path: str | Path, needed: Sequence[str], what: str) -> dict[str, np.ndarray]:
-    """All arrays of an .npz; no code in it is run. ValueError: no such file, not one, or one of `needed` is missing."""
+    """All arrays of an .npz; no code in it is run. UserError: no such file, not one, or one of `needed` is missing."""
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path}: no such {what}")
+        raise UserError(f"{path}: no such {what}")
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
     except Exception as error:  # zipfile, zlib and numpy have errors of their own
-        raise ValueError(f"{path}: not a {what}, or a damaged one ({reason(error)})") from error
+        raise UserError(f"{path}: not a {what}, or a damaged one ({reason(error)})") from error
     missing = [name for name in needed if name not in arrays]
     if missing:
-        raise ValueError(f"{path}: not a {what} (it has no {', '.join(map(repr, missing))}, but {sorted(arrays)[:12]})")
+        raise UserError(f"{path}: not a {what} (it has no {', '.join(map(repr, missing))}, but {sorted(arrays)[:12]})")
     return arrays
 
 
 def scalar(arrays: dict[str, np.ndarray], name: str, path: str | Path) -> float:
-    """A number of the file. ValueError: it is none."""
+    """A number of the file. UserError: it is none."""
     value = arrays[name]
     if value.ndim or not np.issubdtype(value.dtype, np.number) or not np.isfinite(value):
-        raise ValueError(f"{path}: {name!r} is {value.dtype}{list(value.shape)}, not a number; write the file anew")
+        raise UserError(f"{path}: {name!r} is {value.dtype}{list(value.shape)}, not a number; write the file anew")
     return float(value)
 
 
 def read_meta(value: np.ndarray, path: str | Path, what: str) -> dict[str, Any]:
-    """The text `meta` of the file: where it comes from. ValueError: it is no JSON, or a value in it is odd."""
+    """The text `meta` of the file: where it comes from. UserError: it is no JSON, or a value in it is odd."""
     try:
         meta = json.loads(str(value))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not a {what}: its meta is no JSON ({error})") from error
+        raise UserError(f"{path}: not a {what}: its meta is no JSON ({error})") from error
     return check_origin(meta, f"{path}: meta")
 
 
@@ -138,7 +139,7 @@ def trained_on(arrays: dict[str, np.ndarray], meta: dict[str, Any], rows: np.nda
     if marked is None:
         return meta.get("contaminated")
     if marked.shape != arrays["images"].shape or marked.dtype != bool:
-        raise ValueError(
+        raise UserError(
             f"{path}: 'contaminated' is {marked.dtype}{list(marked.shape)}, not a yes or no an image; "
             "write the file anew"
         )

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from roi.errors import UserError
 from roi.model import RoiModel, head
 
 
@@ -42,11 +43,11 @@ def parts(module: nn.Module, last: nn.Module) -> Iterator[nn.Module]:
 def recomputed(model: RoiModel) -> None:
     """Keep the inputs of the repeated blocks of the backbone alone, and compute their inside again in the backward pass (Chen et al. 2016).
 
-    ValueError: the backbone has no repeated blocks.
+    UserError: the backbone has no repeated blocks.
     """
     found = list(blocks(model.backbone, head(model.backbone)[1]))
     if not found:
-        raise ValueError(f"--checkpoint_activations: {type(model.backbone).__name__} has no repeated blocks; leave it out")
+        raise UserError(f"--checkpoint_activations: {type(model.backbone).__name__} has no repeated blocks; leave it out")
     for block in found:
         block.forward = _twice(block, block.forward)
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from roi.errors import UserError
 from roi.files import replacing
 from roi.labels import LABELS, canonical, normal_name
 from roi.sources import VINDR
@@ -27,7 +28,7 @@ def read_boxes(csv: str | Path, space: float = 1024.0, known: Collection[str] = 
     boxes are in 1024 x 1024 space whatever the size of the PNG; or any CSV with columns image, label, x, y, w, h in pixels of
     a square of side `space`, or of columns width and height where it has them. `Infiltrate` is Infiltration; `known`: the labels that may stand there.
 
-    ValueError: not such a file, an unknown label, a box without area or outside its image (by over a thousandth of it).
+    UserError: not such a file, an unknown label, a box without area or outside its image (by over a thousandth of it).
     """
     try:
         with open(csv, encoding="utf-8-sig") as file:
@@ -42,10 +43,10 @@ def read_boxes(csv: str | Path, space: float = 1024.0, known: Collection[str] = 
         else:
             boxes = read_text_table(csv)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{csv}: not a list of boxes ({str(error).removeprefix(f'{csv}: ')})") from error
+        raise UserError(f"{csv}: not a list of boxes ({str(error).removeprefix(f'{csv}: ')})") from error
     lacking = [c for c in ("image", "label", *SIDES) if c not in boxes]
     if lacking or boxes.empty:
-        raise ValueError(f"{csv}: " + (f"no column {lacking[0]!r} (found {list(boxes)})" if lacking else "it holds no box"))
+        raise UserError(f"{csv}: " + (f"no column {lacking[0]!r} (found {list(boxes)})" if lacking else "it holds no box"))
     sides = [*SIDES, *(c for c in ("width", "height") if c in boxes)]
     for side in sides:
         boxes[side] = numbers(boxes[side], csv)
@@ -60,7 +61,7 @@ def read_boxes(csv: str | Path, space: float = 1024.0, known: Collection[str] = 
     wrong = (boxes[["w", "h"]] <= 0).any(axis=1) | (boxes[["x", "y"]] < -0.001).any(axis=1) | (right > 1.001) | (bottom > 1.001)
     if wrong.any():
         x, y, w, h = boxes.loc[wrong, list(SIDES)].iloc[0].round(3)
-        raise ValueError(
+        raise UserError(
             f"{csv}: a box of {boxes['image'][wrong].iloc[0]} is not inside the image (x {x:g}, y {y:g}, w {w:g}, h {h:g} of its sides); "
             "which pixel space is it in? (--box_space)"
         )
@@ -91,23 +92,23 @@ def left_out(boxes_out: Path) -> Path:
 
 
 def read_marks(csv: Path) -> pd.DataFrame:
-    """-> the columns MARKS of annotations_{train,test}.csv or of VinBigData's train.csv. ValueError: not such a file"""
+    """-> the columns MARKS of annotations_{train,test}.csv or of VinBigData's train.csv. UserError: not such a file"""
     if not csv.is_file():
-        raise ValueError(f"--boxes {csv}: no such file")
+        raise UserError(f"--boxes {csv}: no such file")
     try:
         # Where nothing was found the corners may be left out.
         marks = read_text_table(csv, may_be_short=True)
     except ValueError as error:
-        raise ValueError(f"--boxes {error}") from error
+        raise UserError(f"--boxes {error}") from error
     lacking = [column for column in MARKS if column not in marks]
     if lacking:
-        raise ValueError(f"--boxes {csv}: no column {lacking[0]!r} (found {list(marks)})")
+        raise UserError(f"--boxes {csv}: no column {lacking[0]!r} (found {list(marks)})")
     for column in CORNERS:
         # A reader who found nothing drew no box.
         marks[column] = numbers(marks[column], f"--boxes {csv}", blank=True)
     unnamed = (marks[["image_id", "class_name"]] == "").any(axis=1)
     if unnamed.any():
-        raise ValueError(f"--boxes {csv}: line {marks.index[int(unnamed.argmax())]} has no image_id or no class_name")
+        raise UserError(f"--boxes {csv}: line {marks.index[int(unnamed.argmax())]} has no image_id or no class_name")
     return marks[list(MARKS)].reset_index(drop=True)
 
 
@@ -115,7 +116,7 @@ def write_boxes(marks: pd.DataFrame, csv: Path, out: Path, facts: list[dict[str,
     """Boxes in pixels of the PNG (columns BOXES); what has no place among them is counted, and listed where it is no matter of classes.
 
     `csv`: where `marks` are from; `facts`: rows of the PNG that are there (roi/dicom_tree.py). A box may leave its image by one pixel, which is cut off.
-    ValueError: none of the images is there.
+    UserError: none of the images is there.
     """
     nothing = marks["class_name"].map({name: normal_name(name) is not None for name in marks["class_name"].unique()})
     drawn = marks[marks[CORNERS].notna().any(axis=1) & ~nothing.astype(bool)]
@@ -124,7 +125,7 @@ def write_boxes(marks: pd.DataFrame, csv: Path, out: Path, facts: list[dict[str,
     # The lists name images without their ending, and perhaps without their folder.
     stems = [str(PurePosixPath(image).with_suffix("")) for image in images["image"]]
     if (match_images(marks["image_id"].unique(), stems) == ABSENT).all():
-        raise ValueError(f"--boxes {csv}: none of its {marks['image_id'].nunique():,} images is among the PNG; is it of this set?")
+        raise UserError(f"--boxes {csv}: none of its {marks['image_id'].nunique():,} images is among the PNG; is it of this set?")
     boxes = drawn[label.notna()].reset_index(drop=True)
     boxes["label"] = label.dropna().to_numpy()
     place = match_images(boxes["image_id"], stems)

@@ -36,6 +36,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import PIL
 
+from roi.errors import UserError
 from roi.files import reason, replacing
 from roi.images import UnreadableImage, is_constant, read_picture
 from roi.log import progress, say
@@ -119,7 +120,7 @@ class PixelCache:
 def open_cache(folder: str | Path, images: Sequence[str], paths: Sequence[str], size: int, workers: int) -> PixelCache:
     """Open the cache under `folder` for `images` (names of the table) whose files are `paths`; decode what it lacks first.
 
-    ValueError: the folder is of another cache, lacks images and cannot be written, or the disk is too small.
+    UserError: the folder is of another cache, lacks images and cannot be written, or the disk is too small.
     """
     recipe = {"version": VERSION, "size": size, "pixels": "grey, 8 bit, as roi.images.read_grey", "pillow": PIL.__version__, "rows_a_shard": SHARD}
     home = Path(folder) / f"{size}px-{hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:8]}"
@@ -263,7 +264,7 @@ def map_rows(home: Path, rows: int, size: int) -> np.ndarray:
 
 
 def check_recipe(home: Path, recipe: dict[str, Any]) -> None:
-    """ValueError: the folder says that it holds something else."""
+    """UserError: the folder says that it holds something else."""
     path = home / "cache.json"
     with suppress(FileNotFoundError):
         try:
@@ -271,21 +272,21 @@ def check_recipe(home: Path, recipe: dict[str, Any]) -> None:
         except ValueError as error:
             found = reason(error)
         if found != recipe:
-            raise ValueError(f"{path}: is of another cache (found {found}, needs {recipe}); choose another --cache_dir, or remove that folder")
+            raise UserError(f"{path}: is of another cache (found {found}, needs {recipe}); choose another --cache_dir, or remove that folder")
 
 
 def check_disk(home: Path, need: int) -> None:
-    """ValueError: fewer than `need` bytes are free."""
+    """UserError: fewer than `need` bytes are free."""
     free = shutil.disk_usage(home).free
     if need > free:
-        raise ValueError(
+        raise UserError(
             f"{home}: the pixel cache needs {need / 1e9:,.2f} GB ({need:,} bytes), {free / 1e9:,.2f} GB ({free:,} bytes) are free; "
             f"choose another --cache_dir or a smaller --img_size"
         )
 
 
 def read_shard(path: Path) -> Shard:
-    """ValueError or TypeError: not what `write_shard` writes under this name."""
+    """UserError or TypeError: not what `write_shard` writes under this name."""
     shard = Shard(**json.loads(path.read_text(encoding="utf-8")))
     slot = int(path.stem.removeprefix("shard-"))
     numbers = (shard.source_bytes, shard.source_mtime_ns, shard.source_crc32, shard.constant)
@@ -294,7 +295,7 @@ def read_shard(path: Path) -> Shard:
     words = {type(value) for column in texts for value in column}
     lengths = {len(column) for column in (*numbers, *texts)}
     if kinds != {int} or words != {str} or shard.first != slot * SHARD or len(lengths) != 1 or max(lengths) > SHARD:
-        raise ValueError("not an index of this shard")
+        raise UserError("not an index of this shard")
     return shard
 
 
@@ -348,7 +349,7 @@ def sound_shards(home: Path, size: int, files: Collection[Identity], known: dict
 def open_lock(home: Path) -> int:
     """Make the folder. -> its lock file, open. OSError: it cannot be written"""
     if fcntl is None:
-        raise ValueError("the pixel cache needs Linux or macOS; leave --cache_dir out")
+        raise UserError("the pixel cache needs Linux or macOS; leave --cache_dir out")
     home.mkdir(parents=True, exist_ok=True)
     return os.open(home / "lock", os.O_RDWR | os.O_CREAT, 0o666)
 
@@ -363,7 +364,7 @@ def locked(lock: int, home: Path) -> Iterator[None]:
             say(f"pixel cache {home}: another run is decoding into it; waiting")
             fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError as error:
-            raise ValueError(f"{home}: its disk cannot lock files ({error.strerror}); choose another --cache_dir") from error
+            raise UserError(f"{home}: its disk cannot lock files ({error.strerror}); choose another --cache_dir") from error
         yield
     finally:
         os.close(lock)
@@ -378,7 +379,7 @@ def all_unreadable(home: Path, missing: dict[Identity, str], error: OSError) -> 
         except UnreadableImage as why:
             failed[identity] = str(why)
         else:
-            raise ValueError(f"{home}: lacks {len(missing):,} of these images and cannot be written ({error.strerror}); choose another --cache_dir") from error
+            raise UserError(f"{home}: lacks {len(missing):,} of these images and cannot be written ({error.strerror}); choose another --cache_dir") from error
     return failed
 
 
@@ -417,7 +418,7 @@ def fill(
                 done += len(shard.names)
                 bar.update(len(shard.names) + len(unread))
     except OSError as error:
-        raise ValueError(
+        raise UserError(
             f"{home}: decoding stopped ({reason(error)}), {done:,} new images are kept; mend that or choose another --cache_dir, and give the same command"
         ) from error
     seconds = time.perf_counter() - begin

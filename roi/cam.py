@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional as F
 
+from roi.errors import UserError
 from roi.model import RoiModel, head
 
 Part = Callable[[Tensor], Tensor]
@@ -33,7 +34,7 @@ class GradCam:
             raise no_map(backbone)
         self.axes, self.channels = ((1, 2), 3) if str(getattr(backbone, "output_fmt", "NCHW")).endswith("NHWC") else ((2, 3), 1)  # of h and w, of D
         if features.shape[self.axes[0]] * features.shape[self.axes[1]] < 2:
-            raise ValueError(f"{type(backbone).__name__} has a single cell left of an image of {img_size} pixels, no map; Grad-CAM needs a larger --img_size")
+            raise UserError(f"{type(backbone).__name__} has a single cell left of an image of {img_size} pixels, no map; Grad-CAM needs a larger --img_size")
 
     def __call__(self, pixels: Tensor, size: int) -> Tensor:
         """(B, 1, H, W) uint8 -> (B, K, m, m) float32 >= 0, m = `size`."""
@@ -55,8 +56,8 @@ def grad_cam(model: RoiModel, pixels: Tensor, size: int) -> Tensor:
     return GradCam(model, pixels.shape[-1])(pixels, size)
 
 
-def no_map(backbone: nn.Module) -> ValueError:
-    return ValueError(f"{type(backbone).__name__} has no spatial feature map; Grad-CAM needs a convolutional backbone")
+def no_map(backbone: nn.Module) -> UserError:
+    return UserError(f"{type(backbone).__name__} has no spatial feature map; Grad-CAM needs a convolutional backbone")
 
 
 def _split(backbone: Any, x: Tensor) -> tuple[Part, Part]:

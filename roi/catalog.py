@@ -12,6 +12,7 @@ import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from roi.errors import UserError
 from roi.files import contents, reason
 from roi.images import SHARDS
 
@@ -327,11 +328,11 @@ CATALOG: dict[str, Source] = {
 
 
 def source_name(text: str) -> str:
-    """The key of a set, whichever way it is spelled; ValueError lists all."""
+    """The key of a set, whichever way it is spelled; UserError lists all."""
     for name, source in CATALOG.items():
         if text.lower() in (name, *source.spellings):
             return name
-    raise ValueError(f"{text!r} is none of the data sets: {', '.join(CATALOG)}")
+    raise UserError(f"{text!r} is none of the data sets: {', '.join(CATALOG)}")
 
 
 def folder_of(name: str, data_root: Path) -> Path:
@@ -437,7 +438,7 @@ def count_rows(path: Path) -> int:
     """Rows of a table without its header: CSV (.gz too; a cell may hold line ends), studies of a JSON of ReXGradient,
     reports of a .tgz, lines of a list.
 
-    ValueError: the file cannot be read to its end.
+    UserError: the file cannot be read to its end.
     """
     try:
         if path.suffix == ".txt":
@@ -455,7 +456,7 @@ def count_rows(path: Path) -> int:
         ):
             return max(0, sum(1 for row in csv.reader(file) if row) - 1)
     except (OSError, EOFError, UnicodeDecodeError, csv.Error, tarfile.TarError, zlib.error) as error:
-        raise ValueError(f"{path.name}: cannot be read to its end ({reason(error)}); download it again") from error
+        raise UserError(f"{path.name}: cannot be read to its end ({reason(error)}); download it again") from error
 
 
 def _count_studies(path: Path, key: bytes = b'"StudyInstanceUid"') -> int:

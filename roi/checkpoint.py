@@ -30,20 +30,20 @@ FREE = {  # flags that may differ between the run that stopped and the one that 
 
 
 def save(path: str | Path, state: dict[str, Any], keep: Path | None = None) -> None:
-    """Write a checkpoint, whole or not at all; the one that it replaces is then called `keep`. ValueError when the disk is full."""
+    """Write a checkpoint, whole or not at all; the one that it replaces is then called `keep`. UserError when the disk is full."""
     path = Path(path)
     try:
         with replacing(path, "wb", keep) as file:
             torch.save(state, file)
     except (OSError, RuntimeError) as error:  # torch's writer has errors of its own
-        raise ValueError(f"{path}: cannot be written ({reason(error)}); make room, then --resume auto: the checkpoint before it is as it was") from error
+        raise UserError(f"{path}: cannot be written ({reason(error)}); make room, then --resume auto: the checkpoint before it is as it was") from error
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """-> the dict that `save` wrote, on the CPU. ValueError for anything else."""
+    """-> the dict that `save` wrote, on the CPU. UserError for anything else."""
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path}: no such checkpoint")
+        raise UserError(f"{path}: no such checkpoint")
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:  # torch does not look at its checksums

@@ -14,6 +14,7 @@ from scipy.special import expit, xlogy
 from scipy.stats import binom
 
 from roi.calibration import logits
+from roi.errors import UserError
 
 NOTHING = 1.0 + 2.0**-52  # a threshold that no probability reaches
 STEEPEST = 5.0  # log of the largest weight that a finding may have relative to its absence
@@ -157,13 +158,13 @@ def tilted(target: np.ndarray, prevalence: np.ndarray, share: np.ndarray | None 
 
     (N, K) of 1 and 0, all known, (K,) -> (N,) relative weights, whose mean over the units is 1. `share` (N,): the part
     of its unit that each image is: 1 where every image is a unit, summing to 1 over the images of a patient.
-    ValueError: no weights do it, or only ones that leave fewer than a twentieth of the units.
+    UserError: no weights do it, or only ones that leave fewer than a twentieth of the units.
     """
     y = target
     part = np.ones(len(y)) if share is None else share
     part = part / part.sum()
     if (y.sum(axis=0) == 0).any():
-        raise ValueError("a finding without a positive calibration image cannot be weighted")
+        raise UserError("a finding without a positive calibration image cannot be weighted")
     q = np.clip(prevalence, 1e-6, 1 - 1e-6)
 
     def dual(b: np.ndarray) -> tuple[float, np.ndarray]:
@@ -178,5 +179,5 @@ def tilted(target: np.ndarray, prevalence: np.ndarray, share: np.ndarray | None 
     weight /= weight @ part
     # The second test bounds the effective number of units, (sum w)^2 / sum w^2, from below.
     if np.abs((weight * part) @ y - q).max() > 0.01 or (weight**2) @ part > 20:
-        raise ValueError("no sound weighting of the calibration images has these prevalences")
+        raise UserError("no sound weighting of the calibration images has these prevalences")
     return weight

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from roi import calibration, conformal
+from roi.errors import UserError
 from roi.files import replacing
 from roi.labels import NORMAL
 from roi.origin import ORIGIN
@@ -42,7 +43,7 @@ def calibrate(
     half of the patients, which then set no threshold; `unlabelled` (M, K): predictions on the images it is meant for,
     where prevalence may differ, and `unlabelled_patients` (M,): whose they are, as far as anybody knows.
 
-    Thresholds of all findings together come from images of which all of `classes` are known. ValueError: there is none, or a finding without both kinds.
+    Thresholds of all findings together come from images of which all of `classes` are known. UserError: there is none, or a finding without both kinds.
     """
     fit = np.zeros(len(prob), dtype=bool)
     if scale != "none":
@@ -53,7 +54,7 @@ def calibrate(
     scaled, y, who = apply_scale(prob[~fit], classes, scale, scaling), target[~fit], patients[~fit]
     whole = ~np.isnan(y).any(axis=1)
     if not whole.any():
-        raise ValueError("no calibration image has all of these findings known; name fewer with --classes")
+        raise UserError("no calibration image has all of these findings known; name fewer with --classes")
     together = whole & (y == 1).any(axis=1)
 
     def fnr(level: float, rows: np.ndarray = whole) -> float | None:
@@ -83,12 +84,12 @@ def calibrate(
 
 
 def check_both(target: np.ndarray, fit: np.ndarray, classes: Sequence[str]) -> None:
-    """ValueError: a finding that no calibration image has, or that none is known to lack, in either half."""
+    """UserError: a finding that no calibration image has, or that none is known to lack, in either half."""
     for kind, word in ((1, "has"), (0, "is known to lack")):
         poor = [c for c, column in zip(classes, target.T, strict=True) for part in (fit, ~fit) if part.any() and not (column[part] == kind).any()]
         if poor:
             rest = ",".join(c for c in classes if c not in poor)
-            raise ValueError(
+            raise UserError(
                 f"no calibration image {word} {poor[0]!r}, so nothing can be promised of it; give more images, or --classes {rest or '(none is left)'}"
             )
 
@@ -162,16 +163,16 @@ def write(path: str | Path, thresholds: dict[str, Any]) -> None:
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """ValueError: not a file of calibrate_conformal.py."""
+    """UserError: not a file of calibrate_conformal.py."""
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path}: no such file of thresholds; make it with calibrate_conformal.py")
+        raise UserError(f"{path}: no such file of thresholds; make it with calibrate_conformal.py")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path}: not a file of thresholds ({error})") from error
+        raise UserError(f"{path}: not a file of thresholds ({error})") from error
     if not isinstance(found, dict) or found.get("version") != VERSION:
-        raise ValueError(f"{path}: not a file of calibrate_conformal.py, or of another version of it; make it anew")
+        raise UserError(f"{path}: not a file of calibrate_conformal.py, or of another version of it; make it anew")
     wrong = next(problems(found, THRESHOLDS), "")
     for block in ("each", "prevalence", *(["scaling"] if found.get("scale") != "none" else [])):
         lacking = [] if wrong else [c for c in found["classes"] if c not in (found[block] or {})]
@@ -179,7 +180,7 @@ def read(path: str | Path) -> dict[str, Any]:
     if not wrong and found["scale"] not in ("none", *calibration.FITS):
         wrong = f"'scale' is {found['scale']!r}"
     if wrong:
-        raise ValueError(f"{path}: not a file of calibrate_conformal.py: {wrong}; make it anew")
+        raise UserError(f"{path}: not a file of calibrate_conformal.py: {wrong}; make it anew")
     return found
 
 
@@ -302,8 +303,8 @@ def findings_of(classes: Sequence[str], wanted: str = "") -> list[str]:
     """The classes that sets are made of: the findings among them, or those asked for ('Mass,Nodule')."""
     asked = [c.strip() for c in wanted.split(",") if c.strip()]
     if set(asked) & set(NORMAL):
-        raise ValueError(f"--classes {wanted}: {', '.join(sorted(set(asked) & set(NORMAL)))} is no finding; sets are made of findings")
+        raise UserError(f"--classes {wanted}: {', '.join(sorted(set(asked) & set(NORMAL)))} is no finding; sets are made of findings")
     lacking = [c for c in asked if c not in classes]
     if lacking:
-        raise ValueError(f"--classes: there is no prediction for {lacking[0]!r} (there is {', '.join(classes)})")
+        raise UserError(f"--classes: there is no prediction for {lacking[0]!r} (there is {', '.join(classes)})")
     return asked or [c for c, on in zip(classes, is_finding(classes), strict=True) if on]

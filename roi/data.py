@@ -23,7 +23,7 @@ from torch.utils.data._utils import signal_handling
 
 from roi import dist
 from roi.cache import PixelCache, open_cache
-from roi.errors import RunError
+from roi.errors import RunError, UserError
 from roi.files import replacing
 from roi.images import UnreadableImage, is_constant, locate, read_grey, said_outside
 from roi.workers import cause_of_death, children, kill
@@ -200,7 +200,7 @@ def present(table: pd.DataFrame, image_root: str, skip: bool, output: Path) -> t
     paths = locate(image_root, table["image"].tolist())
     missing = [image for image, path in zip(table["image"], paths, strict=True) if path is None]
     if missing and (not skip or len(missing) == len(paths)):
-        raise ValueError(
+        raise UserError(
             f"{len(missing):,} of {len(paths):,} images are not under {image_root}, the first is {missing[0]}; check --image_root, or --skip_unreadable"
         )
     if missing:
@@ -242,7 +242,7 @@ def cached(
 def checked(
     batches: Iterable[Batch], skip: bool, unreadable: set[str], constant: set[str] | None = None
 ) -> Iterator[Batch]:
-    """The batches as they come. An unreadable image is a ValueError, or with `skip` its reason is put in `unreadable`.
+    """The batches as they come. An unreadable image is a UserError, or with `skip` its reason is put in `unreadable`.
 
     Paths of constant images are added to `constant`.
     """

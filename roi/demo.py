@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from roi.errors import UserError
 from roi.labels import LABELS
 from roi.phantom import PLAN, Box, Case, Patch, plant, render, stream
 from roi.workers import in_order
@@ -189,22 +190,22 @@ def write_tables(folder: Path, cases: list[Case], boxes: list[tuple[str, str, Bo
 
 
 def check(out: Path, images: int, size: int, seed: int, workers: int, overwrite: bool) -> None:
-    """ValueError for a value that makes no set, or a folder that must not be touched."""
+    """UserError for a value that makes no set, or a folder that must not be touched."""
     if images < MIN_IMAGES:
-        raise ValueError(f"--images {images}: at least {MIN_IMAGES} are needed")
+        raise UserError(f"--images {images}: at least {MIN_IMAGES} are needed")
     if not SIZES[0] <= size <= SIZES[1]:
-        raise ValueError(f"--size {size}: choose a side between {SIZES[0]} and {SIZES[1]} px")
+        raise UserError(f"--size {size}: choose a side between {SIZES[0]} and {SIZES[1]} px")
     if seed < 0:
-        raise ValueError(f"--seed {seed}: choose 0 or a positive number")
+        raise UserError(f"--seed {seed}: choose 0 or a positive number")
     if workers < 1:
-        raise ValueError(f"--workers {workers}: at least 1 is needed")
+        raise UserError(f"--workers {workers}: at least 1 is needed")
     if out.is_dir() and any(out.iterdir()):
         if not overwrite:
-            raise ValueError(f"{out} is not empty; replace it with --overwrite or name another folder with --out")
+            raise UserError(f"{out} is not empty; replace it with --overwrite or name another folder with --out")
         if not (out / MARKER).is_file():
-            raise ValueError(f"{out} is not a demo set (no {MARKER} in it), so it is not removed; name another folder with --out")
+            raise UserError(f"{out} is not a demo set (no {MARKER} in it), so it is not removed; name another folder with --out")
     elif out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file; name a folder with --out")
+        raise UserError(f"{out} is a file; name a folder with --out")
 
 
 def remove_stale(out: Path) -> None:

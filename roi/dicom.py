@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from roi.errors import UserError
 from roi.files import reason
 from roi.images import UnreadableImage
 
@@ -57,10 +58,10 @@ def read_dicom(
     What was not as the header has it stands under `note` of the facts. `sides`: shortest and longest side (px) that is
     decoded; text that the header says is burnt in is refused unless `allow_burned_in`.
 
-    ValueError: pydicom is not installed, or no such window or depth. UnreadableImage (begins with the path): everything that is wrong with the file.
+    UserError: pydicom is not installed, or no such window or depth. UnreadableImage (begins with the path): everything that is wrong with the file.
     """
     if window not in WINDOWS or bits not in (8, 16):
-        raise ValueError(f"window {window!r}, {bits} bits: choose one of {', '.join(WINDOWS)}, and 8 or 16")
+        raise UserError(f"window {window!r}, {bits} bits: choose one of {', '.join(WINDOWS)}, and 8 or 16")
     needs_pydicom()
     try:
         with silent():
@@ -100,9 +101,9 @@ def in_words(error: Exception) -> str:
 
 
 def needs_pydicom() -> None:
-    """ValueError: it is not installed."""
+    """UserError: it is not installed."""
     if find_spec("pydicom") is None:
-        raise ValueError(f"reading DICOM needs the package pydicom: {INSTALL}")
+        raise UserError(f"reading DICOM needs the package pydicom: {INSTALL}")
 
 
 @contextmanager

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from roi.dicom import read_dicom
+from roi.errors import UserError
 from roi.files import replacing
 from roi.images import UnreadableImage
 from roi.log import progress
@@ -51,7 +52,7 @@ Row = dict[str, Any]  # of dicom_facts.csv; without made_with: begun, not known 
 def convert_tree(src: Path, out: Path, how: How, workers: int, overwrite: bool) -> tuple[list[Row], dict[str, str]]:
     """Write the PNG that `out` lacks, dicom_facts.csv and unreadable.csv. -> (rows of the PNG that are there, DICOM without one of their own -> why)
 
-    ValueError: `src` holds no DICOM, or `out` holds PNG of ours that were made with other settings (`overwrite` makes them anew).
+    UserError: `src` holds no DICOM, or `out` holds PNG of ours that were made with other settings (`overwrite` makes them anew).
     """
     files, refused = find(src)
     facts = read_facts(out)
@@ -82,11 +83,11 @@ def convert_tree(src: Path, out: Path, how: How, workers: int, overwrite: bool) 
 
 
 def check_settings(out: Path, theirs: dict[str, str], made_with: str) -> None:
-    """ValueError: some of the PNG that are there were made with other settings. `theirs`: image -> what it was made with."""
+    """UserError: some of the PNG that are there were made with other settings. `theirs`: image -> what it was made with."""
     other = {image: settings for image, settings in theirs.items() if settings not in ("", made_with)}
     if other:
         image, settings = next(iter(other.items()))
-        raise ValueError(
+        raise UserError(
             f"{out}: {len(other):,} PNG were made with other settings ({image} with {settings!r}, now {made_with!r}); "
             "name another --out, or make them anew with --overwrite"
         )
@@ -103,7 +104,7 @@ def find(src: Path) -> tuple[dict[str, str], dict[str, str]]:
         seen.add(real)
         found += [(Path(folder) / name).relative_to(src).as_posix() for name in names if is_dicom(Path(folder) / name)]
     if not found:
-        raise ValueError(f"--src {src}: holds no DICOM file ({', '.join(SUFFIXES)}, or no suffix and the DICM mark)")
+        raise UserError(f"--src {src}: holds no DICOM file ({', '.join(SUFFIXES)}, or no suffix and the DICM mark)")
     files: dict[str, str] = {}
     refused = {}
     for name in sorted(found):

@@ -15,6 +15,7 @@ from scipy.fft import dctn
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
+from roi.errors import UserError
 from roi.images import UnreadableImage, read_grey
 from roi.log import progress
 from roi.workers import in_order
@@ -81,7 +82,7 @@ def without_duplicates(
     foreign = [str(path) for folder in others for path in sorted(folder.rglob("*")) if path.suffix.lower() in PICTURES]
     for folder in others:
         if not any(Path(path).is_relative_to(folder) for path in foreign):
-            raise ValueError(f"{folder}: no picture is there ({', '.join(PICTURES)}); --check_duplicates takes folders of images")
+            raise UserError(f"{folder}: no picture is there ({', '.join(PICTURES)}); --check_duplicates takes folders of images")
     paths = [str(data_root / image) for image in table["image"]] + foreign
     chunks = [paths[k : k + CHUNK] for k in range(0, len(paths), CHUNK)]
     with closing(in_order(hashed_chunk, chunks, workers)) as ready:

@@ -115,7 +115,7 @@ class Meter:
         self.unseen.append((list(losses), torch.stack([v.detach().float() for v in losses.values()]), index, images))
 
     def look(self) -> None:
-        """Count what came since the last look, in one transfer. ValueError on a value that is not finite: the term and the images."""
+        """Count what came since the last look, in one transfer. UserError on a value that is not finite: the term and the images."""
         if not self.unseen:
             return
         steps, self.unseen = self.unseen, []
@@ -125,7 +125,7 @@ class Meter:
                 if not math.isfinite(value):
                     named = self.names(index)
                     shown = ", ".join(named[:16]) + (f" and {len(named) - 16} more" if len(named) > 16 else "")
-                    raise ValueError(f"the term {term!r} of the loss is {value}; stopped before it spoils a checkpoint. Images of the step: {shown}")
+                    raise UserError(f"the term {term!r} of the loss is {value}; stopped before it spoils a checkpoint. Images of the step: {shown}")
                 self.sums[term] = self.sums.get(term, 0.0) + value * images
             self.images += images
 
@@ -413,7 +413,7 @@ class Fit:
                 self.backup.take()
         self.meter.look()
         if not self.meter.images and not stopped and dist.world() == 1:
-            raise ValueError("no training image could be read; see --skip_unreadable")
+            raise UserError("no training image could be read; see --skip_unreadable")
         return not stopped
 
     def _validate(self, stop: Stop) -> dict[str, float] | None:
@@ -435,7 +435,7 @@ class Fit:
             return None
         logit, target, index = (torch.from_numpy(np.concatenate([part[n] for part in everyone if len(part[2])] or [np.zeros(0)])) for n in range(3))
         if not len(index):
-            raise ValueError("no validation image could be read; see --skip_unreadable")
+            raise UserError("no validation image could be read; see --skip_unreadable")
         order = index.argsort()
         logit, target = logit[order], target[order]
         datasets = None if self.datasets is None else self.datasets[index[order].numpy()]
@@ -512,7 +512,7 @@ def best_path(save: Path) -> Path:
 
 
 def pick_device(name: str) -> torch.device:
-    """auto -> cuda, mps or cpu, the first there is. ValueError if the one asked for is not there.
+    """auto -> cuda, mps or cpu, the first there is. UserError if the one asked for is not there.
 
     On a GPU: TF32 matrix products, and cuDNN picks its kernels by trial, since shapes stay the same all through a run.
     """
@@ -523,11 +523,11 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device(next(kind for kind, here in there.items() if here))
     if not there.get(name.split(":")[0], False):
-        raise ValueError(f"--device {name}: not available here (there is {', '.join(k for k, here in there.items() if here)})")
+        raise UserError(f"--device {name}: not available here (there is {', '.join(k for k, here in there.items() if here)})")
     try:
         return torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f"--device {name}: no such device") from error
+        raise UserError(f"--device {name}: no such device") from error
 
 
 def _keep_memory() -> None:

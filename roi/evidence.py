@@ -18,6 +18,7 @@ from roi import dist
 from roi.arrays import ArrayWriter, origin
 from roi.cam import GradCam
 from roi.data import Batch
+from roi.errors import UserError
 from roi.maps import REINIT, pack
 from roi.masks import enlarged, exact_topk, kept_pixels
 from roi.model import RoiModel, Views
@@ -84,7 +85,7 @@ class MaskMaps(MapsFile):
     @torch.inference_mode()
     def add(self, batch: Batch, names: list[str], views: Views) -> None:
         if views.hard is None:
-            raise ValueError(f"{self.file.path}: the checkpoint has no mask; leave out --save_masks")
+            raise UserError(f"{self.file.path}: the checkpoint has no mask; leave out --save_masks")
         scores = {"mask": views.hard if views.score is None else views.score}
         hard = {"mask": views.hard}
         if self.reinit is not None:
@@ -118,7 +119,7 @@ class ClassMaps(MapsFile):
         if not chosen:
             return
         if views.maps is None:
-            raise ValueError(f"{self.file.path}: the checkpoint has one map for all classes; leave out --class_masks")
+            raise UserError(f"{self.file.path}: the checkpoint has one map for all classes; leave out --class_masks")
         device = views.maps.device
         with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
             _, other = self.reinit.read(self.reinit.normalise(batch.pixels[chosen].to(device)))

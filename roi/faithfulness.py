@@ -12,6 +12,7 @@ import numpy as np
 
 from roi import metrics
 from roi.arrays import read_arrays, read_meta, scalar, trained_on
+from roi.errors import UserError
 from roi.scores import Drawn, Weighed, estimate, scored, weighted_mean
 
 WHAT = "file of curves (infer_roi_consistency.py --curves)"
@@ -34,16 +35,16 @@ class Curves:
 
 
 def read_curves(path: str | Path) -> Curves:
-    """ValueError: not such a file, or a probability that is none."""
+    """UserError: not such a file, or a probability that is none."""
     arrays = read_arrays(path, ("images", "classes", "sources", "fractions", "crop", "drop", "full", "keep_ratio", "meta"), WHAT)
     n, s, f, k = (len(np.atleast_1d(arrays[name])) for name in ("images", "sources", "fractions", "classes"))
     shapes = {"crop": (n, s, f, k), "drop": (n, s, f, k), "full": (n, k)}
     wrong = next((name for name, shape in shapes.items() if arrays[name].shape != shape), None)
     if wrong or f < 2 or (np.diff(arrays["fractions"]) <= 0).any():
-        raise ValueError(f"{path}: not a {WHAT}: " + (f"{wrong} is {arrays[wrong].shape}, not {shapes[wrong]}" if wrong else "its fractions do not ascend"))
+        raise UserError(f"{path}: not a {WHAT}: " + (f"{wrong} is {arrays[wrong].shape}, not {shapes[wrong]}" if wrong else "its fractions do not ascend"))
     for part in shapes:
         if not ((arrays[part] >= 0) & (arrays[part] <= 1)).all():
-            raise ValueError(f"{path}: holds values of {part!r} that are no probabilities in 0..1")
+            raise UserError(f"{path}: holds values of {part!r} that are no probabilities in 0..1")
     images, classes, sources = (arrays[name].astype(str).tolist() for name in ("images", "classes", "sources"))
     meta = read_meta(arrays["meta"], path, WHAT)
     return Curves(

@@ -25,6 +25,7 @@ import requests
 from requests.auth import HTTPBasicAuth
 from tqdm import tqdm
 
+from roi.errors import UserError
 from roi.files import reason, replacing, writable
 
 AGENT = "roi-download/1.0"
@@ -39,7 +40,7 @@ class Again(Exception):
     """What may go well at the next try."""
 
 
-class Forbidden(ValueError):
+class Forbidden(UserError):
     """403: the server knows who asks, or does not care, and refuses."""
 
 
@@ -61,12 +62,12 @@ def fetch(
 
     `auth`: (user, password), sent to the host of `url` and to no other that it redirects to. `timeout`: seconds without a byte.
     After `tries` in a row that brought nothing it gives up; between them it waits `wait`, 2 `wait`, 4 `wait` ... seconds.
-    `hint`: what to do about 401 and 403. ValueError: refused, not there, no space, not the published checksum; `path` is then not written.
+    `hint`: what to do about 401 and 403. UserError: refused, not there, no space, not the published checksum; `path` is then not written.
     """
     path = Path(path)
     if path.exists():
         if not _matches(path, sha256, md5):
-            raise ValueError(f"{path} is there, but its checksum is not the published one; move it away and run the same command again")
+            raise UserError(f"{path} is there, but its checksum is not the published one; move it away and run the same command again")
         return path
     writable(path)
     part = path.with_name(f"{path.name}.part")
@@ -81,14 +82,14 @@ def fetch(
             except (Again, requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
                 failures = 1 if _size(part) > before else failures + 1
                 if failures >= tries:
-                    raise ValueError(f"{url}: gave up after {failures} tries ({reason(error)}); the same command goes on where it stopped") from error
+                    raise UserError(f"{url}: gave up after {failures} tries ({reason(error)}); the same command goes on where it stopped") from error
             time.sleep(wait * 2 ** (failures - 1))
     finally:
         if session is None:
             own.close()
     if not _matches(part, sha256, md5):
         _drop(part)
-        raise ValueError(f"{url}: what came has not the published checksum, so {path} was not made; the same command fetches it anew")
+        raise UserError(f"{url}: what came has not the published checksum, so {path} was not made; the same command fetches it anew")
     os.replace(part, path)
     _drop(part)
     return path
@@ -156,26 +157,26 @@ def _refuse(answer: requests.Response, url: str, hint: str) -> None:
     """Every answer but the file itself."""
     code, hint = answer.status_code, f"; {hint}" if hint else ""
     if code == 401:
-        raise ValueError(f"{url}: wrong user name or password (401){hint}")
+        raise UserError(f"{url}: wrong user name or password (401){hint}")
     if code == 403:
         raise Forbidden(f"{url}: no permission (403){hint}")
     if code in (404, 410):
-        raise ValueError(f"{url}: not there ({code}); has the set moved? look at its page")
+        raise UserError(f"{url}: not there ({code}); has the set moved? look at its page")
     if code >= 500 or code in (408, 425, 429):
         raise Again(f"the server answered {code} {answer.reason}")
     if code not in (200, 206):
-        raise ValueError(f"{url}: the server answered {code} {answer.reason}")
+        raise UserError(f"{url}: the server answered {code} {answer.reason}")
     if answer.headers.get("Content-Type", "").startswith("text/html") and not url.endswith((".html", ".htm", "/")):
-        raise ValueError(f"{url}: a web page came instead of the file{hint}")
+        raise UserError(f"{url}: a web page came instead of the file{hint}")
 
 
 def room(folder: Path, need: float) -> None:
-    """ValueError where the disk of `folder` has not `need` bytes left."""
+    """UserError where the disk of `folder` has not `need` bytes left."""
     while not folder.is_dir():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     if need > free:
-        raise ValueError(f"{folder}: {need / 1e9:,.1f} GB are needed, {free / 1e9:,.1f} GB are free; make room, or choose another disk with --data_root")
+        raise UserError(f"{folder}: {need / 1e9:,.1f} GB are needed, {free / 1e9:,.1f} GB are free; make room, or choose another disk with --data_root")
 
 
 def _matches(path: Path, sha256: str | None, md5: str | None) -> bool:
@@ -216,12 +217,12 @@ def _drop(part: Path) -> None:
 
 
 def read_sums(text: str) -> dict[str, str]:
-    """SHA256SUMS.txt -> {name: SHA-256}. ValueError: another file, or a name that leads out of the folder."""
+    """SHA256SUMS.txt -> {name: SHA-256}. UserError: another file, or a name that leads out of the folder."""
     sums = {}
     for line in filter(str.strip, text.splitlines()):
         match = re.fullmatch(r"([0-9a-fA-F]{64}) [ *]?(?:\./)?(\S.*?)\s*", line)
         if not match or match[2].startswith("/") or ".." in match[2].split("/"):
-            raise ValueError(f"SHA256SUMS.txt: {line[:100]!r} is not a checksum and a name")
+            raise UserError(f"SHA256SUMS.txt: {line[:100]!r} is not a checksum and a name")
         sums[match[2]] = match[1].lower()
     return sums
 
@@ -238,7 +239,7 @@ def physionet(project: str, folder: Path, auth: Login, only: str = "*") -> tuple
         sums = read_sums((folder / "SHA256SUMS.txt").read_text(encoding="utf-8"))
         wanted = {name: sha256 for name, sha256 in sums.items() if fnmatch.fnmatchcase(name, only)}
         if not wanted:
-            raise ValueError(f"--only {only!r}: {project} has no file of such a name; all are listed in {folder / 'SHA256SUMS.txt'}")
+            raise UserError(f"--only {only!r}: {project} has no file of such a name; all are listed in {folder / 'SHA256SUMS.txt'}")
         lacking = {name: sha256 for name, sha256 in wanted.items() if not (folder / name).exists()}
         _bring(url, lacking, folder, session, auth, ask)
     return len(lacking), len(wanted) - len(lacking)
@@ -304,12 +305,12 @@ def _by_wget(url: str, names: Mapping[str, str | None], folder: Path, auth: Logi
         with suppress(OSError):  # parts of files that were not asked for this time
             os.rmdir(place)
     if "401" in errors or wget.returncode == 6:
-        raise ValueError(f"{url}: wrong user name or password (401); {ask}")
+        raise UserError(f"{url}: wrong user name or password (401); {ask}")
     if "403" in errors:
         raise Forbidden(f"{url}: no permission (403); {ask}")
     if lacking:
         why = f"the server answered {', '.join(sorted(errors))}" if errors else WGET_SAYS.get(wget.returncode, f"wget ended with code {wget.returncode}")
-        raise ValueError(f"{url}: {len(lacking):,} of {len(names):,} files did not come whole, the first is {lacking[0]} ({why}); the same command goes on")
+        raise UserError(f"{url}: {len(lacking):,} of {len(names):,} files did not come whole, the first is {lacking[0]} ({why}); the same command goes on")
 
 
 def _settle(staged: Path, path: Path, sha256: str | None, whole: bool) -> bool:
@@ -339,7 +340,7 @@ def _in_memory(text: str) -> int:
 def unpack(archive: Path, folder: Path) -> tuple[int, int]:
     """A tar archive -> its files in `folder`; -> (unpacked, were there at their full size). An interrupted run is taken up again.
 
-    ValueError: the archive is cut off, or names a file outside the folder.
+    UserError: the archive is cut off, or names a file outside the folder.
     """
     made = there = 0
     try:
@@ -348,7 +349,7 @@ def unpack(archive: Path, folder: Path) -> tuple[int, int]:
                 if not member.isfile():
                     continue
                 if member.name.startswith("/") or ".." in member.name.split("/"):
-                    raise ValueError(f"{archive}: {member.name!r} lies outside the folder; this is not the published archive")
+                    raise UserError(f"{archive}: {member.name!r} lies outside the folder; this is not the published archive")
                 path = folder / member.name
                 if path.is_file() and path.stat().st_size == member.size:
                     there += 1
@@ -362,5 +363,5 @@ def unpack(archive: Path, folder: Path) -> tuple[int, int]:
                 os.replace(part, path)
                 made += 1
     except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise ValueError(f"{archive}: cannot be unpacked ({reason(error)}); move it away and download it again") from error
+        raise UserError(f"{archive}: cannot be unpacked ({reason(error)}); move it away and download it again") from error
     return made, there

@@ -170,20 +170,20 @@ def _alive(process: str) -> bool:
 
 
 def writable(path: Path) -> None:
-    """Make the folder of `path`; ValueError where no file can be written, before hours of work for it."""
+    """Make the folder of `path`; UserError where no file can be written, before hours of work for it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"{path}: cannot make its folder ({error.strerror})") from error
+        raise UserError(f"{path}: cannot make its folder ({error.strerror})") from error
     if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ValueError(f"{path}: cannot be written ({'it is a folder' if path.is_dir() else 'no permission'})")
+        raise UserError(f"{path}: cannot be written ({'it is a folder' if path.is_dir() else 'no permission'})")
 
 
 def refuse_existing(*paths: str | Path | None, overwrite: bool) -> None:
-    """ValueError if one of `paths` is there (a folder counts when something is in it) and `overwrite` is not set."""
+    """UserError if one of `paths` is there (a folder counts when something is in it) and `overwrite` is not set."""
     for path in (Path(p) for p in paths if p):
         if path.exists() and not overwrite and (not path.is_dir() or any(path.iterdir())):
-            raise ValueError(f"{path} exists; choose another name, or replace it with --overwrite")
+            raise UserError(f"{path} exists; choose another name, or replace it with --overwrite")
 
 
 def reason(error: BaseException) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import TiffImageFile
 
+from roi.errors import UserError
 from roi.files import reason
 
 SHARDS = ("images_*/images", "images-*/images-*")  # of NIH as it is published, and of Kaggle's resized copies
@@ -49,7 +50,7 @@ TURNS = {
 NOT_THE_FILE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # too many open files, no memory: no image is at fault
 
 
-class UnreadableImage(ValueError):
+class UnreadableImage(UserError):
     """An image file that is there but cannot be decoded; the message begins with its path."""
 
 
@@ -58,11 +59,11 @@ def locate(image_root: str | Path, images: Sequence[str]) -> list[str | None]:
     shards image_root/images_*/images/NAME and in Kaggle's resized copy image_root/images-224/images-224/NAME; every
     folder is listed once, however many images it holds.
 
-    ValueError: no such folder, or a name that leaves it (absolute, or with '..').
+    UserError: no such folder, or a name that leaves it (absolute, or with '..').
     """
     root = Path(image_root)
     if not root.is_dir():
-        raise ValueError(f"{root}: no such folder of images (--image_root)")
+        raise UserError(f"{root}: no such folder of images (--image_root)")
     folders: dict[Path, set[str]] = {}
 
     def listing(folder: Path) -> set[str]:
@@ -80,7 +81,7 @@ def locate(image_root: str | Path, images: Sequence[str]) -> list[str | None]:
             continue
         name = PurePosixPath(image)
         if name.is_absolute() or ".." in name.parts:
-            raise ValueError(f"image {image!r} leaves --image_root {root}; tables name images by their path below it")
+            raise UserError(f"image {image!r} leaves --image_root {root}; tables name images by their path below it")
         paths.append(next((str(base / name) for base in bases if name.name in listing((base / name).parent)), None))
     return paths
 
@@ -167,7 +168,7 @@ def to_grey(image: Image.Image, path: str | Path) -> tuple[Image.Image, str]:
     if image.has_transparency_data and image.mode not in DEEP_MODES and is_constant(np.asarray(grey)):
         low, high = image.convert("RGBA").getchannel("A").getextrema()
         if low != high:
-            raise ValueError("its colours are all alike, the picture is in its transparency; save it flattened")
+            raise UserError("its colours are all alike, the picture is in its transparency; save it flattened")
     turn = TURNS.get(orientation(image))
     return (grey if turn is None else grey.transpose(turn)), scale
 
@@ -199,7 +200,7 @@ def deep_samples(image: Image.Image, path: str | Path) -> Deep | None:
     if not (grey or signed_8 or colour):
         return None
     if image.format not in DEEP_FORMATS:
-        raise ValueError(
+        raise UserError(
             f"samples of more than 8 bits in a file of format {image.format}: which value is white is not known; "
             "convert it to PNG or TIFF"
         )
@@ -278,13 +279,13 @@ def sixteen_bit_colour(image: Any) -> str:
     """Pillow's unpacker for colour, or grey with alpha, of 16 bits, of which it keeps the upper 8; "" for others."""
     args = decoder_args(image)
     if image.mode == "CMYK" and str(args[0]).startswith("CMYK;16"):
-        raise ValueError("CMYK of 16 bits is not read; convert it to grey or RGB")
+        raise UserError("CMYK of 16 bits is not read; convert it to grey or RGB")
     if image.mode not in ("RGB", "RGBA") or not isinstance(args[0], str):
         return ""
     if image.format == "PPM":
         return PPM_COLOUR if image.tile[0][0] == "ppm" and args == ("RGB", FULL) else ""
     if image.format == "TIFF" and args[0] == "R" and number(image.tag_v2.get(BITS_PER_SAMPLE)) > 8:
-        raise ValueError("colour of 16 bits, uncompressed, in planes: Pillow would garble it; convert it to PNG")
+        raise UserError("colour of 16 bits, uncompressed, in planes: Pillow would garble it; convert it to PNG")
     return args[0] if args[0][:-1] in SIXTEEN_BIT_COLOUR else ""
 
 
@@ -326,7 +327,7 @@ def in_8_bits(deep: Deep) -> tuple[np.ndarray, str]:
     floating = deep.samples.dtype.kind == "f"
     x = deep.samples.astype(np.float64)
     if not np.isfinite(x).all():
-        raise ValueError("holds samples that are no numbers (NaN or infinite); save them as unsigned 8 or 16 bit")
+        raise UserError("holds samples that are no numbers (NaN or infinite); save them as unsigned 8 or 16 bit")
     low, high = outer(x)
     unit = 0 if floating else 1  # two's complement holds one value more below 0 than above
     reach = max(high, -low - unit)

@@ -4,6 +4,8 @@ import difflib
 import re
 from collections.abc import Collection
 
+from roi.errors import UserError
+
 LABELS = (
     "Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax",
     "Consolidation", "Edema", "Emphysema", "Fibrosis", "Pleural_Thickening", "Hernia",
@@ -45,22 +47,22 @@ def refuse_no_label(label: str, separator: str = ",") -> None:
     """Refuse what cannot be a label: several in one, a list as Python writes it, a number, a word for nothing.
 
     Raises:
-        ValueError: with the remedy; `separator` is what stands between labels in the file.
+        UserError: with the remedy; `separator` is what stands between labels in the file.
     """
     example = f"'Mass{separator}Edema'"
     meant = several(label)
     if len(meant) > 1:
         joined = separator.join(filter(None, meant))
-        raise ValueError(f"{label!r} is no label but several; labels are separated by {separator!r}, as in {joined!r}")
+        raise UserError(f"{label!r} is no label but several; labels are separated by {separator!r}, as in {joined!r}")
     if re.search(r"^[\[{(\"']|[\]}\"']$|^[^(]*\)$", label):
         remedy = f"write the labels alone, as in {example}"
-        raise ValueError(f"{label!r} is no label but a list as Python writes it; {remedy}")
+        raise UserError(f"{label!r} is no label but a list as Python writes it; {remedy}")
     if is_number(label):
         remedy = f"write the names of the findings that are present, as in {example}"
-        raise ValueError(f"{label!r} is no label but a number; {remedy}")
+        raise UserError(f"{label!r} is no label but a number; {remedy}")
     if label.casefold() in NO_LABEL:
         remedy = "leave the field empty where no finding is present, and name in column 'unknown' what is not known"
-        raise ValueError(f"{label!r} is no label; {remedy}")
+        raise UserError(f"{label!r} is no label; {remedy}")
 
 
 def several(label: str) -> list[str]:
@@ -90,10 +92,10 @@ def is_number(text: str) -> bool:
 
 
 def canonical(label: str, known: Collection[str], where: str) -> str:
-    """The name that `label` has here; `known` are the names that may be used. ValueError (begins with `where`) for any other."""
+    """The name that `label` has here; `known` are the names that may be used. UserError (begins with `where`) for any other."""
     name = label if label in known else spelled(label)
     if name not in known:
         near = difflib.get_close_matches(label, [*known, *SPELLINGS], n=1, cutoff=0.6)
         remedy = f"; did you mean {spelled(near[0])!r}?" if near else f" (known: {', '.join(known)})"
-        raise ValueError(f"{where}: unknown label {label!r}{remedy}")
+        raise UserError(f"{where}: unknown label {label!r}{remedy}")
     return name

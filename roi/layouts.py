@@ -20,6 +20,7 @@ import pandas as pd
 from PIL import Image
 
 from roi.demo import EASY, HEADER, MARKER, SHARDS, Phantom, check, make_demo_dataset, remove_stale
+from roi.errors import UserError
 from roi.labels import LABELS
 
 Boxes = Mapping[tuple[str, str], tuple[float, float, float, float]]  # (name of the source PNG, finding) -> x, y, w, h in 0..1 of the sides
@@ -393,7 +394,7 @@ def make_demo_layout(
     if layout == "vinbigdata" and phantom.about.get("hard"):
         # There every label is a box, and a wrong label of the hard set has none.
         message = "--hard --layout vinbigdata: its labels are boxes, and the hard set has labels without one; choose vindr"
-        raise ValueError(message)
+        raise UserError(message)
     started = time.perf_counter()
     out = Path(out).resolve()
     check(out, images, size, seed, workers, overwrite)

@@ -38,6 +38,7 @@ from roi.box_matching import (
     other_patients,
     prepare,
 )
+from roi.errors import UserError
 from roi.fixed_places import DEALS, LabelledMaps, count_boxes, deal_folds, folds_of, label_differences
 from roi.labels import LABELS
 from roi.maps import REINIT, Maps
@@ -107,19 +108,19 @@ def read_truth(sets: Sequence[Maps], boxes: pd.DataFrame, patients: pd.Series) -
     inside = (places >= 0).all(0)
     if not inside.any():
         example = f" (a box of {boxes['image'].iloc[0]!r}, a map of {sets[0].images[0]!r})" if len(boxes) and sets[0].images else ""
-        raise ValueError(f"none of the {len(boxes)} boxes belongs to an image that every maps file has{example}; make the maps of images that have boxes")
+        raise UserError(f"none of the {len(boxes)} boxes belongs to an image that every maps file has{example}; make the maps of images that have boxes")
     boxes = boxes.iloc[np.flatnonzero(inside)].reset_index(drop=True)
     places = places[:, inside]
     for one in sets:
         missing = sorted(set(boxes["label"]) - set(one.classes)) if one.classes != [""] else []
         if missing:
-            raise ValueError(f"boxes of {missing[0]!r} have no map (the maps file has {one.classes}); leave these boxes out or make maps of that class")
+            raise UserError(f"boxes of {missing[0]!r} have no map (the maps file has {one.classes}); leave these boxes out or make maps of that class")
     corner = boxes[["x", "y"]].to_numpy(float)
     box = np.clip(np.concatenate([corner, corner + boxes[["w", "h"]].to_numpy(float)], axis=1), 0, 1)
     empty = ~((box[:, 2:] - box[:, :2]) > 0).all(1)
     if empty.any():
         x, y, w, h = boxes.loc[empty, ["x", "y", "w", "h"]].iloc[0]
-        raise ValueError(f"the box ({x:g}, {y:g}, {w:g}, {h:g}) of {boxes['image'][empty].iloc[0]!r} has no area inside the image (sides are 0..1); correct it")
+        raise UserError(f"the box ({x:g}, {y:g}, {w:g}, {h:g}) of {boxes['image'][empty].iloc[0]!r} has no area inside the image (sides are 0..1); correct it")
     present = set(boxes["label"])
     findings = [c for c in LABELS if c in present] + sorted(present - set(LABELS))
     finding = boxes["label"].map({c: j for j, c in enumerate(findings)}).to_numpy()
@@ -128,7 +129,7 @@ def read_truth(sets: Sequence[Maps], boxes: pd.DataFrame, patients: pd.Series) -
     names = pd.Series([sets[0].images[row] for row in places[0, first]], dtype=str)
     known = match_images(names, patients.index)
     if (known < 0).any():
-        raise ValueError(f"{names[known < 0].iloc[0]!r} has a map and a box, but no patient; give the table that lists this image")
+        raise UserError(f"{names[known < 0].iloc[0]!r} has a map and a box, but no patient; give the table that lists this image")
     people, patient = np.unique(patients.to_numpy().astype(str)[known], return_inverse=True)
     small = (boxes[["w", "h"]] < SMALL).all(axis=1).to_numpy()
     pair_image, pair_finding = pair // len(findings), pair % len(findings)
@@ -140,10 +141,10 @@ def agreed_ratio(sets: Sequence[Maps], keep_ratio: float) -> float:
     """The kept share that the files were made with; `keep_ratio` where no file says (0)."""
     said = sorted({float(one.keep_ratio) for one in sets if one.keep_ratio > 0})
     if said and said[-1] - said[0] > 1e-6:
-        raise ValueError(f"the maps files keep different shares of the image ({', '.join(f'{r:g}' for r in said)}); make them with one --keep_ratio")
+        raise UserError(f"the maps files keep different shares of the image ({', '.join(f'{r:g}' for r in said)}); make them with one --keep_ratio")
     ratio = said[0] if said else keep_ratio
     if not 0 < ratio <= 1:
-        raise ValueError(f"keep_ratio {ratio:g}: choose a share above 0 and at most 1")
+        raise UserError(f"keep_ratio {ratio:g}: choose a share above 0 and at most 1")
     return ratio
 
 
@@ -178,7 +179,7 @@ def score_maps(
         minus {control: {metric: V}}, minus_per_class {control: {finding: {metric: V}}}}.
     """
     if not sets:
-        raise ValueError("no maps to score; give a maps file")
+        raise UserError("no maps to score; give a maps file")
     ratio = agreed_ratio(sets, keep_ratio)
     truth, rows = read_truth(sets, boxes, patients)
     score = Scorer(truth)
@@ -188,7 +189,7 @@ def score_maps(
         columns = [0] if one.classes == [""] else [one.classes.index(c) for c in truth.findings]
         for name, stack in one.maps.items():
             if name in values or name in SHARED:
-                raise ValueError(f"two sources are called {name!r}; give each maps file once")
+                raise UserError(f"two sources are called {name!r}; give each maps file once")
             maps = stack[row][:, columns].reshape(-1, *stack.shape[2:])  # (N * columns, m, m)
             kept = None
             if name in one.kept:

@@ -11,6 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from roi.errors import UserError
 from roi.files import replacing
 
 TERMS = ("full", "consist", "drop", "sparse", "tv", "locate")  # of the losses of all objectives (roi/objective.py)
@@ -30,7 +31,7 @@ def say(text: str) -> None:
 class MetricsLog:
     """One row an epoch, on the disk when `row` returns. Rows of epochs that a resumed run does again are dropped first.
 
-    `done`: the rows that a checkpoint remembers, None for a new run. ValueError: the file is there and this run does not continue it,
+    `done`: the rows that a checkpoint remembers, None for a new run. UserError: the file is there and this run does not continue it,
     or it is not a metrics file. `more`: columns of this run beside COLUMNS; they stand after val_auroc.
     """
 
@@ -48,7 +49,7 @@ class MetricsLog:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as error:
-                raise ValueError("--tensorboard needs the package tensorboard: pip install tensorboard") from error
+                raise UserError("--tensorboard needs the package tensorboard: pip install tensorboard") from error
             self.writer = SummaryWriter(tensorboard, purge_step=len(self.lines) + 1)
 
     def _begin(self, path: Path, new: bool, replace: bool) -> None:
@@ -56,12 +57,12 @@ class MetricsLog:
         if path.exists() and path.stat().st_size and not replace:
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
             if lines[:1] != [header]:
-                raise ValueError(f"{path}: is not a metrics file of this program, or it is of a run on other data sets; choose another --log_csv")
+                raise UserError(f"{path}: is not a metrics file of this program, or it is of a run on other data sets; choose another --log_csv")
             if new and lines[1:] or not done and len(lines) > 2:  # one row more than the checkpoint knows: killed between the two
-                raise ValueError(f"{path} holds {len(lines) - 1} epochs of another run; choose another --log_csv, or replace it with --overwrite")
+                raise UserError(f"{path} holds {len(lines) - 1} epochs of another run; choose another --log_csv, or replace it with --overwrite")
             other = next((n for n, (a, b) in enumerate(zip(lines[1:], done, strict=False), 1) if a != b), 0)
             if other:
-                raise ValueError(f"{path}: epoch {other} is not the one of this checkpoint, so it is of another run; choose another --log_csv")
+                raise UserError(f"{path}: epoch {other} is not the one of this checkpoint, so it is of another run; choose another --log_csv")
             if lines[1:] == done:
                 return  # the same file goes on, and so does a `tail -f` on it
         with replacing(path) as file:

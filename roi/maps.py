@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from roi.arrays import read_arrays, read_meta, scalar, trained_on
+from roi.errors import UserError
 from roi.table import AMBIGUOUS, match_images, unmatched
 
 WHAT = "file of maps (infer_roi_consistency.py --save_masks or --cam)"
@@ -43,7 +44,7 @@ def read_maps(path: str | Path, images: Sequence[str] | None = None, wanted: np.
         wanted: (M,) bool, of which of them.
 
     Raises:
-        ValueError: not such a file, an image twice or of a name that may mean several of `images`, a map that is not
+        UserError: not such a file, an image twice or of a name that may mean several of `images`, a map that is not
             finite.
     """
     data = read_arrays(path, ("images", "classes", "sources", "side", "keep_ratio", "meta"), WHAT)
@@ -55,17 +56,17 @@ def read_maps(path: str | Path, images: Sequence[str] | None = None, wanted: np.
     for name in [f"map_{s}" for s in sources] + [f"kept_{s}" for s in sources if f"kept_{s}" in data]:
         if name not in data or data[name].shape[:2] != shape or data[name].ndim != (4 if name.startswith("map_") else 3):
             found = data[name].shape if name in data else "nothing"
-            raise ValueError(f"{path}: not a {WHAT}: {name} is {found} for {shape[0]} images and {shape[1]} maps each")
+            raise UserError(f"{path}: not a {WHAT}: {name} is {found} for {shape[0]} images and {shape[1]} maps each")
         if name.startswith("map_") and not np.isfinite(data[name]).all():
-            raise ValueError(
+            raise UserError(
                 f"{path}: {name} of {names[int(np.argwhere(~np.isfinite(data[name]))[0][0])]!r} is not finite; "
                 "write the file anew"
             )
         if name.startswith("kept_") and data[name].shape[2] != -(-side * side // 8):
-            raise ValueError(f"{path}: {name} holds {data[name].shape[2]} bytes an image, a mask of {side} x {side} pixels needs {-(-side * side // 8)}")
+            raise UserError(f"{path}: {name} holds {data[name].shape[2]} bytes an image, a mask of {side} x {side} pixels needs {-(-side * side // 8)}")
     twice = pd.Series(names)[pd.Series(names).duplicated().to_numpy()]
     if len(twice):
-        raise ValueError(f"{path}: lists {twice.iloc[0]!r} twice")
+        raise UserError(f"{path}: lists {twice.iloc[0]!r} twice")
     rows, place = chosen(path, names, images, wanted)
     maps = {s: data[f"map_{s}"][rows].astype(np.float32) for s in sources}
     kept = {s: unpack(data[f"kept_{s}"][rows], side) for s in sources if f"kept_{s}" in data}
@@ -83,7 +84,7 @@ def chosen(
         return np.arange(len(names)), np.arange(len(names))
     place = match_images(names, images)
     if (place == AMBIGUOUS).any():
-        raise ValueError(
+        raise UserError(
             f"{path}: its images cannot be told apart by their names: "
             f"{unmatched(names, np.where(place == AMBIGUOUS, place, 0))}"
         )

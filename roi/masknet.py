@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from roi.errors import UserError
+
 STRIDES = (8, 16, 32)  # pixels a cell; the finest that a backbone has gives the cells of its mask
 WIDTH = 64  # channels of the decoder
 
@@ -67,7 +69,7 @@ class Stages:
                 self.axes.append(_last(shape))
                 self.channels.append(shape[3] if _last(shape) else shape[1])
         if len({_side(shape) for _, shape in found}) < 2 or not self.names:
-            raise ValueError(
+            raise UserError(
                 f"{type(backbone).__name__} has no stages of features at {img_size} pixels (strides {STRIDES}); "
                 "give a convolutional backbone, a larger --img_size, or --mask_net conv --objective consistency"
             )

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from roi.cells import ABSENT, COARSE, PRESENT, UNFIT
+from roi.errors import UserError
 from roi.labels import LABELS
 from roi.neighbours import words_of
 
@@ -52,7 +53,7 @@ def mesh_cells(entries: Sequence[str], neighbours: bool = True) -> np.ndarray:
     """One ';'-joined string a report -> (N, K) int8: PRESENT, COARSE (a neighbour is there), ABSENT, or UNFIT (all).
 
     Without `neighbours` only the codes of WIDER make a finding COARSE; the others leave it ABSENT. `normal` and heads
-    that say nothing of the 14 are ABSENT. ValueError: a report without any code, which is not the same as `normal`.
+    that say nothing of the 14 are ABSENT. UserError: a report without any code, which is not the same as `normal`.
     """
     near = NEIGHBOURS if neighbours else {code: NEIGHBOURS[code] for code in WIDER}
     rules = [(SAYS, PRESENT), (near, COARSE)]
@@ -75,7 +76,7 @@ def mesh_names(entry: str) -> set[str]:
 def _row(entry: str, rules: list[tuple[dict[str, tuple[str, ...]], int]], number: int) -> np.ndarray:
     names = mesh_names(entry)
     if not names:
-        raise ValueError(f"report {number} has no MeSH code ({entry!r}); a normal one says 'normal', so is the file cut off?")
+        raise UserError(f"report {number} has no MeSH code ({entry!r}); a normal one says 'normal', so is the file cut off?")
     if not names.isdisjoint(USELESS):
         return np.full(len(LABELS), UNFIT, dtype=np.int8)
     row = np.full(len(LABELS), ABSENT, dtype=np.int8)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from roi.errors import UserError
 from roi.localization import controls_of
 from roi.origin import MODEL, ORIGIN
 from roi.schema import COUNT, FLAG, NUMBER, TEXT, Each, Either, Items, Keys, Maybe, problems
@@ -111,15 +112,15 @@ def read_metrics(file: Path) -> tuple[dict[str, Any], dict[str, str]]:
         its blocks without the odd ones, and for each of these what is wrong with it.
 
     Raises:
-        ValueError: it is no JSON, or one of NEEDED is missing or odd.
+        UserError: it is no JSON, or one of NEEDED is missing or odd.
     """
     try:
         metrics = json.loads(file.read_text(encoding="utf-8"), parse_constant=lambda _: None, parse_float=_finite)
     except ValueError as error:
-        raise ValueError(f"{file}: not a metrics.json of evaluate.py ({error})") from error
+        raise UserError(f"{file}: not a metrics.json of evaluate.py ({error})") from error
     wrong = next(_odd(metrics, Keys(NEEDED)), "")
     if wrong:
-        raise ValueError(f"{file}: not a metrics.json of evaluate.py: {wrong}")
+        raise UserError(f"{file}: not a metrics.json of evaluate.py: {wrong}")
     odd = {}
     for name, shape in BLOCKS.items():
         why = next(_odd(metrics.get(name), Maybe(shape), name), "")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from roi.draws import normal
+from roi.errors import UserError
 from roi.files import reason
 from roi.masknet import ConvMask, FeatureMask, Stages
 from roi.masks import cutout_mask, enlarged, exact_topk, kept_pixels, random_mask, standardised, straight_through
@@ -216,14 +217,14 @@ def _timm(name: str, classes: int, img_size: int) -> nn.Module:
     base, _, tag = name.partition(".")
     if base not in timm.list_models():
         near = difflib.get_close_matches(name, {*torchvision_names(), *timm.list_models()}, n=4)
-        raise ValueError(f"--backbone {name!r}: neither a torchvision nor a timm classifier" + (f"; near it: {', '.join(near)}" if near else ""))
+        raise UserError(f"--backbone {name!r}: neither a torchvision nor a timm classifier" + (f"; near it: {', '.join(near)}" if near else ""))
     tags = [full.partition(".")[2] for full in timm.list_models(f"{base}.*", pretrained=True)]
     if tag and tag not in tags:
-        raise ValueError(f"--backbone {name!r}: weights of that name are not there for {base}" + (f"; there are {', '.join(tags)}" if tags else ""))
+        raise UserError(f"--backbone {name!r}: weights of that name are not there for {base}" + (f"; there are {', '.join(tags)}" if tags else ""))
     try:
         return timm.create_model(name, pretrained=False, num_classes=classes, **_side(name, img_size))
     except RuntimeError as error:
-        raise ValueError(f"--backbone {name!r}: {error}") from error
+        raise UserError(f"--backbone {name!r}: {error}") from error
 
 
 def _side(name: str, img_size: int) -> dict[str, Any]:
@@ -235,7 +236,7 @@ def _side(name: str, img_size: int) -> dict[str, Any]:
 
 
 def imagenet_weights(name: str, img_size: int = 224) -> dict[str, Tensor]:
-    """Download (or take from the cache) the published weights; timm fits positions to the side of the input. ValueError with the way round when that fails."""
+    """Download (or take from the cache) the published weights; timm fits positions to the side of the input. UserError with the way round when that fails."""
     try:
         if name in torchvision_names():
             return torchvision.models.get_model(name, weights="DEFAULT").state_dict()  # it knows the old spellings of keys
@@ -243,7 +244,7 @@ def imagenet_weights(name: str, img_size: int = 224) -> dict[str, Tensor]:
 
         return timm.create_model(name, pretrained=True, **_side(name, img_size)).state_dict()
     except (OSError, RuntimeError, ValueError, ImportError) as error:
-        raise ValueError(
+        raise UserError(
             f"cannot get the ImageNet weights of {name} ({reason(error)}); on a machine without network download them elsewhere "
             "and give --weights FILE, or train from scratch with --weights none"
         ) from error
@@ -260,7 +261,7 @@ def build_model(
         with torch.no_grad():
             backbone.eval()(torch.zeros(2, 3, img_size, img_size))
     except (AssertionError, RuntimeError) as error:
-        raise ValueError(f"--backbone {name} cannot take --img_size {img_size} ({reason(error)})") from error
+        raise UserError(f"--backbone {name} cannot take --img_size {img_size} ({reason(error)})") from error
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return RoiModel(backbone, mask, channels_last, img_size=img_size, per_class=per_class, fill=fill, findings=findings)

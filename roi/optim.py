@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLR
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from roi import checkpoint
+from roi.errors import UserError
 from roi.model import RoiModel
 
 
@@ -27,7 +28,7 @@ def make_optimizer(model: RoiModel, lr: float, weight_decay: float, mask_lr: flo
 def learn_only(model: RoiModel, names: list[str]) -> None:
     """Of the backbone only what lies below one of these names ("layer4", "fc") learns; batch norm elsewhere keeps its statistics.
 
-    ValueError: the backbone has nothing of that name.
+    UserError: the backbone has nothing of that name.
     """
     there = [name for name, _ in model.backbone.named_parameters()]
 
@@ -38,7 +39,7 @@ def learn_only(model: RoiModel, names: list[str]) -> None:
         if not any(f"{name}.".startswith(f"{part}.") for name in there):
             parts = list(dict.fromkeys(".".join(name.split(".")[:depth]) for depth in (1, 2) for name in there))
             near = difflib.get_close_matches(part, parts, n=4, cutoff=0.5) or [name for name in parts if "." not in name][:12]
-            raise ValueError(f"--train_parts: the backbone has no part {part!r}; near it: {', '.join(near)}")
+            raise UserError(f"--train_parts: the backbone has no part {part!r}; near it: {', '.join(near)}")
     for name, parameter in model.backbone.named_parameters():
         parameter.requires_grad_(chosen(name))
     norms = [module for module in model.backbone.modules() if isinstance(module, _BatchNorm)]

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from roi.errors import UserError
 from roi.schema import COUNT, FLAG, NUMBER, TEXT, Each, Items, Keys, Maybe, problems
 
 VERSIONS = Each(Maybe(TEXT))
@@ -17,8 +18,8 @@ ORIGIN = Keys(optional={
 
 
 def check_origin(meta: object, where: str) -> dict[str, Any]:
-    """`meta` itself. ValueError: it is no object, or a value in it is not what it must be."""
+    """`meta` itself. UserError: it is no object, or a value in it is not what it must be."""
     wrong = next(problems(meta, ORIGIN), "")
     if wrong or not isinstance(meta, dict):
-        raise ValueError(f"{where}: {wrong}; make it anew with infer_roi_consistency.py")
+        raise UserError(f"{where}: {wrong}; make it anew with infer_roi_consistency.py")
     return meta

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from roi.errors import UserError
+
 # How people write the names of the published sets, letters and digits alone.
 SET_NAMES = {
     "nih": (
@@ -70,7 +72,7 @@ def split_patient(patient: str) -> tuple[str, str]:
     """-> (set, '' where none is named; normal form of the rest). 'NIH:00000001' -> ('nih', '1'), 'P5' -> ('', '5')
 
     Raises:
-        ValueError: a number whose digits were lost where it was stored as a float.
+        UserError: a number whose digits were lost where it was stored as a float.
     """
     text = " ".join(patient.casefold().split())
     prefix = ""
@@ -84,7 +86,7 @@ def split_patient(patient: str) -> tuple[str, str]:
     rounded = ROUNDED.fullmatch(text)
     if rounded and (rounded[1] is None or int(rounded[1]) > EXACT):
         why = "it was stored as a floating-point number"
-        raise ValueError(f"patient {patient!r} has lost its digits: {why}. Write it again, as text")
+        raise UserError(f"patient {patient!r} has lost its digits: {why}. Write it again, as text")
     number = NUMBER.fullmatch(text)
     return prefix, number[1] if number else one_case(text)
 
@@ -147,7 +149,7 @@ def resolve(
     A pseudonym beside a name that says the patient is kept (named_patients knows both).
 
     Raises:
-        ValueError: with the row, where the two are not the same patient, or two pseudonyms are.
+        UserError: with the row, where the two are not the same patient, or two pseudonyms are.
     """
     kinds = {name: published_set(name) for name in datasets.unique()}
     forms: dict[str, tuple[str, str] | None] = {}
@@ -155,7 +157,7 @@ def resolve(
         try:
             forms[patient] = None if is_missing(patient) else split_patient(patient)
         except ValueError as error:
-            raise ValueError(f"row {rows[int((given == patient).argmax())]}: {error}") from error
+            raise UserError(f"row {rows[int((given == patient).argmax())]}: {error}") from error
     out = []
     pseudonyms: dict[str, str] = {}
     columns = (images.tolist(), keys.tolist(), given.tolist(), datasets.tolist())
@@ -178,7 +180,7 @@ def resolve(
             known = pseudonyms.setdefault(f"{layout}:{whom}", rest) if pseudonym else whom
             if known != rest:
                 also = f", whose patient_id is {known!r} elsewhere" if pseudonym else ""
-                raise ValueError(
+                raise UserError(
                     f"row {rows[n]}: patient_id {patient!r}, but the name of its image, {image!r}, is of patient "
                     f"{layout}:{whom}{also}; correct it or leave it empty, or, where these are no images of {layout}, "
                     "name their set in column 'dataset'"

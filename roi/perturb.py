@@ -15,6 +15,7 @@ from torch import Tensor
 from roi import dist
 from roi.arrays import ArrayWriter, origin
 from roi.data import Batch
+from roi.errors import UserError
 from roi.masks import exact_topk, graded, kept_pixels, random_mask
 from roi.model import RoiModel, Views
 
@@ -69,7 +70,7 @@ class Curves:
     ) -> None:
         self.model, other = models
         if self.model.mask_net is None:
-            raise ValueError(f"{path}: the checkpoint has no learned mask ({self.model.mask!r}), nothing ranks the pixels; leave out --curves")
+            raise UserError(f"{path}: the checkpoint has no learned mask ({self.model.mask!r}), nothing ranks the pixels; leave out --curves")
         self.other, self.keep_ratio, self.kept = other, keep_ratio, fractions(keep_ratio)
         self.batch_size, self.dtype, self.seeds = batch_size, dtype, seeds
         self.file = ArrayWriter(path)

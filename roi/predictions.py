@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from roi.errors import UserError
 from roi.files import beside, replacing
 from roi.labels import LABELS, NORMAL, canonical
 from roi.origin import check_origin
@@ -95,18 +96,18 @@ def write(path: str | Path, rows: Iterable[dict[str, Any]], meta: dict[str, Any]
 def read(path: str | Path) -> Predictions:
     """preds.json, or a CSV with a column of images (`image` or `Image Index`) and one of probabilities a class (`prob_Mass`).
 
-    ValueError: not such a file, an image twice, other classes in one row than in the first, not a probability.
+    UserError: not such a file, an image twice, other classes in one row than in the first, not a probability.
     """
     path = Path(path)
     preds = _read_csv(path) if path.suffix.lower() == ".csv" else _read_json(path)
     twice = pd.Series(preds.images)[image_keys(pd.Series(preds.images, dtype=str)).duplicated().to_numpy()]
     if len(twice):
-        raise ValueError(f"{path}: lists {twice.iloc[0]!r} twice; one row an image")
+        raise UserError(f"{path}: lists {twice.iloc[0]!r} twice; one row an image")
     for part, values in preds.prob.items():
         wrong = ~((values >= 0) & (values <= 1))
         if wrong.any():
             n, k = np.argwhere(wrong)[0]
-            raise ValueError(f"{path}: prob_{part} of {preds.images[n]!r} for {preds.classes[k]!r} is {values[n, k]}, not a probability in 0..1")
+            raise UserError(f"{path}: prob_{part} of {preds.images[n]!r} for {preds.classes[k]!r} is {values[n, k]}, not a probability in 0..1")
     return preds
 
 
@@ -120,14 +121,14 @@ def ensemble(paths: Sequence[str]) -> Predictions:
         rows = match_images(first.images, other.images)
         differing = int((rows < 0).sum())
         if differing or len(other.images) != len(rows):
-            raise ValueError(
+            raise UserError(
                 f"{path}: predicts {len(other.images):,} images, {paths[0]} {len(rows):,}, "
                 f"{differing:,} of which are not there"
                 + (f", {unmatched(first.images, rows)}" if differing else "")
                 + "; an ensemble is of the same images"
             )
         if set(other.classes) != set(first.classes):
-            raise ValueError(f"{path}: has the classes {', '.join(other.classes)}, {paths[0]} {', '.join(first.classes)}; an ensemble is of the same classes")
+            raise UserError(f"{path}: has the classes {', '.join(other.classes)}, {paths[0]} {', '.join(first.classes)}; an ensemble is of the same classes")
         columns = [other.classes.index(c) for c in first.classes]
         other.prob = {part: values[rows][:, columns] for part, values in other.prob.items()}
         other.contaminated = other.contaminated[rows]
@@ -145,22 +146,22 @@ def _read_meta(path: Path) -> dict[str, Any]:
     try:
         meta = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: is damaged ({error}); predict anew, or remove it (then nobody knows where the predictions come from)") from error
+        raise UserError(f"{path}: is damaged ({error}); predict anew, or remove it (then nobody knows where the predictions come from)") from error
     return check_origin(meta, str(path))
 
 
 def _read_csv(path: Path) -> Predictions:
     if not path.is_file():
-        raise ValueError(f"{path}: no such file of predictions")
+        raise UserError(f"{path}: no such file of predictions")
     table = read_text_table(path)
     images = next((c for c in ("image", "Image Index") if c in table), None)
     columns = [c for c in map(str, table) if c.startswith("prob_")]
     if images is None or not columns or table.empty:
-        raise ValueError(f"{path}: a CSV of predictions has rows with a column 'image' and one 'prob_CLASS' a class (found {list(table)})")
+        raise UserError(f"{path}: a CSV of predictions has rows with a column 'image' and one 'prob_CLASS' a class (found {list(table)})")
     prob = {"full": np.stack([numbers(table[c], path, "a probability", blank=True) for c in columns], axis=1)}
     names = table[images].str.strip()
     if (names == "").any():
-        raise ValueError(f"{path}: line {names.index[int((names == '').argmax())]} names no image")
+        raise UserError(f"{path}: line {names.index[int((names == '').argmax())]} names no image")
     marked = np.zeros(len(table), dtype=bool)
     if "contaminated" in table:
         marked = table["contaminated"].str.strip().str.lower().isin(("1", "1.0", "true")).to_numpy()
@@ -176,18 +177,18 @@ def _read_json(path: Path) -> Predictions:
         other = [image for image in images if not isinstance(image, str)]
         prob = {p: np.array([[row[f"prob_{p}"][c] for c in classes] for row in rows], dtype=np.float64) for p in parts}
     except FileNotFoundError as error:
-        raise ValueError(f"{path}: no such file of predictions; make it with infer_roi_consistency.py --save_json") from error
+        raise UserError(f"{path}: no such file of predictions; make it with infer_roi_consistency.py --save_json") from error
     except (json.JSONDecodeError, UnicodeDecodeError, LookupError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: not a file of predictions ({type(error).__name__}: {error})") from error
+        raise UserError(f"{path}: not a file of predictions ({type(error).__name__}: {error})") from error
     if other:
-        raise ValueError(f"{path}: image {other[0]!r} is no text; names of images stand in quotes")
+        raise UserError(f"{path}: image {other[0]!r} is no text; names of images stand in quotes")
     _nothing_more(path, rows, classes, parts)
     meta = _read_meta(meta_path(path))
     return Predictions(images, classes, prob, np.array([bool(row.get("contaminated")) for row in rows]), meta)
 
 
 def _nothing_more(path: Path, rows: list[dict[str, Any]], classes: list[str], parts: list[str]) -> None:
-    """ValueError: a row has a class or a view that the first row has not, and which would never be scored."""
+    """UserError: a row has a class or a view that the first row has not, and which would never be scored."""
     views = [f"prob_{part}" for part in parts]
     for n, row in enumerate(rows):
         more = [view for view in (f"prob_{part}" for part in PARTS) if view in row and view not in views]
@@ -195,7 +196,7 @@ def _nothing_more(path: Path, rows: list[dict[str, Any]], classes: list[str], pa
             if len(row[view]) > len(classes):
                 more += [f"{view} of {c}" for c in row[view] if c not in classes]
         if more:
-            raise ValueError(
+            raise UserError(
                 f"{path}: row {n + 1} ({row['image']!r}) has {more[0]}, which row 1 has not; "
                 "all rows must have the same classes"
             )
@@ -211,11 +212,11 @@ def matched(path: str, table: pd.DataFrame, csv: str, members: Sequence[str] = (
     preds.classes = [canonical(c, known, path) for c in preds.classes]
     twice = [c for n, c in enumerate(preds.classes) if c in preds.classes[:n]]
     if twice:
-        raise ValueError(f"{path}: has two columns for {twice[0]!r}")
+        raise UserError(f"{path}: has two columns for {twice[0]!r}")
     place = match_images(preds.images, table["image"])
     if (place < 0).any():
         lacking = f"{(place < 0).sum():,} of its {len(place):,} images are not in {csv}"
-        raise ValueError(f"{path}: {lacking}, {unmatched(preds.images, place)}; give their own table")
+        raise UserError(f"{path}: {lacking}, {unmatched(preds.images, place)}; give their own table")
     if len(preds.images) < len(table):
         print(f"{csv}: {len(table) - len(preds.images):,} of its {len(table):,} images have no prediction in {path}; they are not scored")
     return preds, table.iloc[place]
@@ -224,16 +225,16 @@ def matched(path: str, table: pd.DataFrame, csv: str, members: Sequence[str] = (
 def columns(have: list[str], wanted: list[str], path: str) -> list[int]:
     lacking = [c for c in wanted if c not in have]
     if lacking:
-        raise ValueError(f"{path}: has no prediction for {lacking[0]!r} (it has {', '.join(have)})")
+        raise UserError(f"{path}: has no prediction for {lacking[0]!r} (it has {', '.join(have)})")
     return [have.index(c) for c in wanted]
 
 
 def places(images: list[str], have: list[str], path: str, whose: str) -> np.ndarray:
-    """Rows of `images` among `have`. ValueError: one is not there."""
+    """Rows of `images` among `have`. UserError: one is not there."""
     place = match_images(images, have)
     if (place < 0).any():
         lacking = f"{(place < 0).sum():,} of {len(images):,} images are not in {whose}"
-        raise ValueError(f"{path}: {lacking}, {unmatched(images, place)}; give files of the same images")
+        raise UserError(f"{path}: {lacking}, {unmatched(images, place)}; give files of the same images")
     return place
 
 
@@ -244,10 +245,10 @@ def trained_on(preds: Predictions) -> bool | None:
 
 
 def same_model(preds: Predictions, meta: dict[str, Any], path: str) -> None:
-    """ValueError if a file says that it comes from another checkpoint than the predictions that are scored."""
+    """UserError if a file says that it comes from another checkpoint than the predictions that are scored."""
     ours, theirs = (models_of(m) for m in (preds.meta, meta))
     if ours and theirs and ours != theirs:
-        raise ValueError(f"{path}: comes from {', '.join(theirs)}, the predictions from {', '.join(ours)}; give files of one checkpoint")
+        raise UserError(f"{path}: comes from {', '.join(theirs)}, the predictions from {', '.join(ours)}; give files of one checkpoint")
 
 
 def models_of(meta: dict[str, Any]) -> list[str]:

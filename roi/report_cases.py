@@ -17,7 +17,7 @@ from roi.table import match_images, read_table, target_matrix
 
 
 def cases(run: Run, image_root: str | None, count: int) -> str:
-    """The gallery. ValueError or OSError of a file it reads is said on the page."""
+    """The gallery. UserError or OSError of a file it reads is said on the page."""
     given = {**(run.metrics.get("inputs") or {})}
     given.setdefault("preds", (run.metrics.get("predictions") or {}).get("file"))
     root = image_root or (run.metrics.get("predictions") or {}).get("image_root")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from roi.errors import UserError
 from roi.log import COLUMNS
 from roi.metrics_file import read_metrics
 from roi.page import missing
@@ -37,12 +38,12 @@ class Run:
 
 
 def read_run(path: str | Path) -> Run:
-    """A run folder (DIR/scores/metrics.json or DIR/metrics.json), or the file itself. ValueError: there is none, or it is not one."""
+    """A run folder (DIR/scores/metrics.json or DIR/metrics.json), or the file itself. UserError: there is none, or it is not one."""
     path = Path(path)
     files = [path / "scores" / "metrics.json", path / "metrics.json"] if path.is_dir() else [path]
     file = next((f for f in files if f.is_file()), None)
     if file is None:
-        raise ValueError(f"{path}: no scores/metrics.json there (--runs); make it with {EVALUATE.replace('--out scores', f'--out {path}/scores')}")
+        raise UserError(f"{path}: no scores/metrics.json there (--runs); make it with {EVALUATE.replace('--out scores', f'--out {path}/scores')}")
     metrics, odd = read_metrics(file)
     folder = file.parent.parent if file.parent.name == "scores" else file.parent
     run = Run(folder, run_name(metrics, folder), metrics, None, "", str(file), odd)
@@ -59,13 +60,13 @@ def read_run(path: str | Path) -> Run:
 
 
 def read_log(path: Path) -> pd.DataFrame:
-    """The metrics CSV of a training, all columns as numbers. ValueError: it is none, or a cell holds something else."""
+    """The metrics CSV of a training, all columns as numbers. UserError: it is none, or a cell holds something else."""
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a CSV table ({str(error).strip()})") from error
+        raise UserError(f"{path}: not a CSV table ({str(error).strip()})") from error
     if "epoch" not in table or table.empty:
-        raise ValueError(
+        raise UserError(
             f"{path}: is not a log of training: "
             + ("it has no row" if "epoch" in table else "it has no column 'epoch'")
         )
@@ -76,7 +77,7 @@ def read_log(path: Path) -> pd.DataFrame:
     if wrong.any(axis=None):
         column = wrong.columns[wrong.any()][0]
         row = int(wrong[column].to_numpy().argmax())
-        raise ValueError(f"{path}: column {column!r} holds {table[column].iloc[row]!r} in row {row + 2}, not a number")
+        raise UserError(f"{path}: column {column!r} holds {table[column].iloc[row]!r} in row {row + 2}, not a number")
     return numbers
 
 

@@ -24,6 +24,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from roi.cells import ABSENT, BLANK, COARSE, PRESENT, UNCERTAIN
+from roi.errors import UserError
 from roi.labels import LABELS
 from roi.reports_scopes import meetings, scopes_of
 from roi.reports_text import Item, matches, places, sentences, signature
@@ -44,11 +45,11 @@ def label_reports(findings: Sequence[str], impressions: Sequence[str]) -> np.nda
         (N, K) int8, cells.
 
     Raises:
-        ValueError: there are not as many of one section as of the other.
+        UserError: there are not as many of one section as of the other.
     """
     if len(findings) != len(impressions):
         counts = f"{len(findings)} findings and {len(impressions)} impressions"
-        raise ValueError(f"{counts}; a report has one of each, empty where it is missing")
+        raise UserError(f"{counts}; a report has one of each, empty where it is missing")
     levels = _levels([*findings, *impressions])
     found, concluded = levels[: len(findings)], levels[len(findings) :]
     return CODES[np.where(concluded >= DENIED, concluded, np.maximum(found, concluded))]

@@ -86,7 +86,7 @@ def fit_of(args: argparse.Namespace, mask: str, without: Sequence[str], device: 
     check_schedule(args, rows.val is not None)
     check_scorable(args, rows)
     if evidence and not is_finding(rows.classes).any():
-        raise ValueError(f"--classes {','.join(rows.classes)}: none of them is a finding, there is no evidence to look for; give --objective consistency")
+        raise UserError(f"--classes {','.join(rows.classes)}: none of them is a finding, there is no evidence to look for; give --objective consistency")
     earlier = state or before
     if earlier and not args.skip_unreadable:  # which leaves out rows; else they are known before an image is decoded
         checkpoint.same_rows(earlier, meta_of(flags, rows, False), source)
@@ -187,7 +187,7 @@ def settle_warmup(args: argparse.Namespace, state: dict[str, Any] | None, eviden
     if args.warmup_epochs is None:
         args.warmup_epochs = state["args"]["warmup_epochs"] if state else args.epochs // 2 if evidence else 0
     if state is None and evidence and args.warmup_epochs >= args.epochs:
-        raise ValueError(f"--warmup_epochs {args.warmup_epochs} of --epochs {args.epochs}: no epoch is left in which the mask learns")
+        raise UserError(f"--warmup_epochs {args.warmup_epochs} of --epochs {args.epochs}: no epoch is left in which the mask learns")
 
 
 def meta_of(flags: dict[str, Any], rows: Rows, contaminated: bool) -> dict[str, Any]:
@@ -245,7 +245,7 @@ def resumed(args: argparse.Namespace, save: Path) -> dict[str, Any] | None:
             refuse_existing(save, best, args.log_csv, None if args.val_csv else val_path(save), overwrite=args.overwrite)
         return state
     if save.exists() and not args.overwrite:
-        raise ValueError(f"{save} exists; go on from it with --resume auto, replace it with --overwrite, or choose another --save")
+        raise UserError(f"{save} exists; go on from it with --resume auto, replace it with --overwrite, or choose another --save")
     refuse_existing(best, args.log_csv, None if args.val_csv else val_path(save), overwrite=args.overwrite)
     return None
 
@@ -255,20 +255,20 @@ def stage_before(args: argparse.Namespace, save: Path) -> dict[str, Any] | None:
     if args.stage != 2 or args.resume == "auto" and save.exists():
         return None
     if args.resume in (None, "auto"):
-        raise ValueError("--stage 2 goes on from stage 1: give its checkpoint with --resume CKPT, and another --save")
+        raise UserError("--stage 2 goes on from stage 1: give its checkpoint with --resume CKPT, and another --save")
     path = Path(args.resume)
     state = checkpoint.load(path)
     if state["args"].get("stage") == 2:
         return None
     if state["args"].get("stage") != 1:
-        raise ValueError(f"--resume {path}: was not trained by --recipe staged_resnet50 --stage 1, from which --stage 2 goes on; --weights takes any model")
+        raise UserError(f"--resume {path}: was not trained by --recipe staged_resnet50 --stage 1, from which --stage 2 goes on; --weights takes any model")
     if state["args"]["backbone"] != args.backbone:
-        raise ValueError(f"--resume {path}: is a {state['args']['backbone']}, not a {args.backbone}; give the --backbone of stage 1")
+        raise UserError(f"--resume {path}: is a {state['args']['backbone']}, not a {args.backbone}; give the --backbone of stage 1")
     if path.resolve() in (save.resolve(), best_path(save).resolve()):
-        raise ValueError(f"--save {save} is stage 1 itself; give --stage 2 another name")
+        raise UserError(f"--save {save} is stage 1 itself; give --stage 2 another name")
     if save.exists() and not args.overwrite:
         if checkpoint.load(save).get("begun_from") != checkpoint.identity(state):
-            raise ValueError(f"--save {save} exists and did not begin from {path}; choose another name, or replace it with --overwrite")
+            raise UserError(f"--save {save} exists and did not begin from {path}; choose another name, or replace it with --overwrite")
         args.resume = "auto"
         return None
     refuse_existing(best_path(save), args.log_csv, None if args.val_csv else val_path(save), overwrite=args.overwrite)
@@ -299,7 +299,7 @@ def choose_rows(args: argparse.Namespace) -> Rows:
     if not args.allow_leakage:
         table = table[~is_test]
     if table.empty:
-        raise ValueError(f"{args.train_csv}: all its images belong to the test set ({named}); give the training table, or --allow_leakage")
+        raise UserError(f"{args.train_csv}: all its images belong to the test set ({named}); give the training table, or --allow_leakage")
     if args.max_samples and args.max_samples < len(table):
         keep = np.random.default_rng(args.seed).choice(len(table), args.max_samples, replace=False)
         table = table.iloc[np.sort(keep)]
@@ -325,9 +325,9 @@ def check_validation(args: argparse.Namespace, table: pd.DataFrame, val: pd.Data
     """--val_csv may share nobody with training and nothing with the test set."""
     images, patients = overlap(table, val)
     if patients or images:
-        raise ValueError(f"--val_csv {args.val_csv}: shares {patients:,} patients and {images:,} images with --train_csv; a patient stands in one of them")
+        raise UserError(f"--val_csv {args.val_csv}: shares {patients:,} patients and {images:,} images with --train_csv; a patient stands in one of them")
     if not args.allow_leakage and belongs_to(val, tests.values()).any():
-        raise ValueError(f"--val_csv {args.val_csv}: holds test images ({named}); choosing the best epoch on them would spoil the test. Give other images")
+        raise UserError(f"--val_csv {args.val_csv}: holds test images ({named}); choosing the best epoch on them would spoil the test. Give other images")
 
 
 def test_tables(args: argparse.Namespace, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -349,9 +349,9 @@ def check_sampler(args: argparse.Namespace, table: pd.DataFrame) -> None:
         return
     unnamed, names = int((table["dataset"] == "").sum()), sorted(set(table["dataset"]) - {""})
     if unnamed:
-        raise ValueError(f"--sampler balanced: column 'dataset' of {args.train_csv} is empty for {unnamed:,} of {len(table):,} training images; fill it in")
+        raise UserError(f"--sampler balanced: column 'dataset' of {args.train_csv} is empty for {unnamed:,} of {len(table):,} training images; fill it in")
     if len(names) < 2:
-        raise ValueError(
+        raise UserError(
             f"--sampler balanced: column 'dataset' of {args.train_csv} names {names[0]!r} alone; leave the flag out, or give a table of several sets"
         )
 
@@ -416,7 +416,7 @@ def loader_of(
     share = (dist.rank(), dist.world())
     if not args.cache_dir:
         if args.skip_unreadable and dist.world() > 1:
-            raise ValueError("--skip_unreadable with several processes needs --cache_dir: which images cannot be read must be known before they share them")
+            raise UserError("--skip_unreadable with several processes needs --cache_dir: which images cannot be read must be known before they share them")
         targets, groups = learned_from(table, classes, args, seed)
         loader = make_loader(
             XrayDataset(paths, targets, args.img_size), args.batch_size, seed, args.workers, args.prefetch_factor, args.persistent_workers,
@@ -443,10 +443,10 @@ def learned_from(table: pd.DataFrame, classes: list[str], args: argparse.Namespa
 def check_schedule(args: argparse.Namespace, validated: bool) -> None:
     """What can be said of the flags before an image is read."""
     if args.lr_warmup_steps and args.lr_warmup_epochs:
-        raise ValueError(f"--lr_warmup_steps {args.lr_warmup_steps} and --lr_warmup_epochs {args.lr_warmup_epochs:g}: give one of them")
+        raise UserError(f"--lr_warmup_steps {args.lr_warmup_steps} and --lr_warmup_epochs {args.lr_warmup_epochs:g}: give one of them")
     if not validated and (args.patience or args.schedule == "plateau"):
         flag = f"--patience {args.patience}" if args.patience else "--schedule plateau"
-        raise ValueError(f"{flag} looks at val_auroc, and nothing is validated; give --val_csv, or a --val_fraction above 0")
+        raise UserError(f"{flag} looks at val_auroc, and nothing is validated; give --val_csv, or a --val_fraction above 0")
 
 
 def check_scorable(args: argparse.Namespace, rows: Rows) -> None:
@@ -466,7 +466,7 @@ def schedule_of(args: argparse.Namespace, optimizer: torch.optim.Optimizer, step
     """--schedule over epochs of so many optimiser steps."""
     total, warmup = steps * args.epochs, args.lr_warmup_steps or round(args.lr_warmup_epochs * steps)
     if warmup >= total and warmup:
-        raise ValueError(f"the warm-up takes {warmup:,} steps, the whole training {total:,} ({steps:,} an epoch); shorten it, or give more --epochs")
+        raise UserError(f"the warm-up takes {warmup:,} steps, the whole training {total:,} ({steps:,} an epoch); shorten it, or give more --epochs")
     return Schedule(optimizer, args.schedule, total, warmup, args.plateau_factor, args.plateau_patience)
 
 
@@ -496,9 +496,9 @@ def loss_weights(args: argparse.Namespace, model: RoiModel, without: Sequence[st
     weights = {t: getattr(args, f"w_{t}_init") if args.dynamic_weights else fixed[t] for t in OBJECTIVES[args.objective]}
     weights = {t: 0.0 if t in without else w for t, w in weights.items()}
     if args.warmup_epochs and not weights["full"] + weights.get("locate", 0) * args.mask_per_class:
-        raise ValueError("full and locate, the terms of the warm-up, have weight 0; give one of them a weight, or --warmup_epochs 0")
+        raise UserError("full and locate, the terms of the warm-up, have weight 0; give one of them a weight, or --warmup_epochs 0")
     if not any(weights.values()):
-        raise ValueError("every term of the loss has weight 0; there is nothing to learn")
+        raise UserError("every term of the loss has weight 0; there is nothing to learn")
     if not args.dynamic_weights:
         return FixedWeights(weights)
     return GradNorm(weights, Taps(model.last_layers()), LAYER, device=device, mean=dist.mean)

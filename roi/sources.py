@@ -2,7 +2,7 @@
 
 Each reader gives the columns of the table (roi/table.py) and, beside them, an int8 column a finding with its cell (roi/cells.py). `image` is the path below
 `root`; sets that are published as DICOM are read from the PNGs that convert_dicom.py puts beside the files. A wrong folder, a missing column, a value or a
-label that the format does not have is a ValueError with its name and count.
+label that the format does not have is a UserError with its name and count.
 
 Letters: N images, K = 14 findings.
 """
@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 
 from roi.cells import ABSENT, BLANK, COARSE, DIVIDED, PRESENT, UNCERTAIN, UNFIT, UNSEEN, fields
+from roi.errors import UserError
 from roi.files import contents
 from roi.labels import LABELS, normal_name, refuse_no_label, spelled
 from roi.neighbours import words_of
@@ -39,58 +40,58 @@ SEXES = {"m": "M", "male": "M", "f": "F", "female": "F"}
 
 
 def source(root: str | Path, *names: str) -> Path:
-    """The first of `names` that lies under `root`, as it is or as .gz; ValueError says what was looked for."""
+    """The first of `names` that lies under `root`, as it is or as .gz; UserError says what was looked for."""
     root = Path(root)
     if not root.is_dir():
-        raise ValueError(f"{root}: no such folder of data")
+        raise UserError(f"{root}: no such folder of data")
     for name in names:
         for path in (root / name, root / f"{name}.gz"):
             if path.is_file():
                 return path
-    raise ValueError(
+    raise UserError(
         f"{root}: none of {', '.join(names)} is there (nor as .gz); it holds {contents(root)}; is it the folder of "
         "this data set, and is the archive unpacked?"
     )
 
 
 def read_columns(csv: Path, wanted: Sequence[str], optional: Sequence[str] = (), **how: object) -> pd.DataFrame:
-    """Text columns of a CSV, blanks as ''. ValueError names a column that is not there; those of `optional` are then empty."""
+    """Text columns of a CSV, blanks as ''. UserError names a column that is not there; those of `optional` are then empty."""
     try:
         header = list(pd.read_csv(csv, nrows=0, dtype=str, encoding="utf-8-sig").columns)
         lacking = [c for c in wanted if c not in header]
         if lacking:
-            raise ValueError(f"no column {lacking[0]!r} (found {header})")
+            raise UserError(f"no column {lacking[0]!r} (found {header})")
         chosen = [c for c in (*wanted, *optional) if c in header]
         text = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig", "index_col": False}
         table = pd.read_csv(csv, usecols=chosen, **{**text, **how})  # type: ignore[call-overload]
     except (OSError, EOFError, ValueError) as error:  # pandas' own errors are ValueErrors
-        raise ValueError(f"{csv}: not a table of this data set ({str(error).strip()})") from error
+        raise UserError(f"{csv}: not a table of this data set ({str(error).strip()})") from error
     if table.empty:
-        raise ValueError(f"{csv}: it has no rows")
+        raise UserError(f"{csv}: it has no rows")
     return table.reindex(columns=[*wanted, *optional], fill_value="")
 
 
 def finished(name: str, image: pd.Series, cells: np.ndarray, others: dict[str, int] | None = None, **columns: object) -> pd.DataFrame:
     """(N,) paths, (N, K) cells and what else is known -> what a reader gives. `others`: labels that are none of the 14, and how often; they stand in
-    `.attrs["others"]`. ValueError: an image twice."""
+    `.attrs["others"]`. UserError: an image twice."""
     table = pd.DataFrame({c: columns.get(c, "") for c in COLUMNS} | {"image": image.to_numpy(), "dataset": name} | fields(cells))
     twice = table["image"][table["image"].duplicated()]
     if len(twice):
-        raise ValueError(f"{name}: {len(twice):,} images are listed twice, the first is {twice.iloc[0]!r}; one row an image")
+        raise UserError(f"{name}: {len(twice):,} images are listed twice, the first is {twice.iloc[0]!r}; one row an image")
     table = pd.concat([table, pd.DataFrame(cells, columns=list(LABELS))], axis=1)
     table.attrs["others"] = others or {}
     return table
 
 
 def tally(keys: pd.Series, tokens_of: Callable[[str], Iterable[str]], ours: Collection[str]) -> dict[str, int]:
-    """How many rows have each token that is none of `ours`, most frequent first. ValueError: one that is nearly one of them."""
+    """How many rows have each token that is none of `ours`, most frequent first. UserError: one that is nearly one of them."""
     found: Counter[str] = Counter()
     for kind, count in keys.value_counts().items():
         found.update({token: int(count) for token in set(tokens_of(str(kind))) - set(ours)})
     for token, count in found.items():
         near = difflib.get_close_matches(token, ours, 1, 0.92)
         if near:
-            raise ValueError(f"unknown label {token!r} in {count:,} rows; did you mean {near[0]!r}?")
+            raise UserError(f"unknown label {token!r} in {count:,} rows; did you mean {near[0]!r}?")
     return dict(found.most_common())
 
 
@@ -120,7 +121,7 @@ def sex_of(text: pd.Series) -> pd.Series:
 
 
 def split_of(text: pd.Series, name: str | Path) -> pd.Series:
-    """train, val or test; ValueError for a split of another name."""
+    """train, val or test; UserError for a split of another name."""
     return named(name, lambda: read_splits(text, range(2, len(text) + 2)))
 
 
@@ -138,12 +139,12 @@ def read_nih(root: str | Path, label_from: str = "Finding Labels") -> pd.DataFra
     """
     csv = source(root, "Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv") if Path(root).is_dir() else Path(root)
     if not csv.is_file():
-        raise ValueError(f"{csv}: no such file")
+        raise UserError(f"{csv}: no such file")
     refuse_long_rows(csv)
     raw = read_columns(csv, ["Image Index", label_from], [c for c in NIH_COLUMNS if c != label_from], skipinitialspace=True)
     cut = raw["Image Index"][raw[label_from] == ""]
     if len(cut):
-        raise ValueError(f"{csv}: {len(cut)} rows have no {label_from!r}, the first is {cut.iloc[0]!r}; normal ones say 'No Finding', so is the file cut off?")
+        raise UserError(f"{csv}: {len(cut)} rows have no {label_from!r}, the first is {cut.iloc[0]!r}; normal ones say 'No Finding', so is the file cut off?")
     found = named(csv, lambda: {field: nih_findings(field) for field in raw[label_from].unique()})
     cells = by_kind(raw[label_from], lambda field: np.isin(LABELS, found[field]).astype(np.int8))
     others = named(csv, lambda: tally(raw[label_from], lambda field: found[field], LABELS))
@@ -165,7 +166,7 @@ def read_nih(root: str | Path, label_from: str = "Finding Labels") -> pd.DataFra
 
 
 def nih_findings(field: str) -> list[str]:
-    """'Mass|Infiltrate' -> ['Mass', 'Infiltration']; a word for nothing found is none. ValueError: no label at all."""
+    """'Mass|Infiltrate' -> ['Mass', 'Infiltration']; a word for nothing found is none. UserError: no label at all."""
     parts = [part.strip() for part in field.split("|")]
     findings = [part for part in parts if part and normal_name(part) is None]
     for part in findings:
@@ -190,10 +191,10 @@ def read_openi(root: str | Path) -> pd.DataFrame:
         reports = read_columns(csv, ["uid", "MeSH"])
         images = read_columns(source(root, "indiana_projections.csv"), ["uid", "filename", "projection"])
         if reports["uid"].duplicated().any():
-            raise ValueError(f"{csv}: report {reports['uid'][reports['uid'].duplicated()].iloc[0]!r} is listed twice")
+            raise UserError(f"{csv}: report {reports['uid'][reports['uid'].duplicated()].iloc[0]!r} is listed twice")
         report = pd.Index(reports["uid"]).get_indexer(pd.Index(images["uid"]))
         if (report < 0).any():
-            raise ValueError(f"{root}: indiana_projections.csv names {(report < 0).sum():,} images of reports that {csv.name} does not have")
+            raise UserError(f"{root}: indiana_projections.csv names {(report < 0).sum():,} images of reports that {csv.name} does not have")
         cells = named(csv, lambda: mesh_cells(reports["MeSH"].tolist()))[report]
         view, others = view_of(images["projection"]), mesh_others(reports["MeSH"].iloc[report])
         below = "images/images_normalized/" if (root / "images" / "images_normalized").is_dir() else ""
@@ -202,7 +203,7 @@ def read_openi(root: str | Path) -> pd.DataFrame:
     cells = named(root, lambda: mesh_cells([mesh for _, mesh, _ in found]))
     rows = [(f"{image}.png", n, uid) for n, (uid, _, names) in enumerate(found) for image in names]
     if not rows:
-        raise ValueError(f"{root}: none of its {len(found):,} reports names an image")
+        raise UserError(f"{root}: none of its {len(found):,} reports names an image")
     image, report, uid = (pd.Series(column) for column in zip(*rows, strict=True))
     known = openi_views(projections, image) if projections.is_file() else ""
     return _openi(image, cells[report.to_numpy()], uid, known, "MeSH/major", mesh_others(pd.Series([found[n][1] for n in report])))
@@ -223,11 +224,11 @@ def mesh_others(entries: pd.Series) -> dict[str, int]:
 
 
 def named(name: str | Path, work: Callable[[], T]) -> T:
-    """What `work` gives; a ValueError of it begins with the name of the file."""
+    """What `work` gives; a UserError of it begins with the name of the file."""
     try:
         return work()
     except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
+        raise UserError(f"{name}: {error}") from error
 
 
 def _openi(image: pd.Series, cells: np.ndarray, uid: pd.Series, view: pd.Series | str, label_source: str, others: dict[str, int]) -> pd.DataFrame:
@@ -249,17 +250,17 @@ def _openi_reports(root: Path) -> Iterator[tuple[str, str, list[str]]]:
                 if member.name.endswith(".xml") and (file := tar.extractfile(member)):
                     yield _openi_report(file, member.name)
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise ValueError(f"{path}: not a whole archive ({error}); download it again") from error
+        raise UserError(f"{path}: not a whole archive ({error}); download it again") from error
 
 
 def _openi_report(file: IO[bytes] | Path, name: str | Path) -> tuple[str, str, list[str]]:
     try:
         tree = ElementTree.parse(file)
     except ElementTree.ParseError as error:
-        raise ValueError(f"{name}: not an OpenI report ({error})") from error
+        raise UserError(f"{name}: not an OpenI report ({error})") from error
     uid = tree.find("uId")
     if uid is None:
-        raise ValueError(f"{name}: not an OpenI report (no uId)")
+        raise UserError(f"{name}: not an OpenI report (no uId)")
     terms = [(major.text or "").strip() for major in tree.iter("major")]
     return uid.get("id", "").removeprefix("CXR"), ";".join(terms), [image.get("id", "") for image in tree.iter("parentImage")]
 
@@ -284,7 +285,7 @@ def read_rexgradient(root: str | Path, blank: str = "unknown") -> pd.DataFrame:
             lacking += [c for c in ("ImagePath", "ImageViewPosition") if c not in lacking and not isinstance(said[c], list)]
             lacking += ["PatientID"] if not lacking and not said["PatientID"] else []
             if lacking or len(said["ImagePath"]) != len(said["ImageViewPosition"]):
-                raise ValueError(f"{path}: study {study!r} " + (f"has no {lacking[0]!r}" if lacking else "has not as many views as images"))
+                raise UserError(f"{path}: study {study!r} " + (f"has no {lacking[0]!r}" if lacking else "has not as many views as images"))
             texts.append((text_of(said["Findings"]), text_of(said["Impression"])))
             about = (str(said.get("PatientAge") or ""), str(said.get("PatientSex") or ""))
             who = (str(said["PatientID"]), study, split_word(part) or "", *about)
@@ -292,7 +293,7 @@ def read_rexgradient(root: str | Path, blank: str = "unknown") -> pd.DataFrame:
                 rows.append((image.removeprefix("../"), text_of(view), *who))
                 study_of.append(len(texts) - 1)
     if not rows:
-        raise ValueError(f"{root}: its metadata name no image")
+        raise UserError(f"{root}: its metadata name no image")
     cells = negated(label_reports(*map(list, zip(*texts, strict=True))), blank)[study_of]
     image, view, patient, study_id, split, age, sex = (pd.Series(column, dtype=str) for column in zip(*rows, strict=True))
     patient = "rexgradient:" + patient
@@ -306,9 +307,9 @@ def _studies(path: Path) -> Iterable[tuple[str, dict]]:
     try:
         studies = json.loads(path.read_bytes())
     except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error}); is the download complete?") from error
+        raise UserError(f"{path}: not JSON ({error}); is the download complete?") from error
     if not isinstance(studies, dict):
-        raise ValueError(f"{path}: a {type(studies).__name__}, not studies by name")
+        raise UserError(f"{path}: a {type(studies).__name__}, not studies by name")
     return studies.items()
 
 
@@ -332,7 +333,7 @@ def dicom_years(age: pd.Series) -> pd.Series:
 def negated(cells: np.ndarray, blank: str) -> np.ndarray:
     """The policy for what is not mentioned: 'unknown' leaves it so, 'negative' makes it absent."""
     if blank not in ("unknown", "negative"):
-        raise ValueError(f"blank {blank!r} is neither unknown nor negative")
+        raise UserError(f"blank {blank!r} is neither unknown nor negative")
     return np.where(cells == BLANK, ABSENT, cells).astype(np.int8) if blank == "negative" else cells
 
 
@@ -363,7 +364,7 @@ def chexpert_cells(raw: pd.DataFrame, name: str | Path, blank: str) -> np.ndarra
         other = {kind: int((code == n).sum()) for n, kind in enumerate(kinds) if kind.strip() not in SAID}
         if other:
             value, count = next(iter(other.items()))
-            raise ValueError(f"{name}: {count:,} values {value!r} in column {column!r}; it holds 1, 0, -1 or nothing")
+            raise UserError(f"{name}: {count:,} values {value!r} in column {column!r}; it holds 1, 0, -1 or nothing")
         said[column] = np.array([SAID[kind.strip()] for kind in kinds], dtype=np.int8)[code]
     normal = said["No Finding"] == PRESENT
     for theirs, ours in CHEXPERT.items():
@@ -400,7 +401,7 @@ def read_chexpert(root: str | Path, blank: str = "unknown") -> pd.DataFrame:
         image = raw["Path"].str.replace(r"^[^/]*/(?=(?:train|valid|test)/)", "", regex=True)
         patient = image.str.extract(r"/patient(\d+)/", expand=False)
         if patient.isna().any():
-            raise ValueError(f"{csv}: {patient.isna().sum():,} paths name no patient, the first is {raw['Path'][patient.isna()].iloc[0]!r}")
+            raise UserError(f"{csv}: {patient.isna().sum():,} paths name no patient, the first is {raw['Path'][patient.isna()].iloc[0]!r}")
         patient = "chexpert:" + plain_number(patient)
         frontal = raw["Frontal/Lateral"].str.upper()
         parts.append(
@@ -457,14 +458,14 @@ def read_mimic(root: str | Path, blank: str = "unknown") -> pd.DataFrame:
     said = read_columns(labels, ["subject_id", "study_id", *CHEXPERT_NAMES])
     twice = said["study_id"][said["study_id"].duplicated()]
     if len(twice):
-        raise ValueError(f"{labels}: {len(twice):,} studies have two rows, the first is {twice.iloc[0]}")
+        raise UserError(f"{labels}: {len(twice):,} studies have two rows, the first is {twice.iloc[0]}")
     study = pd.Index(said["subject_id"] + "/" + said["study_id"]).get_indexer(pd.Index(raw["subject_id"] + "/" + raw["study_id"]))
     nothing = np.full((1, len(LABELS)), UNSEEN, dtype=np.int8)
     nothing[0, [PLACE[ours] for ours in CHEXPERT.values()]] = BLANK
     cells = np.concatenate([chexpert_cells(said, labels, blank), nothing])[study]
     parts = read_columns(split, ["dicom_id", "split"])
     if parts["dicom_id"].duplicated().any():
-        raise ValueError(f"{split}: {parts['dicom_id'].duplicated().sum():,} images are listed twice")
+        raise UserError(f"{split}: {parts['dicom_id'].duplicated().sum():,} images are listed twice")
     row = pd.Index(parts["dicom_id"]).get_indexer(pd.Index(raw["dicom_id"]))
     names = np.append(split_of(parts["split"], split).to_numpy(dtype=object), "")[row]
     patient = "mimic:" + raw["subject_id"]
@@ -497,13 +498,13 @@ def read_cxrlt(root: str | Path) -> pd.DataFrame:
     """
     root = Path(root)
     if not root.is_dir():
-        raise ValueError(f"{root}: no such folder of data")
+        raise UserError(f"{root}: no such folder of data")
     for folder in (root, root / "cxr-lt-2024", root / "cxr-lt-2023"):
         for files in CXRLT_FILES:
             if all((folder / name).is_file() or (folder / f"{name}.gz").is_file() for name, _ in files):
                 return pd.concat([_cxrlt(source(folder, name), split) for name, split in files], ignore_index=True)
     wanted = "; or ".join(", ".join(name for name, _ in files) for files in CXRLT_FILES)
-    raise ValueError(f"{root}: no complete set of tables of CXR-LT is there (looked for {wanted})")
+    raise UserError(f"{root}: no complete set of tables of CXR-LT is there (looked for {wanted})")
 
 
 def _cxrlt(csv: Path, split: str) -> pd.DataFrame:
@@ -531,11 +532,11 @@ def _cxrlt(csv: Path, split: str) -> pd.DataFrame:
 
 
 def flags(text: pd.Series, name: str | Path) -> np.ndarray:
-    """A column of 0 and 1 -> (N,) bool; ValueError for anything else."""
+    """A column of 0 and 1 -> (N,) bool; UserError for anything else."""
     code, kinds = pd.factorize(text)
     other = [kind for kind in kinds if kind.strip() not in ("0", "1", "0.0", "1.0")]
     if other:
-        raise ValueError(f"{name}: {int((text == other[0]).sum()):,} values {other[0]!r} in column {text.name!r}; it holds 0 or 1")
+        raise UserError(f"{name}: {int((text == other[0]).sum()):,} values {other[0]!r} in column {text.name!r}; it holds 0 or 1")
     return np.array([kind.strip() in ("1", "1.0") for kind in kinds])[code]
 
 
@@ -640,7 +641,7 @@ def voted(share: dict[str, np.ndarray], votes: str) -> tuple[np.ndarray, np.ndar
     findings unknown.
     """
     if votes not in VOTES:
-        raise ValueError(f"votes {votes!r} is none of {', '.join(VOTES)}")
+        raise UserError(f"votes {votes!r} is none of {', '.join(VOTES)}")
     above = {theirs: part > 0.5 if votes == "majority" else part > 0 for theirs, part in share.items()}
     cells = np.full((len(next(iter(share.values()))), len(LABELS)), UNSEEN, dtype=np.int8)
     shown = np.zeros(cells.shape)
@@ -673,7 +674,7 @@ def read_vindr(root: str | Path, votes: str = "majority") -> pd.DataFrame:
         code, names = pd.factorize(raw["image_id"])
         if raw["rad_id"].eq("").all() and len(names) < len(raw) or raw.duplicated(["image_id", "rad_id"]).any():
             twice = raw["image_id"][raw.duplicated(["image_id", "rad_id"])].iloc[0]
-            raise ValueError(f"{csv}: image {twice!r} stands there twice with the same reader")
+            raise UserError(f"{csv}: image {twice!r} stands there twice with the same reader")
         readers = np.bincount(code)
         share = {c: np.bincount(code, weights=flags(raw[c], csv)) / readers for c in classes}
         parts.append(_vin("vindr", split, pd.Series(names), share, votes, csv.name.removesuffix(".gz"), split))
@@ -690,7 +691,7 @@ def read_vinbigdata(root: str | Path, votes: str = "majority") -> pd.DataFrame:
     raw["class_name"] = mapped(raw["class_name"], lambda name: "No finding" if normal_name(name) else name)
     other = Counter(raw["class_name"][~raw["class_name"].isin(VINBIGDATA)])
     if other:
-        raise ValueError(f"{csv}: unknown classes: " + ", ".join(f"{name!r} in {count:,} rows" for name, count in other.most_common()))
+        raise UserError(f"{csv}: unknown classes: " + ", ".join(f"{name!r} in {count:,} rows" for name, count in other.most_common()))
     code, names = pd.factorize(raw["image_id"])
     said = pd.DataFrame({"image": code, "reader": raw["rad_id"], "class": raw["class_name"]}).drop_duplicates()
     readers = np.bincount(said.drop_duplicates(["image", "reader"])["image"])

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from roi.errors import UserError
+
 SPLITS = {
     "train": ("train", "training", "tr", "trn"),
     "train_val": ("train_val", "trainval", "train_valid", "training_validation", "train_validation", "train_and_val"),
@@ -25,14 +27,14 @@ def read_splits(words: pd.Series, rows: Sequence[int]) -> pd.Series:
     """(N,) words of a column -> train, train_val, val, test or ''. `rows`: their numbers, for messages.
 
     Raises:
-        ValueError: an unknown word, with its row and the words that are known.
+        UserError: an unknown word, with its row and the words that are known.
     """
     means = {word: split_word(word) for word in words.unique()}
     for word, split in means.items():
         if split is None:
             found = words == word
             known = ", ".join(word for words in SPLITS.values() for word in words)
-            raise ValueError(
+            raise UserError(
                 f"row {rows[int(found.argmax())]}: split {word!r} ({int(found.sum()):,} rows) is none that is known; "
                 f"write train, val or test (known in any case, with or without 'set': {known}), or leave it empty"
             )

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from roi import patients
+from roi.errors import UserError
 from roi.labels import LABELS, NORMAL, SPELLINGS, normal_name, refuse_no_label, spelled
 from roi.splits import read_splits, split_word
 from roi.text_table import read_text_table
@@ -50,16 +51,16 @@ def read_table(path: str | Path, compare_names: bool = True) -> pd.DataFrame:
     `compare_names`: a patient_id that is not the patient in the name of its image is an error.
 
     Raises:
-        ValueError: no such file, a column missing or twice, a row of another length than the header, and what
+        UserError: no such file, a column missing or twice, a row of another length than the header, and what
             check_table refuses.
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path}: no such table; make it with make_chexmultimodal_csv.py")
+        raise UserError(f"{path}: no such table; make it with make_chexmultimodal_csv.py")
     table = known_columns(read_text_table(path), str(path))
     for column in ("image", "labels"):
         if column not in table:
-            raise ValueError(f"{path}: no column {column!r} (found {list(table)}); make the table with make_chexmultimodal_csv.py")
+            raise UserError(f"{path}: no column {column!r} (found {list(table)}); make the table with make_chexmultimodal_csv.py")
     lines = table.index.tolist()
     table = table.reset_index(drop=True)
     table = table.reindex(columns=[*COLUMNS, *(c for c in table if c not in COLUMNS)], fill_value="")
@@ -76,7 +77,7 @@ def known_columns(table: pd.DataFrame, name: str) -> pd.DataFrame:
     'Patient ID', 'subject_id' -> patient_id; 'Split' -> split
 
     Raises:
-        ValueError: two columns may be the same one of ours.
+        UserError: two columns may be the same one of ours.
     """
     found: dict[str, list[str]] = {}
     for column in table.columns.difference(COLUMNS, sort=False):
@@ -88,12 +89,12 @@ def known_columns(table: pd.DataFrame, name: str) -> pd.DataFrame:
             again = [column for column in theirs if _letters(column) == _letters(ours)]
             if again:
                 both = f"columns {ours!r} and {again[0]!r}"
-                raise ValueError(f"{name}: {both} have one name in two spellings; keep one of them")
+                raise UserError(f"{name}: {both} have one name in two spellings; keep one of them")
             print(f"{name}: column {theirs[0]!r} is not read, since {ours!r} is there")
             continue
         if len(theirs) > 1:
             several = ", ".join(map(repr, theirs))
-            raise ValueError(f"{name}: columns {several} may each be {ours!r}; give that name to one of them")
+            raise UserError(f"{name}: columns {several} may each be {ours!r}; give that name to one of them")
         print(f"{name}: column {theirs[0]!r} is read as {ours!r}")
         table = table.drop(columns=ours, errors="ignore").rename(columns={theirs[0]: ours})
     return table
@@ -143,20 +144,20 @@ def check_table(
         compare_names: a patient_id that is not the patient in the name of its image is an error
     """
     if table.empty:
-        raise ValueError(f"{name}: no rows")
+        raise UserError(f"{name}: no rows")
     rows = range(2, len(table) + 2) if rows is None else rows
     if (table["image"] == "").any():
-        raise ValueError(f"{name}: row {rows[int((table['image'] == '').argmax())]} names no image")
+        raise UserError(f"{name}: row {rows[int((table['image'] == '').argmax())]} names no image")
     keys = image_keys(table["image"])
     twice = table["image"][keys.duplicated()]
     if len(twice):
-        raise ValueError(f"{name}: {len(twice)} images are listed twice, the first is {twice.iloc[0]!r}; one row an image")
+        raise UserError(f"{name}: {len(twice)} images are listed twice, the first is {twice.iloc[0]!r}; one row an image")
     for column in ("labels", "unknown", "uncertain"):
         table[column] = _each_kind(table[column], lambda field: _spelled(field, separator), name, rows)
     for present, unknown in table.loc[table["unknown"] != "", ["labels", "unknown"]].drop_duplicates().itertuples(index=False):
         both = set(tokens(present)) & set(tokens(unknown))
         if both:
-            raise ValueError(f"{name}: {sorted(both)[0]!r} is both present and unknown in one row (labels {present!r})")
+            raise UserError(f"{name}: {sorted(both)[0]!r} is both present and unknown in one row (labels {present!r})")
     if "soft" in table:
         _check_shares(table, name, rows)
     datasets = table["dataset"] if "dataset" in table else pd.Series("", index=table.index)
@@ -166,7 +167,7 @@ def check_table(
         given = table["patient_id"]
         table["patient_id"] = patients.resolve(table["image"], keys, given, datasets, rows, compare_names)
     except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
+        raise UserError(f"{name}: {error}") from error
     return table
 
 
@@ -177,7 +178,7 @@ def _each_kind(column: pd.Series, change: Callable[[str], str], name: str, rows:
         try:
             changed[field] = change(field)
         except ValueError as error:
-            raise ValueError(f"{name}: row {rows[int((column == field).argmax())]}: {error}") from error
+            raise UserError(f"{name}: row {rows[int((column == field).argmax())]}: {error}") from error
     return column.map(changed)
 
 
@@ -187,7 +188,7 @@ def _check_shares(table: pd.DataFrame, name: str, rows: Sequence[int]) -> None:
     for unknown, soft in table.loc[table["soft"] != "", ["unknown", "soft"]].drop_duplicates().itertuples(index=False):
         lacking = shares(soft).keys() - set(tokens(unknown))
         if lacking:
-            raise ValueError(f"{name}: {sorted(lacking)[0]!r} has a share in column 'soft' ({soft!r}) but is not in 'unknown' of that row; name it there too")
+            raise UserError(f"{name}: {sorted(lacking)[0]!r} has a share in column 'soft' ({soft!r}) but is not in 'unknown' of that row; name it there too")
 
 
 def _spelled_shares(field: str) -> str:
@@ -200,16 +201,16 @@ def _spelled_shares(field: str) -> str:
             fine = False
         if not fine:
             remedy = "it must be Finding=p with p between 0 and 1, both left out, as in 'Mass=0.333'"
-            raise ValueError(f"column 'soft' holds {token!r}; {remedy}")
+            raise UserError(f"column 'soft' holds {token!r}; {remedy}")
         label = _spelled(label)
         if label in found:
-            raise ValueError(f"column 'soft' has two shares for {label!r} in one row ({field!r})")
+            raise UserError(f"column 'soft' has two shares for {label!r} in one row ({field!r})")
         found[label] = share
     return ",".join(f"{label}={share}" for label, share in found.items())
 
 
 def _spelled(field: str, separator: str = ",") -> str:
-    """A field of labels with each as it is spelled here; ValueError for one that is nearly one of ours, or no label at all."""
+    """A field of labels with each as it is spelled here; UserError for one that is nearly one of ours, or no label at all."""
     near = {label.lower(): label for label in LABELS}
     ours = {*LABELS, *SPELLINGS}
     names = []
@@ -219,7 +220,7 @@ def _spelled(field: str, separator: str = ",") -> str:
             meant = near.get(label.lower().replace(" ", "_"))
             meant = meant or next(iter(difflib.get_close_matches(label, [*LABELS, *NORMAL], 1, 0.88)), None)
             if meant:
-                raise ValueError(f"unknown label {label!r}; did you mean {meant!r}?")
+                raise UserError(f"unknown label {label!r}; did you mean {meant!r}?")
         names.append(spelled(label))
     return ",".join(names) if names != tokens(field) else field
 
@@ -287,15 +288,15 @@ def listed(path: str | Path) -> list[str]:
     """The names of an official list, one file name a line."""
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path}: no such list of images")
+        raise UserError(f"{path}: no such list of images")
     lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     for number, line in enumerate(lines, 1):
         # A name may hold a comma; a line that does not end as a file name does is a row of a table.
         if "," in line and not PICTURE.search(line):
-            raise ValueError(f"{path}: line {number} is {line!r}; a list has one file name a line and nothing else")
+            raise UserError(f"{path}: line {number} is {line!r}; a list has one file name a line and nothing else")
     names = [line for line in lines if line]
     if not names:
-        raise ValueError(f"{path}: the list is empty")
+        raise UserError(f"{path}: the list is empty")
     return names
 
 
@@ -317,9 +318,9 @@ def class_list(table: pd.DataFrame, requested: str = "") -> list[str]:
     wanted = {spelled(label) for label in tokens(requested)} or found
     unknown = sorted(wanted - found - set(NORMAL))
     if unknown:
-        raise ValueError(f"--classes: no row of the table has {unknown[0]!r} (found {sorted(found)})")
+        raise UserError(f"--classes: no row of the table has {unknown[0]!r} (found {sorted(found)})")
     if not wanted:
-        raise ValueError("the table has no label at all; name the classes with --classes")
+        raise UserError("the table has no label at all; name the classes with --classes")
     return [c for c in LABELS if c in wanted] + sorted(wanted - set(LABELS))
 
 
@@ -390,7 +391,7 @@ def split_by_patient(table: pd.DataFrame, fraction: float, seed: int) -> tuple[p
     """-> (train, validation): whole patients drawn in a seeded order until validation holds `fraction` of the images."""
     patients = table["patient_id"].nunique()
     if patients < 2:
-        raise ValueError(f"--val_fraction {fraction}: {patients} patient(s) cannot be split; give --val_csv or --val_fraction 0")
+        raise UserError(f"--val_fraction {fraction}: {patients} patient(s) cannot be split; give --val_csv or --val_fraction 0")
     chosen = some_patients(table, fraction * len(table), seed)
     return table[~chosen], table[chosen]
 

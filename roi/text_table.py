@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from roi.errors import UserError
+
 SHOWN = 80  # characters of a row in a message
 
 
@@ -20,7 +22,7 @@ def read_text_table(path: str | Path, may_be_short: bool = False) -> pd.DataFram
     `may_be_short`: rows may leave out the fields at their end.
 
     Raises:
-        ValueError: no CSV, a column twice, a row that is longer or shorter than the header. Messages begin with `path`.
+        UserError: no CSV, a column twice, a row that is longer or shorter than the header. Messages begin with `path`.
     """
     path = Path(path)
     try:
@@ -30,7 +32,7 @@ def read_text_table(path: str | Path, may_be_short: bool = False) -> pd.DataFram
             return pd.DataFrame({name: pd.Series(dtype=str) for name in header if name})
         table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, header=None, skiprows=_begin(text))
     except (OSError, EOFError, UnicodeError, csv.Error, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise ValueError(f"{path}: not a CSV table ({str(error).strip()})") from error
+        raise UserError(f"{path}: not a CSV table ({str(error).strip()})") from error
     table = table.iloc[1:]
     table.index = pd.Index(lines)
     table.columns = pd.Index(header)
@@ -38,15 +40,15 @@ def read_text_table(path: str | Path, may_be_short: bool = False) -> pd.DataFram
 
 
 def refuse_long_rows(path: Path) -> None:
-    """ValueError for a row that is longer than the header; pandas would cut it where columns are chosen."""
+    """UserError for a row that is longer than the header; pandas would cut it where columns are chosen."""
     try:
         reader = csv.reader(io.StringIO(_text(path), newline=""))
         header = next(filter(None, reader), [])
         for row in reader:
             if len(row) > len(header):
-                raise ValueError(f"{path}: {_length(row, header, reader.line_num)}")
+                raise UserError(f"{path}: {_length(row, header, reader.line_num)}")
     except (OSError, EOFError, UnicodeError, csv.Error) as error:
-        raise ValueError(f"{path}: not a CSV table ({str(error).strip()})") from error
+        raise UserError(f"{path}: not a CSV table ({str(error).strip()})") from error
 
 
 def _length(row: list[str], header: list[str], line: int) -> str:
@@ -76,7 +78,7 @@ def _checked(text: str, path: Path, may_be_short: bool) -> tuple[list[str], list
     """-> the names of the columns, and the line on which each row begins.
 
     Raises:
-        ValueError: a row of another length than the header, a name that stands there twice.
+        UserError: a row of another length than the header, a name that stands there twice.
     """
     reader = csv.reader(io.StringIO(text, newline=""))
     header: list[str] = []
@@ -90,18 +92,18 @@ def _checked(text: str, path: Path, may_be_short: bool) -> tuple[list[str], list
             header = [name.strip() for name in row]
             twice = [name for name, count in Counter(header).items() if name and count > 1]
             if twice:
-                raise ValueError(f"{path}: line {begin} names the column {twice[0]!r} twice; one column a name")
+                raise UserError(f"{path}: line {begin} names the column {twice[0]!r} twice; one column a name")
             other = re.search(r"[;\t]", header[0])
             if len(header) == 1 and other:
-                raise ValueError(
+                raise UserError(
                     f"{path}: its columns are separated by {other[0]!r}; write it with columns separated by commas"
                 )
             continue
         if len(row) > len(header) or len(row) < len(header) and not may_be_short:
-            raise ValueError(f"{path}: {_length(row, header, begin)}")
+            raise UserError(f"{path}: {_length(row, header, begin)}")
         lines.append(begin)
     if not header:
-        raise ValueError(f"{path}: not a CSV table (it is empty)")
+        raise UserError(f"{path}: not a CSV table (it is empty)")
     return header, lines.tolist()
 
 
@@ -115,7 +117,7 @@ def _named(table: pd.DataFrame, path: Path) -> pd.DataFrame:
         filled = values != ""
         if filled.any() and not is_index:
             where = f"line {table.index[int(filled.argmax())]} has {values[filled].iloc[0]!r}"
-            raise ValueError(f"{path}: {where} in a column without a name; name it in the header")
+            raise UserError(f"{path}: {where} in a column without a name; name it in the header")
     return table.loc[:, [bool(name) for name in table.columns]]
 
 
@@ -123,7 +125,7 @@ def numbers(column: pd.Series, path: str | Path, what: str = "a number", blank: 
     """A column of text (its index: lines) -> (N,) float64; an empty field is NaN where that is allowed (`blank`).
 
     Raises:
-        ValueError: a field that is no number, with its line; `what` the column holds.
+        UserError: a field that is no number, with its line; `what` the column holds.
     """
     text = column.str.strip()
     values = pd.to_numeric(text, errors="coerce")
@@ -131,5 +133,5 @@ def numbers(column: pd.Series, path: str | Path, what: str = "a number", blank: 
     if wrong.any():
         line = column.index[int(wrong.argmax())]
         held = f"line {line} holds text, {column.loc[line]!r}"
-        raise ValueError(f"{path}: column {column.name!r} must hold {what} in every row; {held}")
+        raise UserError(f"{path}: column {column.name!r} must hold {what} in every row; {held}")
     return values.to_numpy(dtype=np.float64)

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from roi.cells import ABSENT, BLANK, COARSE, PRESENT, REASONS, UNCERTAIN, UNSEEN, fields
+from roi.errors import UserError
 from roi.images import locate
 from roi.labels import LABELS
 from roi.sources import CHEXPERT, READERS, negated
@@ -30,11 +31,11 @@ NIH_NAME = re.compile(r"\b\d{8}_\d{3}\.(?:png|jpg|jpeg|dcm)\b")
 def chosen_sets(wanted: Sequence[str], data_root: Path) -> tuple[list[str], list[str]]:
     """--datasets -> (names, what is to be said about it). `all`: those with a folder below data_root."""
     if not data_root.is_dir():
-        raise ValueError(f"{data_root}: no such folder (--data_root); it holds a folder for each data set: {', '.join(READERS)}")
+        raise UserError(f"{data_root}: no such folder (--data_root); it holds a folder for each data set: {', '.join(READERS)}")
     if list(wanted) == ["all"]:
         names = [name for name in READERS if (data_root / name).is_dir()]
         if not names:
-            raise ValueError(f"{data_root}: no folder of a data set is there (looked for {', '.join(READERS)}); see download_datasets.py --list")
+            raise UserError(f"{data_root}: no folder of a data set is there (looked for {', '.join(READERS)}); see download_datasets.py --list")
         said = [f"not there: {', '.join(lacking)}"] if (lacking := [name for name in READERS if name not in names]) else []
         if set(VOTED) <= set(names):
             names.remove("vinbigdata")
@@ -42,24 +43,24 @@ def chosen_sets(wanted: Sequence[str], data_root: Path) -> tuple[list[str], list
         return names, said
     other = [name for name in wanted if name not in READERS]
     if "all" in other:
-        raise ValueError(f"--datasets {' '.join(wanted)}: all goes alone")
+        raise UserError(f"--datasets {' '.join(wanted)}: all goes alone")
     if other:
-        raise ValueError(f"--datasets {other[0]}: no such data set (known: all, {', '.join(READERS)})")
+        raise UserError(f"--datasets {other[0]}: no such data set (known: all, {', '.join(READERS)})")
     if set(VOTED) <= set(wanted):
-        raise ValueError("--datasets vindr vinbigdata: they are the same X-rays under other names; choose one of them")
+        raise UserError("--datasets vindr vinbigdata: they are the same X-rays under other names; choose one of them")
     lacking = [name for name in wanted if not (data_root / name).is_dir()]
     if lacking:
-        raise ValueError(f"--datasets {lacking[0]}: there is no folder {data_root / lacking[0]}; see download_datasets.py --info {lacking[0]}")
+        raise UserError(f"--datasets {lacking[0]}: there is no folder {data_root / lacking[0]}; see download_datasets.py --info {lacking[0]}")
     return [name for name in READERS if name in wanted], []
 
 
 def read_set(name: str, data_root: Path, blank: str = "unknown", votes: str = "majority") -> pd.DataFrame:
-    """One data set; `image` is still the path below its own folder. ValueError: images of NIH that neither official list names."""
+    """One data set; `image` is still the path below its own folder. UserError: images of NIH that neither official list names."""
     options = {"blank": blank} if name in BLANKS else {"votes": votes} if name in VOTED else {}
     table = READERS[name](data_root / name, **options)
     nowhere = table["image"][table["split"] == ""]
     if name == "nih" and len(nowhere):
-        raise ValueError(
+        raise UserError(
             f"{data_root / name}: {len(nowhere):,} of its {len(table):,} images are in neither train_val_list.txt nor test_list.txt, the first is "
             f"{nowhere.iloc[0]}; put both official lists beside the table, or nobody knows which images are test images"
         )
@@ -170,7 +171,7 @@ def chosen_rows(
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The rows of these views and splits of which anything is known -> (table, counts of the others by data set).
 
-    Views of LEFT_OUT go too, unless they are asked for. ValueError: no row is left, or --views names what is no view.
+    Views of LEFT_OUT go too, unless they are asked for. UserError: no row is left, or --views names what is no view.
     """
     names = chosen_views(list(views or ()), set(table["view"]))
     counts: dict[str, Any] = {}
@@ -185,7 +186,7 @@ def chosen_rows(
         counts["no view of the chest, left out"] = counted(set_and_view[kept & unfit])
         kept = kept & ~unfit
     if not kept.any():
-        raise ValueError(f"no image is left: {'; '.join(told(name, fact) for name, fact in counts.items())}")
+        raise UserError(f"no image is left: {'; '.join(told(name, fact) for name, fact in counts.items())}")
     for column, chosen, groups in (("view", names, set_and_view), ("split", splits, set_and_split)):
         if not chosen:
             continue
@@ -193,7 +194,7 @@ def chosen_rows(
         wanted = table[column].isin(chosen).to_numpy()
         if not (kept & wanted).any():
             flag = " ".join((views if column == "view" else splits) or ())
-            raise ValueError(f"--{column}s {flag}: no image is left (there is {there})")
+            raise UserError(f"--{column}s {flag}: no image is left (there is {there})")
         counts[f"other {column}s, left out"] = counted(groups[kept & ~wanted])
         kept = kept & wanted
     return table[kept].reset_index(drop=True), counts
@@ -225,7 +226,7 @@ def nothing_known(table: pd.DataFrame) -> np.ndarray:
 
 
 def audit(table: pd.DataFrame, csv: Path) -> dict[str, int]:
-    """How many images of NIH a file of text (CSV, JSON) names, wherever, and how many of them this table trains on. ValueError: none.
+    """How many images of NIH a file of text (CSV, JSON) names, wherever, and how many of them this table trains on. UserError: none.
 
     RSNA's pneumonia challenge (its mapping names them), Google's expert labels and ChestMNIST (pictures alone) are made of NIH's images: no test for a model
     that was trained on them.
@@ -233,9 +234,9 @@ def audit(table: pd.DataFrame, csv: Path) -> dict[str, int]:
     try:
         named = set(NIH_NAME.findall(gzip.decompress(csv.read_bytes()).decode(errors="replace") if csv.suffix == ".gz" else csv.read_text(errors="replace")))
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{csv}: cannot be read ({error})") from error
+        raise UserError(f"{csv}: cannot be read ({error})") from error
     if not named:
-        raise ValueError(f"{csv}: names no image of NIH (like 00000013_005.png); where only pictures are given, see --check_duplicates")
+        raise UserError(f"{csv}: names no image of NIH (like 00000013_005.png); where only pictures are given, see --check_duplicates")
     ours = table["image"].str.rsplit("/", n=1).str[-1]
     stems = {name.split(".")[0] for name in named}
     shared = ours.str.split(".").str[0].isin(stems) & (table["dataset"] == "nih")

@@ -6,6 +6,8 @@ supine) says no view. Pictures that are not of the chest, or that their source e
 
 import pandas as pd
 
+from roi.errors import UserError
+
 VIEWS = {  # name: the words of the sources as `plain` writes them
     "PA": ("PA", "POSTERO ANTERIOR", "POSTEROANTERIOR", "PA LLD", "PA RLD"),
     "AP": (
@@ -57,10 +59,10 @@ def unknown_views(views: pd.Series) -> dict[str, int]:
 
 
 def chosen_views(words: list[str], there: set[str]) -> list[str]:
-    """The names of --views. ValueError: a view that is neither known nor in the table (`there`)."""
+    """The names of --views. UserError: a view that is neither known nor in the table (`there`)."""
     names = [view_name(word) for word in words]
     for word, name in zip(words, names, strict=True):
         if name not in VIEWS and name not in there:
             known = ", ".join(filter(None, VIEWS))
-            raise ValueError(f"--views {word}: no such view (known: {known}, UNKNOWN where the source says none)")
+            raise UserError(f"--views {word}: no such view (known: {known}, UNKNOWN where the source says none)")
     return names
