@@ -158,7 +158,8 @@ def write(args: argparse.Namespace, name: str, what: str, figures: list[Figure],
 
 def numbers_of(args: argparse.Namespace) -> list[str]:
     """The flags that say how much was done."""
-    return [word for name in ("kills", "faults", "seed") for word in (f"--{name}", str(getattr(args, name)))]
+    words = [word for name in ("kills", "faults", "seed") for word in (f"--{name}", str(getattr(args, name)))]
+    return [*words, "--smoke"] if args.smoke else words
 
 
 def prepare(args: argparse.Namespace) -> tuple[dict[str, Stage], dict[str, tuple[Stage, Strike]]]:
