@@ -197,12 +197,12 @@ def published(bench: Bench) -> list[Figure]:
     from published import ACCUM, BATCH, PublishedModel, make_optimizer, train
 
     from roi.labels import LABELS
-    from roi.model import IMAGENET_MEAN, IMAGENET_STD, build_backbone
+    from roi.model import IMAGENET, build_backbone
 
     args = bench.args
     model = PublishedModel(build_backbone(args.backbone, len(LABELS), "none", args.img_size)).to(bench.device)
     optimizer, batch = make_optimizer(model), bench.images(BATCH)
-    mean, std = (batch.pixels.new_tensor(values, dtype=batch.target.dtype).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = (batch.pixels.new_tensor(values, dtype=batch.target.dtype).view(1, 3, 1, 1) for values in IMAGENET)
     x = (batch.pixels.expand(-1, 3, -1, -1) / 255 - mean) / std
     bench.theirs = bench.whole(lambda: train(model, optimizer, [(x, batch.target)] * ACCUM, bench.device))
     for _ in range(3):

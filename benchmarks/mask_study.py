@@ -323,7 +323,7 @@ def picture(args: argparse.Namespace, path: Path) -> None:
     from roi.checkpoint import load_model
     from roi.labels import LABELS
     from roi.maps import read_maps
-    from roi.model import IMAGENET_MEAN
+    from roi.model import IMAGENET
     from roi.table import read_table
 
     model, _ = load_model(folder_of(args, "evidence", 0) / "roi_best.pt")
@@ -335,7 +335,7 @@ def picture(args: argparse.Namespace, path: Path) -> None:
     with torch.inference_mode():
         views = model(pixels, 0.1)
     grey, mask = pixels[0, 0].numpy() / 255, views.hard[0, 0].numpy() > 0
-    empty = sum(IMAGENET_MEAN) / 3
+    empty = sum(IMAGENET[0]) / 3
     own = read_maps(folder_of(args, "evidence", 0) / "class_masks.npz", [name])
     panels: list[tuple[str, Any, str]] = [("X-ray", grey, "full: the labels")]
     panels += [(f"map of {label}", own.maps["class_mask"][0, own.classes.index(label)], "locate: high somewhere,\nwhere it is present") for label in found]

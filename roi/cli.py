@@ -184,9 +184,13 @@ def add_training_flags(parser: Parser, required: bool = True) -> None:
         "learns nothing, goes into the one before it (default: %(default)s)",
     )
     steps.add_argument("--accum_steps", type=count, default=1, metavar="N", help="batches an optimiser step (default: %(default)s)")
-    steps.add_argument("--lr", type=weight, default=1e-4, help="learning rate of AdamW (default: %(default)s)")
+    steps.add_argument("--lr", type=weight, help="learning rate of AdamW (default: 1e-4; with --freeze_backbone 3e-3)")
     add_schedule(steps)
-    steps.add_argument("--mask_lr", type=weight, help="learning rate of the mask net (default: 2e-3; that of --lr with --objective consistency)")
+    steps.add_argument(
+        "--mask_lr",
+        type=weight,
+        help="learning rate of the mask net (default: 2e-3; 1e-3 with --freeze_backbone; that of --lr with --objective consistency)",
+    )
     steps.add_argument("--weight_decay", type=weight, default=0.01, help="weight decay of AdamW (default: %(default)s)")
     steps.add_argument("--seed", type=number(int, 0), default=0, help="of new layers, order, validation split, dropout and random masks (default: %(default)s)")
     add_compute(steps)
@@ -259,9 +263,15 @@ def add_schedule(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--schedule",
         choices=SCHEDULES,
-        default="constant",
         help="of the learning rate; cosine: down to 0 at the last epoch; plateau: times --plateau_factor once val_auroc has not risen for more than "
-        "--plateau_patience epochs; onecycle: up in 30 %% of the steps, or in those of the warm-up, then down (default: %(default)s)",
+        "--plateau_patience epochs; onecycle: up in 30 %% of the steps, or in those of the warm-up, then down (default: constant; with --freeze_backbone "
+        "cosine)",
+    )
+    group.add_argument(
+        "--mask_schedule",
+        choices=("constant", "cosine"),
+        help="of the rate of the mask net where --schedule is constant: a mask that goes on learning at full rate changes from epoch to epoch "
+        "(default: cosine with --objective evidence)",
     )
     group.add_argument("--lr_warmup_steps", type=number(int, 0), default=0, metavar="N", help="optimiser steps of a linear climb (default: %(default)s)")
     group.add_argument("--lr_warmup_epochs", type=number(float, 0), default=0.0, metavar="N", help="the same in epochs, or parts (default: %(default)s)")
@@ -318,6 +328,21 @@ def add_objective(parser: Parser) -> None:
         "--mask_per_class", action=on_off, default=None, help="one map a finding, their union is the mask (default: yes with --objective evidence)"
     )
     model.add_argument(
+        "--map_stride",
+        type=int,
+        choices=(0, 8, 16, 32),
+        default=0,
+        metavar="PX",
+        help="pixels a cell of the maps, 8, 16 or 32; 0: 16 where that gives 10 cells a side, else 8 (default: %(default)s)",
+    )
+    model.add_argument(
+        "--freeze_backbone",
+        action=on_off,
+        default=False,
+        help="the backbone stays as it came: its features are computed once, kept in --cache_dir, and the classifier layer and the maps learn from them in "
+        "seconds; for a few thousand images (default: no)",
+    )
+    model.add_argument(
         "--fill",
         choices=("mean", "blur", "noise"),
         default="mean",
@@ -350,6 +375,14 @@ def add_objective(parser: Parser) -> None:
     loss.add_argument("--gamma", type=weight, default=1e-3, help="consistency: weight of sparse, the mean of the soft mask (default: %(default)s)")
     loss.add_argument("--delta", type=weight, default=1e-4, help="consistency: weight of tv, the total variation of the soft mask (default: %(default)s)")
     loss.add_argument("--epsilon", type=weight, default=0.25, help="evidence: weight of locate, the labels from the maps alone (default: %(default)s)")
+    loss.add_argument(
+        "--locate_sharpness",
+        type=number(float, 0.01),
+        default=4.0,
+        metavar="R",
+        help="evidence: a map becomes one logit by log-mean-exp of R times its cells, over R: small R their mean, large R their maximum "
+        "(default: %(default)s)",
+    )
     loss.add_argument("--keep_ratio", type=ratio, default=0.1, metavar="0..1", help="share of the pixels that the mask keeps (default: %(default)s)")
     loss.add_argument(
         "--dynamic_weights", action=on_off, default=False, help="learn the weights by GradNorm (Chen et al. 2018); the five above are then not used"
@@ -390,8 +423,13 @@ def settle_objective(args: argparse.Namespace, objective: str) -> None:
     evidence = args.objective == "evidence"
     args.mask_net = args.mask_net or ("features" if evidence else "conv")
     args.alpha = (0.5 if evidence else 1.0) if args.alpha is None else args.alpha
-    args.mask_lr = (2e-3 if evidence else args.lr) if args.mask_lr is None else args.mask_lr
+    frozen = args.freeze_backbone
+    args.lr = (3e-3 if frozen else 1e-4) if args.lr is None else args.lr
+    if args.mask_lr is None:
+        args.mask_lr = 1e-3 if frozen else 2e-3 if evidence else args.lr
     args.mask_per_class = evidence if args.mask_per_class is None else args.mask_per_class
+    args.schedule = args.schedule or ("cosine" if frozen else "constant")
+    args.mask_schedule = args.mask_schedule or ("cosine" if evidence and args.schedule == "constant" else args.schedule)
 
 
 def add_model(group: argparse._ActionsContainer) -> None:

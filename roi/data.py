@@ -38,6 +38,17 @@ REMEDIES = {  # of what a loader may say
 }
 
 
+class Features(NamedTuple):
+    """What a frozen backbone makes of B images (roi/features.py)."""
+
+    head: Tensor  # (B, D) what the classifier layer is given
+    stages: list[Tensor]  # (B, D_i, h_i, w_i) finest first; empty where the model has no maps
+
+    def to(self, device: torch.device) -> "Features":
+        head, *stages = (part.to(device, non_blocking=True) for part in (self.head, *self.stages))
+        return Features(head, stages)
+
+
 class Batch(NamedTuple):
     pixels: Tensor  # (B, 1, S, S) uint8
     target: Tensor  # (B, K) float32: 1, 0, NaN unknown
@@ -45,9 +56,11 @@ class Batch(NamedTuple):
     failed: list[tuple[int, str]]  # rows whose image could not be read, and why; they are not among the B
     share: float = 1.0  # how many of its images count, relative to the mean over the processes
     constant: tuple[str, ...] = ()  # paths of those of its images, just decoded, whose pixels are all alike
+    features: Features | None = None  # in the place of pixels, which are then (B, 0)
 
     def to(self, device: torch.device) -> "Batch":
-        return self._replace(pixels=self.pixels.to(device, non_blocking=True), target=self.target.to(device, non_blocking=True))
+        pixels, target = (part.to(device, non_blocking=True) for part in (self.pixels, self.target))
+        return self._replace(pixels=pixels, target=target, features=self.features.to(device) if self.features else None)
 
 
 class XrayDataset(Dataset):

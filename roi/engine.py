@@ -28,6 +28,8 @@ from roi.gradnorm import FixedWeights
 from roi.images import UnreadableImage
 from roi.log import TERMS, MetricsLog, progress, say
 from roi.losses import bce
+from roi.mask_controls import MaskControls
+from roi.mask_verdict import complaints
 from roi.metrics import validation_aurocs, validation_decisions
 from roi.model import RoiModel, Views
 from roi.optim import Average, Schedule, batch_norms
@@ -192,8 +194,12 @@ def predict(
             yield batch, Views(*[None] * 5)  # type: ignore[arg-type]
             continue
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            pixels = batch.pixels.to(device, non_blocking=True)
-            views = averaged([model(change(pixels), keep_ratio, seeds(batch.index), full_only) for change in (lambda same: same, *others)])
+            if batch.features is not None:
+                features = batch.features.to(device)
+                views = Views(model.read_features(features.head, features.stages)[0], None, None, None, None)
+            else:
+                pixels = batch.pixels.to(device, non_blocking=True)
+                views = averaged([model(change(pixels), keep_ratio, seeds(batch.index), full_only) for change in (lambda same: same, *others)])
         yield batch, views
 
 
@@ -290,7 +296,9 @@ class Fit:
     save: Path
     meta: dict[str, Any]
     skip_unreadable: bool = False
-    first_best: int = 1  # the epoch from which the best one is looked for, counted from 1
+    first_best: int = 1  # the epoch from which the best one is looked for, counted from 1: the first with masks
+    mask_loader: Iterable[Batch] | None = None  # validation images on which the mask meets its controls, in each epoch that has masks
+    mask_at_end: bool = False  # meets them in the last epoch alone
     save_every_steps: int = 0  # 0: at the end of an epoch alone
     datasets: np.ndarray | None = None  # (N,) data set of each validation row, where there are several
     schedule: Schedule = None  # type: ignore[assignment]  # constant, where none is given
@@ -301,6 +309,7 @@ class Fit:
     steps: int = 0
     best: float = -math.inf
     best_epoch: int = 0
+    before_masks: float = -math.inf  # the best val_auroc of the epochs before first_best
     unreadable: set[str] = field(default_factory=set)  # path and reason
     constant: set[str] = field(default_factory=set)  # paths of images without anything to see
     constant_noted: int = 0  # how many of them the user was told of
@@ -323,6 +332,7 @@ class Fit:
             self.average.load(state["average"])
         self.balance.load_state_dict(state["balance"])
         self.epoch, self.steps, self.best, self.best_epoch = state["epoch"], state["steps"], state["best"], state["best_epoch"]
+        self.before_masks = state["before_masks"]
         self.saved, self.damaged = self.steps, "fell_back" in state
         self.sampler.start = state["batch"]
         self.meter = Meter(self.names, **state["meter"]) if dist.rank() == 0 else Meter(self.names)
@@ -344,7 +354,9 @@ class Fit:
                 while self.epoch < self.epochs and not self.done_early():
                     scores = None
                     with suppress(Stopped):
-                        scores = self._validate(stop) if self._train(stop) else None
+                        found = self._validate(stop) if self._train(stop) else None
+                        if found is not None:
+                            scores = found | self._look_at_mask(stop)
                     if scores is None:
                         self.save_checkpoint()
                         say(f"stopped after {self.where()}; saved {self.save}; go on with the same command and --resume auto")
@@ -364,7 +376,7 @@ class Fit:
             raise type(failed)(f"{failed}. {self.save_if_new()}; go on with --resume auto") from error
         finally:
             self.backup.hook.remove()
-            for loader in (self.train_loader, self.val_loader):
+            for loader in (self.train_loader, self.val_loader, self.mask_loader):
                 if isinstance(loader, FileLoader):
                     loader.close()
         if self.epoch < self.epochs:
@@ -442,6 +454,18 @@ class Fit:
         found_right = validation_decisions(logit.numpy() > 0, target.numpy(), self.classes) if self.decisions else {}
         return {"val_loss": float(bce(logit, target)), **validation_aurocs(logit.numpy(), target.numpy(), self.classes, datasets), **found_right}
 
+    def _look_at_mask(self, stop: Stop) -> dict[str, float]:
+        """What the mask does beside its controls (roi/mask_controls.py), {} in an epoch without masks."""
+        epoch = self.epoch + 1
+        if self.mask_loader is None or epoch < self.first_best or (self.mask_at_end and epoch < self.epochs):
+            return {}
+        self.model.eval()
+        controls = MaskControls(self.model, self.meta["args"]["keep_ratio"], self.device, self.dtype)
+        with self.average.within() if self.average else nullcontext():
+            for batch in checked(stop.before_each(self.mask_loader), self.skip_unreadable, self.unreadable):
+                controls.add(batch)
+        return controls.figures(self.classes)
+
     def _finish_epoch(self, scores: dict[str, float]) -> None:
         """Metrics row first, then the checkpoint: a run killed in between does the epoch again and drops the row."""
         meter = self.meter.of_all()
@@ -462,6 +486,10 @@ class Fit:
             self.best, self.best_epoch = score, self.epoch
         if self.epoch >= self.first_best:
             self.schedule.epoch(score)
+            for line in complaints(scores) + self._lost_skill(score):
+                say(f"warning: {line}")
+        elif not math.isnan(score):
+            self.before_masks = max(self.before_masks, score)
         constant = set().union(*dist.gathered(self.constant))
         if dist.rank() == 0:
             note_unreadable(self.unreadable, self.save)
@@ -472,6 +500,12 @@ class Fit:
                 weights = self.average.parts if self.average else checkpoint.parts(self.model)
                 checkpoint.save(best_path(self.save), {**self.meta, **weights, "epoch": self.epoch, "val_auroc": score})
         self.save_checkpoint()
+
+    def _lost_skill(self, score: float) -> list[str]:
+        """In words, that the classifier is worse than before there were masks; the best checkpoint is one with masks."""
+        if self.before_masks - score < 0.01:  # also where there was no epoch before, or no score
+            return []
+        return [f"val_auroc {score:.4f} is below that of the epochs before the masks, {self.before_masks:.4f}; no checkpoint of those is kept as the best"]
 
     def save_if_new(self) -> str:
         """Save the steps since the last checkpoint, after an error; -> what became of them.
@@ -494,7 +528,8 @@ class Fit:
             state = {
                 **self.meta, **checkpoint.parts(self.model), "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(),
                 "balance": self.balance.state_dict(), "epoch": self.epoch, "batch": self.sampler.start, "steps": self.steps, "best": self.best,
-                "best_epoch": self.best_epoch, "schedule": self.schedule.state_dict(), **({"average": self.average.parts} if self.average else {}),
+                "best_epoch": self.best_epoch, "before_masks": self.before_masks,
+                "schedule": self.schedule.state_dict(), **({"average": self.average.parts} if self.average else {}),
                 "meter": meter.state_dict(), "unreadable": sorted(self.unreadable), "rng": rng, "log": self.log.lines,
             }  # fmt: skip
             checkpoint.save(self.save, state, keep=previous_path(self.save) if self.saved and not self.damaged else None)

@@ -13,12 +13,12 @@ from tqdm import tqdm
 
 from roi.errors import UserError
 from roi.files import replacing
+from roi.mask_verdict import MASK_CONTROLS
 
 TERMS = ("full", "consist", "drop", "sparse", "tv", "locate")  # of the losses of all objectives (roi/objective.py)
-
 COLUMNS = (
     "epoch", "steps", "loss", *(f"loss_{t}" for t in TERMS), *(f"w_{t}" for t in TERMS), "mask_mean", "mask_kept", "mask_tv",
-    "val_loss", "val_auroc", "lr", "images_per_s", "seconds", "contaminated",
+    *MASK_CONTROLS, "val_loss", "val_auroc", "lr", "images_per_s", "seconds", "contaminated",
 )  # fmt: skip
 
 
@@ -87,7 +87,7 @@ class MetricsLog:
                     self.writer.add_scalar(column, values[column], values["epoch"])
             self.writer.flush()
         validation = [c for c in self.columns if c.startswith("val_")]
-        shown = ("loss", "loss_full", "loss_consist", "loss_drop", "mask_kept", *validation, "images_per_s")
+        shown = ("loss", "loss_full", "loss_consist", "loss_drop", "loss_locate", "mask_kept", *MASK_CONTROLS, *validation, "images_per_s")
         say(f"epoch {values['epoch']}: " + ", ".join(f"{c} {values[c]:.4g}" for c in shown if values.get(c) is not None))
 
 

@@ -125,10 +125,13 @@ def lost(logits_drop: Tensor, present: Tensor, over: Over = of_batch) -> Tensor:
     return (F.softplus(logits_drop) * present).sum() / _divisor(present.sum(), over)
 
 
-def pooled(maps: Tensor) -> Tensor:
-    """log mean exp over the cells: the logit of a finding that may lie in any of them (Pinheiro & Collobert 2015). (B, K, h, w) -> (B, K)"""
-    flat = maps.flatten(2)
-    return flat.logsumexp(2) - math.log(flat.shape[2])
+def log_mean_exp(maps: Tensor, sharpness: float) -> Tensor:
+    """The logit of a finding that may lie in any cell of its map (Pinheiro & Collobert 2015, eq. 6). (B, K, h, w) -> (B, K)
+
+    1/r log mean exp(r z) over the cells: near the mean of the map for a small `sharpness` r, its maximum for a large one.
+    """
+    flat = maps.flatten(2) * sharpness
+    return (flat.logsumexp(2) - math.log(flat.shape[2])) / sharpness
 
 
 def total_variation(soft: Tensor) -> Tensor:

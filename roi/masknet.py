@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from roi.errors import UserError
 
-STRIDES = (8, 16, 32)  # pixels a cell; the finest that a backbone has gives the cells of its mask
+STRIDES = (8, 16, 32)  # pixels a cell
+CELLS = 10  # a side, at least, of the finest stage that is used: finer ones see edges, not findings (benchmarks/RESULTS.md, "Evidence")
 WIDTH = 64  # channels of the decoder
 
 
@@ -49,19 +50,23 @@ class FeatureMask(nn.Module):
 
 
 class Stages:
-    """Catches the last activation of a backbone at each stride of STRIDES that it has, as images go through.
+    """Catches the last activation of a backbone at each stride of STRIDES that it uses, as images go through.
 
+    The finest of them is 16 where that gives CELLS cells a side, else 8, or `finest` where that is given; the coarser ones are used too.
     The outermost module whose output has the size of a stride is its stage (layer3 of a ResNet, features.5 of a ConvNeXt),
     the last of several; what comes after the classifier `head` has begun is not looked at.
     """
 
-    def __init__(self, backbone: nn.Module, head: nn.Module, img_size: int) -> None:
+    def __init__(self, backbone: nn.Module, head: nn.Module, img_size: int, finest: int = 0) -> None:
         found = _sizes(backbone, head, img_size)
+        there = {stride for stride in STRIDES for _, shape in found if _has_stride(shape, stride, img_size)}
+        fine_enough = [stride for stride in there if stride <= 16 and img_size / stride >= CELLS]
+        self.finest = finest or max(fine_enough, default=min(there, default=0))  # pixels a cell of the maps
         self.names: list[str] = []
         self.channels: list[int] = []
         self.axes: list[bool] = []  # channels last
-        for stride in STRIDES:
-            here = [(name, shape) for name, shape in found if round(math.log2(img_size / _side(shape))) == int(math.log2(stride))]
+        for stride in [stride for stride in STRIDES if stride >= self.finest]:
+            here = [(name, shape) for name, shape in found if _has_stride(shape, stride, img_size)]
             if here:
                 depth = min(name.count(".") for name, _ in here)
                 name, shape = [(name, shape) for name, shape in here if name.count(".") == depth][-1]
@@ -130,6 +135,10 @@ def _sizes(backbone: nn.Module, head: nn.Module, img_size: int) -> list[tuple[st
         for module in training:
             module.training = True
     return found
+
+
+def _has_stride(shape: torch.Size, stride: int, img_size: int) -> bool:
+    return round(math.log2(img_size / _side(shape))) == int(math.log2(stride))
 
 
 def _last(shape: torch.Size) -> bool:

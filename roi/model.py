@@ -22,7 +22,8 @@ from roi.masks import cutout_mask, enlarged, exact_topk, kept_pixels, random_mas
 from roi.table import is_finding
 from roi.weights import load_weights, read_weights
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]  # mean and standard deviation of red, green, blue in 0..1
+IMAGENET: Normalisation = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 MASKS = ("conv", "features", "random", "cutout", "none")
 LEARNED = ("conv", "features")
 FILLS = ("mean", "blur", "noise")
@@ -46,6 +47,7 @@ class RoiModel(nn.Module):
     (K,) bool says which classes are findings (default: all): evidence for Normal has no place.
     fill: what stands where pixels are taken away. "mean": 0 after normalisation, the mean grey of ImageNet; "blur": the image
     itself, averaged over a sixteenth of its side; "noise": normal noise with the spread of ImageNet, drawn from the seeds of the call.
+    map_stride: pixels a cell of the maps of "features"; 0: chosen by `Stages`. normalisation: that of the weights (normalisation_of).
     """
 
     mean: Tensor
@@ -55,6 +57,7 @@ class RoiModel(nn.Module):
     def __init__(
         self, backbone: nn.Module, mask: str = "conv", channels_last: bool = True,
         *, img_size: int = 224, per_class: bool = False, fill: str = "mean", findings: Sequence[bool] | None = None,
+        map_stride: int = 0, normalisation: Normalisation | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         if mask not in MASKS or fill not in FILLS:
@@ -65,11 +68,12 @@ class RoiModel(nn.Module):
         last = head(backbone)[1]
         classes = len(last.weight)  # type: ignore[arg-type]
         maps = classes if self.per_class else 1
-        self.stages = Stages(backbone, last, img_size) if mask == "features" else None
+        self.stages = Stages(backbone, last, img_size, map_stride) if mask == "features" else None
         self.mask_net = FeatureMask(self.stages.channels, maps) if self.stages else ConvMask(maps) if mask == "conv" else None
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+        mean, std = normalisation or IMAGENET
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("findings", torch.tensor([True] * classes if findings is None else list(findings)), persistent=False)
         self.to(memory_format=self.memory_format)
 
@@ -80,7 +84,7 @@ class RoiModel(nn.Module):
         return self
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """(B, 1, H, W) uint8, or float in 0..255 -> (B, 3, H, W) float, ImageNet statistics."""
+        """(B, 1, H, W) uint8, or float in 0..255 -> (B, 3, H, W) float, with the mean and spread that the weights were trained with."""
         return ((pixels.float() / 255 - self.mean) / self.std).contiguous(memory_format=self.memory_format)
 
     def keep(self, x: Tensor, m: Tensor, seeds: Tensor | None = None) -> Tensor:
@@ -96,6 +100,12 @@ class RoiModel(nn.Module):
         with self.stages.catch() as stages:
             logits = self.backbone(x).float()
         return logits, self.mask_net([stage.detach() for stage in stages]).float()
+
+    def read_features(self, pooled: Tensor, stages: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """`read`, from what a frozen backbone has made of the images: (B, D) the input of the classifier layer, (B, D_i, h_i, w_i)
+        each stage -> logits (B, K), maps (B, M, h, w) or None without a learned mask, both fp32."""
+        logits = head(self.backbone)[1](pooled).float()
+        return logits, None if self.mask_net is None else self.mask_net(stages).float()
 
     def union(self, maps: Tensor, logits: Tensor, size: tuple[int, int]) -> Tensor:
         """The score of one mask for all classes at the size of the image: (B, M, h, w), (B, K) -> (B, 1, H, W).
@@ -254,6 +264,7 @@ def build_model(
     name: str, classes: int, mask: str, weights: str = "imagenet", img_size: int = 224, seed: int = 0, channels_last: bool = True,
     *, per_class: bool = False, fill: str = "mean", findings: Sequence[bool] | None = None,
     class_names: Sequence[str] | None = None,
+    map_stride: int = 0, normalisation: Normalisation | None = None,
 ) -> RoiModel:  # fmt: skip
     """Backbone and mask net, all new layers drawn from `seed`."""
     try:
@@ -264,7 +275,34 @@ def build_model(
         raise UserError(f"--backbone {name} cannot take --img_size {img_size} ({reason(error)})") from error
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return RoiModel(backbone, mask, channels_last, img_size=img_size, per_class=per_class, fill=fill, findings=findings)
+        return RoiModel(
+            backbone, mask, channels_last, img_size=img_size, per_class=per_class, fill=fill, findings=findings, map_stride=map_stride,
+            normalisation=normalisation,
+        )  # fmt: skip
+
+
+def normalisation_of(name: str, weights: str) -> Normalisation:
+    """The mean and standard deviation with which the pixels of these weights were trained.
+
+    timm says so for each of its models (.5 and .5 for EfficientNet-Lite, Inception, BEiT and many ViT); torchvision's are ImageNet's.
+    A checkpoint of this project (`weights` is its path) has its own. From scratch ("none"): ImageNet's.
+    """
+    if weights == "none":
+        return IMAGENET
+    if weights.endswith(".pt") and Path(weights).is_file():
+        state = torch.load(weights, map_location="cpu", weights_only=True, mmap=True)
+        args = state.get("args", {}) if isinstance(state, dict) else {}
+        if isinstance(args, dict) and "normalisation" in args:
+            return args["normalisation"]
+    if name in torchvision_names():
+        return IMAGENET
+    import timm
+
+    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    if config is None:
+        return IMAGENET
+    (r, g, b), (dr, dg, db) = config.mean, config.std
+    return (r, g, b), (dr, dg, db)
 
 
 def reinitialised(args: dict[str, Any], classes: Sequence[str], seed: int, channels_last: bool = True) -> RoiModel:
@@ -281,4 +319,5 @@ def described(args: dict[str, Any], classes: Sequence[str], seed: int, channels_
     return build_model(
         args["backbone"], len(classes), args["mask"], "none", args["img_size"], seed, channels_last,
         per_class=args["mask_per_class"], fill=args["fill"], findings=is_finding(classes).tolist(),
+        map_stride=args.get("map_stride", 8), normalisation=args.get("normalisation"),  # before they were flags: the finest stage, ImageNet's
     )  # fmt: skip

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from roi.draws import uniform
-from roi.losses import Over, bce, consist, drop, lost, of_batch, pooled, total_variation
+from roi.losses import Over, bce, consist, drop, log_mean_exp, lost, of_batch, total_variation
 from roi.masks import competing, enlarged, exact_topk, kept_pixels, random_mask, straight_through
 from roi.model import RoiModel
 
@@ -66,6 +67,19 @@ class Chance:
         return Chance(light, torch.where(single[:, None], one, present), single)
 
 
+def label_terms(
+    logits: Tensor, maps: Tensor | None, target: Tensor, findings: Tensor, sharpness: float, over: Over = of_batch, label_loss: LabelLoss = bce
+) -> dict[str, Tensor]:
+    """`full` and, where there is a map a finding, `locate`: what is learned from labels alone, of pixels or of features of a frozen backbone.
+
+    (B, K) logits, (B, K, h, w) maps or None, (B, K) target, `findings` the same with NaN for classes that have no place.
+    """
+    terms = {"full": label_loss(logits, target, over)}
+    if maps is not None:
+        terms["locate"] = bce(log_mean_exp(maps, sharpness), findings, over)
+    return terms
+
+
 def evidence_terms(
     model: RoiModel,
     pixels: Tensor,
@@ -76,6 +90,7 @@ def evidence_terms(
     warm_up: bool = False,
     over: Over = of_batch,
     label_loss: LabelLoss = bce,
+    sharpness: float = 4.0,
 ) -> dict[str, Tensor]:
     """(B, 1, H, W) in 0..255, (B, K) -> {"full": (), "consist": (), "drop": (), "locate": ()}; in the warm-up no mask is drawn: `full` and `locate` alone.
 
@@ -83,44 +98,50 @@ def evidence_terms(
     consist  BCE on the crop of the mask of all classes; the classifier and the mask learn from it
     drop     -log(1 - p) on what is dropped, of what is present: half of the images drop the mask of all classes and must lose
              all findings, half drop the map of one finding and must lose that one (one map: always all). Only the mask learns
-    locate   BCE on the maps alone, pooled over their cells: a map is high somewhere exactly where its finding is present
-    Crop and drop are judged by the classifier as it is used: in eval mode, with running statistics.
+    locate   BCE on the maps alone, pooled over their cells with `sharpness`: a map is high somewhere exactly where its finding is present
+    In the crop and the drop view dropout is off, and batch norm takes the statistics of the batch at hand: running statistics, which are those
+    of whole images, trail weights that are tuned against them.
     """
     x = model.normalise(pixels)
     findings = target.masked_fill(~model.findings, torch.nan)  # Normal has no place
     if warm_up:
         logits, maps = model.read(x)
-        return {"full": label_loss(logits, target, over)} | ({"locate": bce(pooled(maps), findings, over)} if model.per_class else {})
+        return label_terms(logits, maps if model.per_class else None, target, findings, sharpness, over, label_loss)
     size = (x.shape[-2], x.shape[-1])
     k = kept_pixels(*size, keep_ratio)
     chance = Chance.draw(seeds, findings, size, random_views)
     logits, maps = model.read(model.keep(x, chance.light, seeds))
+    terms = label_terms(logits, maps if model.per_class else None, target, findings, sharpness, over, label_loss)
     score = model.union(maps, logits, size)
-    hard = exact_topk(score, k)
-    soft = competing(score, k)
-    m = straight_through(hard, soft)
-    terms = {"full": label_loss(logits, target, over)}
-    dropped = m
+    hard, soft = exact_topk(score, k), competing(score, k)
+    m = dropped = straight_through(hard, soft)
+    present = (findings == 1).float()
     if model.per_class:
         own = enlarged(maps[torch.arange(len(maps), device=maps.device), chance.one.argmax(1)][:, None], size)  # (B, 1, H, W)
         dropped = torch.where(chance.single[:, None, None, None], straight_through(exact_topk(own, k), competing(own, k)), m)
-        terms["locate"] = bce(pooled(maps), findings, over)
-    with as_used(model.backbone):
+        present = chance.one
+    with batch_statistics(model.backbone):
         terms["consist"] = bce(model.backbone(model.keep(x, m, seeds)).float(), target, over)
+        # The classifier must not learn from the drop view: only the mask is asked to remove evidence.
         with fixed(model.backbone):
             left = model.backbone(model.keep(x, 1 - dropped, seeds)).float()
-    terms["drop"] = lost(left, chance.one if model.per_class else (findings == 1).float(), over)
+    terms["drop"] = lost(left, present, over)
     return terms | {"mask_kept": hard.mean(), "mask_mean": soft.detach().mean(), "mask_tv": total_variation(soft.detach())}
 
 
 @contextmanager
-def as_used(module: nn.Module) -> Iterator[None]:
-    """In eval mode for a while; each part then trains or not as before."""
+def batch_statistics(module: nn.Module) -> Iterator[None]:
+    """In eval mode for a while, but a batch norm that learns normalises by the batch at hand, and its running statistics stay as they are."""
     training = [part for part in module.modules() if part.training]
+    norms = [part for part in training if isinstance(part, _BatchNorm) and part.track_running_stats]
     module.eval()
+    for norm in norms:
+        norm.training, norm.track_running_stats = True, False
     try:
         yield
     finally:
+        for norm in norms:
+            norm.track_running_stats = True
         for part in training:
             part.training = True
 

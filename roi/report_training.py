@@ -6,6 +6,7 @@ import pandas as pd
 
 from roi import plots
 from roi.log import TERMS
+from roi.mask_verdict import MASK_CONTROLS, UNIFORM_BORDER, complaints
 from roi.page import banner, figures, missing, note
 from roi.plots import Curve
 from roi.report_runs import OF_SET, Run
@@ -23,6 +24,9 @@ def training(run: Run) -> str:
         ("Losses", {"loss": "total", **{f"loss_{t}": t for t in TERMS}, "val_loss": "validation"}, True),
         ("Weights of the losses", {f"w_{t}": t for t in TERMS}, True),
         ("Area of the mask", {"mask_mean": "soft, mean", "mask_kept": "hard, kept"}, False),
+        ("AUROC of the crop", {"crop_auroc": "what the mask keeps", "blobs_auroc": "random blobs of its area"}, False),
+        ("What the drop view loses", {"drop_contrast": "mask dropped", "drop_contrast_blobs": "random blobs dropped"}, False),
+        ("Mask at the border", {"mask_border": f"kept pixels in the outer tenth ({UNIFORM_BORDER} of a uniform mask)"}, False),
         ("Validation AUROC", {"val_auroc": "mean of the data sets" if sets else "mean over findings", **sets}, False),
     ):
         curves = [Curve(name, epochs, numbers(log[c]), True) for c, name in columns.items() if c in log and log[c].notna().any()]
@@ -37,14 +41,25 @@ def training(run: Run) -> str:
     leaked = "contaminated" in log and (log["contaminated"] == 1).any()
     return (
         (banner("CONTAMINATED: this training saw test images (--allow_leakage).") if leaked else "")
+        + "".join(banner(f"In the last epoch {line}.") for line in complaints(last_controls(log)))
         + figures(*(p for p in panels if p[0]))
         + note(f"{len(log)} epochs, from {run.log_file}. Losses and weights on a logarithmic axis (a value of 0 is not drawn).")
         + (
-            missing(f"Not in this log: {', '.join(lacking)} (a run without a mask has no mask area, one without validation images no validation AUROC).")
+            missing(
+                f"Not in this log: {', '.join(lacking)} (a run without a mask has no mask area and no controls of it, one without validation images "
+                "neither those nor a validation AUROC)."
+            )
             if lacking
             else ""
         )
     )
+
+
+def last_controls(log: pd.DataFrame) -> dict[str, float]:
+    """The controls of the mask in the last epoch that has them; {} where none does."""
+    columns = [column for column in MASK_CONTROLS if column in log]
+    rows = log[columns].apply(pd.to_numeric, errors="coerce").dropna() if len(columns) == len(MASK_CONTROLS) else log[[]][:0]
+    return {} if rows.empty else {str(name): float(value) for name, value in rows.iloc[-1].items()}
 
 
 def numbers(column: pd.Series) -> list[float | None]:

@@ -13,19 +13,20 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from roi import checkpoint, cli, dist, losses
+from roi import checkpoint, cli, dist, losses, mask_controls
 from roi.augment import Augment, augmented
 from roi.blocks import compiled, recomputed
-from roi.data import Batch, Batches, CacheLoader, XrayDataset, cached, fits, make_loader, present
+from roi.data import Batch, Batches, CacheLoader, XrayDataset, cached, checked, fits, make_loader, present
 from roi.draws import row_seeds
 from roi.engine import Fit, LossesFn, best_path, pick_device, pick_dtype, previous_path, what_failed
 from roi.errors import UserError
+from roi.features import FeatureLoader, check_head, frozen_features
 from roi.files import refuse_existing, replacing, writable
 from roi.gradnorm import FixedWeights, GradNorm, Taps
 from roi.log import MetricsLog
 from roi.metrics import VALIDATION_DECISIONS, can_be_scored
-from roi.model import LEARNED, RoiModel, build_model
-from roi.objective import LAYER, OBJECTIVES, LabelLoss, consistency_terms, evidence_terms
+from roi.model import IMAGENET, LEARNED, RoiModel, build_model, head, normalisation_of
+from roi.objective import LAYER, OBJECTIVES, LabelLoss, consistency_terms, evidence_terms, label_terms
 from roi.optim import Average, Schedule, batch_norms, learn_only, make_optimizer
 from roi.patients import named_patients
 from roi.splits import split_word
@@ -77,6 +78,12 @@ def fit_of(args: argparse.Namespace, mask: str, without: Sequence[str], device: 
     before = stage_before(args, save)
     state = None if before else resumed(args, save)
     settle_warmup(args, state, evidence)
+    earlier = state or before
+    if earlier:
+        args.normalisation = earlier["args"].get("normalisation", IMAGENET)
+        args.map_stride = args.map_stride or earlier["args"].get("map_stride", 8)
+    else:
+        args.normalisation = normalisation_of(args.backbone, args.weights)
     flags = flags_of(args, mask, without, dtype)
     source = save if args.resume in (None, "auto") else Path(args.resume)
     if state:
@@ -87,19 +94,24 @@ def fit_of(args: argparse.Namespace, mask: str, without: Sequence[str], device: 
     check_scorable(args, rows)
     if evidence and not is_finding(rows.classes).any():
         raise UserError(f"--classes {','.join(rows.classes)}: none of them is a finding, there is no evidence to look for; give --objective consistency")
-    earlier = state or before
     if earlier and not args.skip_unreadable:  # which leaves out rows; else they are known before an image is decoded
         checkpoint.same_rows(earlier, meta_of(flags, rows, False), source)
     with dist.one_a_machine_first():  # it downloads
         model = build_model(
-            args.backbone, len(rows.classes), mask, "none" if state or before else args.weights, args.img_size, args.seed, args.channels_last,
+            args.backbone, len(rows.classes), mask, "none" if earlier else args.weights, args.img_size, args.seed, args.channels_last,
             per_class=args.mask_per_class, fill=args.fill, findings=is_finding(rows.classes).tolist(),
             class_names=rows.classes,
+            map_stride=args.map_stride, normalisation=args.normalisation,
         )  # fmt: skip
     model.to(device)
-    if args.train_parts:
+    if args.freeze_backbone:
+        freeze(args, model, mask)
+        if state:  # features are made with the weights that the run goes on from
+            checkpoint.load_parts(model, state, save)
+    elif args.train_parts:
         learn_only(model, tokens(args.train_parts))
-    train_loader, sampler, rows.train = loader_of(rows.train, rows.classes, args, device, save, args.seed)
+    loader = partial(frozen_loader, model, dtype) if args.freeze_backbone else loader_of
+    train_loader, sampler, rows.train = loader(rows.train, rows.classes, args, device, save, args.seed)
     if batch_norms(model):
         sampler.least = 2
     if sampler.merged:
@@ -107,9 +119,14 @@ def fit_of(args: argparse.Namespace, mask: str, without: Sequence[str], device: 
             f"the last {sampler.merged} images of an epoch are too few for batch norm: they go into the batch before "
             f"them, which has {sampler.last_batch:,} images"
         )
-    val_loader = None
+    val_loader = mask_loader = None
     if rows.val is not None:
-        val_loader, _, rows.val = loader_of(rows.val, rows.classes, args, device, save.with_name(f"{save.stem}_val.pt"), None)
+        beside = save.with_name(f"{save.stem}_val.pt")
+        val_loader, _, rows.val = loader(rows.val, rows.classes, args, device, beside, None)
+        if mask in LEARNED:
+            every = max(1, -(-len(rows.val) // mask_controls.ROWS))
+            mask_loader = loader_of(rows.val[::every], rows.classes, args, device, beside, None)[0]
+    flags["map_stride"] = args.map_stride = model.stages.finest if model.stages else 0
     meta = meta_of(flags, rows, any(s["contaminated"] for s in (state, before) if s))
     if earlier:
         checkpoint.same_rows(earlier, meta, source)
@@ -131,7 +148,8 @@ def fit_of(args: argparse.Namespace, mask: str, without: Sequence[str], device: 
     fit = Fit(
         model, train_loader, sampler, val_loader, rows.classes, losses_fn_of(args, rows, evidence, device), balance, optimizer,
         device, dtype, args.epochs, args.accum_steps, lambda index: names[index.numpy() % len(names)].tolist(), MetricsLog(None), save, meta,
-        args.skip_unreadable, first_best=args.warmup_epochs + 1 if evidence else 1, save_every_steps=args.save_every_steps,
+        args.skip_unreadable, first_best=args.warmup_epochs + 1 if evidence else 1, mask_loader=mask_loader, mask_at_end=args.freeze_backbone,
+        save_every_steps=args.save_every_steps,
         datasets=None if rows.val is None else datasets_of(rows.val), schedule=schedule, average=Average(model, args.ema) if args.ema else None,
         patience=args.patience, decisions=args.val_decisions,
     )  # fmt: skip
@@ -174,10 +192,17 @@ def losses_fn_of(args: argparse.Namespace, rows: Rows, evidence: bool, device: t
 
     def losses_fn(model: RoiModel, batch: Batch, epoch: int) -> dict[str, Tensor]:
         over = partial(dist.counting, share=batch.share)
+        if batch.features is not None:
+            logits, maps = model.read_features(batch.features.head, batch.features.stages)
+            findings = batch.target.masked_fill(~model.findings, torch.nan)  # Normal has no place
+            return label_terms(logits, maps if model.per_class else None, batch.target, findings, args.locate_sharpness, over, label_loss)
         seeds = row_seeds(args.seed, epoch, batch.index.to(device, non_blocking=True))
         pixels = batch.pixels if how is None else augmented(batch.pixels, seeds, how)
         if evidence:
-            return evidence_terms(model, pixels, batch.target, args.keep_ratio, seeds, args.random_views, epoch < args.warmup_epochs, over, label_loss)
+            warm_up = epoch < args.warmup_epochs
+            return evidence_terms(
+                model, pixels, batch.target, args.keep_ratio, seeds, args.random_views, warm_up, over, label_loss, args.locate_sharpness
+            )
         return consistency_terms(model, pixels, batch.target, args.keep_ratio, seeds, over, label_loss)
 
     return losses_fn
@@ -185,7 +210,8 @@ def losses_fn_of(args: argparse.Namespace, rows: Rows, evidence: bool, device: t
 
 def settle_warmup(args: argparse.Namespace, state: dict[str, Any] | None, evidence: bool) -> None:
     if args.warmup_epochs is None:
-        args.warmup_epochs = state["args"]["warmup_epochs"] if state else args.epochs // 2 if evidence else 0
+        masks_learn = evidence and not args.freeze_backbone
+        args.warmup_epochs = state["args"]["warmup_epochs"] if state else args.epochs // 2 if masks_learn else 0
     if state is None and evidence and args.warmup_epochs >= args.epochs:
         raise UserError(f"--warmup_epochs {args.warmup_epochs} of --epochs {args.epochs}: no epoch is left in which the mask learns")
 
@@ -433,6 +459,33 @@ def loader_of(
     return CacheLoader(cache, targets, sampler, device, on_device, args.prefetch_factor), sampler, table
 
 
+def freeze(args: argparse.Namespace, model: RoiModel, mask: str) -> None:
+    """--freeze_backbone: of the backbone the classifier layer alone learns. ValueError for flags that features cannot serve."""
+    if dist.world() > 1:
+        raise UserError("--freeze_backbone trains in seconds in one process; start it without torchrun")
+    if mask not in ("none", "features"):
+        raise UserError(f"--freeze_backbone keeps features, and the mask {mask!r} is made from pixels; give --mask_net features, or --mode standard")
+    if Augment.of(args) is not None:
+        raise UserError("--freeze_backbone keeps the features of each image as it is; leave out --augment and its flags, or the freezing")
+    if args.skip_unreadable and not args.cache_dir:
+        raise UserError("--freeze_backbone with --skip_unreadable needs --cache_dir: which images cannot be read must be known before their features are made")
+    check_head(model, args.img_size)
+    learn_only(model, [head(model.backbone)[0]])
+
+
+def frozen_loader(
+    model: RoiModel, dtype: torch.dtype, table: pd.DataFrame, classes: list[str], args: argparse.Namespace, device: torch.device, output: Path,
+    seed: int | None,
+) -> tuple[Iterable[Batch], Batches, pd.DataFrame]:  # fmt: skip
+    """`loader_of` for a frozen backbone: batches of its features in the place of pixels."""
+    pixels, in_order, table = loader_of(table, classes, args, device, output, None)
+    features = frozen_features(model, lambda: checked(pixels, False, set()), len(table), args.cache_dir, device, dtype)
+    targets, groups = learned_from(table, classes, args, seed)
+    sampler = Batches(len(table), args.batch_size, seed, groups=groups)
+    sampler.unreadable = in_order.unreadable
+    return FeatureLoader(features, targets, sampler, args.prefetch_factor), sampler, table
+
+
 def learned_from(table: pd.DataFrame, classes: list[str], args: argparse.Namespace, seed: int | None) -> tuple[np.ndarray, np.ndarray | None]:
     """-> targets (N, K), and with --sampler balanced the data set of each row (N,). Validation, which has no seed, knows only what is certain."""
     if seed is None:
@@ -467,7 +520,8 @@ def schedule_of(args: argparse.Namespace, optimizer: torch.optim.Optimizer, step
     total, warmup = steps * args.epochs, args.lr_warmup_steps or round(args.lr_warmup_epochs * steps)
     if warmup >= total and warmup:
         raise UserError(f"the warm-up takes {warmup:,} steps, the whole training {total:,} ({steps:,} an epoch); shorten it, or give more --epochs")
-    return Schedule(optimizer, args.schedule, total, warmup, args.plateau_factor, args.plateau_patience)
+    mask = args.mask_schedule if len(optimizer.param_groups) > 1 else "constant"
+    return Schedule(optimizer, args.schedule, total, warmup, args.plateau_factor, args.plateau_patience, mask)
 
 
 def label_loss_of(args: argparse.Namespace, targets: Callable[[], np.ndarray], device: torch.device) -> LabelLoss:

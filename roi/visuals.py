@@ -15,11 +15,11 @@ from PIL.PngImagePlugin import PngInfo
 from roi.boxes import Box
 from roi.files import replacing
 from roi.images import read_grey
-from roi.model import IMAGENET_MEAN
+from roi.model import IMAGENET
 from roi.table import image_keys, is_finding
 from roi.text import printable
 
-DROPPED = round(255 * sum(IMAGENET_MEAN) / 3)  # what the model sees where nothing is kept: the mean grey
+DROPPED = round(255 * sum(IMAGENET[0]) / 3)  # what the model sees where nothing is kept: the mean grey
 TINT, EDGE, BOX = (255, 140, 0), (255, 176, 64), (64, 208, 255)
 TEXT, ALARM = (255, 255, 255), (255, 96, 96)
 CONTAMINATED = "CONTAMINATED: trained on this image or its patient"

@@ -147,11 +147,19 @@ def test_terms_of_consistency_by_hand() -> None:
     assert losses.total_variation(soft).item() == pytest.approx(4 / 12)
 
 
-def test_pooled_is_log_mean_exp_over_the_cells() -> None:
-    maps = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0)) * 5
-    np.testing.assert_allclose(losses.pooled(maps).numpy(), np.log(np.exp(maps.double().numpy()).mean((2, 3))), rtol=1e-5)
-    constant = torch.tensor([[-3.0, 400.0]])[:, :, None, None].expand(1, 2, 7, 7)  # exp(400) overflows
-    torch.testing.assert_close(losses.pooled(constant), torch.tensor([[-3.0, 400.0]]))
+@pytest.mark.parametrize("sharpness", [0.5, 1.0, 4.0])
+def test_log_mean_exp_is_its_formula(sharpness: float) -> None:
+    maps = torch.randn(3, 2, 4, 5, generator=torch.Generator().manual_seed(0)) * 5
+    expected = np.log(np.exp(sharpness * maps.double().numpy()).mean((2, 3))) / sharpness
+    np.testing.assert_allclose(losses.log_mean_exp(maps, sharpness).numpy(), expected, rtol=1e-5)
+    constant = torch.tensor([-3.0, 400.0])[None, :, None, None].expand(1, 2, 4, 5)
+    torch.testing.assert_close(losses.log_mean_exp(constant, sharpness), torch.tensor([[-3.0, 400.0]]))
+
+
+def test_log_mean_exp_goes_from_the_mean_to_the_maximum() -> None:
+    maps = torch.randn(3, 2, 4, 5, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(losses.log_mean_exp(maps.double(), 1e-4), maps.double().mean((2, 3)), atol=1e-3, rtol=0)
+    torch.testing.assert_close(losses.log_mean_exp(maps, 1e3), maps.amax((2, 3)), atol=5e-3, rtol=0)
 
 
 def test_lost_is_the_surprise_at_what_is_present_alone() -> None:

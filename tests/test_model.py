@@ -330,3 +330,39 @@ def test_crop_and_drop_are_the_backbone_on_what_a_mask_of_features_keeps(name: s
     assert views.maps is None if not per_class else torch.equal(views.maps, maps)  # type: ignore[arg-type]
     only = model(pixels, 0.1, full_only=True)
     assert only.hard is None and only.maps is None and only.crop is None
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "expected"),
+    [
+        ("tf_efficientnet_lite0", "imagenet", ((0.5,) * 3, (0.5,) * 3)),
+        ("convnext_tiny", "imagenet", m.IMAGENET),  # torchvision's
+        ("convnext_base.fb_in22k", "imagenet", m.IMAGENET),
+        ("tf_efficientnet_lite0", "none", m.IMAGENET),
+    ],
+)
+def test_pixels_are_normalised_as_the_weights_were_trained(name: str, weights: str, expected: m.Normalisation) -> None:
+    assert m.normalisation_of(name, weights) == expected
+
+
+def test_the_normalisation_reaches_the_pixels_and_a_checkpoint_keeps_its_own(tmp_path: Path) -> None:
+    own: m.Normalisation = ((0.5, 0.4, 0.3), (0.5, 0.25, 0.2))
+    model = m.build_model("test_resnet", 2, "none", "none", 32, normalisation=own)
+    grey = torch.full((1, 1, 2, 2), 255.0)
+    torch.testing.assert_close(model.normalise(grey)[0, :, 0, 0], torch.tensor([1.0, 2.4, 3.5]))
+    path = tmp_path / "own.pt"
+    torch.save({"model": {}, "args": {"normalisation": own}}, path)
+    assert m.normalisation_of("test_resnet", str(path)) == own
+
+
+@pytest.mark.parametrize(("img_size", "finest"), [(224, 16), (160, 16), (96, 8), (64, 8), (512, 16)])
+def test_maps_are_of_stride_16_where_that_gives_ten_cells_a_side(img_size: int, finest: int) -> None:
+    backbone = m.build_backbone("resnet18", 2, "none", img_size)
+    assert m.Stages(backbone, m.head(backbone)[1], img_size).finest == finest
+    assert m.Stages(backbone, m.head(backbone)[1], img_size, 8).finest == 8
+
+
+def test_a_checkpoint_from_before_the_flag_has_its_finest_stage() -> None:
+    args = {"backbone": "resnet18", "mask": "features", "img_size": 224, "mask_per_class": True, "fill": "mean"}
+    assert len(m.described(args, ["Mass"], 0).stages.names) == 3
+    assert len(m.described(args | {"map_stride": 16}, ["Mass"], 0).stages.names) == 2

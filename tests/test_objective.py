@@ -14,7 +14,7 @@ from roi.gradnorm import GradNorm, Taps
 from roi.model import FILLS, RoiModel
 from roi.objective import LAYER, LIGHT, OBJECTIVES, Chance, consistency_terms, evidence_terms
 
-SIZE, K, RATIO = 32, 4, 0.1
+SIZE, K, RATIO, SHARPNESS = 32, 4, 0.1, 4.0
 KEPT = masks.kept_pixels(SIZE, SIZE, RATIO)
 SEEDS = torch.tensor([4, 8, 1, 22, 6, 17])  # the first two lose one finding
 SINGLE, ALL = torch.tensor([3, 4, 5, 7, 8, 9]), torch.tensor([1, 2, 6, 16, 17, 22])  # each loses one finding; each loses all
@@ -61,7 +61,7 @@ def targets() -> Tensor:
 
 
 def terms(model: RoiModel, target: Tensor | None = None, random_views: float = 0.5, seeds: Tensor = SEEDS, **more: bool) -> dict[str, Tensor]:
-    return evidence_terms(model, images(), targets() if target is None else target, RATIO, seeds, random_views, **more)
+    return evidence_terms(model, images(), targets() if target is None else target, RATIO, seeds, random_views, sharpness=SHARPNESS, **more)
 
 
 def learns(module: nn.Module) -> set[str]:
@@ -120,7 +120,7 @@ def by_hand(model: RoiModel, target: Tensor, random_views: float) -> dict[str, f
 
     crop, drop = (model.backbone(model.keep(x, m, SEEDS)).sigmoid() for m in (hard, 1 - gone))
     found = {"full": bce(full.sigmoid(), target), "consist": bce(crop, target), "drop": -(1 - drop.double()).log()[lose].mean().item()}
-    return found | ({"locate": bce(maps.exp().mean((2, 3)).log().sigmoid(), findings)} if model.per_class else {})
+    return found | ({"locate": bce((((SHARPNESS * maps).exp().mean((2, 3)).log()) / SHARPNESS).sigmoid(), findings)} if model.per_class else {})
 
 
 @pytest.mark.parametrize("fill", FILLS)
@@ -142,7 +142,7 @@ def test_unknown_adds_nothing_to_any_term() -> None:
     rest = [0, 1, 3, 4, 5]
     with torch.no_grad():
         found = terms(model, blank)
-        alone = evidence_terms(model, images()[rest], target[rest], RATIO, SEEDS[rest], 0.5)
+        alone = evidence_terms(model, images()[rest], target[rest], RATIO, SEEDS[rest], 0.5, sharpness=SHARPNESS)
         absent = terms(model, blank.nan_to_num())
     for name in OBJECTIVES["evidence"]:
         assert found[name].item() == pytest.approx(alone[name].item(), rel=1e-5), name
@@ -186,8 +186,27 @@ def test_only_the_full_view_moves_running_statistics_and_training_goes_on_as_bef
     assert [part.training for part in model.modules()] == flags and not all(flags) and not model.backbone.layers[1][1].training
 
 
+def test_crop_and_drop_are_normalised_by_their_own_batch() -> None:
+    """Running statistics are those of whole images, and trail the weights: a crop that is judged by them trains the weights against them."""
+    model = make()
+    norm = next(part for part in model.backbone.modules() if isinstance(part, nn.BatchNorm2d))
+    outputs: list[Tensor] = []
+    norm.register_forward_hook(lambda part, inputs, output: outputs.append(output.detach().clone()))
+    terms(model)
+    assert len(outputs) == 3  # full, crop, drop
+    for output in outputs:
+        torch.testing.assert_close(output.mean((0, 2, 3)), torch.zeros(output.shape[1]), atol=1e-4, rtol=0)
+        torch.testing.assert_close(output.var((0, 2, 3), correction=0), torch.ones(output.shape[1]), atol=2e-2, rtol=0)
+    running = make()
+    for part in running.backbone.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.running_mean += 3.0
+    for name, value in terms(make()).items():
+        torch.testing.assert_close(terms(running)[name], value)
+
+
 @pytest.mark.parametrize("training", [True, False])
-def test_crop_and_drop_are_judged_in_eval_mode(training: bool) -> None:
+def test_dropout_is_off_in_crop_and_drop(training: bool) -> None:
     model = make(dropout=0.5).train(training)
     modes: list[bool] = []
     model.backbone.layers[3].register_forward_pre_hook(lambda dropout, inputs: modes.append(dropout.training))
@@ -205,7 +224,8 @@ def test_the_warm_up_learns_labels_without_masks() -> None:
         torch.manual_seed(5)
         logits, maps = other.read(other.normalise(images()))
     assert set(found) == {"full", "locate"}
-    assert torch.equal(found["full"], losses.bce(logits, targets())) and torch.equal(found["locate"], losses.bce(losses.pooled(maps), findings))
+    assert torch.equal(found["full"], losses.bce(logits, targets()))
+    assert torch.equal(found["locate"], losses.bce(losses.log_mean_exp(maps, SHARPNESS), findings))
     found["full"].backward()
     assert not learns(model.mask_net) and "head.weight" in learns(model.backbone)
     one = make(per_class=False)

@@ -1,0 +1,176 @@
+"""Features of a frozen backbone: computed once for each image, kept on the disk, so that a head and its maps train on them in seconds.
+
+    features = frozen_features(model, batches, rows, folder, device, dtype)
+    loader = FeatureLoader(features, targets, sampler)
+
+DIR/features-1a2b3c4d5e6f7a8b/   a folder for one backbone, one list of images in its order (digest of weights and pixels)
+    head.npy                     (N, D) float16, what the classifier layer is given
+    stage0.npy, stage1.npy, …    (N, D, h, w) float16, the stages that the maps are made of, finest first
+    done.json                    sizes, written last: a killed run leaves no folder that is taken for whole
+
+Letters: N images, B of a batch, D channels, h x w cells of a stage, K classes.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from roi.data import Batch, Batches, Features, ahead
+from roi.errors import UserError
+from roi.files import replacing
+from roi.log import progress, say
+from roi.model import RoiModel, head
+
+
+@dataclass
+class FeatureArrays:
+    """Features of N images, in the memory or mapped from the disk."""
+
+    head: np.ndarray  # (N, D) float16
+    stages: list[np.ndarray]  # (N, D_i, h_i, w_i) float16
+
+    def gather(self, rows: np.ndarray) -> Features:
+        return Features(torch.from_numpy(self.head[rows]).float(), [torch.from_numpy(s[rows]).float() for s in self.stages])
+
+
+@dataclass
+class FeatureLoader:
+    """Batches of features, by a thread that is a few batches ahead. `targets` (N, K) float32, in the order of the features."""
+
+    features: FeatureArrays
+    targets: np.ndarray
+    sampler: Batches
+    prefetch: int = 2
+
+    def __iter__(self) -> Iterator[Batch]:
+        return ahead((self._gathered(np.asarray(rows)) for rows in self.sampler), self.prefetch)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def _gathered(self, rows: np.ndarray) -> Batch:
+        here = rows % len(self.targets)
+        no_pixels = torch.empty(len(rows), 0, dtype=torch.uint8)
+        return Batch(no_pixels, torch.from_numpy(self.targets[here]), torch.from_numpy(rows), [], features=self.features.gather(here))
+
+
+def check_head(model: RoiModel, img_size: int) -> None:
+    """UserError unless the classifier layer is linear and the last thing that the backbone does: then its input is all there is to keep."""
+    name, layer = head(model.backbone)
+    problem = f"its classifier {name!r} is a {type(layer).__name__}"
+    if isinstance(layer, nn.Linear):
+        given: list[Tensor] = []
+        hook = layer.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
+        training = model.backbone.training
+        try:
+            with torch.no_grad():
+                probe = torch.linspace(0, 255, img_size * img_size, device=model.mean.device).view(1, 1, img_size, img_size)
+                logits = model.backbone.eval()(model.normalise(probe))
+                if given[0].ndim == 2 and torch.equal(layer(given[0]), logits):
+                    return
+        finally:
+            hook.remove()
+            model.backbone.train(training)
+        problem = f"something follows its classifier {name!r}"
+    kind = type(model.backbone).__name__
+    raise UserError(f"--freeze_backbone: {kind} cannot be frozen to features, {problem}; give another --backbone, or --train_parts {name}")
+
+
+def features_of(model: RoiModel, pixels: Tensor, dtype: torch.dtype = torch.float32) -> Features:
+    """(B, 1, H, W) uint8 -> what the classifier layer and the maps are given, without gradients."""
+    given: list[Tensor] = []
+    hook = head(model.backbone)[1].register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
+    try:
+        with torch.no_grad(), torch.autocast(pixels.device.type, dtype, enabled=dtype != torch.float32):
+            x = model.normalise(pixels)
+            if model.stages is None:
+                model.backbone(x)
+                return Features(given[0], [])
+            with model.stages.catch() as stages:
+                model.backbone(x)
+            return Features(given[0], list(stages))
+    finally:
+        hook.remove()
+
+
+def frozen_features(
+    model: RoiModel, batches: Callable[[], Iterable[Batch]], rows: int, folder: str | None, device: torch.device, dtype: torch.dtype
+) -> FeatureArrays:
+    """The features of `rows` images that come in `batches`, in their order; from `folder` if they lie there, else computed and kept there.
+
+    `batches` begins to read them: for the key (weights and pixels) and, where features are missing, once more.
+    UserError: the disk is too small.
+    """
+    if folder is None:
+        return computed(model, batches(), rows, None, device, dtype)
+    home = Path(folder) / f"features-{key_of(model, batches())}"
+    if (home / "done.json").is_file():
+        say(f"features {home}: all {rows:,} images there")
+        return opened(home)
+    shutil.rmtree(home, ignore_errors=True)  # of a run that was killed
+    return computed(model, batches(), rows, home, device, dtype)
+
+
+def key_of(model: RoiModel, batches: Iterable[Batch]) -> str:
+    """Which features: weights below the classifier layer, stages, normalisation, and the pixels of all images in their order."""
+    name = head(model.backbone)[0]
+    digest = hashlib.blake2b(digest_size=8)
+    for key, value in sorted(model.backbone.state_dict().items()):
+        if not key.startswith(f"{name}."):
+            digest.update(key.encode())
+            digest.update(value.float().cpu().numpy().tobytes())
+    names = model.stages.names if model.stages else []
+    digest.update(json.dumps([names, model.mean.flatten().tolist(), model.std.flatten().tolist()]).encode())
+    for batch in batches:
+        digest.update(batch.index.numpy().tobytes())
+        digest.update(batch.pixels.cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def computed(model: RoiModel, batches: Iterable[Batch], rows: int, home: Path | None, device: torch.device, dtype: torch.dtype) -> FeatureArrays:
+    """Run the backbone over all images; into files below `home`, or into the memory where it is None."""
+    model.eval()
+    arrays: list[np.ndarray] = []
+    with progress(None, rows, "features of the frozen backbone") as bar:
+        for batch in batches:
+            features = features_of(model, batch.pixels.to(device), dtype)
+            parts = [part.half().cpu().numpy() for part in (features.head, *features.stages)]
+            arrays = arrays or allocated([(rows, *part.shape[1:]) for part in parts], home)
+            for array, part in zip(arrays, parts, strict=True):
+                array[batch.index.numpy()] = part  # rows that cannot be read stay 0, and no batch has them
+            bar.update(len(batch.index))
+    if home is None:
+        return FeatureArrays(arrays[0], arrays[1:])
+    for array in arrays:
+        array.flush()  # type: ignore[attr-defined]  # a memory map
+    with replacing(home / "done.json") as file:
+        json.dump({"images": rows, "stages": len(arrays) - 1}, file)
+    size = sum(array.nbytes for array in arrays)
+    say(f"features {home}: {rows:,} images, {size / 1e9:.1f} GB")
+    return opened(home)
+
+
+def allocated(shapes: list[tuple[int, ...]], home: Path | None) -> list[np.ndarray]:
+    """Empty float16 arrays of these shapes, the first of them for the head. UserError where the disk has no room for them."""
+    if home is None:
+        return [np.zeros(shape, dtype=np.float16) for shape in shapes]
+    home.mkdir(parents=True)
+    needed, free = 2 * sum(int(np.prod(shape)) for shape in shapes), shutil.disk_usage(home).free
+    if needed > free:
+        os.rmdir(home)
+        raise UserError(f"{home.parent}: features take {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; give another --cache_dir, or a smaller --img_size")
+    names = ["head", *(f"stage{n}" for n in range(len(shapes) - 1))]
+    return [np.lib.format.open_memmap(home / f"{name}.npy", "w+", np.float16, shape) for name, shape in zip(names, shapes, strict=True)]
+
+
+def opened(home: Path) -> FeatureArrays:
+    stages = json.loads((home / "done.json").read_text(encoding="utf-8"))["stages"]
+    return FeatureArrays(np.load(home / "head.npy", mmap_mode="r"), [np.load(home / f"stage{n}.npy", mmap_mode="r") for n in range(stages)])

@@ -1,0 +1,90 @@
+"""What a learned mask does on validation images, beside controls: the figures that show a mask which only looks right.
+
+    controls = MaskControls(model, keep_ratio, device, dtype)
+    controls.add(batch)           # for each batch of validation
+    figures = controls.figures(classes)   # roi/mask_verdict.py says in words what is wrong with them
+
+  mask_border       share of the kept pixels in the outer tenth of the image (a uniform mask has .36)
+  crop_auroc    mean AUROC on what the mask keeps
+  blobs_auroc   the same on random blobs of equal area
+  drop_contrast     fall of the logits of present findings less that of absent ones when the mask is dropped: what falls for all findings
+                    alike is a shift, no evidence
+  drop_contrast_blobs   the same when random blobs of equal area are dropped
+
+Letters: B images of a batch, N of all batches, K classes, H x W pixels.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from roi import dist
+from roi.data import Batch
+from roi.draws import row_seeds
+from roi.masks import kept_pixels, random_mask
+from roi.metrics import validation_aurocs
+from roi.model import RoiModel
+from roi.table import is_finding
+
+BORDER = 0.1  # of a side
+ROWS = 500  # validation images that are looked at, at most
+
+
+class MaskControls:
+    """Collects, batch by batch, what the mask keeps and what the classifier makes of it and of random blobs."""
+
+    def __init__(self, model: RoiModel, keep_ratio: float, device: torch.device, dtype: torch.dtype) -> None:
+        self.model, self.keep_ratio, self.device, self.dtype = model, keep_ratio, device, dtype
+        self.parts: list[tuple[np.ndarray, ...]] = []
+
+    @torch.inference_mode()
+    def add(self, batch: Batch) -> None:
+        if not len(batch.index):
+            return
+        seeds = row_seeds(0, 0, batch.index.to(self.device))
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            pixels = batch.pixels.to(self.device)
+            views = self.model(pixels, self.keep_ratio, seeds)
+            assert views.hard is not None and views.crop is not None and views.drop is not None
+            height, width = pixels.shape[-2:]
+            blobs = random_mask(seeds, (height, width), kept_pixels(height, width, self.keep_ratio))
+            x = self.model.normalise(pixels)
+            crop_blobs = self.model.backbone(self.model.keep(x, blobs, seeds)).float()
+            drop_blobs = self.model.backbone(self.model.keep(x, 1 - blobs, seeds)).float()
+        logits = (views.full, views.crop, views.drop, crop_blobs, drop_blobs)
+        self.parts.append(tuple(part.cpu().numpy() for part in (batch.index, batch.target, border_share(views.hard), *logits)))
+
+    def figures(self, classes: Sequence[str]) -> dict[str, float]:
+        """Over the images of all processes; {} where none was added."""
+        everyone = [part for parts in dist.gathered(self.parts) for part in parts]
+        if not everyone:
+            return {}
+        index, target, border, full, crop, drop, crop_blobs, drop_blobs = (np.concatenate(column) for column in zip(*everyone, strict=True))
+        order = np.argsort(index)  # whatever the number of processes
+        target, full = target[order], full[order]
+        return {
+            "mask_border": float(border[order].mean()),
+            "crop_auroc": validation_aurocs(crop[order], target, classes)["val_auroc"],
+            "blobs_auroc": validation_aurocs(crop_blobs[order], target, classes)["val_auroc"],
+            "drop_contrast": contrast(full - drop[order], target, classes),
+            "drop_contrast_blobs": contrast(full - drop_blobs[order], target, classes),
+        }
+
+
+def border_share(hard: Tensor) -> Tensor:
+    """Share of the kept pixels within a tenth of the side from the edge. (B, 1, H, W) 0/1 -> (B,)"""
+    height, width = hard.shape[-2:]
+    y, x = max(1, round(BORDER * height)), max(1, round(BORDER * width))
+    inside = hard[..., y : height - y, x : width - x].sum((1, 2, 3))
+    return 1 - inside / hard.sum((1, 2, 3))
+
+
+def contrast(fall: np.ndarray, target: np.ndarray, classes: Sequence[str]) -> float:
+    """Mean fall of the logits of findings that are present less that of absent ones. (N, K), (N, K) NaN = unknown -> float, NaN = undefined"""
+    findings = is_finding(classes)
+    fall, target = fall[:, findings], target[:, findings]
+    present, absent = fall[target == 1], fall[target == 0]
+    return float(present.mean() - absent.mean()) if len(present) and len(absent) else math.nan
