@@ -183,7 +183,7 @@ class Study:
 
         device = self.device()
         table, paths = present(self.table, str(self.args.data_path), False, self.args.out / "test.csv")
-        cache, table = cached(table, paths, str(self.args.out / "pixels"), self.args.img_size, 1, False, self.args.out / "test.csv")
+        cache = cached(table["image"].tolist(), paths, str(self.args.out / "pixels"), self.args.img_size, 1, False, self.args.out / "test.csv")
         yield from CacheLoader(cache, self.target, Batches(len(table), 32), device, False, 2)
 
     def device(self) -> Any:

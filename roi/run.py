@@ -460,7 +460,7 @@ def loader_of(
 
 
 def freeze(args: argparse.Namespace, model: RoiModel, mask: str) -> None:
-    """--freeze_backbone: of the backbone the classifier layer alone learns. ValueError for flags that features cannot serve."""
+    """--freeze_backbone: of the backbone the classifier layer alone learns. UserError for flags that features cannot serve."""
     if dist.world() > 1:
         raise UserError("--freeze_backbone trains in seconds in one process; start it without torchrun")
     if mask not in ("none", "features"):
