@@ -18,13 +18,14 @@ from conftest import ROOT
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the project with an environment that is already there."""
     copy = tmp_path_factory.mktemp("project")
-    for name in ("roi", "scripts", *(p.name for p in ROOT.glob("*.py")), "run_all.sh", "requirements.txt"):
+    for name in ("roi", "scripts", *(p.name for p in ROOT.glob("*.py")), "run_all.sh", "requirements.txt", "constraints.txt"):
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, copy / name)
     venv = copy / "venv" / "bin"
     venv.mkdir(parents=True)
     (venv / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     (venv / "python").chmod(0o755)
-    shutil.copy(ROOT / "requirements.txt", copy / "venv" / ".installed-requirements.txt")
+    installed = "".join((ROOT / name).read_text() for name in ("constraints.txt", "requirements.txt"))
+    (copy / "venv" / ".installed-requirements.txt").write_text(installed)
     return copy
 
 
