@@ -3,6 +3,7 @@
 Started by `torchrun --nproc_per_node N script.py …`, which sets RANK, LOCAL_RANK and WORLD_SIZE. Process 0 writes and speaks.
 """
 
+import inspect
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -61,7 +62,10 @@ def shared(step: nn.Module) -> nn.Module:
     if world() == 1:
         return step
     # A warm-up leaves the mask net out. Statistics of batch norm are averaged after each step, not those of process 0.
-    return DistributedDataParallel(step, find_unused_parameters=True, broadcast_buffers=False)
+    named = inspect.signature(DistributedDataParallel).parameters
+    ours = "forward_sync_buffers" if "forward_sync_buffers" in named else "broadcast_buffers"  # its name before torch 2.14
+    flags: dict[str, Any] = {"find_unused_parameters": True, ours: False}
+    return DistributedDataParallel(step, **flags)
 
 
 def no_sync(step: nn.Module, more: bool) -> AbstractContextManager[None]:

@@ -297,8 +297,8 @@ class Fit:
     meta: dict[str, Any]
     skip_unreadable: bool = False
     first_best: int = 1  # the epoch from which the best one is looked for, counted from 1: the first with masks
-    mask_loader: Iterable[Batch] | None = None  # validation images on which the mask meets its controls, in each epoch that has masks
-    mask_at_end: bool = False  # meets them in the last epoch alone
+    mask_every: int = 0  # of the validation rows every so manieth meets the controls of the mask, in each epoch that has masks; 0: none
+    mask_loader: Iterable[Batch] | None = None  # their pixels, where val_loader gives features: looked at in the last epoch alone
     save_every_steps: int = 0  # 0: at the end of an epoch alone
     datasets: np.ndarray | None = None  # (N,) data set of each validation row, where there are several
     schedule: Schedule = None  # type: ignore[assignment]  # constant, where none is given
@@ -354,9 +354,7 @@ class Fit:
                 while self.epoch < self.epochs and not self.done_early():
                     scores = None
                     with suppress(Stopped):
-                        found = self._validate(stop) if self._train(stop) else None
-                        if found is not None:
-                            scores = found | self._look_at_mask(stop)
+                        scores = self._validate(stop) if self._train(stop) else None
                     if scores is None:
                         self.save_checkpoint()
                         say(f"stopped after {self.where()}; saved {self.save}; go on with the same command and --resume auto")
@@ -433,13 +431,19 @@ class Fit:
         if self.val_loader is None:
             return {}
         found: list[tuple[Tensor, Tensor, Tensor]] = []
+        controls = self._mask_controls()
         batches = checked(stop.before_each(self.val_loader), self.skip_unreadable, self.unreadable, self.constant)
         with self.average.within() if self.average else nullcontext():
             for batch, views in predict(self.model, batches, self.device, self.dtype, 1.0, lambda index: None, full_only=True):
                 if len(batch.index):
                     found.append((views.full, batch.target, batch.index))
+                    if controls and self.mask_loader is None:
+                        controls.add(batch)
                 if dist.world() == 1 and stop.signal:
                     return None
+            if controls and self.mask_loader is not None:
+                for batch in checked(stop.before_each(self.mask_loader), self.skip_unreadable, self.unreadable):
+                    controls.add(batch)
         logit, target, index = (torch.cat(parts).cpu() for parts in zip(*found, strict=True)) if found else (torch.zeros(0), torch.zeros(0), torch.zeros(0))
         everyone = dist.gathered((logit.numpy(), target.numpy(), index.numpy(), stop.signal))
         stop.signal = max(part[3] for part in everyone)
@@ -452,19 +456,15 @@ class Fit:
         logit, target = logit[order], target[order]
         datasets = None if self.datasets is None else self.datasets[index[order].numpy()]
         found_right = validation_decisions(logit.numpy() > 0, target.numpy(), self.classes) if self.decisions else {}
-        return {"val_loss": float(bce(logit, target)), **validation_aurocs(logit.numpy(), target.numpy(), self.classes, datasets), **found_right}
+        scores = {"val_loss": float(bce(logit, target)), **validation_aurocs(logit.numpy(), target.numpy(), self.classes, datasets)}
+        return scores | found_right | (controls.figures(self.classes) if controls else {})
 
-    def _look_at_mask(self, stop: Stop) -> dict[str, float]:
-        """What the mask does beside its controls (roi/mask_controls.py), {} in an epoch without masks."""
+    def _mask_controls(self) -> MaskControls | None:
+        """What the mask of this epoch is held against (roi/mask_controls.py); None in an epoch without masks."""
         epoch = self.epoch + 1
-        if self.mask_loader is None or epoch < self.first_best or (self.mask_at_end and epoch < self.epochs):
-            return {}
-        self.model.eval()
-        controls = MaskControls(self.model, self.meta["args"]["keep_ratio"], self.device, self.dtype)
-        with self.average.within() if self.average else nullcontext():
-            for batch in checked(stop.before_each(self.mask_loader), self.skip_unreadable, self.unreadable):
-                controls.add(batch)
-        return controls.figures(self.classes)
+        if not self.mask_every or epoch < self.first_best or (self.mask_loader is not None and epoch < self.epochs):
+            return None
+        return MaskControls(self.model, self.meta["args"]["keep_ratio"], self.device, self.dtype, self.mask_every)
 
     def _finish_epoch(self, scores: dict[str, float]) -> None:
         """Metrics row first, then the checkpoint: a run killed in between does the epoch again and drops the row."""

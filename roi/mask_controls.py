@@ -1,6 +1,6 @@
 """What a learned mask does on validation images, beside controls: the figures that show a mask which only looks right.
 
-    controls = MaskControls(model, keep_ratio, device, dtype)
+    controls = MaskControls(model, keep_ratio, device, dtype, every)
     controls.add(batch)           # for each batch of validation
     figures = controls.figures(classes)   # roi/mask_verdict.py says in words what is wrong with them
 
@@ -36,17 +36,21 @@ ROWS = 500  # validation images that are looked at, at most
 class MaskControls:
     """Collects, batch by batch, what the mask keeps and what the classifier makes of it and of random blobs."""
 
-    def __init__(self, model: RoiModel, keep_ratio: float, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, model: RoiModel, keep_ratio: float, device: torch.device, dtype: torch.dtype, every: int = 1) -> None:
         self.model, self.keep_ratio, self.device, self.dtype = model, keep_ratio, device, dtype
+        self.every = every
         self.parts: list[tuple[np.ndarray, ...]] = []
 
     @torch.inference_mode()
     def add(self, batch: Batch) -> None:
-        if not len(batch.index):
+        """Look at every `every`-th row of the table that is in the batch: the same rows whatever the batches and processes."""
+        chosen = batch.index % self.every == 0
+        if not chosen.any():
             return
-        seeds = row_seeds(0, 0, batch.index.to(self.device))
+        index, target = batch.index[chosen], batch.target[chosen.to(batch.target.device)]
+        seeds = row_seeds(0, 0, index.to(self.device))
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            pixels = batch.pixels.to(self.device)
+            pixels = batch.pixels[chosen.to(batch.pixels.device)].to(self.device)
             views = self.model(pixels, self.keep_ratio, seeds)
             assert views.hard is not None and views.crop is not None and views.drop is not None
             height, width = pixels.shape[-2:]
@@ -55,7 +59,7 @@ class MaskControls:
             crop_blobs = self.model.backbone(self.model.keep(x, blobs, seeds)).float()
             drop_blobs = self.model.backbone(self.model.keep(x, 1 - blobs, seeds)).float()
         logits = (views.full, views.crop, views.drop, crop_blobs, drop_blobs)
-        self.parts.append(tuple(part.cpu().numpy() for part in (batch.index, batch.target, border_share(views.hard), *logits)))
+        self.parts.append(tuple(part.cpu().numpy() for part in (index, target, border_share(views.hard), *logits)))
 
     def figures(self, classes: Sequence[str]) -> dict[str, float]:
         """Over the images of all processes; {} where none was added."""

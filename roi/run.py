@@ -119,13 +119,14 @@ def fit_of(args: argparse.Namespace, mask: str, without: Sequence[str], device: 
             f"the last {sampler.merged} images of an epoch are too few for batch norm: they go into the batch before "
             f"them, which has {sampler.last_batch:,} images"
         )
-    val_loader = mask_loader = None
+    val_loader, mask_loader, mask_every = None, None, 0
     if rows.val is not None:
         beside = save.with_name(f"{save.stem}_val.pt")
         val_loader, _, rows.val = loader(rows.val, rows.classes, args, device, beside, None)
         if mask in LEARNED:
-            every = max(1, -(-len(rows.val) // mask_controls.ROWS))
-            mask_loader = loader_of(rows.val[::every], rows.classes, args, device, beside, None)[0]
+            mask_every = -(-len(rows.val) // mask_controls.ROWS)
+            if args.freeze_backbone:
+                mask_loader = loader_of(rows.val, rows.classes, args, device, beside, None)[0]
     flags["map_stride"] = args.map_stride = model.stages.finest if model.stages else 0
     meta = meta_of(flags, rows, any(s["contaminated"] for s in (state, before) if s))
     if earlier:
@@ -148,7 +149,7 @@ def fit_of(args: argparse.Namespace, mask: str, without: Sequence[str], device: 
     fit = Fit(
         model, train_loader, sampler, val_loader, rows.classes, losses_fn_of(args, rows, evidence, device), balance, optimizer,
         device, dtype, args.epochs, args.accum_steps, lambda index: names[index.numpy() % len(names)].tolist(), MetricsLog(None), save, meta,
-        args.skip_unreadable, first_best=args.warmup_epochs + 1 if evidence else 1, mask_loader=mask_loader, mask_at_end=args.freeze_backbone,
+        args.skip_unreadable, first_best=args.warmup_epochs + 1 if evidence else 1, mask_every=mask_every, mask_loader=mask_loader,
         save_every_steps=args.save_every_steps,
         datasets=None if rows.val is None else datasets_of(rows.val), schedule=schedule, average=Average(model, args.ema) if args.ema else None,
         patience=args.patience, decisions=args.val_decisions,
