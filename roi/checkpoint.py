@@ -100,8 +100,7 @@ def same_flags(state: dict[str, Any], args: dict[str, Any], path: str | Path) ->
     """UserError unless a checkpoint was trained with the same flags, where they matter."""
     if "optimizer" not in state:
         raise UserError(f"{path}: holds a model but no training state; resume from the checkpoint that --save names")
-    ends = {state["args"].get("schedule"), state["args"].get("mask_schedule")} & {"cosine", "onecycle"}  # with the last epoch
-    free = FREE - {"epochs"} if ends else FREE
+    free = FREE - {"epochs"} if state["args"].get("schedule") in ("cosine", "onecycle") else FREE  # they end with the last one
     for name, old in state["args"].items():
         if name not in free and args.get(name) != old:
             flag = "batch_size times the number of processes" if name == "together" else name

@@ -267,12 +267,6 @@ def add_schedule(group: argparse._ActionsContainer) -> None:
         "--plateau_patience epochs; onecycle: up in 30 %% of the steps, or in those of the warm-up, then down (default: constant; with --freeze_backbone "
         "cosine)",
     )
-    group.add_argument(
-        "--mask_schedule",
-        choices=("constant", "cosine"),
-        help="of the rate of the mask net where --schedule is constant: a mask that goes on learning at full rate changes from epoch to epoch "
-        "(default: cosine with --objective evidence)",
-    )
     group.add_argument("--lr_warmup_steps", type=number(int, 0), default=0, metavar="N", help="optimiser steps of a linear climb (default: %(default)s)")
     group.add_argument("--lr_warmup_epochs", type=number(float, 0), default=0.0, metavar="N", help="the same in epochs, or parts (default: %(default)s)")
     group.add_argument("--plateau_patience", type=number(int, 0), default=3, metavar="N", help="epochs that may pass so (default: %(default)s)")
@@ -429,7 +423,6 @@ def settle_objective(args: argparse.Namespace, objective: str) -> None:
         args.mask_lr = 1e-3 if frozen else 2e-3 if evidence else args.lr
     args.mask_per_class = evidence if args.mask_per_class is None else args.mask_per_class
     args.schedule = args.schedule or ("cosine" if frozen else "constant")
-    args.mask_schedule = args.mask_schedule or ("cosine" if evidence and args.schedule == "constant" else args.schedule)
 
 
 def add_model(group: argparse._ActionsContainer) -> None:

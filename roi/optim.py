@@ -54,8 +54,7 @@ def batch_norms(model: RoiModel) -> list[_BatchNorm]:
 
 
 class Schedule:
-    """The learning rate of each optimiser step, by torch's own schedulers. Each group keeps its rate; all of them follow one curve, but for
-    `mask`: "cosine" lets the rate of the mask net, the last group, fall although that of the backbone is constant.
+    """The learning rate of each optimiser step, by torch's own schedulers. Each group keeps its rate; all of them follow one curve.
 
     constant
     cosine    half a cosine from the rate to 0 over `total` steps (Loshchilov & Hutter 2017)
@@ -65,9 +64,8 @@ class Schedule:
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, name: str = "constant", total: int = 1, warmup: int = 0, factor: float = 0.1, patience: int = 3,
-        mask: str = "constant",
-    ) -> None:  # fmt: skip
+        self, optimizer: torch.optim.Optimizer, name: str = "constant", total: int = 1, warmup: int = 0, factor: float = 0.1, patience: int = 3
+    ) -> None:
         self.optimizer, self.total, self.warmup = optimizer, total, warmup
         self.steps = 0
         self.used = self.now()  # the rate of the step before this one
@@ -76,11 +74,8 @@ class Schedule:
         if name == "onecycle":
             rates = [group["lr"] for group in optimizer.param_groups]
             self.curve = OneCycleLR(optimizer, rates, total, pct_start=max(2, warmup) / total if warmup else 0.3)
-        elif name == "cosine" or warmup or (name, mask) == ("constant", "cosine"):
-            falling, level = climbing(warmup, total), climbing(warmup, None)
-            backbone = falling if name == "cosine" else level
-            last = falling if name == "constant" and mask == "cosine" else backbone
-            self.curve = LambdaLR(optimizer, [backbone] * (len(optimizer.param_groups) - 1) + [last])
+        elif name == "cosine" or warmup:
+            self.curve = LambdaLR(optimizer, climbing(warmup, total if name == "cosine" else None))
 
     def now(self) -> float:
         return float(self.optimizer.param_groups[0]["lr"])

@@ -521,8 +521,7 @@ def schedule_of(args: argparse.Namespace, optimizer: torch.optim.Optimizer, step
     total, warmup = steps * args.epochs, args.lr_warmup_steps or round(args.lr_warmup_epochs * steps)
     if warmup >= total and warmup:
         raise UserError(f"the warm-up takes {warmup:,} steps, the whole training {total:,} ({steps:,} an epoch); shorten it, or give more --epochs")
-    mask = args.mask_schedule if len(optimizer.param_groups) > 1 else "constant"
-    return Schedule(optimizer, args.schedule, total, warmup, args.plateau_factor, args.plateau_patience, mask)
+    return Schedule(optimizer, args.schedule, total, warmup, args.plateau_factor, args.plateau_patience)
 
 
 def label_loss_of(args: argparse.Namespace, targets: Callable[[], np.ndarray], device: torch.device) -> LabelLoss:
