@@ -82,7 +82,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--img_size", type=int, default=256, metavar="PX", help="side of the input (default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=8, metavar="N", help="passes over the training images (default: %(default)s)")
     parser.add_argument("--seeds", type=cli.number(int, 2), default=5, metavar="N", help="runs of each arm (default: %(default)s)")
-    parser.add_argument("--only_default", action=cli.on_off, default=False, help="the default arm alone (default: every arm)")
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS), metavar="NAME", help="what is trained (default: all of %(choices)s)")
     parser.add_argument("--open_check", action=cli.on_off, default=False, help="also show the half of the boxes on which nothing was chosen (default: no)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for tables, features and runs; what is there is done")
     add_machine(parser)
@@ -93,7 +93,7 @@ def main(args: argparse.Namespace) -> None:
     make = ("make_chexmultimodal_csv.py", "--src_csv", args.data_path / "Data_Entry_2017.csv", "--image_dir", args.data_path / "images")
     script(*make, "--out_csv", args.out / "train.csv", "--fillna", "Normal")
     script(*make, "--out_csv", args.out / "test.csv", "--filter_list", args.data_path / "test_list.txt")
-    arms = {"default": ()} if args.only_default else ARMS
+    arms = list(dict.fromkeys(["default", *args.arms]))
     minutes = {arm: [train(args, arm, seed) for seed in range(args.seeds)] for arm in arms}
     study = Study(args)
     halves = {"dev": study.boxes.dev, **({"check": ~study.boxes.dev, "all": np.ones(len(study.boxes.dev), dtype=bool)} if args.open_check else {})}
@@ -107,6 +107,7 @@ def main(args: argparse.Namespace) -> None:
         "boxes": study.counts(halves), "arms": tried, "default": found, "goals": judge(found, tried["default"], "all" if args.open_check else "dev"),
     }  # fmt: skip
     path = write_result("evidence_study", args.machine, result)
+    study.picture(path.with_suffix(".png"))
     show(result, path)
 
 
@@ -178,13 +179,15 @@ class Study:
 
     # ---- what the runs see ------------------------------------------------------------------------------------------
 
-    def batches(self) -> Iterator[Any]:
+    def batches(self, table: pd.DataFrame | None = None) -> Iterator[Any]:
+        """The images of a table, of the test images if none is given, in its order."""
         from roi.data import Batches, CacheLoader, cached, present
 
-        device = self.device()
-        table, paths = present(self.table, str(self.args.data_path), False, self.args.out / "test.csv")
+        table = self.table if table is None else table
+        table, paths = present(table, str(self.args.data_path), False, self.args.out / "test.csv")
         cache = cached(table["image"].tolist(), paths, str(self.args.out / "pixels"), self.args.img_size, 1, False, self.args.out / "test.csv")
-        yield from CacheLoader(cache, self.target, Batches(len(table), 32), device, False, 2)
+        no_targets = np.full((len(table), len(LABELS)), np.nan, dtype=np.float32)
+        yield from CacheLoader(cache, no_targets, Batches(len(table), 32), self.device(), False, 2)
 
     def device(self) -> Any:
         import torch
@@ -375,7 +378,7 @@ class Study:
 
         size = (self.args.img_size, self.args.img_size)
         k = kept_pixels(*size, KEEP_RATIO)
-        head = {name: [] for name in ("crop", "drop", "crop_blobs", "drop_blobs")}  # type: dict[str, list[Any]]
+        pooled: dict[str, list[Any]] = {name: [] for name in ("crop", "drop", "crop_blobs", "drop_blobs")}
         border, inside = [], []
         thorax = torch.from_numpy(self.thorax()).float().view(1, 1, CELLS, CELLS)
         with torch.inference_mode():
@@ -388,11 +391,16 @@ class Study:
                 inside.append((share * thorax).sum((1, 2, 3)) / share.sum((1, 2, 3)))
                 x = model.normalise(batch.pixels)
                 for name, m in (("crop", hard), ("drop", 1 - hard), ("crop_blobs", blobs), ("drop_blobs", 1 - blobs)):
-                    head[name].append(model.backbone(model.keep(x, m)).float())
-        views = {name: torch.cat(parts).numpy() for name, parts in head.items()}
+                    pooled[name].append(pooled_of(model, model.keep(x, m)))
+            given = {name: torch.cat(parts) for name, parts in pooled.items()}
+            views = {name: classifier_of(model)(values).numpy() for name, values in given.items()}
+            judge = self.judge(model)
+            judged = {f"judged {name}": judge(values).numpy() for name, values in given.items()}
         full = logits.numpy()
-        auroc = {name: self.auroc(values) for name, values in (views | {"full": full}).items()}
+        auroc = {name: self.auroc(values) for name, values in (views | judged | {"full": full}).items()}
         return {
+            "judged: crop - blobs": auroc["judged crop"] - auroc["judged crop_blobs"],
+            "judged: random drop - mask's drop": auroc["judged drop_blobs"] - auroc["judged drop"],
             **{f"AUROC {name.replace('_', ' of ')}": value for name, value in auroc.items()},
             "crop - blobs": auroc["crop"] - auroc["crop_blobs"],
             "random drop - mask's drop": auroc["drop_blobs"] - auroc["drop"],
@@ -402,6 +410,50 @@ class Study:
             "share in the average thorax": float(torch.cat(inside).mean()),
             "area of the average thorax": float(self.thorax().mean()),
         }
+
+    def judge(self, model: Any) -> Any:
+        """A classifier layer of its own that has learned from random blobs alone, 10 % or 90 % kept (EVAL-X, Jethani et al. 2021): it judges
+        what a crop or a drop holds, and has never seen a mask of ours. The same for all seeds: features of a frozen backbone."""
+        import torch
+        from torch import nn
+        from torch.nn import functional as F
+
+        from roi.draws import row_seeds
+        from roi.masks import kept_pixels, random_mask
+        from roi.table import belongs_to, read_table, target_matrix
+
+        kept = self.args.out / "judge.pt"
+        layer = nn.Linear(classifier_of(model).in_features, len(LABELS))
+        if kept.is_file():
+            layer.load_state_dict(torch.load(kept, weights_only=True))
+            return layer
+        table = read_table(self.args.out / "train.csv")
+        table = table[~belongs_to(table, [self.table])]
+        target = torch.from_numpy(target_matrix(table, list(LABELS)))
+        size = (self.args.img_size, self.args.img_size)
+        shares, k = [], kept_pixels(*size, KEEP_RATIO)
+        for batch in self.batches(table):
+            x = model.normalise(batch.pixels)
+            blobs = random_mask(row_seeds(1, 0, batch.index), size, k)
+            shares.append(torch.stack([pooled_of(model, model.keep(x, m)) for m in (blobs, 1 - blobs)], 1))
+        inputs = torch.cat(shares).clone()  # (N, 2, D)
+        with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+            optimizer = torch.optim.AdamW(layer.parameters(), lr=3e-3)
+            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 8 * -(-len(inputs) // 32))
+            x, y = inputs.clone().float(), target.clone()
+            for _ in range(8):
+                for rows in torch.randperm(len(x)).split(32):
+                    logits = layer(x[rows])  # (B, 2, K)
+                    loss = F.binary_cross_entropy_with_logits(logits, y[rows][:, None].expand_as(logits))
+                    optimizer.zero_grad()
+                    loss.backward()
+                    optimizer.step()
+                    schedule.step()
+        torch.save(layer.state_dict(), kept)
+        return layer
 
     def thorax(self) -> np.ndarray:
         """(cells,) bool: where at least THORAX of all boxes lie."""
@@ -429,11 +481,68 @@ class Study:
             found[f"AUROC by the panel, {name} ({int(truth.sum())} of {len(rows)})"] = float(auroc(score, truth))
         return found
 
+    def picture(self, path: Path, findings: Sequence[str] = ("Cardiomegaly", "Effusion", "Pneumothorax", "Nodule")) -> None:
+        """For each finding the first image of dev that has a box of it, seed 0: the box, the finding's map, Grad-CAM, the mask."""
+        from matplotlib import pyplot
+        from matplotlib.colors import ListedColormap
+
+        from roi.images import read_grey
+        from roi.masks import exact_topk, kept_pixels
+
+        model = self.load("default", 0)
+        logits, maps = self.outputs(model)
+        own, cam = self.boxed(maps), self.grad_cam(model, 0)
+        boxes, size = self.boxes, (self.args.img_size, self.args.img_size)
+        figure, axes = pyplot.subplots(len(findings), 4, figsize=(8, 2.1 * len(findings)), layout="constrained")
+        for row, finding in zip(axes, findings, strict=True):
+            q = int(np.flatnonzero(boxes.dev & (boxes.column == LABELS.index(finding)))[0])
+            image = self.rows["image"].iloc[boxes.image[q]]
+            n = int(np.flatnonzero(self.table["image"] == image)[0])
+            grey = read_grey(self.args.data_path / "images" / image, self.args.img_size)
+            mask = exact_topk(model.union(maps[n : n + 1], logits[n : n + 1], size), kept_pixels(*size, KEEP_RATIO))[0, 0].numpy()
+            heat = {"its map": own[boxes.image[q], boxes.column[q]], "Grad-CAM": cam[boxes.image[q], boxes.column[q]].astype(float)}
+            shown = {"box": None, **heat, "mask of all findings": mask}
+            for axis, (title, layer) in zip(row, shown.items(), strict=True):
+                axis.imshow(grey, cmap="gray", extent=(0, 1, 1, 0))
+                if title in heat:
+                    field = np.asarray(layer).reshape(CELLS, CELLS)
+                    axis.imshow(field, cmap="inferno", alpha=0.5, extent=(0, 1, 1, 0), interpolation="bilinear")
+                    y, x = np.unravel_index(field.argmax(), field.shape)
+                    axis.plot((x + 0.5) / CELLS, (y + 0.5) / CELLS, "+", color="#40d0ff", markersize=9, markeredgewidth=2)
+                elif layer is not None:
+                    axis.imshow(np.where(layer > 0, 1.0, np.nan), cmap=ListedColormap(["#40d0ff"]), alpha=0.35, extent=(0, 1, 1, 0))
+                edge = boxes.inside[q].reshape(CELLS, CELLS).astype(float)
+                axis.contour((np.arange(CELLS) + 0.5) / CELLS, (np.arange(CELLS) + 0.5) / CELLS, edge, levels=[0.5], colors="#ffe14d", linewidths=1.3)
+                axis.set_title(title if row is axes[0] else "", fontsize=9)
+                axis.set_xticks([])
+                axis.set_yticks([])
+            p = float(logits[n, LABELS.index(finding)].sigmoid())
+            row[0].set_ylabel(f"{finding}\np = {p:.2f}", fontsize=9)
+        figure.savefig(path, dpi=80)
+        pyplot.close(figure)
+
     def counts(self, halves: dict[str, np.ndarray]) -> dict[str, dict[str, int]]:
         return {
             name: {"pairs": int(half.sum()), "images": len(set(self.boxes.image[half])), "patients": len(set(self.boxes.patient[half]))}
             for name, half in halves.items()
         }
+
+
+def classifier_of(model: Any) -> Any:
+    from roi.model import head
+
+    return head(model.backbone)[1]
+
+
+def pooled_of(model: Any, x: Any) -> Any:
+    """What the classifier layer is given. (B, 3, H, W) -> (B, D)"""
+    given: list[Any] = []
+    hook = classifier_of(model).register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
+    try:
+        model.backbone(x)
+    finally:
+        hook.remove()
+    return given[0]
 
 
 def spread(values: list[float]) -> dict[str, Any]:
@@ -457,6 +566,11 @@ def judge(found: dict[str, Any], arm: dict[str, Any], half: str) -> dict[str, di
         "share of the mask in the outer tenth <= .20": (mask["share in the outer tenth"]["value"], mask["share in the outer tenth"]["value"] <= 0.20),
         "AUROC of the crop - blobs >= +.05": (mask["crop - blobs"]["value"], mask["crop - blobs"]["value"] >= 0.05),
         "random drop - mask's drop >= +.03": (mask["random drop - mask's drop"]["value"], mask["random drop - mask's drop"]["value"] >= 0.03),
+        "the same crop, judged, - blobs >= +.05": (mask["judged: crop - blobs"]["value"], mask["judged: crop - blobs"]["value"] >= 0.05),
+        "judged, random drop - mask's drop >= +.03": (
+            mask["judged: random drop - mask's drop"]["value"],
+            mask["judged: random drop - mask's drop"]["value"] >= 0.03,
+        ),
         "minutes of an arm <= 2": (arm["minutes"], arm["minutes"] <= 2),
     }
     return {name: {"value": round(float(value), 4), "met": bool(met)} for name, (value, met) in checks.items()}

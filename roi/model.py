@@ -190,16 +190,21 @@ def build_backbone(
     img_size: int = 224,
     seed: int = 0,
     class_names: Sequence[str] | None = None,
+    zero_head: bool = False,
 ) -> nn.Module:
     """A classifier of `classes` raw logits: (B, 3, H, W) -> (B, K).
 
     weights: "imagenet" (downloaded), "none", or a file (roi/weights.py), whose last layer comes class by class where
     `class_names` says whose rows ours are. `seed` draws the new layers; the global generator is left as it was (a
-    download of weights builds a second model, which draws from it).
+    download of weights builds a second model, which draws from it). `zero_head`: a new last layer is 0, where it learns
+    alone: what some models draw for it is as large as what a few epochs teach it.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         backbone = _torchvision(name, classes, img_size) if name in torchvision_names() else _timm(name, classes, img_size)
+    if zero_head:
+        for parameter in head(backbone)[1].parameters():
+            nn.init.zeros_(parameter)
     if weights == "imagenet":
         load_weights(backbone, head(backbone)[0], imagenet_weights(name, img_size), f"the ImageNet weights of {name}")
     elif weights != "none":
@@ -264,11 +269,11 @@ def build_model(
     name: str, classes: int, mask: str, weights: str = "imagenet", img_size: int = 224, seed: int = 0, channels_last: bool = True,
     *, per_class: bool = False, fill: str = "mean", findings: Sequence[bool] | None = None,
     class_names: Sequence[str] | None = None,
-    map_stride: int = 0, normalisation: Normalisation | None = None,
+    map_stride: int = 0, normalisation: Normalisation | None = None, zero_head: bool = False,
 ) -> RoiModel:  # fmt: skip
     """Backbone and mask net, all new layers drawn from `seed`."""
     try:
-        backbone = build_backbone(name, classes, weights, img_size, seed, class_names)
+        backbone = build_backbone(name, classes, weights, img_size, seed, class_names, zero_head)
         with torch.no_grad():
             backbone.eval()(torch.zeros(2, 3, img_size, img_size))
     except (AssertionError, RuntimeError) as error:

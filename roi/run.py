@@ -101,7 +101,7 @@ def fit_of(args: argparse.Namespace, mask: str, without: Sequence[str], device: 
             args.backbone, len(rows.classes), mask, "none" if earlier else args.weights, args.img_size, args.seed, args.channels_last,
             per_class=args.mask_per_class, fill=args.fill, findings=is_finding(rows.classes).tolist(),
             class_names=rows.classes,
-            map_stride=args.map_stride, normalisation=args.normalisation,
+            map_stride=args.map_stride, normalisation=args.normalisation, zero_head=args.freeze_backbone,
         )  # fmt: skip
     model.to(device)
     if args.freeze_backbone:

@@ -77,6 +77,17 @@ def test_a_killed_run_leaves_nothing_that_is_taken_for_whole(tmp_path: Path) -> 
     assert len(begun) == 2 and (home / "done.json").is_file() and len(first) == 5
 
 
+def test_a_new_layer_that_learns_alone_begins_at_zero(tmp_path: Path) -> None:
+    model = build_model("test_efficientnet", 3, "none", "none", SIZE, zero_head=True).eval()
+    with torch.no_grad():
+        assert not model.backbone(model.normalise(batches()[0].pixels)).any()
+    drawn = build_model("test_efficientnet", 3, "none", "none", SIZE)
+    torch.save({"model": drawn.backbone.state_dict(), "mask_net": {}, "classes": ["Mass", "Nodule", "Hernia"]}, tmp_path / "own.pt")
+    names = ["Mass", "Nodule", "Hernia"]
+    kept = build_model("test_efficientnet", 3, "none", str(tmp_path / "own.pt"), SIZE, class_names=names, zero_head=True)
+    assert torch.equal(kept.backbone.classifier.weight, drawn.backbone.classifier.weight)  # not new: it came by name
+
+
 @pytest.mark.parametrize("name", ["squeezenet1_1"])
 def test_a_classifier_that_is_not_linear_and_last_is_refused(name: str) -> None:
     model = build_model(name, 3, "none", "none", SIZE)
