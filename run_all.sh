@@ -17,7 +17,7 @@
 #                    come in the second half
 #   BATCH_SIZE       images a forward, three views each                      (8; demo: 32)
 #   ACCUM_STEPS      batches an optimiser step                               (2; demo: 1)
-#   LR               learning rate                                           (1e-4; demo: 2e-3)
+#   LR               learning rate                                           (the script's; demo: 2e-3)
 #   IMG_SIZE         side of the square input, pixels                        (224; demo: 96)
 #   KEEP_RATIO       share of the pixels that the mask keeps                 (0.1)
 #   AUTOCAST_DTYPE   bf16, fp16, fp32 or auto                                (bf16; demo: fp32)
@@ -62,7 +62,7 @@ OBJECTIVE=${OBJECTIVE:-evidence}
 EPOCHS=${EPOCHS:-8}
 BATCH_SIZE=${BATCH_SIZE:-$(pick 8 32)}
 ACCUM_STEPS=${ACCUM_STEPS:-$(pick 2 1)}
-LR=${LR:-$(pick 1e-4 2e-3)}
+LR=${LR:-$(pick "" 2e-3)}
 IMG_SIZE=${IMG_SIZE:-$(pick 224 96)}
 KEEP_RATIO=${KEEP_RATIO:-0.1}
 AUTOCAST_DTYPE=${AUTOCAST_DTYPE:-$(pick bf16 fp32)}
@@ -160,7 +160,7 @@ launch=()
 py ${launch[@]+"${launch[@]}"} train_roi_consistency.py --train_csv "$TRAIN_CSV" --image_root "$DATA_PATH" --classes "" --backbone "$BACKBONE" --weights "$WEIGHTS" \
   --batch_size "$BATCH_SIZE" --accum_steps "$ACCUM_STEPS" --epochs "$EPOCHS" --channels_last --autocast_dtype "$AUTOCAST_DTYPE" --device "$DEVICE" \
   --workers "$WORKERS" --prefetch_factor 6 --persistent_workers --save "$OUT/checkpoints/nih_roi_consistency.pt" --log_csv "$OUT/train_metrics.csv" \
-  --img_size "$IMG_SIZE" --lr "$LR" --objective "$OBJECTIVE" --keep_ratio "$KEEP_RATIO" \
+  --img_size "$IMG_SIZE" ${LR:+--lr "$LR"} --objective "$OBJECTIVE" --keep_ratio "$KEEP_RATIO" \
   --val_fraction "$VAL_FRACTION" --seed "$SEED" --resume auto --save_every_steps "$SAVE_EVERY_STEPS" ${cache[@]+"${cache[@]}"} "${flags[@]}" $TRAIN_FLAGS
 
 say "5/6 predictions on the test images, masks, Grad-CAM where there are boxes, controls; and on the validation images"

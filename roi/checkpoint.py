@@ -90,16 +90,12 @@ def load_parts(model: RoiModel, state: dict[str, Any], path: str | Path) -> None
         module.load_state_dict(weights)
 
 
-def same_run(state: dict[str, Any], meta: dict[str, Any], path: str | Path) -> None:
-    """UserError if going on from `state` with these flags, images and labels would not continue the same run."""
-    same_flags(state, meta["args"], path)
-    same_rows(state, meta, path)
-
-
 def same_flags(state: dict[str, Any], args: dict[str, Any], path: str | Path) -> None:
     """UserError unless a checkpoint was trained with the same flags, where they matter."""
     if "optimizer" not in state:
         raise UserError(f"{path}: holds a model but no training state; resume from the checkpoint that --save names")
+    if "before_masks" not in state:
+        raise UserError(f"{path}: is of an older version, whose objective and batch statistics differ; finish it there, or give another --save")
     free = FREE - {"epochs"} if state["args"].get("schedule") in ("cosine", "onecycle") else FREE  # they end with the last one
     for name, old in state["args"].items():
         if name not in free and args.get(name) != old:

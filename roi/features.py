@@ -6,7 +6,8 @@
 DIR/features-1a2b3c4d5e6f7a8b/   a folder for one backbone, one list of images in its order (digest of weights and pixels)
     head.npy                     (N, D) float16, what the classifier layer is given
     stage0.npy, stage1.npy, …    (N, D, h, w) float16, the stages that the maps are made of, finest first
-    done.json                    sizes, written last: a killed run leaves no folder that is taken for whole
+    done.json                    sizes
+It gets its name when it is whole: a killed run, or two at once, leave nothing half-made under it.
 
 Letters: N images, B of a batch, D channels, h x w cells of a stage, K classes.
 """
@@ -15,7 +16,9 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,14 +70,14 @@ def check_head(model: RoiModel, img_size: int) -> None:
     name, layer = head(model.backbone)
     problem = f"its classifier {name!r} is a {type(layer).__name__}"
     if isinstance(layer, nn.Linear):
-        given: list[Tensor] = []
-        hook = layer.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
+        calls: list[tuple[Tensor, Tensor]] = []
+        hook = layer.register_forward_hook(lambda module, inputs, output: calls.append((inputs[0], output)))
         training = model.backbone.training
         try:
             with torch.no_grad():
-                probe = torch.linspace(0, 255, img_size * img_size, device=model.mean.device).view(1, 1, img_size, img_size)
+                probe = torch.zeros(1, 1, img_size, img_size, device=model.mean.device)
                 logits = model.backbone.eval()(model.normalise(probe))
-                if given[0].ndim == 2 and torch.equal(layer(given[0]), logits):
+                if calls[0][0].ndim == 2 and calls[0][1] is logits:
                     return
         finally:
             hook.remove()
@@ -111,16 +114,22 @@ def frozen_features(
     """
     if folder is None:
         return computed(model, batches(), rows, None, device, dtype)
-    home = Path(folder) / f"features-{key_of(model, batches())}"
+    home = Path(folder) / f"features-{key_of(model, batches(), dtype)}"
     if (home / "done.json").is_file():
         say(f"features {home}: all {rows:,} images there")
         return opened(home)
-    shutil.rmtree(home, ignore_errors=True)  # of a run that was killed
-    return computed(model, batches(), rows, home, device, dtype)
+    # Another run may be making the same ones: each makes its own, and the first that is whole stays.
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".features-") as half_made:
+        computed(model, batches(), rows, Path(half_made) / home.name, device, dtype)
+        with suppress(OSError):
+            os.rename(Path(half_made) / home.name, home)
+    size = sum(path.stat().st_size for path in home.iterdir())
+    say(f"features {home}: {rows:,} images, {size / 1e9:.1f} GB")
+    return opened(home)
 
 
-def key_of(model: RoiModel, batches: Iterable[Batch]) -> str:
-    """Which features: weights below the classifier layer, stages, normalisation, and the pixels of all images in their order."""
+def key_of(model: RoiModel, batches: Iterable[Batch], dtype: torch.dtype) -> str:
+    """Which features: weights below the classifier layer, stages, normalisation, type of the forward pass, and the pixels of all images."""
     name = head(model.backbone)[0]
     digest = hashlib.blake2b(digest_size=8)
     for key, value in sorted(model.backbone.state_dict().items()):
@@ -128,10 +137,12 @@ def key_of(model: RoiModel, batches: Iterable[Batch]) -> str:
             digest.update(key.encode())
             digest.update(value.float().cpu().numpy().tobytes())
     names = model.stages.names if model.stages else []
-    digest.update(json.dumps([names, model.mean.flatten().tolist(), model.std.flatten().tolist()]).encode())
-    for batch in batches:
-        digest.update(batch.index.numpy().tobytes())
+    digest.update(json.dumps([names, model.mean.flatten().tolist(), model.std.flatten().tolist(), str(dtype)]).encode())
+    rows = []
+    for batch in batches:  # in the order of the table, whatever the size of a batch
+        rows += batch.index.tolist()
         digest.update(batch.pixels.cpu().numpy().tobytes())
+    digest.update(json.dumps(rows).encode())
     return digest.hexdigest()
 
 
@@ -143,6 +154,8 @@ def computed(model: RoiModel, batches: Iterable[Batch], rows: int, home: Path | 
         for batch in batches:
             features = features_of(model, batch.pixels.to(device), dtype)
             parts = [part.half().cpu().numpy() for part in (features.head, *features.stages)]
+            if not all(np.isfinite(part).all() for part in parts):
+                raise UserError("--freeze_backbone: features of this backbone do not fit into 16 bits; give another --backbone")
             arrays = arrays or allocated([(rows, *part.shape[1:]) for part in parts], home)
             for array, part in zip(arrays, parts, strict=True):
                 array[batch.index.numpy()] = part  # rows that cannot be read stay 0, and no batch has them
@@ -153,8 +166,6 @@ def computed(model: RoiModel, batches: Iterable[Batch], rows: int, home: Path | 
         array.flush()  # type: ignore[attr-defined]  # a memory map
     with replacing(home / "done.json") as file:
         json.dump({"images": rows, "stages": len(arrays) - 1}, file)
-    size = sum(array.nbytes for array in arrays)
-    say(f"features {home}: {rows:,} images, {size / 1e9:.1f} GB")
     return opened(home)
 
 
@@ -165,7 +176,7 @@ def allocated(shapes: list[tuple[int, ...]], home: Path | None) -> list[np.ndarr
     home.mkdir(parents=True)
     needed, free = 2 * sum(int(np.prod(shape)) for shape in shapes), shutil.disk_usage(home).free
     if needed > free:
-        os.rmdir(home)
+        home.rmdir()
         raise UserError(f"{home.parent}: features take {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; give another --cache_dir, or a smaller --img_size")
     names = ["head", *(f"stage{n}" for n in range(len(shapes) - 1))]
     return [np.lib.format.open_memmap(home / f"{name}.npy", "w+", np.float16, shape) for name, shape in zip(names, shapes, strict=True)]

@@ -5,6 +5,7 @@ Letters: B images, K classes, H x W pixels. Pixels come as uint8 grey and are no
 
 import difflib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,10 +21,11 @@ from roi.files import reason
 from roi.masknet import ConvMask, FeatureMask, Stages
 from roi.masks import cutout_mask, enlarged, exact_topk, kept_pixels, random_mask, standardised, straight_through
 from roi.table import is_finding
-from roi.weights import load_weights, read_weights
+from roi.weights import load_weights, read_tensors, read_weights
 
 Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]  # mean and standard deviation of red, green, blue in 0..1
 IMAGENET: Normalisation = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALVES: Normalisation = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 MASKS = ("conv", "features", "random", "cutout", "none")
 LEARNED = ("conv", "features")
 FILLS = ("mean", "blur", "noise")
@@ -45,7 +47,7 @@ class RoiModel(nn.Module):
     mask: "conv" (learned from the pixels), "features" (learned from the backbone's own features), "random" or "cutout" (placed
     by the seeds of the call), "none" (full view alone). per_class: a learned mask is the union of one map a finding; `findings`
     (K,) bool says which classes are findings (default: all): evidence for Normal has no place.
-    fill: what stands where pixels are taken away. "mean": 0 after normalisation, the mean grey of ImageNet; "blur": the image
+    fill: what stands where pixels are taken away. "mean": 0 after normalisation, the mean grey of the pixels that the weights know; "blur": the image
     itself, averaged over a sixteenth of its side; "noise": normal noise with the spread of ImageNet, drawn from the seeds of the call.
     map_stride: pixels a cell of the maps of "features"; 0: chosen by `Stages`. normalisation: that of the weights (normalisation_of).
     """
@@ -289,18 +291,18 @@ def build_model(
 def normalisation_of(name: str, weights: str) -> Normalisation:
     """The mean and standard deviation with which the pixels of these weights were trained.
 
-    timm says so for each of its models (.5 and .5 for EfficientNet-Lite, Inception, BEiT and many ViT); torchvision's are ImageNet's.
-    A checkpoint of this project (`weights` is its path) has its own. From scratch ("none"): ImageNet's.
+    timm says so for each of its models (.5 and .5 for EfficientNet-Lite, Inception, BEiT and many ViT); torchvision's are ImageNet's but
+    for Inception and GoogLeNet. A checkpoint of this project (`weights` is its path) has its own. From scratch ("none"): ImageNet's.
     """
     if weights == "none":
         return IMAGENET
-    if weights.endswith(".pt") and Path(weights).is_file():
-        state = torch.load(weights, map_location="cpu", weights_only=True, mmap=True)
-        args = state.get("args", {}) if isinstance(state, dict) else {}
-        if isinstance(args, dict) and "normalisation" in args:
-            return args["normalisation"]
+    if weights != "imagenet" and Path(weights).is_file():
+        with suppress(UserError):  # build_backbone says what is wrong with the file
+            state = read_tensors(Path(weights))
+            if isinstance(state, dict) and "mask_net" in state:
+                return state["args"].get("normalisation", IMAGENET)
     if name in torchvision_names():
-        return IMAGENET
+        return HALVES if name in ("inception_v3", "googlenet") else IMAGENET
     import timm
 
     config = timm.get_pretrained_cfg(name, allow_unregistered=True)

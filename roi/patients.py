@@ -156,7 +156,7 @@ def resolve(
     for patient in given.unique():
         try:
             forms[patient] = None if is_missing(patient) else split_patient(patient)
-        except ValueError as error:
+        except UserError as error:
             raise UserError(f"row {rows[int((given == patient).argmax())]}: {error}") from error
     out = []
     pseudonyms: dict[str, str] = {}

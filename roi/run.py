@@ -84,6 +84,8 @@ def fit_of(args: argparse.Namespace, mask: str, without: Sequence[str], device: 
         args.map_stride = args.map_stride or earlier["args"].get("map_stride", 8)
     else:
         args.normalisation = normalisation_of(args.backbone, args.weights)
+    if mask != "features":
+        args.map_stride = 0
     flags = flags_of(args, mask, without, dtype)
     source = save if args.resume in (None, "auto") else Path(args.resume)
     if state:
@@ -105,9 +107,9 @@ def fit_of(args: argparse.Namespace, mask: str, without: Sequence[str], device: 
         )  # fmt: skip
     model.to(device)
     if args.freeze_backbone:
-        freeze(args, model, mask)
-        if state:  # features are made with the weights that the run goes on from
-            checkpoint.load_parts(model, state, save)
+        freeze(args, model, mask, without)
+        if earlier:  # features are made with the weights that the run goes on from
+            checkpoint.load_parts(model, earlier | (before or {}).get("average", {}), source)
     elif args.train_parts:
         learn_only(model, tokens(args.train_parts))
     loader = partial(frozen_loader, model, dtype) if args.freeze_backbone else loader_of
@@ -460,12 +462,16 @@ def loader_of(
     return CacheLoader(cache, targets, sampler, device, on_device, args.prefetch_factor), sampler, table
 
 
-def freeze(args: argparse.Namespace, model: RoiModel, mask: str) -> None:
+def freeze(args: argparse.Namespace, model: RoiModel, mask: str, without: Sequence[str]) -> None:
     """--freeze_backbone: of the backbone the classifier layer alone learns. UserError for flags that features cannot serve."""
     if dist.world() > 1:
         raise UserError("--freeze_backbone trains in seconds in one process; start it without torchrun")
     if mask not in ("none", "features"):
         raise UserError(f"--freeze_backbone keeps features, and the mask {mask!r} is made from pixels; give --mask_net features, or --mode standard")
+    if mask == "features" and (args.objective != "evidence" or not args.mask_per_class or "locate" in without):
+        raise UserError("--freeze_backbone: maps learn from the term locate alone, which this run lacks; give --objective evidence with --mask_per_class")
+    if args.train_parts:
+        raise UserError(f"--freeze_backbone and --train_parts {args.train_parts}: give one of them")
     if Augment.of(args) is not None:
         raise UserError("--freeze_backbone keeps the features of each image as it is; leave out --augment and its flags, or the freezing")
     if args.skip_unreadable and not args.cache_dir:

@@ -166,18 +166,18 @@ def check_table(
             table["split"] = read_splits(table["split"], rows)
         given = table["patient_id"]
         table["patient_id"] = patients.resolve(table["image"], keys, given, datasets, rows, compare_names)
-    except ValueError as error:
+    except UserError as error:
         raise UserError(f"{name}: {error}") from error
     return table
 
 
 def _each_kind(column: pd.Series, change: Callable[[str], str], name: str, rows: Sequence[int]) -> pd.Series:
-    """`change` of each text, asked once a kind; its ValueErrors begin with the table and the first row of that kind."""
+    """`change` of each text, asked once a kind; its errors begin with the table and the first row of that kind."""
     changed = {}
     for field in column.unique():
         try:
             changed[field] = change(field)
-        except ValueError as error:
+        except UserError as error:
             raise UserError(f"{name}: row {rows[int((column == field).argmax())]}: {error}") from error
     return column.map(changed)
 

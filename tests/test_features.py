@@ -68,12 +68,35 @@ def test_features_are_made_once_for_a_backbone_and_its_images(tmp_path: Path) ->
     assert np.array_equal(first, frozen(make(), None, batches())[0])  # in the memory
 
 
+def test_two_runs_that_make_the_same_features_at_once_do_not_meet(tmp_path: Path) -> None:
+    """The second one begins and ends while the first has the key and nothing else."""
+    model, given, begun = make(), batches(), []
+
+    def begin() -> list[Batch]:
+        begun.append(1)
+        if len(begun) == 2:
+            frozen(make(), tmp_path, batches())
+        return given
+
+    arrays = frozen_features(model, begin, 5, str(tmp_path), torch.device("cpu"), torch.float32)
+    expected = features_of(model, torch.cat([batch.pixels for batch in given])).head.half().numpy()
+    np.testing.assert_allclose(arrays.head, expected, atol=1e-3)
+    assert [path.name[:9] for path in tmp_path.iterdir()] == ["features-"]
+
+
+def test_features_do_not_depend_on_the_size_of_a_batch_but_on_the_type(tmp_path: Path) -> None:
+    model, given = make(), batches()
+    pixels, rows = torch.cat([batch.pixels for batch in given]), torch.arange(5)
+    whole = [Batch(pixels, torch.zeros(5, 3), rows, [])]
+    assert key_of(model, given, torch.float32) == key_of(model, whole, torch.float32) != key_of(model, whole, torch.bfloat16)
+
+
 def test_a_killed_run_leaves_nothing_that_is_taken_for_whole(tmp_path: Path) -> None:
     model, given = make(), batches()
-    home = tmp_path / f"features-{key_of(model, given)}"
-    home.mkdir(parents=True)
-    (home / "head.npy").write_bytes(b"half")
+    (tmp_path / ".features-abc").mkdir()
+    (tmp_path / ".features-abc" / "head.npy").write_bytes(b"half")
     first, begun = frozen(model, tmp_path, given)
+    home = tmp_path / f"features-{key_of(model, given, torch.float32)}"
     assert len(begun) == 2 and (home / "done.json").is_file() and len(first) == 5
 
 
@@ -94,6 +117,15 @@ def test_a_classifier_that_is_not_linear_and_last_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="--freeze_backbone: SqueezeNet cannot be frozen to features.*Conv2d"):
         check_head(model, SIZE)
     check_head(make(), SIZE)
+
+
+def test_what_follows_the_classifier_is_seen_though_it_is_zero() -> None:
+    model = build_model("test_resnet", 3, "none", "none", SIZE, zero_head=True)
+    check_head(model, SIZE)
+    forward = model.backbone.forward
+    model.backbone.forward = lambda x: forward(x).relu() * 3
+    with pytest.raises(ValueError, match="something follows its classifier 'fc'"):
+        check_head(model, SIZE)
 
 
 def command(demo: Path, tables: tuple[Path, Path], out: Path, *more: object) -> list[object]:
@@ -142,6 +174,9 @@ def test_features_in_the_memory_train_as_those_on_the_disk(demo: Path, tables: t
         (("--mask_net", "conv"), "the mask 'conv' is made from pixels"),
         (("--backbone", "squeezenet1_1"), "SqueezeNet cannot be frozen to features"),
         (("--skip_unreadable",), "needs --cache_dir"),
+        (("--no-mask_per_class",), "maps learn from the term locate alone"),
+        (("--objective", "consistency", "--mask_net", "features"), "maps learn from the term locate alone"),
+        (("--train_parts", "fc"), "give one of them"),
     ],
 )
 def test_what_features_cannot_serve_is_one_line(demo: Path, tables: tuple[Path, Path], tmp_path: Path, more: tuple[object, ...], said: str) -> None:

@@ -337,6 +337,7 @@ def test_crop_and_drop_are_the_backbone_on_what_a_mask_of_features_keeps(name: s
     [
         ("tf_efficientnet_lite0", "imagenet", ((0.5,) * 3, (0.5,) * 3)),
         ("convnext_tiny", "imagenet", m.IMAGENET),  # torchvision's
+        ("inception_v3", "imagenet", m.HALVES),  # whose own code turns ImageNet's into these
         ("convnext_base.fb_in22k", "imagenet", m.IMAGENET),
         ("tf_efficientnet_lite0", "none", m.IMAGENET),
     ],
@@ -350,9 +351,11 @@ def test_the_normalisation_reaches_the_pixels_and_a_checkpoint_keeps_its_own(tmp
     model = m.build_model("test_resnet", 2, "none", "none", 32, normalisation=own)
     grey = torch.full((1, 1, 2, 2), 255.0)
     torch.testing.assert_close(model.normalise(grey)[0, :, 0, 0], torch.tensor([1.0, 2.4, 3.5]))
-    path = tmp_path / "own.pt"
-    torch.save({"model": {}, "args": {"normalisation": own}}, path)
-    assert m.normalisation_of("test_resnet", str(path)) == own
+    for name, args, expected in (("own.pt", {"normalisation": own}, own), ("older.pth", {}, m.IMAGENET)):
+        torch.save({"model": {}, "mask_net": {}, "args": args}, tmp_path / name)
+        assert m.normalisation_of("tf_efficientnet_lite0", str(tmp_path / name)) == expected
+    (tmp_path / "empty.pt").touch()
+    assert m.normalisation_of("tf_efficientnet_lite0", str(tmp_path / "empty.pt")) == m.HALVES  # build_backbone says what is wrong with it
 
 
 @pytest.mark.parametrize(("img_size", "finest"), [(224, 16), (160, 16), (96, 8), (64, 8), (512, 16)])

@@ -924,3 +924,19 @@ def test_a_last_batch_of_one_image_goes_into_the_one_before_it_with_batch_norm(
     assert "too few" not in said and rows_of(tmp_path / "metrics.csv")[0]["steps"] == "3"
     said = one_line_error(*given, "--overwrite", "--backbone", "test_resnet", "--batch_size", 1)
     assert "batch norm needs at least two images" in said and "--batch_size" in said
+
+
+def test_a_checkpoint_of_an_older_version_is_not_gone_on_with(demo: Path, tables: tuple[Path, Path], trained: Path, tmp_path: Path) -> None:
+    """Its objective was another one, and flags that are new could not tell."""
+    state = torch.load(trained / "roi.pt", weights_only=True)
+    del state["before_masks"]
+    torch.save(state, tmp_path / "roi.pt")
+    before = (tmp_path / "roi.pt").read_bytes()
+    error = one_line_error("train_roi_consistency.py", *training(demo, tables[0], tmp_path), "--resume", "auto")
+    assert "roi.pt: is of an older version" in error and (tmp_path / "roi.pt").read_bytes() == before
+
+
+def test_flags_of_maps_do_not_hinder_a_run_without_maps(demo: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
+    command = ("train_roi_baselines.py", "--mode", "standard", *training(demo, tables[0], tmp_path), "--map_stride", 16)
+    run(*command)
+    assert "1 of 1 epochs are done" in run(*command, "--resume", "auto")
