@@ -381,7 +381,8 @@ class Study:
         pooled: dict[str, list[Any]] = {name: [] for name in ("crop", "drop", "crop_blobs", "drop_blobs")}
         border, inside = [], []
         thorax = torch.from_numpy(self.thorax()).float().view(1, 1, CELLS, CELLS)
-        with torch.inference_mode():
+        judge = self.judge(model)
+        with torch.no_grad():
             for batch in self.batches():
                 rows = batch.index
                 hard = exact_topk(model.union(maps[rows], logits[rows], size), k)
@@ -394,7 +395,6 @@ class Study:
                     pooled[name].append(pooled_of(model, model.keep(x, m)))
             given = {name: torch.cat(parts) for name, parts in pooled.items()}
             views = {name: classifier_of(model)(values).numpy() for name, values in given.items()}
-            judge = self.judge(model)
             judged = {f"judged {name}": judge(values).numpy() for name, values in given.items()}
         full = logits.numpy()
         auroc = {name: self.auroc(values) for name, values in (views | judged | {"full": full}).items()}
@@ -432,18 +432,18 @@ class Study:
         target = torch.from_numpy(target_matrix(table, list(LABELS)))
         size = (self.args.img_size, self.args.img_size)
         shares, k = [], kept_pixels(*size, KEEP_RATIO)
-        for batch in self.batches(table):
-            x = model.normalise(batch.pixels)
-            blobs = random_mask(row_seeds(1, 0, batch.index), size, k)
-            shares.append(torch.stack([pooled_of(model, model.keep(x, m)) for m in (blobs, 1 - blobs)], 1))
-        inputs = torch.cat(shares).clone()  # (N, 2, D)
-        with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad():
+            for batch in self.batches(table):
+                x = model.normalise(batch.pixels)
+                blobs = random_mask(row_seeds(1, 0, batch.index), size, k)
+                shares.append(torch.stack([pooled_of(model, model.keep(x, m)) for m in (blobs, 1 - blobs)], 1))
+        x, y = torch.cat(shares).float(), target  # (N, 2, D), (N, K)
+        with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
             optimizer = torch.optim.AdamW(layer.parameters(), lr=3e-3)
-            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 8 * -(-len(inputs) // 32))
-            x, y = inputs.clone().float(), target.clone()
+            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 8 * -(-len(x) // 32))
             for _ in range(8):
                 for rows in torch.randperm(len(x)).split(32):
                     logits = layer(x[rows])  # (B, 2, K)
