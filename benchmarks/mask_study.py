@@ -346,7 +346,7 @@ def picture(args: argparse.Namespace, path: Path) -> None:
     loader, target = batches(args, "test")
     row = int(np.flatnonzero(target.sum(1) == 2)[0])
     name, found = Path(test["image"].iloc[row]).name, [LABELS[k] for k in np.flatnonzero(target[row])]
-    pixels = torch.from_numpy(np.stack([loader.dataset[row][1]])[:, None])
+    pixels = torch.from_numpy(np.stack([loader.loader.dataset[row][1]])[:, None])
     with torch.inference_mode():
         views = model(pixels, 0.1)
     grey, mask = pixels[0, 0].numpy() / 255, views.hard[0, 0].numpy() > 0
