@@ -494,7 +494,7 @@ class Study:
         own, cam = self.boxed(maps), self.grad_cam(model, 0)
         boxes, size = self.boxes, (self.args.img_size, self.args.img_size)
         figure, axes = pyplot.subplots(len(findings), 4, figsize=(8, 2.1 * len(findings)), layout="constrained")
-        for row, finding in zip(axes, findings, strict=True):
+        for line, (row, finding) in enumerate(zip(axes, findings, strict=True)):
             q = int(np.flatnonzero(boxes.dev & (boxes.column == LABELS.index(finding)))[0])
             image = self.rows["image"].iloc[boxes.image[q]]
             n = int(np.flatnonzero(self.table["image"] == image)[0])
@@ -513,7 +513,7 @@ class Study:
                     axis.imshow(np.where(layer > 0, 1.0, np.nan), cmap=ListedColormap(["#40d0ff"]), alpha=0.35, extent=(0, 1, 1, 0))
                 edge = boxes.inside[q].reshape(CELLS, CELLS).astype(float)
                 axis.contour((np.arange(CELLS) + 0.5) / CELLS, (np.arange(CELLS) + 0.5) / CELLS, edge, levels=[0.5], colors="#ffe14d", linewidths=1.3)
-                axis.set_title(title if row is axes[0] else "", fontsize=9)
+                axis.set_title("" if line else title, fontsize=9)
                 axis.set_xticks([])
                 axis.set_yticks([])
             p = float(logits[n, LABELS.index(finding)].sigmoid())
