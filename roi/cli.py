@@ -52,7 +52,10 @@ def run(main: Callable[[argparse.Namespace], int | None], parse_args: Callable[[
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     before = children()
     try:
-        sys.exit(main(parse_args()) or 0)
+        code = main(parse_args()) or 0
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            leave(code)
+        sys.exit(code)
     except BrokenPipeError:  # | head has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
@@ -71,7 +74,8 @@ def run(main: Callable[[argparse.Namespace], int | None], parse_args: Callable[[
 
 
 def leave(code: int) -> NoReturn:
-    """End with an error; under torchrun at once, so that it ends the others before they say the same."""
+    """End; under torchrun at once: an error, so that it ends the others before they say the same, a success, because
+    threads of gloo (torch 2.14) now and then abort a process while its interpreter takes itself apart."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         kill(children())
         sys.stdout.flush()

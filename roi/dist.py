@@ -51,6 +51,7 @@ def processes(device: torch.device) -> Iterator[torch.device]:
         yield device
     finally:
         sys.stdout = spoken
+    wait()  # process 0 may still be writing
     td.destroy_process_group()  # not after an error: it would wait for the others, and torchrun ends them all
 
 
