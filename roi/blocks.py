@@ -83,15 +83,12 @@ def _twice(block: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-Modes = list[tuple[bool, bool]]  # of each module: training, and whether a batch norm keeps running statistics
-
-
-def modes_of(block: nn.Module) -> Modes:
-    return [(m.training, getattr(m, "track_running_stats", False)) for m in block.modules()]
+def modes_of(block: nn.Module) -> list[bool]:
+    return [module.training for module in block.modules()]
 
 
 @contextmanager
-def _as_it_was(block: nn.Module, modes: Modes, learning: list[bool], first: bool) -> Iterator[None]:
+def _as_it_was(block: nn.Module, modes: list[bool], learning: list[bool], first: bool) -> Iterator[None]:
     """The modes of the first call, whatever came after it; batch norm counts its batch once."""
     now = modes_of(block), [p.requires_grad for p in block.parameters()]
     norms = [] if first else [m for m in block.modules() if isinstance(m, _BatchNorm)]
@@ -107,10 +104,8 @@ def _as_it_was(block: nn.Module, modes: Modes, learning: list[bool], first: bool
             norm._buffers.update(buffers)
 
 
-def _set(block: nn.Module, modes: Modes, learning: list[bool]) -> None:
-    for module, (training, tracking) in zip(block.modules(), modes, strict=True):
+def _set(block: nn.Module, modes: list[bool], learning: list[bool]) -> None:
+    for module, training in zip(block.modules(), modes, strict=True):
         module.training = training
-        if isinstance(module, _BatchNorm):
-            module.track_running_stats = tracking  # off in the crop and the drop view (roi/objective.py)
     for parameter, learns in zip(block.parameters(), learning, strict=True):
         parameter.requires_grad_(learns)

@@ -76,13 +76,15 @@ def load_model(path: str | Path, channels_last: bool = True) -> tuple[RoiModel, 
 
 
 def parts(model: RoiModel) -> dict[str, Any]:
-    return {"model": model.backbone.state_dict(), "mask_net": model.mask_net.state_dict() if model.mask_net is not None else {}}
+    mask_net = {} if model.mask_net is None else model.mask_net.state_dict()
+    return {"model": model.backbone.state_dict(), "mask_net": mask_net, "view_norms": model.view_norms.state_dict()}
 
 
 def load_parts(model: RoiModel, state: dict[str, Any], path: str | Path) -> None:
     pairs = [(model.backbone, state["model"])]
     if model.mask_net is not None:
         pairs.append((model.mask_net, state["mask_net"]))
+    pairs.append((model.view_norms, state.get("view_norms") or model.view_norms.state_dict()))
     for module, weights in pairs:
         wrong = misfits(module.state_dict(), weights)
         if wrong:

@@ -345,7 +345,7 @@ class Fit:
         self.backup = StepBackup(self)
         # Of batch norm: each process has seen its own images, one set is validated and saved.
         both = [values for norm in batch_norms(self.model) for values in (norm.running_mean, norm.running_var)]
-        self.statistics = [values for values in both if values is not None]
+        self.statistics = [values for values in (*both, *self.model.view_norms.buffers()) if values is not None and values.is_floating_point()]
         try:
             with Stop() as stop:
                 if self.begin:

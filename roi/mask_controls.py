@@ -56,8 +56,7 @@ class MaskControls:
             height, width = pixels.shape[-2:]
             blobs = random_mask(seeds, (height, width), kept_pixels(height, width, self.keep_ratio))
             x = self.model.normalise(pixels)
-            crop_blobs = self.model.backbone(self.model.keep(x, blobs, seeds)).float()
-            drop_blobs = self.model.backbone(self.model.keep(x, 1 - blobs, seeds)).float()
+            crop_blobs, drop_blobs = self.model.crop(x, blobs, seeds), self.model.drop(x, blobs, seeds)
         logits = (views.full, views.crop, views.drop, crop_blobs, drop_blobs)
         self.parts.append(tuple(part.cpu().numpy() for part in (index, target, border_share(views.hard), *logits)))
 

@@ -54,10 +54,12 @@ class Stages:
 
     The finest of them is 16 where that gives CELLS cells a side, else 8, or `finest` where that is given; the coarser ones are used too.
     The outermost module whose output has the size of a stride is its stage (layer3 of a ResNet, features.5 of a ConvNeXt),
-    the last of several; what comes after the classifier `head` has begun is not looked at.
+    the last of several; what comes after the classifier `head` has begun is not looked at. Nor are the 1x1 convolutions that widen the last
+    stage for the classifier (EfficientNet, MobileNet): maps on them point worse (benchmarks/RESULTS.md, "Evidence"). Checkpoints from
+    before that rule have such a `widened` stage.
     """
 
-    def __init__(self, backbone: nn.Module, head: nn.Module, img_size: int, finest: int = 0) -> None:
+    def __init__(self, backbone: nn.Module, head: nn.Module, img_size: int, finest: int = 0, widened: bool = False) -> None:
         found = _sizes(backbone, head, img_size)
         there = {stride for stride in STRIDES for _, shape in found if _has_stride(shape, stride, img_size)}
         fine_enough = [stride for stride in there if stride <= 16 and img_size / stride >= CELLS]
@@ -70,6 +72,8 @@ class Stages:
             if here:
                 depth = min(name.count(".") for name, _ in here)
                 name, shape = [(name, shape) for name, shape in here if name.count(".") == depth][-1]
+                if not widened:
+                    name, shape = _before_widening(backbone, here, name)
                 self.names.append(name)
                 self.axes.append(_last(shape))
                 self.channels.append(shape[3] if _last(shape) else shape[1])
@@ -135,6 +139,24 @@ def _sizes(backbone: nn.Module, head: nn.Module, img_size: int) -> list[tuple[st
         for module in training:
             module.training = True
     return found
+
+
+def _before_widening(backbone: nn.Module, here: list[tuple[str, torch.Size]], name: str) -> tuple[str, torch.Size]:
+    """The stage `name`, or what comes before the 1x1 convolution that widens it, beside it or in it; `here`: the modules of its stride."""
+    shapes = dict(here)
+    beside = [other for other in shapes if other.count(".") == name.count(".")]
+    sees = [_largest_kernel(backbone.get_submodule(other)) for other in beside]
+    last = max((n for n, size in enumerate(sees) if size > 1), default=len(sees) - 1)  # after it come a 1x1 convolution, norms, activations
+    name = beside[last] if 1 in sees[last + 1 :] else beside[-1]
+    stage = backbone.get_submodule(name)
+    if isinstance(stage, nn.Sequential) and _largest_kernel(stage[-1]) == 1 and f"{name}.{len(stage) - 2}" in shapes:
+        name = f"{name}.{len(stage) - 2}"
+    return name, shapes[name]
+
+
+def _largest_kernel(module: nn.Module) -> int:
+    """The largest side of its convolutions, 0 without one."""
+    return max((max(part.kernel_size) for part in module.modules() if isinstance(part, nn.Conv2d)), default=0)
 
 
 def _has_stride(shape: torch.Size, stride: int, img_size: int) -> bool:

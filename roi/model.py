@@ -21,6 +21,7 @@ from roi.files import reason
 from roi.masknet import ConvMask, FeatureMask, Stages
 from roi.masks import cutout_mask, enlarged, exact_topk, kept_pixels, random_mask, standardised, straight_through
 from roi.table import is_finding
+from roi.view_norms import ViewNorms
 from roi.weights import load_weights, read_tensors, read_weights
 
 Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]  # mean and standard deviation of red, green, blue in 0..1
@@ -49,7 +50,8 @@ class RoiModel(nn.Module):
     (K,) bool says which classes are findings (default: all): evidence for Normal has no place.
     fill: what stands where pixels are taken away. "mean": 0 after normalisation, the mean grey of the pixels that the weights know; "blur": the image
     itself, averaged over a sixteenth of its side; "noise": normal noise with the spread of ImageNet, drawn from the seeds of the call.
-    map_stride: pixels a cell of the maps of "features"; 0: chosen by `Stages`. normalisation: that of the weights (normalisation_of).
+    map_stride: pixels a cell of the maps of "features"; 0: chosen by `Stages`, as is what `widened_stage` means.
+    normalisation: that of the weights (normalisation_of).
     """
 
     mean: Tensor
@@ -59,7 +61,7 @@ class RoiModel(nn.Module):
     def __init__(
         self, backbone: nn.Module, mask: str = "conv", channels_last: bool = True,
         *, img_size: int = 224, per_class: bool = False, fill: str = "mean", findings: Sequence[bool] | None = None,
-        map_stride: int = 0, normalisation: Normalisation | None = None,
+        map_stride: int = 0, widened_stage: bool = False, normalisation: Normalisation | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         if mask not in MASKS or fill not in FILLS:
@@ -70,8 +72,9 @@ class RoiModel(nn.Module):
         last = head(backbone)[1]
         classes = len(last.weight)  # type: ignore[arg-type]
         maps = classes if self.per_class else 1
-        self.stages = Stages(backbone, last, img_size, map_stride) if mask == "features" else None
+        self.stages = Stages(backbone, last, img_size, map_stride, widened_stage) if mask == "features" else None
         self.mask_net = FeatureMask(self.stages.channels, maps) if self.stages else ConvMask(maps) if mask == "conv" else None
+        self.view_norms = ViewNorms(backbone)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         mean, std = normalisation or IMAGENET
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
@@ -92,6 +95,16 @@ class RoiModel(nn.Module):
     def keep(self, x: Tensor, m: Tensor, seeds: Tensor | None = None) -> Tensor:
         """What a mask keeps: x m + fill (1 - m). (B, 3, H, W) normalised, (B, 1, H, W) in 0..1 -> (B, 3, H, W); only noise needs `seeds`."""
         return x * m if self.fill == "mean" else torch.lerp(filling(x, self.fill, seeds), x, m)
+
+    def crop(self, x: Tensor, m: Tensor, seeds: Tensor | None = None) -> Tensor:
+        """Logits of the crop view, what a mask keeps: (B, 3, H, W) normalised, (B, 1, H, W) in 0..1 -> (B, K) fp32."""
+        with self.view_norms.of("crop"):
+            return self.backbone(self.keep(x, m, seeds)).float()
+
+    def drop(self, x: Tensor, m: Tensor, seeds: Tensor | None = None) -> Tensor:
+        """Logits of the drop view, what a mask leaves over: (B, 3, H, W) normalised, (B, 1, H, W) in 0..1 -> (B, K) fp32."""
+        with self.view_norms.of("drop"):
+            return self.backbone(self.keep(x, 1 - m, seeds)).float()
 
     def read(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and maps of a learned mask: (B, 3, H, W) normalised -> (B, K), (B, M, h, w), both fp32. No gradient goes from the
@@ -156,6 +169,9 @@ class RoiModel(nn.Module):
         hard = self.hard(x, score, keep_ratio, seeds)
         soft = None if score is None else score.sigmoid()
         m = hard if soft is None else straight_through(hard, soft)
+        if full is not None and any(self.view_norms.learned.values()) and not self.training:
+            crop, drop = self.crop(x, m, seeds), self.drop(x, m, seeds)
+            return Views(full, crop, drop, soft, hard, score, maps if self.per_class else None)
         parts = [self.keep(x, m, seeds), self.keep(x, 1 - m, seeds)]
         logits = self.backbone(torch.cat(parts if full is not None else [x, *parts])).float()
         full, crop, drop = (full, *logits.chunk(2)) if full is not None else logits.chunk(3)
@@ -271,7 +287,7 @@ def build_model(
     name: str, classes: int, mask: str, weights: str = "imagenet", img_size: int = 224, seed: int = 0, channels_last: bool = True,
     *, per_class: bool = False, fill: str = "mean", findings: Sequence[bool] | None = None,
     class_names: Sequence[str] | None = None,
-    map_stride: int = 0, normalisation: Normalisation | None = None, zero_head: bool = False,
+    map_stride: int = 0, widened_stage: bool = False, normalisation: Normalisation | None = None, zero_head: bool = False,
 ) -> RoiModel:  # fmt: skip
     """Backbone and mask net, all new layers drawn from `seed`."""
     try:
@@ -284,7 +300,7 @@ def build_model(
         torch.default_generator.manual_seed(seed)
         return RoiModel(
             backbone, mask, channels_last, img_size=img_size, per_class=per_class, fill=fill, findings=findings, map_stride=map_stride,
-            normalisation=normalisation,
+            widened_stage=widened_stage, normalisation=normalisation,
         )  # fmt: skip
 
 
@@ -326,5 +342,6 @@ def described(args: dict[str, Any], classes: Sequence[str], seed: int, channels_
     return build_model(
         args["backbone"], len(classes), args["mask"], "none", args["img_size"], seed, channels_last,
         per_class=args["mask_per_class"], fill=args["fill"], findings=is_finding(classes).tolist(),
-        map_stride=args.get("map_stride", 8), normalisation=args.get("normalisation"),  # before they were flags: the finest stage, ImageNet's
+        # Before these were kept: the finest stage, the widened one too, ImageNet's mean and spread.
+        map_stride=args.get("map_stride", 8), widened_stage=args.get("widened_stage", True), normalisation=args.get("normalisation"),
     )  # fmt: skip

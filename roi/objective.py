@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from roi.draws import uniform
 from roi.losses import Over, bce, consist, drop, log_mean_exp, lost, of_batch, total_variation
@@ -99,8 +98,7 @@ def evidence_terms(
     drop     -log(1 - p) on what is dropped, of what is present: half of the images drop the mask of all classes and must lose
              all findings, half drop the map of one finding and must lose that one (one map: always all). Only the mask learns
     locate   BCE on the maps alone, pooled over their cells with `sharpness`: a map is high somewhere exactly where its finding is present
-    In the crop and the drop view dropout is off, and batch norm takes the statistics of the batch at hand: running statistics, which are those
-    of whole images, trail weights that are tuned against them.
+    In the crop and the drop view dropout is off, and batch norm has statistics of their own (roi/view_norms.py).
     """
     x = model.normalise(pixels)
     findings = target.masked_fill(~model.findings, torch.nan)  # Normal has no place
@@ -120,30 +118,12 @@ def evidence_terms(
         own = enlarged(maps[torch.arange(len(maps), device=maps.device), chance.one.argmax(1)][:, None], size)  # (B, 1, H, W)
         dropped = torch.where(chance.single[:, None, None, None], straight_through(exact_topk(own, k), competing(own, k)), m)
         present = chance.one
-    with batch_statistics(model.backbone):
-        terms["consist"] = bce(model.backbone(model.keep(x, m, seeds)).float(), target, over)
-        # The classifier must not learn from the drop view: only the mask is asked to remove evidence.
-        with fixed(model.backbone):
-            left = model.backbone(model.keep(x, 1 - dropped, seeds)).float()
+    terms["consist"] = bce(model.crop(x, m, seeds), target, over)
+    # The classifier must not learn from the drop view: only the mask is asked to remove evidence.
+    with fixed(model.backbone):
+        left = model.drop(x, dropped, seeds)
     terms["drop"] = lost(left, present, over)
     return terms | {"mask_kept": hard.mean(), "mask_mean": soft.detach().mean(), "mask_tv": total_variation(soft.detach())}
-
-
-@contextmanager
-def batch_statistics(module: nn.Module) -> Iterator[None]:
-    """In eval mode for a while, but a batch norm that learns normalises by the batch at hand, and its running statistics stay as they are."""
-    training = [part for part in module.modules() if part.training]
-    norms = [part for part in training if isinstance(part, _BatchNorm) and part.track_running_stats]
-    module.eval()
-    for norm in norms:
-        norm.training, norm.track_running_stats = True, False
-    try:
-        yield
-    finally:
-        for norm in norms:
-            norm.track_running_stats = True
-        for part in training:
-            part.training = True
 
 
 @contextmanager

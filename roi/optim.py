@@ -158,4 +158,5 @@ class Average:
     def load(self, parts: dict[str, dict[str, Tensor]]) -> None:
         for part, state in self.parts.items():
             for name, kept in state.items():
-                kept.copy_(parts[part][name])
+                if part in parts:  # no "view_norms" in a checkpoint from before they were kept
+                    kept.copy_(parts[part][name])

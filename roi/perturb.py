@@ -105,10 +105,8 @@ class Curves:
             reinit, _ = self.other.masks(x, self.keep_ratio, None)
             assert reinit is not None
             for source, f, m in perturbations(score, hard, reinit, seeds, self.kept):
-                logits = self.model.backbone(
-                    torch.cat([self.model.keep(x, m, seeds), self.model.keep(x, 1 - m, seeds)])
-                ).float()  # 2B images; a step of training takes 3B
-                crop[:, SOURCES.index(source), f], drop[:, SOURCES.index(source), f] = logits.sigmoid().chunk(2)
+                crop[:, SOURCES.index(source), f] = self.model.crop(x, m, seeds).sigmoid()
+                drop[:, SOURCES.index(source), f] = self.model.drop(x, m, seeds).sigmoid()
         self.file.add(full=full.sigmoid().cpu().numpy(), crop=crop.cpu().numpy(), drop=drop.cpu().numpy())
 
     def close(self, classes: list[str], meta: dict[str, Any], contaminated: Collection[str]) -> int:

@@ -82,8 +82,9 @@ def fit_of(args: argparse.Namespace, mask: str, without: Sequence[str], device: 
     if earlier:
         args.normalisation = earlier["args"].get("normalisation", IMAGENET)
         args.map_stride = args.map_stride or earlier["args"].get("map_stride", 8)
+        args.widened_stage = earlier["args"].get("widened_stage", True)
     else:
-        args.normalisation = normalisation_of(args.backbone, args.weights)
+        args.normalisation, args.widened_stage = normalisation_of(args.backbone, args.weights), False
     if mask != "features":
         args.map_stride = 0
     flags = flags_of(args, mask, without, dtype)
@@ -103,7 +104,7 @@ def fit_of(args: argparse.Namespace, mask: str, without: Sequence[str], device: 
             args.backbone, len(rows.classes), mask, "none" if earlier else args.weights, args.img_size, args.seed, args.channels_last,
             per_class=args.mask_per_class, fill=args.fill, findings=is_finding(rows.classes).tolist(),
             class_names=rows.classes,
-            map_stride=args.map_stride, normalisation=args.normalisation, zero_head=args.freeze_backbone,
+            map_stride=args.map_stride, widened_stage=args.widened_stage, normalisation=args.normalisation, zero_head=args.freeze_backbone,
         )  # fmt: skip
     model.to(device)
     if args.freeze_backbone:

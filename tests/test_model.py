@@ -223,7 +223,8 @@ STAGES = {
     ("convnext_tiny", 64): (["features.3", "features.5", "features"], [192, 384, 768], [8, 4, 2]),
     ("swin_t", 64): (["features.3", "features.5", "permute"], [192, 384, 768], [8, 4, 2]),
     ("test_resnet", 32): (["layer2", "layer3"], [48, 192], [4, 2]),  # layer4 has a single cell left
-    ("test_efficientnet", 64): (["blocks.2", "blocks.3", "bn2"], [32, 48, 256], [8, 4, 2]),
+    ("test_efficientnet", 64): (["blocks.2", "blocks.3", "blocks"], [32, 48, 64], [8, 4, 2]),  # not bn2, of the 1x1 convolution after them
+    ("mobilenet_v2", 64): (["features.6", "features.13", "features.17"], [32, 96, 320], [8, 4, 2]),  # not features.18, which widens
 }
 
 
@@ -368,4 +369,6 @@ def test_maps_are_of_stride_16_where_that_gives_ten_cells_a_side(img_size: int, 
 def test_a_checkpoint_from_before_the_flag_has_its_finest_stage() -> None:
     args = {"backbone": "resnet18", "mask": "features", "img_size": 224, "mask_per_class": True, "fill": "mean"}
     assert len(m.described(args, ["Mass"], 0).stages.names) == 3
+    older = {**args, "backbone": "test_efficientnet", "map_stride": 32}
+    assert m.described(older, ["Mass"], 0).stages.channels == [256] and m.described(older | {"widened_stage": False}, ["Mass"], 0).stages.channels == [64]
     assert len(m.described(args | {"map_stride": 16}, ["Mass"], 0).stages.names) == 2
