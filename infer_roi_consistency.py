@@ -120,12 +120,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
-    from roi import dist
+    from roi import distributed
     from roi.engine import pick_device, what_failed
 
-    if args.image and dist.world() > 1:
+    if args.image and distributed.world() > 1:
         raise UserError("--image is one image; several processes (torchrun) share a table, --csv")
-    with dist.processes(pick_device(args.device)) as device:
+    with distributed.processes(pick_device(args.device)) as device:
         args.device = str(device)
         try:
             predict_with(args)
@@ -134,7 +134,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def predict_with(args: argparse.Namespace) -> None:
-    from roi import checkpoint, dist
+    from roi import checkpoint, distributed
     from roi.model import LEARNED
     from roi.predictions import meta_path
 
@@ -156,8 +156,8 @@ def predict_with(args: argparse.Namespace) -> None:
     args.sets = promised(args, state) if args.thresholds else None
     if args.tta == "flips":
         print("--tta flips: half of each mean sees the heart on the right, and side markers mirrored; laterality and dextrocardia are lost to it")
-    dist.wait()  # every process has looked at what is there
-    with locked(*(path for path in files if path and dist.rank() == 0)):
+    distributed.wait()  # every process has looked at what is there
+    with locked(*(path for path in files if path and distributed.rank() == 0)):
         if args.image:
             predict_image(args, model, state)
         else:
@@ -192,10 +192,10 @@ def outcomes(
     """Predict batch by batch; `table` has image and contaminated (trained on) of the rows, which begin at row `first`
     of the whole one. `outputs` see each batch. An unreadable image stops it, or is left out and listed.
     """
-    from roi import dist
+    from roi import distributed
     from roi.augment import OTHER_VIEWS
+    from roi.counter_rng import row_seeds
     from roi.data import checked, note_unreadable
-    from roi.draws import row_seeds
     from roi.engine import predict
     from roi.predictions import PARTS, record
 
@@ -217,8 +217,8 @@ def outcomes(
         for i, row in enumerate(rows):
             values = {part: p[i] for part, p in prob.items()}
             yield row, record(images[row], state["classes"], values, contaminated[row]) | sets[i], None if masks is None else masks[i]
-    unreadable = set().union(*dist.gathered(unreadable))
-    if dist.rank() == 0:
+    unreadable = set().union(*distributed.gathered(unreadable))
+    if distributed.rank() == 0:
         note_unreadable(unreadable, output_of(args))
 
 
@@ -233,7 +233,7 @@ def evidence(args: argparse.Namespace, model: RoiModel, state: dict[str, Any], i
     """The files of maps and curves that were asked for; `boxed`: the images that have a box, if boxes were given."""
     import torch
 
-    from roi.draws import row_seeds
+    from roi.counter_rng import row_seeds
     from roi.evidence import CamMaps, ClassMaps, MaskMaps
     from roi.model import LEARNED, reinitialised
     from roi.perturb import Curves
@@ -295,12 +295,12 @@ def predict_image(args: argparse.Namespace, model: RoiModel, state: dict[str, An
 
 def predict_table(args: argparse.Namespace, model: RoiModel, state: dict[str, Any]) -> None:
     """A table: predictions as a stream, pictures, maps and curves as they come."""
-    from roi import dist
+    from roi import distributed
     from roi.blocks import compiled
     from roi.boxes import boxes_by_image, read_boxes
     from roi.checkpoint import trained_on
     from roi.data import present
-    from roi.log import progress
+    from roi.progress import progress
     from roi.table import read_table, some_patients
     from roi.visuals import file_stems, save_cam, save_pictures
 
@@ -328,7 +328,7 @@ def predict_table(args: argparse.Namespace, model: RoiModel, state: dict[str, An
     marked = set(table["image"][table["contaminated"]])
     stems = file_stems(table["image"])
     shown = min(args.max_vis or len(table), len(table)) if args.save_vis_dir else 0
-    first, end = (len(table) * n // dist.world() for n in (dist.rank(), dist.rank() + 1))  # rows of this process
+    first, end = (len(table) * n // distributed.world() for n in (distributed.rank(), distributed.rank() + 1))  # rows of this process
     outputs = evidence(args, model, state, table["image"].tolist(), boxed)
     cam = cam_of(args, model, state) if shown and model.mask == "none" else None
     if args.compile:
@@ -361,10 +361,10 @@ def predict_table(args: argparse.Namespace, model: RoiModel, state: dict[str, An
         for output in outputs:
             count = output.close(state["classes"], provenance(args, state), marked)
             print(f"{output.file.path}: {count:,} images")
-    everyone = [image for images in dist.gathered(done) for image in images]
+    everyone = [image for images in distributed.gathered(done) for image in images]
     if shown:
         print(f"{args.save_vis_dir}: pictures of {shown:,} images")
-        if dist.rank() == 0:
+        if distributed.rank() == 0:
             shown_images = set(table["image"].iloc[:shown])
             mark_folder(Path(args.save_vis_dir), [image for image in everyone if image in shown_images & marked])
     say_contaminated(len(marked & set(everyone)), len(everyone), state)

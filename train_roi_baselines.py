@@ -133,10 +133,10 @@ def main(args: argparse.Namespace) -> int:
     with cli.writing_alone(args):
         import torch
 
-        from roi import dist
+        from roi import distributed
         from roi.run import train
 
-        torch.manual_seed(args.seed + dist.rank())
+        torch.manual_seed(args.seed + distributed.rank())
         mask, without, _ = MODES[args.mode]
         return train(args, mask or args.mask_net, without)
 
@@ -145,7 +145,7 @@ def test(args: argparse.Namespace) -> int:
     """What the two scripts do: predictions of --checkpoint on --test_csv, and their scores."""
     import evaluate
     import infer_roi_consistency
-    from roi import dist
+    from roi import distributed
 
     out = Path(args.test_out or Path(args.checkpoint).with_name(f"{Path(args.checkpoint).stem}_test"))
     again = ["--overwrite"] if args.overwrite else []
@@ -154,7 +154,7 @@ def test(args: argparse.Namespace) -> int:
     how += [f"--{'' if getattr(args, name) else 'no-'}{name}" for name in ("skip_unreadable", "compile", "channels_last")]
     given = ["--checkpoint", args.checkpoint, "--csv", args.test_csv, "--image_root", args.image_root, "--save_json", str(out / "preds.json")]
     infer_roi_consistency.main(infer_roi_consistency.parse_args([*given, *how, *again]))
-    if dist.rank() == 0:
+    if distributed.rank() == 0:
         evaluate.main(evaluate.parse_args(["--preds", str(out / "preds.json"), "--csv", args.test_csv, "--out", str(out), *again]))
     return 0
 

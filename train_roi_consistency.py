@@ -23,10 +23,10 @@ def main(args: argparse.Namespace) -> int:
     with cli.writing_alone(args):
         import torch
 
-        from roi import dist
+        from roi import distributed
         from roi.run import train
 
-        torch.manual_seed(args.seed + dist.rank())
+        torch.manual_seed(args.seed + distributed.rank())
         cli.settle_objective(args, "evidence")
         return train(args, args.mask_net)
 

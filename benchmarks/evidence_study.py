@@ -372,7 +372,7 @@ class Study:
     def measure_mask(self, model: Any, logits: Any, maps: Any) -> dict[str, float]:
         import torch
 
-        from roi.draws import row_seeds
+        from roi.counter_rng import row_seeds
         from roi.mask_controls import border_share, contrast
         from roi.masks import exact_topk, kept_pixels, random_mask
 
@@ -418,7 +418,7 @@ class Study:
         from torch import nn
         from torch.nn import functional as F
 
-        from roi.draws import row_seeds
+        from roi.counter_rng import row_seeds
         from roi.masks import kept_pixels, random_mask
         from roi.table import belongs_to, read_table, target_matrix
 

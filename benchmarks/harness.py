@@ -281,7 +281,7 @@ def training(objective: str, backbone: str, img_size: int, device: torch.device,
         compiled(model)
 
     def losses_fn(model: RoiModel, batch: Batch, epoch: int) -> dict[str, torch.Tensor]:
-        from roi.draws import row_seeds
+        from roi.counter_rng import row_seeds
 
         seeds = row_seeds(args.seed, epoch, batch.index.to(device, non_blocking=True))
         if objective == "evidence":

@@ -188,7 +188,7 @@ def looked_at(args: argparse.Namespace, variant: str, seed: int) -> dict[str, fl
     import torch
 
     from roi.checkpoint import load_model
-    from roi.draws import row_seeds
+    from roi.counter_rng import row_seeds
     from roi.engine import pick_device
     from roi.masks import kept_pixels, random_mask
 

@@ -52,24 +52,24 @@ class ArrayWriter:
         self.rows += len(next(iter(arrays.values())))
 
     def _file(self, name: str) -> AbstractContextManager[IO[bytes]]:
-        from roi import dist  # brings torch, which reading does without
+        from roi import distributed  # brings torch, which reading does without
 
-        if dist.rank() == 0:
+        if distributed.rank() == 0:
             return tempfile.TemporaryFile(dir=self.path.parent)
         return beside(self.path.with_name(f"{self.path.name}.{name}"), "wb+")
 
     def close(self, **fixed: object) -> None:
         """Write the file: the rows, those of process 0 first where there are several, and, once each, `fixed` (numbers, strings,
         arrays). UserError without any row."""
-        from roi import dist
+        from roi import distributed
 
         for file in self._files.values():
             file.flush()
-        everyone = dist.gathered((self.rows, self._kinds, {name: file.name for name, file in self._files.items()}))
+        everyone = distributed.gathered((self.rows, self._kinds, {name: file.name for name, file in self._files.items()}))
         kinds = next((kinds for _, kinds, _ in everyone if kinds), None)
         if kinds is None:
             raise UserError(f"{self.path}: no image was left to write about")
-        if dist.rank() == 0:
+        if distributed.rank() == 0:
             with replacing(self.path, "wb") as target, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
                 for name, (kind, shape) in kinds.items():
                     header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": (sum(n for n, _, _ in everyone), *shape)}
@@ -84,7 +84,7 @@ class ArrayWriter:
                 for name, value in fixed.items():
                     with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
                         np.lib.format.write_array(entry, np.asanyarray(value), allow_pickle=False)
-        dist.wait()
+        distributed.wait()
         self.__exit__()
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from roi.draws import uniform
+from roi.counter_rng import uniform
 
 GREY = 255 * (0.485 + 0.456 + 0.406) / 3  # the mean of ImageNet: about 0 once normalised
 

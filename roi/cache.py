@@ -39,8 +39,8 @@ import PIL
 from roi.errors import UserError
 from roi.files import reason, replacing
 from roi.images import UnreadableImage, is_constant, read_picture
-from roi.log import progress, say
-from roi.workers import crew
+from roi.process_pool import crew
+from roi.progress import progress, say
 
 try:
     import fcntl

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from roi import dist
+from roi import distributed
 from roi.errors import UserError
 from roi.files import reason, replacing
 from roi.model import RoiModel, described
@@ -185,9 +185,9 @@ def rng_state(device: torch.device) -> dict[str, torch.Tensor]:
 def restore_rng(states: list[dict[str, torch.Tensor]], device: torch.device) -> None:
     """A resumed run goes on drawing where it stopped: the one place that sets the global generators. One state a process; where their
     number changed, dropout draws anew from the script's seed."""
-    if len(states) != dist.world():
+    if len(states) != distributed.world():
         return
-    state = states[dist.rank()]
+    state = states[distributed.rank()]
     torch.set_rng_state(state["cpu"])
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"], device)

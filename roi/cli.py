@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 
 from roi.errors import RunError, UserError
 from roi.files import locked, writable
+from roi.process_pool import children, kill
 from roi.text import Console, printable
-from roi.workers import children, kill
 
 on_off = argparse.BooleanOptionalAction
 SCHEDULES = ("constant", "cosine", "plateau", "onecycle")

@@ -21,12 +21,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils import signal_handling
 
-from roi import dist
+from roi import distributed
 from roi.cache import PixelCache, open_cache
 from roi.errors import RunError, UserError
 from roi.files import replacing
 from roi.images import UnreadableImage, is_constant, locate, read_grey, said_outside
-from roi.workers import cause_of_death, children, kill
+from roi.process_pool import cause_of_death, children, kill
 
 LOADER_ERRORS = (RuntimeError, OSError, MemoryError)
 REMEDIES = {  # of what a loader may say
@@ -218,7 +218,7 @@ def present(table: pd.DataFrame, image_root: str, skip: bool, output: Path) -> t
         )
     if missing:
         side_file = output.with_name(f"{output.stem}_missing.txt")
-        if dist.rank() == 0:
+        if distributed.rank() == 0:
             with replacing(side_file) as file:
                 file.writelines(f"{image}\n" for image in missing)
         print(f"{len(missing):,} images are missing and were left out; listed in {side_file}")
@@ -238,7 +238,7 @@ def cached(
     An unreadable image is an error, or with `skip` it is listed beside `output` and has no row (-1). Constant ones are
     listed there, too.
     """
-    with dist.one_a_machine_first():
+    with distributed.one_a_machine_first():
         cache = open_cache(folder, images, paths, size, workers)
     unreadable = cache.unreadable
     if unreadable and (not skip or len(unreadable) == len(images)):
@@ -246,7 +246,7 @@ def cached(
             f"{next(iter(unreadable.values()))}; mend it, or leave such images out with --skip_unreadable "
             f"({len(unreadable):,} of {len(images):,} images)"
         )
-    if dist.rank() == 0:
+    if distributed.rank() == 0:
         note_unreadable(set(unreadable.values()), output)
         note_constant({paths[position] for position in cache.constant}, output)
     return cache

@@ -21,7 +21,7 @@ from PIL import Image
 from roi.errors import UserError
 from roi.labels import LABELS
 from roi.phantom import PLAN, Box, Case, Patch, plant, render, stream
-from roi.workers import in_order
+from roi.process_pool import in_order
 
 MARKER = "demo.json"
 SHARDS, MIN_IMAGES, SIZES = 12, 20, (32, 2048)

@@ -23,8 +23,8 @@ from roi.dicom import read_dicom
 from roi.errors import UserError
 from roi.files import replacing
 from roi.images import UnreadableImage
-from roi.log import progress
-from roi.workers import Died, crew
+from roi.process_pool import Died, crew
+from roi.progress import progress
 
 VERSION = 2  # of how a picture is made
 SUFFIXES = (".dicom", ".dcm", ".dic")

@@ -17,8 +17,8 @@ from scipy.sparse.csgraph import connected_components
 
 from roi.errors import UserError
 from roi.images import UnreadableImage, read_grey
-from roi.log import progress
-from roi.workers import in_order
+from roi.process_pool import in_order
+from roi.progress import progress
 
 SIDE, LOW = 64, 16  # pixels of the picture that is hashed; frequencies a side, so a hash has 256 bits
 NEAR = 10  # bits: copies that were resized (to 28 px even), re-encoded or brightened differ by up to 10, two of 3,219 X-rays of NIH by at least 42

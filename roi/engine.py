@@ -20,19 +20,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from roi import checkpoint, dist
+from roi import checkpoint, distributed
 from roi.data import Batch, Batches, FileLoader, Share, checked, note_constant, note_unreadable
 from roi.errors import RunError, UserError
 from roi.files import reason
 from roi.gradnorm import FixedWeights
 from roi.images import UnreadableImage
-from roi.log import TERMS, MetricsLog, progress, say
 from roi.losses import bce
 from roi.mask_controls import MaskControls
 from roi.mask_verdict import complaints
 from roi.metrics import validation_aurocs, validation_decisions
 from roi.model import RoiModel, Views
 from roi.optim import Average, Schedule, batch_norms
+from roi.progress import TERMS, MetricsLog, progress, say
 
 NORM_OF_ONE = "more than 1 value per channel"  # what torch says of a batch norm that sees one image and one cell
 LossesFn = Callable[[RoiModel, Batch, int], dict[str, Tensor]]
@@ -77,7 +77,7 @@ class Stop:
         """
         source = iter(batches)
         while True:
-            self.waiting = dist.world() == 1
+            self.waiting = distributed.world() == 1
             try:
                 if self.waiting and self.signal:
                     raise Stopped
@@ -90,13 +90,13 @@ class Stop:
 
     def agreed(self) -> int:
         """The signal, the same one on all processes at the same step; 0 while none came."""
-        if dist.world() == 1:
+        if distributed.world() == 1:
             return self.signal
         self.steps -= 1
         if self.steps > 0:
             return 0
         rate = self.every / max(time.perf_counter() - self.began, 1e-3)
-        told = dist.gathered((self.signal, rate))
+        told = distributed.gathered((self.signal, rate))
         self.signal = max(number for number, _ in told)
         self.steps = self.every = max(1, int(min(rate for _, rate in told)))
         self.began = time.perf_counter()
@@ -139,13 +139,13 @@ class Meter:
 
     def of_all(self) -> "Meter":
         """The same over the images of all processes."""
-        parts = dist.gathered((self.sums, self.images))
+        parts = distributed.gathered((self.sums, self.images))
         sums = {term: sum(part.get(term, 0.0) for part, _ in parts) for term in self.sums}
         return Meter(self.names, sums, sum(images for _, images in parts), self.seconds)
 
 
 class Step(nn.Module):
-    """The terms of a batch as a forward: what several processes share (roi/dist.py)."""
+    """The terms of a batch as a forward: what several processes share (roi/distributed.py)."""
 
     def __init__(self, model: RoiModel, losses_fn: LossesFn) -> None:
         super().__init__()
@@ -169,7 +169,7 @@ def train_one_epoch(
         counted = [(batch, share) for batch, share in zip(group, shares(group), strict=True) if len(batch.index)]
         for place, (batch, share) in enumerate(counted, 1):
             batch = batch.to(device)._replace(share=share.of_batch)
-            with dist.no_sync(step, place < len(counted)):
+            with distributed.no_sync(step, place < len(counted)):
                 with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                     losses = step(batch, epoch)
                     loss = balance(losses, share.of_batch)
@@ -235,7 +235,7 @@ class StepBackup:
     @torch.no_grad()
     def take(self) -> None:
         """Before the first step, and after each."""
-        if dist.world() > 1:
+        if distributed.world() > 1:
             return
         for buffers, copies in self.kept:
             torch._foreach_copy_(copies, buffers)
@@ -335,13 +335,13 @@ class Fit:
         self.before_masks = state["before_masks"]
         self.saved, self.damaged = self.steps, "fell_back" in state
         self.sampler.start = state["batch"]
-        self.meter = Meter(self.names, **state["meter"]) if dist.rank() == 0 else Meter(self.names)
+        self.meter = Meter(self.names, **state["meter"]) if distributed.rank() == 0 else Meter(self.names)
         self.unreadable = set(state["unreadable"])
         checkpoint.restore_rng(state["rng"], self.device)
 
     def run(self) -> int:
         """Train what is left; -> 0, or 128 + signal when stopped (the checkpoint then goes on from there)."""
-        self.step = dist.shared(Step(self.model, self.losses_fn))
+        self.step = distributed.shared(Step(self.model, self.losses_fn))
         self.backup = StepBackup(self)
         # Of batch norm: each process has seen its own images, one set is validated and saved.
         both = [values for norm in batch_norms(self.model) for values in (norm.running_mean, norm.running_var)]
@@ -406,7 +406,7 @@ class Fit:
             ):  # fmt: skip
                 self.sampler.start += taken
                 self.steps += 1
-                dist.average(self.statistics)
+                distributed.average(self.statistics)
                 self.schedule.step()
                 if self.average:
                     self.average.update(self.steps)
@@ -415,14 +415,14 @@ class Fit:
                     looked = self.meter.seconds
                     self.meter.look()
                     bar.set_postfix(loss=f"{self.meter.means().get('loss', math.nan):.4f}", refresh=False)
-                    bar.update(self.meter.images * dist.world() - bar.n)
+                    bar.update(self.meter.images * distributed.world() - bar.n)
                 if stopped := stop.agreed():
                     break
                 if self.save_every_steps and self.steps % self.save_every_steps == 0:
                     self.save_checkpoint()
                 self.backup.take()
         self.meter.look()
-        if not self.meter.images and not stopped and dist.world() == 1:
+        if not self.meter.images and not stopped and distributed.world() == 1:
             raise UserError("no training image could be read; see --skip_unreadable")
         return not stopped
 
@@ -439,13 +439,13 @@ class Fit:
                     found.append((views.full, batch.target, batch.index))
                     if controls and self.mask_loader is None:
                         controls.add(batch)
-                if dist.world() == 1 and stop.signal:
+                if distributed.world() == 1 and stop.signal:
                     return None
             if controls and self.mask_loader is not None:
                 for batch in checked(stop.before_each(self.mask_loader), self.skip_unreadable, self.unreadable):
                     controls.add(batch)
         logit, target, index = (torch.cat(parts).cpu() for parts in zip(*found, strict=True)) if found else (torch.zeros(0), torch.zeros(0), torch.zeros(0))
-        everyone = dist.gathered((logit.numpy(), target.numpy(), index.numpy(), stop.signal))
+        everyone = distributed.gathered((logit.numpy(), target.numpy(), index.numpy(), stop.signal))
         stop.signal = max(part[3] for part in everyone)
         if stop.signal:
             return None
@@ -490,8 +490,8 @@ class Fit:
                 say(f"warning: {line}")
         elif not math.isnan(score):
             self.before_masks = max(self.before_masks, score)
-        constant = set().union(*dist.gathered(self.constant))
-        if dist.rank() == 0:
+        constant = set().union(*distributed.gathered(self.constant))
+        if distributed.rank() == 0:
             note_unreadable(self.unreadable, self.save)
             if len(constant) > self.constant_noted:
                 note_constant(constant, self.save)
@@ -513,7 +513,7 @@ class Fit:
         In one process: several do not stand at the same step when one of them fails. What the step that failed has
         changed is taken back, so that a resumed run is the one that nothing happened to.
         """
-        if self.steps > self.saved and dist.world() == 1 and self.backup.restore():
+        if self.steps > self.saved and distributed.world() == 1 and self.backup.restore():
             try:
                 self.save_checkpoint()
             except RuntimeError:  # nothing can be read from a GPU any more
@@ -523,8 +523,8 @@ class Fit:
     def save_checkpoint(self) -> None:
         """All processes together; process 0 writes. The checkpoint before it stays as previous_path(save)."""
         self.meter.look()
-        meter, rng = self.meter.of_all(), dist.gathered(checkpoint.rng_state(self.device))
-        if dist.rank() == 0:
+        meter, rng = self.meter.of_all(), distributed.gathered(checkpoint.rng_state(self.device))
+        if distributed.rank() == 0:
             state = {
                 **self.meta, **checkpoint.parts(self.model), "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(),
                 "balance": self.balance.state_dict(), "epoch": self.epoch, "batch": self.sampler.start, "steps": self.steps, "best": self.best,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from roi import dist
+from roi import distributed
 from roi.arrays import ArrayWriter, origin
 from roi.cam import GradCam
 from roi.data import Batch
@@ -64,7 +64,7 @@ class MapsFile:
             meta: where the maps come from.
             contaminated: the images that the checkpoint was trained on, or on others of their patients.
         """
-        self.images = [name for names in dist.gathered(self.images) for name in names]
+        self.images = [name for names in distributed.gathered(self.images) for name in names]
         self.file.close(
             **origin(self.images, meta, contaminated), classes=np.array(classes), sources=np.array(self.sources),
             side=self.side, keep_ratio=self.keep_ratio,

@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from roi.data import Batch, Batches, Features, ahead
 from roi.errors import UserError
 from roi.files import replacing
-from roi.log import progress, say
 from roi.model import RoiModel, head
+from roi.progress import progress, say
 
 
 @dataclass

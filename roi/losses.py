@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Over = Callable[[Tensor], Tensor]  # how many values a sum is divided by: those of this batch -> those that count (roi/dist.py)
+Over = Callable[[Tensor], Tensor]  # how many values a sum is divided by: those of this batch -> those that count (roi/distributed.py)
 
 
 def of_batch(values: Tensor) -> Tensor:

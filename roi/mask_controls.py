@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from roi import dist
+from roi import distributed
+from roi.counter_rng import row_seeds
 from roi.data import Batch
-from roi.draws import row_seeds
 from roi.masks import kept_pixels, random_mask
 from roi.metrics import validation_aurocs
 from roi.model import RoiModel
@@ -62,7 +62,7 @@ class MaskControls:
 
     def figures(self, classes: Sequence[str]) -> dict[str, float]:
         """Over the images of all processes; {} where none was added."""
-        everyone = [part for parts in dist.gathered(self.parts) for part in parts]
+        everyone = [part for parts in distributed.gathered(self.parts) for part in parts]
         if not everyone:
             return {}
         index, target, border, full, crop, drop, crop_blobs, drop_blobs = (np.concatenate(column) for column in zip(*everyone, strict=True))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from roi.draws import normal, uniform
+from roi.counter_rng import normal, uniform
 
 
 def kept_pixels(height: int, width: int, keep_ratio: float) -> int:
@@ -56,7 +56,7 @@ def competing(score: Tensor, k: int, tau: float = 0.5) -> Tensor:
 
 
 def random_mask(seeds: Tensor, size: tuple[int, int], k: int | Tensor, cell: int = 16) -> Tensor:
-    """Blobs at random places: top-k of smooth noise -> (B, 1, H, W). One seed an image (roi/draws.py); k may be (B,), one an image.
+    """Blobs at random places: top-k of smooth noise -> (B, 1, H, W). One seed an image (roi/counter_rng.py); k may be (B,), one an image.
 
     The noise lives on a grid of `cell` pixels, whose nodes are the likely places: the grid itself is shifted at random.
     """

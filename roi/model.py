@@ -15,7 +15,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from roi.draws import normal
+from roi.counter_rng import normal
 from roi.errors import UserError
 from roi.files import reason
 from roi.masknet import ConvMask, FeatureMask, Stages

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from roi.draws import uniform
+from roi.counter_rng import uniform
 from roi.losses import Over, bce, consist, drop, log_mean_exp, lost, of_batch, total_variation
 from roi.masks import competing, enlarged, exact_topk, kept_pixels, random_mask, straight_through
 from roi.model import RoiModel

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from roi import dist
+from roi import distributed
 from roi.arrays import ArrayWriter, origin
 from roi.data import Batch
 from roi.errors import UserError
@@ -113,7 +113,7 @@ class Curves:
         """Write the file; -> its images. `meta`: where it comes from; `contaminated`: images that were trained on."""
         if self.waiting:
             self._flush()
-        self.images = [name for names in dist.gathered(self.images) for name in names]
+        self.images = [name for names in distributed.gathered(self.images) for name in names]
         self.file.close(
             **origin(self.images, meta, contaminated), classes=np.array(classes), sources=np.array(SOURCES),
             fractions=np.array(self.kept), keep_ratio=self.keep_ratio,

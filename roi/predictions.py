@@ -62,34 +62,34 @@ def records(preds: Predictions) -> Iterator[dict[str, Any]]:
 def write(path: str | Path, rows: Iterable[dict[str, Any]], meta: dict[str, Any]) -> tuple[int, int]:
     """Write rows one by one, then `meta` beside them; memory does not grow with the rows. Where several processes have rows, those of
     process 0 come first, then those of process 1, and so on. -> images, contaminated ones"""
-    from roi import dist  # brings torch, which reading does without
+    from roi import distributed  # brings torch, which reading does without
 
     path = Path(path)
     count = marked = 0
     with ExitStack() as stack:
-        own = stack.enter_context(replacing(path) if dist.rank() == 0 else beside(path))
-        if dist.rank() == 0:
+        own = stack.enter_context(replacing(path) if distributed.rank() == 0 else beside(path))
+        if distributed.rank() == 0:
             own.write("[")
         for row in rows:
             own.write(("," if count else "") + "\n" + json.dumps(row))
             count += 1
             marked += bool(row.get("contaminated"))
         own.flush()
-        everyone = dist.gathered((own.name, count, marked))  # and all are done
-        if dist.rank() == 0:
+        everyone = distributed.gathered((own.name, count, marked))  # and all are done
+        if distributed.rank() == 0:
             for before, (name, there, _) in zip(itertools.accumulate(n for _, n, _ in everyone), everyone[1:], strict=False):
                 with open(name, encoding="utf-8") as file:
                     own.write("," if before and there else "")
                     shutil.copyfileobj(file, own)
             own.write("\n]\n")
         count, marked = (sum(numbers) for numbers in list(zip(*everyone, strict=True))[1:])
-        if dist.rank() == 0:
+        if distributed.rank() == 0:
             known = {**meta, "images": count, "contaminated_images": marked}
             if marked:
                 known["contaminated"] = True
             with replacing(meta_path(path)) as file:
                 json.dump(known, file, indent=1)
-        dist.wait()
+        distributed.wait()
     return count, marked
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import pandas as pd
 
 from roi import plots
-from roi.log import TERMS
 from roi.page import ABSENT, Cell, banner, figures, missing, note, number, shown, table
+from roi.progress import TERMS
 from roi.report_runs import Run
 
 # Where a finding has no map of its own.

@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 
 from roi.errors import UserError
-from roi.log import COLUMNS
 from roi.metrics_file import read_metrics
 from roi.page import missing
+from roi.progress import COLUMNS
 
 OF_SET = "val_auroc_"  # column of a data set, where the run has several
 EVALUATE = "evaluate.py --preds preds.json --csv nih_roi_test.csv --out scores"
@@ -21,7 +21,7 @@ class Run:
     folder: Path
     name: str
     metrics: dict[str, Any]
-    log: pd.DataFrame | None  # columns of roi/log.py, a row an epoch
+    log: pd.DataFrame | None  # columns of roi/progress.py, a row an epoch
     log_file: str  # where it was read
     file: str = ""  # metrics.json
     odd: dict[str, str] = field(default_factory=dict)  # block of metrics.json that is left out -> why

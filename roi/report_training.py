@@ -5,10 +5,10 @@ import math
 import pandas as pd
 
 from roi import plots
-from roi.log import TERMS
 from roi.mask_verdict import MASK_CONTROLS, UNIFORM_BORDER, complaints
 from roi.page import banner, figures, missing, note
 from roi.plots import Curve
+from roi.progress import TERMS
 from roi.report_runs import OF_SET, Run
 
 

@@ -13,22 +13,22 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from roi import checkpoint, cli, dist, losses, mask_controls
+from roi import checkpoint, cli, distributed, losses, mask_controls
 from roi.augment import Augment, augmented
 from roi.blocks import compiled, recomputed
+from roi.counter_rng import row_seeds
 from roi.data import Batch, Batches, CacheLoader, XrayDataset, cached, checked, fits, make_loader, present
-from roi.draws import row_seeds
 from roi.engine import Fit, LossesFn, best_path, pick_device, pick_dtype, previous_path, what_failed
 from roi.errors import UserError
 from roi.features import FeatureLoader, check_head, frozen_features
 from roi.files import refuse_existing, replacing, writable
 from roi.gradnorm import FixedWeights, GradNorm, Taps
-from roi.log import MetricsLog
 from roi.metrics import VALIDATION_DECISIONS, can_be_scored
 from roi.model import IMAGENET, LEARNED, RoiModel, build_model, head, normalisation_of
 from roi.objective import LAYER, OBJECTIVES, LabelLoss, consistency_terms, evidence_terms, label_terms
 from roi.optim import Average, Schedule, batch_norms, learn_only, make_optimizer
 from roi.patients import named_patients
+from roi.progress import MetricsLog
 from roi.splits import split_word
 from roi.table import (
     belongs_to,
@@ -60,7 +60,7 @@ class Rows:
 
 def train(args: argparse.Namespace, mask: str, without: Sequence[str] = ()) -> int:
     """Train with a `mask` (roi/model.py MASKS) and args.objective; the terms in `without` get weight 0. -> exit code"""
-    with dist.processes(pick_device(args.device)) as device:
+    with distributed.processes(pick_device(args.device)) as device:
         try:
             fit = fit_of(args, mask, without, device)
         except (RuntimeError, MemoryError) as error:
@@ -99,7 +99,7 @@ def fit_of(args: argparse.Namespace, mask: str, without: Sequence[str], device: 
         raise UserError(f"--classes {','.join(rows.classes)}: none of them is a finding, there is no evidence to look for; give --objective consistency")
     if earlier and not args.skip_unreadable:  # which leaves out rows; else they are known before an image is decoded
         checkpoint.same_rows(earlier, meta_of(flags, rows, False), source)
-    with dist.one_a_machine_first():  # it downloads
+    with distributed.one_a_machine_first():  # it downloads
         model = build_model(
             args.backbone, len(rows.classes), mask, "none" if earlier else args.weights, args.img_size, args.seed, args.channels_last,
             per_class=args.mask_per_class, fill=args.fill, findings=is_finding(rows.classes).tolist(),
@@ -148,7 +148,7 @@ def fit_of(args: argparse.Namespace, mask: str, without: Sequence[str], device: 
         recomputed(model)
     if args.compile:
         compiled(model)
-    dist.wait()  # every process has looked at what is there
+    distributed.wait()  # every process has looked at what is there
     fit = Fit(
         model, train_loader, sampler, val_loader, rows.classes, losses_fn_of(args, rows, evidence, device), balance, optimizer,
         device, dtype, args.epochs, args.accum_steps, lambda index: names[index.numpy() % len(names)].tolist(), MetricsLog(None), save, meta,
@@ -169,19 +169,19 @@ def fit_of(args: argparse.Namespace, mask: str, without: Sequence[str], device: 
 
 def flags_of(args: argparse.Namespace, mask: str, without: Sequence[str], dtype: torch.dtype) -> dict[str, Any]:
     """The flags as a checkpoint remembers them; `together`: images of a batch over all processes."""
-    flags = {**vars(args), "mask": mask, "without": list(without), "world": dist.world()}
+    flags = {**vars(args), "mask": mask, "without": list(without), "world": distributed.world()}
     flags["autocast_dtype"] = str(dtype).removeprefix("torch.")
-    flags["together"] = args.batch_size * dist.world()
+    flags["together"] = args.batch_size * distributed.world()
     return flags
 
 
 def open_files(fit: Fit, args: argparse.Namespace, rows: Rows, state: dict[str, Any] | None) -> None:
     """What a run writes beside its checkpoints; `state`: the checkpoint that it goes on from."""
     if state is None:
-        if dist.rank() == 0:
+        if distributed.rank() == 0:
             clear_away(args, fit.save)
         fit.save_checkpoint()  # before any other file: a run that is killed early goes on with the same command
-    if dist.rank() == 0:
+    if distributed.rank() == 0:
         each = [] if fit.datasets is None else [f"val_auroc_{name}" for name in sorted(set(fit.datasets))]
         each += VALIDATION_DECISIONS if args.val_decisions and rows.val is not None else ()
         fit.log = MetricsLog(args.log_csv, state["log"] if state else None, args.tensorboard, args.overwrite, each)
@@ -195,7 +195,7 @@ def losses_fn_of(args: argparse.Namespace, rows: Rows, evidence: bool, device: t
     how = Augment.of(args)
 
     def losses_fn(model: RoiModel, batch: Batch, epoch: int) -> dict[str, Tensor]:
-        over = partial(dist.counting, share=batch.share)
+        over = partial(distributed.counting, share=batch.share)
         if batch.features is not None:
             logits, maps = model.read_features(batch.features.head, batch.features.stages)
             findings = batch.target.masked_fill(~model.findings, torch.nan)  # Normal has no place
@@ -443,9 +443,9 @@ def loader_of(
     The rows are the same with and without a cache: what cannot be read is left out of its batch.
     """
     table, paths = present(table, args.image_root, args.skip_unreadable, output)
-    share = (dist.rank(), dist.world())
+    share = (distributed.rank(), distributed.world())
     if not args.cache_dir:
-        if args.skip_unreadable and dist.world() > 1:
+        if args.skip_unreadable and distributed.world() > 1:
             raise UserError("--skip_unreadable with several processes needs --cache_dir: which images cannot be read must be known before they share them")
         targets, groups = learned_from(table, classes, args, seed)
         loader = make_loader(
@@ -465,7 +465,7 @@ def loader_of(
 
 def freeze(args: argparse.Namespace, model: RoiModel, mask: str, without: Sequence[str]) -> None:
     """--freeze_backbone: of the backbone the classifier layer alone learns. UserError for flags that features cannot serve."""
-    if dist.world() > 1:
+    if distributed.world() > 1:
         raise UserError("--freeze_backbone trains in seconds in one process; start it without torchrun")
     if mask not in ("none", "features"):
         raise UserError(f"--freeze_backbone keeps features, and the mask {mask!r} is made from pixels; give --mask_net features, or --mode standard")
@@ -562,4 +562,4 @@ def loss_weights(args: argparse.Namespace, model: RoiModel, without: Sequence[st
         raise UserError("every term of the loss has weight 0; there is nothing to learn")
     if not args.dynamic_weights:
         return FixedWeights(weights)
-    return GradNorm(weights, Taps(model.last_layers()), LAYER, device=device, mean=dist.mean)
+    return GradNorm(weights, Taps(model.last_layers()), LAYER, device=device, mean=distributed.mean)

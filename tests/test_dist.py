@@ -16,7 +16,7 @@ import torch
 from conftest import ROOT, one_line_error, run
 
 import train_roi_consistency
-from roi import dist
+from roi import distributed
 from roi import run as roi_run
 from roi.data import Batch, Batches
 from roi.engine import Stop
@@ -133,11 +133,11 @@ def test_sums_over_a_batch_are_divided_by_what_counts_on_all_processes(world: in
     rng = np.random.default_rng(0)
     images, known, total = [5, 2, 0][:world], [9.0, 1.0, 4.0][:world], rng.normal(size=world)
     shares = [n * world / sum(images) for n in images]
-    monkeypatch.setattr(dist, "world", lambda: world)
+    monkeypatch.setattr(distributed, "world", lambda: world)
     counting = [v * (s > 0) for v, s in zip(known, shares, strict=True)]
-    monkeypatch.setattr(dist, "mean", lambda tensor: given.append(tensor.item()) or torch.tensor(sum(counting) / world))
+    monkeypatch.setattr(distributed, "mean", lambda tensor: given.append(tensor.item()) or torch.tensor(sum(counting) / world))
     given: list[float] = []
-    found = [(total[n] / c.item() * s if (c := dist.counting(torch.tensor(known[n]), s)) else 0.0) for n, s in enumerate(shares)]
+    found = [(total[n] / c.item() * s if (c := distributed.counting(torch.tensor(known[n]), s)) else 0.0) for n, s in enumerate(shares)]
     used = [n for n in range(world) if images[n]]
     assert given == counting  # what a process without a row would add is left out
     assert sum(found) / world == pytest.approx(sum(total[n] for n in used) / sum(known[n] for n in used), rel=1e-5)
@@ -146,8 +146,8 @@ def test_sums_over_a_batch_are_divided_by_what_counts_on_all_processes(world: in
 def test_a_signal_to_one_process_stops_all_of_them_at_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """They ask each other after as many steps as the slowest does in a second."""
     stop, asked, others = Stop(), [], [(0, 4.7), (int(signal.SIGTERM), 4.7)]
-    monkeypatch.setattr(dist, "world", lambda: 2)
-    monkeypatch.setattr(dist, "gathered", lambda told: asked.append(told) or [told, others[len(asked) - 1]])
+    monkeypatch.setattr(distributed, "world", lambda: 2)
+    monkeypatch.setattr(distributed, "gathered", lambda told: asked.append(told) or [told, others[len(asked) - 1]])
     stop.began = time.perf_counter() - 0.1  # ten steps a second here
     assert stop.agreed() == 0 and len(asked) == 1 and asked[0][1] == pytest.approx(10, rel=0.2)
     assert [stop.agreed() for _ in range(3)] == [0] * 3 and len(asked) == 1
@@ -156,13 +156,13 @@ def test_a_signal_to_one_process_stops_all_of_them_at_the_same_step(monkeypatch:
 
 
 def test_alone_nothing_is_shared() -> None:
-    assert (dist.rank(), dist.world(), dist.local_rank()) == (0, 1, 0)
+    assert (distributed.rank(), distributed.world(), distributed.local_rank()) == (0, 1, 0)
     module, tensor = torch.nn.Linear(1, 1), torch.ones(2)
-    assert dist.shared(module) is module and dist.mean(tensor) is tensor and dist.counting(tensor, 0.5) is tensor
-    assert dist.gathered("a") == ["a"] and dist.highest(3) == 3
-    with dist.processes(torch.device("cpu")) as device, dist.one_a_machine_first(), dist.no_sync(module, True):
+    assert distributed.shared(module) is module and distributed.mean(tensor) is tensor and distributed.counting(tensor, 0.5) is tensor
+    assert distributed.gathered("a") == ["a"] and distributed.highest(3) == 3
+    with distributed.processes(torch.device("cpu")) as device, distributed.one_a_machine_first(), distributed.no_sync(module, True):
         assert device.type == "cpu" and not torch.distributed.is_initialized()
-    dist.wait()
+    distributed.wait()
 
 
 # --- real processes --------------------------------------------------------------------------------------------------
@@ -298,7 +298,7 @@ def test_rows_that_cannot_be_read_must_be_known_before_they_are_shared(folder: P
     given = [flag for flag in flags(folder, demo, tmp_path, 2) if flag not in ("--cache_dir", str(folder / "cache"))]
     args = train_roi_consistency.parse_args([*given, "--skip_unreadable"])
     table = read_table(folder / "train.csv")
-    monkeypatch.setattr(dist, "world", lambda: 2)
+    monkeypatch.setattr(distributed, "world", lambda: 2)
     with pytest.raises(ValueError, match="--skip_unreadable with several processes needs --cache_dir") as said:
         roi_run.loader_of(table, ["Mass"], args, torch.device("cpu"), tmp_path / "roi.pt", 0)
     assert "\n" not in str(said.value) and not list(tmp_path.iterdir())

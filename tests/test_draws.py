@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from roi import draws
+from roi import counter_rng
 from roi.masks import cutout_mask, random_mask
 
 ALL = (1 << 64) - 1
@@ -39,17 +39,17 @@ CORNERS = [0, 1, -1, 1234567, 2**31, 2**63 - 1, -(2**63), -(2**31) - 7, 0x012345
 
 def test_the_finaliser_is_that_of_splitmix64() -> None:
     assert tuple(splitmix(1234567, n) for n in range(1, 6)) == PUBLISHED  # so the reference is right
-    places = torch.arange(1, 6) * draws.GAMMA + 1234567
-    assert tuple(unsigned(draws._mix(places))) == PUBLISHED
+    places = torch.arange(1, 6) * counter_rng.GAMMA + 1234567
+    assert tuple(unsigned(counter_rng._mix(places))) == PUBLISHED
     corners = torch.tensor(CORNERS)
-    assert unsigned(draws._mix(corners)) == [mixed(value & ALL) for value in CORNERS]
+    assert unsigned(counter_rng._mix(corners)) == [mixed(value & ALL) for value in CORNERS]
     many = torch.randint(-(2**63), 2**63 - 1, (500,), generator=torch.Generator().manual_seed(0))
-    assert unsigned(draws._mix(many)) == [mixed(value) for value in unsigned(many)]
+    assert unsigned(counter_rng._mix(many)) == [mixed(value) for value in unsigned(many)]
 
 
 @pytest.mark.parametrize("stream", [0, 1, 5])
 def test_uniform_is_splitmix64_from_a_state_of_seed_and_stream(stream: int) -> None:
-    found = draws.uniform(torch.tensor(CORNERS), 6, stream)
+    found = counter_rng.uniform(torch.tensor(CORNERS), 6, stream)
     for seed, row in zip(CORNERS, found.tolist(), strict=True):
         state = mixed((seed + (2 * stream + 1) * 0xD1342543DE82EF95) & ALL)
         assert row == [(splitmix(state, n) >> 40) / 2**24 for n in range(1, 7)]
@@ -58,17 +58,17 @@ def test_uniform_is_splitmix64_from_a_state_of_seed_and_stream(stream: int) -> N
 
 def test_seeds_of_rows_are_chained_and_never_alike() -> None:
     rows = [0, 1, 2, 112_119, 2**40]
-    found = draws.row_seeds(3, 7, torch.tensor(rows))
+    found = counter_rng.row_seeds(3, 7, torch.tensor(rows))
     assert unsigned(found) == [splitmix((splitmix(splitmix(3, 1) + 7 & ALL, 1) + row) & ALL, 1) for row in rows] and found.dtype == torch.int64
-    many = torch.cat([draws.row_seeds(seed, epoch, torch.arange(3000)) for seed in range(4) for epoch in range(4)])
+    many = torch.cat([counter_rng.row_seeds(seed, epoch, torch.arange(3000)) for seed in range(4) for epoch in range(4)])
     assert len(many.unique()) == len(many)
-    assert draws.row_seeds(0, 1, torch.tensor([2])) != draws.row_seeds(0, 2, torch.tensor([1])) != draws.row_seeds(1, 0, torch.tensor([2]))
+    assert counter_rng.row_seeds(0, 1, torch.tensor([2])) != counter_rng.row_seeds(0, 2, torch.tensor([1])) != counter_rng.row_seeds(1, 0, torch.tensor([2]))
 
 
-@pytest.mark.parametrize("draw", [draws.uniform, draws.normal])
+@pytest.mark.parametrize("draw", [counter_rng.uniform, counter_rng.normal])
 def test_an_image_draws_the_same_in_any_batch(draw) -> None:
     state = torch.get_rng_state()
-    seeds = draws.row_seeds(0, 0, torch.arange(37))
+    seeds = counter_rng.row_seeds(0, 0, torch.arange(37))
     whole = draw(seeds, 101, 2)
     assert whole.shape == (37, 101)
     for size in (1, 2, 5, 16):
@@ -95,12 +95,12 @@ def normal_cumulative(x: np.ndarray) -> np.ndarray:
     return torch.special.ndtr(torch.from_numpy(x)).numpy()
 
 
-SEEDS = {"rows": draws.row_seeds(0, 0, torch.arange(2000)), "counted": torch.arange(2000), "negative": -torch.arange(1, 2001) * 2**40}
+SEEDS = {"rows": counter_rng.row_seeds(0, 0, torch.arange(2000)), "counted": torch.arange(2000), "negative": -torch.arange(1, 2001) * 2**40}
 
 
 @pytest.mark.parametrize("seeds", SEEDS.values(), ids=SEEDS)
 def test_uniform_is_uniform_along_an_image_and_across_images(seeds: Tensor) -> None:
-    u = draws.uniform(seeds, 60)
+    u = counter_rng.uniform(seeds, 60)
     assert u.min() >= 0 and u.max() < 1 and torch.equal(u * 2**24, (u * 2**24).round())
     for part in (u, u[:, 0], u[:, -1], u[::2], u.diff(dim=1) % 1, u.diff(dim=0) % 1):  # a difference of independent ones is uniform too, mod 1
         assert distance(part, lambda x: x) < 1
@@ -112,7 +112,7 @@ def test_uniform_is_uniform_along_an_image_and_across_images(seeds: Tensor) -> N
 
 
 def test_uniform_reaches_both_ends() -> None:
-    u = draws.uniform(torch.arange(3000), 1000)
+    u = counter_rng.uniform(torch.arange(3000), 1000)
     assert 0 <= u.min() < 1e-5 and 1 - 1e-5 < u.max() < 1
 
 
@@ -124,7 +124,7 @@ def correlation(a: Tensor, b: Tensor) -> float:
 
 @pytest.mark.parametrize("seeds", SEEDS.values(), ids=SEEDS)
 def test_streams_images_and_places_do_not_follow_each_other(seeds: Tensor) -> None:
-    streams = [draws.uniform(seeds, 40, stream) for stream in range(6)]
+    streams = [counter_rng.uniform(seeds, 40, stream) for stream in range(6)]
     for n, one in enumerate(streams):
         assert abs(correlation(one[:-1], one[1:])) < 4.5 and abs(correlation(one[:, :-1], one[:, 1:])) < 4.5
         for other in streams[n + 1 :]:
@@ -135,7 +135,7 @@ def test_streams_images_and_places_do_not_follow_each_other(seeds: Tensor) -> No
 
 
 def test_normal_has_the_moments_of_a_normal_and_independent_halves() -> None:
-    z = draws.normal(draws.row_seeds(0, 0, torch.arange(1000)), 99, 1)  # an odd count: half of a pair is left out
+    z = counter_rng.normal(counter_rng.row_seeds(0, 0, torch.arange(1000)), 99, 1)  # an odd count: half of a pair is left out
     n = z.numel()
     assert z.dtype == torch.float32 and z.isfinite().all() and 4 < z.abs().max() < 5.8
     moments = [(z.double() ** p).mean().item() * math.sqrt(n) for p in (1, 3)] + [((z.double() ** 2).mean().item() - 1) * math.sqrt(n)]
@@ -151,7 +151,7 @@ def test_normal_has_the_moments_of_a_normal_and_independent_halves() -> None:
 
 def test_normal_is_box_and_muller() -> None:
     seeds = torch.tensor([5, -9])
-    u, z = draws.uniform(seeds, 6, 3).double().numpy(), draws.normal(seeds, 5, 3).numpy()
+    u, z = counter_rng.uniform(seeds, 6, 3).double().numpy(), counter_rng.normal(seeds, 5, 3).numpy()
     radius, angle = np.sqrt(-2 * np.log(1 - u[:, :3])), 2 * np.pi * u[:, 3:]
     np.testing.assert_allclose(z, np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)[:, :5], atol=1e-5)
 
@@ -161,7 +161,7 @@ def test_normal_is_box_and_muller() -> None:
 
 @pytest.mark.parametrize("size", [(32, 32), (47, 33)])
 def test_random_masks_keep_exactly_k_pixels_one_k_or_one_an_image(size: tuple[int, int]) -> None:
-    seeds = draws.row_seeds(1, 2, torch.arange(24))
+    seeds = counter_rng.row_seeds(1, 2, torch.arange(24))
     pixels = size[0] * size[1]
     for k in (1, 7, pixels // 3, pixels - 1, pixels):
         assert random_mask(seeds, size, k).sum((1, 2, 3)).tolist() == [k] * 24
@@ -180,7 +180,7 @@ def test_random_masks_keep_exactly_k_pixels_one_k_or_one_an_image(size: tuple[in
 def test_neighbouring_rows_and_epochs_have_unlike_masks(place) -> None:
     """They share what independent ones do: at each pixel the product of how often it is kept."""
     rows = torch.arange(400)
-    kept = [place(draws.row_seeds(0, epoch, rows), (64, 64), 410).flatten(1) for epoch in (0, 1)]
+    kept = [place(counter_rng.row_seeds(0, epoch, rows), (64, 64), 410).flatten(1) for epoch in (0, 1)]
     expected = (kept[0].mean(0) * kept[1].mean(0)).sum().item() / 410
     assert 0.09 < expected < 0.2
     for one, other in ((kept[0], kept[1]), (kept[0][:-1], kept[0][1:])):

@@ -20,17 +20,17 @@ from PIL import Image
 from torch import Tensor, nn
 
 from roi import checkpoint
+from roi.counter_rng import row_seeds
 from roi.data import Batch, Batches, XrayDataset, ahead, make_loader
-from roi.draws import row_seeds
 from roi.engine import Fit, Meter, Step, train_one_epoch
 from roi.errors import RunError
 from roi.gradnorm import FixedWeights, GradNorm, Taps
 from roi.images import UnreadableImage, locate
-from roi.log import COLUMNS, MetricsLog
 from roi.losses import bce
 from roi.model import RoiModel
 from roi.objective import LAYER, OBJECTIVES, consistency_terms, evidence_terms
 from roi.optim import make_optimizer
+from roi.progress import COLUMNS, MetricsLog
 
 CPU = torch.device("cpu")
 

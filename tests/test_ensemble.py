@@ -12,7 +12,7 @@ from conftest import one_line_error, run
 
 from roi import checkpoint, predictions
 from roi.augment import zoomed
-from roi.draws import row_seeds
+from roi.counter_rng import row_seeds
 from roi.images import locate, read_grey
 from roi.table import read_table
 

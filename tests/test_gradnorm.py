@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from roi import dist
+from roi import distributed
 from roi import objective as objectives
 from roi.gradnorm import FixedWeights, GradNorm, Taps
 from roi.losses import Over, of_batch
@@ -338,14 +338,14 @@ def test_processes_that_share_a_batch_measure_what_one_measures(objective: str, 
     whole(terms_of(objective, model))
     world = len(parts)
     together, models = Together(world), [make("linear", mask, per_class) for _ in parts]
-    monkeypatch.setattr(dist, "world", lambda: world)
-    monkeypatch.setattr(dist, "mean", together.mean)
+    monkeypatch.setattr(distributed, "world", lambda: world)
+    monkeypatch.setattr(distributed, "mean", together.mean)
 
     def process(n: int) -> tuple[list[str], Tensor, Tensor]:
         first, share = sum(parts[:n]), parts[n] * world / sum(parts)
         rows = slice(first, first + parts[n]) if parts[n] else slice(0, 1)
-        balance, found = measuring(models[n], objective, mean=dist.mean)
-        balance(terms_of(objective, models[n], rows, over=partial(dist.counting, share=share)), share)
+        balance, found = measuring(models[n], objective, mean=distributed.mean)
+        balance(terms_of(objective, models[n], rows, over=partial(distributed.counting, share=share)), share)
         return found[0]
 
     with ThreadPoolExecutor(world) as pool:

@@ -12,7 +12,7 @@ from test_engine import Net
 from torch import Tensor
 
 from roi import losses
-from roi.draws import row_seeds
+from roi.counter_rng import row_seeds
 from roi.model import RoiModel
 from roi.objective import consistency_terms, evidence_terms
 from roi.run import label_loss_of

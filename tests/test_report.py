@@ -17,8 +17,8 @@ from conftest import one_line_error, run
 from PIL import Image
 
 from roi import coverage, gallery, localization, plots, predictions
-from roi.log import COLUMNS
 from roi.page import esc
+from roi.progress import COLUMNS
 from roi.report import page
 from roi.report_cases import cases as gallery_of
 from roi.report_evidence import ASKED, PUBLISHED_PLACE, SHORT, STYLES, localisation

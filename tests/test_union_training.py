@@ -25,16 +25,16 @@ from roi import checkpoint, cli, losses
 from roi import run as roi_run
 from roi import table as t
 from roi.cache import open_cache
+from roi.counter_rng import row_seeds
 from roi.data import Batch, Batches, CacheLoader, XrayDataset, make_loader
-from roi.draws import row_seeds
 from roi.engine import Fit, Stop
 from roi.gradnorm import FixedWeights
 from roi.labels import LABELS
-from roi.log import COLUMNS, MetricsLog
 from roi.metrics import validation_aurocs
 from roi.model import RoiModel
 from roi.objective import Chance, consistency_terms, evidence_terms
 from roi.optim import make_optimizer
+from roi.progress import COLUMNS, MetricsLog
 
 NAN = math.nan
 CPU = torch.device("cpu")

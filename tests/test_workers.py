@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from roi.workers import Died, crew, in_order
+from roi.process_pool import Died, crew, in_order
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are forks there")
 
