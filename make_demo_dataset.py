@@ -15,7 +15,7 @@ and corners, side markers, text and devices lie where they lie on real X-rays, o
 finding's labels some are wrong (demo.json: wrong_labels). A box: the finding is there, and the table names it.
 
 --layout NAME writes the same pictures and findings as another source publishes its own: its tables, its names, JPEG or 16 bits where it has them,
-and PNG where it has DICOM (roi/layouts.py). Give each set a --seed of its own, or they hold the same pictures; cxrlt and
+and PNG where it has DICOM (roi/demo/source_layouts.py). Give each set a --seed of its own, or they hold the same pictures; cxrlt and
 mimic the same --seed and --images, since they are the same pictures as published. make_chexmultimodal_csv.py --datasets reads them all.
 """
 
@@ -23,9 +23,9 @@ import argparse
 from pathlib import Path
 
 from roi.cli import Parser, add_overwrite, run
-from roi.demo import EASY, MIN_IMAGES, SIZES
-from roi.demo_hard import HARD
-from roi.layouts import WRITERS, make_demo_layout
+from roi.demo.hard_set import HARD
+from roi.demo.nih_set import EASY, MIN_IMAGES, SIZES
+from roi.demo.source_layouts import WRITERS, make_demo_layout
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

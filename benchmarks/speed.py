@@ -369,7 +369,7 @@ def steady_memory(args: argparse.Namespace) -> list[Figure]:
 
     VmRSS counts the pages of the cache file that were read (RssFile), which belong to the system: 26 MB here, at 32 px; more where images are larger.
     """
-    from roi.demo import SIZES
+    from roi.demo.nih_set import SIZES
 
     data, run = args.out / "demo", fresh(args.out / "memory")
     if not (data / "demo.json").is_file():

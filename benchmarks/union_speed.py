@@ -25,8 +25,8 @@ import pandas as pd
 from harness import Figure, add_machine, counted, table, write_result
 
 from roi import cli
+from roi.demo.source_layouts import CHEXPERT, WORDS_OF, WRITERS
 from roi.labels import LABELS
-from roi.layouts import CHEXPERT, WORDS_OF, WRITERS
 
 ROWS = 900_000
 PUBLISHED = {
@@ -112,7 +112,7 @@ def write_sets(folder: Path, rows: int) -> dict[str, int]:
 
 
 def drawn(images: int, rng: np.random.Generator) -> pd.DataFrame:
-    """A table of truth (roi/layouts.py): two images a study, three studies a patient on average."""
+    """A table of truth (roi/demo/source_layouts.py): two images a study, three studies a patient on average."""
     study = np.sort(rng.integers(0, max(2, images // 2), images))
     patient = study // 3 + 1
     truth = pd.DataFrame((rng.random((images, len(LABELS))) < PREVALENCE).astype(np.int8), columns=list(LABELS))

@@ -11,7 +11,7 @@ from unittest import mock
 import pytest
 import torch
 
-from roi.demo import make_demo_dataset
+from roi.demo.nih_set import make_demo_dataset
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"  # real X-rays, tables and weights; not part of the project

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 import make_demo_dataset
-from roi import demo
 from roi.cli import run
+from roi.demo import nih_set
 from roi.labels import LABELS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,7 +25,7 @@ IMAGES, SIZE = 120, 64
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("demo") / "set"
-    demo.make_demo_dataset(out, images=IMAGES, size=SIZE, seed=3, workers=1)
+    nih_set.make_demo_dataset(out, images=IMAGES, size=SIZE, seed=3, workers=1)
     return out
 
 
@@ -121,20 +121,20 @@ def test_image_modes(made: Path) -> None:
 
 
 def test_png_is_what_was_rendered(made: Path) -> None:
-    case = next(case for case in demo.plan(IMAGES, 3) if case.findings)
+    case = next(case for case in nih_set.plan(IMAGES, 3) if case.findings)
     (path,) = made.glob(f"images_*/images/{case.name}")
-    assert (np.asarray(Image.open(path).convert("L")) == demo.render(case, SIZE)).all()
+    assert (np.asarray(Image.open(path).convert("L")) == nih_set.render(case, SIZE)).all()
 
 
 @pytest.mark.parametrize("size", [64, 100])
 @pytest.mark.parametrize("label", LABELS)
 def test_a_finding_changes_its_box_and_nothing_else(label: str, size: int) -> None:
     for patient in range(1, 6):
-        case = demo.Case(seed=0, patient=patient, followup=0, view="AP" if patient % 2 else "PA", sex="F")
-        ill = demo.Case(**{**vars(case), "findings": ((label, 0),)})
-        change = np.abs(demo.render(ill, size).astype(int) - demo.render(case, size))
+        case = nih_set.Case(seed=0, patient=patient, followup=0, view="AP" if patient % 2 else "PA", sex="F")
+        ill = nih_set.Case(**{**vars(case), "findings": ((label, 0),)})
+        change = np.abs(nih_set.render(ill, size).astype(int) - nih_set.render(case, size))
         inside = np.zeros((size, size), bool)
-        for patch in demo.plant(ill):
+        for patch in nih_set.plant(ill):
             x, y, w, h = (v * size / 1024 for v in patch.box())
             window = (
                 slice(int(np.floor(y + 1e-6)), int(np.ceil(y + h - 1e-6))),
@@ -164,14 +164,14 @@ def test_the_easy_set_stays_bit_for_bit_what_it_was(made: Path) -> None:
 
 
 def test_files_do_not_depend_on_workers(made: Path, tmp_path: Path) -> None:
-    demo.make_demo_dataset(tmp_path / "two", images=IMAGES, size=SIZE, seed=3, workers=2)
+    nih_set.make_demo_dataset(tmp_path / "two", images=IMAGES, size=SIZE, seed=3, workers=2)
     assert digest(tmp_path / "two") == digest(made)
 
 
 def test_seed_and_size(made: Path, tmp_path: Path) -> None:
     before = str(np.random.get_state())  # noqa: NPY002 - the test is that it stays untouched
-    demo.make_demo_dataset(tmp_path / "small", images=IMAGES, size=32, seed=3, workers=1)
-    demo.make_demo_dataset(tmp_path / "other", images=IMAGES, size=32, seed=4, workers=1)
+    nih_set.make_demo_dataset(tmp_path / "small", images=IMAGES, size=32, seed=3, workers=1)
+    nih_set.make_demo_dataset(tmp_path / "other", images=IMAGES, size=32, seed=4, workers=1)
     assert str(np.random.get_state()) == before  # noqa: NPY002
     for name in ("Data_Entry_2017.csv", "BBox_List_2017.csv", "train_val_list.txt", "test_list.txt"):
         assert (tmp_path / "small" / name).read_bytes() == (made / name).read_bytes()
@@ -185,10 +185,10 @@ def test_seed_and_size(made: Path, tmp_path: Path) -> None:
 
 def test_persisting_findings_stay_in_place() -> None:
     again = 0
-    for case, later in zip(demo.plan(300, 0), demo.plan(300, 0)[1:], strict=False):
+    for case, later in zip(nih_set.plan(300, 0), nih_set.plan(300, 0)[1:], strict=False):
         for label, onset in set(case.findings) & set(later.findings) if case.patient == later.patient else ():
             assert onset <= case.followup
-            a, b = ([p.window for p in demo.plant(c) if p.label == label] for c in (case, later))
+            a, b = ([p.window for p in nih_set.plant(c) if p.label == label] for c in (case, later))
             assert np.abs(np.subtract(a, b)).max() < 0.13
             again += 1
     assert again > 20
@@ -204,10 +204,10 @@ def test_existing_folders_are_safe(tmp_path: Path, capsys: pytest.CaptureFixture
         assert len(error.splitlines()) == 1
         assert str(mine) in error
     assert [p.name for p in mine.iterdir()] == ["thesis.txt"]
-    demo.make_demo_dataset(tmp_path / "set", images=20, size=32, workers=1)
+    nih_set.make_demo_dataset(tmp_path / "set", images=20, size=32, workers=1)
     with pytest.raises(ValueError, match="--overwrite"):
-        demo.make_demo_dataset(tmp_path / "set", images=20, size=32, workers=1)
-    demo.make_demo_dataset(tmp_path / "set", images=20, size=48, workers=1, overwrite=True)
+        nih_set.make_demo_dataset(tmp_path / "set", images=20, size=32, workers=1)
+    nih_set.make_demo_dataset(tmp_path / "set", images=20, size=48, workers=1, overwrite=True)
     assert {Image.open(p).size for p in tmp_path.glob("set/images_*/images/*.png")} == {(48, 48)}
     assert {p.name for p in tmp_path.iterdir()} == {"mine", "set"}
 
@@ -223,9 +223,9 @@ def test_failed_and_killed_runs_leave_nothing(tmp_path: Path, monkeypatch: pytes
         raise OSError("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(demo, "write_tables", broken)
+        patch.setattr(nih_set, "write_tables", broken)
         with pytest.raises(OSError, match="disk full"):
-            demo.make_demo_dataset(tmp_path / "set", images=20, size=32, workers=1)
+            nih_set.make_demo_dataset(tmp_path / "set", images=20, size=32, workers=1)
     assert list(tmp_path.iterdir()) == [live]
 
 

@@ -11,13 +11,13 @@ import pytest
 from PIL import Image
 
 import make_demo_dataset
-from roi import demo
 from roi.cli import run
-from roi.demo_hard import HARD, PREVALENCE, WRONG, MislabeledCase, plan_hard
+from roi.demo import nih_set
+from roi.demo.hard_set import HARD, PREVALENCE, WRONG, MislabeledCase, plan_hard
+from roi.demo.phantom import Case, body_of
+from roi.demo.phantom_acquisition import edges_of, pose_of
+from roi.demo.phantom_hard import plant_hard, render_hard
 from roi.labels import LABELS
-from roi.phantom import Case, body_of
-from roi.phantom_acquisition import edges_of, pose_of
-from roi.phantom_hard import plant_hard, render_hard
 
 IMAGES, SIZE = 60, 64
 
@@ -25,7 +25,7 @@ IMAGES, SIZE = 60, 64
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("hard") / "set"
-    demo.make_demo_dataset(out, images=IMAGES, size=SIZE, seed=3, workers=1, phantom=HARD)
+    nih_set.make_demo_dataset(out, images=IMAGES, size=SIZE, seed=3, workers=1, phantom=HARD)
     return out
 
 
@@ -138,7 +138,7 @@ def test_borders_leave_the_chest_open() -> None:
 
 
 def test_a_seed_is_one_picture_at_every_size_and_number_of_workers(made: Path, tmp_path: Path) -> None:
-    demo.make_demo_dataset(tmp_path / "two", images=IMAGES, size=SIZE, seed=3, workers=2, phantom=HARD)
+    nih_set.make_demo_dataset(tmp_path / "two", images=IMAGES, size=SIZE, seed=3, workers=2, phantom=HARD)
     assert files(tmp_path / "two") == files(made)
     for case in plan_hard(12, 3):
         (path,) = made.glob(f"images_*/images/{case.name}")

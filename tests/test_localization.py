@@ -10,12 +10,12 @@ import pytest
 
 from roi.box_matching import BY_BOX, METRICS, boxes_around, cells_of, other_patients, top_cells
 from roi.boxes import read_boxes
-from roi.demo import plan
+from roi.demo.nih_set import plan
+from roi.demo.phantom import SPACE, plant
 from roi.fixed_places import FOLDS, LabelledMaps, count_boxes, deal_folds, folds_of, label_differences
 from roi.labels import LABELS
 from roi.localization import COMPARED, READINGS, controls_of, headline_source, reading, score_maps
 from roi.maps import Maps
-from roi.phantom import SPACE, plant
 from roi.table import image_keys, patients_from_names
 
 

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from roi.cells import ABSENT, BLANK, COARSE, PRESENT, UNCERTAIN, UNSEEN
+from roi.demo.source_layouts import CXRLT, VINDR, WRITERS
 from roi.labels import LABELS
-from roi.layouts import CXRLT, VINDR, WRITERS
 from roi.mesh import mesh_cells
 from roi.neighbours import NEIGHBOURS, REPORTS, SOURCES, phrases_of, words_of
 from roi.reports import label_reports

@@ -12,9 +12,9 @@ from PIL import Image, ImageEnhance
 
 from roi import union
 from roi.cells import ABSENT, BLANK, COARSE, PRESENT, UNCERTAIN, UNSEEN
+from roi.demo.source_layouts import WRITERS
 from roi.duplicates import groups, near_pairs, phash
 from roi.labels import LABELS
-from roi.layouts import WRITERS
 from roi.run import held_out
 from roi.sources import READERS
 from roi.table import read_table, target_matrix

@@ -7,10 +7,10 @@ there and named, as NIH's were for images that had the label. What is drawn neve
 
 from dataclasses import dataclass
 
-from roi.demo import Mix, Phantom, plan
+from roi.demo.nih_set import Mix, Phantom, plan
+from roi.demo.phantom import Case, stream
+from roi.demo.phantom_hard import plant_hard, render_hard
 from roi.labels import LABELS
-from roi.phantom import Case, stream
-from roi.phantom_hard import plant_hard, render_hard
 
 TABLE = 60  # stream
 WRONG = 0.15  # share of the positives of a finding that the table misses, and of those it names that are not there

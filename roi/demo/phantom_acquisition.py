@@ -1,8 +1,8 @@
-"""How an image of the hard phantom is taken: pose, shutters, side markers and text (roi/phantom_hard.py has the rest).
+"""How an image of the hard phantom is taken: pose, shutters, side markers and text (roi/demo/phantom_hard.py has the rest).
 
 Nothing here is told which findings an image has: a border or a marker is no shortcut to a label.
 
-Letters: S side in pixels; x, y coordinates of the image in [0, 1]; u, v those of the upright body (roi/phantom.py),
+Letters: S side in pixels; x, y coordinates of the image in [0, 1]; u, v those of the upright body (roi/demo/phantom.py),
 both (h, w).
 """
 
@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from roi.phantom import Array, Box, Case, ramp, stream
+from roi.demo.phantom import Array, Box, Case, ramp, stream
 
 POSE, FIELD, MARKS = 40, 41, 42  # streams; those of the findings end at 29
 GLYPH = 48  # height at which text is drawn once, before it is resized

@@ -1,6 +1,6 @@
 """A synthetic chest X-ray set in the layout of NIH ChestX-ray14: who is in it, with which findings, and its files.
 
-The pictures are drawn by roi/phantom.py. The same seed and size give the same bytes, whatever the number of workers.
+The pictures are drawn by roi/demo/phantom.py. The same seed and size give the same bytes, whatever the number of workers.
 """
 
 import json
@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from roi.demo.phantom import PLAN, Box, Case, Patch, plant, render, stream
 from roi.errors import UserError
 from roi.labels import LABELS
-from roi.phantom import PLAN, Box, Case, Patch, plant, render, stream
 from roi.process_pool import in_order
 
 MARKER = "demo.json"
@@ -114,7 +114,7 @@ def plan(images: int, seed: int, mix: Mix = EASY_MIX) -> list[Case]:
 
 @dataclass(frozen=True)
 class Phantom:
-    """Which set is made: its plan, findings and pictures. The easy one by default; roi/demo_hard.py has another."""
+    """Which set is made: its plan, findings and pictures. The easy one by default; roi/demo/hard_set.py has another."""
 
     plan: Callable[[int, int], list[Case]] = plan
     plant: Callable[[Case], list[Patch]] = plant

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from roi.demo import EASY, HEADER, MARKER, SHARDS, Phantom, check, make_demo_dataset, remove_stale
+from roi.demo.nih_set import EASY, HEADER, MARKER, SHARDS, Phantom, check, make_demo_dataset, remove_stale
 from roi.errors import UserError
 from roi.labels import LABELS
 
@@ -388,7 +388,7 @@ def make_demo_layout(
     overwrite: bool,
     phantom: Phantom = EASY,
 ) -> dict:
-    """The demo set of roi/demo.py in another layout, whole or not at all. -> its summary, with the same fields"""
+    """The demo set of roi/demo/nih_set.py in another layout, whole or not at all. -> its summary, with the same fields"""
     if layout == "nih":
         return make_demo_dataset(out, images, size, seed, workers, overwrite, phantom)
     if layout == "vinbigdata" and phantom.about.get("hard"):

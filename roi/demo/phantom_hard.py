@@ -1,10 +1,10 @@
-"""Draws the hard phantom: the findings of roi/phantom.py made faint, in a chest that is posed, exposed, collimated
-and marked as on a ward (roi/phantom_acquisition.py).
+"""Draws the hard phantom: the findings of roi/demo/phantom.py made faint, in a chest that is posed, exposed, collimated
+and marked as on a ward (roi/demo/phantom_acquisition.py).
 
 Everything but the findings is drawn from streams of its own and knows nothing of them, devices included. As in the easy
 phantom a finding adds density inside its box and nothing outside, and a seed is the same picture at every size.
 
-Letters: S side in pixels; x, y coordinates of the image in [0, 1]; u, v those of the upright body (roi/phantom.py),
+Letters: S side in pixels; x, y coordinates of the image in [0, 1]; u, v those of the upright body (roi/demo/phantom.py),
 both (h, w). Density 0 is air.
 """
 
@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from roi.labels import LABELS
-from roi.phantom import (
+from roi.demo.phantom import (
     FINDING,
     FINDINGS,
     LINES,
@@ -38,7 +37,8 @@ from roi.phantom import (
     stream,
     tighten,
 )
-from roi.phantom_acquisition import edges_of, field_mask, pose_of, stamp_marks
+from roi.demo.phantom_acquisition import edges_of, field_mask, pose_of, stamp_marks
+from roi.labels import LABELS
 
 ANATOMY, VESSELS, TISSUE, DEVICES, EXPOSURE = 50, 51, 52, 53, 54  # streams
 HEART = 1.15  # times the size of the easy phantom's
