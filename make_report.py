@@ -28,8 +28,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     from roi.files import refuse_existing, replacing, writable
-    from roi.report import page
-    from roi.report_runs import read_run
+    from roi.report.build import page
+    from roi.report.run_folder import read_run
 
     refuse_existing(args.out, overwrite=args.overwrite)
     writable(Path(args.out))

@@ -16,16 +16,17 @@ import pytest
 from conftest import one_line_error, run
 from PIL import Image
 
-from roi import coverage, gallery, localization, plots, predictions
-from roi.page import esc
+from roi import coverage, localization, predictions
 from roi.progress import COLUMNS
-from roi.report import page
-from roi.report_cases import cases as gallery_of
-from roi.report_evidence import ASKED, PUBLISHED_PLACE, SHORT, STYLES, localisation
-from roi.report_runs import Run, read_run, run_name
-from roi.report_scores import PUBLISHED_AUROC, headline, subgroups
-from roi.report_sets import prediction_sets, verdict
-from roi.report_training import training
+from roi.report import case_selection, plots
+from roi.report.build import page
+from roi.report.html import esc
+from roi.report.run_folder import Run, read_run, run_name
+from roi.report.section_cases import cases as gallery_of
+from roi.report.section_evidence import ASKED, PUBLISHED_PLACE, SHORT, STYLES, localisation
+from roi.report.section_scores import PUBLISHED_AUROC, headline, subgroups
+from roi.report.section_sets import prediction_sets, verdict
+from roi.report.section_training import training
 from roi.text import decimal
 
 EVIL, QUOTED = "<script>alert(1)</script>", 'a"b&c'
@@ -768,7 +769,7 @@ def test_an_odd_metrics_json_is_refused_or_its_section_says_so(
 
     monkeypatch.setattr(plots, "lines", lines)
     monkeypatch.setattr(plots, "intervals", intervals)
-    monkeypatch.setattr("roi.report.commit", lambda: "unknown")
+    monkeypatch.setattr("roi.report.build.commit", lambda: "unknown")
     data = small_metrics(whole)
     data["inputs"] = {"preds": "gone.json"}
     file = tmp_path / "metrics.json"
@@ -845,8 +846,8 @@ def test_cases_are_chosen_by_scores_alone() -> None:
     boxed = np.zeros((400, 3), dtype=bool)
     patients = [f"p{n // 2}" for n in range(400)]
     shown = np.ones(400, dtype=bool)
-    cases = gallery.choose(prob, target, ["A", "B", "Normal"], patients, shown, boxed, 8)
-    assert [c.kind for c in cases] == [k for k in gallery.KINDS for _ in range(2)] and {c.finding for c in cases} == {"A", "B"}
+    cases = case_selection.choose(prob, target, ["A", "B", "Normal"], patients, shown, boxed, 8)
+    assert [c.kind for c in cases] == [k for k in case_selection.KINDS for _ in range(2)] and {c.finding for c in cases} == {"A", "B"}
     assert len({patients[c.row] for c in cases}) == 8
     for case in cases:
         k = ["A", "B"].index(case.finding)
@@ -858,14 +859,14 @@ def test_cases_are_chosen_by_scores_alone() -> None:
             assert abs((prob[positive, k] < prob[case.row, k]).mean() - 0.5) < 0.12
         assert (target[case.row, k] == 0) == (case.kind == "false")
     boxed[np.flatnonzero(target[:, 1] == 1), 1] = True
-    near = [c for c in gallery.choose(prob, target, ["A", "B", "Normal"], patients, shown, boxed, 8) if c.kind == "typical"]
+    near = [c for c in case_selection.choose(prob, target, ["A", "B", "Normal"], patients, shown, boxed, 8) if c.kind == "typical"]
     assert near[0].finding == "B"
     shown[:200] = False
-    assert all(c.row >= 200 for c in gallery.choose(prob, target, ["A", "B", "Normal"], patients, shown, boxed, 8))
+    assert all(c.row >= 200 for c in case_selection.choose(prob, target, ["A", "B", "Normal"], patients, shown, boxed, 8))
 
 
 def test_the_choice_is_exhausted_without_repeats() -> None:
-    cases = gallery.choose(
+    cases = case_selection.choose(
         np.array([[0.9], [0.2], [0.4]]), np.array([[1.0], [0.0], [1.0]]), ["A"], ["p", "p", "p"], np.ones(3, bool), np.zeros((3, 1), bool), 40
     )
     assert len({(c.finding, c.row) for c in cases}) == len(cases) == 3

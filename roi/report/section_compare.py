@@ -5,10 +5,10 @@ from typing import Any
 
 import pandas as pd
 
-from roi import plots
-from roi.page import ABSENT, Cell, banner, figures, missing, note, number, shown, table
 from roi.progress import TERMS
-from roi.report_runs import Run
+from roi.report import plots
+from roi.report.html import ABSENT, Cell, banner, figures, missing, note, number, shown, table
+from roi.report.run_folder import Run
 
 # Where a finding has no map of its own.
 PLACES_BY = {"mask": " (places by the mask, a union)", "cam": " (places by Grad-CAM)"}

@@ -6,11 +6,11 @@ V is {"value", "low", "high"}, each a number or null, as evaluate.py writes it.
 from collections.abc import Sequence
 from typing import Any
 
-from roi import plots
-from roi.page import ABSENT, Cell, card, defined, esc, figures, fold, interval, missing, note, number, shown, table
-from roi.plots import Curve
-from roi.report_evidence import source_name
-from roi.report_runs import EVALUATE, Run
+from roi.report import plots
+from roi.report.html import ABSENT, Cell, card, defined, esc, figures, fold, interval, missing, note, number, shown, table
+from roi.report.plots import Curve
+from roi.report.run_folder import EVALUATE, Run
+from roi.report.section_evidence import source_name
 
 TRAINED_ON = {
     True: "the checkpoint was trained on some of them",

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from roi import gallery, predictions
+from roi import predictions
 from roi.boxes import Box, boxes_by_image, read_boxes
 from roi.images import locate, said_outside
 from roi.maps import read_maps
-from roi.page import Cell, esc, image, missing, note, table
-from roi.report_runs import EVALUATE, Run
+from roi.report import case_selection
+from roi.report.html import Cell, esc, image, missing, note, table
+from roi.report.run_folder import EVALUATE, Run
 from roi.table import match_images, read_table, target_matrix
 
 
@@ -62,9 +63,9 @@ def draw_cases(
     there = np.array([p is not None for p in paths])
     if not there.any():
         return missing(f"No gallery: none of the images lies under {folder}.", "make_report.py … --image_root DIR")
-    chosen = gallery.choose(preds.prob["full"], target, preds.classes, rows["patient_id"].tolist(), there & known, boxed, count)
+    chosen = case_selection.choose(preds.prob["full"], target, preds.classes, rows["patient_id"].tolist(), there & known, boxed, count)
     evidence = evidence_of(run, given, names, {rows["image"].iloc[c.row] for c in chosen}, said)
-    parts = [note(gallery.RULE + ("" if there.all() else f" Only the {int(there.sum()):,} images that lie under {folder} can be shown."))]
+    parts = [note(case_selection.RULE + ("" if there.all() else f" Only the {int(there.sum()):,} images that lie under {folder} can be shown."))]
     parts += said + notes_on(preds, known, evidence, [rows["image"].iloc[c.row] for c in chosen], chosen)
     elsewhere = said_outside(folder, [path for path in paths if path])
     parts += [note(elsewhere + ".")] if elsewhere else []
@@ -79,7 +80,7 @@ def draw_cases(
         )
     legend += ["Blue: the boxes of the image."] if boxes is not None else []
     parts.append(note(" ".join(legend)) if legend else "")
-    for kind, title in gallery.KINDS.items():
+    for kind, title in case_selection.KINDS.items():
         shown_here = []
         for case in chosen:
             if case.kind == kind:
@@ -116,7 +117,7 @@ def boxes_of(
 
 def evidence_of(
     run: Run, given: dict[str, Any], names: list[str], wanted: set[str], said: list[str]
-) -> gallery.Evidence:
+) -> case_selection.Evidence:
     """Masks or maps of the images that are shown."""
     command = "infer_roi_consistency.py … --save_masks masks.npz, then evaluate.py … --masks masks.npz"
     shown = np.array([name in wanted for name in names])
@@ -126,15 +127,15 @@ def evidence_of(
         maps = optional(run, file, lambda path: read_maps(path, names, shown), "masks", command, said)
         if maps is not None:
             read.append(maps)
-    return gallery.Evidence(read)
+    return case_selection.Evidence(read)
 
 
 def notes_on(
     preds: predictions.Predictions,
     known: np.ndarray,
-    evidence: gallery.Evidence,
+    evidence: case_selection.Evidence,
     images: list[str],
-    chosen: Sequence[gallery.Case],
+    chosen: Sequence[case_selection.Case],
 ) -> list[str]:
     """What is not shown, and what should not have been scored."""
     said = []
@@ -173,24 +174,24 @@ def optional(run: Run, file: str | None, read: Callable[[Path], Any], what: str,
 
 
 def one_case(
-    case: gallery.Case,
+    case: case_selection.Case,
     preds: predictions.Predictions,
     row: pd.Series,
     path: str,
-    evidence: gallery.Evidence,
+    evidence: case_selection.Evidence,
     boxes: Sequence[Box],
 ) -> str:
     name = preds.images[case.row]
     marked = "<br><b>CONTAMINATED: trained on this image or its patient</b>" if preds.contaminated[case.row] else ""
     try:
-        drawn = gallery.draw(path, str(row["image"]), case.finding, evidence, boxes)
+        drawn = case_selection.draw(path, str(row["image"]), case.finding, evidence, boxes)
         pictures = "".join(image(data, "webp" if data[8:12] == b"WEBP" else "jpeg", f"{name}: {what}") for data, what in drawn)
     except (ValueError, OSError) as error:
         pictures = missing(str(error))
-    prob = gallery.caption(preds, case)
+    prob = case_selection.caption(preds, case)
     parts = list(preds.prob)
     lines = [[Cell(f"<b>{esc(c)}</b>" if c == case.finding else esc(c), esc(c)), *(Cell(f"{v[p]:.2f}", repr(v[p])) for p in parts)] for c, v in prob.items()]
     return (
         f'<article class="case"><div class="pictures">{pictures}</div><p><b>{esc(case.finding)}</b>, rank {100 * case.rank:.1f} %<br>{esc(name)}<br>'
-        f"Labels: {esc(gallery.known_labels(row))}{marked}</p>" + table(("Probability", *parts), lines) + "</article>"
+        f"Labels: {esc(case_selection.known_labels(row))}{marked}</p>" + table(("Probability", *parts), lines) + "</article>"
     )

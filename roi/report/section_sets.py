@@ -6,10 +6,11 @@ V is {"value", "low", "high"}, each a number or null; a rule or finding is a dic
 from collections.abc import Sequence
 from typing import Any
 
-from roi import coverage, plots
-from roi.page import ABSENT, Cell, esc, figures, fold, interval, missing, note, table
-from roi.plots import Curve
-from roi.report_runs import Run
+from roi import coverage
+from roi.report import plots
+from roi.report.html import ABSENT, Cell, esc, figures, fold, interval, missing, note, table
+from roi.report.plots import Curve
+from roi.report.run_folder import Run
 
 RULES = {  # rule -> its name, the realised risk that its promise is about, the promise
     "fnr": ("Missed findings", "fnr", "of a new image's findings its set lacks at most {alpha} in expectation; an image without findings loses nothing"),

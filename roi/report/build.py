@@ -10,14 +10,14 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from roi.page import CSS, POLICY, SCRIPT, Cell, banner, esc, fold, missing, table
-from roi.report_cases import cases
-from roi.report_compare import ablation, comparison
-from roi.report_evidence import faithfulness, localisation
-from roi.report_runs import Run
-from roi.report_scores import calibration, headline, per_finding, subgroups
-from roi.report_sets import prediction_sets
-from roi.report_training import training
+from roi.report.html import CSS, POLICY, SCRIPT, Cell, banner, esc, fold, missing, table
+from roi.report.run_folder import Run
+from roi.report.section_cases import cases
+from roi.report.section_compare import ablation, comparison
+from roi.report.section_evidence import faithfulness, localisation
+from roi.report.section_scores import calibration, headline, per_finding, subgroups
+from roi.report.section_sets import prediction_sets
+from roi.report.section_training import training
 
 ROOT = Path(__file__).resolve().parent.parent
 # Blocks of metrics.json that stand in sections of other names
