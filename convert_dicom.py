@@ -18,10 +18,10 @@ from pathlib import Path
 
 from roi import cli
 from roi.boxes import BOXES, MARKS, left_out, read_marks, write_boxes
-from roi.dicom import SIDES, WINDOWS, needs_pydicom
-from roi.dicom_tree import FACTS, FACTS_BEFORE, WHY, How, convert_tree
 from roi.errors import UserError
 from roi.files import writable
+from roi.sources.dicom import SIDES, WINDOWS, needs_pydicom
+from roi.sources.dicom_convert import FACTS, FACTS_BEFORE, WHY, How, convert_tree
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -22,9 +22,9 @@ import textwrap
 from pathlib import Path
 
 from roi import cli
-from roi.catalog import CATALOG, check, folder_of, source_name, tables_there
 from roi.errors import UserError
 from roi.files import reason, replacing
+from roi.sources.catalog import CATALOG, check, folder_of, source_name, tables_there
 
 NIH_KAGGLE = "nih-chest-xrays/data"
 VINBIGDATA_KAGGLE = "vinbigdata-chest-xray-abnormalities-detection"
@@ -188,7 +188,7 @@ def download_vinbigdata() -> Path:
 
 def download_rexgradient(folder: Path, token: str | None, only: str | None) -> Path:
     """The files of the gated set; huggingface_hub resumes and checks them. Its archive is left to the user: it needs 300 GB."""
-    from roi.fetch import room
+    from roi.sources.download import room
 
     if not only:
         there = sum(p.stat().st_size for p in folder.glob("deid_png.part*"))
@@ -206,7 +206,7 @@ def download_rexgradient(folder: Path, token: str | None, only: str | None) -> P
 
 
 def download_openi(folder: Path) -> Path:
-    from roi.fetch import fetch, room, unpack
+    from roi.sources.download import fetch, room, unpack
 
     if not all((folder / archive).exists() for archive in OPENI_ARCHIVES):
         room(folder, CATALOG["openi"].gigabytes * 1e9)
@@ -218,7 +218,7 @@ def download_openi(folder: Path) -> Path:
 
 
 def download_physionet(name: str, folder: Path, args: argparse.Namespace) -> Path:
-    from roi.fetch import physionet, room
+    from roi.sources.download import physionet, room
 
     source = CATALOG[name]
     user = args.username or os.environ.get("PHYSIONET_USERNAME")

@@ -30,7 +30,7 @@ from roi.errors import UserError
 from roi.files import contents, replacing
 from roi.images import locate
 from roi.labels import LABELS, normal_name
-from roi.sources import VOTES, read_nih
+from roi.sources.readers import VOTES, read_nih
 from roi.table import COLUMNS, check_table, class_list, csv_text, listed, match_images, tokens, unmatched
 
 ONE = {"image_dir": None, "filter_list": None, "label_from": "Finding Labels"}
@@ -128,7 +128,7 @@ def make_nih(args: argparse.Namespace) -> None:
 
 
 def make_union(args: argparse.Namespace) -> None:
-    from roi import union
+    from roi.sources import merge
 
     out = Path(args.out_csv)
     summary_file = Path(args.summary) if args.summary else out.with_name(f"{out.stem}_summary.json")
@@ -138,28 +138,28 @@ def make_union(args: argparse.Namespace) -> None:
         raise UserError(f"--val_fraction {args.val_fraction:g} and --test_fraction {args.test_fraction:g} leave nobody to train on")
     if args.check_duplicates is not None and not args.check_images:
         raise UserError("--check_duplicates looks at the images: it does not go with --no-check_images")
-    table, facts, missing = union.gathered(args.datasets, args.data_root, args.blank, args.votes, args.check_images, print)
+    table, facts, missing = merge.gathered(args.datasets, args.data_root, args.blank, args.votes, args.check_images, print)
     report_missing(missing, len(table) + len(missing), args.data_root, missing_file(out), args.allow_missing)
     table = pd.concat([check_table(table[list(COLUMNS)].copy(), "the union"), table[list(LABELS)]], axis=1)
-    table["split"], moved = union.assign_splits(table, args.val_fraction, args.test_fraction, args.seed)
+    table["split"], moved = merge.assign_splits(table, args.val_fraction, args.test_fraction, args.seed)
     facts |= moved
     groups = None
     if args.check_duplicates is not None:
-        from roi.duplicates import without_duplicates
+        from roi.sources.duplicates import without_duplicates
 
-        table, facts["duplicates"], groups = without_duplicates(table, args.data_root, args.check_duplicates, args.workers, union.RANK)
-    table, left_out = union.chosen_rows(table, args.views, args.splits)
-    facts |= left_out | {f"audit of {csv}": union.audit(table, Path(csv)) for csv in args.audit or ()}
-    counted = union.summary(table)
+        table, facts["duplicates"], groups = without_duplicates(table, args.data_root, args.check_duplicates, args.workers, merge.RANK)
+    table, left_out = merge.chosen_rows(table, args.views, args.splits)
+    facts |= left_out | {f"audit of {csv}": merge.audit(table, Path(csv)) for csv in args.audit or ()}
+    counted = merge.summary(table)
     for name, fact in facts.items():
-        print(union.told(name, fact))
-    print(union.printed(counted))
+        print(merge.told(name, fact))
+    print(merge.printed(counted))
     none = (table["labels"] == "") & (table["unknown"] == "") & (table["uncertain"] == "")
     table["labels"] = table["labels"].mask(none, args.fillna)
     if args.format == "metadata":
         lost = sum(f["unknown"] + f["uncertain"] for s in counted["datasets"].values() for f in s["findings"].values())
         print(f"warning: {lost:,} cells that are unknown are 0 in this format, as if somebody had looked; training on them teaches absence")
-    write(union.published_format(table, args.data_root) if args.format == "metadata" else table[list(COLUMNS)], out, args.overwrite)
+    write(merge.published_format(table, args.data_root) if args.format == "metadata" else table[list(COLUMNS)], out, args.overwrite)
     if groups is not None:
         with replacing(out.with_name(f"{out.stem}_duplicates.csv")) as file:
             file.write(groups.to_csv(index=False, lineterminator="\n"))

@@ -19,7 +19,7 @@ import numpy as np
 from harness import add_machine, write_result
 
 from roi import cli, conformal, coverage, predictions
-from roi.sources import read_nih
+from roi.sources.readers import read_nih
 from roi.table import target_matrix
 
 ALPHAS = (0.05, 0.1, 0.2)

@@ -43,10 +43,10 @@ from PIL import Image, ImageOps
 
 from roi import cli
 from roi.cache import open_cache
-from roi.dicom import LEVELS, percentiles, read_dicom
-from roi.dicom_tree import How, convert
 from roi.errors import UserError
 from roi.images import DEEP_MODES, UnreadableImage, read_grey, read_picture
+from roi.sources.dicom import LEVELS, percentiles, read_dicom
+from roi.sources.dicom_convert import How, convert
 
 SIDE = 64  # px of the pixel cache
 SIDES = (1, 20_000)  # px of DICOM: no file is refused for its size alone

@@ -2,7 +2,7 @@
 
     python benchmarks/report_labeler.py --reports Dataset/openi/indiana_reports.csv
 
-The reference is roi/mesh.py with its WIDER neighbours alone. Where it says unknown a report is left out of that finding's score. Rules were chosen and tuned on
+The reference is roi/sources/mesh.py with its WIDER neighbours alone. Where it says unknown a report is left out of that finding's score. Rules were chosen and tuned on
 the development half (an even CRC-32 of uid); the other half was held out. UNCERTAIN counts as negative, but where the name of a figure says otherwise.
 Intervals are bootstraps over reports.
 
@@ -32,11 +32,12 @@ from typing import Any
 import numpy as np
 from harness import Figure, add_machine, interval, table, write_result
 
-from roi import cli, reports, reports_scopes, reports_text, reports_vocabulary
-from roi.cells import ABSENT, BLANK, COARSE, PRESENT, UNCERTAIN
+from roi import cli
 from roi.errors import UserError
 from roi.labels import LABELS
-from roi.mesh import mesh_cells
+from roi.sources import report_labeler, report_scopes, report_text, report_vocabulary
+from roi.sources.label_states import ABSENT, BLANK, COARSE, PRESENT, UNCERTAIN
+from roi.sources.mesh import mesh_cells
 
 COLUMNS = ("uid", "MeSH", "findings", "impression")
 HALVES = ("held out", "development", "all")
@@ -63,7 +64,7 @@ def main(args: argparse.Namespace) -> None:
     held = np.array([zlib.crc32(row["uid"].encode()) % 2 == 1 for row in rows])
     halves = dict(zip(HALVES, (held, ~held, np.ones(len(rows), bool)), strict=True))
     reference = mesh_cells(codes, neighbours=False)
-    cells = reports.label_reports(*sections)
+    cells = report_labeler.label_reports(*sections)
     if args.absent:
         print("\n".join(absent_cells(rows, cells, args.absent, args.seed)))
         return
@@ -189,14 +190,14 @@ def per_finding(scores: dict[str, Any]) -> str:
 def speed(sections: SECTIONS, many: int, seed: int) -> list[Figure]:
     """Seconds for so many reports, made of the real ones."""
     made = varied(sections, many, seed)
-    said = [sentence for texts in made for text in texts for sentence in reports_text.sentences(text)]
+    said = [sentence for texts in made for text in texts for sentence in report_text.sentences(text)]
     different = set(said)
-    left = {reports_text.signature(sentence) for sentence in different}
+    left = {report_text.signature(sentence) for sentence in different}
     details: dict[str, Any] = {"sentences": len(said), "different": len(different), "after reduction": len(left)}
     turns = []
     for _ in range(3):
         cpu, wall = time.process_time(), time.perf_counter()
-        reports.label_reports(*made)
+        report_labeler.label_reports(*made)
         turns.append((time.perf_counter() - wall, time.process_time() - cpu))
     wall, cpu = min(turns)
     details |= {"turns": turns, "load": os.getloadavg()[0], "what": "OpenI's reports again and again, a word of every fourth sentence replaced"}
@@ -229,7 +230,7 @@ def varied(sections: SECTIONS, many: int, seed: int) -> SECTIONS:
 def libraries(sections: SECTIONS, reference: np.ndarray, held: np.ndarray, own: float) -> list[Figure]:
     """The kept libraries and our rules on the same reports: F1, and reports a second."""
     began = time.perf_counter()
-    reports.label_reports(*sections)
+    report_labeler.label_reports(*sections)
     ours = len(reference) / (time.perf_counter() - began)
     figures = [Figure("reports a second: our rules", ours, unit="/s")]
     for name, title in LIBRARIES.items():
@@ -250,19 +251,19 @@ def libraries(sections: SECTIONS, reference: np.ndarray, held: np.ndarray, own: 
 
 
 def judged(sections: SECTIONS, read: Callable[[str], list[int]]) -> np.ndarray:
-    """(N, K) cells: sentences judged one by one (each different one once), sections put together as roi/reports.py does."""
+    """(N, K) cells: sentences judged one by one (each different one once), sections put together as roi/sources/report_labeler.py does."""
     known: dict[str, list[int]] = {}
     levels = []
     for texts in sections:
         for text in texts:
             row = [0] * len(LABELS)
-            for sentence in reports_text.sentences(text):
+            for sentence in report_text.sentences(text):
                 if sentence not in known:
                     known[sentence] = read(sentence)
                 row = [max(pair) for pair in zip(row, known[sentence], strict=True)]
             levels.append(row)
     found, concluded = np.array(levels).reshape(2, -1, len(LABELS))
-    return reports.CODES[np.where(concluded >= reports.DENIED, concluded, np.maximum(found, concluded))]
+    return report_labeler.CODES[np.where(concluded >= report_labeler.DENIED, concluded, np.maximum(found, concluded))]
 
 
 def judge(name: str) -> Callable[[str], list[int]]:
@@ -280,7 +281,7 @@ def judge(name: str) -> Callable[[str], list[int]]:
         pipe = nlp.add_pipe("negex", config={"ent_types": ["FINDING"]})
 
     def read(sentence: str) -> list[int]:
-        row = [reports.NOTHING] * len(LABELS)
+        row = [report_labeler.NOTHING] * len(LABELS)
         spans = named(sentence)
         if not spans:
             return row
@@ -301,31 +302,31 @@ def judge(name: str) -> Callable[[str], list[int]]:
 
 def library_level(says: Any, name: str) -> int:
     if name == "negspacy":
-        return reports.DENIED if says.negex else reports.SAID
+        return report_labeler.DENIED if says.negex else report_labeler.SAID
     if says.is_historical or says.is_hypothetical or says.is_family:
-        return reports.NOTHING
-    return reports.DENIED if says.is_negated else reports.HEDGED if says.is_uncertain else reports.SAID
+        return report_labeler.NOTHING
+    return report_labeler.DENIED if says.is_negated else report_labeler.HEDGED if says.is_uncertain else report_labeler.SAID
 
 
 def named(sentence: str) -> list[tuple[int, int, list[int]]]:
-    """The words of a sentence that name findings by the dictionary of roi/reports_vocabulary.py, an enlarged heart too.
+    """The words of a sentence that name findings by the dictionary of roi/sources/report_vocabulary.py, an enlarged heart too.
 
     Returns (first character, last character, findings) of each.
     """
-    kept = reports_text.signature(sentence).split()
+    kept = report_text.signature(sentence).split()
     spots: list[tuple[int, int]] = []  # of the kept words
-    for match in reports_text.WORD.finditer(sentence):
-        words = reports_vocabulary.known(match[0]).split()
+    for match in report_text.WORD.finditer(sentence):
+        words = report_vocabulary.known(match[0]).split()
         if words and kept[len(spots) : len(spots) + len(words)] == words:
             spots += [match.span()] * len(words)
     if len(spots) < len(kept):
         return []
-    found = list(reports_text.matches(kept))
+    found = list(report_text.matches(kept))
     said = [(place, length, value) for place, length, (kind, value) in found if kind == "say"]
     spans = [(place, length, value[0]) for place, length, value in said if value[1] == "named"]
-    for n, parts in reports_scopes.meetings([item for _, _, item in found]):
+    for n, parts in report_scopes.meetings([item for _, _, item in found]):
         if found[n][2][0] in ("enlarged", "large") and "heart" in parts:
-            spans.append((*found[n][:2], [reports.HEART]))
+            spans.append((*found[n][:2], [report_labeler.HEART]))
     return [(spots[place][0], spots[place + length - 1][1], findings) for place, length, findings in spans]
 
 

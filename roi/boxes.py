@@ -10,7 +10,7 @@ import pandas as pd
 from roi.errors import UserError
 from roi.files import replacing
 from roi.labels import LABELS, canonical, normal_name
-from roi.sources import VINDR
+from roi.sources.readers import VINDR
 from roi.table import ABSENT, AMBIGUOUS, match_images
 from roi.text_table import numbers, read_text_table
 
@@ -115,7 +115,7 @@ def read_marks(csv: Path) -> pd.DataFrame:
 def write_boxes(marks: pd.DataFrame, csv: Path, out: Path, facts: list[dict[str, Any]]) -> None:
     """Boxes in pixels of the PNG (columns BOXES); what has no place among them is counted, and listed where it is no matter of classes.
 
-    `csv`: where `marks` are from; `facts`: rows of the PNG that are there (roi/dicom_tree.py). A box may leave its image by one pixel, which is cut off.
+    `csv`: where `marks` are from; `facts`: rows of the PNG that are there (roi/sources/dicom_convert.py). A box may leave its image by one pixel, which is cut off.
     UserError: none of the images is there.
     """
     nothing = marks["class_name"].map({name: normal_name(name) is not None for name in marks["class_name"].unique()})

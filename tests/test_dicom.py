@@ -19,11 +19,11 @@ from PIL import Image
 from roi.boxes import read_boxes
 from roi.images import UnreadableImage, read_grey
 from roi.labels import LABELS
-from roi.sources import VINDR
+from roi.sources.readers import VINDR
 
 pydicom = pytest.importorskip("pydicom", reason="pydicom is not installed (pip install -r requirements-dicom.txt)")
 
-import roi.dicom as d  # noqa: E402
+import roi.sources.dicom as d  # noqa: E402
 
 SCRIPT = "convert_dicom.py"
 SAMPLES = Path(pydicom.__file__).parent / "data" / "test_files"  # shipped with pydicom

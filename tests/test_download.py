@@ -25,8 +25,8 @@ import requests
 from conftest import ROOT, one_line_error, run
 
 import download_datasets
-from roi import catalog, fetch
-from roi.catalog import CATALOG, Edition, Table
+from roi.sources import catalog, download
+from roi.sources.catalog import CATALOG, Edition, Table
 
 BODY = bytes(range(256)) * 4096  # 1 MiB
 SECRET = "s3cret:pä$$ w#rd"
@@ -132,7 +132,7 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
 
 
-get = functools.partial(fetch.fetch, wait=0.0, quiet=True)
+get = functools.partial(download.fetch, wait=0.0, quiet=True)
 
 
 def sha(data: bytes) -> str:
@@ -145,7 +145,7 @@ def interrupt(site: Site, path: Path, after: int = 600_000) -> int:
     with pytest.raises(ValueError, match="goes on where it stopped"):
         get(f"{site.url}/a.bin", path, tries=1)
     size = path.with_name("a.bin.part").stat().st_size
-    assert after - fetch.BLOCK < size <= after and not path.exists()
+    assert after - download.BLOCK < size <= after and not path.exists()
     site.log.clear()
     return size
 
@@ -173,7 +173,7 @@ def test_a_flaky_line_is_resumed_within_one_call(site: Site, tmp_path: Path) -> 
     site.cut = 500_000
     get(f"{site.url}/a.bin", tmp_path / "a.bin", tries=2)
     assert (tmp_path / "a.bin").read_bytes() == BODY and [row.code for row in site.log] == [200, 206]
-    assert sum(site.sent()) < len(BODY) + fetch.BLOCK
+    assert sum(site.sent()) < len(BODY) + download.BLOCK
 
 
 def test_progress_starts_the_count_of_tries_anew(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,7 +259,7 @@ def test_login_is_basic_in_utf_8(site: Site, tmp_path: Path) -> None:
 
 def test_server_errors_pass_or_are_given_up(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
-    monkeypatch.setattr("roi.fetch.time.sleep", slept.append)
+    monkeypatch.setattr("roi.sources.download.time.sleep", slept.append)
     site.codes = [500, 503, 429]
     assert get(f"{site.url}/a.bin", tmp_path / "a.bin", tries=4, wait=2.0).read_bytes() == BODY and slept == [2, 4, 8]
     site.codes = [502] * 9
@@ -277,7 +277,7 @@ def test_slow_server_times_out_and_keeps_what_came(site: Site, tmp_path: Path) -
     site.pause = 0.0
     site.log.clear()
     get(f"{site.url}/a.bin", tmp_path / "a.bin")
-    assert site.log[-1].code == 206 and 0 < site.log[-1].sent <= len(BODY) // 2 + fetch.BLOCK
+    assert site.log[-1].code == 206 and 0 < site.log[-1].sent <= len(BODY) // 2 + download.BLOCK
 
 
 def test_no_server_at_all(tmp_path: Path) -> None:
@@ -299,7 +299,7 @@ def test_redirect_to_another_host_does_not_carry_the_password(site: Site, tmp_pa
 def test_full_disk_is_noticed_before_a_byte_is_written(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     had = interrupt(site, tmp_path / "a.bin")
     free = [len(BODY) - had - 1]
-    monkeypatch.setattr("roi.fetch.shutil.disk_usage", lambda path: SimpleNamespace(free=free[0]))
+    monkeypatch.setattr("roi.sources.download.shutil.disk_usage", lambda path: SimpleNamespace(free=free[0]))
     with pytest.raises(ValueError, match="are free; make room"):
         get(f"{site.url}/a.bin", tmp_path / "a.bin")
     assert (tmp_path / "a.bin.part").stat().st_size == had and len(site.log) == 1
@@ -320,7 +320,7 @@ def test_ctrl_c_leaves_a_part_that_the_next_run_resumes(site: Site, tmp_path: Pa
     process = subprocess.Popen([sys.executable, "-c", code, f"{site.url}/a.bin", str(tmp_path / "a.bin")], cwd=ROOT, stderr=subprocess.PIPE, text=True)
     part = tmp_path / "a.bin.part"
     end = time.monotonic() + 20
-    while not (part.exists() and part.stat().st_size >= len(BODY) // 2 - 2 * fetch.BLOCK) and time.monotonic() < end:
+    while not (part.exists() and part.stat().st_size >= len(BODY) // 2 - 2 * download.BLOCK) and time.monotonic() < end:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     assert "interrupted" in process.communicate(timeout=10)[1] and process.returncode == 130
@@ -334,10 +334,10 @@ def test_ctrl_c_leaves_a_part_that_the_next_run_resumes(site: Site, tmp_path: Pa
 
 def test_sha256sums_are_read_as_sha256sum_writes_them() -> None:
     a, b = sha(b"a"), sha(b"b")
-    assert fetch.read_sums(f"{a}  x/y z.csv\n{b.upper()} *b.bin\n\n{a} ./one.txt\n") == {"x/y z.csv": a, "b.bin": b, "one.txt": a}
+    assert download.read_sums(f"{a}  x/y z.csv\n{b.upper()} *b.bin\n\n{a} ./one.txt\n") == {"x/y z.csv": a, "b.bin": b, "one.txt": a}
     for wrong in ("<html>", f"{a}", f"{a[:-1]}  x", f"{a}  ../x", f"{a}  x/../../y", f"{a}  /etc/x"):
         with pytest.raises(ValueError, match="SHA256SUMS"):
-            fetch.read_sums(wrong)
+            download.read_sums(wrong)
 
 
 @pytest.fixture
@@ -345,9 +345,9 @@ def project(site: Site, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     """Its files, by name; some are tables."""
     files = {"labels.csv": b"a,b\n1,2\n", "files/p10/a b.jpg": BODY[:5000], "files/p11/c.jpg": BODY[7:90_000], "more/t.csv.gz": gzip.compress(b"x\n1\n")}
     sums = "".join(f"{sha(data)}  {name}\n" for name, data in files.items())
-    site.files = {f"/files/{NAME}/{fetch.quote(name)}": data for name, data in {**files, "SHA256SUMS.txt": sums.encode()}.items()}
+    site.files = {f"/files/{NAME}/{download.quote(name)}": data for name, data in {**files, "SHA256SUMS.txt": sums.encode()}.items()}
     site.login = LOGIN
-    monkeypatch.setattr(fetch, "PHYSIONET", f"{site.url}/files/")
+    monkeypatch.setattr(download, "PHYSIONET", f"{site.url}/files/")
     monkeypatch.setitem(CATALOG, "mimic", dataclasses.replace(CATALOG["mimic"], project=NAME, gigabytes=1e-6))
     monkeypatch.setenv("PHYSIONET_PASSWORD", SECRET)
     return files
@@ -383,7 +383,7 @@ def test_a_wrong_file_of_physionet_is_not_put_in_place(site: Site, tmp_path: Pat
 
 
 def test_wrong_login_and_missing_agreement(site: Site, tmp_path: Path, project: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("roi.fetch.shutil.which", lambda name: None)
+    monkeypatch.setattr("roi.sources.download.shutil.which", lambda name: None)
     site.signed = False
     said = mimic(tmp_path, code=2)
     assert "403" in said and f"https://physionet.org/content/{NAME}/" in said and "--ask-password" in said and said.count("error:") == 1
@@ -422,7 +422,7 @@ def test_wget_goes_on_where_the_server_knows_only_wget(site: Site, tmp_path: Pat
             started.append(repr((args, options)))
             super().__init__(*args, **options)
 
-    monkeypatch.setattr("roi.fetch.subprocess.Popen", Popen)
+    monkeypatch.setattr("roi.sources.download.subprocess.Popen", Popen)
     folder = tmp_path / "data" / "mimic"
     (folder / ".part" / "files" / "p11").mkdir(parents=True)  # interrupted before
     (folder / ".part" / "files" / "p11" / "c.jpg").write_bytes(project["files/p11/c.jpg"][:80_000])
@@ -437,8 +437,8 @@ def test_wget_goes_on_where_the_server_knows_only_wget(site: Site, tmp_path: Pat
 def test_a_refusal_ends_wget_at_once(site: Site, tmp_path: Path) -> None:
     """Not one request for each of a hundred thousand files."""
     site.login, site.agents, names = LOGIN, "Wget/", {f"{i}.bin": "0" * 64 for i in range(3000)}
-    with pytest.raises(ValueError, match=r"401.*sign here"), fetch.tqdm(disable=True) as bar:
-        fetch._by_wget(f"{site.url}/x/", names, tmp_path, ("ada", "wrong"), "sign here", bar)
+    with pytest.raises(ValueError, match=r"401.*sign here"), download.tqdm(disable=True) as bar:
+        download._by_wget(f"{site.url}/x/", names, tmp_path, ("ada", "wrong"), "sign here", bar)
     assert len(site.log) < 2000
 
 
@@ -523,7 +523,7 @@ def test_rexgradient_comes_through_the_hub(tmp_path: Path, monkeypatch: pytest.M
         (Path(options["local_dir"]) / "deid_png.part00").write_bytes(b"")
 
     monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(snapshot_download=snapshot_download))
-    monkeypatch.setattr("roi.fetch.shutil.disk_usage", lambda path: SimpleNamespace(free=10**12))
+    monkeypatch.setattr("roi.sources.download.shutil.disk_usage", lambda path: SimpleNamespace(free=10**12))
     folder = tmp_path / "sets" / "rexgradient"
     command = ("download_datasets.py", "--download", "rexgradient", "--data_root", tmp_path / "sets")
     said = run(*command, "--token", "hf_abc", "--only", "metadata/*")
@@ -535,7 +535,7 @@ def test_rexgradient_comes_through_the_hub(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(snapshot_download=fail(OSError("Access to hf_env is restricted\n\nsign in"))))
     said = one_line_error(*command)
     assert "restricted sign in" in said and "HF_TOKEN" in said and "datasets/rajpurkarlab" in said and "hf_env" not in said
-    monkeypatch.setattr("roi.fetch.shutil.disk_usage", lambda path: SimpleNamespace(free=10**10))
+    monkeypatch.setattr("roi.sources.download.shutil.disk_usage", lambda path: SimpleNamespace(free=10**10))
     assert "GB are needed, 10.0 GB are free" in one_line_error(*command)
 
 
@@ -568,11 +568,11 @@ def test_archives_that_are_cut_off_or_lead_outside(tmp_path: Path) -> None:
     whole = tgz({f"{i}.png": os.urandom(50_000) for i in range(3)})
     (tmp_path / "a.tgz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="cannot be unpacked"):
-        fetch.unpack(tmp_path / "a.tgz", tmp_path / "a")
+        download.unpack(tmp_path / "a.tgz", tmp_path / "a")
     for name in ("../x", "a/../../x", "/tmp/x"):
         (tmp_path / "b.tgz").write_bytes(tgz({name: b"x"}))
         with pytest.raises(ValueError, match="outside"):
-            fetch.unpack(tmp_path / "b.tgz", tmp_path / "b")
+            download.unpack(tmp_path / "b.tgz", tmp_path / "b")
     assert not (tmp_path / "x").exists()
 
 

@@ -10,9 +10,9 @@ from conftest import one_line_error, run
 
 from roi import predictions
 from roi.boxes import read_boxes
-from roi.cells import ABSENT, PRESENT, REASONS, UNCERTAIN, fields
 from roi.labels import LABELS, NORMAL, canonical, normal_name
 from roi.run import print_classes
+from roi.sources.label_states import ABSENT, PRESENT, REASONS, UNCERTAIN, fields
 from roi.table import class_list, is_finding, listed, read_table, target_matrix
 
 NOTHING = (
@@ -71,7 +71,7 @@ def test_fillna_is_a_word_for_nothing_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("word", ["No finding", "No Finding", "NO_FINDING"])
 def test_vinbigdata_takes_every_spelling(word: str, tmp_path: Path) -> None:
-    from roi.sources import read_vinbigdata
+    from roi.sources.readers import read_vinbigdata
 
     (tmp_path / "train.csv").write_text(f"image_id,class_name,rad_id\na,{word},R1\nb,Cardiomegaly,R1\n")
     table = read_vinbigdata(tmp_path)

@@ -157,7 +157,7 @@ def test_golden_predictions_of_a_published_reproduction(shared: Path) -> None:
     import pandas as pd
 
     from roi.labels import LABELS
-    from roi.sources import read_nih
+    from roi.sources.readers import read_nih
     from roi.table import target_matrix
 
     golden = pd.read_csv(shared / "golden" / "chexnet_reproduction_predictions.csv").set_index("Image Index")

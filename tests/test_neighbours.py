@@ -6,14 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from roi.cells import ABSENT, BLANK, COARSE, PRESENT, UNCERTAIN, UNSEEN
 from roi.demo.source_layouts import CXRLT, VINDR, WRITERS
 from roi.labels import LABELS
-from roi.mesh import mesh_cells
-from roi.neighbours import NEIGHBOURS, REPORTS, SOURCES, phrases_of, words_of
-from roi.reports import label_reports
-from roi.reports_vocabulary import phrases
-from roi.sources import CHEXPERT_NAMES, chexpert_cells, padchest_cells, read_cxrlt, read_padchest, voted
+from roi.sources.label_states import ABSENT, BLANK, COARSE, PRESENT, UNCERTAIN, UNSEEN
+from roi.sources.mesh import mesh_cells
+from roi.sources.near_names import NEIGHBOURS, REPORTS, SOURCES, phrases_of, words_of
+from roi.sources.readers import CHEXPERT_NAMES, chexpert_cells, padchest_cells, read_cxrlt, read_padchest, voted
+from roi.sources.report_labeler import label_reports
+from roi.sources.report_vocabulary import phrases
 
 DOCS = Path(__file__).parent.parent / "docs" / "datasets.md"
 OPACITIES = {"Infiltration", "Consolidation", "Pneumonia"}

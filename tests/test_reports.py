@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from report_sentences import GRID, HELD_OUT, SECOND_HELD_OUT, THIRD_HELD_OUT, expectations
 
-from roi import reports_text
-from roi import reports_vocabulary as vocabulary
-from roi.cells import ABSENT, BLANK, COARSE, PRESENT, UNCERTAIN, UNFIT
 from roi.labels import LABELS
-from roi.mesh import mesh_cells
-from roi.reports import label_reports
+from roi.sources import report_text
+from roi.sources import report_vocabulary as vocabulary
+from roi.sources.label_states import ABSENT, BLANK, COARSE, PRESENT, UNCERTAIN, UNFIT
+from roi.sources.mesh import mesh_cells
+from roi.sources.report_labeler import label_reports
 
 MARKS = {"+": PRESENT, "-": ABSENT, "?": UNCERTAIN, "~": COARSE}
 SHORT = {
@@ -456,11 +456,11 @@ def test_shapes_and_what_does_not_fit() -> None:
 
 def test_every_phrase_can_be_found() -> None:
     """A word of a phrase that is the form of another word would never be seen."""
-    for phrase in reports_text.ITEMS:
+    for phrase in report_text.ITEMS:
         words = phrase.split()
         assert re.fullmatch("[a-z]+|#[a-z]+|[-:,()]", words[0]) and "?" not in phrase and "|" not in phrase
         assert [vocabulary.known(word) for word in words] == words, phrase
-        assert [(place, length) for place, length, _ in reports_text.matches(words)] == [(0, len(words))], phrase
+        assert [(place, length) for place, length, _ in report_text.matches(words)] == [(0, len(words))], phrase
 
 
 WIDER = vocabulary.SAYINGS["wider"] | vocabulary.SAYINGS["neighbour"] | vocabulary.SAYINGS["shaped"]

@@ -19,11 +19,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from roi.cells import ABSENT, BLANK, COARSE, PRESENT, UNFIT, UNSEEN
 from roi.demo.source_layouts import CHEXPERT, CXRLT, PADCHEST, VINDR, WRITERS, make_demo_layout, openi_xml
 from roi.images import locate
 from roi.labels import LABELS
-from roi.sources import READERS
+from roi.sources.label_states import ABSENT, BLANK, COARSE, PRESENT, UNFIT, UNSEEN
+from roi.sources.readers import READERS
 from roi.table import COLUMNS, check_table
 
 LETTERS = "APUSBCXD"

@@ -10,13 +10,13 @@ import pytest
 from conftest import one_line_error, run
 from PIL import Image, ImageEnhance
 
-from roi import union
-from roi.cells import ABSENT, BLANK, COARSE, PRESENT, UNCERTAIN, UNSEEN
 from roi.demo.source_layouts import WRITERS
-from roi.duplicates import groups, near_pairs, phash
 from roi.labels import LABELS
 from roi.run import held_out
-from roi.sources import READERS
+from roi.sources import merge
+from roi.sources.duplicates import groups, near_pairs, phash
+from roi.sources.label_states import ABSENT, BLANK, COARSE, PRESENT, UNCERTAIN, UNSEEN
+from roi.sources.readers import READERS
 from roi.table import read_table, target_matrix
 
 MAKE = "make_chexmultimodal_csv.py"
@@ -69,8 +69,8 @@ def test_the_union_holds_every_set_once_and_says_what_it_knows(nine: Path, tmp_p
 
 def test_cxrlt_fills_what_mimic_does_not_know(nine: Path, tmp_path: Path) -> None:
     both = made(nine, tmp_path / "u.csv")[0].query("dataset == 'mimic'").set_index("image")
-    alone = union.read_set("mimic", nine).set_index("image")
-    given = union.read_set("cxrlt", nine).set_index("image")
+    alone = merge.read_set("mimic", nine).set_index("image")
+    given = merge.read_set("cxrlt", nine).set_index("image")
     row = [image.removeprefix("mimic/") for image in both.index]
     after = target_matrix(both, LABELS)
     before, more = alone.loc[row, list(LABELS)].to_numpy(), given.loc[row, list(LABELS)].to_numpy()
@@ -86,7 +86,7 @@ def merged(mimic: list[int], cxrlt: list[int], splits: tuple[str, str] = ("train
         row = {"image": "a", "split": split, "label_source": "x", "labels": "", "unknown": "", "uncertain": "", "soft": ""}
         return pd.DataFrame([row | dict(zip(LABELS, cells + [ABSENT] * (14 - len(cells)), strict=True))])
 
-    return union.with_cxrlt(one(mimic, splits[0]), one(cxrlt, splits[1]))
+    return merge.with_cxrlt(one(mimic, splits[0]), one(cxrlt, splits[1]))
 
 
 def test_each_rule_of_the_merge() -> None:
@@ -111,17 +111,17 @@ def test_a_patient_keeps_its_split_whoever_else_is_there(nine: Path, tmp_path: P
 def test_drawn_splits_have_their_size_and_official_ones_stay() -> None:
     n = 20_000
     table = pd.DataFrame({"patient_id": [f"x:{i}" for i in range(n)], "split": "", "dataset": "x"})
-    split, moved = union.assign_splits(table, 0.1, 0.2, 0)
+    split, moved = merge.assign_splits(table, 0.1, 0.2, 0)
     share = split.value_counts() / n
     assert abs(share["test"] - 0.2) < 0.01 and abs(share["val"] - 0.1) < 0.01 and not moved  # 3.5 standard deviations
     table["split"] = ["train_val", "test"] * (n // 2)
-    split, _ = union.assign_splits(table, 0.1, 0.2, 0)
+    split, _ = merge.assign_splits(table, 0.1, 0.2, 0)
     assert (split[1::2] == "test").all() and abs((split[::2] == "val").mean() - 0.1) < 0.011 and not (split[::2] == "test").any()
     table["split"] = ["train", "test"] * (n // 2)  # VinDr has no validation images of its own
-    split, _ = union.assign_splits(table, 0.1, 0.2, 0)
+    split, _ = merge.assign_splits(table, 0.1, 0.2, 0)
     assert (split[1::2] == "test").all() and abs((split[::2] == "val").mean() - 0.1) < 0.011
     mixed = pd.DataFrame({"patient_id": ["a", "a", "b", "b", "c"], "split": ["train", "test", "val", "train", "train"], "dataset": "m"})
-    split, moved = union.assign_splits(mixed, 0.1, 0.2, 0)
+    split, moved = merge.assign_splits(mixed, 0.1, 0.2, 0)
     assert split.tolist() == ["test", "test", "val", "val", "train"] and moved == {"m: moved to a stricter split": 2}
 
 
@@ -200,7 +200,7 @@ def test_equal_pictures_do_not_stand_in_two_splits(pictures: Path, tmp_path: Pat
     said = run(*make, "--out_csv", tmp_path / "u.csv", "--check_duplicates", "--workers", 1)
     groups = pd.read_csv(tmp_path / "u_duplicates.csv")
     assert len(groups) == 16 and (groups.groupby("group")["dataset"].nunique() == 2).all() and "pictures with a copy 16" in said
-    rank = whole.set_index("image")["split"].map(union.RANK)
+    rank = whole.set_index("image")["split"].map(merge.RANK)
     strictest = groups.groupby("group")["image"].transform(lambda names: rank[names].max())
     expected = groups["image"][groups["image"].map(rank) < strictest]
     assert sorted(groups["image"][groups["left_out"]]) == sorted(expected) and len(expected) > 0
@@ -405,13 +405,13 @@ def test_the_command_of_the_readme_on_a_set_from_which_it_removes_nothing(nine: 
 
 
 def test_a_fact_is_told_whatever_it_holds() -> None:
-    assert union.told("views", {}) == "views: none"
-    assert union.told("moved", 12_345) == "moved: 12,345" and union.told("moved", 0) == "moved: 0"
-    assert union.told("views", {"padchest not said": 1_200, "nih AP": 3}) == "views: padchest not said 1,200, nih AP 3"
-    assert union.told("audit", {"in_this_table": 0}) == "audit: in this table 0"
+    assert merge.told("views", {}) == "views: none"
+    assert merge.told("moved", 12_345) == "moved: 12,345" and merge.told("moved", 0) == "moved: 0"
+    assert merge.told("views", {"padchest not said": 1_200, "nih AP": 3}) == "views: padchest not said 1,200, nih AP 3"
+    assert merge.told("audit", {"in_this_table": 0}) == "audit: in this table 0"
     many = {f"label {n}": n for n in range(9)}
-    assert union.told("others", many).endswith("label 5 5, and 3 more")
-    assert union.told("audit", {"nested": {}}) == "audit: nested {}"
+    assert merge.told("others", many).endswith("label 5 5, and 3 more")
+    assert merge.told("audit", {"nested": {}}) == "audit: nested {}"
 
 
 def padchest_with_views(nine: Path, root: Path, words: list[str]) -> pd.Series:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from roi.views import LEFT_OUT, VIEWS, chosen_views, plain, unknown_views, view_name, view_of
+from roi.sources.views import LEFT_OUT, VIEWS, chosen_views, plain, unknown_views, view_name, view_of
 
 PUBLISHED = {
     "nih": {"PA": "PA", "AP": "AP"},

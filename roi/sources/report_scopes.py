@@ -4,7 +4,7 @@ A cue reaches from its place to the end of its clause; some reach backwards, as 
 ("Pneumothorax: none"). After NegEx (Chapman et al. 2001) and ConText (Harkema et al. 2009).
 """
 
-from roi.reports_text import Item
+from roi.sources.report_text import Item
 
 PREDICATES = ("normal", "enlarged", "abnormality")
 BREAKS = ("stop", "while", "except")  # they end a clause

@@ -1,4 +1,4 @@
-"""The words of radiology reports that roi/reports.py knows: findings, parts of the body, cues, and spellings of each.
+"""The words of radiology reports that roi/sources/report_labeler.py knows: findings, parts of the body, cues, and spellings of each.
 
 A phrase is a row of words; "a|b" is a choice and a slot that ends in "?" may be missing. Words of FORMS are read as
 the first of their group, plurals lose their ending, a long word with a letter wrong is mended (`known`). Words that
@@ -10,7 +10,7 @@ from functools import cache
 from itertools import combinations, product
 
 from roi.labels import LABELS
-from roi.neighbours import words_of
+from roi.sources.near_names import words_of
 
 
 def _words(text: str) -> set[str]:
@@ -43,7 +43,7 @@ FINDINGS = {
     "thickening side? pleural": ("Pleural_Thickening",),
     "hernia": ("Hernia",),
 }
-# How near words are to their findings; those that only may mean one are the same in all data sets (roi/neighbours.py).
+# How near words are to their findings; those that only may mean one are the same in all data sets (roi/sources/near_names.py).
 SAYINGS = {
     "named": FINDINGS,
     "wider": words_of("reports"),  # where one is denied the finding is absent

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from roi.cells import ABSENT, COARSE, PRESENT, UNFIT
 from roi.errors import UserError
 from roi.labels import LABELS
-from roi.neighbours import words_of
+from roi.sources.label_states import ABSENT, COARSE, PRESENT, UNFIT
+from roi.sources.near_names import words_of
 
 SAYS = {  # head, or head/qualifier wherever the qualifier stands
     "Pulmonary Atelectasis": ("Atelectasis",),

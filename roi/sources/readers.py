@@ -1,6 +1,6 @@
 """One function a data set: its published files -> one row an image, with what it says of each of the 14 findings, and why it says nothing of the others.
 
-Each reader gives the columns of the table (roi/table.py) and, beside them, an int8 column a finding with its cell (roi/cells.py). `image` is the path below
+Each reader gives the columns of the table (roi/table.py) and, beside them, an int8 column a finding with its cell (roi/sources/label_states.py). `image` is the path below
 `root`; sets that are published as DICOM are read from the PNGs that convert_dicom.py puts beside the files. A wrong folder, a missing column, a value or a
 label that the format does not have is a UserError with its name and count.
 
@@ -23,15 +23,15 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 
-from roi.cells import ABSENT, BLANK, COARSE, DIVIDED, PRESENT, UNCERTAIN, UNFIT, UNSEEN, fields
 from roi.errors import UserError
 from roi.files import contents
 from roi.labels import LABELS, normal_name, refuse_no_label, spelled
-from roi.neighbours import words_of
+from roi.sources.label_states import ABSENT, BLANK, COARSE, DIVIDED, PRESENT, UNCERTAIN, UNFIT, UNSEEN, fields
+from roi.sources.near_names import words_of
+from roi.sources.views import view_of
 from roi.splits import read_splits, split_word
 from roi.table import COLUMNS, image_keys, listed, official_list
 from roi.text_table import refuse_long_rows
-from roi.views import view_of
 
 T = TypeVar("T")
 PLACE = {label: j for j, label in enumerate(LABELS)}
@@ -180,10 +180,10 @@ def nih_findings(field: str) -> list[str]:
 def read_openi(root: str | Path) -> pd.DataFrame:
     """OpenI: ecgen-radiology/*.xml, or NLMCXR_reports.tgz as it is downloaded, or Kaggle's indiana_reports.csv with indiana_projections.csv.
 
-    The findings are the MeSH terms that people gave to each report (roi/mesh.py says which term is which finding, and what stays unknown). One report is one
+    The findings are the MeSH terms that people gave to each report (roi/sources/mesh.py says which term is which finding, and what stays unknown). One report is one
     patient: no patient is named. XML says no view; Kaggle's says Frontal or Lateral.
     """
-    from roi.mesh import mesh_cells
+    from roi.sources.mesh import mesh_cells
 
     root = Path(root)
     csv, projections = root / "indiana_reports.csv", root / "indiana_projections.csv"
@@ -217,8 +217,8 @@ def openi_views(projections: Path, image: pd.Series) -> pd.Series:
 
 
 def mesh_others(entries: pd.Series) -> dict[str, int]:
-    """Heads that no rule of roi/mesh.py reads, and in how many images they stand."""
-    from roi.mesh import heads, known_heads
+    """Heads that no rule of roi/sources/mesh.py reads, and in how many images they stand."""
+    from roi.sources.mesh import heads, known_heads
 
     return tally(entries, heads, known_heads())
 
@@ -271,9 +271,9 @@ def _openi_report(file: IO[bytes] | Path, name: str | Path) -> tuple[str, str, l
 def read_rexgradient(root: str | Path, blank: str = "unknown") -> pd.DataFrame:
     """ReXGradient-160K: metadata/{train,valid,test}_metadata_view_position.json, one row for each image of a study.
 
-    It has no labels: they are read from Findings and Impression by roi/reports.py. What a report does not mention is unknown, or absent with blank="negative".
+    It has no labels: they are read from Findings and Impression by roi/sources/report_labeler.py. What a report does not mention is unknown, or absent with blank="negative".
     """
-    from roi.reports import label_reports
+    from roi.sources.report_labeler import label_reports
 
     rows: list[tuple[str, str, str, str, str, str, str]] = []
     texts: list[tuple[str, str]] = []
@@ -664,7 +664,7 @@ def read_vindr(root: str | Path, votes: str = "majority") -> pd.DataFrame:
     """VinDr-CXR 1.0.0: annotations/image_labels_{train,test}.csv; images train/<image_id>.png beside the published .dicom.
 
     Training images have three readers (`votes`), test images their consensus. Classes that may mean a finding leave it
-    unknown (roi/neighbours.py). Hernia was never looked for. Each image is a patient of its own.
+    unknown (roi/sources/near_names.py). Hernia was never looked for. Each image is a patient of its own.
     """
     parts = []
     for split in ("train", "test"):

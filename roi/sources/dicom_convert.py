@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from roi.dicom import read_dicom
 from roi.errors import UserError
 from roi.files import replacing
 from roi.images import UnreadableImage
 from roi.process_pool import Died, crew
 from roi.progress import progress
+from roi.sources.dicom import read_dicom
 
 VERSION = 2  # of how a picture is made
 SUFFIXES = (".dicom", ".dcm", ".dic")

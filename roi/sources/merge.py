@@ -1,6 +1,6 @@
 """Several data sets in one table: who is whom across them, who is in which split, and what is left unknown.
 
-Letters: N images, K = 14 findings. The tables are those of roi/sources.py: the columns of roi/table.py and a cell for each finding.
+Letters: N images, K = 14 findings. The tables are those of roi/sources/readers.py: the columns of roi/table.py and a cell for each finding.
 """
 
 import gzip
@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from roi.cells import ABSENT, BLANK, COARSE, PRESENT, REASONS, UNCERTAIN, UNSEEN, fields
 from roi.errors import UserError
 from roi.images import locate
 from roi.labels import LABELS
-from roi.sources import CHEXPERT, READERS, negated
-from roi.views import LEFT_OUT, chosen_views, shown, unknown_views
+from roi.sources.label_states import ABSENT, BLANK, COARSE, PRESENT, REASONS, UNCERTAIN, UNSEEN, fields
+from roi.sources.readers import CHEXPERT, READERS, negated
+from roi.sources.views import LEFT_OUT, chosen_views, shown, unknown_views
 
 BLANKS = ("chexpert", "mimic", "rexgradient")  # sets whose labels come from reports: what is not mentioned has a policy
 VOTED = ("vindr", "vinbigdata")

@@ -1,12 +1,12 @@
-"""Text of a report -> sentences -> the words that count -> items: phrases of roi/reports_vocabulary.py."""
+"""Text of a report -> sentences -> the words that count -> items: phrases of roi/sources/report_vocabulary.py."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from roi import reports_vocabulary as vocabulary
 from roi.labels import LABELS
-from roi.reports_vocabulary import known, phrases
+from roi.sources import report_vocabulary as vocabulary
+from roi.sources.report_vocabulary import known, phrases
 
 Item = tuple[str, Any]  # the kind of a phrase and what is to be known of it
 

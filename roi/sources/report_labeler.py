@@ -1,8 +1,8 @@
 """Radiology reports -> cells of the 14 findings. No model, no random numbers.
 
-A sentence is read word by word (roi/reports_text.py). Words that no rule knows are dropped (the XXXX of a de-
+A sentence is read word by word (roi/sources/report_text.py). Words that no rule knows are dropped (the XXXX of a de-
 identified text too), the others lose their endings, and the longest phrases among them become items
-(roi/reports_vocabulary.py): a finding is said, a cue opens a scope (roi/reports_scopes.py), a part of the body meets
+(roi/sources/report_vocabulary.py): a finding is said, a cue opens a scope (roi/sources/report_scopes.py), a part of the body meets
 "normal" or "enlarged".
 
 - PRESENT: said outside any scope. Also "consistent with", "probable", "borderline enlarged", "A or B": people who
@@ -23,12 +23,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from roi.cells import ABSENT, BLANK, COARSE, PRESENT, UNCERTAIN
 from roi.errors import UserError
 from roi.labels import LABELS
-from roi.reports_scopes import meetings, scopes_of
-from roi.reports_text import Item, matches, places, sentences, signature
-from roi.reports_vocabulary import ACUTE, COVERS
+from roi.sources.label_states import ABSENT, BLANK, COARSE, PRESENT, UNCERTAIN
+from roi.sources.report_scopes import meetings, scopes_of
+from roi.sources.report_text import Item, matches, places, sentences, signature
+from roi.sources.report_vocabulary import ACUTE, COVERS
 
 # What a sentence says of a finding; the higher outranks within a section.
 NOTHING, COVERED, NEAR, DENIED, HEDGED, SAID = range(6)
