@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from roi.boxes import Box
     from roi.data import Batch
-    from roi.evidence import Output
+    from roi.inference.map_writers import Output
     from roi.model import RoiModel
 
     Outcome = tuple[int, dict[str, Any], np.ndarray | None]  # row of the table, record of preds.json, mask (S, S) 0/1
@@ -234,9 +234,9 @@ def evidence(args: argparse.Namespace, model: RoiModel, state: dict[str, Any], i
     import torch
 
     from roi.counter_rng import row_seeds
-    from roi.evidence import CamMaps, ClassMaps, MaskMaps
+    from roi.inference.map_writers import CamMaps, ClassMaps, MaskMaps
+    from roi.inference.perturbation import Curves
     from roi.model import LEARNED, reinitialised
-    from roi.perturb import Curves
 
     if not (args.save_masks or args.cam or args.class_masks or args.curves):
         return []
@@ -399,8 +399,8 @@ def cam_of(args: argparse.Namespace, model: RoiModel, state: dict[str, Any]) -> 
     """f(path of an image) = Grad-CAM of each class (K, m, m), each between 0 and 1."""
     import torch
 
-    from roi.cam import GradCam
     from roi.images import read_grey
+    from roi.inference.grad_cam import GradCam
 
     side, device = state["args"]["img_size"], computing(args)[0]
     cam = GradCam(model.to(device), side)

@@ -331,7 +331,7 @@ class Study:
         """(n, K, cells) Grad-CAM of the images that have a box; kept beside the run."""
         import torch
 
-        from roi.cam import GradCam
+        from roi.inference.grad_cam import GradCam
 
         kept = run_of(self.args, "default", seed) / "cam.npy"
         if not kept.is_file():

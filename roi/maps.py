@@ -1,4 +1,4 @@
-"""Files of maps (.npz): where a model looks, one small map an image and source; written by roi/evidence.py, read by evaluate.py.
+"""Files of maps (.npz): where a model looks, one small map an image and source; written by roi/inference/map_writers.py, read by evaluate.py.
 
 Letters: N images, C findings (1 where one map serves all), S sources, m x m the cells of a map, P x P the pixels of the input.
 images (N,), classes (C,), sources (S,); per source map_<s> (N, C, m, m) float16, higher = more evidence, and, where there is

@@ -14,12 +14,12 @@ from torch.nn import functional as F
 
 from roi.arrays import ArrayWriter, read_arrays
 from roi.boxes import read_boxes
-from roi.cam import GradCam, grad_cam
 from roi.checkpoint import load_model
+from roi.inference.grad_cam import GradCam, grad_cam
+from roi.inference.perturbation import FRACTIONS, SOURCES, perturbations, ranks
 from roi.maps import pack, read_maps, unpack
 from roi.masks import exact_topk, kept_pixels
 from roi.model import RoiModel, build_backbone, build_model, reinitialised
-from roi.perturb import FRACTIONS, SOURCES, perturbations, ranks
 from roi.table import read_table
 
 SIZE = 64

@@ -494,9 +494,9 @@ def test_a_checkpoint_without_a_mask_shows_where_it_looks(tables: tuple[Path, Pa
     """x_cam.png: the most probable finding's Grad-CAM; orange where its map is high, the X-ray as it is where it is zero."""
     from PIL import Image
 
-    from roi.cam import grad_cam
     from roi.checkpoint import load_model
     from roi.images import locate, read_grey
+    from roi.inference.grad_cam import grad_cam
     from roi.visuals import TINT
 
     common = ("--image_root", demo, "--save", tmp_path / "s.pt", *TINY, "--img_size", 64)

@@ -16,9 +16,9 @@ from torch.nn import functional as F
 
 from roi import distributed
 from roi.arrays import ArrayWriter, origin
-from roi.cam import GradCam
 from roi.data import Batch
 from roi.errors import UserError
+from roi.inference.grad_cam import GradCam
 from roi.maps import REINIT, pack
 from roi.masks import enlarged, exact_topk, kept_pixels
 from roi.model import RoiModel, Views
