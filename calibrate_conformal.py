@@ -25,11 +25,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from roi import cli, coverage, predictions
+from roi import cli
 from roi.errors import UserError
 from roi.files import refuse_existing
 from roi.labels import canonical
-from roi.predictions import matched, same_model, trained_on
+from roi.scoring import prediction_sets, predictions
+from roi.scoring.predictions import matched, same_model, trained_on
 from roi.table import ABSENT, match_images, patients_from_names, read_table, target_matrix
 
 
@@ -59,11 +60,11 @@ def main(args: argparse.Namespace) -> None:
     preds, rows = matched(args.preds, table, args.csv)
     if trained_on(preds):
         raise UserError(f"--preds {args.preds}: the model was trained on some of these images or patients; calibrate on others")
-    classes = coverage.findings_of(preds.classes, args.classes)
+    classes = prediction_sets.findings_of(preds.classes, args.classes)
     place = [preds.classes.index(c) for c in classes]
     unlabelled, people = read_unlabelled(args.target_preds, classes, preds) if args.target_preds else (None, None)
     try:
-        found = coverage.calibrate(
+        found = prediction_sets.calibrate(
             preds.prob["full"][:, place], target_matrix(rows, classes), rows["patient_id"].to_numpy(), classes, args.alpha, args.delta, args.unit,
             args.scale, args.seed, unlabelled, people,
         )  # fmt: skip
@@ -76,7 +77,7 @@ def main(args: argparse.Namespace) -> None:
         "contaminated": trained_on(preds),  # false, or null where nobody says
         "model": {k: preds.meta[k] for k in ("checkpoint", "epoch", "ensemble") if k in preds.meta},
     }
-    coverage.write(args.out, found)
+    prediction_sets.write(args.out, found)
     show(found, args.out)
 
 
@@ -111,7 +112,7 @@ def show(found: dict[str, Any], out: str) -> None:
         print(f"thresholds of all findings together come from the {found['n_whole']:,} images of which all findings are known")
     if found["n_fitted"]:
         print(f"{found['scale']} scaling was fitted on {found['n_fitted']:,} others")
-    for rule in coverage.RULES:
+    for rule in prediction_sets.RULES:
         if rule != "fnr_shifted" or found["shift"]:
             print(f"{rule:18s}{_text(found[rule])}")
     if found["shift"]:
@@ -120,7 +121,7 @@ def show(found: dict[str, Any], out: str) -> None:
         print("  prevalence there, estimated: " + ", ".join(f"{c} {q:.2%}" for c, q in found["shift"]["prevalence"].items()))
     print(f"{'':20s}{'positives':>10s}{'present from':>14s}{'absent to':>14s}{'precise from':>14s}")
     for c, row in found["each"].items():
-        print(f"{c:20s}{row['positives']:>10,}" + "".join(f"{_text(row[name]):>14s}" for name in coverage.EACH))
+        print(f"{c:20s}{row['positives']:>10,}" + "".join(f"{_text(row[name]):>14s}" for name in prediction_sets.EACH))
     print(out)
 
 

@@ -36,14 +36,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from roi import cli, coverage, faithfulness, localization, metrics, predictions, scores
+from roi import cli
 from roi.boxes import read_boxes
 from roi.errors import UserError
 from roi.files import refuse_existing, replacing
-from roi.fixed_places import LabelledMaps
 from roi.labels import LABELS, NORMAL, canonical
-from roi.maps import REINIT, Maps, read_maps
-from roi.predictions import columns, matched, models_of, places, same_model, trained_on
+from roi.scoring import faithfulness, localization, metrics, prediction_sets, predictions, summary
+from roi.scoring.fixed_places import LabelledMaps
+from roi.scoring.map_file import REINIT, Maps, read_maps
+from roi.scoring.predictions import columns, matched, models_of, places, same_model, trained_on
 from roi.table import AMBIGUOUS, class_list, match_images, overlap, read_table, target_matrix
 from roi.text import decimal
 
@@ -128,23 +129,23 @@ def main(args: argparse.Namespace) -> None:
     prob, patients = preds.prob["full"], rows["patient_id"].to_numpy()
     fit = validation(args, preds, rows)
     threshold = None if fit is None else metrics.per_class(lambda p, y: metrics.best_threshold(p, y, args.threshold_rule), *fit)
-    groups = scores.groups_of(rows)
-    measures = scores.main_scores(preds.prob, target, threshold) | scores.subgroup_scores(prob, target, groups)
+    groups = summary.groups_of(rows)
+    measures = summary.main_scores(preds.prob, target, threshold) | summary.subgroup_scores(prob, target, groups)
     if "drop" in preds.prob:
         measures |= faithfulness.confidence_scores(preds.prob, target)
     other, other_trained = other_model(args.compare, preds, args.csv, table) if args.compare else (None, None)
     if other is not None:
         measures["other"] = metrics.ranking(other, target)
-    drawn = scores.estimate(measures, patients, args.resamples, args.seed)
+    drawn = summary.estimate(measures, patients, args.resamples, args.seed)
     result: dict[str, Any] = {
         **provenance(args, preds, rows, table, target),
-        **scores.tables(drawn, prob, target, classes, threshold),
+        **summary.tables(drawn, prob, target, classes, threshold),
         "thresholds": None if fit is None else {"file": args.threshold_preds, "rule": args.threshold_rule},
-        "calibration": {"fitted_on": args.threshold_preds, "methods": scores.calibrations(prob, target, classes, fit)},
-        "subgroups": scores.subgroups(drawn, groups, patients, classes),
+        "calibration": {"fitted_on": args.threshold_preds, "methods": summary.calibrations(prob, target, classes, fit)},
+        "subgroups": summary.subgroups(drawn, groups, patients, classes),
     }
     if "drop" in preds.prob:
-        result["faithfulness"] = faithfulness.confidence(drawn, classes, scores.scored(target, classes))
+        result["faithfulness"] = faithfulness.confidence(drawn, classes, summary.scored(target, classes))
     if args.curves:
         result.setdefault("faithfulness", {})["controls"] = curves_of(args, preds, rows)
     if args.thresholds:
@@ -152,7 +153,7 @@ def main(args: argparse.Namespace) -> None:
     if args.bbox_csv:
         result["localization"] = boxes_of(args, classes, rows, table)
     if other is not None:
-        differences = scores.comparison(drawn["ranking_full"], drawn["other"], prob, other, target, classes)
+        differences = summary.comparison(drawn["ranking_full"], drawn["other"], prob, other, target, classes)
         result["comparison"] = {"file": args.compare, "n_images": len(rows), "contaminated": other_trained, **differences}
     if args.ensemble:
         predictions.write(args.preds, predictions.records(preds), preds.meta)
@@ -198,14 +199,14 @@ def curves_of(args: argparse.Namespace, preds: predictions.Predictions, rows: pd
 
 def promises(args: argparse.Namespace, preds: predictions.Predictions, rows: pd.DataFrame) -> dict[str, Any]:
     """Prediction sets of --thresholds on the scored images; nobody may be among those that set the thresholds."""
-    thresholds = coverage.read(args.thresholds)
+    thresholds = prediction_sets.read(args.thresholds)
     same_model(preds, thresholds["model"], args.thresholds)
-    shared = set(coverage.hashes(rows["patient_id"].to_numpy())) & set(thresholds["patients"])
+    shared = set(prediction_sets.hashes(rows["patient_id"].to_numpy())) & set(thresholds["patients"])
     if shared:
         raise UserError(f"--thresholds {args.thresholds}: {len(shared):,} patients who are scored set the thresholds; score others, or calibrate on others")
     place = columns(preds.classes, thresholds["classes"], args.thresholds)
     target = target_matrix(rows, thresholds["classes"])
-    found = coverage.realised(thresholds, preds.prob["full"][:, place], target, rows["patient_id"].to_numpy(), args.resamples, args.seed)
+    found = prediction_sets.realised(thresholds, preds.prob["full"][:, place], target, rows["patient_id"].to_numpy(), args.resamples, args.seed)
     return {"file": args.thresholds, **found}
 
 
@@ -305,7 +306,7 @@ def provenance(args: argparse.Namespace, preds: predictions.Predictions, rows: p
         "contaminated": trained_on(preds),
         "label_source": f"{', '.join(sources)} ({args.csv})" if sources else args.csv,
         "classes_not_predicted": [c for c in sorted(present, key=lambda c: (c not in LABELS, c)) if c not in preds.classes and c not in NORMAL],
-        "classes_undefined": [c for c, ok in zip(preds.classes, scores.scored(target, preds.classes), strict=True) if not ok and c not in NORMAL],
+        "classes_undefined": [c for c, ok in zip(preds.classes, summary.scored(target, preds.classes), strict=True) if not ok and c not in NORMAL],
         "command": shlex.join(sys.argv),
         "predictions": {"file": args.preds, **{k: preds.meta[k] for k in ORIGIN if k in preds.meta}},
         "inputs": {name: getattr(args, name) for name in INPUTS},

@@ -136,7 +136,7 @@ def main(args: argparse.Namespace) -> None:
 def predict_with(args: argparse.Namespace) -> None:
     from roi import checkpoint, distributed
     from roi.model import LEARNED
-    from roi.predictions import meta_path
+    from roi.scoring.predictions import meta_path
 
     files = (args.save_json, args.save_vis_dir, args.save_mask, args.save_crop, args.save_masks, args.cam, args.class_masks, args.curves)
     refuse_existing(meta_path(args.save_json) if args.save_json else None, *files, overwrite=args.overwrite)
@@ -166,9 +166,9 @@ def predict_with(args: argparse.Namespace) -> None:
 
 def promised(args: argparse.Namespace, state: dict[str, Any]) -> Callable[[np.ndarray], list[dict[str, Any]]]:
     """--thresholds -> f((B, K) probabilities of the classes of the checkpoint) = the prediction sets of each image."""
-    from roi import coverage
+    from roi.scoring import prediction_sets
 
-    thresholds = coverage.read(args.thresholds)
+    thresholds = prediction_sets.read(args.thresholds)
     lacking = [c for c in thresholds["classes"] if c not in state["classes"]]
     theirs, ours = thresholds["model"], {"checkpoint": Path(args.checkpoint).name, "epoch": state["epoch"]}
     if lacking or theirs and (Path(theirs.get("checkpoint") or "").name, theirs.get("epoch")) != tuple(ours.values()):
@@ -177,7 +177,7 @@ def promised(args: argparse.Namespace, state: dict[str, Any]) -> Callable[[np.nd
             f"--thresholds {args.thresholds}: not of {args.checkpoint}, epoch {state['epoch']}: {why}; calibrate on predictions of this checkpoint"
         )
     place = [state["classes"].index(c) for c in thresholds["classes"]]
-    return lambda prob: coverage.described(thresholds, prob[:, place])
+    return lambda prob: prediction_sets.described(thresholds, prob[:, place])
 
 
 def outcomes(
@@ -197,7 +197,7 @@ def outcomes(
     from roi.counter_rng import row_seeds
     from roi.data import checked, note_unreadable
     from roi.engine import predict
-    from roi.predictions import PARTS, record
+    from roi.scoring.predictions import PARTS, record
 
     device, dtype = computing(args)
     images = table["image"].tolist()
@@ -264,7 +264,7 @@ def predict_image(args: argparse.Namespace, model: RoiModel, state: dict[str, An
     from roi.checkpoint import trained_on_file
     from roi.data import XrayDataset
     from roi.images import read_grey
-    from roi.visuals import crop_picture, mask_picture, save_png
+    from roi.scoring.pictures import crop_picture, mask_picture, save_png
 
     path = Path(args.image)
     if not path.is_file():
@@ -301,8 +301,8 @@ def predict_table(args: argparse.Namespace, model: RoiModel, state: dict[str, An
     from roi.checkpoint import trained_on
     from roi.data import present
     from roi.progress import progress
+    from roi.scoring.pictures import file_stems, save_cam, save_pictures
     from roi.table import read_table, some_patients
-    from roi.visuals import file_stems, save_cam, save_pictures
 
     whole = read_table(args.csv)
     table = whole[: args.max_samples]
@@ -452,7 +452,7 @@ def provenance(args: argparse.Namespace, state: dict[str, Any]) -> dict[str, Any
 
 
 def save_predictions(args: argparse.Namespace, state: dict[str, Any], rows: Iterator[dict[str, Any]]) -> None:
-    from roi.predictions import write
+    from roi.scoring.predictions import write
 
     count, _ = write(args.save_json, rows, provenance(args, state))
     print(f"{args.save_json}: {count:,} images")

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from harness import add_machine, write_result
 
-from roi import cli, conformal, coverage, predictions
+from roi import cli
+from roi.scoring import conformal, prediction_sets, predictions
 from roi.sources.readers import read_nih
 from roi.table import target_matrix
 
@@ -95,8 +96,8 @@ def halves(prob: np.ndarray, target: np.ndarray, patients: np.ndarray, seeds: in
 
 def official(prob: np.ndarray, target: np.ndarray, patients: np.ndarray, split: np.ndarray, classes: list[str], resamples: int) -> dict[str, Any]:
     cal, test = split == "train_val", split == "test"
-    thresholds = coverage.calibrate(prob[cal], target[cal], patients[cal], classes, 0.1, 0.1, "image", "none", 0, prob[test])
-    found = coverage.realised(thresholds, prob[test], target[test], patients[test], resamples, 0)
+    thresholds = prediction_sets.calibrate(prob[cal], target[cal], patients[cal], classes, 0.1, 0.1, "image", "none", 0, prob[test])
+    found = prediction_sets.realised(thresholds, prob[test], target[test], patients[test], resamples, 0)
     weight = conformal.tilted(target[cal], np.nanmean(target[test], axis=0))
     known = conformal.fnr_threshold(prob[cal], target[cal], 0.1, weight)
     assert known is not None

@@ -460,13 +460,13 @@ class Study:
         return self.boxes.cover.mean(0) >= THORAX
 
     def auroc(self, scores: np.ndarray) -> float:
-        from roi.metrics import auroc, mean_over_findings, per_class
+        from roi.scoring.metrics import auroc, mean_over_findings, per_class
 
         return mean_over_findings(per_class(auroc, scores, self.target), list(LABELS))
 
     def experts(self, logits: np.ndarray) -> dict[str, float]:
         """AUROC against the panel's labels, of the test images that it read."""
-        from roi.metrics import auroc
+        from roi.scoring.metrics import auroc
 
         if self.args.expert_csv is None:
             return {}

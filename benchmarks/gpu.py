@@ -308,7 +308,7 @@ def inference(bench: Bench) -> list[Figure]:
 
     from roi.engine import predict
     from roi.labels import LABELS
-    from roi.predictions import PARTS
+    from roi.scoring.predictions import PARTS
 
     model = bench.train("consistency", 1).model.eval()
 

@@ -237,7 +237,7 @@ def batches(args: argparse.Namespace, part: str) -> tuple[Any, Any]:
 
 def mean_auroc(logits: Any, target: Any) -> float:
     from roi.labels import LABELS
-    from roi.metrics import auroc, mean_over_findings, per_class
+    from roi.scoring.metrics import auroc, mean_over_findings, per_class
 
     return mean_over_findings(per_class(auroc, logits, target), list(LABELS))
 
@@ -337,8 +337,8 @@ def picture(args: argparse.Namespace, path: Path) -> None:
     from roi.boxes import read_boxes
     from roi.checkpoint import load_model
     from roi.labels import LABELS
-    from roi.maps import read_maps
     from roi.model import IMAGENET
+    from roi.scoring.map_file import read_maps
     from roi.table import read_table
 
     model, _ = load_model(folder_of(args, "evidence", 0) / "roi_best.pt")

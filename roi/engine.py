@@ -29,10 +29,10 @@ from roi.images import UnreadableImage
 from roi.losses import bce
 from roi.mask_controls import MaskControls
 from roi.mask_verdict import complaints
-from roi.metrics import validation_aurocs, validation_decisions
 from roi.model import RoiModel, Views
 from roi.optim import Average, Schedule, batch_norms
 from roi.progress import TERMS, MetricsLog, progress, say
+from roi.scoring.metrics import validation_aurocs, validation_decisions
 
 NORM_OF_ONE = "more than 1 value per channel"  # what torch says of a batch norm that sees one image and one cell
 LossesFn = Callable[[RoiModel, Batch, int], dict[str, Tensor]]

@@ -25,8 +25,8 @@ from roi import distributed
 from roi.counter_rng import row_seeds
 from roi.data import Batch
 from roi.masks import kept_pixels, random_mask
-from roi.metrics import validation_aurocs
 from roi.model import RoiModel
+from roi.scoring.metrics import validation_aurocs
 from roi.table import is_finding
 
 BORDER = 0.1  # of a side

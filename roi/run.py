@@ -23,12 +23,12 @@ from roi.errors import UserError
 from roi.features import FeatureLoader, check_head, frozen_features
 from roi.files import refuse_existing, replacing, writable
 from roi.gradnorm import FixedWeights, GradNorm, Taps
-from roi.metrics import VALIDATION_DECISIONS, can_be_scored
 from roi.model import IMAGENET, LEARNED, RoiModel, build_model, head, normalisation_of
 from roi.objective import LAYER, OBJECTIVES, LabelLoss, consistency_terms, evidence_terms, label_terms
 from roi.optim import Average, Schedule, batch_norms, learn_only, make_optimizer
 from roi.patients import named_patients
 from roi.progress import MetricsLog
+from roi.scoring.metrics import VALIDATION_DECISIONS, can_be_scored
 from roi.splits import split_word
 from roi.table import (
     belongs_to,

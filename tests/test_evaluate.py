@@ -12,9 +12,9 @@ import pytest
 from conftest import one_line_error, run
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
-from roi import faithfulness, predictions, scores
 from roi.boxes import read_boxes
 from roi.labels import LABELS
+from roi.scoring import faithfulness, predictions, summary
 
 CLASSES = ["Mass", "Edema"]
 
@@ -335,8 +335,8 @@ def test_a_group_with_too_few_findings_is_undefined() -> None:
     target = np.array([[1, 1], [0, 0], [1, 1], [0, 0], [0, 0], [0, 0]], dtype=float)
     groups = {"sex": {"F": np.array([1, 1, 1, 1, 0, 0], dtype=bool), "M": np.array([0, 0, 0, 0, 1, 1], dtype=bool)}}
     prob, patients = np.linspace(0, 1, 12).reshape(6, 2), np.array(list("abcdef"))
-    drawn = scores.estimate(scores.subgroup_scores(prob, target, groups), patients, 10, 0)
-    block = scores.subgroups(drawn, groups, patients, CLASSES)["sex"]
+    drawn = summary.estimate(summary.subgroup_scores(prob, target, groups), patients, 10, 0)
+    block = summary.subgroups(drawn, groups, patients, CLASSES)["sex"]
     assert block["groups"]["M"]["auroc"]["value"] is None and block["groups"]["F"]["auroc"]["value"] is not None and "gap" not in block
 
 
@@ -544,7 +544,7 @@ def test_maps_and_curves_that_were_trained_on_say_so(case: Case) -> None:
 
 def test_the_report_takes_all_that_evaluate_writes(case: Case) -> None:
     """No block is odd: thresholds, prediction sets, curves, boxes, a comparison, with intervals and without."""
-    from roi.metrics_file import BLOCKS, read_metrics
+    from roi.scoring.metrics_file import BLOCKS, read_metrics
 
     other, third = Case(case.folder, first=5000, seed=1), Case(case.folder, first=9000, seed=2)
     thresholds = case.folder / "thr.json"

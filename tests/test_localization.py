@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from roi.box_matching import BY_BOX, METRICS, boxes_around, cells_of, other_patients, top_cells
 from roi.boxes import read_boxes
 from roi.demo.nih_set import plan
 from roi.demo.phantom import SPACE, plant
-from roi.fixed_places import FOLDS, LabelledMaps, count_boxes, deal_folds, folds_of, label_differences
 from roi.labels import LABELS
-from roi.localization import COMPARED, READINGS, controls_of, headline_source, reading, score_maps
-from roi.maps import Maps
+from roi.scoring.box_matching import BY_BOX, METRICS, boxes_around, cells_of, other_patients, top_cells
+from roi.scoring.fixed_places import FOLDS, LabelledMaps, count_boxes, deal_folds, folds_of, label_differences
+from roi.scoring.localization import COMPARED, READINGS, controls_of, headline_source, reading, score_maps
+from roi.scoring.map_file import Maps
 from roi.table import image_keys, patients_from_names
 
 
@@ -538,7 +538,7 @@ def test_bad_input_is_named():
 
 
 def test_no_torch_and_no_global_generator():
-    code = "import sys, roi.localization; sys.exit('torch' in sys.modules)"
+    code = "import sys, roi.scoring.localization; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).resolve().parent.parent).returncode == 0
     before = np.random.get_state()[1].copy()  # noqa: NPY002
     score_one(one_map(np.eye(8)), ("Mass", 0.1, 0.1, 0.3, 0.3))

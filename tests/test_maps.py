@@ -12,14 +12,14 @@ from conftest import one_line_error, run
 from PIL import Image
 from torch.nn import functional as F
 
-from roi.arrays import ArrayWriter, read_arrays
 from roi.boxes import read_boxes
 from roi.checkpoint import load_model
 from roi.inference.grad_cam import GradCam, grad_cam
 from roi.inference.perturbation import FRACTIONS, SOURCES, perturbations, ranks
-from roi.maps import pack, read_maps, unpack
 from roi.masks import exact_topk, kept_pixels
 from roi.model import RoiModel, build_backbone, build_model, reinitialised
+from roi.scoring.map_file import pack, read_maps, unpack
+from roi.scoring.npz_stream import ArrayWriter, read_arrays
 from roi.table import read_table
 
 SIZE = 64
@@ -445,7 +445,7 @@ def test_what_was_trained_on_says_so_in_every_output(
 ) -> None:
     """Two training images among test images of an honest checkpoint; each file alone, and the console whatever is written."""
     from roi.checkpoint import fingerprints
-    from roi.faithfulness import read_curves
+    from roi.scoring.faithfulness import read_curves
 
     state = torch.load(checkpoints / "roi.pt", weights_only=True)
     train, test = read_table(tables[0]), read_table(tables[1])

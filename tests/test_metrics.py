@@ -16,7 +16,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )  # fmt: skip
 
-from roi import calibration, metrics
+from roi.scoring import calibration, metrics
 
 
 def sample(n: int, ties: bool, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,6 @@ import pytest
 from conftest import one_line_error, run
 from PIL import Image
 
-from roi import coverage, localization, predictions
 from roi.progress import COLUMNS
 from roi.report import case_selection, plots
 from roi.report.build import page
@@ -25,8 +24,9 @@ from roi.report.run_folder import Run, read_run, run_name
 from roi.report.section_cases import cases as gallery_of
 from roi.report.section_evidence import ASKED, PUBLISHED_PLACE, SHORT, STYLES, localisation
 from roi.report.section_scores import PUBLISHED_AUROC, headline, subgroups
-from roi.report.section_sets import prediction_sets, verdict
+from roi.report.section_sets import conformal_sets, verdict
 from roi.report.section_training import training
+from roi.scoring import localization, prediction_sets, predictions
 from roi.text import decimal
 
 EVIL, QUOTED = "<script>alert(1)</script>", 'a"b&c'
@@ -379,7 +379,7 @@ def test_other_prevalence_is_a_banner_with_its_numbers(whole: Path, made: Path, 
     assert [[sort for _, sort in row[1:3]] for row in rows[:-1]] == [[repr(found["shift"][k][c]) for k in ("calibration", "prevalence")] for c in FINDINGS]
     assert [text for text, _ in rows[4]] == ["Mass", "5.00 %", "11.70 %", "2.34"]
     assert "<summary>Prevalence" not in section
-    calm = prediction_sets(changed_run(whole, tmp_path, lambda m: m["conformal"]["shift"].update(warning="")))
+    calm = conformal_sets(changed_run(whole, tmp_path, lambda m: m["conformal"]["shift"].update(warning="")))
     assert "banner" not in calm and "<summary>Prevalence: no difference" in calm and "11.70 %" in calm
 
 
@@ -416,7 +416,7 @@ def test_when_nothing_is_feasible_it_is_said(whole: Path, tmp_path: Path) -> Non
     def change(m: dict[str, Any]) -> None:
         m["conformal"].update(rules={}, infeasible=["fnr", "fnr_with_finding", "fdr"], curve=[], unit="patient")
 
-    section = prediction_sets(changed_run(whole, tmp_path, change))
+    section = conformal_sets(changed_run(whole, tmp_path, change))
     assert [(r[0][1], r[3][0]) for r in table_rows(section, "Promised and realised")] == [(r, "infeasible") for r in ("fnr", "fnr_with_finding", "fdr")]
     assert "Infeasible at alpha 0.1: fnr, fnr_with_finding, fdr." in section and "No curve of risk" in section and svgs(section) == []
     assert "Every risk of each rule" not in section and "an image of the next patient" in section and "fnr_shifted" not in section
@@ -437,11 +437,11 @@ def test_the_page_shows_what_evaluate_writes(whole: Path, tmp_path: Path) -> Non
     y = (rng.random((300, 3)) < (0.1, 0.3, 0.5)).astype(float)
     prob, who, c = 1 / (1 + np.exp(1.5 - 1.5 * y - rng.normal(size=y.shape))), np.arange(300) // 2, ["Mass", "Nodule", EVIL]
     for unit, count, alpha in (("image", 0, 0.99), ("patient", 20, 0.2)):
-        thr = coverage.calibrate(prob[:150], y[:150], who[:150].astype(str), c, alpha, 0.1, unit, "none", 0, prob[150:])
-        found = coverage.realised(thr, prob[150:], y[150:], who[150:].astype(str), count, 0)
-        section = prediction_sets(changed_run(whole, tmp_path, lambda m, f=found: m.update(conformal={"file": "t.json", **f})))
+        thr = prediction_sets.calibrate(prob[:150], y[:150], who[:150].astype(str), c, alpha, 0.1, unit, "none", 0, prob[150:])
+        found = prediction_sets.realised(thr, prob[150:], y[150:], who[150:].astype(str), count, 0)
+        section = conformal_sets(changed_run(whole, tmp_path, lambda m, f=found: m.update(conformal={"file": "t.json", **f})))
         rows = {row[0][1]: row for row in table_rows(section, "Promised and realised")}
-        assert list(rows) == [r for r in coverage.RULES if r in found["rules"] or r in found["infeasible"]] and EVIL not in section
+        assert list(rows) == [r for r in prediction_sets.RULES if r in found["rules"] or r in found["infeasible"]] and EVIL not in section
         assert rows["fnr"][1][1] == repr(found["rules"]["fnr"]["fnr"]["value"])
         assert (rows["fnr"][4][0] == "above 1: empty sets") == (thr["fnr"] > 1) == (alpha == 0.99)
 

@@ -497,7 +497,7 @@ def test_a_checkpoint_without_a_mask_shows_where_it_looks(tables: tuple[Path, Pa
     from roi.checkpoint import load_model
     from roi.images import locate, read_grey
     from roi.inference.grad_cam import grad_cam
-    from roi.visuals import TINT
+    from roi.scoring.pictures import TINT
 
     common = ("--image_root", demo, "--save", tmp_path / "s.pt", *TINY, "--img_size", 64)
     run("train_roi_baselines.py", "--mode", "standard", "--train_csv", tables[0], *common)

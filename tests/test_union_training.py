@@ -30,11 +30,11 @@ from roi.data import Batch, Batches, CacheLoader, XrayDataset, make_loader
 from roi.engine import Fit, Stop
 from roi.gradnorm import FixedWeights
 from roi.labels import LABELS
-from roi.metrics import validation_aurocs
 from roi.model import RoiModel
 from roi.objective import Chance, consistency_terms, evidence_terms
 from roi.optim import make_optimizer
 from roi.progress import COLUMNS, MetricsLog
+from roi.scoring.metrics import validation_aurocs
 
 NAN = math.nan
 CPU = torch.device("cpu")

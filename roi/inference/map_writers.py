@@ -15,13 +15,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from roi import distributed
-from roi.arrays import ArrayWriter, origin
 from roi.data import Batch
 from roi.errors import UserError
 from roi.inference.grad_cam import GradCam
-from roi.maps import REINIT, pack
 from roi.masks import enlarged, exact_topk, kept_pixels
 from roi.model import RoiModel, Views
+from roi.scoring.map_file import REINIT, pack
+from roi.scoring.npz_stream import ArrayWriter, origin
 
 
 class Output(Protocol):
@@ -34,7 +34,7 @@ class Output(Protocol):
 
 
 class MapsFile:
-    """A file of maps (roi/maps.py) being written."""
+    """A file of maps (roi/scoring/map_file.py) being written."""
 
     def __init__(self, path: str | Path, sources: list[str], keep_ratio: float, side: int = 0) -> None:
         self.file = ArrayWriter(path)

@@ -16,7 +16,7 @@ from roi.report.section_cases import cases
 from roi.report.section_compare import ablation, comparison
 from roi.report.section_evidence import faithfulness, localisation
 from roi.report.section_scores import calibration, headline, per_finding, subgroups
-from roi.report.section_sets import prediction_sets
+from roi.report.section_sets import conformal_sets
 from roi.report.section_training import training
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,7 +33,7 @@ def page(runs: Sequence[Run], image_root: str | None = None, count: int = 24, ti
         ("training", "Training", training(run)),
         ("findings", "Findings", run.left_out(*OF_FINDINGS) + per_finding(run)),
         ("calibration", "Calibration", run.left_out("calibration") or calibration(run)),
-        ("sets", "Prediction sets", run.left_out("conformal") or prediction_sets(run)),
+        ("sets", "Prediction sets", run.left_out("conformal") or conformal_sets(run)),
         ("faithfulness", "Faithfulness against controls", run.left_out("faithfulness") or faithfulness(run)),
         ("localisation", "Localisation", run.left_out("localization") or localisation(run)),
         ("gallery", "Gallery", run.left_out("inputs") + cases(run, image_root, count)),

@@ -15,10 +15,10 @@ from scipy.stats import rankdata
 
 from roi.boxes import Box
 from roi.images import read_grey
-from roi.maps import REINIT, Maps
-from roi.predictions import Predictions
+from roi.scoring.map_file import REINIT, Maps
+from roi.scoring.pictures import crop_picture, mask_picture, overlay_picture
+from roi.scoring.predictions import Predictions
 from roi.table import is_finding
-from roi.visuals import crop_picture, mask_picture, overlay_picture
 
 SIZE = 256  # pixels a side of a picture
 MIDDLE = 0.1  # positives of median rank: within this share of the positives from their median

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from roi import predictions
 from roi.boxes import Box, boxes_by_image, read_boxes
 from roi.images import locate, said_outside
-from roi.maps import read_maps
 from roi.report import case_selection
 from roi.report.html import Cell, esc, image, missing, note, table
 from roi.report.run_folder import EVALUATE, Run
+from roi.scoring import predictions
+from roi.scoring.map_file import read_maps
 from roi.table import match_images, read_table, target_matrix
 
 

@@ -3,12 +3,12 @@
 import math
 from typing import Any
 
-from roi import localization
-from roi.maps import REINIT
 from roi.report import plots
 from roi.report.html import ABSENT, Cell, banner, esc, figures, fold, missing, note, number, shown, table
 from roi.report.plots import Curve
 from roi.report.run_folder import Run
+from roi.scoring import localization
+from roi.scoring.map_file import REINIT
 
 # Published localisation on the boxes of ChestX-ray14, mean over its 8 findings: source, values as printed by metric, split
 PUBLISHED_PLACE: tuple[tuple[str, dict[str, str], str], ...] = (

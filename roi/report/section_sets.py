@@ -1,16 +1,16 @@
 """Section of the report on prediction sets: what calibrate_conformal.py promised, and what came of it on the scored images.
 
-V is {"value", "low", "high"}, each a number or null; a rule or finding is a dict of them, as evaluate.py --thresholds writes it (roi/coverage.py).
+V is {"value", "low", "high"}, each a number or null; a rule or finding is a dict of them, as evaluate.py --thresholds writes it (roi/scoring/prediction_sets.py).
 """
 
 from collections.abc import Sequence
 from typing import Any
 
-from roi import coverage
 from roi.report import plots
 from roi.report.html import ABSENT, Cell, esc, figures, fold, interval, missing, note, table
 from roi.report.plots import Curve
 from roi.report.run_folder import Run
+from roi.scoring import prediction_sets
 
 RULES = {  # rule -> its name, the realised risk that its promise is about, the promise
     "fnr": ("Missed findings", "fnr", "of a new image's findings its set lacks at most {alpha} in expectation; an image without findings loses nothing"),
@@ -30,7 +30,7 @@ LIKE = "Nothing is promised for images unlike the calibration images. Brackets: 
 EACH = {"sensitivity": "Sensitivity", "specificity": "Specificity", "precision": "Precision", "single": "Single answers"}
 
 
-def prediction_sets(run: Run) -> str:
+def conformal_sets(run: Run) -> str:
     found = run.metrics.get("conformal")
     if not found:
         return ""
@@ -132,7 +132,7 @@ def curve_note(found: dict[str, Any]) -> str:
         return missing("No curve of risk against alpha: no alpha has a threshold with so few calibration images.")
     rows = [[Cell(f"{p['alpha']:g}", repr(p["alpha"])), p["fnr"]] for p in points]
     begin = points[0]["alpha"]
-    few = f" Below alpha {begin:g} no threshold is feasible with so few calibration images." if begin > coverage.CURVE[0] else ""
+    few = f" Below alpha {begin:g} no threshold is feasible with so few calibration images." if begin > prediction_sets.CURVE[0] else ""
     return note(f"Curve: the threshold of fnr for every alpha, over all images; where it lies below the diagonal the promise is kept.{few}") + fold(
         "Points of the curve", table(("alpha", "Missed findings, realised"), rows)
     )

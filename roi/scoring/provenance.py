@@ -3,7 +3,7 @@
 from typing import Any
 
 from roi.errors import UserError
-from roi.schema import COUNT, FLAG, NUMBER, TEXT, Each, Items, Keys, Maybe, problems
+from roi.scoring.json_schema import COUNT, FLAG, NUMBER, TEXT, Each, Items, Keys, Maybe, problems
 
 VERSIONS = Each(Maybe(TEXT))
 ARGS = Keys(

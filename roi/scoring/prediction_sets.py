@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from roi import calibration, conformal
 from roi.errors import UserError
 from roi.files import replacing
 from roi.labels import NORMAL
-from roi.origin import ORIGIN
-from roi.schema import COUNT, NUMBER, TEXT, Each, Items, Keys, Maybe, problems
-from roi.scores import Drawn, Weighed, estimate, weighted_by
+from roi.scoring import calibration, conformal
+from roi.scoring.json_schema import COUNT, NUMBER, TEXT, Each, Items, Keys, Maybe, problems
+from roi.scoring.provenance import ORIGIN
+from roi.scoring.summary import Drawn, Weighed, estimate, weighted_by
 from roi.table import is_finding
 
 VERSION = 1

@@ -1,13 +1,13 @@
 """Score maps (ROI masks, Grad-CAM) against boxes, beside controls that keep the same area. Never a torch in here.
 
 Letters: N images, C classes, B boxes, Q pairs (image, finding) that have a box, P patients, K folds, F findings, m
-side of a map, R resamples. The metrics stand in roi/box_matching.py.
+side of a map, R resamples. The metrics stand in roi/scoring/box_matching.py.
 
 A control has every metric; `minus` is a source less a control, paired, patients drawn:
   shuffled      the source's own maps and kept regions, each of another patient's image: SHUFFLES draws averaged. It
                 is the same finding's map, so that own - shuffled is what the map owes to its image; a map that is a
                 fixed place has 0.
-  best_place    the best fixed place a finding, cross-fitted by patient on the boxes (roi/fixed_places.py)
+  best_place    the best fixed place a finding, cross-fitted by patient on the boxes (roi/scoring/fixed_places.py)
   label_place   the fixed place a finding that labels alone choose by the source's own maps, cross-fitted too (there)
   reinit        the source of the same model with new weights (Adebayo et al. 2018)
   random        white noise blurred by a Gaussian, DRAWS draws an image averaged
@@ -25,7 +25,9 @@ import numpy as np
 import pandas as pd
 from scipy.ndimage import gaussian_filter
 
-from roi.box_matching import (
+from roi.errors import UserError
+from roi.labels import LABELS
+from roi.scoring.box_matching import (
     BY_BOX,
     METRICS,
     SMALL,
@@ -38,11 +40,9 @@ from roi.box_matching import (
     other_patients,
     prepare,
 )
-from roi.errors import UserError
-from roi.fixed_places import DEALS, LabelledMaps, count_boxes, deal_folds, folds_of, label_differences
-from roi.labels import LABELS
-from roi.maps import REINIT, Maps
-from roi.metrics import interval
+from roi.scoring.fixed_places import DEALS, LabelledMaps, count_boxes, deal_folds, folds_of, label_differences
+from roi.scoring.map_file import REINIT, Maps
+from roi.scoring.metrics import interval
 from roi.table import match_images
 from roi.text import decimal
 

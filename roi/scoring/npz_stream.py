@@ -13,7 +13,7 @@ import numpy as np
 
 from roi.errors import UserError
 from roi.files import beside, reason, replacing
-from roi.origin import check_origin
+from roi.scoring.provenance import check_origin
 
 
 class ArrayWriter:

@@ -1,7 +1,7 @@
 """Fixed places: maps that are the same for every image of a finding, which a map that sees the image must beat.
 
 Hearts are where hearts are: a map that always points there finds nearly every box of Cardiomegaly without a look at
-the image. Two such places a finding are controls of roi/localization.py. Both are cross-fitted by patient: the scored
+the image. Two such places a finding are controls of roi/scoring/localization.py. Both are cross-fitted by patient: the scored
 patients are dealt into FOLDS folds, and a patient is scored on the place that the other folds choose, so that no box
 or image chooses its own. The mean over DEALS dealings is taken.
 
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from roi.maps import Maps
+from roi.scoring.map_file import Maps
 
 # Of one dealing into 5, 10 or 20 folds the score of best_place on 655 boxes of NIH has a spread of .005 between
 # seeds. More folds score lower (.354, .348, .340): a box that is taken out of nearly flat counts takes the best place

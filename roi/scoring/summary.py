@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from roi import calibration, metrics
+from roi.scoring import calibration, metrics
 from roi.table import is_finding
 
 Weighed = Callable[[np.ndarray], np.ndarray]

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from roi.arrays import read_arrays, read_meta, scalar, trained_on
 from roi.errors import UserError
+from roi.scoring.npz_stream import read_arrays, read_meta, scalar, trained_on
 from roi.table import AMBIGUOUS, match_images, unmatched
 
 WHAT = "file of maps (infer_roi_consistency.py --save_masks or --cam)"

@@ -13,8 +13,8 @@ from scipy.optimize import minimize
 from scipy.special import expit, xlogy
 from scipy.stats import binom
 
-from roi.calibration import logits
 from roi.errors import UserError
+from roi.scoring.calibration import logits
 
 NOTHING = 1.0 + 2.0**-52  # a threshold that no probability reaches
 STEEPEST = 5.0  # log of the largest weight that a finding may have relative to its absence

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from roi import metrics
-from roi.arrays import read_arrays, read_meta, scalar, trained_on
 from roi.errors import UserError
-from roi.scores import Drawn, Weighed, estimate, scored, weighted_mean
+from roi.scoring import metrics
+from roi.scoring.npz_stream import read_arrays, read_meta, scalar, trained_on
+from roi.scoring.summary import Drawn, Weighed, estimate, scored, weighted_mean
 
 WHAT = "file of curves (infer_roi_consistency.py --curves)"
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from roi.errors import UserError
-from roi.localization import controls_of
-from roi.origin import MODEL, ORIGIN
-from roi.schema import COUNT, FLAG, NUMBER, TEXT, Each, Either, Items, Keys, Maybe, problems
+from roi.scoring.json_schema import COUNT, FLAG, NUMBER, TEXT, Each, Either, Items, Keys, Maybe, problems
+from roi.scoring.localization import controls_of
+from roi.scoring.provenance import MODEL, ORIGIN
 
 SCORE = {"value": Maybe(NUMBER), "low": Maybe(NUMBER), "high": Maybe(NUMBER)}
 V = Keys(optional=SCORE)
