@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from roi.boxes import Box
     from roi.data import Batch
     from roi.inference.map_writers import Output
-    from roi.model import RoiModel
+    from roi.models.roi_model import RoiModel
 
     Outcome = tuple[int, dict[str, Any], np.ndarray | None]  # row of the table, record of preds.json, mask (S, S) 0/1
 
@@ -135,7 +135,7 @@ def main(args: argparse.Namespace) -> None:
 
 def predict_with(args: argparse.Namespace) -> None:
     from roi import checkpoint, distributed
-    from roi.model import LEARNED
+    from roi.models.roi_model import LEARNED
     from roi.scoring.predictions import meta_path
 
     files = (args.save_json, args.save_vis_dir, args.save_mask, args.save_crop, args.save_masks, args.cam, args.class_masks, args.curves)
@@ -236,7 +236,7 @@ def evidence(args: argparse.Namespace, model: RoiModel, state: dict[str, Any], i
     from roi.counter_rng import row_seeds
     from roi.inference.map_writers import CamMaps, ClassMaps, MaskMaps
     from roi.inference.perturbation import Curves
-    from roi.model import LEARNED, reinitialised
+    from roi.models.roi_model import LEARNED, reinitialised
 
     if not (args.save_masks or args.cam or args.class_masks or args.curves):
         return []
@@ -296,10 +296,10 @@ def predict_image(args: argparse.Namespace, model: RoiModel, state: dict[str, An
 def predict_table(args: argparse.Namespace, model: RoiModel, state: dict[str, Any]) -> None:
     """A table: predictions as a stream, pictures, maps and curves as they come."""
     from roi import distributed
-    from roi.blocks import compiled
     from roi.boxes import boxes_by_image, read_boxes
     from roi.checkpoint import trained_on
     from roi.data import present
+    from roi.models.compile import compiled
     from roi.progress import progress
     from roi.scoring.pictures import file_stems, save_cam, save_pictures
     from roi.table import read_table, some_patients

@@ -229,7 +229,7 @@ class Study:
 
     def boxed(self, maps: Any) -> np.ndarray:
         """Maps of all test images -> those of the images that have a box, in CELLS x CELLS. (N, K, h, w) -> (n, K, CELLS * CELLS)"""
-        from roi.masks import enlarged
+        from roi.models.masks import enlarged
 
         chosen = np.flatnonzero(self.table["image"].isin(self.rows["image"]))
         return enlarged(maps[chosen], (CELLS, CELLS)).flatten(2).numpy()
@@ -349,7 +349,7 @@ class Study:
         """Maps of the same decoder with new weights."""
         import torch
 
-        from roi.masknet import FeatureMask
+        from roi.models.mask_net import FeatureMask
 
         assert model.stages is not None
         trained = model.mask_net
@@ -374,7 +374,7 @@ class Study:
 
         from roi.counter_rng import row_seeds
         from roi.mask_controls import border_share, contrast
-        from roi.masks import exact_topk, kept_pixels, random_mask
+        from roi.models.masks import exact_topk, kept_pixels, random_mask
 
         size = (self.args.img_size, self.args.img_size)
         k = kept_pixels(*size, KEEP_RATIO)
@@ -419,7 +419,7 @@ class Study:
         from torch.nn import functional as F
 
         from roi.counter_rng import row_seeds
-        from roi.masks import kept_pixels, random_mask
+        from roi.models.masks import kept_pixels, random_mask
         from roi.table import belongs_to, read_table, target_matrix
 
         kept = self.args.out / "judge.pt"
@@ -487,7 +487,7 @@ class Study:
         from matplotlib.colors import ListedColormap
 
         from roi.images import read_grey
-        from roi.masks import exact_topk, kept_pixels
+        from roi.models.masks import exact_topk, kept_pixels
 
         model = self.load("default", 0)
         logits, maps = self.outputs(model)
@@ -529,7 +529,7 @@ class Study:
 
 
 def classifier_of(model: Any) -> Any:
-    from roi.model import head
+    from roi.models.roi_model import head
 
     return head(model.backbone)[1]
 

@@ -197,7 +197,7 @@ def published(bench: Bench) -> list[Figure]:
     from published import ACCUM, BATCH, PublishedModel, make_optimizer, train
 
     from roi.labels import LABELS
-    from roi.model import IMAGENET, build_backbone
+    from roi.models.roi_model import IMAGENET, build_backbone
 
     args = bench.args
     model = PublishedModel(build_backbone(args.backbone, len(LABELS), "none", args.img_size)).to(bench.device)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from roi.data import Batch
     from roi.engine import Meter, Step
     from roi.gradnorm import FixedWeights
-    from roi.model import RoiModel
+    from roi.models.roi_model import RoiModel
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow")
 
@@ -259,10 +259,10 @@ def training(objective: str, backbone: str, img_size: int, device: torch.device,
     import torch
 
     import train_roi_consistency
-    from roi.blocks import compiled, recomputed
     from roi.engine import Step
     from roi.labels import LABELS
-    from roi.model import build_model
+    from roi.models.compile import compiled, recomputed
+    from roi.models.roi_model import build_model
     from roi.objective import consistency_terms, evidence_terms
     from roi.optim import make_optimizer
     from roi.run import loss_weights

@@ -190,7 +190,7 @@ def looked_at(args: argparse.Namespace, variant: str, seed: int) -> dict[str, fl
     from roi.checkpoint import load_model
     from roi.counter_rng import row_seeds
     from roi.engine import pick_device
-    from roi.masks import kept_pixels, random_mask
+    from roi.models.masks import kept_pixels, random_mask
 
     device = pick_device(args.device)
     model = load_model(folder_of(args, variant, seed) / "roi_best.pt")[0].to(device)
@@ -269,7 +269,7 @@ def place_probe(args: argparse.Namespace) -> dict[str, float]:
     import torch
 
     from roi.boxes import read_boxes
-    from roi.masks import exact_topk, kept_pixels
+    from roi.models.masks import exact_topk, kept_pixels
     from roi.table import belongs_to, read_table
 
     boxes = {image: rows[["x", "y", "w", "h"]].to_numpy() for image, rows in read_boxes(args.out / "data" / "BBox_List_2017.csv").groupby("image")}
@@ -299,7 +299,7 @@ def step_times(args: argparse.Namespace) -> dict[str, float]:
 
     from roi.engine import pick_device
     from roi.labels import LABELS
-    from roi.model import build_model
+    from roi.models.roi_model import build_model
     from roi.objective import consistency_terms, evidence_terms
 
     device = pick_device(args.device)
@@ -337,7 +337,7 @@ def picture(args: argparse.Namespace, path: Path) -> None:
     from roi.boxes import read_boxes
     from roi.checkpoint import load_model
     from roi.labels import LABELS
-    from roi.model import IMAGENET
+    from roi.models.roi_model import IMAGENET
     from roi.scoring.map_file import read_maps
     from roi.table import read_table
 

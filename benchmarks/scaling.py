@@ -63,7 +63,7 @@ def convnext_base() -> Model:
     from torch.utils.flop_counter import FlopCounterMode
 
     from roi.labels import LABELS
-    from roi.masknet import ConvMask
+    from roi.models.mask_net import ConvMask
 
     with torch.device("meta"):
         backbone, mask_net = torchvision.models.convnext_base(num_classes=len(LABELS)).eval(), ConvMask()

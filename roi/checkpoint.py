@@ -13,10 +13,10 @@ import torch
 from roi import distributed
 from roi.errors import UserError
 from roi.files import reason, replacing
-from roi.model import RoiModel, described
+from roi.models.roi_model import RoiModel, described
+from roi.models.weights import misfits, read_tensors
 from roi.patients import named_patients
 from roi.table import image_keys, patients_from_names
-from roi.weights import misfits, read_tensors
 
 NEEDED = ("model", "mask_net", "classes", "args", "epoch", "contaminated", "train_images", "train_patients", "versions")
 DESCRIBES = ("backbone", "mask", "img_size", "mask_per_class", "fill", "keep_ratio")  # the model, of its `args`

@@ -29,7 +29,7 @@ from roi.images import UnreadableImage
 from roi.losses import bce
 from roi.mask_controls import MaskControls
 from roi.mask_verdict import complaints
-from roi.model import RoiModel, Views
+from roi.models.roi_model import RoiModel, Views
 from roi.optim import Average, Schedule, batch_norms
 from roi.progress import TERMS, MetricsLog, progress, say
 from roi.scoring.metrics import validation_aurocs, validation_decisions

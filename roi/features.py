@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from roi.data import Batch, Batches, Features, ahead
 from roi.errors import UserError
 from roi.files import replacing
-from roi.model import RoiModel, head
+from roi.models.roi_model import RoiModel, head
 from roi.progress import progress, say
 
 

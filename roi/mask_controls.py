@@ -24,8 +24,8 @@ from torch import Tensor
 from roi import distributed
 from roi.counter_rng import row_seeds
 from roi.data import Batch
-from roi.masks import kept_pixels, random_mask
-from roi.model import RoiModel
+from roi.models.masks import kept_pixels, random_mask
+from roi.models.roi_model import RoiModel
 from roi.scoring.metrics import validation_aurocs
 from roi.table import is_finding
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from roi.counter_rng import uniform
 from roi.losses import Over, bce, consist, drop, log_mean_exp, lost, of_batch, total_variation
-from roi.masks import competing, enlarged, exact_topk, kept_pixels, random_mask, straight_through
-from roi.model import RoiModel
+from roi.models.masks import competing, enlarged, exact_topk, kept_pixels, random_mask, straight_through
+from roi.models.roi_model import RoiModel
 
 OBJECTIVES = {"evidence": ("full", "consist", "drop", "locate"), "consistency": ("full", "consist", "drop", "sparse", "tv")}
 LAYER = {"full": "head", "consist": "head", "drop": "head", "sparse": "mask", "tv": "mask", "locate": "mask"}  # whose output a term is made of
@@ -98,7 +98,7 @@ def evidence_terms(
     drop     -log(1 - p) on what is dropped, of what is present: half of the images drop the mask of all classes and must lose
              all findings, half drop the map of one finding and must lose that one (one map: always all). Only the mask learns
     locate   BCE on the maps alone, pooled over their cells with `sharpness`: a map is high somewhere exactly where its finding is present
-    In the crop and the drop view dropout is off, and batch norm has statistics of their own (roi/view_norms.py).
+    In the crop and the drop view dropout is off, and batch norm has statistics of their own (roi/models/view_norms.py).
     """
     x = model.normalise(pixels)
     findings = target.masked_fill(~model.findings, torch.nan)  # Normal has no place

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from roi import checkpoint
 from roi.errors import UserError
-from roi.model import RoiModel
+from roi.models.roi_model import RoiModel
 
 
 def make_optimizer(model: RoiModel, lr: float, weight_decay: float, mask_lr: float) -> torch.optim.Optimizer:

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from roi import checkpoint, cli, distributed, losses, mask_controls
 from roi.augment import Augment, augmented
-from roi.blocks import compiled, recomputed
 from roi.counter_rng import row_seeds
 from roi.data import Batch, Batches, CacheLoader, XrayDataset, cached, checked, fits, make_loader, present
 from roi.engine import Fit, LossesFn, best_path, pick_device, pick_dtype, previous_path, what_failed
@@ -23,7 +22,8 @@ from roi.errors import UserError
 from roi.features import FeatureLoader, check_head, frozen_features
 from roi.files import refuse_existing, replacing, writable
 from roi.gradnorm import FixedWeights, GradNorm, Taps
-from roi.model import IMAGENET, LEARNED, RoiModel, build_model, head, normalisation_of
+from roi.models.compile import compiled, recomputed
+from roi.models.roi_model import IMAGENET, LEARNED, RoiModel, build_model, head, normalisation_of
 from roi.objective import LAYER, OBJECTIVES, LabelLoss, consistency_terms, evidence_terms, label_terms
 from roi.optim import Average, Schedule, batch_norms, learn_only, make_optimizer
 from roi.patients import named_patients
@@ -59,7 +59,7 @@ class Rows:
 
 
 def train(args: argparse.Namespace, mask: str, without: Sequence[str] = ()) -> int:
-    """Train with a `mask` (roi/model.py MASKS) and args.objective; the terms in `without` get weight 0. -> exit code"""
+    """Train with a `mask` (roi/models/roi_model.py MASKS) and args.objective; the terms in `without` get weight 0. -> exit code"""
     with distributed.processes(pick_device(args.device)) as device:
         try:
             fit = fit_of(args, mask, without, device)

@@ -11,9 +11,9 @@ import torch
 from conftest import run
 from torch import Tensor, nn
 
-from roi import blocks
 from roi.gradnorm import GradNorm, Taps
-from roi.model import RoiModel, build_backbone, head
+from roi.models import compile
+from roi.models.roi_model import RoiModel, build_backbone, head
 from roi.objective import LAYER, OBJECTIVES, consistency_terms, evidence_terms
 
 SIZE, K = 64, 4
@@ -85,10 +85,10 @@ def expect_equal(found: tuple[list[float], dict[str, Tensor]], expected: tuple[l
 def test_computed_twice_is_the_same_bit_for_bit(name: str, objective: str) -> None:
     """Losses, gradients, running statistics, learned weights of the losses, dropout."""
     plain, twice = make(name, objective), make(name, objective)
-    blocks.recomputed(twice)
+    compile.recomputed(twice)
     calls = {model: 0 for model in (plain, twice)}
     for model in calls:
-        inside = list(blocks.blocks(model.backbone, head(model.backbone)[1]))
+        inside = list(compile.blocks(model.backbone, head(model.backbone)[1]))
         assert len(inside) > 2
         layer = next(m for m in inside[0].modules() if isinstance(m, nn.Conv2d))
 
@@ -105,7 +105,7 @@ def test_computed_twice_is_the_same_bit_for_bit(name: str, objective: str) -> No
 def test_frozen_parts_and_modes_stay_as_they_are() -> None:
     """A block in eval mode, one whose parameters do not learn: while computed again they are what they were, afterwards what they are."""
     models = [make("own", "consistency") for _ in range(2)]
-    blocks.recomputed(models[1])
+    compile.recomputed(models[1])
     found = []
     for model in models:
         first, second = (m for m in model.backbone.stages[0] if isinstance(m, Residual))
@@ -133,7 +133,7 @@ def test_without_gradient_nothing_is_computed_twice() -> None:
     model.eval()
     with torch.inference_mode():
         before = model.backbone(x)
-    blocks.recomputed(model)
+    compile.recomputed(model)
     with torch.inference_mode():
         assert torch.equal(model.backbone(x), before)
 
@@ -142,7 +142,7 @@ def test_without_gradient_nothing_is_computed_twice() -> None:
 def test_a_backbone_without_repeated_blocks_is_refused_in_one_line(depth: int) -> None:
     model = RoiModel(Net(depth), "conv", img_size=SIZE)
     with pytest.raises(ValueError, match="--checkpoint_activations: Net has no repeated blocks; leave it out") as said:
-        blocks.recomputed(model)
+        compile.recomputed(model)
     assert "\n" not in str(said.value)
 
 
@@ -154,7 +154,7 @@ def test_a_backbone_without_repeated_blocks_is_refused_in_one_line(depth: int) -
 def test_parts_hold_nobody_who_looks_and_not_the_head(name: str, objective: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Hooks inside a compiled part may not run: with all hooks switched off there, everything is still seen."""
     plain, model = make(name, objective), make(name, objective)
-    found = list(blocks.parts(model.backbone, head(model.backbone)[1]))
+    found = list(compile.parts(model.backbone, head(model.backbone)[1]))
     inside = [m for part in found for m in part.modules() if m is not part]
     assert found and not any(m._forward_hooks for m in inside) and head(model.backbone)[1] not in inside + found
     assert len({id(m) for m in found} | {id(m) for m in inside}) == len(found) + len(inside)  # none inside another
@@ -176,7 +176,7 @@ def test_parts_hold_nobody_who_looks_and_not_the_head(name: str, objective: str,
 
     with monkeypatch.context() as patch:
         patch.setattr(torch, "compile", compile_)
-        blocks.compiled(model)
+        compile.compiled(model)
     assert len(compiled) == len(found)
     expect_equal(trained(model, objective, 2), trained(plain, objective, 2))
 
@@ -225,7 +225,7 @@ def test_a_compiled_run_that_goes_on_has_the_losses_of_one_without(
                 module.p = 0.0  # compiled it draws other numbers
         return net
 
-    monkeypatch.setattr("roi.model.build_backbone", small)
+    monkeypatch.setattr("roi.models.roi_model.build_backbone", small)
     slowly = ("--lr", 1e-4, "--mask_lr", 1e-4)  # rounding does not grow into other pixels of a mask
     run(*command(demo, tables[0], tmp_path / "a", "--epochs", 3, *slowly))
     for n, more in ((2, ()), (3, ("--resume", "auto"))):

@@ -21,7 +21,7 @@ from roi import run as roi_run
 from roi.data import Batch, Batches
 from roi.engine import Stop
 from roi.mask_verdict import MASK_CONTROLS
-from roi.model import build_backbone
+from roi.models.roi_model import build_backbone
 from roi.table import read_list, read_table, target_matrix
 
 TOGETHER, EPOCHS = 12, 4
@@ -185,7 +185,7 @@ def folder(demo: Path, tables: tuple[Path, Path], tmp_path_factory: pytest.TempP
 def flags(folder: Path, demo: Path, out: Path, world: int) -> list[str]:
     """A backbone without batch norm and dropout, learned weights, a warm-up, steps of two batches; the same batch over all processes.
 
-    With seeds 0 and 1 a pixel at the edge of a grade of its mask (roi/masks.py) is kept by one and not by the other from epoch 3 or 4 on, and
+    With seeds 0 and 1 a pixel at the edge of a grade of its mask (roi/models/masks.py) is kept by one and not by the other from epoch 3 or 4 on, and
     losses then differ by 1e-4: that is rounding too, and nothing that this test is about.
     """
     given = (

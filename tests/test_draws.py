@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from roi import counter_rng
-from roi.masks import cutout_mask, random_mask
+from roi.models.masks import cutout_mask, random_mask
 
 ALL = (1 << 64) - 1
 PUBLISHED = (6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821)  # SplitMix64 from 1234567

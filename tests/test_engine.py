@@ -27,7 +27,7 @@ from roi.errors import RunError
 from roi.gradnorm import FixedWeights, GradNorm, Taps
 from roi.images import UnreadableImage, locate
 from roi.losses import bce
-from roi.model import RoiModel
+from roi.models.roi_model import RoiModel
 from roi.objective import LAYER, OBJECTIVES, consistency_terms, evidence_terms
 from roi.optim import make_optimizer
 from roi.progress import COLUMNS, MetricsLog

@@ -13,7 +13,7 @@ from torch import nn
 from roi import checkpoint
 from roi.data import Batch
 from roi.features import check_head, features_of, frozen_features, key_of
-from roi.model import RoiModel, build_model
+from roi.models.roi_model import RoiModel, build_model
 
 SIZE = 64
 

@@ -17,7 +17,7 @@ from roi import distributed
 from roi import objective as objectives
 from roi.gradnorm import FixedWeights, GradNorm, Taps
 from roi.losses import Over, of_batch
-from roi.model import RoiModel, build_backbone
+from roi.models.roi_model import RoiModel, build_backbone
 from roi.objective import LAYER, OBJECTIVES, consistency_terms, evidence_terms
 
 SIZE, K = 32, 4

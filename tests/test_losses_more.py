@@ -13,7 +13,7 @@ from torch import Tensor
 
 from roi import losses
 from roi.counter_rng import row_seeds
-from roi.model import RoiModel
+from roi.models.roi_model import RoiModel
 from roi.objective import consistency_terms, evidence_terms
 from roi.run import label_loss_of
 

@@ -16,8 +16,8 @@ from roi.boxes import read_boxes
 from roi.checkpoint import load_model
 from roi.inference.grad_cam import GradCam, grad_cam
 from roi.inference.perturbation import FRACTIONS, SOURCES, perturbations, ranks
-from roi.masks import exact_topk, kept_pixels
-from roi.model import RoiModel, build_backbone, build_model, reinitialised
+from roi.models.masks import exact_topk, kept_pixels
+from roi.models.roi_model import RoiModel, build_backbone, build_model, reinitialised
 from roi.scoring.map_file import pack, read_maps, unpack
 from roi.scoring.npz_stream import ArrayWriter, read_arrays
 from roi.table import read_table

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from roi.data import Batch
 from roi.mask_controls import MaskControls, border_share, contrast
 from roi.mask_verdict import MASK_CONTROLS, complaints
-from roi.masks import exact_topk
-from roi.model import RoiModel, Views
+from roi.models.masks import exact_topk
+from roi.models.roi_model import RoiModel, Views
 
 SIZE = 40
 

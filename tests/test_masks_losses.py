@@ -8,9 +8,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from roi import losses, masks
+from roi import losses
 from roi.gradnorm import FixedWeights
-from roi.model import RoiModel
+from roi.models import masks
+from roi.models.roi_model import RoiModel
 from roi.objective import consistency_terms
 
 

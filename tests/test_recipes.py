@@ -19,7 +19,7 @@ from torch import nn
 
 from roi import checkpoint
 from roi.engine import Fit, Stop
-from roi.model import RoiModel, build_backbone, build_model
+from roi.models.roi_model import RoiModel, build_backbone, build_model
 from roi.optim import Average, Schedule, learn_only, make_optimizer
 
 # --- the learning rate -----------------------------------------------------------------------------------------------

@@ -756,7 +756,7 @@ def test_what_fails_in_inference_is_one_line(
     def fails(*args: object) -> None:
         raise error
 
-    monkeypatch.setattr("roi.model.RoiModel.normalise", fails)
+    monkeypatch.setattr("roi.models.roi_model.RoiModel.normalise", fails)
     where = ("--csv", tables[1], "--image_root", demo, "--device", "cpu", "--workers", 0, "--save_json", tmp_path / "preds.json")
     command = ("infer_roi_consistency.py", "--checkpoint", trained / "roi.pt", *where)
     said = one_line_error(*command) if code == 2 else one_line_failure(*command)

@@ -30,7 +30,7 @@ from roi.data import Batch, Batches, CacheLoader, XrayDataset, make_loader
 from roi.engine import Fit, Stop
 from roi.gradnorm import FixedWeights
 from roi.labels import LABELS
-from roi.model import RoiModel
+from roi.models.roi_model import RoiModel
 from roi.objective import Chance, consistency_terms, evidence_terms
 from roi.optim import make_optimizer
 from roi.progress import COLUMNS, MetricsLog

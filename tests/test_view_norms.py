@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from roi import checkpoint
-from roi.model import RoiModel, build_model
-from roi.view_norms import ViewNorms
+from roi.models.roi_model import RoiModel, build_model
+from roi.models.view_norms import ViewNorms
 
 
 class Net(nn.Module):

@@ -14,7 +14,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional as F
 
 from roi.errors import UserError
-from roi.model import RoiModel, head
+from roi.models.roi_model import RoiModel, head
 
 Part = Callable[[Tensor], Tensor]
 POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)  # they only resize what stands before them

@@ -18,8 +18,8 @@ from roi import distributed
 from roi.data import Batch
 from roi.errors import UserError
 from roi.inference.grad_cam import GradCam
-from roi.masks import enlarged, exact_topk, kept_pixels
-from roi.model import RoiModel, Views
+from roi.models.masks import enlarged, exact_topk, kept_pixels
+from roi.models.roi_model import RoiModel, Views
 from roi.scoring.map_file import REINIT, pack
 from roi.scoring.npz_stream import ArrayWriter, origin
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from roi import distributed
 from roi.data import Batch
 from roi.errors import UserError
-from roi.masks import exact_topk, graded, kept_pixels, random_mask
-from roi.model import RoiModel, Views
+from roi.models.masks import exact_topk, graded, kept_pixels, random_mask
+from roi.models.roi_model import RoiModel, Views
 from roi.scoring.npz_stream import ArrayWriter, origin
 
 FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5)

@@ -15,7 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 from roi.boxes import Box
 from roi.files import replacing
 from roi.images import read_grey
-from roi.model import IMAGENET
+from roi.models.roi_model import IMAGENET
 from roi.table import image_keys, is_finding
 from roi.text import printable
 

@@ -18,11 +18,11 @@ from torch.nn import functional as F
 from roi.counter_rng import normal
 from roi.errors import UserError
 from roi.files import reason
-from roi.masknet import ConvMask, FeatureMask, Stages
-from roi.masks import cutout_mask, enlarged, exact_topk, kept_pixels, random_mask, standardised, straight_through
+from roi.models.mask_net import ConvMask, FeatureMask, Stages
+from roi.models.masks import cutout_mask, enlarged, exact_topk, kept_pixels, random_mask, standardised, straight_through
+from roi.models.view_norms import ViewNorms
+from roi.models.weights import load_weights, read_tensors, read_weights
 from roi.table import is_finding
-from roi.view_norms import ViewNorms
-from roi.weights import load_weights, read_tensors, read_weights
 
 Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]  # mean and standard deviation of red, green, blue in 0..1
 IMAGENET: Normalisation = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -212,7 +212,7 @@ def build_backbone(
 ) -> nn.Module:
     """A classifier of `classes` raw logits: (B, 3, H, W) -> (B, K).
 
-    weights: "imagenet" (downloaded), "none", or a file (roi/weights.py), whose last layer comes class by class where
+    weights: "imagenet" (downloaded), "none", or a file (roi/models/weights.py), whose last layer comes class by class where
     `class_names` says whose rows ours are. `seed` draws the new layers; the global generator is left as it was (a
     download of weights builds a second model, which draws from it). `zero_head`: a new last layer is 0, where it learns
     alone: what some models draw for it is as large as what a few epochs teach it.

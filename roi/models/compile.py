@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from roi.errors import UserError
-from roi.model import RoiModel, head
+from roi.models.roi_model import RoiModel, head
 
 
 def compiled(model: RoiModel) -> None:
