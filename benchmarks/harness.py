@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from roi.data import Batch
     from roi.engine import Meter, Step
-    from roi.gradnorm import FixedWeights
+    from roi.losses.gradnorm import FixedWeights
     from roi.models.roi_model import RoiModel
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow")
@@ -261,9 +261,9 @@ def training(objective: str, backbone: str, img_size: int, device: torch.device,
     import train_roi_consistency
     from roi.engine import Step
     from roi.labels import LABELS
+    from roi.losses.objectives import consistency_terms, evidence_terms
     from roi.models.compile import compiled, recomputed
     from roi.models.roi_model import build_model
-    from roi.objective import consistency_terms, evidence_terms
     from roi.optim import make_optimizer
     from roi.run import loss_weights
 

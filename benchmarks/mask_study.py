@@ -299,8 +299,8 @@ def step_times(args: argparse.Namespace) -> dict[str, float]:
 
     from roi.engine import pick_device
     from roi.labels import LABELS
+    from roi.losses.objectives import consistency_terms, evidence_terms
     from roi.models.roi_model import build_model
-    from roi.objective import consistency_terms, evidence_terms
 
     device = pick_device(args.device)
     batch = next(iter(batches(args, "train")[0]))

@@ -394,7 +394,7 @@ def add_objective(parser: Parser) -> None:
 def add_loss(parser: Parser) -> None:
     """The loss of the labels on the whole image: the term `full`."""
     share, power, weight = number(float, 0, 1), number(float, 0), number(float, 0)
-    loss = parser.add_argument_group("loss of the labels (roi/losses.py); validation is always in BCE")
+    loss = parser.add_argument_group("loss of the labels (roi/losses/terms.py); validation is always in BCE")
     loss.add_argument(
         "--loss",
         choices=LOSSES,

@@ -24,9 +24,9 @@ from roi import checkpoint, distributed
 from roi.data import Batch, Batches, FileLoader, Share, checked, note_constant, note_unreadable
 from roi.errors import RunError, UserError
 from roi.files import reason
-from roi.gradnorm import FixedWeights
 from roi.images import UnreadableImage
-from roi.losses import bce
+from roi.losses.gradnorm import FixedWeights
+from roi.losses.terms import bce
 from roi.mask_controls import MaskControls
 from roi.mask_verdict import complaints
 from roi.models.roi_model import RoiModel, Views

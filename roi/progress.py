@@ -15,7 +15,7 @@ from roi.errors import UserError
 from roi.files import replacing
 from roi.mask_verdict import MASK_CONTROLS
 
-TERMS = ("full", "consist", "drop", "sparse", "tv", "locate")  # of the losses of all objectives (roi/objective.py)
+TERMS = ("full", "consist", "drop", "sparse", "tv", "locate")  # of the losses of all objectives (roi/losses/objectives.py)
 COLUMNS = (
     "epoch", "steps", "loss", *(f"loss_{t}" for t in TERMS), *(f"w_{t}" for t in TERMS), "mask_mean", "mask_kept", "mask_tv",
     *MASK_CONTROLS, "val_loss", "val_auroc", "lr", "images_per_s", "seconds", "contaminated",

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from roi import checkpoint, cli, distributed, losses, mask_controls
+from roi import checkpoint, cli, distributed, mask_controls
 from roi.augment import Augment, augmented
 from roi.counter_rng import row_seeds
 from roi.data import Batch, Batches, CacheLoader, XrayDataset, cached, checked, fits, make_loader, present
@@ -21,10 +21,11 @@ from roi.engine import Fit, LossesFn, best_path, pick_device, pick_dtype, previo
 from roi.errors import UserError
 from roi.features import FeatureLoader, check_head, frozen_features
 from roi.files import refuse_existing, replacing, writable
-from roi.gradnorm import FixedWeights, GradNorm, Taps
+from roi.losses import terms as losses
+from roi.losses.gradnorm import FixedWeights, GradNorm, Taps
+from roi.losses.objectives import LAYER, OBJECTIVES, LabelLoss, consistency_terms, evidence_terms, label_terms
 from roi.models.compile import compiled, recomputed
 from roi.models.roi_model import IMAGENET, LEARNED, RoiModel, build_model, head, normalisation_of
-from roi.objective import LAYER, OBJECTIVES, LabelLoss, consistency_terms, evidence_terms, label_terms
 from roi.optim import Average, Schedule, batch_norms, learn_only, make_optimizer
 from roi.patients import named_patients
 from roi.progress import MetricsLog

@@ -11,10 +11,10 @@ import torch
 from conftest import run
 from torch import Tensor, nn
 
-from roi.gradnorm import GradNorm, Taps
+from roi.losses.gradnorm import GradNorm, Taps
+from roi.losses.objectives import LAYER, OBJECTIVES, consistency_terms, evidence_terms
 from roi.models import compile
 from roi.models.roi_model import RoiModel, build_backbone, head
-from roi.objective import LAYER, OBJECTIVES, consistency_terms, evidence_terms
 
 SIZE, K = 64, 4
 SEEDS = torch.arange(6)

@@ -24,11 +24,11 @@ from roi.counter_rng import row_seeds
 from roi.data import Batch, Batches, XrayDataset, ahead, make_loader
 from roi.engine import Fit, Meter, Step, train_one_epoch
 from roi.errors import RunError
-from roi.gradnorm import FixedWeights, GradNorm, Taps
 from roi.images import UnreadableImage, locate
-from roi.losses import bce
+from roi.losses.gradnorm import FixedWeights, GradNorm, Taps
+from roi.losses.objectives import LAYER, OBJECTIVES, consistency_terms, evidence_terms
+from roi.losses.terms import bce
 from roi.models.roi_model import RoiModel
-from roi.objective import LAYER, OBJECTIVES, consistency_terms, evidence_terms
 from roi.optim import make_optimizer
 from roi.progress import COLUMNS, MetricsLog
 

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from roi import distributed
-from roi import objective as objectives
-from roi.gradnorm import FixedWeights, GradNorm, Taps
-from roi.losses import Over, of_batch
+from roi.losses import objectives as objectives
+from roi.losses.gradnorm import FixedWeights, GradNorm, Taps
+from roi.losses.objectives import LAYER, OBJECTIVES, consistency_terms, evidence_terms
+from roi.losses.terms import Over, of_batch
 from roi.models.roi_model import RoiModel, build_backbone
-from roi.objective import LAYER, OBJECTIVES, consistency_terms, evidence_terms
 
 SIZE, K = 32, 4
 SEEDS = torch.tensor([4, 8, 1, 22, 6, 17])

@@ -11,10 +11,10 @@ import torch
 from test_engine import Net
 from torch import Tensor
 
-from roi import losses
 from roi.counter_rng import row_seeds
+from roi.losses import terms as losses
+from roi.losses.objectives import consistency_terms, evidence_terms
 from roi.models.roi_model import RoiModel
-from roi.objective import consistency_terms, evidence_terms
 from roi.run import label_loss_of
 
 NAN = math.nan

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from roi import losses
-from roi.gradnorm import FixedWeights
+from roi.losses import terms as losses
+from roi.losses.gradnorm import FixedWeights
+from roi.losses.objectives import consistency_terms
 from roi.models import masks
 from roi.models.roi_model import RoiModel
-from roi.objective import consistency_terms
 
 
 @pytest.mark.parametrize("score", ["constant", "saturated", "random", "few values"])

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from roi import losses
-from roi.gradnorm import GradNorm, Taps
+from roi.losses import terms as losses
+from roi.losses.gradnorm import GradNorm, Taps
+from roi.losses.objectives import LAYER, LIGHT, OBJECTIVES, Chance, consistency_terms, evidence_terms
 from roi.models import masks
 from roi.models.roi_model import FILLS, RoiModel
-from roi.objective import LAYER, LIGHT, OBJECTIVES, Chance, consistency_terms, evidence_terms
 
 SIZE, K, RATIO, SHARPNESS = 32, 4, 0.1, 4.0
 KEPT = masks.kept_pixels(SIZE, SIZE, RATIO)

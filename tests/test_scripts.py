@@ -29,7 +29,7 @@ from roi.engine import Fit
 from roi.errors import RunError, UserError
 from roi.files import locked
 from roi.images import locate, read_grey
-from roi.objective import OBJECTIVES
+from roi.losses.objectives import OBJECTIVES
 from roi.progress import COLUMNS, TERMS
 from roi.table import read_table
 from roi.text import Console, printable

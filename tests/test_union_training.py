@@ -21,17 +21,18 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 import train_roi_baselines
-from roi import checkpoint, cli, losses
+from roi import checkpoint, cli
 from roi import run as roi_run
 from roi import table as t
 from roi.cache import open_cache
 from roi.counter_rng import row_seeds
 from roi.data import Batch, Batches, CacheLoader, XrayDataset, make_loader
 from roi.engine import Fit, Stop
-from roi.gradnorm import FixedWeights
 from roi.labels import LABELS
+from roi.losses import terms as losses
+from roi.losses.gradnorm import FixedWeights
+from roi.losses.objectives import Chance, consistency_terms, evidence_terms
 from roi.models.roi_model import RoiModel
-from roi.objective import Chance, consistency_terms, evidence_terms
 from roi.optim import make_optimizer
 from roi.progress import COLUMNS, MetricsLog
 from roi.scoring.metrics import validation_aurocs

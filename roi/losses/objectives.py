@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from roi.counter_rng import uniform
-from roi.losses import Over, bce, consist, drop, log_mean_exp, lost, of_batch, total_variation
+from roi.losses.terms import Over, bce, consist, drop, log_mean_exp, lost, of_batch, total_variation
 from roi.models.masks import competing, enlarged, exact_topk, kept_pixels, random_mask, straight_through
 from roi.models.roi_model import RoiModel
 
