@@ -17,7 +17,7 @@ import os
 from pathlib import Path
 
 from roi import cli
-from roi.boxes import BOXES, MARKS, left_out, read_marks, write_boxes
+from roi.data.boxes import BOXES, MARKS, left_out, read_marks, write_boxes
 from roi.errors import UserError
 from roi.files import writable
 from roi.sources.dicom import SIDES, WINDOWS, needs_pydicom

@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import torch
 
-    from roi.boxes import Box
-    from roi.data import Batch
+    from roi.data.boxes import Box
+    from roi.data.dataset import Batch
     from roi.inference.map_writers import Output
     from roi.models.roi_model import RoiModel
 
@@ -193,9 +193,9 @@ def outcomes(
     of the whole one. `outputs` see each batch. An unreadable image stops it, or is left out and listed.
     """
     from roi import distributed
-    from roi.augment import OTHER_VIEWS
+    from roi.data.augment import OTHER_VIEWS
     from roi.counter_rng import row_seeds
-    from roi.data import checked, note_unreadable
+    from roi.data.dataset import checked, note_unreadable
     from roi.engine import predict
     from roi.scoring.predictions import PARTS, record
 
@@ -262,8 +262,8 @@ def predict_image(args: argparse.Namespace, model: RoiModel, state: dict[str, An
     import pandas as pd
 
     from roi.checkpoint import trained_on_file
-    from roi.data import XrayDataset
-    from roi.images import read_grey
+    from roi.data.dataset import XrayDataset
+    from roi.data.images import read_grey
     from roi.scoring.pictures import crop_picture, mask_picture, save_png
 
     path = Path(args.image)
@@ -296,13 +296,13 @@ def predict_image(args: argparse.Namespace, model: RoiModel, state: dict[str, An
 def predict_table(args: argparse.Namespace, model: RoiModel, state: dict[str, Any]) -> None:
     """A table: predictions as a stream, pictures, maps and curves as they come."""
     from roi import distributed
-    from roi.boxes import boxes_by_image, read_boxes
+    from roi.data.boxes import boxes_by_image, read_boxes
     from roi.checkpoint import trained_on
-    from roi.data import present
+    from roi.data.dataset import present
     from roi.models.compile import compiled
     from roi.progress import progress
     from roi.scoring.pictures import file_stems, save_cam, save_pictures
-    from roi.table import read_table, some_patients
+    from roi.data.table import read_table, some_patients
 
     whole = read_table(args.csv)
     table = whole[: args.max_samples]
@@ -399,7 +399,7 @@ def cam_of(args: argparse.Namespace, model: RoiModel, state: dict[str, Any]) -> 
     """f(path of an image) = Grad-CAM of each class (K, m, m), each between 0 and 1."""
     import torch
 
-    from roi.images import read_grey
+    from roi.data.images import read_grey
     from roi.inference.grad_cam import GradCam
 
     side, device = state["args"]["img_size"], computing(args)[0]
@@ -418,7 +418,7 @@ def loader_of(
     """-> a loader of the rows from .. to, less those that cannot be read. `table` has a column path."""
     import torch
 
-    from roi.data import Batches, CacheLoader, XrayDataset, cached, make_loader
+    from roi.data.dataset import Batches, CacheLoader, XrayDataset, cached, make_loader
 
     device, size = computing(args)[0], state["args"]["img_size"]
     if not args.cache_dir:

@@ -25,7 +25,7 @@ import pandas as pd
 from harness import add_machine, script, write_result
 
 from roi import cli
-from roi.boxes import read_boxes
+from roi.data.boxes import read_boxes
 from roi.labels import LABELS
 
 ARMS: dict[str, tuple[object, ...]] = {
@@ -167,7 +167,7 @@ class Study:
     """The test images once: features, boxes, targets; then each run is a head and its maps."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        from roi.table import read_table, target_matrix
+        from roi.data.table import read_table, target_matrix
 
         self.args = args
         self.table = read_table(args.out / "test.csv")
@@ -181,7 +181,7 @@ class Study:
 
     def batches(self, table: pd.DataFrame | None = None) -> Iterator[Any]:
         """The images of a table, of the test images if none is given, in its order."""
-        from roi.data import Batches, CacheLoader, cached, present
+        from roi.data.dataset import Batches, CacheLoader, cached, present
 
         table = self.table if table is None else table
         table, paths = present(table, str(self.args.data_path), False, self.args.out / "test.csv")
@@ -420,7 +420,7 @@ class Study:
 
         from roi.counter_rng import row_seeds
         from roi.models.masks import kept_pixels, random_mask
-        from roi.table import belongs_to, read_table, target_matrix
+        from roi.data.table import belongs_to, read_table, target_matrix
 
         kept = self.args.out / "judge.pt"
         layer = nn.Linear(classifier_of(model).in_features, len(LABELS))
@@ -486,7 +486,7 @@ class Study:
         from matplotlib import pyplot
         from matplotlib.colors import ListedColormap
 
-        from roi.images import read_grey
+        from roi.data.images import read_grey
         from roi.models.masks import exact_topk, kept_pixels
 
         model = self.load("default", 0)

@@ -44,8 +44,8 @@ TIMES = ("images_per_s", "seconds")  # columns of the metrics that no two runs s
 OWN = ("args", "log", "meter")  # of a checkpoint: names of its folder, and the times of its epochs
 BUILD = """
 import csv, sys
-from roi.cache import open_cache
-from roi.images import locate
+from roi.data.pixel_cache import open_cache
+from roi.data.images import locate
 table, root, folder, side = sys.argv[1:]
 names = [row["image"] for row in csv.DictReader(open(table))]
 open_cache(folder, names, locate(root, names), int(side), 2)
@@ -391,9 +391,9 @@ def different_cache(run: Path, untouched: Path, rows: Path, root: Path) -> list[
     """The shards of both must be sound, and hold the same pixels of every image."""
     import numpy as np
 
-    from roi.cache import PixelCache, identify, lacking, map_rows, sound_shards
-    from roi.images import locate
-    from roi.table import read_table
+    from roi.data.pixel_cache import PixelCache, identify, lacking, map_rows, sound_shards
+    from roi.data.images import locate
+    from roi.data.table import read_table
 
     names = read_table(rows)["image"].tolist()
     files = {identify(name, str(path)): str(path) for name, path in zip(names, locate(root, names), strict=True)}

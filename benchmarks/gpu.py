@@ -38,7 +38,7 @@ from roi.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-    from roi.data import Batch
+    from roi.data.dataset import Batch
 
 WORK = {"consistency": 9, "evidence": 8, "inference": 3}  # forwards of the backbone that a step is worth
 TURNS = 5
@@ -397,8 +397,8 @@ def launches(bench: Bench) -> list[Figure]:
 
 def loader(bench: Bench) -> list[Figure]:
     """CacheLoader alone: from the memory of the host through pinned pages, and with all pixels on the device."""
-    from roi.cache import PixelCache
-    from roi.data import Batches, CacheLoader
+    from roi.data.pixel_cache import PixelCache
+    from roi.data.dataset import Batches, CacheLoader
     from roi.labels import LABELS
 
     rows, size = (64, 8) if bench.args.smoke else (16384, 64)
@@ -430,8 +430,8 @@ def gradnorm(bench: Bench) -> list[Figure]:
 
 def syncs(bench: Bench) -> list[Figure]:
     """Steps in which torch may not wait for the GPU (it raises where it would), pixels from the host and on the device."""
-    from roi.cache import PixelCache
-    from roi.data import Batches, CacheLoader
+    from roi.data.pixel_cache import PixelCache
+    from roi.data.dataset import Batches, CacheLoader
     from roi.labels import LABELS
 
     rows = 4 * bench.small

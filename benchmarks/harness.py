@@ -29,7 +29,7 @@ from roi.text import decimal  # noqa: E402
 if TYPE_CHECKING:
     import torch
 
-    from roi.data import Batch
+    from roi.data.dataset import Batch
     from roi.engine import Meter, Step
     from roi.losses.gradnorm import FixedWeights
     from roi.models.roi_model import RoiModel
@@ -244,7 +244,7 @@ class Training:
         """The same, step by step; nobody looks."""
         import torch
 
-        from roi.data import Batches
+        from roi.data.dataset import Batches
         from roi.engine import train_one_epoch
 
         scaler = torch.amp.GradScaler(self.device.type, enabled=False)
@@ -296,7 +296,7 @@ def drawn(images: int, img_size: int, device: torch.device, seed: int = 0) -> Ba
     """Pixels and labels drawn at random, on the device (a GPU: the rows pinned, as the loader has them); a tenth of the labels are present."""
     import torch
 
-    from roi.data import Batch
+    from roi.data.dataset import Batch
     from roi.labels import LABELS
 
     generator = torch.Generator().manual_seed(seed)

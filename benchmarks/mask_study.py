@@ -223,9 +223,9 @@ def looked_at(args: argparse.Namespace, variant: str, seed: int) -> dict[str, fl
 
 def batches(args: argparse.Namespace, part: str) -> tuple[Any, Any]:
     """-> (loader of the table in its order, targets (N, K)); part: train (test images left out) or test."""
-    from roi.data import XrayDataset, make_loader, present
+    from roi.data.dataset import XrayDataset, make_loader, present
     from roi.labels import LABELS
-    from roi.table import belongs_to, read_table, target_matrix
+    from roi.data.table import belongs_to, read_table, target_matrix
 
     table = read_table(args.out / f"{part}.csv")
     if part == "train":
@@ -268,9 +268,9 @@ def place_probe(args: argparse.Namespace) -> dict[str, float]:
     import numpy as np
     import torch
 
-    from roi.boxes import read_boxes
+    from roi.data.boxes import read_boxes
     from roi.models.masks import exact_topk, kept_pixels
-    from roi.table import belongs_to, read_table
+    from roi.data.table import belongs_to, read_table
 
     boxes = {image: rows[["x", "y", "w", "h"]].to_numpy() for image, rows in read_boxes(args.out / "data" / "BBox_List_2017.csv").groupby("image")}
     rng = np.random.default_rng(0)
@@ -334,12 +334,12 @@ def picture(args: argparse.Namespace, path: Path) -> None:
     from matplotlib import pyplot
     from matplotlib.patches import Rectangle
 
-    from roi.boxes import read_boxes
+    from roi.data.boxes import read_boxes
     from roi.checkpoint import load_model
     from roi.labels import LABELS
     from roi.models.roi_model import IMAGENET
     from roi.scoring.map_file import read_maps
-    from roi.table import read_table
+    from roi.data.table import read_table
 
     model, _ = load_model(folder_of(args, "evidence", 0) / "roi_best.pt")
     test = read_table(args.out / "test.csv")

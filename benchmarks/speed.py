@@ -33,8 +33,8 @@ from roi.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-    from roi.cache import PixelCache
-    from roi.data import Batch
+    from roi.data.pixel_cache import PixelCache
+    from roi.data.dataset import Batch
 
 
 @dataclass
@@ -109,14 +109,14 @@ def names_of(paths: list[str]) -> list[str]:
 
 
 def decoded(args: argparse.Namespace, paths: list[str]) -> PixelCache:
-    from roi.cache import open_cache
+    from roi.data.pixel_cache import open_cache
 
     return open_cache(args.out / "pixels", names_of(paths), paths, SIDE, 0)
 
 
 def large(file: Path, images: np.ndarray, rows: int) -> PixelCache:
     """A cache file of `rows` rows that repeats (n, S, S) images: larger than the caches of the processor, in memory as a file that was read."""
-    from roi.cache import PixelCache
+    from roi.data.pixel_cache import PixelCache
 
     with open(file, "wb") as out:
         for n in range(rows):
@@ -153,8 +153,8 @@ def cache_build(args: argparse.Namespace) -> list[Figure]:
     """Decoding into a new cache on one core, against the published item path; and its pixels against those of read_grey."""
     from published import item_transform, read_item
 
-    from roi.cache import open_cache
-    from roi.images import read_grey
+    from roi.data.pixel_cache import open_cache
+    from roi.data.images import read_grey
 
     paths, transform = originals(args), item_transform(SIDE)
     built: list[PixelCache] = []
@@ -182,7 +182,7 @@ def loader(args: argparse.Namespace) -> list[Figure]:
     """The second epoch over the cache, against as many steps on one batch that is there."""
     import torch
 
-    from roi.data import Batches, CacheLoader
+    from roi.data.dataset import Batches, CacheLoader
     from roi.labels import LABELS
 
     side, size, device = (32, 4, torch.device("cpu")) if args.smoke else (96, 16, torch.device("cpu"))

@@ -238,7 +238,7 @@ def add_run_files(parser: Parser, required: bool) -> None:
 
 
 def add_augment(parser: Parser) -> None:
-    """Random changes of training images (roi/augment.py)."""
+    """Random changes of training images (roi/data/augment.py)."""
     group = parser.add_argument_group("augmentation of training images, on the device")
     share = number(float, 0, 1)
     group.add_argument("--augment", choices=list(AUGMENT), default="none", help="what the flags below are where they are not given (default: %(default)s)")

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from roi import checkpoint, distributed
-from roi.data import Batch, Batches, FileLoader, Share, checked, note_constant, note_unreadable
+from roi.data.dataset import Batch, Batches, FileLoader, Share, checked, note_constant, note_unreadable
 from roi.errors import RunError, UserError
 from roi.files import reason
-from roi.images import UnreadableImage
+from roi.data.images import UnreadableImage
 from roi.losses.gradnorm import FixedWeights
 from roi.losses.terms import bce
 from roi.mask_controls import MaskControls

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from roi.data import Batch, Batches, Features, ahead
+from roi.data.dataset import Batch, Batches, Features, ahead
 from roi.errors import UserError
 from roi.files import replacing
 from roi.models.roi_model import RoiModel, head

@@ -23,11 +23,11 @@ from torch import Tensor
 
 from roi import distributed
 from roi.counter_rng import row_seeds
-from roi.data import Batch
+from roi.data.dataset import Batch
 from roi.models.masks import kept_pixels, random_mask
 from roi.models.roi_model import RoiModel
 from roi.scoring.metrics import validation_aurocs
-from roi.table import is_finding
+from roi.data.table import is_finding
 
 BORDER = 0.1  # of a side
 ROWS = 500  # validation images that are looked at, at most

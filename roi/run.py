@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from roi import checkpoint, cli, distributed, mask_controls
-from roi.augment import Augment, augmented
+from roi.data.augment import Augment, augmented
 from roi.counter_rng import row_seeds
-from roi.data import Batch, Batches, CacheLoader, XrayDataset, cached, checked, fits, make_loader, present
+from roi.data.dataset import Batch, Batches, CacheLoader, XrayDataset, cached, checked, fits, make_loader, present
 from roi.engine import Fit, LossesFn, best_path, pick_device, pick_dtype, previous_path, what_failed
 from roi.errors import UserError
 from roi.features import FeatureLoader, check_head, frozen_features
@@ -27,11 +27,11 @@ from roi.losses.objectives import LAYER, OBJECTIVES, LabelLoss, consistency_term
 from roi.models.compile import compiled, recomputed
 from roi.models.roi_model import IMAGENET, LEARNED, RoiModel, build_model, head, normalisation_of
 from roi.optim import Average, Schedule, batch_norms, learn_only, make_optimizer
-from roi.patients import named_patients
+from roi.data.patients import named_patients
 from roi.progress import MetricsLog
 from roi.scoring.metrics import VALIDATION_DECISIONS, can_be_scored
-from roi.splits import split_word
-from roi.table import (
+from roi.data.splits import split_word
+from roi.data.table import (
     belongs_to,
     class_list,
     image_keys,

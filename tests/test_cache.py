@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from roi import cache
-from roi.cache import PixelCache, open_cache
-from roi.images import Picture, read_grey, read_picture
+from roi.data import pixel_cache
+from roi.data.pixel_cache import PixelCache, open_cache
+from roi.data.images import Picture, read_grey, read_picture
 
 SIZE = 24
 fork = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
@@ -33,7 +33,7 @@ class Source(NamedTuple):
 
 @pytest.fixture(autouse=True)
 def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "SHARD", 4)
+    monkeypatch.setattr(pixel_cache, "SHARD", 4)
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], lis
         log.write_text("")
         return sorted(names)
 
-    monkeypatch.setattr(cache, "read_picture", logged)
+    monkeypatch.setattr(pixel_cache, "read_picture", logged)
     return since
 
 
@@ -220,9 +220,9 @@ def test_a_file_is_sampled_where_its_path_is_another_and_seldom_where_it_is_not(
     names, paths = source
     open_cache(tmp_path / "c", names, paths, SIZE, 0)
     sampled: list[str] = []
-    sample = cache.sample_of
-    monkeypatch.setattr(cache, "SPOTS", 3)
-    monkeypatch.setattr(cache, "sample_of", lambda path: (sampled.append(path), sample(path))[1])
+    sample = pixel_cache.sample_of
+    monkeypatch.setattr(pixel_cache, "SPOTS", 3)
+    monkeypatch.setattr(pixel_cache, "sample_of", lambda path: (sampled.append(path), sample(path))[1])
     expect(open_cache(tmp_path / "c", names, paths, SIZE, 0), paths)
     assert sorted(sampled) == [paths[0], paths[6], paths[12]]
     copies = [str(shutil.copy2(path, tmp_path / f"copy-{Path(path).name}")) for path in paths]
@@ -236,11 +236,11 @@ def test_a_sample_is_the_whole_of_a_short_file_and_pieces_from_end_to_end_of_a_l
     for size in (0, 1, 65536, 65537, 3_000_000):
         content = bytearray(np.random.default_rng(0).bytes(size))
         path.write_bytes(content)
-        first = cache.sample_of(str(path))
+        first = pixel_cache.sample_of(str(path))
         for at in {0, size // 2 if size <= 65536 else 0, size - 1} if size else ():
             content[at] ^= 1
             path.write_bytes(content)
-            assert cache.sample_of(str(path)) != first
+            assert pixel_cache.sample_of(str(path)) != first
             content[at] ^= 1
 
 
@@ -269,7 +269,7 @@ def test_a_cache_of_an_earlier_version_is_named_and_not_used(
     tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch, decoded: Callable, capsys: pytest.CaptureFixture
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(cache, "VERSION", 1)
+        patch.setattr(pixel_cache, "VERSION", 1)
         open_cache(tmp_path / "c", *source, SIZE, 0)
     old = home_of(tmp_path / "c")
     (old / "pixels.u8").write_bytes(b"\0" * 18 * SIZE**2)
@@ -290,7 +290,7 @@ def test_a_source_that_changes_while_it_is_read_is_not_recorded(tmp_path: Path, 
         return picture
 
     with monkeypatch.context() as patch:
-        patch.setattr(cache, "read_picture", changing)
+        patch.setattr(pixel_cache, "read_picture", changing)
         got = open_cache(tmp_path / "c", *source, SIZE, 0)
     assert sorted(got.unreadable) == [1, 2] and "changed" in got.unreadable[1] and got.unreadable[2].startswith(source.paths[2])
     assert (np.flatnonzero(got.rows < 0) == [1, 2]).all()
@@ -304,9 +304,9 @@ def test_another_size_or_way_is_another_folder(tmp_path: Path, source: Source, m
     (first,) = (tmp_path / "c").glob("24px-*")
     assert len(list((tmp_path / "c").glob("16px-*"))) == 1 and json.loads((first / "cache.json").read_text())["size"] == SIZE
     for name, value in (("VERSION", 99), ("SHARD", 5)):
-        monkeypatch.setattr(cache, name, value)
+        monkeypatch.setattr(pixel_cache, name, value)
         expect(open_cache(tmp_path / "c", *source, SIZE, 0), source.paths)
-    monkeypatch.setattr(cache.PIL, "__version__", "0.1")
+    monkeypatch.setattr(pixel_cache.PIL, "__version__", "0.1")
     expect(open_cache(tmp_path / "c", *source, SIZE, 0), source.paths)
     assert len(list((tmp_path / "c").glob("24px-*"))) == 4
 
@@ -396,8 +396,8 @@ def test_only_what_is_asked_for_is_checked(tmp_path: Path, source: Source, decod
     open_cache(tmp_path / "c", names, paths, SIZE, 0)
     os.truncate(home_of(tmp_path / "c") / "pixels.u8", 13 * SIZE**2)
     decoded()
-    checked, flaw = [], cache.flaw
-    monkeypatch.setattr(cache, "flaw", lambda file, shard, size: (checked.append(shard.first), flaw(file, shard, size))[1])
+    checked, flaw = [], pixel_cache.flaw
+    monkeypatch.setattr(pixel_cache, "flaw", lambda file, shard, size: (checked.append(shard.first), flaw(file, shard, size))[1])
     expect(open_cache(tmp_path / "c", names[2:6], paths[2:6], SIZE, 0), paths[2:6])
     assert decoded() == [] and sorted(checked) == [0, 4]
     expect(open_cache(tmp_path / "c", names[7:13], paths[7:13], SIZE, 0), paths[7:13])
@@ -495,7 +495,7 @@ def lead(function: Callable, *args: Any) -> None:
 def build_slowly(folder: Path, source: Source, workers: int, said: Path) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # as roi.cli.run
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    cache.read_picture = slowly  # type: ignore[attr-defined]
+    pixel_cache.read_picture = slowly  # type: ignore[attr-defined]
     with open(said, "w") as file, redirect_stdout(file), redirect_stderr(file):
         try:
             expect(open_cache(folder, *source, SIZE, workers), source.paths)
@@ -539,7 +539,7 @@ def build_at(pace: float, folder: Path, source: Source, began: Path) -> None:
         time.sleep(pace)
         return read_picture(path, size)
 
-    cache.read_picture = paced  # type: ignore[attr-defined]
+    pixel_cache.read_picture = paced  # type: ignore[attr-defined]
     open_cache(folder, *source, SIZE, 2)
 
 
@@ -584,7 +584,7 @@ def test_orphans_hold_the_lock(tmp_path: Path, source: Source, start: Callable) 
 
 @needs_fork
 def test_orphans_end_with_their_image(tmp_path: Path, source: Source, start: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "SHARD", 256)
+    monkeypatch.setattr(pixel_cache, "SHARD", 256)
     began = tmp_path / "began"
     build = start(build_at, 0.1, tmp_path / "c", source, began)
     wait_for(lambda: len(workers_of(began)) == 2)
@@ -596,7 +596,7 @@ def test_orphans_end_with_their_image(tmp_path: Path, source: Source, start: Cal
 
 @needs_fork
 def test_two_runs_at_once_build_one_cache(tmp_path: Path, source: Source, start: Callable, monkeypatch: pytest.MonkeyPatch, decoded: Callable) -> None:
-    logged = cache.read_picture
+    logged = pixel_cache.read_picture
     monkeypatch.setattr(sys.modules[__name__], "slowly", lambda path, size=None: (time.sleep(0.02), logged(path, size))[1])
     runs = [start(build_slowly, tmp_path / "c", source, 0, tmp_path / f"said{k}.txt") for k in range(2)]
     for run in runs:

@@ -16,8 +16,8 @@ import pytest
 from conftest import ROOT, one_line_error, run
 from PIL import Image
 
-from roi.boxes import read_boxes
-from roi.images import UnreadableImage, read_grey
+from roi.data.boxes import read_boxes
+from roi.data.images import UnreadableImage, read_grey
 from roi.labels import LABELS
 from roi.sources.readers import VINDR
 

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from roi import checkpoint
 from roi.counter_rng import row_seeds
-from roi.data import Batch, Batches, XrayDataset, ahead, make_loader
+from roi.data.dataset import Batch, Batches, XrayDataset, ahead, make_loader
 from roi.engine import Fit, Meter, Step, train_one_epoch
 from roi.errors import RunError
-from roi.images import UnreadableImage, locate
+from roi.data.images import UnreadableImage, locate
 from roi.losses.gradnorm import FixedWeights, GradNorm, Taps
 from roi.losses.objectives import LAYER, OBJECTIVES, consistency_terms, evidence_terms
 from roi.losses.terms import bce
@@ -506,7 +506,7 @@ def test_workers_that_die_as_they_start_are_one_line(
     persistent: bool, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the middle of the start of the others, and of the threads that feed them."""
-    monkeypatch.setattr("roi.data.quiet_worker", lambda worker: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr("roi.data.dataset.quiet_worker", lambda worker: os.kill(os.getpid(), signal.SIGKILL))
     loader, _ = make_loader(dataset(folder, 26), 4, 7, workers=4, persistent_workers=persistent)
     for _ in range(3):
         with pytest.raises(RunError, match="a worker was killed.*out of memory"):
@@ -517,7 +517,7 @@ def test_workers_that_die_as_they_start_are_one_line(
 def test_a_signal_while_workers_start_waits_until_they_have(
     folder: Path, whole: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("roi.data.quiet_worker", lambda worker: os.kill(os.getppid(), signal.SIGTERM))
+    monkeypatch.setattr("roi.data.dataset.quiet_worker", lambda worker: os.kill(os.getppid(), signal.SIGTERM))
     assert make_fit(folder, tmp_path, workers=3).run() == 128 + signal.SIGTERM
     assert not multiprocessing.active_children()
     monkeypatch.undo()
@@ -560,7 +560,7 @@ def test_an_error_where_images_are_decoded_is_one_line(
             raise error
         return np.zeros((size, size), dtype=np.uint8)
 
-    monkeypatch.setattr("roi.data.read_grey", read)
+    monkeypatch.setattr("roi.data.dataset.read_grey", read)
     with pytest.raises(RunError) as said:
         make_fit(folder, tmp_path, workers=workers, skip_unreadable=True).run()
     text = str(said.value)
@@ -574,7 +574,7 @@ def test_a_defect_of_ours_in_a_worker_shows_where_it_is_and_ends_all_the_same(
     def read(path: str, size: int) -> np.ndarray:
         raise KeyError(path)
 
-    monkeypatch.setattr("roi.data.read_grey", read)
+    monkeypatch.setattr("roi.data.dataset.read_grey", read)
     with pytest.raises(KeyError):
         make_fit(folder, tmp_path, workers=2).run()
     assert not multiprocessing.active_children()

@@ -11,11 +11,11 @@ import torch
 from conftest import one_line_error, run
 
 from roi import checkpoint
-from roi.augment import zoomed
+from roi.data.augment import zoomed
 from roi.counter_rng import row_seeds
-from roi.images import locate, read_grey
+from roi.data.images import locate, read_grey
 from roi.scoring import predictions
-from roi.table import read_table
+from roi.data.table import read_table
 
 CLASSES = ["Mass", "Edema", "Hernia"]
 

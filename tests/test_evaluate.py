@@ -12,7 +12,7 @@ import pytest
 from conftest import one_line_error, run
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
-from roi.boxes import read_boxes
+from roi.data.boxes import read_boxes
 from roi.labels import LABELS
 from roi.scoring import faithfulness, predictions, summary
 

@@ -11,7 +11,7 @@ from conftest import one_line_error, run
 from torch import nn
 
 from roi import checkpoint
-from roi.data import Batch
+from roi.data.dataset import Batch
 from roi.features import check_head, features_of, frozen_features, key_of
 from roi.models.roi_model import RoiModel, build_model
 

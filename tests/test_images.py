@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from roi.images import UnreadableImage, is_constant, locate, read_grey, read_picture
+from roi.data.images import UnreadableImage, is_constant, locate, read_grey, read_picture
 
 GREY = np.random.default_rng(0).integers(0, 256, (40, 40), dtype=np.uint8)
 

@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 from conftest import one_line_error, run
 
-from roi.boxes import read_boxes
+from roi.data.boxes import read_boxes
 from roi.labels import LABELS, NORMAL, canonical, normal_name
 from roi.run import print_classes
 from roi.scoring import predictions
 from roi.sources.label_states import ABSENT, PRESENT, REASONS, UNCERTAIN, fields
-from roi.table import class_list, is_finding, listed, read_table, target_matrix
+from roi.data.table import class_list, is_finding, listed, read_table, target_matrix
 
 NOTHING = (
     "Normal",

@@ -12,7 +12,7 @@ from conftest import one_line_error, run
 from PIL import Image
 from torch.nn import functional as F
 
-from roi.boxes import read_boxes
+from roi.data.boxes import read_boxes
 from roi.checkpoint import load_model
 from roi.inference.grad_cam import GradCam, grad_cam
 from roi.inference.perturbation import FRACTIONS, SOURCES, perturbations, ranks
@@ -20,7 +20,7 @@ from roi.models.masks import exact_topk, kept_pixels
 from roi.models.roi_model import RoiModel, build_backbone, build_model, reinitialised
 from roi.scoring.map_file import pack, read_maps, unpack
 from roi.scoring.npz_stream import ArrayWriter, read_arrays
-from roi.table import read_table
+from roi.data.table import read_table
 
 SIZE = 64
 TINY = ("--weights", "none", "--img_size", SIZE, "--batch_size", 16, "--epochs", 1, "--workers", 0, "--device", "cpu", "--max_samples", 32)
@@ -286,7 +286,7 @@ def assert_best(kept: np.ndarray, score: torch.Tensor, k: int) -> None:
 
 
 def test_masks_are_those_of_the_model(written: Path, demo: Path, tables: tuple[Path, Path]) -> None:
-    from roi.images import locate, read_grey
+    from roi.data.images import locate, read_grey
 
     maps = read_maps(written / "masks.npz")
     images = read_table(tables[1])["image"].tolist()
@@ -320,7 +320,7 @@ def test_masks_do_not_depend_on_the_batch(checkpoints: Path, demo: Path, tables:
 
 
 def test_maps_of_each_class_are_those_behind_the_mask(checkpoints: Path, demo: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
-    from roi.images import locate, read_grey
+    from roi.data.images import locate, read_grey
 
     boxes, table = demo / "BBox_List_2017.csv", read_table(tables[1])
     files = ("--class_masks", tmp_path / "c.npz", "--bbox_csv", boxes, "--map_size", 16, "--batch_size", 5)
@@ -391,7 +391,7 @@ def test_curves_pass_through_predictions_on_noise(demo: Path, tables: tuple[Path
 
 
 def test_cam_of_all_images_or_of_those_with_a_box(written: Path, demo: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
-    from roi.images import locate, read_grey
+    from roi.data.images import locate, read_grey
 
     everything, table, boxes = read_maps(written / "cam.npz"), read_table(tables[1]), demo / "BBox_List_2017.csv"
     model, state = load_model(written / "roi.pt")
@@ -423,7 +423,7 @@ def test_checkpoints_without_a_learned_mask(checkpoints: Path, demo: Path, table
 
 
 def test_evidence_is_complete_or_absent(written: Path, demo: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
-    from roi.images import locate
+    from roi.data.images import locate
 
     assert "exists" in one_line_error(*infer(written / "roi.pt", demo, tables[1], "--cam", written / "cam.npz"))
     assert "go with --csv" in run("infer_roi_consistency.py", "--checkpoint", written / "roi.pt", "--image", "x.png", "--cam", tmp_path / "c.npz", code=2)
@@ -506,7 +506,7 @@ def test_what_was_trained_on_says_so_in_every_output(
 def test_another_image_of_a_patient_is_contaminated_too(checkpoints: Path, demo: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
     """A new name, the patient of a training image: its scores are no test scores."""
     from roi.checkpoint import fingerprints
-    from roi.images import locate
+    from roi.data.images import locate
 
     state = torch.load(checkpoints / "roi.pt", weights_only=True)
     train = read_table(tables[0])

@@ -10,7 +10,7 @@ import torch
 from conftest import run
 from torch import Tensor, nn
 
-from roi.data import Batch
+from roi.data.dataset import Batch
 from roi.mask_controls import MaskControls, border_share, contrast
 from roi.mask_verdict import MASK_CONTROLS, complaints
 from roi.models.masks import exact_topk

@@ -10,9 +10,11 @@ import pytest
 from conftest import one_line_error
 
 import train_roi_consistency
-from roi import checkpoint, patients, splits
+from roi import checkpoint
+from roi.data import patients
+from roi.data import splits
 from roi import run as roi_run
-from roi.table import belongs_to, overlap, patients_from_names, read_table
+from roi.data.table import belongs_to, overlap, patients_from_names, read_table
 
 # Spellings of patient 5 beside a name of NIH, and beside a name that says nothing.
 NIH = (

@@ -28,10 +28,10 @@ from roi import run as roi_run
 from roi.engine import Fit
 from roi.errors import RunError, UserError
 from roi.files import locked
-from roi.images import locate, read_grey
+from roi.data.images import locate, read_grey
 from roi.losses.objectives import OBJECTIVES
 from roi.progress import COLUMNS, TERMS
-from roi.table import read_table
+from roi.data.table import read_table
 from roi.text import Console, printable
 
 TINY = ("--backbone", "test_convnext", "--weights", "none", "--img_size", 32, "--batch_size", 16, "--epochs", 1, "--workers", 0, "--device", "cpu")
@@ -495,7 +495,7 @@ def test_a_checkpoint_without_a_mask_shows_where_it_looks(tables: tuple[Path, Pa
     from PIL import Image
 
     from roi.checkpoint import load_model
-    from roi.images import locate, read_grey
+    from roi.data.images import locate, read_grey
     from roi.inference.grad_cam import grad_cam
     from roi.scoring.pictures import TINT
 
@@ -724,7 +724,7 @@ def dying_workers(monkeypatch: pytest.MonkeyPatch) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return read_grey(path, size)
 
-    monkeypatch.setattr("roi.data.read_grey", read)
+    monkeypatch.setattr("roi.data.dataset.read_grey", read)
 
 
 def test_a_killed_worker_is_one_line_in_training_and_inference(

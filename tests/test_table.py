@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from conftest import one_line_error, run
 
-from roi import table as t
+from roi.data import table as t
 from roi.labels import LABELS
 
 HEADER_2017 = (

@@ -17,7 +17,7 @@ from roi.sources import merge
 from roi.sources.duplicates import groups, near_pairs, phash
 from roi.sources.label_states import ABSENT, BLANK, COARSE, PRESENT, UNCERTAIN, UNSEEN
 from roi.sources.readers import READERS
-from roi.table import read_table, target_matrix
+from roi.data.table import read_table, target_matrix
 
 MAKE = "make_chexmultimodal_csv.py"
 
@@ -238,7 +238,7 @@ def test_real_pictures_are_told_apart_and_their_copies_are_not(shared: Path) -> 
     names = sorted(large)[:30]
 
     def bits(path: Path) -> np.ndarray:
-        from roi.images import read_grey
+        from roi.data.images import read_grey
 
         return phash(read_grey(path, 64))
 

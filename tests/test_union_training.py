@@ -23,10 +23,10 @@ from torch import Tensor, nn
 import train_roi_baselines
 from roi import checkpoint, cli
 from roi import run as roi_run
-from roi import table as t
-from roi.cache import open_cache
+from roi.data import table as t
+from roi.data.pixel_cache import open_cache
 from roi.counter_rng import row_seeds
-from roi.data import Batch, Batches, CacheLoader, XrayDataset, make_loader
+from roi.data.dataset import Batch, Batches, CacheLoader, XrayDataset, make_loader
 from roi.engine import Fit, Stop
 from roi.labels import LABELS
 from roi.losses import terms as losses

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from roi import distributed
-from roi.data import Batch
+from roi.data.dataset import Batch
 from roi.errors import UserError
 from roi.inference.grad_cam import GradCam
 from roi.models.masks import enlarged, exact_topk, kept_pixels

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from roi import distributed
-from roi.data import Batch
+from roi.data.dataset import Batch
 from roi.errors import UserError
 from roi.models.masks import exact_topk, graded, kept_pixels, random_mask
 from roi.models.roi_model import RoiModel, Views

@@ -22,7 +22,7 @@ from roi.models.mask_net import ConvMask, FeatureMask, Stages
 from roi.models.masks import cutout_mask, enlarged, exact_topk, kept_pixels, random_mask, standardised, straight_through
 from roi.models.view_norms import ViewNorms
 from roi.models.weights import load_weights, read_tensors, read_weights
-from roi.table import is_finding
+from roi.data.table import is_finding
 
 Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]  # mean and standard deviation of red, green, blue in 0..1
 IMAGENET: Normalisation = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

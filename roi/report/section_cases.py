@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from roi.boxes import Box, boxes_by_image, read_boxes
-from roi.images import locate, said_outside
+from roi.data.boxes import Box, boxes_by_image, read_boxes
+from roi.data.images import locate, said_outside
 from roi.report import case_selection
 from roi.report.html import Cell, esc, image, missing, note, table
 from roi.report.run_folder import EVALUATE, Run
 from roi.scoring import predictions
 from roi.scoring.map_file import read_maps
-from roi.table import match_images, read_table, target_matrix
+from roi.data.table import match_images, read_table, target_matrix
 
 
 def cases(run: Run, image_root: str | None, count: int) -> str:

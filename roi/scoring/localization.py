@@ -43,7 +43,7 @@ from roi.scoring.box_matching import (
 from roi.scoring.fixed_places import DEALS, LabelledMaps, count_boxes, deal_folds, folds_of, label_differences
 from roi.scoring.map_file import REINIT, Maps
 from roi.scoring.metrics import interval
-from roi.table import match_images
+from roi.data.table import match_images
 from roi.text import decimal
 
 DRAWS, SHUFFLES, BLOB = 20, 10, 1.5 / 32  # BLOB: sigma of the random maps, in sides of the map

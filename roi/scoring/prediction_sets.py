@@ -20,7 +20,7 @@ from roi.scoring import calibration, conformal
 from roi.scoring.json_schema import COUNT, NUMBER, TEXT, Each, Items, Keys, Maybe, problems
 from roi.scoring.provenance import ORIGIN
 from roi.scoring.summary import Drawn, Weighed, estimate, weighted_by
-from roi.table import is_finding
+from roi.data.table import is_finding
 
 VERSION = 1
 SHIFT = 0.25  # prevalences that differ by more than this share of the calibration's are worth a warning

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from roi.scoring import calibration, metrics
-from roi.table import is_finding
+from roi.data.table import is_finding
 
 Weighed = Callable[[np.ndarray], np.ndarray]
 AGES = ((0, 18, "0-17"), (18, 40, "18-39"), (40, 60, "40-59"), (60, 80, "60-79"), (80, 200, "80+"))  # years

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from roi.errors import UserError
 from roi.files import contents, reason
-from roi.images import SHARDS
+from roi.data.images import SHARDS
 
 SHARE = 0.99  # of the images of a set whose published number is not the number of its files
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from roi.errors import UserError
 from roi.files import reason
-from roi.images import UnreadableImage
+from roi.data.images import UnreadableImage
 
 WINDOWS = ("voi", "percentile")
 PERCENTILES = (0.5, 99.5)

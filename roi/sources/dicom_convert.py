@@ -21,7 +21,7 @@ from PIL import Image
 
 from roi.errors import UserError
 from roi.files import replacing
-from roi.images import UnreadableImage
+from roi.data.images import UnreadableImage
 from roi.process_pool import Died, crew
 from roi.progress import progress
 from roi.sources.dicom import read_dicom

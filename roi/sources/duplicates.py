@@ -16,7 +16,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from roi.errors import UserError
-from roi.images import UnreadableImage, read_grey
+from roi.data.images import UnreadableImage, read_grey
 from roi.process_pool import in_order
 from roi.progress import progress
 

@@ -1,6 +1,6 @@
 """Several data sets in one table: who is whom across them, who is in which split, and what is left unknown.
 
-Letters: N images, K = 14 findings. The tables are those of roi/sources/readers.py: the columns of roi/table.py and a cell for each finding.
+Letters: N images, K = 14 findings. The tables are those of roi/sources/readers.py: the columns of roi/data/table.py and a cell for each finding.
 """
 
 import gzip
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from roi.errors import UserError
-from roi.images import locate
+from roi.data.images import locate
 from roi.labels import LABELS
 from roi.sources.label_states import ABSENT, BLANK, COARSE, PRESENT, REASONS, UNCERTAIN, UNSEEN, fields
 from roi.sources.readers import CHEXPERT, READERS, negated

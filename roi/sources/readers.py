@@ -1,6 +1,6 @@
 """One function a data set: its published files -> one row an image, with what it says of each of the 14 findings, and why it says nothing of the others.
 
-Each reader gives the columns of the table (roi/table.py) and, beside them, an int8 column a finding with its cell (roi/sources/label_states.py). `image` is the path below
+Each reader gives the columns of the table (roi/data/table.py) and, beside them, an int8 column a finding with its cell (roi/sources/label_states.py). `image` is the path below
 `root`; sets that are published as DICOM are read from the PNGs that convert_dicom.py puts beside the files. A wrong folder, a missing column, a value or a
 label that the format does not have is a UserError with its name and count.
 
@@ -29,9 +29,9 @@ from roi.labels import LABELS, normal_name, refuse_no_label, spelled
 from roi.sources.label_states import ABSENT, BLANK, COARSE, DIVIDED, PRESENT, UNCERTAIN, UNFIT, UNSEEN, fields
 from roi.sources.near_names import words_of
 from roi.sources.views import view_of
-from roi.splits import read_splits, split_word
-from roi.table import COLUMNS, image_keys, listed, official_list
-from roi.text_table import refuse_long_rows
+from roi.data.splits import read_splits, split_word
+from roi.data.table import COLUMNS, image_keys, listed, official_list
+from roi.data.text_table import refuse_long_rows
 
 T = TypeVar("T")
 PLACE = {label: j for j, label in enumerate(LABELS)}

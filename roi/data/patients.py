@@ -125,7 +125,7 @@ def layout_of(image: str) -> tuple[str, str]:
 def from_names(images: pd.Series, keys: pd.Series) -> pd.Series:
     """Patients that the names of the images say; a name that says nothing is a patient of its own.
 
-    `keys`: each image's own key (roi/table.py image_keys).
+    `keys`: each image's own key (roi/data/table.py image_keys).
     """
     names = []
     for image, key in zip(images.tolist(), keys.tolist(), strict=True):

@@ -11,8 +11,8 @@ from roi.errors import UserError
 from roi.files import replacing
 from roi.labels import LABELS, canonical, normal_name
 from roi.sources.readers import VINDR
-from roi.table import ABSENT, AMBIGUOUS, match_images
-from roi.text_table import numbers, read_text_table
+from roi.data.table import ABSENT, AMBIGUOUS, match_images
+from roi.data.text_table import numbers, read_text_table
 
 SIDES = ("x", "y", "w", "h")
 BOXES = ("image", "label", *SIDES, "width", "height")  # columns that write_boxes gives

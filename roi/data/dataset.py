@@ -22,10 +22,10 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils import signal_handling
 
 from roi import distributed
-from roi.cache import PixelCache, open_cache
+from roi.data.pixel_cache import PixelCache, open_cache
 from roi.errors import RunError, UserError
 from roi.files import replacing
-from roi.images import UnreadableImage, is_constant, locate, read_grey, said_outside
+from roi.data.images import UnreadableImage, is_constant, locate, read_grey, said_outside
 from roi.process_pool import cause_of_death, children, kill
 
 LOADER_ERRORS = (RuntimeError, OSError, MemoryError)

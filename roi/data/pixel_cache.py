@@ -38,7 +38,7 @@ import PIL
 
 from roi.errors import UserError
 from roi.files import reason, replacing
-from roi.images import UnreadableImage, is_constant, read_picture
+from roi.data.images import UnreadableImage, is_constant, read_picture
 from roi.process_pool import crew
 from roi.progress import progress, say
 
@@ -122,7 +122,7 @@ def open_cache(folder: str | Path, images: Sequence[str], paths: Sequence[str], 
 
     UserError: the folder is of another cache, lacks images and cannot be written, or the disk is too small.
     """
-    recipe = {"version": VERSION, "size": size, "pixels": "grey, 8 bit, as roi.images.read_grey", "pillow": PIL.__version__, "rows_a_shard": SHARD}
+    recipe = {"version": VERSION, "size": size, "pixels": "grey, 8 bit, as roi.data.images.read_grey", "pillow": PIL.__version__, "rows_a_shard": SHARD}
     home = Path(folder) / f"{size}px-{hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:8]}"
     check_recipe(home, recipe)
     asked: list[Identity | None] = []
