@@ -26,12 +26,12 @@ import numpy as np
 import pandas as pd
 
 from roi import cli
+from roi.data.table import ABSENT, match_images, patients_from_names, read_table, target_matrix
 from roi.errors import UserError
 from roi.files import refuse_existing
 from roi.labels import canonical
 from roi.scoring import prediction_sets, predictions
 from roi.scoring.predictions import matched, same_model, trained_on
-from roi.data.table import ABSENT, match_images, patients_from_names, read_table, target_matrix
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -38,6 +38,7 @@ import pandas as pd
 
 from roi import cli
 from roi.data.boxes import read_boxes
+from roi.data.table import AMBIGUOUS, class_list, match_images, overlap, read_table, target_matrix
 from roi.errors import UserError
 from roi.files import refuse_existing, replacing
 from roi.labels import LABELS, NORMAL, canonical
@@ -45,7 +46,6 @@ from roi.scoring import faithfulness, localization, metrics, prediction_sets, pr
 from roi.scoring.fixed_places import LabelledMaps
 from roi.scoring.map_file import REINIT, Maps, read_maps
 from roi.scoring.predictions import columns, matched, models_of, places, same_model, trained_on
-from roi.data.table import AMBIGUOUS, class_list, match_images, overlap, read_table, target_matrix
 from roi.text import decimal
 
 ORIGIN = ("checkpoint", "epoch", "keep_ratio", "tta", "versions", "args", "command", "image_root", "ensemble")  # what is passed on of preds.meta.json

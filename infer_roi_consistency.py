@@ -121,7 +121,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     from roi import distributed
-    from roi.engine import pick_device, what_failed
+    from roi.training.loop import pick_device, what_failed
 
     if args.image and distributed.world() > 1:
         raise UserError("--image is one image; several processes (torchrun) share a table, --csv")
@@ -134,9 +134,10 @@ def main(args: argparse.Namespace) -> None:
 
 
 def predict_with(args: argparse.Namespace) -> None:
-    from roi import checkpoint, distributed
+    from roi import distributed
     from roi.models.roi_model import LEARNED
     from roi.scoring.predictions import meta_path
+    from roi.training import checkpoint
 
     files = (args.save_json, args.save_vis_dir, args.save_mask, args.save_crop, args.save_masks, args.cam, args.class_masks, args.curves)
     refuse_existing(meta_path(args.save_json) if args.save_json else None, *files, overwrite=args.overwrite)
@@ -193,11 +194,11 @@ def outcomes(
     of the whole one. `outputs` see each batch. An unreadable image stops it, or is left out and listed.
     """
     from roi import distributed
-    from roi.data.augment import OTHER_VIEWS
     from roi.counter_rng import row_seeds
+    from roi.data.augment import OTHER_VIEWS
     from roi.data.dataset import checked, note_unreadable
-    from roi.engine import predict
     from roi.scoring.predictions import PARTS, record
+    from roi.training.loop import predict
 
     device, dtype = computing(args)
     images = table["image"].tolist()
@@ -223,7 +224,7 @@ def outcomes(
 
 
 def computing(args: argparse.Namespace) -> tuple[torch.device, torch.dtype]:
-    from roi.engine import pick_device, pick_dtype
+    from roi.training.loop import pick_device, pick_dtype
 
     device = pick_device(args.device)
     return device, pick_dtype(args.autocast_dtype, device)
@@ -261,10 +262,10 @@ def predict_image(args: argparse.Namespace, model: RoiModel, state: dict[str, An
     """One image file: probabilities on the console; mask and crop at the size of the file."""
     import pandas as pd
 
-    from roi.checkpoint import trained_on_file
     from roi.data.dataset import XrayDataset
     from roi.data.images import read_grey
     from roi.scoring.pictures import crop_picture, mask_picture, save_png
+    from roi.training.checkpoint import trained_on_file
 
     path = Path(args.image)
     if not path.is_file():
@@ -297,12 +298,12 @@ def predict_table(args: argparse.Namespace, model: RoiModel, state: dict[str, An
     """A table: predictions as a stream, pictures, maps and curves as they come."""
     from roi import distributed
     from roi.data.boxes import boxes_by_image, read_boxes
-    from roi.checkpoint import trained_on
     from roi.data.dataset import present
+    from roi.data.table import read_table, some_patients
     from roi.models.compile import compiled
     from roi.progress import progress
     from roi.scoring.pictures import file_stems, save_cam, save_pictures
-    from roi.data.table import read_table, some_patients
+    from roi.training.checkpoint import trained_on
 
     whole = read_table(args.csv)
     table = whole[: args.max_samples]

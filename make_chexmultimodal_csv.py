@@ -26,12 +26,12 @@ import numpy as np
 import pandas as pd
 
 from roi import cli
+from roi.data.images import locate
+from roi.data.table import COLUMNS, check_table, class_list, csv_text, listed, match_images, tokens, unmatched
 from roi.errors import UserError
 from roi.files import contents, replacing
-from roi.data.images import locate
 from roi.labels import LABELS, normal_name
 from roi.sources.readers import VOTES, read_nih
-from roi.data.table import COLUMNS, check_table, class_list, csv_text, listed, match_images, tokens, unmatched
 
 ONE = {"image_dir": None, "filter_list": None, "label_from": "Finding Labels"}
 SEVERAL: dict[str, Any] = {

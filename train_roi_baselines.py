@@ -134,7 +134,7 @@ def main(args: argparse.Namespace) -> int:
         import torch
 
         from roi import distributed
-        from roi.run import train
+        from roi.training.setup import train
 
         torch.manual_seed(args.seed + distributed.rank())
         mask, without, _ = MODES[args.mode]

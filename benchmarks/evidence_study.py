@@ -195,7 +195,7 @@ class Study:
         return torch.device("cpu")
 
     def load(self, arm: str, seed: int) -> Any:
-        from roi.checkpoint import load_model
+        from roi.training.checkpoint import load_model
 
         return load_model(run_of(self.args, arm, seed) / "roi.pt")[0]
 
@@ -203,7 +203,7 @@ class Study:
         """The features of all test images, once for each set of stages."""
         import torch
 
-        from roi.features import frozen_features
+        from roi.training.frozen_features import frozen_features
 
         key = tuple(model.stages.names)
         if key not in self.features:
@@ -373,8 +373,8 @@ class Study:
         import torch
 
         from roi.counter_rng import row_seeds
-        from roi.mask_controls import border_share, contrast
         from roi.models.masks import exact_topk, kept_pixels, random_mask
+        from roi.training.mask_controls import border_share, contrast
 
         size = (self.args.img_size, self.args.img_size)
         k = kept_pixels(*size, KEEP_RATIO)
@@ -419,8 +419,8 @@ class Study:
         from torch.nn import functional as F
 
         from roi.counter_rng import row_seeds
-        from roi.models.masks import kept_pixels, random_mask
         from roi.data.table import belongs_to, read_table, target_matrix
+        from roi.models.masks import kept_pixels, random_mask
 
         kept = self.args.out / "judge.pt"
         layer = nn.Linear(classifier_of(model).in_features, len(LABELS))

@@ -391,8 +391,8 @@ def different_cache(run: Path, untouched: Path, rows: Path, root: Path) -> list[
     """The shards of both must be sound, and hold the same pixels of every image."""
     import numpy as np
 
-    from roi.data.pixel_cache import PixelCache, identify, lacking, map_rows, sound_shards
     from roi.data.images import locate
+    from roi.data.pixel_cache import PixelCache, identify, lacking, map_rows, sound_shards
     from roi.data.table import read_table
 
     names = read_table(rows)["image"].tolist()

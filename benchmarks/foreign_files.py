@@ -42,9 +42,9 @@ from harness import Figure, add_machine, table, write_result
 from PIL import Image, ImageOps
 
 from roi import cli
+from roi.data.images import DEEP_MODES, UnreadableImage, read_grey, read_picture
 from roi.data.pixel_cache import open_cache
 from roi.errors import UserError
-from roi.data.images import DEEP_MODES, UnreadableImage, read_grey, read_picture
 from roi.sources.dicom import LEVELS, percentiles, read_dicom
 from roi.sources.dicom_convert import How, convert
 

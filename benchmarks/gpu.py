@@ -125,7 +125,7 @@ class Bench:
 def main(args: argparse.Namespace) -> None:
     import torch
 
-    from roi.engine import pick_device
+    from roi.training.loop import pick_device
 
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError("there is no CUDA device here; --device cpu --smoke shows that every row runs")
@@ -306,9 +306,9 @@ def inference(bench: Bench) -> list[Figure]:
     import torch
     from published import PublishedModel, predict_one
 
-    from roi.engine import predict
     from roi.labels import LABELS
     from roi.scoring.predictions import PARTS
+    from roi.training.loop import predict
 
     model = bench.train("consistency", 1).model.eval()
 
@@ -397,8 +397,8 @@ def launches(bench: Bench) -> list[Figure]:
 
 def loader(bench: Bench) -> list[Figure]:
     """CacheLoader alone: from the memory of the host through pinned pages, and with all pixels on the device."""
-    from roi.data.pixel_cache import PixelCache
     from roi.data.dataset import Batches, CacheLoader
+    from roi.data.pixel_cache import PixelCache
     from roi.labels import LABELS
 
     rows, size = (64, 8) if bench.args.smoke else (16384, 64)
@@ -430,8 +430,8 @@ def gradnorm(bench: Bench) -> list[Figure]:
 
 def syncs(bench: Bench) -> list[Figure]:
     """Steps in which torch may not wait for the GPU (it raises where it would), pixels from the host and on the device."""
-    from roi.data.pixel_cache import PixelCache
     from roi.data.dataset import Batches, CacheLoader
+    from roi.data.pixel_cache import PixelCache
     from roi.labels import LABELS
 
     rows = 4 * bench.small

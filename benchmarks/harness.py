@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     import torch
 
     from roi.data.dataset import Batch
-    from roi.engine import Meter, Step
     from roi.losses.gradnorm import FixedWeights
     from roi.models.roi_model import RoiModel
+    from roi.training.loop import Meter, Step
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow")
 
@@ -217,7 +217,7 @@ def linked(data: Path, folder: Path, rows: int) -> Path:
 
 @dataclass
 class Training:
-    """The step of this project on batches that are there, put together as roi/run.py does it."""
+    """The step of this project on batches that are there, put together as roi/training/setup.py does it."""
 
     args: argparse.Namespace
     model: RoiModel
@@ -236,7 +236,7 @@ class Training:
         meter.look()
 
     def meter(self) -> Meter:
-        from roi.engine import Meter
+        from roi.training.loop import Meter
 
         return Meter(lambda index: [str(n) for n in index.tolist()])
 
@@ -245,7 +245,7 @@ class Training:
         import torch
 
         from roi.data.dataset import Batches
-        from roi.engine import train_one_epoch
+        from roi.training.loop import train_one_epoch
 
         scaler = torch.amp.GradScaler(self.device.type, enabled=False)
         shares = Batches(0, self.args.batch_size).shares  # of one process: the sizes of the batches alone count
@@ -259,13 +259,13 @@ def training(objective: str, backbone: str, img_size: int, device: torch.device,
     import torch
 
     import train_roi_consistency
-    from roi.engine import Step
     from roi.labels import LABELS
     from roi.losses.objectives import consistency_terms, evidence_terms
     from roi.models.compile import compiled, recomputed
     from roi.models.roi_model import build_model
-    from roi.optim import make_optimizer
-    from roi.run import loss_weights
+    from roi.training.loop import Step
+    from roi.training.optim import make_optimizer
+    from roi.training.setup import loss_weights
 
     words = ["--train_csv", "-", "--image_root", "-", "--save", "-", "--objective", objective, "--backbone", backbone, "--img_size", img_size, *flags]
     args = train_roi_consistency.parse_args([str(word) for word in words])

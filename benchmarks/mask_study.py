@@ -187,10 +187,10 @@ def looked_at(args: argparse.Namespace, variant: str, seed: int) -> dict[str, fl
     import numpy as np
     import torch
 
-    from roi.checkpoint import load_model
     from roi.counter_rng import row_seeds
-    from roi.engine import pick_device
     from roi.models.masks import kept_pixels, random_mask
+    from roi.training.checkpoint import load_model
+    from roi.training.loop import pick_device
 
     device = pick_device(args.device)
     model = load_model(folder_of(args, variant, seed) / "roi_best.pt")[0].to(device)
@@ -224,8 +224,8 @@ def looked_at(args: argparse.Namespace, variant: str, seed: int) -> dict[str, fl
 def batches(args: argparse.Namespace, part: str) -> tuple[Any, Any]:
     """-> (loader of the table in its order, targets (N, K)); part: train (test images left out) or test."""
     from roi.data.dataset import XrayDataset, make_loader, present
-    from roi.labels import LABELS
     from roi.data.table import belongs_to, read_table, target_matrix
+    from roi.labels import LABELS
 
     table = read_table(args.out / f"{part}.csv")
     if part == "train":
@@ -269,8 +269,8 @@ def place_probe(args: argparse.Namespace) -> dict[str, float]:
     import torch
 
     from roi.data.boxes import read_boxes
-    from roi.models.masks import exact_topk, kept_pixels
     from roi.data.table import belongs_to, read_table
+    from roi.models.masks import exact_topk, kept_pixels
 
     boxes = {image: rows[["x", "y", "w", "h"]].to_numpy() for image, rows in read_boxes(args.out / "data" / "BBox_List_2017.csv").groupby("image")}
     rng = np.random.default_rng(0)
@@ -297,10 +297,10 @@ def step_times(args: argparse.Namespace) -> dict[str, float]:
     """Median seconds of a training step of each variant on one batch of 32, measured in turns."""
     import torch
 
-    from roi.engine import pick_device
     from roi.labels import LABELS
     from roi.losses.objectives import consistency_terms, evidence_terms
     from roi.models.roi_model import build_model
+    from roi.training.loop import pick_device
 
     device = pick_device(args.device)
     batch = next(iter(batches(args, "train")[0]))
@@ -335,11 +335,11 @@ def picture(args: argparse.Namespace, path: Path) -> None:
     from matplotlib.patches import Rectangle
 
     from roi.data.boxes import read_boxes
-    from roi.checkpoint import load_model
+    from roi.data.table import read_table
     from roi.labels import LABELS
     from roi.models.roi_model import IMAGENET
     from roi.scoring.map_file import read_maps
-    from roi.data.table import read_table
+    from roi.training.checkpoint import load_model
 
     model, _ = load_model(folder_of(args, "evidence", 0) / "roi_best.pt")
     test = read_table(args.out / "test.csv")

@@ -33,8 +33,8 @@ from roi.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-    from roi.data.pixel_cache import PixelCache
     from roi.data.dataset import Batch
+    from roi.data.pixel_cache import PixelCache
 
 
 @dataclass
@@ -153,8 +153,8 @@ def cache_build(args: argparse.Namespace) -> list[Figure]:
     """Decoding into a new cache on one core, against the published item path; and its pixels against those of read_grey."""
     from published import item_transform, read_item
 
-    from roi.data.pixel_cache import open_cache
     from roi.data.images import read_grey
+    from roi.data.pixel_cache import open_cache
 
     paths, transform = originals(args), item_transform(SIDE)
     built: list[PixelCache] = []

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from roi.errors import UserError
 from roi.files import replacing
-from roi.mask_verdict import MASK_CONTROLS
+from roi.training.mask_verdict import MASK_CONTROLS
 
 TERMS = ("full", "consist", "drop", "sparse", "tv", "locate")  # of the losses of all objectives (roi/losses/objectives.py)
 COLUMNS = (

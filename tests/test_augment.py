@@ -13,11 +13,11 @@ from torch import Tensor
 
 import train_roi_baselines
 from roi import cli
-from roi import run as roi_run
-from roi.data.augment import GREY, Augment, augmented, moved, with_holes
 from roi.counter_rng import row_seeds
-from roi.scoring.metrics import VALIDATION_DECISIONS, validation_decisions
+from roi.data.augment import GREY, Augment, augmented, moved, with_holes
 from roi.data.table import read_table, some_patients
+from roi.scoring.metrics import VALIDATION_DECISIONS, validation_decisions
+from roi.training import setup as roi_run
 
 SEVEN = Augment(**cli.AUGMENT["seven_sets"])
 

@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 
 from roi.data import pixel_cache
-from roi.data.pixel_cache import PixelCache, open_cache
 from roi.data.images import Picture, read_grey, read_picture
+from roi.data.pixel_cache import PixelCache, open_cache
 
 SIZE = 24
 fork = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")

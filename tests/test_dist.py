@@ -17,12 +17,12 @@ from conftest import ROOT, one_line_error, run
 
 import train_roi_consistency
 from roi import distributed
-from roi import run as roi_run
 from roi.data.dataset import Batch, Batches
-from roi.engine import Stop
-from roi.mask_verdict import MASK_CONTROLS
-from roi.models.roi_model import build_backbone
 from roi.data.table import read_list, read_table, target_matrix
+from roi.models.roi_model import build_backbone
+from roi.training import setup as roi_run
+from roi.training.loop import Stop
+from roi.training.mask_verdict import MASK_CONTROLS
 
 TOGETHER, EPOCHS = 12, 4
 ROWS, VAL = 3 * TOGETHER + 1, 11  # the last batch leaves all but one process without a row

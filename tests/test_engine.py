@@ -19,18 +19,18 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from roi import checkpoint
 from roi.counter_rng import row_seeds
 from roi.data.dataset import Batch, Batches, XrayDataset, ahead, make_loader
-from roi.engine import Fit, Meter, Step, train_one_epoch
-from roi.errors import RunError
 from roi.data.images import UnreadableImage, locate
+from roi.errors import RunError
 from roi.losses.gradnorm import FixedWeights, GradNorm, Taps
 from roi.losses.objectives import LAYER, OBJECTIVES, consistency_terms, evidence_terms
 from roi.losses.terms import bce
 from roi.models.roi_model import RoiModel
-from roi.optim import make_optimizer
 from roi.progress import COLUMNS, MetricsLog
+from roi.training import checkpoint
+from roi.training.loop import Fit, Meter, Step, train_one_epoch
+from roi.training.optim import make_optimizer
 
 CPU = torch.device("cpu")
 

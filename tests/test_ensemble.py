@@ -10,12 +10,12 @@ import pytest
 import torch
 from conftest import one_line_error, run
 
-from roi import checkpoint
-from roi.data.augment import zoomed
 from roi.counter_rng import row_seeds
+from roi.data.augment import zoomed
 from roi.data.images import locate, read_grey
-from roi.scoring import predictions
 from roi.data.table import read_table
+from roi.scoring import predictions
+from roi.training import checkpoint
 
 CLASSES = ["Mass", "Edema", "Hernia"]
 

@@ -10,10 +10,10 @@ import torch
 from conftest import one_line_error, run
 from torch import nn
 
-from roi import checkpoint
 from roi.data.dataset import Batch
-from roi.features import check_head, features_of, frozen_features, key_of
 from roi.models.roi_model import RoiModel, build_model
+from roi.training import checkpoint
+from roi.training.frozen_features import check_head, features_of, frozen_features, key_of
 
 SIZE = 64
 

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from roi.data.boxes import read_boxes
+from roi.data.table import image_keys, patients_from_names
 from roi.demo.nih_set import plan
 from roi.demo.phantom import SPACE, plant
 from roi.labels import LABELS
@@ -16,7 +17,6 @@ from roi.scoring.box_matching import BY_BOX, METRICS, boxes_around, cells_of, ot
 from roi.scoring.fixed_places import FOLDS, LabelledMaps, count_boxes, deal_folds, folds_of, label_differences
 from roi.scoring.localization import COMPARED, READINGS, controls_of, headline_source, reading, score_maps
 from roi.scoring.map_file import Maps
-from roi.data.table import image_keys, patients_from_names
 
 
 def box_table(*rows: tuple[str, str, float, float, float, float]) -> pd.DataFrame:

@@ -13,14 +13,14 @@ from PIL import Image
 from torch.nn import functional as F
 
 from roi.data.boxes import read_boxes
-from roi.checkpoint import load_model
+from roi.data.table import read_table
 from roi.inference.grad_cam import GradCam, grad_cam
 from roi.inference.perturbation import FRACTIONS, SOURCES, perturbations, ranks
 from roi.models.masks import exact_topk, kept_pixels
 from roi.models.roi_model import RoiModel, build_backbone, build_model, reinitialised
 from roi.scoring.map_file import pack, read_maps, unpack
 from roi.scoring.npz_stream import ArrayWriter, read_arrays
-from roi.data.table import read_table
+from roi.training.checkpoint import load_model
 
 SIZE = 64
 TINY = ("--weights", "none", "--img_size", SIZE, "--batch_size", 16, "--epochs", 1, "--workers", 0, "--device", "cpu", "--max_samples", 32)
@@ -444,8 +444,8 @@ def test_what_was_trained_on_says_so_in_every_output(
     checkpoints: Path, demo: Path, tables: tuple[Path, Path], tmp_path: Path
 ) -> None:
     """Two training images among test images of an honest checkpoint; each file alone, and the console whatever is written."""
-    from roi.checkpoint import fingerprints
     from roi.scoring.faithfulness import read_curves
+    from roi.training.checkpoint import fingerprints
 
     state = torch.load(checkpoints / "roi.pt", weights_only=True)
     train, test = read_table(tables[0]), read_table(tables[1])
@@ -505,8 +505,8 @@ def test_what_was_trained_on_says_so_in_every_output(
 
 def test_another_image_of_a_patient_is_contaminated_too(checkpoints: Path, demo: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
     """A new name, the patient of a training image: its scores are no test scores."""
-    from roi.checkpoint import fingerprints
     from roi.data.images import locate
+    from roi.training.checkpoint import fingerprints
 
     state = torch.load(checkpoints / "roi.pt", weights_only=True)
     train = read_table(tables[0])

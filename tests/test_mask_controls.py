@@ -11,10 +11,10 @@ from conftest import run
 from torch import Tensor, nn
 
 from roi.data.dataset import Batch
-from roi.mask_controls import MaskControls, border_share, contrast
-from roi.mask_verdict import MASK_CONTROLS, complaints
 from roi.models.masks import exact_topk
 from roi.models.roi_model import RoiModel, Views
+from roi.training.mask_controls import MaskControls, border_share, contrast
+from roi.training.mask_verdict import MASK_CONTROLS, complaints
 
 SIZE = 40
 

@@ -156,9 +156,9 @@ def test_golden_predictions_of_a_published_reproduction(shared: Path) -> None:
     """Per-class AUROC of 22,433 images as published with them, v2020 labels."""
     import pandas as pd
 
+    from roi.data.table import target_matrix
     from roi.labels import LABELS
     from roi.sources.readers import read_nih
-    from roi.data.table import target_matrix
 
     golden = pd.read_csv(shared / "golden" / "chexnet_reproduction_predictions.csv").set_index("Image Index")
     table = read_nih(shared / "nih_metadata" / "Data_Entry_2017_v2020.csv").set_index("image", drop=False).loc[golden.index]

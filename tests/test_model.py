@@ -8,9 +8,9 @@ import torch
 import torchvision
 from torch import nn
 
-from roi import checkpoint
 from roi.errors import UserError
 from roi.models import roi_model as m
+from roi.training import checkpoint
 
 
 @pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "mobilenet_v3_small", "convnext_tiny", "test_convnext", "test_vit", "test_resnet.r160_in1k"])

@@ -10,11 +10,10 @@ import pytest
 from conftest import one_line_error
 
 import train_roi_consistency
-from roi import checkpoint
-from roi.data import patients
-from roi.data import splits
-from roi import run as roi_run
+from roi.data import patients, splits
 from roi.data.table import belongs_to, overlap, patients_from_names, read_table
+from roi.training import checkpoint
+from roi.training import setup as roi_run
 
 # Spellings of patient 5 beside a name of NIH, and beside a name that says nothing.
 NIH = (

@@ -17,10 +17,10 @@ from conftest import ROOT, one_line_error, run
 from test_engine import Net, folder, make_fit  # noqa: F401  # the fixture as well
 from torch import nn
 
-from roi import checkpoint
-from roi.engine import Fit, Stop
 from roi.models.roi_model import RoiModel, build_backbone, build_model
-from roi.optim import Average, Schedule, learn_only, make_optimizer
+from roi.training import checkpoint
+from roi.training.loop import Fit, Stop
+from roi.training.optim import Average, Schedule, learn_only, make_optimizer
 
 # --- the learning rate -----------------------------------------------------------------------------------------------
 

@@ -23,16 +23,17 @@ from PIL import Image
 
 import train_roi_baselines
 import train_roi_consistency
-from roi import checkpoint, cli
-from roi import run as roi_run
-from roi.engine import Fit
+from roi import cli
+from roi.data.images import locate, read_grey
+from roi.data.table import read_table
 from roi.errors import RunError, UserError
 from roi.files import locked
-from roi.data.images import locate, read_grey
 from roi.losses.objectives import OBJECTIVES
 from roi.progress import COLUMNS, TERMS
-from roi.data.table import read_table
 from roi.text import Console, printable
+from roi.training import checkpoint
+from roi.training import setup as roi_run
+from roi.training.loop import Fit
 
 TINY = ("--backbone", "test_convnext", "--weights", "none", "--img_size", 32, "--batch_size", 16, "--epochs", 1, "--workers", 0, "--device", "cpu")
 
@@ -97,7 +98,7 @@ def test_a_checkpoint_describes_the_mask_that_its_objective_asks_for(trained: Pa
 
 
 def test_test_images_are_left_out_and_the_checkpoint_knows_what_it_saw(demo: Path, tables: tuple[Path, Path], trained: Path) -> None:
-    from roi.checkpoint import fingerprints
+    from roi.training.checkpoint import fingerprints
 
     state = torch.load(trained / "roi.pt", weights_only=True)
     seen, test = set(state["train_images"].tolist()), (demo / "test_list.txt").read_text().split()
@@ -494,10 +495,10 @@ def test_a_checkpoint_without_a_mask_shows_where_it_looks(tables: tuple[Path, Pa
     """x_cam.png: the most probable finding's Grad-CAM; orange where its map is high, the X-ray as it is where it is zero."""
     from PIL import Image
 
-    from roi.checkpoint import load_model
     from roi.data.images import locate, read_grey
     from roi.inference.grad_cam import grad_cam
     from roi.scoring.pictures import TINT
+    from roi.training.checkpoint import load_model
 
     common = ("--image_root", demo, "--save", tmp_path / "s.pt", *TINY, "--img_size", 64)
     run("train_roi_baselines.py", "--mode", "standard", "--train_csv", tables[0], *common)
@@ -661,7 +662,7 @@ def test_a_run_from_the_pixel_cache_is_the_same_bit_for_bit(mask: tuple[str, ...
 
 def test_what_the_cache_cannot_read_is_left_out_and_listed(demo: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
     """One image of training and one of validation. The same seed trains on the same batches without the cache, too."""
-    from roi.checkpoint import fingerprints
+    from roi.training.checkpoint import fingerprints
 
     table = read_table(tables[0])
     test = set((demo / "test_list.txt").read_text().split())
@@ -864,7 +865,7 @@ def test_changed_flags_and_rows_are_refused_before_an_image_is_decoded(
     def decodes(*args: object, **more: object) -> None:
         raise AssertionError("an image is decoded")
 
-    monkeypatch.setattr("roi.run.cached", decodes)
+    monkeypatch.setattr("roi.training.setup.cached", decodes)
     again = ("train_roi_consistency.py", *training(demo, tables[0], trained), *PUBLISHED, "--resume", "auto", "--cache_dir", tmp_path)
     assert "--lr 0.0001, now 0.001" in one_line_error(*again, "--lr", "1e-3")
     table = pd.read_csv(tables[0], dtype=str)

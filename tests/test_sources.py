@@ -19,12 +19,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from roi.demo.source_layouts import CHEXPERT, CXRLT, PADCHEST, VINDR, WRITERS, make_demo_layout, openi_xml
 from roi.data.images import locate
+from roi.data.table import COLUMNS, check_table
+from roi.demo.source_layouts import CHEXPERT, CXRLT, PADCHEST, VINDR, WRITERS, make_demo_layout, openi_xml
 from roi.labels import LABELS
 from roi.sources.label_states import ABSENT, BLANK, COARSE, PRESENT, UNFIT, UNSEEN
 from roi.sources.readers import READERS
-from roi.data.table import COLUMNS, check_table
 
 LETTERS = "APUSBCXD"
 ALL = ("nih", "openi", "rexgradient", "chexpert", "mimic", "padchest", "vindr", "vinbigdata", "cxrlt")

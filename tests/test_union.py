@@ -10,14 +10,14 @@ import pytest
 from conftest import one_line_error, run
 from PIL import Image, ImageEnhance
 
+from roi.data.table import read_table, target_matrix
 from roi.demo.source_layouts import WRITERS
 from roi.labels import LABELS
-from roi.run import held_out
 from roi.sources import merge
 from roi.sources.duplicates import groups, near_pairs, phash
 from roi.sources.label_states import ABSENT, BLANK, COARSE, PRESENT, UNCERTAIN, UNSEEN
 from roi.sources.readers import READERS
-from roi.data.table import read_table, target_matrix
+from roi.training.setup import held_out
 
 MAKE = "make_chexmultimodal_csv.py"
 

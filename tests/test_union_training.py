@@ -21,21 +21,22 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 import train_roi_baselines
-from roi import checkpoint, cli
-from roi import run as roi_run
-from roi.data import table as t
-from roi.data.pixel_cache import open_cache
+from roi import cli
 from roi.counter_rng import row_seeds
+from roi.data import table as t
 from roi.data.dataset import Batch, Batches, CacheLoader, XrayDataset, make_loader
-from roi.engine import Fit, Stop
+from roi.data.pixel_cache import open_cache
 from roi.labels import LABELS
 from roi.losses import terms as losses
 from roi.losses.gradnorm import FixedWeights
 from roi.losses.objectives import Chance, consistency_terms, evidence_terms
 from roi.models.roi_model import RoiModel
-from roi.optim import make_optimizer
 from roi.progress import COLUMNS, MetricsLog
 from roi.scoring.metrics import validation_aurocs
+from roi.training import checkpoint
+from roi.training import setup as roi_run
+from roi.training.loop import Fit, Stop
+from roi.training.optim import make_optimizer
 
 NAN = math.nan
 CPU = torch.device("cpu")

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from roi.data.pixel_cache import open_cache
 from roi.data.dataset import Batch, Batches, CacheLoader, XrayDataset, cached, checked, make_loader
 from roi.data.images import UnreadableImage
+from roi.data.pixel_cache import open_cache
 
 N, SIZE = 23, 16
 BAD = (3, 4, 5, 6, 11, 22)

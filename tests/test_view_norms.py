@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from roi import checkpoint
 from roi.models.roi_model import RoiModel, build_model
 from roi.models.view_norms import ViewNorms
+from roi.training import checkpoint
 
 
 class Net(nn.Module):

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from roi.data.table import ABSENT, AMBIGUOUS, match_images
+from roi.data.text_table import numbers, read_text_table
 from roi.errors import UserError
 from roi.files import replacing
 from roi.labels import LABELS, canonical, normal_name
 from roi.sources.readers import VINDR
-from roi.data.table import ABSENT, AMBIGUOUS, match_images
-from roi.data.text_table import numbers, read_text_table
 
 SIDES = ("x", "y", "w", "h")
 BOXES = ("image", "label", *SIDES, "width", "height")  # columns that write_boxes gives

@@ -22,10 +22,10 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils import signal_handling
 
 from roi import distributed
+from roi.data.images import UnreadableImage, is_constant, locate, read_grey, said_outside
 from roi.data.pixel_cache import PixelCache, open_cache
 from roi.errors import RunError, UserError
 from roi.files import replacing
-from roi.data.images import UnreadableImage, is_constant, locate, read_grey, said_outside
 from roi.process_pool import cause_of_death, children, kill
 
 LOADER_ERRORS = (RuntimeError, OSError, MemoryError)
@@ -39,7 +39,7 @@ REMEDIES = {  # of what a loader may say
 
 
 class Features(NamedTuple):
-    """What a frozen backbone makes of B images (roi/features.py)."""
+    """What a frozen backbone makes of B images (roi/training/frozen_features.py)."""
 
     head: Tensor  # (B, D) what the classifier layer is given
     stages: list[Tensor]  # (B, D_i, h_i, w_i) finest first; empty where the model has no maps

@@ -36,9 +36,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import PIL
 
+from roi.data.images import UnreadableImage, is_constant, read_picture
 from roi.errors import UserError
 from roi.files import reason, replacing
-from roi.data.images import UnreadableImage, is_constant, read_picture
 from roi.process_pool import crew
 from roi.progress import progress, say
 

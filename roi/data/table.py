@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 
 from roi.data import patients
-from roi.errors import UserError
-from roi.labels import LABELS, NORMAL, SPELLINGS, normal_name, refuse_no_label, spelled
 from roi.data.splits import read_splits, split_word
 from roi.data.text_table import read_text_table
+from roi.errors import UserError
+from roi.labels import LABELS, NORMAL, SPELLINGS, normal_name, refuse_no_label, spelled
 
 COLUMNS = ("image", "labels", "unknown", "uncertain", "soft", "patient_id", "study_id", "view", "age", "sex", "dataset", "split", "label_source")
 SLASHES = re.compile(r"/+(?:\./+)*")

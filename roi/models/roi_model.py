@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from roi.counter_rng import normal
+from roi.data.table import is_finding
 from roi.errors import UserError
 from roi.files import reason
 from roi.models.mask_net import ConvMask, FeatureMask, Stages
 from roi.models.masks import cutout_mask, enlarged, exact_topk, kept_pixels, random_mask, standardised, straight_through
 from roi.models.view_norms import ViewNorms
 from roi.models.weights import load_weights, read_tensors, read_weights
-from roi.data.table import is_finding
 
 Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]  # mean and standard deviation of red, green, blue in 0..1
 IMAGENET: Normalisation = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -68,7 +68,7 @@ class RoiModel(nn.Module):
             raise ValueError(f"mask {mask!r}: one of {MASKS}" if mask not in MASKS else f"fill {fill!r}: one of {FILLS}")
         self.backbone = backbone
         self.mask, self.fill, self.per_class = mask, fill, per_class and mask in LEARNED
-        self.frozen: list[nn.Module] = []  # batch norms that keep their statistics (roi.optim.learn_only)
+        self.frozen: list[nn.Module] = []  # batch norms that keep their statistics (roi.training.optim.learn_only)
         last = head(backbone)[1]
         classes = len(last.weight)  # type: ignore[arg-type]
         maps = classes if self.per_class else 1

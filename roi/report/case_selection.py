@@ -15,10 +15,10 @@ from scipy.stats import rankdata
 
 from roi.data.boxes import Box
 from roi.data.images import read_grey
+from roi.data.table import is_finding
 from roi.scoring.map_file import REINIT, Maps
 from roi.scoring.pictures import crop_picture, mask_picture, overlay_picture
 from roi.scoring.predictions import Predictions
-from roi.data.table import is_finding
 
 SIZE = 256  # pixels a side of a picture
 MIDDLE = 0.1  # positives of median rank: within this share of the positives from their median

@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 from scipy.ndimage import gaussian_filter
 
+from roi.data.table import match_images
 from roi.errors import UserError
 from roi.labels import LABELS
 from roi.scoring.box_matching import (
@@ -43,7 +44,6 @@ from roi.scoring.box_matching import (
 from roi.scoring.fixed_places import DEALS, LabelledMaps, count_boxes, deal_folds, folds_of, label_differences
 from roi.scoring.map_file import REINIT, Maps
 from roi.scoring.metrics import interval
-from roi.data.table import match_images
 from roi.text import decimal
 
 DRAWS, SHUFFLES, BLOB = 20, 10, 1.5 / 32  # BLOB: sigma of the random maps, in sides of the map

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from roi.data.table import AMBIGUOUS, match_images, unmatched
 from roi.errors import UserError
 from roi.scoring.npz_stream import read_arrays, read_meta, scalar, trained_on
-from roi.data.table import AMBIGUOUS, match_images, unmatched
 
 WHAT = "file of maps (infer_roi_consistency.py --save_masks or --cam)"
 REINIT = "_reinit"  # a source of the same name from a model with new weights: the check of Adebayo et al. (2018)

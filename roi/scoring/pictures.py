@@ -13,10 +13,10 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from roi.data.boxes import Box
-from roi.files import replacing
 from roi.data.images import read_grey
-from roi.models.roi_model import IMAGENET
 from roi.data.table import image_keys, is_finding
+from roi.files import replacing
+from roi.models.roi_model import IMAGENET
 from roi.text import printable
 
 DROPPED = round(255 * sum(IMAGENET[0]) / 3)  # what the model sees where nothing is kept: the mean grey

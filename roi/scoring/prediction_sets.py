@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from roi.data.table import is_finding
 from roi.errors import UserError
 from roi.files import replacing
 from roi.labels import NORMAL
@@ -20,7 +21,6 @@ from roi.scoring import calibration, conformal
 from roi.scoring.json_schema import COUNT, NUMBER, TEXT, Each, Items, Keys, Maybe, problems
 from roi.scoring.provenance import ORIGIN
 from roi.scoring.summary import Drawn, Weighed, estimate, weighted_by
-from roi.data.table import is_finding
 
 VERSION = 1
 SHIFT = 0.25  # prevalences that differ by more than this share of the calibration's are worth a warning

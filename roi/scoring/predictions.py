@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from roi.data.table import class_list, image_keys, match_images, unmatched
+from roi.data.text_table import numbers, read_text_table
 from roi.errors import UserError
 from roi.files import beside, replacing
 from roi.labels import LABELS, NORMAL, canonical
 from roi.scoring.provenance import check_origin
-from roi.data.table import class_list, image_keys, match_images, unmatched
-from roi.data.text_table import numbers, read_text_table
 
 PARTS = ("full", "crop", "drop")
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from roi.scoring import calibration, metrics
 from roi.data.table import is_finding
+from roi.scoring import calibration, metrics
 
 Weighed = Callable[[np.ndarray], np.ndarray]
 AGES = ((0, 18, "0-17"), (18, 40, "18-39"), (40, 60, "40-59"), (60, 80, "60-79"), (80, 200, "80+"))  # years

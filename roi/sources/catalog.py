@@ -12,9 +12,9 @@ import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from roi.data.images import SHARDS
 from roi.errors import UserError
 from roi.files import contents, reason
-from roi.data.images import SHARDS
 
 SHARE = 0.99  # of the images of a set whose published number is not the number of its files
 

@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from roi.data.images import UnreadableImage
 from roi.errors import UserError
 from roi.files import reason
-from roi.data.images import UnreadableImage
 
 WINDOWS = ("voi", "percentile")
 PERCENTILES = (0.5, 99.5)

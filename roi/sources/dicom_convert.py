@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from roi.data.images import UnreadableImage
 from roi.errors import UserError
 from roi.files import replacing
-from roi.data.images import UnreadableImage
 from roi.process_pool import Died, crew
 from roi.progress import progress
 from roi.sources.dicom import read_dicom

@@ -15,8 +15,8 @@ from scipy.fft import dctn
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from roi.errors import UserError
 from roi.data.images import UnreadableImage, read_grey
+from roi.errors import UserError
 from roi.process_pool import in_order
 from roi.progress import progress
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from roi.errors import UserError
 from roi.data.images import locate
+from roi.errors import UserError
 from roi.labels import LABELS
 from roi.sources.label_states import ABSENT, BLANK, COARSE, PRESENT, REASONS, UNCERTAIN, UNSEEN, fields
 from roi.sources.readers import CHEXPERT, READERS, negated

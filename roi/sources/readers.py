@@ -23,15 +23,15 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 
+from roi.data.splits import read_splits, split_word
+from roi.data.table import COLUMNS, image_keys, listed, official_list
+from roi.data.text_table import refuse_long_rows
 from roi.errors import UserError
 from roi.files import contents
 from roi.labels import LABELS, normal_name, refuse_no_label, spelled
 from roi.sources.label_states import ABSENT, BLANK, COARSE, DIVIDED, PRESENT, UNCERTAIN, UNFIT, UNSEEN, fields
 from roi.sources.near_names import words_of
 from roi.sources.views import view_of
-from roi.data.splits import read_splits, split_word
-from roi.data.table import COLUMNS, image_keys, listed, official_list
-from roi.data.text_table import refuse_long_rows
 
 T = TypeVar("T")
 PLACE = {label: j for j, label in enumerate(LABELS)}

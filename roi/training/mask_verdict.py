@@ -1,4 +1,4 @@
-"""What the controls of a mask say (roi/mask_controls.py), in words. Loads no torch: the report says the same."""
+"""What the controls of a mask say (roi/training/mask_controls.py), in words. Loads no torch: the report says the same."""
 
 MASK_CONTROLS = ("mask_border", "crop_auroc", "blobs_auroc", "drop_contrast", "drop_contrast_blobs")  # columns of the metrics CSV
 UNIFORM_BORDER = 0.36  # share of a uniform mask in the outer tenth of the image

@@ -11,12 +11,12 @@ import pandas as pd
 import torch
 
 from roi import distributed
+from roi.data.patients import named_patients
+from roi.data.table import image_keys, patients_from_names
 from roi.errors import UserError
 from roi.files import reason, replacing
 from roi.models.roi_model import RoiModel, described
 from roi.models.weights import misfits, read_tensors
-from roi.data.patients import named_patients
-from roi.data.table import image_keys, patients_from_names
 
 NEEDED = ("model", "mask_net", "classes", "args", "epoch", "contaminated", "train_images", "train_patients", "versions")
 DESCRIBES = ("backbone", "mask", "img_size", "mask_per_class", "fill", "keep_ratio")  # the model, of its `args`

@@ -20,19 +20,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from roi import checkpoint, distributed
+from roi import distributed
 from roi.data.dataset import Batch, Batches, FileLoader, Share, checked, note_constant, note_unreadable
+from roi.data.images import UnreadableImage
 from roi.errors import RunError, UserError
 from roi.files import reason
-from roi.data.images import UnreadableImage
 from roi.losses.gradnorm import FixedWeights
 from roi.losses.terms import bce
-from roi.mask_controls import MaskControls
-from roi.mask_verdict import complaints
 from roi.models.roi_model import RoiModel, Views
-from roi.optim import Average, Schedule, batch_norms
 from roi.progress import TERMS, MetricsLog, progress, say
 from roi.scoring.metrics import validation_aurocs, validation_decisions
+from roi.training import checkpoint
+from roi.training.mask_controls import MaskControls
+from roi.training.mask_verdict import complaints
+from roi.training.optim import Average, Schedule, batch_norms
 
 NORM_OF_ONE = "more than 1 value per channel"  # what torch says of a batch norm that sees one image and one cell
 LossesFn = Callable[[RoiModel, Batch, int], dict[str, Tensor]]
@@ -460,7 +461,7 @@ class Fit:
         return scores | found_right | (controls.figures(self.classes) if controls else {})
 
     def _mask_controls(self) -> MaskControls | None:
-        """What the mask of this epoch is held against (roi/mask_controls.py); None in an epoch without masks."""
+        """What the mask of this epoch is held against (roi/training/mask_controls.py); None in an epoch without masks."""
         epoch = self.epoch + 1
         if not self.mask_every or epoch < self.first_best or (self.mask_loader is not None and epoch < self.epochs):
             return None

@@ -13,23 +13,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from roi import checkpoint, cli, distributed, mask_controls
-from roi.data.augment import Augment, augmented
+from roi import cli, distributed
 from roi.counter_rng import row_seeds
+from roi.data.augment import Augment, augmented
 from roi.data.dataset import Batch, Batches, CacheLoader, XrayDataset, cached, checked, fits, make_loader, present
-from roi.engine import Fit, LossesFn, best_path, pick_device, pick_dtype, previous_path, what_failed
-from roi.errors import UserError
-from roi.features import FeatureLoader, check_head, frozen_features
-from roi.files import refuse_existing, replacing, writable
-from roi.losses import terms as losses
-from roi.losses.gradnorm import FixedWeights, GradNorm, Taps
-from roi.losses.objectives import LAYER, OBJECTIVES, LabelLoss, consistency_terms, evidence_terms, label_terms
-from roi.models.compile import compiled, recomputed
-from roi.models.roi_model import IMAGENET, LEARNED, RoiModel, build_model, head, normalisation_of
-from roi.optim import Average, Schedule, batch_norms, learn_only, make_optimizer
 from roi.data.patients import named_patients
-from roi.progress import MetricsLog
-from roi.scoring.metrics import VALIDATION_DECISIONS, can_be_scored
 from roi.data.splits import split_word
 from roi.data.table import (
     belongs_to,
@@ -45,6 +33,19 @@ from roi.data.table import (
     target_matrix,
     tokens,
 )
+from roi.errors import UserError
+from roi.files import refuse_existing, replacing, writable
+from roi.losses import terms as losses
+from roi.losses.gradnorm import FixedWeights, GradNorm, Taps
+from roi.losses.objectives import LAYER, OBJECTIVES, LabelLoss, consistency_terms, evidence_terms, label_terms
+from roi.models.compile import compiled, recomputed
+from roi.models.roi_model import IMAGENET, LEARNED, RoiModel, build_model, head, normalisation_of
+from roi.progress import MetricsLog
+from roi.scoring.metrics import VALIDATION_DECISIONS, can_be_scored
+from roi.training import checkpoint, mask_controls
+from roi.training.frozen_features import FeatureLoader, check_head, frozen_features
+from roi.training.loop import Fit, LossesFn, best_path, pick_device, pick_dtype, previous_path, what_failed
+from roi.training.optim import Average, Schedule, batch_norms, learn_only, make_optimizer
 
 FEW = 5  # images with a finding, below which a class is warned of
 

@@ -2,7 +2,7 @@
 
     controls = MaskControls(model, keep_ratio, device, dtype, every)
     controls.add(batch)           # for each batch of validation
-    figures = controls.figures(classes)   # roi/mask_verdict.py says in words what is wrong with them
+    figures = controls.figures(classes)   # roi/training/mask_verdict.py says in words what is wrong with them
 
   mask_border       share of the kept pixels in the outer tenth of the image (a uniform mask has .36)
   crop_auroc    mean AUROC on what the mask keeps
@@ -24,10 +24,10 @@ from torch import Tensor
 from roi import distributed
 from roi.counter_rng import row_seeds
 from roi.data.dataset import Batch
+from roi.data.table import is_finding
 from roi.models.masks import kept_pixels, random_mask
 from roi.models.roi_model import RoiModel
 from roi.scoring.metrics import validation_aurocs
-from roi.data.table import is_finding
 
 BORDER = 0.1  # of a side
 ROWS = 500  # validation images that are looked at, at most

@@ -12,9 +12,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from roi import checkpoint
 from roi.errors import UserError
 from roi.models.roi_model import RoiModel
+from roi.training import checkpoint
 
 
 def make_optimizer(model: RoiModel, lr: float, weight_decay: float, mask_lr: float) -> torch.optim.Optimizer:
