@@ -8,8 +8,10 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from roi.demo.nih_set import make_demo_dataset
 
@@ -70,3 +72,13 @@ def one_line_error(*command: object) -> str:
     errors = [line for line in said.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and "Traceback" not in said, said
     return errors[0]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """26 images of noise, 20 pixels a side: the data of tiny_run."""
+    root = tmp_path_factory.mktemp("pixels")
+    rng = np.random.default_rng(0)
+    for n in range(26):
+        Image.fromarray(rng.integers(0, 256, (20, 20), dtype=np.uint8)).save(root / f"{n:02d}.png")
+    return root

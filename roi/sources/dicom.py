@@ -5,7 +5,7 @@
 The stages are those of PS3.3 C.11 and C.7.6.3, in their order: stored value -> modality LUT, or slope and intercept ->
 VOI LUT, window, or percentiles -> MONOCHROME1 inverted -> full range of the bits, padding black. They are computed for
 each value that may be stored, not for each pixel, and then looked up. Slope, intercept and windows are pydicom's own
-functions; its look-up tables fail on tables that there are (tests/test_dicom.py shows which), those are read here.
+functions; its look-up tables fail on tables that there are (tests/sources/test_dicom.py shows which), those are read here.
 
 Letters: H x W pixels; V values from the lowest to the highest that the file stores (at most 65,536).
 """

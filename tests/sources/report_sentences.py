@@ -1,6 +1,6 @@
 """Sentences of reports with the cells that a reader of them would give: kind -> lines of "sentence => cells".
 
-The words of the cells are those of test_reports.py (`lungs-`, `opacity~`, `Effusion+`); `*` accepts UNCERTAIN, not
+The words of the cells are those of test_report_labeler.py (`lungs-`, `opacity~`, `Effusion+`); `*` accepts UNCERTAIN, not
 mentioned and COARSE, which all leave the finding unknown.
 """
 

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from test_engine import Net
+from tiny_run import Net
 from torch import Tensor
 
 from roi.counter_rng import row_seeds

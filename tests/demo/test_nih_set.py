@@ -18,7 +18,7 @@ from roi.cli import run
 from roi.demo import nih_set
 from roi.labels import LABELS
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 IMAGES, SIZE = 120, 64
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import ROOT, one_line_error, run
-from test_engine import Net, folder, make_fit  # noqa: F401  # the fixture as well
+from tiny_run import Net, make_fit
 from torch import nn
 
 from roi.models.roi_model import RoiModel, build_backbone, build_model
@@ -65,7 +65,7 @@ def test_a_plateau_is_counted_in_epochs_after_the_warm_up_and_a_score_that_is_un
     assert [round(rate, 3) for rate, _ in late] == [*(round((n + 1) / 9, 3) for n in range(9)), 1, 1, 1, *[0.1] * 2, *[0.01] * 2, *[0.001] * 2, 0, 0]
 
 
-def recipe_fit(folder: Path, out: Path, name: str, **more: Any) -> Fit:  # noqa: F811
+def recipe_fit(folder: Path, out: Path, name: str, **more: Any) -> Fit:
     """Three epochs of four steps, with a schedule and an average."""
     fit = make_fit(folder, out, **more)
     fit.schedule = Schedule(fit.optimizer, name, 12, 3, 0.5, 0)
@@ -75,7 +75,7 @@ def recipe_fit(folder: Path, out: Path, name: str, **more: Any) -> Fit:  # noqa:
 
 @pytest.mark.parametrize(("name", "stop_at"), [("constant", 2), ("cosine", 4), ("cosine", 6), ("plateau", 4), ("plateau", 9), ("onecycle", 6)])
 def test_a_stopped_run_goes_on_along_its_schedule_and_with_its_average(
-    name: str, stop_at: int, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+    name: str, stop_at: int, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
     """In the middle of an epoch, and at its end, before validation: bit for bit."""
     for part in "ab":
@@ -128,7 +128,7 @@ def scored(fit: Fit, scores: list[float]) -> Fit:
     ],
 )
 def test_it_stops_when_patience_ends_stays_stopped_and_the_best_weights_are_there(
-    scores: list[float], patience: int, first: int, epochs: int, best: int, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]  # noqa: F811
+    scores: list[float], patience: int, first: int, epochs: int, best: int, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:  # fmt: skip
     for part in ("early", "short"):
         (tmp_path / part).mkdir()
@@ -187,7 +187,7 @@ def test_an_average_follows_its_formula_buffers_too_and_is_lent_but_not_given() 
     assert all(torch.equal(live[part][name], own[part, name]) for part, name in names)
 
 
-def test_what_is_validated_and_saved_as_the_best_is_the_average(folder: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_what_is_validated_and_saved_as_the_best_is_the_average(folder: Path, tmp_path: Path) -> None:
     plain, fit = make_fit(folder, tmp_path), make_fit(folder, tmp_path)
     for each in (plain, fit):
         each.epochs = 1

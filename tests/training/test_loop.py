@@ -16,105 +16,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from tiny_run import CPU, TERMS_OF, Net, consistency, dataset, evidence, full_term, make_fit
 from torch import Tensor, nn
 
 from roi.counter_rng import row_seeds
-from roi.data.dataset import Batch, Batches, XrayDataset, ahead, make_loader
+from roi.data.dataset import Batch, Batches, ahead, make_loader
 from roi.data.images import UnreadableImage, locate
 from roi.errors import RunError
-from roi.losses.gradnorm import FixedWeights, GradNorm, Taps
-from roi.losses.objectives import LAYER, OBJECTIVES, consistency_terms, evidence_terms
-from roi.losses.terms import bce
+from roi.losses.gradnorm import FixedWeights
 from roi.models.roi_model import RoiModel
 from roi.progress import COLUMNS, MetricsLog
 from roi.training import checkpoint
 from roi.training.loop import Fit, Meter, Step, train_one_epoch
 from roi.training.optim import make_optimizer
-
-CPU = torch.device("cpu")
-
-
-class Net(nn.Module):
-    """Batch norm, dropout and three convolutions of stride 2: all that makes an exact resume hard, and a stage for a mask of features."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        first, second, third = (nn.Conv2d(channels, 8, 3, stride=2, padding=1) for channels in (3, 8, 8))
-        self.layers = nn.Sequential(first, nn.BatchNorm2d(8), nn.ReLU(), second, nn.Dropout(0.3), third)
-        self.head = nn.Linear(8, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.layers(x).mean(dim=(2, 3)))
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("pixels")
-    rng = np.random.default_rng(0)
-    for n in range(26):
-        Image.fromarray(rng.integers(0, 256, (20, 20), dtype=np.uint8)).save(root / f"{n:02d}.png")
-    return root
-
-
-def dataset(folder: Path, rows: int) -> XrayDataset:
-    paths = [str(folder / f"{n:02d}.png") for n in range(rows)]
-    return XrayDataset(paths, np.random.default_rng(1).integers(0, 2, (rows, 3)).astype(np.float32), 20)
-
-
-def make_fit(
-    folder: Path, out: Path, losses_fn: Callable[..., dict[str, Tensor]] | None = None, dynamic: bool = True, objective: str = "evidence", **more: Any
-) -> Fit:
-    """Three epochs; of the evidence objective the first is warm-up."""
-    torch.manual_seed(0)
-    evidence = objective == "evidence"
-    model = RoiModel(Net(), "features" if evidence else "conv", img_size=20, per_class=evidence)
-    data = dataset(folder, 26)
-    loader, sampler = make_loader(data, 4, shuffle_seed=7, workers=more.pop("workers", 0), persistent_workers=True)
-    val_loader, _ = make_loader(dataset(folder, 10), 4)
-    weights = dict.fromkeys(OBJECTIVES[objective], 0.5)
-    meta: dict[str, Any] = {
-        "classes": ["Mass", "Edema", "Normal"],
-        "args": {},
-        "contaminated": False,
-        "train_images": checkpoint.fingerprints(["a"]),
-        "train_patients": checkpoint.fingerprints(["nih:1"]),
-        "versions": {},
-    }
-    return Fit(
-        model=model,
-        train_loader=loader,
-        sampler=sampler,
-        val_loader=val_loader,
-        classes=meta["classes"],
-        losses_fn=losses_fn or TERMS_OF[objective],
-        balance=GradNorm(weights, Taps(model.last_layers()), LAYER) if dynamic else FixedWeights(weights),
-        optimizer=make_optimizer(model, 1e-3, 0.01, 1e-2),
-        device=CPU,
-        dtype=torch.float32,
-        epochs=3,
-        accum_steps=2,
-        names=lambda index: [f"{n:02d}.png" for n in index.tolist()],
-        log=MetricsLog(out / "log.csv", **({"done": more.pop("done")} if "done" in more else {})),
-        save=out / "c.pt",
-        meta=meta,
-        **more,
-    )
-
-
-def consistency(model: RoiModel, batch: Batch, epoch: int) -> dict[str, Tensor]:
-    return consistency_terms(model, batch.pixels, batch.target, 0.1, row_seeds(0, epoch, batch.index))
-
-
-def evidence(model: RoiModel, batch: Batch, epoch: int) -> dict[str, Tensor]:
-    return evidence_terms(model, batch.pixels, batch.target, 0.1, row_seeds(0, epoch, batch.index), 0.3, warm_up=epoch < 1)
-
-
-TERMS_OF = {"consistency": consistency, "evidence": evidence}
-
-
-def full_term(model: RoiModel, batch: Batch, epoch: int) -> dict[str, Tensor]:
-    return {"full": bce(model(batch.pixels, 0.1).full, batch.target)}
 
 
 def test_batches_are_a_seeded_permutation_and_can_be_entered_anywhere() -> None:

@@ -24,7 +24,7 @@ PUBLISHED = {
         "PA": "PA", "PICC LINE": "", "POSTERO_ANTERIOR": "PA", "RAO": "OBLIQUE", "RPO": "OBLIQUE", "SUPINE": "", "UNKNOWN": "",
     },
 }  # fmt: skip
-DOCS = Path(__file__).parent.parent / "docs" / "datasets.md"
+DOCS = Path(__file__).parents[2] / "docs" / "datasets.md"
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -15,7 +15,7 @@ from roi.sources.readers import CHEXPERT_NAMES, chexpert_cells, padchest_cells, 
 from roi.sources.report_labeler import label_reports
 from roi.sources.report_vocabulary import phrases
 
-DOCS = Path(__file__).parent.parent / "docs" / "datasets.md"
+DOCS = Path(__file__).parents[2] / "docs" / "datasets.md"
 OPACITIES = {"Infiltration", "Consolidation", "Pneumonia"}
 # What each notion leaves unknown, worked out by hand, and its word in each set that has one.
 EXPECTED = [
