@@ -2,7 +2,9 @@
 
 import difflib
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+
+import numpy as np
 
 from roi.errors import UserError
 
@@ -99,3 +101,8 @@ def canonical(label: str, known: Collection[str], where: str) -> str:
         remedy = f"; did you mean {spelled(near[0])!r}?" if near else f" (known: {', '.join(known)})"
         raise UserError(f"{where}: unknown label {label!r}{remedy}")
     return name
+
+
+def is_finding(classes: Sequence[str]) -> np.ndarray:
+    """(K,) bool: the classes that means are taken over."""
+    return np.array([normal_name(c) is None for c in classes], dtype=bool)

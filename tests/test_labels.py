@@ -9,8 +9,8 @@ import pytest
 from conftest import one_line_error, run
 
 from roi.data.boxes import read_boxes
-from roi.data.table import class_list, is_finding, listed, read_table, target_matrix
-from roi.labels import LABELS, NORMAL, canonical, normal_name
+from roi.data.table import class_list, listed, read_table, target_matrix
+from roi.labels import LABELS, NORMAL, canonical, is_finding, normal_name
 from roi.scoring import predictions
 from roi.sources.label_states import ABSENT, PRESENT, REASONS, UNCERTAIN, fields
 from roi.training.setup import print_classes

@@ -29,11 +29,11 @@ from roi.data.table import read_table
 from roi.errors import RunError, UserError
 from roi.files import locked
 from roi.losses.objectives import OBJECTIVES
-from roi.progress import COLUMNS, TERMS
 from roi.text import Console, printable
 from roi.training import checkpoint
 from roi.training import setup as roi_run
 from roi.training.loop import Fit
+from roi.training.metrics_log import COLUMNS, TERMS
 
 TINY = ("--backbone", "test_convnext", "--weights", "none", "--img_size", 32, "--batch_size", 16, "--epochs", 1, "--workers", 0, "--device", "cpu")
 

@@ -14,9 +14,9 @@ from roi.losses.gradnorm import FixedWeights, GradNorm, Taps
 from roi.losses.objectives import LAYER, OBJECTIVES, consistency_terms, evidence_terms
 from roi.losses.terms import bce
 from roi.models.roi_model import RoiModel
-from roi.progress import MetricsLog
 from roi.training import checkpoint
 from roi.training.loop import Fit
+from roi.training.metrics_log import MetricsLog
 from roi.training.optim import make_optimizer
 
 CPU = torch.device("cpu")

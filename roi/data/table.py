@@ -324,11 +324,6 @@ def class_list(table: pd.DataFrame, requested: str = "") -> list[str]:
     return [c for c in LABELS if c in wanted] + sorted(wanted - set(LABELS))
 
 
-def is_finding(classes: Sequence[str]) -> np.ndarray:
-    """(K,) bool: the classes that means are taken over."""
-    return np.array([normal_name(c) is None for c in classes], dtype=bool)
-
-
 def target_matrix(table: pd.DataFrame, classes: Sequence[str], uncertain: str = "ignore", seed: int | None = None) -> np.ndarray:
     """(N, K) float32: 1 present, 0 absent, NaN unknown. `Normal` is derived, whatever its field says: NaN where nothing is present and anything in doubt.
 

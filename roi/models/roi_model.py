@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from roi.counter_rng import normal
-from roi.data.table import is_finding
 from roi.errors import UserError
 from roi.files import reason
+from roi.labels import is_finding
 from roi.models.mask_net import ConvMask, FeatureMask, Stages
 from roi.models.masks import cutout_mask, enlarged, exact_topk, kept_pixels, random_mask, standardised, straight_through
 from roi.models.view_norms import ViewNorms

@@ -15,7 +15,7 @@ from scipy.stats import rankdata
 
 from roi.data.boxes import Box
 from roi.data.images import read_grey
-from roi.data.table import is_finding
+from roi.labels import is_finding
 from roi.scoring.map_file import REINIT, Maps
 from roi.scoring.pictures import crop_picture, mask_picture, overlay_picture
 from roi.scoring.predictions import Predictions

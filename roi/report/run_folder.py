@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 
 from roi.errors import UserError
-from roi.progress import COLUMNS
 from roi.report.html import missing
 from roi.scoring.metrics_file import read_metrics
+from roi.training.metrics_log import COLUMNS
 
 OF_SET = "val_auroc_"  # column of a data set, where the run has several
 EVALUATE = "evaluate.py --preds preds.json --csv nih_roi_test.csv --out scores"

@@ -5,10 +5,10 @@ from typing import Any
 
 import pandas as pd
 
-from roi.progress import TERMS
 from roi.report import plots
 from roi.report.html import ABSENT, Cell, banner, figures, missing, note, number, shown, table
 from roi.report.run_folder import Run
+from roi.training.metrics_log import TERMS
 
 # Where a finding has no map of its own.
 PLACES_BY = {"mask": " (places by the mask, a union)", "cam": " (places by Grad-CAM)"}

@@ -4,12 +4,12 @@ import math
 
 import pandas as pd
 
-from roi.progress import TERMS
 from roi.report import plots
 from roi.report.html import banner, figures, missing, note
 from roi.report.plots import Curve
 from roi.report.run_folder import OF_SET, Run
 from roi.training.mask_verdict import MASK_CONTROLS, UNIFORM_BORDER, complaints
+from roi.training.metrics_log import TERMS
 
 
 def training(run: Run) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from scipy.stats import rankdata
 
-from roi.data.table import is_finding
+from roi.labels import is_finding
 
 CHUNK = 64  # resamples computed at once: their cumulative weights stay in the cache of a core
 Measure = Callable[[np.ndarray, np.ndarray], float]

@@ -14,12 +14,12 @@ from PIL.PngImagePlugin import PngInfo
 
 from roi.data.boxes import Box
 from roi.data.images import read_grey
-from roi.data.table import image_keys, is_finding
+from roi.data.table import image_keys
 from roi.files import replacing
-from roi.models.roi_model import IMAGENET
+from roi.labels import is_finding
 from roi.text import printable
 
-DROPPED = round(255 * sum(IMAGENET[0]) / 3)  # what the model sees where nothing is kept: the mean grey
+DROPPED = round(255 * (0.485 + 0.456 + 0.406) / 3)  # what the model sees where nothing is kept: the mean grey
 TINT, EDGE, BOX = (255, 140, 0), (255, 176, 64), (64, 208, 255)
 TEXT, ALARM = (255, 255, 255), (255, 96, 96)
 CONTAMINATED = "CONTAMINATED: trained on this image or its patient"

@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from roi.data.table import is_finding
 from roi.errors import UserError
 from roi.files import replacing
-from roi.labels import NORMAL
+from roi.labels import NORMAL, is_finding
 from roi.scoring import calibration, conformal
 from roi.scoring.json_schema import COUNT, NUMBER, TEXT, Each, Items, Keys, Maybe, problems
 from roi.scoring.provenance import ORIGIN

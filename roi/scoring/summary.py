@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from roi.data.table import is_finding
+from roi.labels import is_finding
 from roi.scoring import calibration, metrics
 
 Weighed = Callable[[np.ndarray], np.ndarray]

@@ -28,11 +28,12 @@ from roi.files import reason
 from roi.losses.gradnorm import FixedWeights
 from roi.losses.terms import bce
 from roi.models.roi_model import RoiModel, Views
-from roi.progress import TERMS, MetricsLog, progress, say
+from roi.progress import progress, say
 from roi.scoring.metrics import validation_aurocs, validation_decisions
 from roi.training import checkpoint
 from roi.training.mask_controls import MaskControls
 from roi.training.mask_verdict import complaints
+from roi.training.metrics_log import TERMS, MetricsLog
 from roi.training.optim import Average, Schedule, batch_norms
 
 NORM_OF_ONE = "more than 1 value per channel"  # what torch says of a batch norm that sees one image and one cell

@@ -24,7 +24,7 @@ from torch import Tensor
 from roi import distributed
 from roi.counter_rng import row_seeds
 from roi.data.dataset import Batch
-from roi.data.table import is_finding
+from roi.labels import is_finding
 from roi.models.masks import kept_pixels, random_mask
 from roi.models.roi_model import RoiModel
 from roi.scoring.metrics import validation_aurocs

@@ -40,11 +40,11 @@ from roi.losses.gradnorm import FixedWeights, GradNorm, Taps
 from roi.losses.objectives import LAYER, OBJECTIVES, LabelLoss, consistency_terms, evidence_terms, label_terms
 from roi.models.compile import compiled, recomputed
 from roi.models.roi_model import IMAGENET, LEARNED, RoiModel, build_model, head, normalisation_of
-from roi.progress import MetricsLog
 from roi.scoring.metrics import VALIDATION_DECISIONS, can_be_scored
 from roi.training import checkpoint, mask_controls
 from roi.training.frozen_features import FeatureLoader, check_head, frozen_features
 from roi.training.loop import Fit, LossesFn, best_path, pick_device, pick_dtype, previous_path, what_failed
+from roi.training.metrics_log import MetricsLog
 from roi.training.optim import Average, Schedule, batch_norms, learn_only, make_optimizer
 
 FEW = 5  # images with a finding, below which a class is warned of

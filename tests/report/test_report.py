@@ -16,7 +16,6 @@ import pytest
 from conftest import one_line_error, run
 from PIL import Image
 
-from roi.progress import COLUMNS
 from roi.report import case_selection, plots
 from roi.report.build import page
 from roi.report.html import esc
@@ -28,6 +27,7 @@ from roi.report.section_sets import conformal_sets, verdict
 from roi.report.section_training import training
 from roi.scoring import localization, prediction_sets, predictions
 from roi.text import decimal
+from roi.training.metrics_log import COLUMNS
 
 EVIL, QUOTED = "<script>alert(1)</script>", 'a"b&c'
 CLASSES = ["Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax", EVIL, QUOTED, "Normal"]

@@ -25,9 +25,9 @@ from roi.data.images import UnreadableImage, locate
 from roi.errors import RunError
 from roi.losses.gradnorm import FixedWeights
 from roi.models.roi_model import RoiModel
-from roi.progress import COLUMNS, MetricsLog
 from roi.training import checkpoint
 from roi.training.loop import Fit, Meter, Step, train_one_epoch
+from roi.training.metrics_log import COLUMNS, MetricsLog
 from roi.training.optim import make_optimizer
 
 

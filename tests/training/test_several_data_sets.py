@@ -31,11 +31,11 @@ from roi.losses import terms as losses
 from roi.losses.gradnorm import FixedWeights
 from roi.losses.objectives import Chance, consistency_terms, evidence_terms
 from roi.models.roi_model import RoiModel
-from roi.progress import COLUMNS, MetricsLog
 from roi.scoring.metrics import validation_aurocs
 from roi.training import checkpoint
 from roi.training import setup as roi_run
 from roi.training.loop import Fit, Stop
+from roi.training.metrics_log import COLUMNS, MetricsLog
 from roi.training.optim import make_optimizer
 
 NAN = math.nan

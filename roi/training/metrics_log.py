@@ -1,0 +1,89 @@
+"""The metrics CSV: one row an epoch, beside a console line and TensorBoard. Loads no torch: the report reads its columns."""
+
+import csv
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from roi.errors import UserError
+from roi.files import replacing
+from roi.progress import say
+from roi.training.mask_verdict import MASK_CONTROLS
+
+TERMS = ("full", "consist", "drop", "sparse", "tv", "locate")  # of the losses of all objectives (roi/losses/objectives.py)
+COLUMNS = (
+    "epoch", "steps", "loss", *(f"loss_{t}" for t in TERMS), *(f"w_{t}" for t in TERMS), "mask_mean", "mask_kept", "mask_tv",
+    *MASK_CONTROLS, "val_loss", "val_auroc", "lr", "images_per_s", "seconds", "contaminated",
+)  # fmt: skip
+
+
+class MetricsLog:
+    """One row an epoch, on the disk when `row` returns. Rows of epochs that a resumed run does again are dropped first.
+
+    `done`: the rows that a checkpoint remembers, None for a new run. UserError: the file is there and this run does not continue it,
+    or it is not a metrics file. `more`: columns of this run beside COLUMNS; they stand after val_auroc.
+    """
+
+    def __init__(
+        self, path: str | Path | None, done: Sequence[str] | None = None, tensorboard: str | None = None, overwrite: bool = False, more: Sequence[str] = ()
+    ) -> None:
+        self.path = Path(path) if path else None
+        at = COLUMNS.index("val_auroc") + 1
+        self.columns = (*COLUMNS[:at], *more, *COLUMNS[at:])
+        self.lines = list(done or ())  # the rows of the epochs that are done, as they stand in the file
+        self.writer: Any = None
+        if self.path:
+            self._begin(self.path, new=done is None, replace=overwrite and not done)
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise UserError("--tensorboard needs the package tensorboard: pip install tensorboard") from error
+            self.writer = SummaryWriter(tensorboard, purge_step=len(self.lines) + 1)
+
+    def _begin(self, path: Path, new: bool, replace: bool) -> None:
+        header, done = _csv_line(self.columns), self.lines
+        if path.exists() and path.stat().st_size and not replace:
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            if lines[:1] != [header]:
+                raise UserError(f"{path}: is not a metrics file of this program, or it is of a run on other data sets; choose another --log_csv")
+            if new and lines[1:] or not done and len(lines) > 2:  # one row more than the checkpoint knows: killed between the two
+                raise UserError(f"{path} holds {len(lines) - 1} epochs of another run; choose another --log_csv, or replace it with --overwrite")
+            other = next((n for n, (a, b) in enumerate(zip(lines[1:], done, strict=False), 1) if a != b), 0)
+            if other:
+                raise UserError(f"{path}: epoch {other} is not the one of this checkpoint, so it is of another run; choose another --log_csv")
+            if lines[1:] == done:
+                return  # the same file goes on, and so does a `tail -f` on it
+        with replacing(path) as file:
+            file.writelines(f"{line}\n" for line in (header, *done))
+
+    def row(self, values: dict[str, Any]) -> None:
+        """Write one epoch. What a column has no value for stays empty; -0.0 + 0.0 is 0.0."""
+        text = {
+            c: f"{v + 0.0:.6g}" if isinstance(v, float) else str(v)
+            for c in self.columns
+            if (v := values.get(c)) is not None
+        }
+        self.lines.append(",".join(text.get(c, "") for c in self.columns))
+        if self.path:
+            with open(self.path, "a", encoding="utf-8", newline="") as file:
+                file.write(self.lines[-1] + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        if self.writer:
+            for column in self.columns[1:]:
+                if isinstance(values.get(column), int | float):
+                    self.writer.add_scalar(column, values[column], values["epoch"])
+            self.writer.flush()
+        validation = [c for c in self.columns if c.startswith("val_")]
+        shown = ("loss", "loss_full", "loss_consist", "loss_drop", "loss_locate", "mask_kept", *MASK_CONTROLS, *validation, "images_per_s")
+        say(f"epoch {values['epoch']}: " + ", ".join(f"{c} {values[c]:.4g}" for c in shown if values.get(c) is not None))
+
+
+def _csv_line(values: Sequence[str]) -> str:
+    """Joined by commas, quoted where a name needs it."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(values)
+    return line.getvalue()
