@@ -37,19 +37,48 @@ from roi.scoring.predictions import matched, same_model, trained_on
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     inside = cli.number(float, 0.001, 0.999)
     parser = cli.Parser(__doc__)
-    parser.add_argument("--preds", required=True, metavar="FILE", help="predictions on calibration images: validation, never test")
-    parser.add_argument("--csv", required=True, metavar="CSV", help="table with their labels; training writes it as <stem>_val.csv beside the checkpoint")
+    parser.add_argument(
+        "--preds", required=True, metavar="FILE", help="predictions on calibration images: validation, never test"
+    )
+    parser.add_argument(
+        "--csv",
+        required=True,
+        metavar="CSV",
+        help="table with their labels; training writes it as <stem>_val.csv beside the checkpoint",
+    )
     parser.add_argument("--out", required=True, metavar="JSON", help="thresholds to write")
-    parser.add_argument("--alpha", type=inside, default=0.1, metavar="0..1", help="risk that is allowed (default: %(default)s)")
-    parser.add_argument("--delta", type=inside, default=0.1, metavar="0..1", help="1 - confidence of fdr and precision (default: %(default)s)")
+    parser.add_argument(
+        "--alpha", type=inside, default=0.1, metavar="0..1", help="risk that is allowed (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--delta",
+        type=inside,
+        default=0.1,
+        metavar="0..1",
+        help="1 - confidence of fdr and precision (default: %(default)s)",
+    )
     unit = "the promise is for an image of the next patient, or for the next image, as if no patient had several (default: %(default)s)"
     parser.add_argument("--unit", choices=("patient", "image"), default="patient", help=unit)
-    parser.add_argument("--classes", default="", metavar="A,B", help="findings that the sets are made of (default: all that are predicted)")
     parser.add_argument(
-        "--scale", choices=("none", "temperature", "platt"), default="none", help="mend the probabilities first, on half of the patients (default: %(default)s)"
+        "--classes",
+        default="",
+        metavar="A,B",
+        help="findings that the sets are made of (default: all that are predicted)",
     )
-    parser.add_argument("--seed", type=cli.number(int, 0), default=0, help="of the halves of --scale (default: %(default)s)")
-    parser.add_argument("--target_preds", metavar="FILE", help="predictions, without labels, on images the sets are meant for: adds fnr_shifted")
+    parser.add_argument(
+        "--scale",
+        choices=("none", "temperature", "platt"),
+        default="none",
+        help="mend the probabilities first, on half of the patients (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed", type=cli.number(int, 0), default=0, help="of the halves of --scale (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--target_preds",
+        metavar="FILE",
+        help="predictions, without labels, on images the sets are meant for: adds fnr_shifted",
+    )
     cli.add_overwrite(parser, "thresholds")
     return parser.parse_args(argv)
 
@@ -59,15 +88,26 @@ def main(args: argparse.Namespace) -> None:
     table = read_table(args.csv)
     preds, rows = matched(args.preds, table, args.csv)
     if trained_on(preds):
-        raise UserError(f"--preds {args.preds}: the model was trained on some of these images or patients; calibrate on others")
+        raise UserError(
+            f"--preds {args.preds}: the model was trained on some of these images or patients; calibrate on others"
+        )
     classes = prediction_sets.findings_of(preds.classes, args.classes)
     place = [preds.classes.index(c) for c in classes]
     unlabelled, people = read_unlabelled(args.target_preds, classes, preds) if args.target_preds else (None, None)
     try:
         found = prediction_sets.calibrate(
-            preds.prob["full"][:, place], target_matrix(rows, classes), rows["patient_id"].to_numpy(), classes, args.alpha, args.delta, args.unit,
-            args.scale, args.seed, unlabelled, people,
-        )  # fmt: skip
+            preds.prob["full"][:, place],
+            target_matrix(rows, classes),
+            rows["patient_id"].to_numpy(),
+            classes,
+            args.alpha,
+            args.delta,
+            args.unit,
+            args.scale,
+            args.seed,
+            unlabelled,
+            people,
+        )
     except ValueError as error:
         raise UserError(f"{args.csv}: {error}") from error
     found |= {
@@ -105,11 +145,15 @@ def read_unlabelled(
 
 
 def show(found: dict[str, Any], out: str) -> None:
-    print(f"{found['n_images']:,} images of {found['n_patients']:,} patients, {found['with_finding']:.1%} with a finding; alpha {found['alpha']:g}")
+    print(
+        f"{found['n_images']:,} images of {found['n_patients']:,} patients, {found['with_finding']:.1%} with a finding; alpha {found['alpha']:g}"
+    )
     if found["contaminated"] is None:
         print("the predictions do not say what was trained on: if these images were, nothing is promised")
     if found["n_whole"] < found["n_images"]:
-        print(f"thresholds of all findings together come from the {found['n_whole']:,} images of which all findings are known")
+        print(
+            f"thresholds of all findings together come from the {found['n_whole']:,} images of which all findings are known"
+        )
     if found["n_fitted"]:
         print(f"{found['scale']} scaling was fitted on {found['n_fitted']:,} others")
     for rule in prediction_sets.RULES:
@@ -118,7 +162,10 @@ def show(found: dict[str, Any], out: str) -> None:
     if found["shift"]:
         if "why" in found["shift"]:
             print(f"  {found['shift']['why']}")
-        print("  prevalence there, estimated: " + ", ".join(f"{c} {q:.2%}" for c, q in found["shift"]["prevalence"].items()))
+        print(
+            "  prevalence there, estimated: "
+            + ", ".join(f"{c} {q:.2%}" for c, q in found["shift"]["prevalence"].items())
+        )
     print(f"{'':20s}{'positives':>10s}{'present from':>14s}{'absent to':>14s}{'precise from':>14s}")
     for c, row in found["each"].items():
         print(f"{c:20s}{row['positives']:>10,}" + "".join(f"{_text(row[name]):>14s}" for name in prediction_sets.EACH))

@@ -26,25 +26,67 @@ from roi.sources.dicom_convert import FACTS, FACTS_BEFORE, WHY, How, convert_tre
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.Parser(__doc__)
-    parser.add_argument("--src", type=Path, required=True, metavar="DIR", help="holds the DICOM files: .dicom, .dcm, .dic, or no suffix and the DICM mark")
+    parser.add_argument(
+        "--src",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="holds the DICOM files: .dicom, .dcm, .dic, or no suffix and the DICM mark",
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the PNG go; may be --src")
-    parser.add_argument("--size", type=cli.number(int, 16), metavar="PX", help="longer side of the PNG; none is enlarged (default: as it is)")
-    parser.add_argument("--bits", type=int, choices=(8, 16), default=8, help="of a pixel of the PNG (default: %(default)s)")
+    parser.add_argument(
+        "--size",
+        type=cli.number(int, 16),
+        metavar="PX",
+        help="longer side of the PNG; none is enlarged (default: as it is)",
+    )
+    parser.add_argument(
+        "--bits", type=int, choices=(8, 16), default=8, help="of a pixel of the PNG (default: %(default)s)"
+    )
     window = (
         "voi: the VOI LUT or window of the file, percentiles where it has none or one that leaves fewer than 32 grey "
         "levels or misses 95 %% of the pixels; percentile: always those, 0.5 and 99.5 (default: %(default)s)"
     )
     parser.add_argument("--window", choices=WINDOWS, default="voi", help=window)
     parser.add_argument(
-        "--workers", type=cli.number(int, 1), default=min(8, os.cpu_count() or 1), metavar="N", help="processes; change no file (default: %(default)s)"
+        "--workers",
+        type=cli.number(int, 1),
+        default=min(8, os.cpu_count() or 1),
+        metavar="N",
+        help="processes; change no file (default: %(default)s)",
     )
-    parser.add_argument("--min_side", type=cli.number(int, 1), default=SIDES[0], metavar="PX", help="refuse images with a shorter side (default: %(default)s)")
-    parser.add_argument("--max_side", type=cli.number(int, 1), default=SIDES[1], metavar="PX", help="refuse images with a longer side (default: %(default)s)")
     parser.add_argument(
-        "--allow_burned_in", action=cli.on_off, default=False, help="take images whose header says that text is burnt in, perhaps a name (default: refuse)"
+        "--min_side",
+        type=cli.number(int, 1),
+        default=SIDES[0],
+        metavar="PX",
+        help="refuse images with a shorter side (default: %(default)s)",
     )
-    parser.add_argument("--boxes", type=Path, metavar="CSV", help="annotations_train.csv, annotations_test.csv of VinDr-CXR, or train.csv of VinBigData")
-    parser.add_argument("--boxes_out", type=Path, metavar="CSV", help="the same boxes in pixels of the PNG; what is left out stands in <stem>_left_out.csv")
+    parser.add_argument(
+        "--max_side",
+        type=cli.number(int, 1),
+        default=SIDES[1],
+        metavar="PX",
+        help="refuse images with a longer side (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--allow_burned_in",
+        action=cli.on_off,
+        default=False,
+        help="take images whose header says that text is burnt in, perhaps a name (default: refuse)",
+    )
+    parser.add_argument(
+        "--boxes",
+        type=Path,
+        metavar="CSV",
+        help="annotations_train.csv, annotations_test.csv of VinDr-CXR, or train.csv of VinBigData",
+    )
+    parser.add_argument(
+        "--boxes_out",
+        type=Path,
+        metavar="CSV",
+        help="the same boxes in pixels of the PNG; what is left out stands in <stem>_left_out.csv",
+    )
     cli.add_overwrite(parser, "PNG of this program that were made with other settings")
     return parser.parse_args(argv)
 
@@ -76,7 +118,9 @@ def check(args: argparse.Namespace) -> None:
         if path.exists():
             with open(path, encoding="utf-8", errors="replace") as file:
                 if file.readline() not in [",".join(columns) + "\n" for columns in headers]:
-                    raise UserError(f"{path} is there and not of this program; move it away, or name another file or folder")
+                    raise UserError(
+                        f"{path} is there and not of this program; move it away, or name another file or folder"
+                    )
 
 
 if __name__ == "__main__":

@@ -38,11 +38,15 @@ NO_KAGGLE = (
     "unpack it and name the folder: DATA_PATH=/path/to/nih ./run_all.sh. To try everything without data: ./run_all.sh --demo"
 )
 NO_VINBIGDATA = (
-    "cannot download VinBigData from Kaggle ({reason}). Accept the rules at https://www.kaggle.com/competitions/" + VINBIGDATA_KAGGLE + "/rules, and give "
+    "cannot download VinBigData from Kaggle ({reason}). Accept the rules at https://www.kaggle.com/competitions/"
+    + VINBIGDATA_KAGGLE
+    + "/rules, and give "
     "Kaggle access (kaggle.com, Settings, Create New Token: save kaggle.json as ~/.kaggle/kaggle.json, or set KAGGLE_USERNAME and KAGGLE_KEY)"
 )
 NO_HF = (
-    "cannot download ReXGradient-160K from Hugging Face ({reason}). Accept the agreement at https://huggingface.co/datasets/" + REXGRADIENT_HF + ", make a "
+    "cannot download ReXGradient-160K from Hugging Face ({reason}). Accept the agreement at https://huggingface.co/datasets/"
+    + REXGRADIENT_HF
+    + ", make a "
     "read token (Settings, Access Tokens) and set HF_TOKEN (or --token); what came so far is kept, the same command goes on"
 )
 
@@ -57,7 +61,9 @@ def name_of_set(text: str) -> str:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.Parser(__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--list", action="store_true", help="a line a data set: images, size, access, whether it is there")
+    what.add_argument(
+        "--list", action="store_true", help="a line a data set: images, size, access, whether it is there"
+    )
     what.add_argument(
         "--check",
         nargs="*",
@@ -65,17 +71,31 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="NAME",
         help="count what is there against what is published; exit code 0 if each set named is complete, else 1 (default: all, those not there do not count)",
     )
-    what.add_argument("--info", type=name_of_set, metavar="NAME", help="size, terms, credentials, citation and exact steps")
-    what.add_argument("--download", type=name_of_set, metavar="NAME", help="data set to download (resumed if begun before)")
+    what.add_argument(
+        "--info", type=name_of_set, metavar="NAME", help="size, terms, credentials, citation and exact steps"
+    )
+    what.add_argument(
+        "--download", type=name_of_set, metavar="NAME", help="data set to download (resumed if begun before)"
+    )
     what.add_argument("--gather", metavar="DIR", help="folder with the shards images_*/images")
     parser.add_argument("--data_root", metavar="DIR", help=f"folder of the sets (default: {DATA_ROOT})")
-    parser.add_argument("--only", metavar="PATTERN", help="mimic, vindr, cxrlt, rexgradient: only files of such names, '*.csv*' (default: all)")
+    parser.add_argument(
+        "--only",
+        metavar="PATTERN",
+        help="mimic, vindr, cxrlt, rexgradient: only files of such names, '*.csv*' (default: all)",
+    )
     parser.add_argument("--username", metavar="NAME", help="of PhysioNet (default: PHYSIONET_USERNAME)")
-    parser.add_argument("--token", metavar="TOKEN", help="of Hugging Face (default: HF_TOKEN, which no list of processes shows)")
-    parser.add_argument("--path_file", metavar="TXT", help="write the path of the data here too (default: print it alone)")
+    parser.add_argument(
+        "--token", metavar="TOKEN", help="of Hugging Face (default: HF_TOKEN, which no list of processes shows)"
+    )
+    parser.add_argument(
+        "--path_file", metavar="TXT", help="write the path of the data here too (default: print it alone)"
+    )
     args = parser.parse_args(argv)
     if args.only and (args.download is None or not (CATALOG[args.download].project or args.download == "rexgradient")):
-        parser.error(f"--only is for --download of {', '.join(n for n, s in CATALOG.items() if s.project)} and rexgradient")
+        parser.error(
+            f"--only is for --download of {', '.join(n for n, s in CATALOG.items() if s.project)} and rexgradient"
+        )
     return args
 
 
@@ -86,7 +106,9 @@ def main(args: argparse.Namespace) -> int | None:
         return None
     if args.check is not None:
         if args.data_root and not data_root.is_dir():
-            raise UserError(f"{data_root}: no such folder (--data_root); a set lies in --data_root/NAME, as {data_root / 'nih'}")
+            raise UserError(
+                f"{data_root}: no such folder (--data_root); a set lies in --data_root/NAME, as {data_root / 'nih'}"
+            )
         return print_check(args.check, data_root)
     if args.gather:
         root = Path(args.gather)
@@ -118,7 +140,16 @@ def print_check(names: list[str], data_root: Path) -> int:
     states = []
     for name in names or CATALOG:
         found = check(name, data_root)
-        print(f"{name}: " + (f"complete, {found.folder}" if found.complete else f"NOT COMPLETE, {found.folder}" if found.there else "not there"))
+        print(
+            f"{name}: "
+            + (
+                f"complete, {found.folder}"
+                if found.complete
+                else f"NOT COMPLETE, {found.folder}"
+                if found.there
+                else "not there"
+            )
+        )
         if found.there or names:
             print("".join(f"  {line}\n" for line in found.lines), end="", flush=True)
             states.append(found.complete)
@@ -130,17 +161,50 @@ def print_check(names: list[str], data_root: Path) -> int:
 def print_info(name: str) -> None:
     source = CATALOG[name]
     facts = {
-        "images": source.images, "patients": source.patients, "size": source.size, "access": source.access, "terms": source.terms,
-        "credentials": source.credentials, "cite": source.citation, "page": source.url,
-    }  # fmt: skip
+        "images": source.images,
+        "patients": source.patients,
+        "size": source.size,
+        "access": source.access,
+        "terms": source.terms,
+        "credentials": source.credentials,
+        "cite": source.citation,
+        "page": source.url,
+    }
     print(f"{name}: {source.title}")
     for fact, text in facts.items():
-        print(textwrap.fill(text, 118, initial_indent=f"  {fact:<12} ", subsequent_indent=" " * 15, break_long_words=False, break_on_hyphens=False))
+        print(
+            textwrap.fill(
+                text,
+                118,
+                initial_indent=f"  {fact:<12} ",
+                subsequent_indent=" " * 15,
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+        )
     for number, step in enumerate(source.steps, 1):
         indent = "  steps        " if number == 1 else " " * 15
-        print(textwrap.fill(f"{number}. {step}", 118, initial_indent=indent, subsequent_indent=" " * 18, break_long_words=False, break_on_hyphens=False))
+        print(
+            textwrap.fill(
+                f"{number}. {step}",
+                118,
+                initial_indent=indent,
+                subsequent_indent=" " * 18,
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+        )
     files = [" + ".join(table.names[0] for table in edition.tables if table.needed) for edition in source.editions]
-    print(textwrap.fill(" or ".join(files), 118, initial_indent="  files        ", subsequent_indent=" " * 15, break_long_words=False, break_on_hyphens=False))
+    print(
+        textwrap.fill(
+            " or ".join(files),
+            118,
+            initial_indent="  files        ",
+            subsequent_indent=" " * 15,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    )
 
 
 # --- downloads ------------------------------------------------------------------------------------------------------------------
@@ -165,7 +229,9 @@ def download(name: str, data_root: Path, args: argparse.Namespace) -> Path:
         return download_openi(folder)
     if source.project:
         return download_physionet(name, folder, args)
-    raise UserError(f"{source.title} is handed out by its owners only, after a registration: python download_datasets.py --info {name}")
+    raise UserError(
+        f"{source.title} is handed out by its owners only, after a registration: python download_datasets.py --info {name}"
+    )
 
 
 def download_nih() -> Path:
@@ -196,7 +262,13 @@ def download_rexgradient(folder: Path, token: str | None, only: str | None) -> P
     try:
         from huggingface_hub import snapshot_download
 
-        snapshot_download(REXGRADIENT_HF, repo_type="dataset", local_dir=str(folder), token=token, allow_patterns=[only] if only else None)
+        snapshot_download(
+            REXGRADIENT_HF,
+            repo_type="dataset",
+            local_dir=str(folder),
+            token=token,
+            allow_patterns=[only] if only else None,
+        )
     except Exception as error:  # gated, no token, no network, no space: each has a class of its own
         said = str(error).replace(token, "***") if token else str(error)
         raise UserError(NO_HF.format(reason=reason(ValueError(said or type(error).__name__)))) from error
@@ -223,7 +295,9 @@ def download_physionet(name: str, folder: Path, args: argparse.Namespace) -> Pat
     source = CATALOG[name]
     user = args.username or os.environ.get("PHYSIONET_USERNAME")
     if not user:
-        raise UserError(f"{source.title} needs a PhysioNet account: --username NAME (or PHYSIONET_USERNAME); how to get one: --info {name}")
+        raise UserError(
+            f"{source.title} needs a PhysioNet account: --username NAME (or PHYSIONET_USERNAME); how to get one: --info {name}"
+        )
     password = ask_password(user)
     if not args.only and not folder.exists():  # what is there already is not looked through
         room(folder, source.gigabytes * 0.9e9)
@@ -234,7 +308,9 @@ def download_physionet(name: str, folder: Path, args: argparse.Namespace) -> Pat
 
 def ask_password(user: str) -> str:
     """From PHYSIONET_PASSWORD, else from the terminal; never from the command line, which every user of the machine can read."""
-    password = os.environ.get("PHYSIONET_PASSWORD") or (getpass.getpass(f"PhysioNet password of {user}: ") if sys.stdin.isatty() else "")
+    password = os.environ.get("PHYSIONET_PASSWORD") or (
+        getpass.getpass(f"PhysioNet password of {user}: ") if sys.stdin.isatty() else ""
+    )
     if not password:
         raise UserError("no password for PhysioNet: run this on a terminal, or set PHYSIONET_PASSWORD")
     return password
@@ -265,11 +341,18 @@ def gather(root: Path) -> str:
     try:
         target.mkdir(exist_ok=True)
         there = set(os.listdir(target))
-        names = {name: shard for shard in shards for name in os.listdir(shard) if name not in there and name.lower().endswith((".png", ".jpg", ".jpeg"))}
+        names = {
+            name: shard
+            for shard in shards
+            for name in os.listdir(shard)
+            if name not in there and name.lower().endswith((".png", ".jpg", ".jpeg"))
+        }
         for name, shard in names.items():
             os.symlink(os.path.join("..", shard.parent.name, "images", name), target / name)
     except OSError as error:
-        return f"{target}: cannot make links ({error.strerror}); the images are read from the {len(shards)} shards instead"
+        return (
+            f"{target}: cannot make links ({error.strerror}); the images are read from the {len(shards)} shards instead"
+        )
     return f"{target}: {len(names):,} images of {len(shards)} shards linked, {len(there):,} were there"
 
 

@@ -48,7 +48,17 @@ from roi.scoring.map_file import REINIT, Maps, read_maps
 from roi.scoring.predictions import columns, matched, models_of, places, same_model, trained_on
 from roi.text import decimal
 
-ORIGIN = ("checkpoint", "epoch", "keep_ratio", "tta", "versions", "args", "command", "image_root", "ensemble")  # what is passed on of preds.meta.json
+ORIGIN = (
+    "checkpoint",
+    "epoch",
+    "keep_ratio",
+    "tta",
+    "versions",
+    "args",
+    "command",
+    "image_root",
+    "ensemble",
+)  # what is passed on of preds.meta.json
 # What the report is told of.
 INPUTS = ("preds", "csv", "masks", "curves", "bbox_csv", "box_space", "train_masks", "train_csv")
 
@@ -61,7 +71,11 @@ TRAINED_ON = {
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.Parser(__doc__)
-    parser.add_argument("--preds", metavar="FILE", help="predictions: preds.json of infer_roi_consistency.py, or a CSV with prob_CLASS columns")
+    parser.add_argument(
+        "--preds",
+        metavar="FILE",
+        help="predictions: preds.json of infer_roi_consistency.py, or a CSV with prob_CLASS columns",
+    )
     parser.add_argument(
         "--ensemble",
         nargs="+",
@@ -72,15 +86,41 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--csv", required=True, metavar="CSV", help="table with the labels of their images")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for metrics.json and per_class.csv")
-    parser.add_argument("--resamples", type=cli.number(int, 0), default=1000, metavar="N", help="bootstrap resamples; 0: no intervals (default: %(default)s)")
-    parser.add_argument("--seed", type=cli.number(int, 0), default=0, help="of the resamples and of the random controls (default: %(default)s)")
+    parser.add_argument(
+        "--resamples",
+        type=cli.number(int, 0),
+        default=1000,
+        metavar="N",
+        help="bootstrap resamples; 0: no intervals (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=cli.number(int, 0),
+        default=0,
+        help="of the resamples and of the random controls (default: %(default)s)",
+    )
     off = parser.add_argument_group("thresholds and calibration, from images that are not scored")
-    off.add_argument("--threshold_preds", metavar="FILE", help="predictions on validation images (default: no thresholds)")
-    off.add_argument("--threshold_csv", metavar="CSV", help="their table; training writes it as <stem>_val.csv beside the checkpoint")
-    off.add_argument("--threshold_rule", choices=("f1", "youden"), default="f1", help="what a threshold makes largest there (default: %(default)s)")
-    off.add_argument("--thresholds", metavar="JSON", help="of calibrate_conformal.py: what came of its promises on these images")
+    off.add_argument(
+        "--threshold_preds", metavar="FILE", help="predictions on validation images (default: no thresholds)"
+    )
+    off.add_argument(
+        "--threshold_csv", metavar="CSV", help="their table; training writes it as <stem>_val.csv beside the checkpoint"
+    )
+    off.add_argument(
+        "--threshold_rule",
+        choices=("f1", "youden"),
+        default="f1",
+        help="what a threshold makes largest there (default: %(default)s)",
+    )
+    off.add_argument(
+        "--thresholds", metavar="JSON", help="of calibrate_conformal.py: what came of its promises on these images"
+    )
     evidence = parser.add_argument_group("evidence")
-    evidence.add_argument("--curves", metavar="NPZ", help="of infer_roi_consistency.py --curves: the mask against controls of the same area")
+    evidence.add_argument(
+        "--curves",
+        metavar="NPZ",
+        help="of infer_roi_consistency.py --curves: the mask against controls of the same area",
+    )
     evidence.add_argument(
         "--masks",
         nargs="+",
@@ -89,9 +129,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="of infer_roi_consistency.py --class_masks, --save_masks or --cam; scored where --bbox_csv is given, "
         "shown in the report",
     )
-    evidence.add_argument("--bbox_csv", metavar="CSV", help="BBox_List_2017.csv, or any table with image, label, x, y, w, h")
     evidence.add_argument(
-        "--box_space", type=cli.number(float, 1), default=1024.0, metavar="PX", help="side of the square that boxes of another table live in (default: 1024)"
+        "--bbox_csv", metavar="CSV", help="BBox_List_2017.csv, or any table with image, label, x, y, w, h"
+    )
+    evidence.add_argument(
+        "--box_space",
+        type=cli.number(float, 1),
+        default=1024.0,
+        metavar="PX",
+        help="side of the square that boxes of another table live in (default: 1024)",
     )
     evidence.add_argument(
         "--train_masks",
@@ -102,12 +148,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "(default: that of the scored images, in folds of patients)",
     )
     evidence.add_argument("--train_csv", metavar="CSV", help="table with the labels of the images of --train_masks")
-    parser.add_argument("--compare", metavar="FILE", help="predictions of another model for the same images: paired differences, ours minus theirs")
+    parser.add_argument(
+        "--compare",
+        metavar="FILE",
+        help="predictions of another model for the same images: paired differences, ours minus theirs",
+    )
     cli.add_overwrite(parser, "scores of an earlier run")
     args = parser.parse_args(argv)
     args.ensemble = list(dict.fromkeys([*([args.preds] if args.preds and args.ensemble else []), *args.ensemble]))
     if len(args.ensemble) == 1 or not (args.preds or args.ensemble):
-        parser.error("--ensemble needs at least two files" if args.ensemble else "give --preds FILE, or --ensemble FILE FILE …")
+        parser.error(
+            "--ensemble needs at least two files" if args.ensemble else "give --preds FILE, or --ensemble FILE FILE …"
+        )
     args.preds = str(Path(args.out) / "ensemble.json") if args.ensemble else args.preds
     if bool(args.threshold_preds) != bool(args.threshold_csv):
         parser.error("--threshold_preds and --threshold_csv go together")
@@ -122,13 +174,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     out = Path(args.out)
-    refuse_existing(out / "metrics.json", out / "per_class.csv", args.preds if args.ensemble else None, overwrite=args.overwrite)
+    refuse_existing(
+        out / "metrics.json", out / "per_class.csv", args.preds if args.ensemble else None, overwrite=args.overwrite
+    )
     table = read_table(args.csv)
     preds, rows = matched(args.preds, table, args.csv, args.ensemble)
     target, classes = target_matrix(rows, preds.classes), preds.classes
     prob, patients = preds.prob["full"], rows["patient_id"].to_numpy()
     fit = validation(args, preds, rows)
-    threshold = None if fit is None else metrics.per_class(lambda p, y: metrics.best_threshold(p, y, args.threshold_rule), *fit)
+    threshold = (
+        None if fit is None else metrics.per_class(lambda p, y: metrics.best_threshold(p, y, args.threshold_rule), *fit)
+    )
     groups = summary.groups_of(rows)
     measures = summary.main_scores(preds.prob, target, threshold) | summary.subgroup_scores(prob, target, groups)
     if "drop" in preds.prob:
@@ -154,7 +210,12 @@ def main(args: argparse.Namespace) -> None:
         result["localization"] = boxes_of(args, classes, rows, table)
     if other is not None:
         differences = summary.comparison(drawn["ranking_full"], drawn["other"], prob, other, target, classes)
-        result["comparison"] = {"file": args.compare, "n_images": len(rows), "contaminated": other_trained, **differences}
+        result["comparison"] = {
+            "file": args.compare,
+            "n_images": len(rows),
+            "contaminated": other_trained,
+            **differences,
+        }
     if args.ensemble:
         predictions.write(args.preds, predictions.records(preds), preds.meta)
     with replacing(out / "metrics.json") as file:
@@ -164,29 +225,41 @@ def main(args: argparse.Namespace) -> None:
     show(result)
 
 
-def validation(args: argparse.Namespace, scored: predictions.Predictions, rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray] | None:
+def validation(
+    args: argparse.Namespace, scored: predictions.Predictions, rows: pd.DataFrame
+) -> tuple[np.ndarray, np.ndarray] | None:
     """Probabilities and targets of --threshold_preds, classes in the order of `scored`; it may share nobody with the scored rows."""
     if not args.threshold_preds:
         return None
     preds, theirs = matched(args.threshold_preds, read_table(args.threshold_csv), args.threshold_csv)
     same_model(scored, preds.meta, args.threshold_preds)
     if trained_on(preds):
-        raise UserError(f"--threshold_preds {args.threshold_preds}: the model was trained on some of these images or patients; choose thresholds on others")
+        raise UserError(
+            f"--threshold_preds {args.threshold_preds}: the model was trained on some of these images or patients; choose thresholds on others"
+        )
     images, patients = overlap(theirs, rows)
     if images or patients:
         raise UserError(
             f"--threshold_preds {args.threshold_preds}: shares {images:,} images and {patients:,} patients with those that are scored; "
             "thresholds and calibration must be chosen on others (validation)"
         )
-    return preds.prob["full"][:, columns(preds.classes, scored.classes, args.threshold_preds)], target_matrix(theirs, scored.classes)
+    return preds.prob["full"][:, columns(preds.classes, scored.classes, args.threshold_preds)], target_matrix(
+        theirs, scored.classes
+    )
 
 
-def other_model(path: str, preds: predictions.Predictions, csv: str, table: pd.DataFrame) -> tuple[np.ndarray, bool | None]:
+def other_model(
+    path: str, preds: predictions.Predictions, csv: str, table: pd.DataFrame
+) -> tuple[np.ndarray, bool | None]:
     """(N, K) probabilities of --compare in the order of `preds`, and whether that model was trained on them; the images must be the same."""
     other, _ = matched(path, table, csv)
     if len(other.images) != len(preds.images):
-        raise UserError(f"--compare {path}: predicts {len(other.images):,} images, not the same {len(preds.images):,}; compare on the same images")
-    return other.prob["full"][places(preds.images, other.images, "--preds", path)][:, columns(other.classes, preds.classes, path)], trained_on(other)
+        raise UserError(
+            f"--compare {path}: predicts {len(other.images):,} images, not the same {len(preds.images):,}; compare on the same images"
+        )
+    return other.prob["full"][places(preds.images, other.images, "--preds", path)][
+        :, columns(other.classes, preds.classes, path)
+    ], trained_on(other)
 
 
 def curves_of(args: argparse.Namespace, preds: predictions.Predictions, rows: pd.DataFrame) -> dict[str, Any]:
@@ -194,7 +267,9 @@ def curves_of(args: argparse.Namespace, preds: predictions.Predictions, rows: pd
     same_model(preds, curves.meta, args.curves)
     curves.classes = [canonical(c, preds.classes, args.curves) for c in curves.classes]
     theirs = rows.iloc[places(curves.images, preds.images, args.curves, args.preds)]
-    return faithfulness.controls(curves, target_matrix(theirs, curves.classes), theirs["patient_id"].to_numpy(), args.resamples, args.seed)
+    return faithfulness.controls(
+        curves, target_matrix(theirs, curves.classes), theirs["patient_id"].to_numpy(), args.resamples, args.seed
+    )
 
 
 def promises(args: argparse.Namespace, preds: predictions.Predictions, rows: pd.DataFrame) -> dict[str, Any]:
@@ -203,10 +278,14 @@ def promises(args: argparse.Namespace, preds: predictions.Predictions, rows: pd.
     same_model(preds, thresholds["model"], args.thresholds)
     shared = set(prediction_sets.hashes(rows["patient_id"].to_numpy())) & set(thresholds["patients"])
     if shared:
-        raise UserError(f"--thresholds {args.thresholds}: {len(shared):,} patients who are scored set the thresholds; score others, or calibrate on others")
+        raise UserError(
+            f"--thresholds {args.thresholds}: {len(shared):,} patients who are scored set the thresholds; score others, or calibrate on others"
+        )
     place = columns(preds.classes, thresholds["classes"], args.thresholds)
     target = target_matrix(rows, thresholds["classes"])
-    found = prediction_sets.realised(thresholds, preds.prob["full"][:, place], target, rows["patient_id"].to_numpy(), args.resamples, args.seed)
+    found = prediction_sets.realised(
+        thresholds, preds.prob["full"][:, place], target, rows["patient_id"].to_numpy(), args.resamples, args.seed
+    )
     return {"file": args.thresholds, **found}
 
 
@@ -295,7 +374,13 @@ def training_maps(args: argparse.Namespace, sets: Sequence[Maps]) -> list[Labell
     return labelled
 
 
-def provenance(args: argparse.Namespace, preds: predictions.Predictions, rows: pd.DataFrame, table: pd.DataFrame, target: np.ndarray) -> dict[str, Any]:
+def provenance(
+    args: argparse.Namespace,
+    preds: predictions.Predictions,
+    rows: pd.DataFrame,
+    table: pd.DataFrame,
+    target: np.ndarray,
+) -> dict[str, Any]:
     """Which labels, which split, how many images and patients, trained on or not: stands in every output."""
     sources = sorted(set(rows["label_source"]) - {""})
     present = set(class_list(table)) if table["labels"].any() else set()
@@ -305,12 +390,18 @@ def provenance(args: argparse.Namespace, preds: predictions.Predictions, rows: p
         "split": ", ".join(sorted(set(rows["split"]) - {""})) or "unknown",
         "contaminated": trained_on(preds),
         "label_source": f"{', '.join(sources)} ({args.csv})" if sources else args.csv,
-        "classes_not_predicted": [c for c in sorted(present, key=lambda c: (c not in LABELS, c)) if c not in preds.classes and c not in NORMAL],
-        "classes_undefined": [c for c, ok in zip(preds.classes, summary.scored(target, preds.classes), strict=True) if not ok and c not in NORMAL],
+        "classes_not_predicted": [
+            c for c in sorted(present, key=lambda c: (c not in LABELS, c)) if c not in preds.classes and c not in NORMAL
+        ],
+        "classes_undefined": [
+            c
+            for c, ok in zip(preds.classes, summary.scored(target, preds.classes), strict=True)
+            if not ok and c not in NORMAL
+        ],
         "command": shlex.join(sys.argv),
         "predictions": {"file": args.preds, **{k: preds.meta[k] for k in ORIGIN if k in preds.meta}},
         "inputs": {name: getattr(args, name) for name in INPUTS},
-    }  # fmt: skip
+    }
 
 
 def as_table(result: dict[str, Any]) -> pd.DataFrame:
@@ -320,8 +411,15 @@ def as_table(result: dict[str, Any]) -> pd.DataFrame:
     for c, values in {"mean": result["mean"], **result["per_class"]}.items():
         row: dict[str, Any] = {"class": c, "positives": values.get("positives"), "known": values.get("known")}
         for name in names:
-            row |= {name: values[name]["value"], f"{name}_low": values[name]["low"], f"{name}_high": values[name]["high"]}
-        rows.append({**row, "threshold": values.get("threshold")} | {k: result[k] for k in ("n_images", "n_patients", "split", "contaminated", "label_source")})
+            row |= {
+                name: values[name]["value"],
+                f"{name}_low": values[name]["low"],
+                f"{name}_high": values[name]["high"],
+            }
+        rows.append(
+            {**row, "threshold": values.get("threshold")}
+            | {k: result[k] for k in ("n_images", "n_patients", "split", "contaminated", "label_source")}
+        )
     return pd.DataFrame(rows).astype({"positives": "Int64", "known": "Int64"})
 
 
@@ -338,22 +436,39 @@ def text(score: dict[str, float | None]) -> str:
 
 
 def show(result: dict[str, Any]) -> None:
-    print(f"{result['n_images']:,} images of {result['n_patients']:,} patients, split: {result['split']}, labels: {result['label_source']}")
+    print(
+        f"{result['n_images']:,} images of {result['n_patients']:,} patients, split: {result['split']}, labels: {result['label_source']}"
+    )
     print(TRAINED_ON[result["contaminated"]])
     if result["classes_not_predicted"]:
         print(f"not predicted, so not in the means: {', '.join(result['classes_not_predicted'])}")
     if result["classes_undefined"]:
         print(f"without both classes here, so undefined and not in the means: {', '.join(result['classes_undefined'])}")
-    shown = [name for name in result["mean"] if name.startswith("auroc")] + ["ap"] + (["f1"] if result["thresholds"] else [])
+    shown = (
+        [name for name in result["mean"] if name.startswith("auroc")]
+        + ["ap"]
+        + (["f1"] if result["thresholds"] else [])
+    )
     print(f"{'':20s}{'positives':>10s}" + "".join(f"{name:>24s}" for name in shown))
     for c, values in {"mean": result["mean"], **result["per_class"]}.items():
         print(f"{c:20s}{values.get('positives', ''):>10}" + "".join(f"{text(values[name]):>24s}" for name in shown))
     errors = {method: values["mean"]["ece"] for method, values in result["calibration"]["methods"].items()}
-    print("calibration error: " + ", ".join(f"{method} {'undefined' if e is None else f'{e:.4f}'}" for method, e in errors.items()))
+    print(
+        "calibration error: "
+        + ", ".join(f"{method} {'undefined' if e is None else f'{e:.4f}'}" for method, e in errors.items())
+    )
     for name, block in result["subgroups"].items():
-        print(f"by {name} ({len(block['findings'])} findings): " + "; ".join(f"{g} {text(v['auroc'])}" for g, v in block["groups"].items()))
+        print(
+            f"by {name} ({len(block['findings'])} findings): "
+            + "; ".join(f"{g} {text(v['auroc'])}" for g, v in block["groups"].items())
+        )
         if name == "dataset":
-            print("each on its own findings: " + "; ".join(f"{g} {text(v['auroc_own'])} ({len(v['findings_own'])})" for g, v in block["groups"].items()))
+            print(
+                "each on its own findings: "
+                + "; ".join(
+                    f"{g} {text(v['auroc_own'])} ({len(v['findings_own'])})" for g, v in block["groups"].items()
+                )
+            )
     if "conformal" in result:
         show_sets(result["conformal"])
     if "comparison" in result:
@@ -364,7 +479,9 @@ def show(result: dict[str, Any]) -> None:
         )
     controls = result.get("faithfulness", {}).get("controls", {})
     for source, values in controls.get("sources", {}).items():
-        print(f"{source:10s} AUROC at {controls['keep_ratio']:g} kept: crop {text(values['crop'])}, drop {text(values['drop'])}")
+        print(
+            f"{source:10s} AUROC at {controls['keep_ratio']:g} kept: crop {text(values['crop'])}, drop {text(values['drop'])}"
+        )
     if controls.get("contaminated"):
         print("the model of --curves is CONTAMINATED: it was trained on some of these images or patients")
     if "localization" in result:
@@ -413,7 +530,9 @@ def show_boxes(found: dict[str, Any]) -> None:
 def show_sets(found: dict[str, Any]) -> None:
     print(f"prediction sets of {found['file']}, alpha {found['alpha']:g}, for the next {found['unit']}")
     for rule, row in found["rules"].items():
-        said = ", ".join(f"{name} {text(row[name])}" for name in ("fnr", "fnr_with_finding", "fdr", "size", "size_with_finding"))
+        said = ", ".join(
+            f"{name} {text(row[name])}" for name in ("fnr", "fnr_with_finding", "fdr", "size", "size_with_finding")
+        )
         print(f"{rule:18s}{said}")
     for rule in found["infeasible"]:
         print(f"{rule:18s}infeasible at this alpha")

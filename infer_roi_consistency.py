@@ -54,7 +54,9 @@ if TYPE_CHECKING:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.Parser(__doc__)
-    parser.add_argument("--checkpoint", required=True, metavar="PT", help="of a train script; it says which backbone and classes")
+    parser.add_argument(
+        "--checkpoint", required=True, metavar="PT", help="of a train script; it says which backbone and classes"
+    )
     source = parser.add_argument_group("images: a table, or one file")
     source.add_argument("--csv", metavar="CSV", help="table of make_chexmultimodal_csv.py")
     source.add_argument(
@@ -64,33 +66,85 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "DIR/images-*/images-*/NAME",
     )
     source.add_argument("--image", metavar="FILE", help="one image file")
-    source.add_argument("--max_samples", type=cli.number(int, 1), metavar="N", help="the first N rows of the table (default: all)")
     source.add_argument(
-        "--max_test_samples", type=cli.number(int, 1), metavar="N", help="at most N rows of the table, whole patients drawn with --seed (default: all)"
+        "--max_samples", type=cli.number(int, 1), metavar="N", help="the first N rows of the table (default: all)"
+    )
+    source.add_argument(
+        "--max_test_samples",
+        type=cli.number(int, 1),
+        metavar="N",
+        help="at most N rows of the table, whole patients drawn with --seed (default: all)",
     )
     cli.add_loading(source)
     out = parser.add_argument_group("output")
     out.add_argument("--save_json", metavar="JSON", help="predictions")
-    pictures = "folder for three pictures an image; of a checkpoint without a mask one, Grad-CAM of its most probable finding"
+    pictures = (
+        "folder for three pictures an image; of a checkpoint without a mask one, Grad-CAM of its most probable finding"
+    )
     out.add_argument("--save_vis_dir", metavar="DIR", help=pictures)
-    out.add_argument("--max_vis", type=cli.number(int, 1), metavar="N", help="pictures for the first N images alone (default: all)")
-    out.add_argument("--vis_size", type=cli.number(int, 64, 4096), default=512, metavar="PX", help="side of the pictures (default: %(default)s)")
-    out.add_argument("--bbox_csv", metavar="CSV", help="boxes for the overlays, --cam and --class_masks: BBox_List_2017.csv, or image,label,x,y,w,h")
-    out.add_argument("--thresholds", metavar="JSON", help="of calibrate_conformal.py: adds the prediction set of each image (set, certain, possible)")
+    out.add_argument(
+        "--max_vis", type=cli.number(int, 1), metavar="N", help="pictures for the first N images alone (default: all)"
+    )
+    out.add_argument(
+        "--vis_size",
+        type=cli.number(int, 64, 4096),
+        default=512,
+        metavar="PX",
+        help="side of the pictures (default: %(default)s)",
+    )
+    out.add_argument(
+        "--bbox_csv",
+        metavar="CSV",
+        help="boxes for the overlays, --cam and --class_masks: BBox_List_2017.csv, or image,label,x,y,w,h",
+    )
+    out.add_argument(
+        "--thresholds",
+        metavar="JSON",
+        help="of calibrate_conformal.py: adds the prediction set of each image (set, certain, possible)",
+    )
     out.add_argument("--save_mask", metavar="PNG", help="mask of --image, at its own size")
     out.add_argument("--save_crop", metavar="PNG", help="what the mask keeps of --image, at its own size")
     cli.add_overwrite(out, "outputs of an earlier run")
     evidence = parser.add_argument_group("evidence", "files for evaluate.py; each is complete or absent")
-    evidence.add_argument("--save_masks", metavar="NPZ", help="masks of all images, and of a re-initialised model (default: none)")
-    evidence.add_argument("--cam", metavar="NPZ", help="Grad-CAM of each class, of the images in --bbox_csv if given, otherwise of all (default: none)")
-    evidence.add_argument("--class_masks", metavar="NPZ", help="the map of each class behind the mask, of the same images as --cam (default: none)")
-    evidence.add_argument("--map_size", type=cli.number(int, 1, 512), default=32, metavar="M", help="cells a side of these maps (default: %(default)s)")
-    evidence.add_argument("--curves", metavar="NPZ", help="predictions on what masks and controls of many areas keep and drop (default: none)")
     evidence.add_argument(
-        "--curve_samples", type=cli.number(int, 1), default=1000, metavar="N", help="images for --curves, drawn with --seed (default: %(default)s)"
+        "--save_masks", metavar="NPZ", help="masks of all images, and of a re-initialised model (default: none)"
+    )
+    evidence.add_argument(
+        "--cam",
+        metavar="NPZ",
+        help="Grad-CAM of each class, of the images in --bbox_csv if given, otherwise of all (default: none)",
+    )
+    evidence.add_argument(
+        "--class_masks",
+        metavar="NPZ",
+        help="the map of each class behind the mask, of the same images as --cam (default: none)",
+    )
+    evidence.add_argument(
+        "--map_size",
+        type=cli.number(int, 1, 512),
+        default=32,
+        metavar="M",
+        help="cells a side of these maps (default: %(default)s)",
+    )
+    evidence.add_argument(
+        "--curves",
+        metavar="NPZ",
+        help="predictions on what masks and controls of many areas keep and drop (default: none)",
+    )
+    evidence.add_argument(
+        "--curve_samples",
+        type=cli.number(int, 1),
+        default=1000,
+        metavar="N",
+        help="images for --curves, drawn with --seed (default: %(default)s)",
     )
     how = parser.add_argument_group("computing")
-    how.add_argument("--keep_ratio", type=cli.number(float, 0, 1), metavar="0..1", help="share of the pixels that the mask keeps (default: as trained)")
+    how.add_argument(
+        "--keep_ratio",
+        type=cli.number(float, 0, 1),
+        metavar="0..1",
+        help="share of the pixels that the mask keeps (default: as trained)",
+    )
     how.add_argument(
         "--tta",
         choices=("none", "flips", "scales"),
@@ -98,9 +152,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="probabilities are means over views of the image: as it is and mirrored, which shows the heart on the wrong side, or as it is and .9 and 1.1 "
         "times as large; masks and maps stay those of the image as it is (default: %(default)s)",
     )
-    how.add_argument("--batch_size", type=cli.number(int, 1), default=32, metavar="N", help="images a forward (default: %(default)s)")
     how.add_argument(
-        "--seed", type=cli.number(int, 0), default=0, help="of random masks, re-initialised weights and the draw for --curves (default: %(default)s)"
+        "--batch_size", type=cli.number(int, 1), default=32, metavar="N", help="images a forward (default: %(default)s)"
+    )
+    how.add_argument(
+        "--seed",
+        type=cli.number(int, 0),
+        default=0,
+        help="of random masks, re-initialised weights and the draw for --curves (default: %(default)s)",
     )
     cli.add_compute(how)
     args = parser.parse_args(argv)
@@ -114,8 +173,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--save_masks, --cam, --class_masks and --curves go with --csv")
     if args.tta != "none" and args.curves:
         parser.error(f"--curves are predictions on the image as it is; leave out --tta {args.tta}")
-    if args.csv and not (args.save_json or args.save_vis_dir or args.save_masks or args.cam or args.class_masks or args.curves):
-        parser.error("nothing to write: give --save_json, --save_vis_dir, --save_masks, --cam, --class_masks or --curves")
+    if args.csv and not (
+        args.save_json or args.save_vis_dir or args.save_masks or args.cam or args.class_masks or args.curves
+    ):
+        parser.error(
+            "nothing to write: give --save_json, --save_vis_dir, --save_masks, --cam, --class_masks or --curves"
+        )
     return args
 
 
@@ -139,7 +202,16 @@ def predict_with(args: argparse.Namespace) -> None:
     from roi.scoring.predictions import meta_path
     from roi.training import checkpoint
 
-    files = (args.save_json, args.save_vis_dir, args.save_mask, args.save_crop, args.save_masks, args.cam, args.class_masks, args.curves)
+    files = (
+        args.save_json,
+        args.save_vis_dir,
+        args.save_mask,
+        args.save_crop,
+        args.save_masks,
+        args.cam,
+        args.class_masks,
+        args.curves,
+    )
     refuse_existing(meta_path(args.save_json) if args.save_json else None, *files, overwrite=args.overwrite)
     for path in (args.save_masks, args.cam, args.class_masks, args.curves):
         if path:
@@ -150,13 +222,19 @@ def predict_with(args: argparse.Namespace) -> None:
             f"{args.checkpoint}: was trained without a mask (--mode standard), there is none to show; leave out --save_mask, --save_crop, --save_masks"
         )
     if model.mask not in LEARNED and args.curves:
-        raise UserError(f"{args.checkpoint}: its mask is not learned (mask {model.mask!r}), so that nothing ranks the pixels; leave out --curves")
+        raise UserError(
+            f"{args.checkpoint}: its mask is not learned (mask {model.mask!r}), so that nothing ranks the pixels; leave out --curves"
+        )
     if args.class_masks and not model.per_class:
-        raise UserError(f"{args.checkpoint}: has no map a class (--mask_per_class when training); leave out --class_masks")
+        raise UserError(
+            f"{args.checkpoint}: has no map a class (--mask_per_class when training); leave out --class_masks"
+        )
     args.keep_ratio = state["args"]["keep_ratio"] if args.keep_ratio is None else args.keep_ratio
     args.sets = promised(args, state) if args.thresholds else None
     if args.tta == "flips":
-        print("--tta flips: half of each mean sees the heart on the right, and side markers mirrored; laterality and dextrocardia are lost to it")
+        print(
+            "--tta flips: half of each mean sees the heart on the right, and side markers mirrored; laterality and dextrocardia are lost to it"
+        )
     distributed.wait()  # every process has looked at what is there
     with locked(*(path for path in files if path and distributed.rank() == 0)):
         if args.image:
@@ -173,7 +251,11 @@ def promised(args: argparse.Namespace, state: dict[str, Any]) -> Callable[[np.nd
     lacking = [c for c in thresholds["classes"] if c not in state["classes"]]
     theirs, ours = thresholds["model"], {"checkpoint": Path(args.checkpoint).name, "epoch": state["epoch"]}
     if lacking or theirs and (Path(theirs.get("checkpoint") or "").name, theirs.get("epoch")) != tuple(ours.values()):
-        why = f"it has {lacking[0]!r}, which this one does not predict" if lacking else f"they are of {theirs.get('checkpoint')}, epoch {theirs.get('epoch')}"
+        why = (
+            f"it has {lacking[0]!r}, which this one does not predict"
+            if lacking
+            else f"they are of {theirs.get('checkpoint')}, epoch {theirs.get('epoch')}"
+        )
         raise UserError(
             f"--thresholds {args.thresholds}: not of {args.checkpoint}, epoch {state['epoch']}: {why}; calibrate on predictions of this checkpoint"
         )
@@ -206,18 +288,32 @@ def outcomes(
     unreadable: set[str] = set()
     readable = checked(batches, args.skip_unreadable, unreadable)
     model, others = model.to(device), OTHER_VIEWS[args.tta]
-    for batch, views in predict(model, readable, device, dtype, args.keep_ratio, lambda index: row_seeds(args.seed, 0, index + first), others=others):
+    for batch, views in predict(
+        model,
+        readable,
+        device,
+        dtype,
+        args.keep_ratio,
+        lambda index: row_seeds(args.seed, 0, index + first),
+        others=others,
+    ):
         rows = batch.index.tolist()
         if not rows:
             continue
         for output in outputs:
             output.add(batch, [images[row] for row in rows], views)
-        prob = {part: getattr(views, part).sigmoid().cpu().numpy() for part in PARTS if getattr(views, part) is not None}
+        prob = {
+            part: getattr(views, part).sigmoid().cpu().numpy() for part in PARTS if getattr(views, part) is not None
+        }
         masks = None if views.hard is None else views.hard[:, 0].cpu().numpy()
         sets = args.sets(prob["full"]) if args.sets else [{}] * len(rows)
         for i, row in enumerate(rows):
             values = {part: p[i] for part, p in prob.items()}
-            yield row, record(images[row], state["classes"], values, contaminated[row]) | sets[i], None if masks is None else masks[i]
+            yield (
+                row,
+                record(images[row], state["classes"], values, contaminated[row]) | sets[i],
+                None if masks is None else masks[i],
+            )
     unreadable = set().union(*distributed.gathered(unreadable))
     if distributed.rank() == 0:
         note_unreadable(unreadable, output_of(args))
@@ -230,7 +326,9 @@ def computing(args: argparse.Namespace) -> tuple[torch.device, torch.dtype]:
     return device, pick_dtype(args.autocast_dtype, device)
 
 
-def evidence(args: argparse.Namespace, model: RoiModel, state: dict[str, Any], images: list[str], boxed: set[str] | None) -> list[Output]:
+def evidence(
+    args: argparse.Namespace, model: RoiModel, state: dict[str, Any], images: list[str], boxed: set[str] | None
+) -> list[Output]:
     """The files of maps and curves that were asked for; `boxed`: the images that have a box, if boxes were given."""
     import torch
 
@@ -246,14 +344,25 @@ def evidence(args: argparse.Namespace, model: RoiModel, state: dict[str, Any], i
     outputs: list[Output] = []
     models = model.to(device), reinitialised(state["args"], state["classes"], args.seed, args.channels_last).to(device)
     if args.save_masks:
-        outputs.append(MaskMaps(args.save_masks, models[1] if model.mask in LEARNED else None, args.keep_ratio, args.map_size, side, dtype))
+        outputs.append(
+            MaskMaps(
+                args.save_masks,
+                models[1] if model.mask in LEARNED else None,
+                args.keep_ratio,
+                args.map_size,
+                side,
+                dtype,
+            )
+        )
     if args.cam:
         outputs.append(CamMaps(args.cam, models, args.keep_ratio, args.map_size, side, dtype, boxed))
     if args.class_masks:
         outputs.append(ClassMaps(args.class_masks, models[1], args.keep_ratio, args.map_size, dtype, boxed))
     if args.curves:
         rows = np.random.default_rng(args.seed).permutation(len(images))[: args.curve_samples]
-        seeds = dict(zip([images[n] for n in rows], row_seeds(args.seed, 0, torch.from_numpy(rows)).tolist(), strict=True))
+        seeds = dict(
+            zip([images[n] for n in rows], row_seeds(args.seed, 0, torch.from_numpy(rows)).tolist(), strict=True)
+        )
         outputs.append(Curves(args.curves, models, args.keep_ratio, args.batch_size, dtype, seeds))
     return outputs
 
@@ -319,7 +428,9 @@ def predict_table(args: argparse.Namespace, model: RoiModel, state: dict[str, An
     if (args.cam or args.class_masks) and boxed is not None:
         has_box = table["image"].isin(boxed)
         if not has_box.any():
-            raise UserError(f"{args.bbox_csv}: has no box in any of the {len(table):,} images of {args.csv}; without --bbox_csv all images are taken")
+            raise UserError(
+                f"{args.bbox_csv}: has no box in any of the {len(table):,} images of {args.csv}; without --bbox_csv all images are taken"
+            )
         if not (args.save_json or args.save_vis_dir or args.save_masks or args.curves):
             table = table[has_box]  # the others would be predicted for nothing
     table, paths = present(table, args.image_root, args.skip_unreadable, output_of(args))
@@ -329,7 +440,9 @@ def predict_table(args: argparse.Namespace, model: RoiModel, state: dict[str, An
     marked = set(table["image"][table["contaminated"]])
     stems = file_stems(table["image"])
     shown = min(args.max_vis or len(table), len(table)) if args.save_vis_dir else 0
-    first, end = (len(table) * n // distributed.world() for n in (distributed.rank(), distributed.rank() + 1))  # rows of this process
+    first, end = (
+        len(table) * n // distributed.world() for n in (distributed.rank(), distributed.rank() + 1)
+    )  # rows of this process
     outputs = evidence(args, model, state, table["image"].tolist(), boxed)
     cam = cam_of(args, model, state) if shown and model.mask == "none" else None
     if args.compile:
@@ -446,10 +559,18 @@ def loader_of(
 def provenance(args: argparse.Namespace, state: dict[str, Any]) -> dict[str, Any]:
     """Where an output comes from."""
     return {
-        "checkpoint": args.checkpoint, "epoch": state["epoch"], "table": args.csv, "image_root": args.image_root, "keep_ratio": args.keep_ratio,
-        "tta": args.tta, "classes": state["classes"], "contaminated": state["contaminated"], "args": state["args"], "versions": state["versions"],
+        "checkpoint": args.checkpoint,
+        "epoch": state["epoch"],
+        "table": args.csv,
+        "image_root": args.image_root,
+        "keep_ratio": args.keep_ratio,
+        "tta": args.tta,
+        "classes": state["classes"],
+        "contaminated": state["contaminated"],
+        "args": state["args"],
+        "versions": state["versions"],
         "command": shlex.join(sys.argv),
-    }  # fmt: skip
+    }
 
 
 def save_predictions(args: argparse.Namespace, state: dict[str, Any], rows: Iterator[dict[str, Any]]) -> None:

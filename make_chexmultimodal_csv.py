@@ -35,9 +35,19 @@ from roi.sources.readers import VOTES, read_nih
 
 ONE = {"image_dir": None, "filter_list": None, "label_from": "Finding Labels"}
 SEVERAL: dict[str, Any] = {
-    "views": None, "splits": None, "blank": "unknown", "votes": "majority", "val_fraction": 0.1, "test_fraction": 0.2, "seed": 0, "check_images": True,
-    "check_duplicates": None, "audit": None, "format": "table", "summary": None,
-}  # fmt: skip
+    "views": None,
+    "splits": None,
+    "blank": "unknown",
+    "votes": "majority",
+    "val_fraction": 0.1,
+    "test_fraction": 0.2,
+    "seed": 0,
+    "check_images": True,
+    "check_duplicates": None,
+    "audit": None,
+    "format": "table",
+    "summary": None,
+}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -46,19 +56,43 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--src_csv", metavar="CSV", help="Data_Entry_2017.csv or Data_Entry_2017_v2020.csv")
     what.add_argument(
-        "--datasets", nargs="+", metavar="all|NAME", help="sets below --data_root: nih, openi, … (download_datasets.py --list), or all that are there"
+        "--datasets",
+        nargs="+",
+        metavar="all|NAME",
+        help="sets below --data_root: nih, openi, … (download_datasets.py --list), or all that are there",
     )
     parser.add_argument("--out_csv", required=True, metavar="CSV", help="table to write")
     filler = "Normal or No Finding: written where an image is known to have no finding (default: an empty field)"
     parser.add_argument("--fillna", default="", metavar="WORD", help=filler)
-    parser.add_argument("--allow_missing", action=cli.on_off, default=False, help="leave out rows whose image is missing (default: an error)")
+    parser.add_argument(
+        "--allow_missing",
+        action=cli.on_off,
+        default=False,
+        help="leave out rows whose image is missing (default: an error)",
+    )
     cli.add_overwrite(parser, "the table if another one is there")
     one = parser.add_argument_group("with --src_csv")
-    one.add_argument("--image_dir", metavar="DIR", help="folder of the images (or one with the shards images_*/images beside it); each row must have one")
-    one.add_argument("--filter_list", metavar="TXT", help="keep the images of this list, one name a line (default: all)")
-    one.add_argument("--label_from", default=ONE["label_from"], metavar="COLUMN", help="column with the labels, joined by '|' (default: %(default)s)")
+    one.add_argument(
+        "--image_dir",
+        metavar="DIR",
+        help="folder of the images (or one with the shards images_*/images beside it); each row must have one",
+    )
+    one.add_argument(
+        "--filter_list", metavar="TXT", help="keep the images of this list, one name a line (default: all)"
+    )
+    one.add_argument(
+        "--label_from",
+        default=ONE["label_from"],
+        metavar="COLUMN",
+        help="column with the labels, joined by '|' (default: %(default)s)",
+    )
     several = parser.add_argument_group("with --datasets")
-    several.add_argument("--data_root", type=Path, metavar="DIR", help="holds a folder for each data set, named as in --datasets (default: Dataset)")
+    several.add_argument(
+        "--data_root",
+        type=Path,
+        metavar="DIR",
+        help="holds a folder for each data set, named as in --datasets (default: Dataset)",
+    )
     several.add_argument(
         "--views",
         nargs="+",
@@ -66,15 +100,44 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="keep these views: PA, AP, FRONTAL (which of the two is not said), LATERAL, OBLIQUE, UNKNOWN (none is "
         "said); COSTAL, KUB, SWIMMERS and EXCLUDE are kept only if they are named (default: all others)",
     )
-    several.add_argument("--splits", nargs="+", choices=("train", "val", "test"), help="write these alone, so that each can be a table (default: all)")
-    several.add_argument("--blank", choices=("unknown", "negative"), default="unknown", help="what a report does not mention is … (default: %(default)s)")
     several.add_argument(
-        "--votes", choices=VOTES, default="majority", help="VinDr's readers: more than half of them, any, or their share (default: %(default)s)"
+        "--splits",
+        nargs="+",
+        choices=("train", "val", "test"),
+        help="write these alone, so that each can be a table (default: all)",
     )
-    several.add_argument("--val_fraction", type=share, default=0.1, metavar="0..0.9", help="patients for val where none is official (default: %(default)s)")
-    several.add_argument("--test_fraction", type=share, default=0.2, metavar="0..0.9", help="patients for test where none is official (default: %(default)s)")
-    several.add_argument("--seed", type=cli.number(int, 0), default=0, help="of the splits that are drawn (default: %(default)s)")
-    several.add_argument("--check_images", action=cli.on_off, default=True, help="each row must have its image (default: yes)")
+    several.add_argument(
+        "--blank",
+        choices=("unknown", "negative"),
+        default="unknown",
+        help="what a report does not mention is … (default: %(default)s)",
+    )
+    several.add_argument(
+        "--votes",
+        choices=VOTES,
+        default="majority",
+        help="VinDr's readers: more than half of them, any, or their share (default: %(default)s)",
+    )
+    several.add_argument(
+        "--val_fraction",
+        type=share,
+        default=0.1,
+        metavar="0..0.9",
+        help="patients for val where none is official (default: %(default)s)",
+    )
+    several.add_argument(
+        "--test_fraction",
+        type=share,
+        default=0.2,
+        metavar="0..0.9",
+        help="patients for test where none is official (default: %(default)s)",
+    )
+    several.add_argument(
+        "--seed", type=cli.number(int, 0), default=0, help="of the splits that are drawn (default: %(default)s)"
+    )
+    several.add_argument(
+        "--check_images", action=cli.on_off, default=True, help="each row must have its image (default: yes)"
+    )
     several.add_argument(
         "--check_duplicates",
         nargs="*",
@@ -83,20 +146,33 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="find pictures that stand there twice, here or in these folders, which are tested on elsewhere; decodes all of them once (default: no)",
     )
     several.add_argument(
-        "--workers", type=cli.number(int, 1), default=os.cpu_count() or 1, metavar="N", help="processes that compare pictures (default: all cores)"
+        "--workers",
+        type=cli.number(int, 1),
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="processes that compare pictures (default: all cores)",
     )
-    several.add_argument("--audit", nargs="+", metavar="CSV", help="tables of other sets made of NIH images: how many of them are trained on")
+    several.add_argument(
+        "--audit",
+        nargs="+",
+        metavar="CSV",
+        help="tables of other sets made of NIH images: how many of them are trained on",
+    )
     several.add_argument(
         "--format",
         choices=("table", "metadata"),
         default="table",
         help="metadata: Image Index, path, 14 digits, Dataset; unknowns become 0 (default: %(default)s)",
     )
-    several.add_argument("--summary", metavar="JSON", help="counts by set and finding (default: <out_csv>_summary.json)")
+    several.add_argument(
+        "--summary", metavar="JSON", help="counts by set and finding (default: <out_csv>_summary.json)"
+    )
     args = parser.parse_args(argv)
     for name, default in (SEVERAL | {"data_root": None} if args.src_csv else ONE).items():
         if getattr(args, name) != default:
-            parser.error(f"--{name} goes with {'--datasets' if args.src_csv else '--src_csv'}, not with {'--src_csv' if args.src_csv else '--datasets'}")
+            parser.error(
+                f"--{name} goes with {'--datasets' if args.src_csv else '--src_csv'}, not with {'--src_csv' if args.src_csv else '--datasets'}"
+            )
     args.data_root = args.data_root or Path("Dataset")
     if args.fillna and not normal_name(args.fillna):
         remedy = "write Normal or No Finding, or leave the flag out for an empty field"
@@ -135,10 +211,14 @@ def make_union(args: argparse.Namespace) -> None:
     if summary_file.resolve() == out.resolve():
         raise UserError(f"--summary {summary_file} is the table itself; choose another name")
     if args.val_fraction + args.test_fraction >= 1:
-        raise UserError(f"--val_fraction {args.val_fraction:g} and --test_fraction {args.test_fraction:g} leave nobody to train on")
+        raise UserError(
+            f"--val_fraction {args.val_fraction:g} and --test_fraction {args.test_fraction:g} leave nobody to train on"
+        )
     if args.check_duplicates is not None and not args.check_images:
         raise UserError("--check_duplicates looks at the images: it does not go with --no-check_images")
-    table, facts, missing = merge.gathered(args.datasets, args.data_root, args.blank, args.votes, args.check_images, print)
+    table, facts, missing = merge.gathered(
+        args.datasets, args.data_root, args.blank, args.votes, args.check_images, print
+    )
     report_missing(missing, len(table) + len(missing), args.data_root, missing_file(out), args.allow_missing)
     table = pd.concat([check_table(table[list(COLUMNS)].copy(), "the union"), table[list(LABELS)]], axis=1)
     table["split"], moved = merge.assign_splits(table, args.val_fraction, args.test_fraction, args.seed)
@@ -147,7 +227,9 @@ def make_union(args: argparse.Namespace) -> None:
     if args.check_duplicates is not None:
         from roi.sources.duplicates import without_duplicates
 
-        table, facts["duplicates"], groups = without_duplicates(table, args.data_root, args.check_duplicates, args.workers, merge.RANK)
+        table, facts["duplicates"], groups = without_duplicates(
+            table, args.data_root, args.check_duplicates, args.workers, merge.RANK
+        )
     table, left_out = merge.chosen_rows(table, args.views, args.splits)
     facts |= left_out | {f"audit of {csv}": merge.audit(table, Path(csv)) for csv in args.audit or ()}
     counted = merge.summary(table)
@@ -158,8 +240,14 @@ def make_union(args: argparse.Namespace) -> None:
     table["labels"] = table["labels"].mask(none, args.fillna)
     if args.format == "metadata":
         lost = sum(f["unknown"] + f["uncertain"] for s in counted["datasets"].values() for f in s["findings"].values())
-        print(f"warning: {lost:,} cells that are unknown are 0 in this format, as if somebody had looked; training on them teaches absence")
-    write(merge.published_format(table, args.data_root) if args.format == "metadata" else table[list(COLUMNS)], out, args.overwrite)
+        print(
+            f"warning: {lost:,} cells that are unknown are 0 in this format, as if somebody had looked; training on them teaches absence"
+        )
+    write(
+        merge.published_format(table, args.data_root) if args.format == "metadata" else table[list(COLUMNS)],
+        out,
+        args.overwrite,
+    )
     if groups is not None:
         with replacing(out.with_name(f"{out.stem}_duplicates.csv")) as file:
             file.write(groups.to_csv(index=False, lineterminator="\n"))

@@ -31,14 +31,24 @@ from roi.demo.source_layouts import WRITERS, make_demo_layout
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write (required)")
-    parser.add_argument("--images", type=int, default=3000, metavar="N", help=f"images, at least {MIN_IMAGES} (default: %(default)s)")
+    parser.add_argument(
+        "--images", type=int, default=3000, metavar="N", help=f"images, at least {MIN_IMAGES} (default: %(default)s)"
+    )
     side = f"side of the square images in pixels, {SIZES[0]} to {SIZES[1]} (default: %(default)s)"
     parser.add_argument("--size", type=int, default=256, metavar="PX", help=side)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="which set, 0 or more (default: %(default)s)")
     hard = "faint and rare findings, wrong labels, borders, markers and devices (default: %(default)s)"
     parser.add_argument("--hard", action=argparse.BooleanOptionalAction, default=False, help=hard)
-    parser.add_argument("--layout", choices=list(WRITERS), default="nih", help="whose layout it has (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes that draw; changes no file (default: %(default)s)")
+    parser.add_argument(
+        "--layout", choices=list(WRITERS), default="nih", help="whose layout it has (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=2,
+        metavar="N",
+        help="processes that draw; changes no file (default: %(default)s)",
+    )
     add_overwrite(parser, "a demo set at --out (nothing else)")
     return parser.parse_args(argv)
 
@@ -48,7 +58,9 @@ def main(args: argparse.Namespace) -> None:
     made = make_demo_layout(
         args.out, args.layout, args.images, args.size, args.seed, args.workers, args.overwrite, phantom
     )
-    print(f"{args.out}: {made['images']} images of {made['patients']} patients, {made['test']} of them in the test list")
+    print(
+        f"{args.out}: {made['images']} images of {made['patients']} patients, {made['test']} of them in the test list"
+    )
     for label, count in made["positives"].items():
         print(f"  {label:<20}{count:>7}  {100 * count / made['images']:4.1f} %")
     print(f"{made['seconds']:.1f} s, {made['images_per_s']:.0f} images/s")

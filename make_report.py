@@ -17,10 +17,24 @@ from roi import cli
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.Parser(__doc__)
-    parser.add_argument("--runs", required=True, nargs="+", metavar="DIR", help="run folders, or metrics.json files; the first is described in full")
+    parser.add_argument(
+        "--runs",
+        required=True,
+        nargs="+",
+        metavar="DIR",
+        help="run folders, or metrics.json files; the first is described in full",
+    )
     parser.add_argument("--out", required=True, metavar="HTML", help="the page")
-    parser.add_argument("--image_root", metavar="DIR", help="folder of the images for the gallery (default: the one in metrics.json)")
-    parser.add_argument("--cases", type=cli.number(int, 0, 200), default=24, metavar="N", help="cases in the gallery (default: %(default)s)")
+    parser.add_argument(
+        "--image_root", metavar="DIR", help="folder of the images for the gallery (default: the one in metrics.json)"
+    )
+    parser.add_argument(
+        "--cases",
+        type=cli.number(int, 0, 200),
+        default=24,
+        metavar="N",
+        help="cases in the gallery (default: %(default)s)",
+    )
     parser.add_argument("--title", default="Evidence report", help="of the page (default: %(default)s)")
     cli.add_overwrite(parser, "an earlier page")
     return parser.parse_args(argv)

@@ -39,7 +39,9 @@ from roi import cli
 from roi.errors import UserError
 from roi.labels import LABELS
 
-MODES: dict[str, tuple[str, tuple[str, ...], str]] = {  # mode: (mask, or that of --mask_net; terms of weight 0; the only objective that has it)
+MODES: dict[
+    str, tuple[str, tuple[str, ...], str]
+] = {  # mode: (mask, or that of --mask_net; terms of weight 0; the only objective that has it)
     "full": ("", (), ""),
     "standard": ("none", ("consist", "drop", "sparse", "tv"), "consistency"),
     "random_mask": ("random", ("sparse", "tv"), "consistency"),
@@ -53,43 +55,94 @@ MODES: dict[str, tuple[str, tuple[str, ...], str]] = {  # mode: (mask, or that o
 
 RECIPES: dict[str, dict[str, Any]] = {
     "timm_focal": {
-        "backbone": "convnext_base.fb_in22k_ft_in1k", "img_size": 384, "loss": "focal", "focal_alpha": 0.25, "focal_gamma": 2.0, "lr": 1e-4,
-        "weight_decay": 0.01, "batch_size": 64, "epochs": 30, "schedule": "plateau", "patience": 15, "max_train_samples": 80000, "max_test_samples": 20000,
+        "backbone": "convnext_base.fb_in22k_ft_in1k",
+        "img_size": 384,
+        "loss": "focal",
+        "focal_alpha": 0.25,
+        "focal_gamma": 2.0,
+        "lr": 1e-4,
+        "weight_decay": 0.01,
+        "batch_size": 64,
+        "epochs": 30,
+        "schedule": "plateau",
+        "patience": 15,
+        "max_train_samples": 80000,
+        "max_test_samples": 20000,
     },
     "seven_sets": {
-        "backbone": "convnext_large.fb_in22k", "loss": "focal", "focal_alpha": -1.0, "focal_gamma": 2.0, "lr": 5e-5, "weight_decay": 0.05,
-        "batch_size": 32, "epochs": 30, "schedule": "plateau", "augment": "seven_sets", "val_decisions": True,
+        "backbone": "convnext_large.fb_in22k",
+        "loss": "focal",
+        "focal_alpha": -1.0,
+        "focal_gamma": 2.0,
+        "lr": 5e-5,
+        "weight_decay": 0.05,
+        "batch_size": 32,
+        "epochs": 30,
+        "schedule": "plateau",
+        "augment": "seven_sets",
+        "val_decisions": True,
     },
     "staged_resnet50": {
-        "backbone": "resnet50", "classes": ",".join([*LABELS, "No Finding"]), "loss": "focal", "focal_alpha": 0.25, "focal_gamma": 2.0, "lr": 1e-4,
-        "batch_size": 32, "epochs": 4,
+        "backbone": "resnet50",
+        "classes": ",".join([*LABELS, "No Finding"]),
+        "loss": "focal",
+        "focal_alpha": 0.25,
+        "focal_gamma": 2.0,
+        "lr": 1e-4,
+        "batch_size": 32,
+        "epochs": 4,
     },
-}  # fmt: skip
+}
 STAGES = {1: {"train_parts": "layer2,layer3,layer4,fc"}, 2: {"train_parts": ""}}  # of staged_resnet50
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     argv = sys.argv[1:] if argv is None else argv
     parser = cli.Parser(__doc__)
-    parser.add_argument("--mode", choices=list(MODES), help="what to train; see above (default with --recipe: standard; without: none)")
-    parser.add_argument("--recipe", choices=list(RECIPES), help="flags of a published system; see above (default: none)")
+    parser.add_argument(
+        "--mode", choices=list(MODES), help="what to train; see above (default with --recipe: standard; without: none)"
+    )
+    parser.add_argument(
+        "--recipe", choices=list(RECIPES), help="flags of a published system; see above (default: none)"
+    )
     parser.add_argument("--stage", type=int, metavar="1|2", help="staged_resnet50: which part of it (default: 1)")
-    parser.add_argument("--print_config", action="store_true", help="print all flags as JSON, with where each comes from, and end")
+    parser.add_argument(
+        "--print_config", action="store_true", help="print all flags as JSON, with where each comes from, and end"
+    )
     cli.add_training_flags(parser, required=not {"--test", "--print_config"} & set(argv))
     test = parser.add_argument_group("instead of training")
-    test.add_argument("--test", action="store_true", help="score --checkpoint on --test_csv, by infer_roi_consistency.py and evaluate.py")
+    test.add_argument(
+        "--test",
+        action="store_true",
+        help="score --checkpoint on --test_csv, by infer_roi_consistency.py and evaluate.py",
+    )
     test.add_argument("--checkpoint", metavar="PT", help="what to score")
     test.add_argument("--test_csv", metavar="CSV", help="table to score it on")
-    test.add_argument("--test_out", metavar="DIR", help="folder for preds.json and metrics.json (default: <stem of the checkpoint>_test beside it)")
-    test.add_argument("--max_test_samples", type=cli.number(int, 1), metavar="N", help="at most N of its images, by patient, drawn with --seed (default: all)")
+    test.add_argument(
+        "--test_out",
+        metavar="DIR",
+        help="folder for preds.json and metrics.json (default: <stem of the checkpoint>_test beside it)",
+    )
+    test.add_argument(
+        "--max_test_samples",
+        type=cli.number(int, 1),
+        metavar="N",
+        help="at most N of its images, by patient, drawn with --seed (default: all)",
+    )
     args = parser.parse_args(argv)
     recipe = recipe_of(parser, args)
     parser.set_defaults(**recipe)
     args = settled(parser.parse_args(argv))
     if args.print_config:
         given = cli.given(parser, argv)
-        origin = {name: "command line" if name in given else "recipe" if name in recipe else "default" for name in vars(args)}
-        lines = [f" {json.dumps(name)}: {json.dumps({'value': value, 'from': origin[name]})}" for name, value in vars(args).items() if name != "print_config"]
+        origin = {
+            name: "command line" if name in given else "recipe" if name in recipe else "default" for name in vars(args)
+        }
+        lines = [
+            f" {json.dumps(name)}: {json.dumps({'value': value, 'from': origin[name]})}"
+            for name, value in vars(args).items()
+            if name != "print_config"
+        ]
         print("{\n" + ",\n".join(lines) + "\n}")
         parser.exit()
     if args.test and not (args.checkpoint and args.test_csv and args.image_root):
@@ -103,7 +156,9 @@ def recipe_of(parser: cli.Parser, args: argparse.Namespace) -> dict[str, Any]:
     """The flags that --recipe and --stage stand for."""
     if not args.recipe:
         if args.stage is not None:
-            parser.error(f"--stage {args.stage} belongs to --recipe staged_resnet50; without it --train_parts says what learns")
+            parser.error(
+                f"--stage {args.stage} belongs to --recipe staged_resnet50; without it --train_parts says what learns"
+            )
         return {}
     recipe = {"mode": "standard", **RECIPES[args.recipe]}
     if args.recipe != "staged_resnet50" and args.stage is not None:
@@ -112,7 +167,9 @@ def recipe_of(parser: cli.Parser, args: argparse.Namespace) -> dict[str, Any]:
         return recipe
     stage = 1 if args.stage is None else args.stage
     if stage not in STAGES:
-        parser.error(f"--stage {stage}: there is stage 1 ({STAGES[1]['train_parts']} learn) and stage 2 (everything, from --resume CKPT of stage 1)")
+        parser.error(
+            f"--stage {stage}: there is stage 1 ({STAGES[1]['train_parts']} learn) and stage 2 (everything, from --resume CKPT of stage 1)"
+        )
     return {**recipe, "stage": stage, **STAGES[stage]}
 
 
@@ -122,7 +179,9 @@ def settled(args: argparse.Namespace) -> argparse.Namespace:
     if args.mode:
         only = MODES[args.mode][2]
         if only and args.objective not in (None, only):
-            raise UserError(f"--mode {args.mode}: belongs to --objective {only}, not to {args.objective}; leave out --objective")
+            raise UserError(
+                f"--mode {args.mode}: belongs to --objective {only}, not to {args.objective}; leave out --objective"
+            )
         cli.settle_objective(args, only or "evidence")
     return args
 
@@ -149,13 +208,29 @@ def test(args: argparse.Namespace) -> int:
 
     out = Path(args.test_out or Path(args.checkpoint).with_name(f"{Path(args.checkpoint).stem}_test"))
     again = ["--overwrite"] if args.overwrite else []
-    how = [f"--{name}={getattr(args, name)}" for name in ("batch_size", "workers", "prefetch_factor", "seed", "device", "autocast_dtype")]
+    how = [
+        f"--{name}={getattr(args, name)}"
+        for name in ("batch_size", "workers", "prefetch_factor", "seed", "device", "autocast_dtype")
+    ]
     how += [f"--{name}={value}" for name in ("cache_dir", "max_test_samples") if (value := getattr(args, name))]
-    how += [f"--{'' if getattr(args, name) else 'no-'}{name}" for name in ("skip_unreadable", "compile", "channels_last")]
-    given = ["--checkpoint", args.checkpoint, "--csv", args.test_csv, "--image_root", args.image_root, "--save_json", str(out / "preds.json")]
+    how += [
+        f"--{'' if getattr(args, name) else 'no-'}{name}" for name in ("skip_unreadable", "compile", "channels_last")
+    ]
+    given = [
+        "--checkpoint",
+        args.checkpoint,
+        "--csv",
+        args.test_csv,
+        "--image_root",
+        args.image_root,
+        "--save_json",
+        str(out / "preds.json"),
+    ]
     infer_roi_consistency.main(infer_roi_consistency.parse_args([*given, *how, *again]))
     if distributed.rank() == 0:
-        evaluate.main(evaluate.parse_args(["--preds", str(out / "preds.json"), "--csv", args.test_csv, "--out", str(out), *again]))
+        evaluate.main(
+            evaluate.parse_args(["--preds", str(out / "preds.json"), "--csv", args.test_csv, "--out", str(out), *again])
+        )
     return 0
 
 

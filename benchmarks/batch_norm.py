@@ -22,12 +22,37 @@ MODES = {"standard": ("train_roi_baselines.py", "--mode", "standard"), "evidence
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     count = cli.number(int, 1)
     parser = cli.Parser(__doc__)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the demo sets and the runs; what is there is done")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13, 14, 15], metavar="N", help="of set and training (default: %(default)s)")
-    parser.add_argument("--images", type=count, default=1200, metavar="N", help="images of a demo set (default: %(default)s)")
-    parser.add_argument("--img_size", type=count, default=64, metavar="PX", help="side of the images (default: %(default)s)")
-    parser.add_argument("--epochs", type=cli.number(int, 2), default=6, metavar="N", help="passes over the training images (default: %(default)s)")
-    parser.add_argument("--backbone", default="test_resnet", help="a net with batch norm, trained from scratch (default: %(default)s)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder for the demo sets and the runs; what is there is done",
+    )
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=[11, 12, 13, 14, 15],
+        metavar="N",
+        help="of set and training (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--images", type=count, default=1200, metavar="N", help="images of a demo set (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--img_size", type=count, default=64, metavar="PX", help="side of the images (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--epochs",
+        type=cli.number(int, 2),
+        default=6,
+        metavar="N",
+        help="passes over the training images (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--backbone", default="test_resnet", help="a net with batch norm, trained from scratch (default: %(default)s)"
+    )
     add_machine(parser)
     return parser.parse_args(argv)
 
@@ -41,11 +66,16 @@ def main(args: argparse.Namespace) -> None:
     result = {
         "what": "test AUROC of evidence less that of the classifier alone, a net with batch norm, the epoch that is best by validation",
         "command": f"python benchmarks/batch_norm.py --seeds {' '.join(map(str, args.seeds))} {flags} --out …",
-        "goal": f">= -{GOAL} in each seed", "worst": worst, "met": worst >= -GOAL, "rows": rows,
-    }  # fmt: skip
+        "goal": f">= -{GOAL} in each seed",
+        "worst": worst,
+        "met": worst >= -GOAL,
+        "rows": rows,
+    }
     path = write_result("batch_norm", args.machine, result)
     for seed, row in rows.items():
-        print(f"seed {seed}: standard {row['standard']['test']:.3f}, evidence {row['evidence']['test']:.3f} ({row['difference']['test']:+.3f})")
+        print(
+            f"seed {seed}: standard {row['standard']['test']:.3f}, evidence {row['evidence']['test']:.3f} ({row['difference']['test']:+.3f})"
+        )
     print(f"{'met' if worst >= -GOAL else 'MISSED'}: worst {worst:+.3f}; {path}")
 
 
@@ -62,15 +92,67 @@ def train(args: argparse.Namespace, mode: str, seed: int) -> dict[str, float]:
     if not scores.is_file():
         log = folder / "log.txt"
         script(
-            *MODES[mode], "--train_csv", table, "--exclude_csv", test, "--image_root", data, "--backbone", args.backbone, "--weights", "none",
-            "--batch_size", 32, "--lr", 2e-3, "--epochs", args.epochs, "--img_size", args.img_size, "--seed", seed, "--workers", 0, "--device", "cpu",
-            "--save", folder / "roi.pt", "--log_csv", folder / "metrics.csv", "--resume", "auto", log=log,
-        )  # fmt: skip
+            *MODES[mode],
+            "--train_csv",
+            table,
+            "--exclude_csv",
+            test,
+            "--image_root",
+            data,
+            "--backbone",
+            args.backbone,
+            "--weights",
+            "none",
+            "--batch_size",
+            32,
+            "--lr",
+            2e-3,
+            "--epochs",
+            args.epochs,
+            "--img_size",
+            args.img_size,
+            "--seed",
+            seed,
+            "--workers",
+            0,
+            "--device",
+            "cpu",
+            "--save",
+            folder / "roi.pt",
+            "--log_csv",
+            folder / "metrics.csv",
+            "--resume",
+            "auto",
+            log=log,
+        )
         script(
-            "infer_roi_consistency.py", "--checkpoint", folder / "roi_best.pt", "--csv", test, "--image_root", data, "--workers", 0, "--device", "cpu",
-            "--save_json", folder / "preds.json", "--overwrite", log=log,
-        )  # fmt: skip
-        script("evaluate.py", "--preds", folder / "preds.json", "--csv", test, "--out", scores.parent, "--overwrite", log=log)
+            "infer_roi_consistency.py",
+            "--checkpoint",
+            folder / "roi_best.pt",
+            "--csv",
+            test,
+            "--image_root",
+            data,
+            "--workers",
+            0,
+            "--device",
+            "cpu",
+            "--save_json",
+            folder / "preds.json",
+            "--overwrite",
+            log=log,
+        )
+        script(
+            "evaluate.py",
+            "--preds",
+            folder / "preds.json",
+            "--csv",
+            test,
+            "--out",
+            scores.parent,
+            "--overwrite",
+            log=log,
+        )
     with open(folder / "metrics.csv", newline="") as file:
         epochs = {f"val, epoch {row['epoch']}": round(float(row["val_auroc"]), 4) for row in csv.DictReader(file)}
     return epochs | {"test": round(json.loads(scores.read_text())["mean"]["auroc"]["value"], 4)}

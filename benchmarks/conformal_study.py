@@ -28,10 +28,30 @@ ALPHAS = (0.05, 0.1, 0.2)
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.Parser(__doc__)
-    parser.add_argument("--preds", type=Path, required=True, metavar="CSV", help="predictions on NIH images of both official lists, trained on neither")
-    parser.add_argument("--metadata", type=Path, required=True, metavar="CSV", help="Data_Entry_2017_v2020.csv, the official lists beside it")
-    parser.add_argument("--seeds", type=cli.number(int, 2), default=20, metavar="N", help="draws of halves (default: %(default)s)")
-    parser.add_argument("--resamples", type=cli.number(int, 0), default=1000, metavar="N", help="of the intervals (default: %(default)s)")
+    parser.add_argument(
+        "--preds",
+        type=Path,
+        required=True,
+        metavar="CSV",
+        help="predictions on NIH images of both official lists, trained on neither",
+    )
+    parser.add_argument(
+        "--metadata",
+        type=Path,
+        required=True,
+        metavar="CSV",
+        help="Data_Entry_2017_v2020.csv, the official lists beside it",
+    )
+    parser.add_argument(
+        "--seeds", type=cli.number(int, 2), default=20, metavar="N", help="draws of halves (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--resamples",
+        type=cli.number(int, 0),
+        default=1000,
+        metavar="N",
+        help="of the intervals (default: %(default)s)",
+    )
     add_machine(parser)
     return parser.parse_args(argv)
 
@@ -45,18 +65,27 @@ def main(args: argparse.Namespace) -> None:
         "halves": halves(prob, target, patients, args.seeds),
         "official": official(prob, target, patients, split, preds.classes, args.resamples),
     }
-    path = write_result("conformal", args.machine, {"command": "python benchmarks/conformal_study.py --preds … --metadata …", "images": len(prob)} | found)
+    path = write_result(
+        "conformal",
+        args.machine,
+        {"command": "python benchmarks/conformal_study.py --preds … --metadata …", "images": len(prob)} | found,
+    )
     print("| alpha | realised | size | images with a finding: realised | size |\n|---|---|---|---|---|")
     for row in found["halves"]:
         print(
             f"| {row['alpha']} | "
-            + " | ".join(f"{row[k]['mean']:.3f} ± {row[k]['sd']:.3f}" for k in ("fnr", "size", "fnr_with_finding", "size_with_finding"))
+            + " | ".join(
+                f"{row[k]['mean']:.3f} ± {row[k]['sd']:.3f}"
+                for k in ("fnr", "size", "fnr_with_finding", "size_with_finding")
+            )
             + " |"
         )
     print("| official lists, alpha .1 | realised | size | size with a finding |\n|---|---|---|---|")
     for rule, row in found["official"]["rules"].items():
         print(f"| {rule} | " + " | ".join(text(row[k]) for k in (promised(rule), "size", "size_with_finding")) + " |")
-    print(f"estimated prevalence: {found['official']['shift_estimated']}\ntrue prevalence: {found['official']['true_prevalence']}")
+    print(
+        f"estimated prevalence: {found['official']['shift_estimated']}\ntrue prevalence: {found['official']['true_prevalence']}"
+    )
     print(found["official"]["shift"]["warning"])
     print(path)
 
@@ -82,27 +111,49 @@ def halves(prob: np.ndarray, target: np.ndarray, patients: np.ndarray, seeds: in
                 t = conformal.fnr_threshold(prob[cal & chosen], target[cal & chosen], alpha)
                 test = ~cal & chosen
                 result += (
-                    [float(conformal.missed(prob[test], target[test], t).mean()), float((prob[test] >= t).sum(axis=1).mean())]
+                    [
+                        float(conformal.missed(prob[test], target[test], t).mean()),
+                        float((prob[test] >= t).sum(axis=1).mean()),
+                    ]
                     if t is not None
                     else [np.nan] * 2
                 )
             drawn.append(result)
         keys = ("fnr", "size", "fnr_with_finding", "size_with_finding")
         rows.append(
-            {"alpha": alpha, **{k: {"mean": statistics.fmean(v), "sd": statistics.stdev(v)} for k, v in zip(keys, zip(*drawn, strict=True), strict=True)}}
+            {
+                "alpha": alpha,
+                **{
+                    k: {"mean": statistics.fmean(v), "sd": statistics.stdev(v)}
+                    for k, v in zip(keys, zip(*drawn, strict=True), strict=True)
+                },
+            }
         )
     return rows
 
 
-def official(prob: np.ndarray, target: np.ndarray, patients: np.ndarray, split: np.ndarray, classes: list[str], resamples: int) -> dict[str, Any]:
+def official(
+    prob: np.ndarray, target: np.ndarray, patients: np.ndarray, split: np.ndarray, classes: list[str], resamples: int
+) -> dict[str, Any]:
     cal, test = split == "train_val", split == "test"
-    thresholds = prediction_sets.calibrate(prob[cal], target[cal], patients[cal], classes, 0.1, 0.1, "image", "none", 0, prob[test])
+    thresholds = prediction_sets.calibrate(
+        prob[cal], target[cal], patients[cal], classes, 0.1, 0.1, "image", "none", 0, prob[test]
+    )
     found = prediction_sets.realised(thresholds, prob[test], target[test], patients[test], resamples, 0)
     weight = conformal.tilted(target[cal], np.nanmean(target[test], axis=0))
     known = conformal.fnr_threshold(prob[cal], target[cal], 0.1, weight)
     assert known is not None
-    risk = {"threshold": known, "fnr": float(conformal.missed(prob[test], target[test], known).mean()), "size": float((prob[test] >= known).sum(axis=1).mean())}
-    return found | {"n_calibration": int(cal.sum()), "n_test": int(test.sum()), "shift_estimated": thresholds["shift"], "true_prevalence": risk}
+    risk = {
+        "threshold": known,
+        "fnr": float(conformal.missed(prob[test], target[test], known).mean()),
+        "size": float((prob[test] >= known).sum(axis=1).mean()),
+    }
+    return found | {
+        "n_calibration": int(cal.sum()),
+        "n_test": int(test.sum()),
+        "shift_estimated": thresholds["shift"],
+        "true_prevalence": risk,
+    }
 
 
 if __name__ == "__main__":

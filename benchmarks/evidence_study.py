@@ -75,28 +75,76 @@ class Boxes:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.Parser(__doc__)
-    parser.add_argument("--data_path", type=Path, required=True, metavar="DIR", help="Data_Entry_2017.csv, test_list.txt, BBox_List_2017.csv and images/")
+    parser.add_argument(
+        "--data_path",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="Data_Entry_2017.csv, test_list.txt, BBox_List_2017.csv and images/",
+    )
     parser.add_argument("--weights", required=True, metavar="FILE", help="ImageNet weights of --backbone")
-    parser.add_argument("--expert_csv", type=Path, metavar="CSV", help="labels by a panel of radiologists (Majkowska et al. 2019) (default: none)")
-    parser.add_argument("--backbone", default="tf_efficientnet_lite0", help="a classifier with a linear last layer (default: %(default)s)")
-    parser.add_argument("--img_size", type=int, default=256, metavar="PX", help="side of the input (default: %(default)s)")
-    parser.add_argument("--epochs", type=int, default=8, metavar="N", help="passes over the training images (default: %(default)s)")
-    parser.add_argument("--seeds", type=cli.number(int, 2), default=5, metavar="N", help="runs of each arm (default: %(default)s)")
-    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS), metavar="NAME", help="what is trained (default: all of %(choices)s)")
-    parser.add_argument("--open_check", action=cli.on_off, default=False, help="also show the half of the boxes on which nothing was chosen (default: no)")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for tables, features and runs; what is there is done")
+    parser.add_argument(
+        "--expert_csv",
+        type=Path,
+        metavar="CSV",
+        help="labels by a panel of radiologists (Majkowska et al. 2019) (default: none)",
+    )
+    parser.add_argument(
+        "--backbone",
+        default="tf_efficientnet_lite0",
+        help="a classifier with a linear last layer (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--img_size", type=int, default=256, metavar="PX", help="side of the input (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--epochs", type=int, default=8, metavar="N", help="passes over the training images (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seeds", type=cli.number(int, 2), default=5, metavar="N", help="runs of each arm (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--arms",
+        nargs="+",
+        choices=list(ARMS),
+        default=list(ARMS),
+        metavar="NAME",
+        help="what is trained (default: all of %(choices)s)",
+    )
+    parser.add_argument(
+        "--open_check",
+        action=cli.on_off,
+        default=False,
+        help="also show the half of the boxes on which nothing was chosen (default: no)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder for tables, features and runs; what is there is done",
+    )
     add_machine(parser)
     return parser.parse_args(argv)
 
 
 def main(args: argparse.Namespace) -> None:
-    make = ("make_chexmultimodal_csv.py", "--src_csv", args.data_path / "Data_Entry_2017.csv", "--image_dir", args.data_path / "images")
+    make = (
+        "make_chexmultimodal_csv.py",
+        "--src_csv",
+        args.data_path / "Data_Entry_2017.csv",
+        "--image_dir",
+        args.data_path / "images",
+    )
     script(*make, "--out_csv", args.out / "train.csv", "--fillna", "Normal")
     script(*make, "--out_csv", args.out / "test.csv", "--filter_list", args.data_path / "test_list.txt")
     arms = list(dict.fromkeys(["default", *args.arms]))
     minutes = {arm: [train(args, arm, seed) for seed in range(args.seeds)] for arm in arms}
     study = Study(args)
-    halves = {"dev": study.boxes.dev, **({"check": ~study.boxes.dev, "all": np.ones(len(study.boxes.dev), dtype=bool)} if args.open_check else {})}
+    halves = {
+        "dev": study.boxes.dev,
+        **({"check": ~study.boxes.dev, "all": np.ones(len(study.boxes.dev), dtype=bool)} if args.open_check else {}),
+    }
     tried = {arm: study.arm(arm, halves) | {"minutes": round(float(np.mean(minutes[arm])), 2)} for arm in arms}
     found = study.default(halves)
     command = f"python benchmarks/evidence_study.py --backbone {args.backbone} --img_size {args.img_size} --epochs {args.epochs} --seeds {args.seeds}"
@@ -104,8 +152,11 @@ def main(args: argparse.Namespace) -> None:
     result: dict[str, Any] = {
         "what": "maps from labels alone on a frozen backbone: pointing at boxes of NIH's test images, mean over findings and seeds",
         "command": shlex.join(shlex.split(command)) + " --data_path … --weights … --out …",
-        "boxes": study.counts(halves), "arms": tried, "default": found, "goals": judge(found, tried["default"], "all" if args.open_check else "dev"),
-    }  # fmt: skip
+        "boxes": study.counts(halves),
+        "arms": tried,
+        "default": found,
+        "goals": judge(found, tried["default"], "all" if args.open_check else "dev"),
+    }
     path = write_result("evidence_study", args.machine, result)
     study.picture(path.with_suffix(".png"))
     show(result, path)
@@ -121,11 +172,41 @@ def train(args: argparse.Namespace, arm: str, seed: int) -> float:
     if not (folder / "done").is_file():
         epochs = () if "--epochs" in ARMS[arm] else ("--epochs", args.epochs)
         script(
-            "train_roi_consistency.py", "--freeze_backbone", "--train_csv", args.out / "train.csv", "--exclude_csv", args.out / "test.csv",
-            "--image_root", args.data_path, "--classes", ",".join(LABELS), "--backbone", args.backbone, "--weights", args.weights,
-            "--img_size", args.img_size, "--batch_size", 32, *epochs, "--seed", seed, "--workers", 1, "--device", "cpu", "--cache_dir", args.out / "pixels",
-            "--save", folder / "roi.pt", "--log_csv", folder / "metrics.csv", "--overwrite", *ARMS[arm], log=folder / "log.txt",
-        )  # fmt: skip
+            "train_roi_consistency.py",
+            "--freeze_backbone",
+            "--train_csv",
+            args.out / "train.csv",
+            "--exclude_csv",
+            args.out / "test.csv",
+            "--image_root",
+            args.data_path,
+            "--classes",
+            ",".join(LABELS),
+            "--backbone",
+            args.backbone,
+            "--weights",
+            args.weights,
+            "--img_size",
+            args.img_size,
+            "--batch_size",
+            32,
+            *epochs,
+            "--seed",
+            seed,
+            "--workers",
+            1,
+            "--device",
+            "cpu",
+            "--cache_dir",
+            args.out / "pixels",
+            "--save",
+            folder / "roi.pt",
+            "--log_csv",
+            folder / "metrics.csv",
+            "--overwrite",
+            *ARMS[arm],
+            log=folder / "log.txt",
+        )
         (folder / "done").touch()
     with open(folder / "metrics.csv", newline="") as file:
         return sum(float(row["seconds"]) for row in csv.DictReader(file)) / 60
@@ -185,7 +266,15 @@ class Study:
 
         table = self.table if table is None else table
         table, paths = present(table, str(self.args.data_path), False, self.args.out / "test.csv")
-        cache = cached(table["image"].tolist(), paths, str(self.args.out / "pixels"), self.args.img_size, 1, False, self.args.out / "test.csv")
+        cache = cached(
+            table["image"].tolist(),
+            paths,
+            str(self.args.out / "pixels"),
+            self.args.img_size,
+            1,
+            False,
+            self.args.out / "test.csv",
+        )
         no_targets = np.full((len(table), len(LABELS)), np.nan, dtype=np.float32)
         yield from CacheLoader(cache, no_targets, Batches(len(table), 32), self.device(), False, 2)
 
@@ -208,7 +297,9 @@ class Study:
         key = tuple(model.stages.names)
         if key not in self.features:
             folder = str(self.args.out / "pixels")
-            self.features[key] = frozen_features(model, lambda: self.batches(), len(self.table), folder, self.device(), torch.float32)
+            self.features[key] = frozen_features(
+                model, lambda: self.batches(), len(self.table), folder, self.device(), torch.float32
+            )
         return self.features[key]
 
     def outputs(self, model: Any) -> tuple[Any, Any]:
@@ -237,7 +328,9 @@ class Study:
     def hits(self, maps: np.ndarray) -> np.ndarray:
         """Whether the highest cell of a pair's own map lies in its box. (n, K, cells) -> (Q,)"""
         peak = maps.argmax(2)  # (n, K)
-        return self.boxes.inside[np.arange(len(self.boxes.image)), peak[self.boxes.image, self.boxes.column]].astype(float)
+        return self.boxes.inside[np.arange(len(self.boxes.image)), peak[self.boxes.image, self.boxes.column]].astype(
+            float
+        )
 
     def shuffled_hits(self, maps: np.ndarray, draws: int = 20) -> np.ndarray:
         """The same with the finding's map of another patient's image that has a box of the finding. (Q,)"""
@@ -276,7 +369,9 @@ class Study:
         def mean(weight: np.ndarray, seeds: np.ndarray) -> np.ndarray:
             """(Q,) weights -> (S,) mean over findings"""
             groups = [finding == f for f in np.unique(finding)]
-            each = [(stack[seeds][:, g] * weight[g]).sum(1) / max(weight[g].sum(), 1e-9) for g in groups if weight[g].sum()]
+            each = [
+                (stack[seeds][:, g] * weight[g]).sum(1) / max(weight[g].sum(), 1e-9) for g in groups if weight[g].sum()
+            ]
             return np.mean(each, axis=0)
 
         everyone = np.arange(len(stack))
@@ -297,7 +392,10 @@ class Study:
             less.append(own[-1] - self.shuffled_hits(maps))
         # Only dev is shown of an arm that is not the default: what was chosen was chosen there.
         shown = halves if arm == "default" else {"dev": halves["dev"]}
-        return {name: {"pointing": self.figure(own, h).as_dict(), "less shuffled": self.figure(less, h).as_dict()} for name, h in shown.items()}
+        return {
+            name: {"pointing": self.figure(own, h).as_dict(), "less shuffled": self.figure(less, h).as_dict()}
+            for name, h in shown.items()
+        }
 
     def default(self, halves: dict[str, np.ndarray]) -> dict[str, Any]:
         """Everything of the default arm: controls of the maps, the mask, crop and drop."""
@@ -313,18 +411,37 @@ class Study:
         best, centre = self.best_place_hits(), self.centre_hits()
         found: dict[str, Any] = {}
         for name, half in halves.items():
-            pointing = {"own map": own, "Grad-CAM": cam, "new weights": reinit, "centre": [centre] * len(own), "best fixed place": [best] * len(own)}
-            less = {f"own map - {control}": [a - b for a, b in zip(own, values, strict=True)] for control, values in pointing.items() if control != "own map"}
+            pointing = {
+                "own map": own,
+                "Grad-CAM": cam,
+                "new weights": reinit,
+                "centre": [centre] * len(own),
+                "best fixed place": [best] * len(own),
+            }
+            less = {
+                f"own map - {control}": [a - b for a, b in zip(own, values, strict=True)]
+                for control, values in pointing.items()
+                if control != "own map"
+            }
             found[name] = {key: self.figure(values, half).as_dict() for key, values in (pointing | less).items()}
             found[name]["by finding"] = self.by_finding(own, cam, best, centre, half)
         return found | {"mask": {key: spread([m[key] for m in masks if key in m]) for key in masks[0]}}
 
-    def by_finding(self, own: list[np.ndarray], cam: list[np.ndarray], best: np.ndarray, centre: np.ndarray, half: np.ndarray) -> dict[str, dict[str, float]]:
-        columns = {"own map": np.mean(own, axis=0), "Grad-CAM": np.mean(cam, axis=0), "best fixed place": best, "centre": centre}
+    def by_finding(
+        self, own: list[np.ndarray], cam: list[np.ndarray], best: np.ndarray, centre: np.ndarray, half: np.ndarray
+    ) -> dict[str, dict[str, float]]:
+        columns = {
+            "own map": np.mean(own, axis=0),
+            "Grad-CAM": np.mean(cam, axis=0),
+            "best fixed place": best,
+            "centre": centre,
+        }
         found = {}
         for column in np.unique(self.boxes.column):
             chosen = half & (self.boxes.column == column)
-            found[LABELS[column]] = {"pairs": int(chosen.sum())} | {key: round(float(values[chosen].mean()), 3) for key, values in columns.items()}
+            found[LABELS[column]] = {"pairs": int(chosen.sum())} | {
+                key: round(float(values[chosen].mean()), 3) for key, values in columns.items()
+            }
         return found
 
     def grad_cam(self, model: Any, seed: int) -> np.ndarray:
@@ -481,7 +598,9 @@ class Study:
             found[f"AUROC by the panel, {name} ({int(truth.sum())} of {len(rows)})"] = float(auroc(score, truth))
         return found
 
-    def picture(self, path: Path, findings: Sequence[str] = ("Cardiomegaly", "Effusion", "Pneumothorax", "Nodule")) -> None:
+    def picture(
+        self, path: Path, findings: Sequence[str] = ("Cardiomegaly", "Effusion", "Pneumothorax", "Nodule")
+    ) -> None:
         """For each finding the first image of dev that has a box of it, seed 0: the box, the finding's map, Grad-CAM, the mask."""
         from matplotlib import pyplot
         from matplotlib.colors import ListedColormap
@@ -499,8 +618,13 @@ class Study:
             image = self.rows["image"].iloc[boxes.image[q]]
             n = int(np.flatnonzero(self.table["image"] == image)[0])
             grey = read_grey(self.args.data_path / "images" / image, self.args.img_size)
-            mask = exact_topk(model.union(maps[n : n + 1], logits[n : n + 1], size), kept_pixels(*size, KEEP_RATIO))[0, 0].numpy()
-            heat = {"its map": own[boxes.image[q], boxes.column[q]], "Grad-CAM": cam[boxes.image[q], boxes.column[q]].astype(float)}
+            mask = exact_topk(model.union(maps[n : n + 1], logits[n : n + 1], size), kept_pixels(*size, KEEP_RATIO))[
+                0, 0
+            ].numpy()
+            heat = {
+                "its map": own[boxes.image[q], boxes.column[q]],
+                "Grad-CAM": cam[boxes.image[q], boxes.column[q]].astype(float),
+            }
             shown = {"box": None, **heat, "mask of all findings": mask}
             for axis, (title, layer) in zip(row, shown.items(), strict=True):
                 axis.imshow(grey, cmap="gray", extent=(0, 1, 1, 0))
@@ -508,11 +632,25 @@ class Study:
                     field = np.asarray(layer).reshape(CELLS, CELLS)
                     axis.imshow(field, cmap="inferno", alpha=0.5, extent=(0, 1, 1, 0), interpolation="bilinear")
                     y, x = np.unravel_index(field.argmax(), field.shape)
-                    axis.plot((x + 0.5) / CELLS, (y + 0.5) / CELLS, "+", color="#40d0ff", markersize=9, markeredgewidth=2)
+                    axis.plot(
+                        (x + 0.5) / CELLS, (y + 0.5) / CELLS, "+", color="#40d0ff", markersize=9, markeredgewidth=2
+                    )
                 elif layer is not None:
-                    axis.imshow(np.where(layer > 0, 1.0, np.nan), cmap=ListedColormap(["#40d0ff"]), alpha=0.35, extent=(0, 1, 1, 0))
+                    axis.imshow(
+                        np.where(layer > 0, 1.0, np.nan),
+                        cmap=ListedColormap(["#40d0ff"]),
+                        alpha=0.35,
+                        extent=(0, 1, 1, 0),
+                    )
                 edge = boxes.inside[q].reshape(CELLS, CELLS).astype(float)
-                axis.contour((np.arange(CELLS) + 0.5) / CELLS, (np.arange(CELLS) + 0.5) / CELLS, edge, levels=[0.5], colors="#ffe14d", linewidths=1.3)
+                axis.contour(
+                    (np.arange(CELLS) + 0.5) / CELLS,
+                    (np.arange(CELLS) + 0.5) / CELLS,
+                    edge,
+                    levels=[0.5],
+                    colors="#ffe14d",
+                    linewidths=1.3,
+                )
                 axis.set_title("" if line else title, fontsize=9)
                 axis.set_xticks([])
                 axis.set_yticks([])
@@ -523,7 +661,11 @@ class Study:
 
     def counts(self, halves: dict[str, np.ndarray]) -> dict[str, dict[str, int]]:
         return {
-            name: {"pairs": int(half.sum()), "images": len(set(self.boxes.image[half])), "patients": len(set(self.boxes.patient[half]))}
+            name: {
+                "pairs": int(half.sum()),
+                "images": len(set(self.boxes.image[half])),
+                "patients": len(set(self.boxes.patient[half])),
+            }
             for name, half in halves.items()
         }
 
@@ -558,15 +700,33 @@ def judge(found: dict[str, Any], arm: dict[str, Any], half: str) -> dict[str, di
         "finding's map pointing, mean of the seeds >= .25": (own["value"], own["value"] >= 0.25),
         "worst seed >= .20": (min(own["seeds"]), min(own["seeds"]) >= 0.20),
         "- Grad-CAM >= +.10": (boxes["own map - Grad-CAM"]["value"], boxes["own map - Grad-CAM"]["value"] >= 0.10),
-        "- Grad-CAM, lower bound >= +.05": (boxes["own map - Grad-CAM"]["low"], boxes["own map - Grad-CAM"]["low"] >= 0.05),
+        "- Grad-CAM, lower bound >= +.05": (
+            boxes["own map - Grad-CAM"]["low"],
+            boxes["own map - Grad-CAM"]["low"] >= 0.05,
+        ),
         "own - shuffled >= +.08": (arm[half]["less shuffled"]["value"], arm[half]["less shuffled"]["value"] >= 0.08),
-        "own - shuffled, lower bound >= +.04": (arm[half]["less shuffled"]["low"], arm[half]["less shuffled"]["low"] >= 0.04),
+        "own - shuffled, lower bound >= +.04": (
+            arm[half]["less shuffled"]["low"],
+            arm[half]["less shuffled"]["low"] >= 0.04,
+        ),
         "- centre, lower bound > 0": (boxes["own map - centre"]["low"], boxes["own map - centre"]["low"] > 0),
-        "above the best fixed place a finding (moonshot)": (boxes["own map - best fixed place"]["value"], boxes["own map - best fixed place"]["value"] > 0),
-        "share of the mask in the outer tenth <= .20": (mask["share in the outer tenth"]["value"], mask["share in the outer tenth"]["value"] <= 0.20),
+        "above the best fixed place a finding (moonshot)": (
+            boxes["own map - best fixed place"]["value"],
+            boxes["own map - best fixed place"]["value"] > 0,
+        ),
+        "share of the mask in the outer tenth <= .20": (
+            mask["share in the outer tenth"]["value"],
+            mask["share in the outer tenth"]["value"] <= 0.20,
+        ),
         "AUROC of the crop - blobs >= +.05": (mask["crop - blobs"]["value"], mask["crop - blobs"]["value"] >= 0.05),
-        "random drop - mask's drop >= +.03": (mask["random drop - mask's drop"]["value"], mask["random drop - mask's drop"]["value"] >= 0.03),
-        "the same crop, judged, - blobs >= +.05": (mask["judged: crop - blobs"]["value"], mask["judged: crop - blobs"]["value"] >= 0.05),
+        "random drop - mask's drop >= +.03": (
+            mask["random drop - mask's drop"]["value"],
+            mask["random drop - mask's drop"]["value"] >= 0.03,
+        ),
+        "the same crop, judged, - blobs >= +.05": (
+            mask["judged: crop - blobs"]["value"],
+            mask["judged: crop - blobs"]["value"] >= 0.05,
+        ),
         "judged, random drop - mask's drop >= +.03": (
             mask["judged: random drop - mask's drop"]["value"],
             mask["judged: random drop - mask's drop"]["value"] >= 0.03,
@@ -581,7 +741,9 @@ def show(result: dict[str, Any], path: Path) -> None:
         for half in figures.keys() - {"minutes"}:
             pointing, less = figures[half]["pointing"], figures[half]["less shuffled"]
             seeds = " ".join(f"{value:.3f}" for value in pointing["seeds"])
-            print(f"{arm:32s} {half:5s} {pointing['value']:.3f} [{pointing['low']:.3f}, {pointing['high']:.3f}]  less shuffled {less['value']:+.3f}  ({seeds})")
+            print(
+                f"{arm:32s} {half:5s} {pointing['value']:.3f} [{pointing['low']:.3f}, {pointing['high']:.3f}]  less shuffled {less['value']:+.3f}  ({seeds})"
+            )
     for name, goal in result["goals"].items():
         print(f"{'met   ' if goal['met'] else 'MISSED'} {name}: {goal['value']}")
     print(path)

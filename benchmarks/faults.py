@@ -83,11 +83,19 @@ class Answer:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     count, none = cli.number(int, 1), cli.number(int, 0)
     parser = cli.Parser(__doc__)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="scratch folder; what an earlier run of this left there is removed")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="scratch folder; what an earlier run of this left there is removed",
+    )
     parser.add_argument(
         "--kills", type=none, default=50, metavar="N", help="over all stages; 0: others alone (default: %(default)s)"
     )
-    parser.add_argument("--kills_a_run", type=count, default=5, metavar="N", help="then the run is left to end (default: %(default)s)")
+    parser.add_argument(
+        "--kills_a_run", type=count, default=5, metavar="N", help="then the run is left to end (default: %(default)s)"
+    )
     parser.add_argument(
         "--faults", type=none, default=8, metavar="N", help="of each other kind; 0: kills alone (default: %(default)s)"
     )
@@ -167,24 +175,63 @@ def prepare(args: argparse.Namespace) -> tuple[dict[str, Stage], dict[str, tuple
     out = args.out
     data, many = out / "data", out / "many"
     if not (data / "demo.json").is_file():
-        script("make_demo_dataset.py", "--out", data, "--images", 120 if args.smoke else 240, "--size", 512, "--seed", 0)
+        script(
+            "make_demo_dataset.py", "--out", data, "--images", 120 if args.smoke else 240, "--size", 512, "--seed", 0
+        )
     make = ("make_chexmultimodal_csv.py", "--src_csv", data / "Data_Entry_2017.csv", "--image_dir", data, "--overwrite")
     script(*make, "--out_csv", out / "train.csv", "--filter_list", data / "train_val_list.txt")
     rows = linked(data, many, 300 if args.smoke else 1500)
     epochs = 2 if args.smoke else 6
     train: list[object] = [
-        "train_roi_consistency.py", "--train_csv", out / "train.csv", "--image_root", data, "--backbone", "squeezenet1_1", "--weights", "none",
-        "--img_size", SIDE, "--batch_size", 8, "--epochs", epochs, "--lr", 1e-3, "--device", "cpu", "--save_every_steps", 3, "--resume", "auto",
-    ]  # fmt: skip
+        "train_roi_consistency.py",
+        "--train_csv",
+        out / "train.csv",
+        "--image_root",
+        data,
+        "--backbone",
+        "squeezenet1_1",
+        "--weights",
+        "none",
+        "--img_size",
+        SIDE,
+        "--batch_size",
+        8,
+        "--epochs",
+        epochs,
+        "--lr",
+        1e-3,
+        "--device",
+        "cpu",
+        "--save_every_steps",
+        3,
+        "--resume",
+        "auto",
+    ]
 
     def training(*flags: object) -> Stage:
         def command(folder: Path) -> list[object]:
-            return [*train, *flags, "--cache_dir", folder / "pixels", "--save", folder / "roi.pt", "--log_csv", folder / "metrics.csv"]
+            return [
+                *train,
+                *flags,
+                "--cache_dir",
+                folder / "pixels",
+                "--save",
+                folder / "roi.pt",
+                "--log_csv",
+                folder / "metrics.csv",
+            ]
 
-        return Stage(command, "roi.pt", r"^resumed ", lambda a, b: different_training(a, b) + different_cache(a, b, out / "train.csv", data))
+        return Stage(
+            command,
+            "roi.pt",
+            r"^resumed ",
+            lambda a, b: different_training(a, b) + different_cache(a, b, out / "train.csv", data),
+        )
 
     trainings = {
-        "training, consistency": training("--objective", "consistency", "--dynamic_weights", "--accum_steps", 2, "--workers", 0),
+        "training, consistency": training(
+            "--objective", "consistency", "--dynamic_weights", "--accum_steps", 2, "--workers", 0
+        ),
         "training, evidence": training("--warmup_epochs", epochs // 2, "--workers", 2),
     }
     trained = "training, evidence" if args.kills else "training, a worker dies"
@@ -192,7 +239,15 @@ def prepare(args: argparse.Namespace) -> tuple[dict[str, Stage], dict[str, tuple
 
     def infer(folder: Path, *cache: object) -> list[object]:
         shared = ["--csv", rows, "--image_root", many, *cache, "--device", "cpu", "--workers", 2]
-        return ["infer_roi_consistency.py", "--checkpoint", checkpoint, *shared, "--save_json", folder / "preds.json", "--overwrite"]
+        return [
+            "infer_roi_consistency.py",
+            "--checkpoint",
+            checkpoint,
+            *shared,
+            "--save_json",
+            folder / "preds.json",
+            "--overwrite",
+        ]
 
     def train_from_files(folder: Path) -> list[object]:
         where = ["--save", folder / "roi.pt", "--log_csv", folder / "metrics.csv"]
@@ -211,9 +266,16 @@ def prepare(args: argparse.Namespace) -> tuple[dict[str, Stage], dict[str, tuple
     }
     there, shards = r"^pixel cache .* (all )?[1-9][0-9,]* images there", "pixels/*/shard-*.json"
     stages = {
-        "cache build": Stage(lambda f: ["-c", BUILD, rows, many, f / "pixels", SIDE], shards, there, lambda a, b: different_cache(a, b, rows, many)),
+        "cache build": Stage(
+            lambda f: ["-c", BUILD, rows, many, f / "pixels", SIDE],
+            shards,
+            there,
+            lambda a, b: different_cache(a, b, rows, many),
+        ),
         **trainings,
-        "inference": Stage(infer_cached, shards, there, lambda a, b: different_predictions(a, b) + different_cache(a, b, rows, many)),
+        "inference": Stage(
+            infer_cached, shards, there, lambda a, b: different_predictions(a, b) + different_cache(a, b, rows, many)
+        ),
     }
     return stages, decoding
 
@@ -234,7 +296,9 @@ def struck(stage: Stage, folder: Path, quota: int, a_run: int, rng: random.Rando
         code = -signal.SIGKILL
         for kill in range(most + 1):
             code = attempt(stage, run, rng.uniform(0, count.untouched_s) if kill < most else None, count)
-            count.resumed += kill > 0 and bool(re.search(stage.resumed, (run / "log.txt").read_text(errors="replace"), re.MULTILINE))
+            count.resumed += kill > 0 and bool(
+                re.search(stage.resumed, (run / "log.txt").read_text(errors="replace"), re.MULTILINE)
+            )
             if code != -signal.SIGKILL:
                 break
         problems = [f"exit code {code}: {last_line(run)}"] if code else stage.differs(run, untouched)
@@ -257,7 +321,9 @@ def attempt(stage: Stage, run: Path, after: float | None, count: Count) -> int:
     code = process.wait()
     if code == -signal.SIGKILL:
         count.kills += 1
-        count.lost.append(round(time.time() - max([began, *(path.stat().st_mtime for path in run.glob(stage.saved))]), 2))
+        count.lost.append(
+            round(time.time() - max([began, *(path.stat().st_mtime for path in run.glob(stage.saved))]), 2)
+        )
     return code
 
 
@@ -272,9 +338,7 @@ def started(stage: Stage, run: Path, log: str = "log.txt") -> subprocess.Popen[b
         )
 
 
-def answered(
-    stage: Stage, folder: Path, untouched: Path, strike: Strike, quota: int, rng: random.Random
-) -> Answer:
+def answered(stage: Stage, folder: Path, untouched: Path, strike: Strike, quota: int, rng: random.Random) -> Answer:
     """Strike runs of a stage `quota` times, each once, then give the command again: all end as the untouched one."""
     shutil.rmtree(folder, ignore_errors=True)
     answer = Answer()
@@ -403,9 +467,16 @@ def different_cache(run: Path, untouched: Path, rows: Path, root: Path) -> list[
         shards, damaged = sound_shards(home, SIDE, files, {})
         if damaged:
             return [f"{len(damaged)} damaged shards of the cache"]
-        row_of = {identity: shard.first + k for shard in shards.values() for k, identity in enumerate(shard.identities())}
+        row_of = {
+            identity: shard.first + k for shard in shards.values() for k, identity in enumerate(shard.identities())
+        }
         here = np.array([row_of[identity] for identity in files if identity in row_of])
-        found.append((len(lacking(shards, files)), PixelCache(map_rows(home, here.max() + 1, SIDE), here, {}).gather(np.arange(len(here)))))
+        found.append(
+            (
+                len(lacking(shards, files)),
+                PixelCache(map_rows(home, here.max() + 1, SIDE), here, {}).gather(np.arange(len(here))),
+            )
+        )
     (lacks, pixels), (other_lacks, other) = found
     return ["images of the cache"] if lacks != other_lacks or not np.array_equal(pixels, other) else []
 
@@ -421,10 +492,14 @@ def different_training(run: Path, untouched: Path) -> list[str]:
             continue
         states = [torch.load(folder / name, map_location="cpu", weights_only=True) for folder in (run, untouched)]
         mine, other = ({key: value for key, value in state.items() if key not in OWN} for state in states)
-        wrong += [f"{name}: {key}" for key in sorted(mine.keys() | other.keys()) if not same(mine.get(key), other.get(key))]
+        wrong += [
+            f"{name}: {key}" for key in sorted(mine.keys() | other.keys()) if not same(mine.get(key), other.get(key))
+        ]
     rows = [metrics(folder / "metrics.csv") for folder in (run, untouched)]
     wrong += [] if rows[0] == rows[1] else ["metrics.csv"]
-    return wrong + ([] if (run / "roi_val.csv").read_bytes() == (untouched / "roi_val.csv").read_bytes() else ["roi_val.csv"])
+    return wrong + (
+        [] if (run / "roi_val.csv").read_bytes() == (untouched / "roi_val.csv").read_bytes() else ["roi_val.csv"]
+    )
 
 
 def same(a: Any, b: Any) -> bool:
@@ -463,9 +538,21 @@ def judge(args: argparse.Namespace, counts: dict[str, Count]) -> list[Figure]:
     for name, count in counts.items():
         details = {"kills": count.kills, "runs": count.runs, "resumed": count.resumed}
         bad = count.runs - count.identical + bool(count.wrong and not count.runs)
-        figures.append(Figure(f"{name}: runs that do not end as the untouched one", bad, "<= 0", f"of {count.runs}", details=details))
+        figures.append(
+            Figure(
+                f"{name}: runs that do not end as the untouched one", bad, "<= 0", f"of {count.runs}", details=details
+            )
+        )
         worst = max(count.lost, default=None)
-        figures.append(Figure(f"{name}: most time lost to a kill", worst, unit="s", why="no kill struck", details={"untouched_s": count.untouched_s}))
+        figures.append(
+            Figure(
+                f"{name}: most time lost to a kill",
+                worst,
+                unit="s",
+                why="no kill struck",
+                details={"untouched_s": count.untouched_s},
+            )
+        )
     return figures
 
 

@@ -99,7 +99,8 @@ def main(args: argparse.Namespace) -> int:
     names = {flag: " ".join(folder.name for folder in getattr(args, flag)) for flag in ("images", "dicom")}
     words = [f"--{flag} {name}" for flag, name in names.items() if name]
     path = write_result(
-        "foreign_files", args.machine,
+        "foreign_files",
+        args.machine,
         {
             "what": "files that others made to break decoders: right, refused in words, or wrong",
             "command": " ".join(["python benchmarks/foreign_files.py", *words]),
@@ -109,7 +110,7 @@ def main(args: argparse.Namespace) -> int:
             "details": details,
         },
         args.out,
-    )  # fmt: skip
+    )
     print(f"{table(figures)}\n{path}")
     return int(any(figure.met is False for figure in figures))
 

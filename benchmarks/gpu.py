@@ -50,10 +50,22 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--backbone", metavar="NAME", help="default: convnext_base; test_convnext with --smoke")
     parser.add_argument("--img_size", type=cli.number(int, 16), metavar="PX", help="default: 224; 32 with --smoke")
     parser.add_argument("--rows", default=",".join(ROWS), metavar="A,B", help="what to measure (default: %(default)s)")
-    parser.add_argument("--minutes", type=cli.number(float, 0), default=7.5, metavar="M", help="no new row after these (default: %(default)s)")
+    parser.add_argument(
+        "--minutes",
+        type=cli.number(float, 0),
+        default=7.5,
+        metavar="M",
+        help="no new row after these (default: %(default)s)",
+    )
     parser.add_argument("--machine", metavar="NAME", help="names the result file (default: the card)")
     parser.add_argument("--smoke", action=cli.on_off, default=False, help="tiny sizes (default: no)")
-    parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="where the result of --smoke goes (default: %(default)s)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs"),
+        metavar="DIR",
+        help="where the result of --smoke goes (default: %(default)s)",
+    )
     args = parser.parse_args(argv)
     unknown = set(args.rows.split(",")) - set(ROWS)
     if unknown:
@@ -82,7 +94,16 @@ class Bench:
     def train(self, objective: str, batch: int, *flags: object) -> Training:
         import torch
 
-        return training(objective, self.args.backbone, self.args.img_size, self.device, "--batch_size", batch, *flags, dtype=torch.bfloat16)
+        return training(
+            objective,
+            self.args.backbone,
+            self.args.img_size,
+            self.device,
+            "--batch_size",
+            batch,
+            *flags,
+            dtype=torch.bfloat16,
+        )
 
     def images(self, number: int) -> Batch:
         return drawn(number, self.args.img_size, self.device)
@@ -119,7 +140,11 @@ class Bench:
         work = WORK[what] * self.flops()
         why = "" if self.rate else "row matmul was not measured"
         found = {"gflop_an_image": work / 1e9, "images_per_s": images_per_s, "tflop_per_s": work * images_per_s / 1e12}
-        return [Figure(name, work * images_per_s / self.rate if self.rate else None, goal, "of the rate", why, found | details)]
+        return [
+            Figure(
+                name, work * images_per_s / self.rate if self.rate else None, goal, "of the rate", why, found | details
+            )
+        ]
 
 
 def main(args: argparse.Namespace) -> None:
@@ -130,27 +155,45 @@ def main(args: argparse.Namespace) -> None:
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError("there is no CUDA device here; --device cpu --smoke shows that every row runs")
     bench = Bench(args, pick_device(args.device))
-    card = re.sub(r"[^A-Za-z0-9]+", "-", torch.cuda.get_device_name(bench.device)) if bench.device.type == "cuda" else "cpu"
+    card = (
+        re.sub(r"[^A-Za-z0-9]+", "-", torch.cuda.get_device_name(bench.device))
+        if bench.device.type == "cuda"
+        else "cpu"
+    )
     figures: list[Figure] = []
     path = Path()
     for name in args.rows.split(","):
         found = attempted(bench, name)
         figures += found
         print(f"== {name}, {time.monotonic() - bench.began:.0f} s\n{table(found)}", flush=True)
-        path = write_result("gpu", args.machine or card, result_of(args, card, figures), args.out if args.smoke else None)
+        path = write_result(
+            "gpu", args.machine or card, result_of(args, card, figures), args.out if args.smoke else None
+        )
     print(f"\n{table(figures)}\n{path}")
 
 
 def result_of(args: argparse.Namespace, card: str, figures: list[Figure]) -> dict[str, Any]:
     import torch
 
-    words = ["python", "benchmarks/gpu.py", "--backbone", args.backbone, "--img_size", str(args.img_size), "--rows", args.rows]
+    words = [
+        "python",
+        "benchmarks/gpu.py",
+        "--backbone",
+        args.backbone,
+        "--img_size",
+        str(args.img_size),
+        "--rows",
+        args.rows,
+    ]
     return {
         "what": f"{args.backbone} at {args.img_size} px, bf16, against the published loop on the same card; ratios are medians over turns",
-        "card": card, "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(), "command": shlex.join(words),
+        "card": card,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "command": shlex.join(words),
         "work": {name: f"{number} forwards of the backbone an image" for name, number in WORK.items()},
         "figures": [figure.as_dict() for figure in figures],
-    }  # fmt: skip
+    }
 
 
 def attempted(bench: Bench, name: str) -> list[Figure]:
@@ -208,7 +251,11 @@ def published(bench: Bench) -> list[Figure]:
     for _ in range(3):
         bench.theirs()
     seconds = statistics.median(timed(bench.theirs) for _ in range(3 * TURNS))
-    return [Figure("published loop", BATCH * ACCUM / seconds, unit="images/s", details={"batch": BATCH, "accum_steps": ACCUM})]
+    return [
+        Figure(
+            "published loop", BATCH * ACCUM / seconds, unit="images/s", details={"batch": BATCH, "accum_steps": ACCUM}
+        )
+    ]
 
 
 def fastest(rate: Callable[[int], float], first: int, most: int) -> tuple[int, dict[int, float]]:
@@ -245,7 +292,11 @@ def against(bench: Bench, run: Training, name: str, size: int, goal: str, **deta
     assert bench.theirs is not None, "row published was not measured"
     batches = [bench.images(size)] * 4
     mine, theirs = alternated(bench.whole(lambda: run.run(batches)), bench.theirs, 2 * TURNS, warm=2)
-    rates = {"images_per_s": 4 * size / statistics.median(mine), "published_images_per_s": BATCH * ACCUM / statistics.median(theirs), "batch": size}
+    rates = {
+        "images_per_s": 4 * size / statistics.median(mine),
+        "published_images_per_s": BATCH * ACCUM / statistics.median(theirs),
+        "batch": size,
+    }
     return ratio(name, [s / (BATCH * ACCUM) for s in theirs], [s / (4 * size) for s in mine], goal, **rates, **details)
 
 
@@ -259,11 +310,21 @@ def step(bench: Bench, objective: str, *flags: str) -> list[Figure]:
     plain = not flags or flags == ("--compile",)
     tried = {"images_per_s_by_batch": rates}
     found = [
-        against(bench, run, f"{title}, batch {bench.small}, images/s against the published", bench.small, ">= 3" if plain else ""),
-        against(bench, run, f"{title}, batch {best}, images/s against the published", best, ">= 4" if plain else "", **tried),
+        against(
+            bench,
+            run,
+            f"{title}, batch {bench.small}, images/s against the published",
+            bench.small,
+            ">= 3" if plain else "",
+        ),
+        against(
+            bench, run, f"{title}, batch {best}, images/s against the published", best, ">= 4" if plain else "", **tried
+        ),
     ]
     goal = ">= 0.3" if plain and objective == "consistency" else ""
-    return found + bench.share(f"{title}, batch {best}, share of the matmul rate", objective, found[1].details["images_per_s"], goal, aim=0.4)
+    return found + bench.share(
+        f"{title}, batch {best}, share of the matmul rate", objective, found[1].details["images_per_s"], goal, aim=0.4
+    )
 
 
 def compiled(bench: Bench, objective: str, best: bool) -> list[Figure]:
@@ -272,9 +333,14 @@ def compiled(bench: Bench, objective: str, best: bool) -> list[Figure]:
     run, batch = bench.train(objective, size, "--compile"), bench.images(size)
     first = timed(bench.whole(lambda: run.run([batch])))
     title = f"step, {objective} --compile, batch {size}"
-    found = against(bench, run, f"{title}, images/s against the published", size, ">= 4" if best else ">= 3", first_step_s=first)
+    found = against(
+        bench, run, f"{title}, images/s against the published", size, ">= 4" if best else ">= 3", first_step_s=first
+    )
     goal = ">= 0.3" if objective == "consistency" and best else ""
-    return [found, *bench.share(f"{title}, share of the matmul rate", objective, found.details["images_per_s"], goal, aim=0.4)]
+    return [
+        found,
+        *bench.share(f"{title}, share of the matmul rate", objective, found.details["images_per_s"], goal, aim=0.4),
+    ]
 
 
 def peak_memory(bench: Bench) -> list[Figure]:
@@ -325,10 +391,17 @@ def inference(bench: Bench) -> list[Figure]:
     best, rates = fastest(rate, bench.small, 8 if bench.args.smoke else 2048)
     single, x = PublishedModel(model.backbone).to(bench.device).eval(), model.normalise(bench.images(1).pixels)
     many = [bench.images(best)] * 4
-    mine, theirs = alternated(bench.whole(lambda: ours(many)), bench.whole(lambda: [predict_one(single, x, LABELS) for _ in range(32)]), TURNS)
+    mine, theirs = alternated(
+        bench.whole(lambda: ours(many)), bench.whole(lambda: [predict_one(single, x, LABELS) for _ in range(32)]), TURNS
+    )
     per_image = [s / (4 * best) for s in mine], [s / 32 for s in theirs]
     speed = 1 / statistics.median(per_image[0])
-    details = {"images_per_s": speed, "published_images_per_s": 1 / statistics.median(per_image[1]), "batch": best, "images_per_s_by_batch": rates}
+    details = {
+        "images_per_s": speed,
+        "published_images_per_s": 1 / statistics.median(per_image[1]),
+        "batch": best,
+        "images_per_s_by_batch": rates,
+    }
     name = f"inference full + crop + drop, batch {best}"
     return [
         ratio(f"{name}, images/s against one at a time", per_image[1], per_image[0], "", **details),
@@ -346,16 +419,26 @@ def depthwise(bench: Bench) -> list[Figure]:
         for name, layout in (("channels last", torch.channels_last), ("contiguous", torch.contiguous_format)):
             layer = torch.nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels)
             layer = layer.to(bench.device, torch.bfloat16, memory_format=layout)  # type: ignore[call-overload]
-            x = torch.randn(views, channels, side, side, device=bench.device, dtype=torch.bfloat16).contiguous(memory_format=layout).requires_grad_()
+            x = (
+                torch.randn(views, channels, side, side, device=bench.device, dtype=torch.bfloat16)
+                .contiguous(memory_format=layout)
+                .requires_grad_()
+            )
             grad = torch.randn_like(x)
             forward = bench.whole(lambda layer=layer, x=x: [layer(x) for _ in range(10)])  # type: ignore[misc]
             both = bench.whole(lambda layer=layer, x=x, grad=grad: [layer(x).backward(grad) for _ in range(10)])  # type: ignore[misc]
             for key, work in (("forward", forward), ("forward and backward", both)):
                 work()
                 took[f"{name}, {key}, ms"] = 100 * statistics.median(timed(work) for _ in range(TURNS))
-        details = {"layers": times, "views": views, "GB/s of forward": 2 * 2 * views * channels * side**2 / took["channels last, forward, ms"] / 1e6}
+        details = {
+            "layers": times,
+            "views": views,
+            "GB/s of forward": 2 * 2 * views * channels * side**2 / took["channels last, forward, ms"] / 1e6,
+        }
         title = f"depthwise {kernel} x {kernel}, {channels} channels at {side} x {side}, forward and backward"
-        figures.append(Figure(title, took["channels last, forward and backward, ms"], unit="ms", details=took | details))
+        figures.append(
+            Figure(title, took["channels last, forward and backward, ms"], unit="ms", details=took | details)
+        )
     return figures or [Figure("depthwise", None, why="the backbone has no depthwise convolution")]
 
 
@@ -410,7 +493,14 @@ def loader(bench: Bench) -> list[Figure]:
         epoch = bench.whole(lambda batches=batches: [batch.to(bench.device) for batch in batches])  # type: ignore[misc]
         epoch()
         rate = rows / statistics.median(timed(epoch) for _ in range(3))
-        figures.append(Figure(f"loader, pixels {name}, batch {size}", rate, unit="images/s", details={"rows": rows, "MB": pixels.nbytes / 1e6}))
+        figures.append(
+            Figure(
+                f"loader, pixels {name}, batch {size}",
+                rate,
+                unit="images/s",
+                details={"rows": rows, "MB": pixels.nbytes / 1e6},
+            )
+        )
     return figures
 
 
@@ -420,9 +510,20 @@ def gradnorm(bench: Bench) -> list[Figure]:
     for objective in ("consistency", "evidence"):
         batches = [bench.images(bench.small)] * 4
         learned, fixed = bench.train(objective, bench.small, "--dynamic_weights"), bench.train(objective, bench.small)
-        mine, plain = alternated(bench.whole(partial(learned.run, batches)), bench.whole(partial(fixed.run, batches)), 2 * TURNS, warm=2)
+        mine, plain = alternated(
+            bench.whole(partial(learned.run, batches)), bench.whole(partial(fixed.run, batches)), 2 * TURNS, warm=2
+        )
         name = f"step with GradNorm against one without, {objective}, batch {bench.small}"
-        figures.append(ratio(name, mine, plain, "<= 1.03", step_s=statistics.median(mine) / 4, plain_step_s=statistics.median(plain) / 4))
+        figures.append(
+            ratio(
+                name,
+                mine,
+                plain,
+                "<= 1.03",
+                step_s=statistics.median(mine) / 4,
+                plain_step_s=statistics.median(plain) / 4,
+            )
+        )
         del learned, fixed
         cleared(bench)
     return figures
@@ -438,7 +539,9 @@ def syncs(bench: Bench) -> list[Figure]:
     pixels = np.random.default_rng(0).integers(0, 256, (rows, bench.args.img_size, bench.args.img_size), dtype=np.uint8)
     cache, targets = PixelCache(pixels, np.arange(rows), {}), np.zeros((rows, len(LABELS)), dtype=np.float32)
     found: dict[str, str] = {}
-    kinds = [(o, *flags) for o in ("consistency", "evidence") for flags in ((), ("--dynamic_weights",))] + [("evidence", "--warmup_epochs", "2")]
+    kinds = [(o, *flags) for o in ("consistency", "evidence") for flags in ((), ("--dynamic_weights",))] + [
+        ("evidence", "--warmup_epochs", "2")
+    ]
     for objective, *flags in kinds:
         run = bench.train(objective, bench.small, *flags)
         for place, on_device in (("host", False), ("device", True)):
@@ -448,7 +551,16 @@ def syncs(bench: Bench) -> list[Figure]:
         del run
     waits = {name: why for name, why in found.items() if why}
     why = "" if bench.device.type == "cuda" else "the device is not a GPU"
-    return [Figure("kinds of steps that wait for the GPU", None if why else len(waits), "<= 0", f"of {len(found)}", why, {"waits": waits})]
+    return [
+        Figure(
+            "kinds of steps that wait for the GPU",
+            None if why else len(waits),
+            "<= 0",
+            f"of {len(found)}",
+            why,
+            {"waits": waits},
+        )
+    ]
 
 
 def waited(bench: Bench, run: Training, batches: Iterable[Batch]) -> str:
@@ -462,8 +574,16 @@ def waited(bench: Bench, run: Training, batches: Iterable[Batch]) -> str:
         for _ in run.steps(batches, meter):
             pass
     except RuntimeError as error:
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "/roi/" in frame.filename or "benchmarks" in frame.filename]
-        return f"{error} at {Path(frames[-1].filename).name}:{frames[-1].lineno}: {frames[-1].line}" if frames else str(error)
+        frames = [
+            frame
+            for frame in traceback.extract_tb(error.__traceback__)
+            if "/roi/" in frame.filename or "benchmarks" in frame.filename
+        ]
+        return (
+            f"{error} at {Path(frames[-1].filename).name}:{frames[-1].lineno}: {frames[-1].line}"
+            if frames
+            else str(error)
+        )
     finally:
         if bench.device.type == "cuda":
             torch.cuda.set_sync_debug_mode("default")

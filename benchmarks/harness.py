@@ -38,7 +38,12 @@ PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow")
 
 
 def add_machine(parser: cli.Parser) -> None:
-    parser.add_argument("--machine", default=f"{platform.machine()}-{os.cpu_count()}cores", metavar="NAME", help="names the result file (default: %(default)s)")
+    parser.add_argument(
+        "--machine",
+        default=f"{platform.machine()}-{os.cpu_count()}cores",
+        metavar="NAME",
+        help="names the result file (default: %(default)s)",
+    )
 
 
 def script(*command: object, threads: int | None = None, log: Path | None = None) -> None:
@@ -70,7 +75,11 @@ def interval(score: dict[str, float | None]) -> str:
 
 def processor() -> str:
     info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.is_file() else []
+    names = (
+        [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if info.is_file()
+        else []
+    )
     return names[0] if names else platform.processor()
 
 
@@ -80,7 +89,12 @@ def versions() -> dict[str, str]:
 
 def commit() -> str:
     """Of the code that was measured; "-dirty" where files differ from it."""
-    found = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"], cwd=ROOT, capture_output=True, text=True)
+    found = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     return found.stdout.strip() or "unknown"
 
 
@@ -116,10 +130,15 @@ def table(figures: Sequence[Figure]) -> str:
     cells = [("what", "measured", "goal", "")]
     cells += [(f.name, "–" if f.value is None else f"{f.value:.4g} {f.unit}", f.goal, f.verdict()) for f in figures]
     wide = [max(len(row[n]) for row in cells) for n in range(3)]
-    return "\n".join("  ".join((row[0].ljust(wide[0]), row[1].rjust(wide[1]), row[2].rjust(wide[2]), row[3])).rstrip() for row in cells)
+    return "\n".join(
+        "  ".join((row[0].ljust(wide[0]), row[1].rjust(wide[1]), row[2].rjust(wide[2]), row[3])).rstrip()
+        for row in cells
+    )
 
 
-def alternated(first: Callable[[], object], second: Callable[[], object], turns: int, warm: int = 1) -> tuple[list[float], list[float]]:
+def alternated(
+    first: Callable[[], object], second: Callable[[], object], turns: int, warm: int = 1
+) -> tuple[list[float], list[float]]:
     """Seconds of both, measured in turns (ABAB…), so that what else the machine does strikes both; `warm` turns before are not counted."""
     took: tuple[list[float], list[float]] = ([], [])
     for turn in range(warm + turns):
@@ -168,20 +187,27 @@ def counted(command: Sequence[object]) -> tuple[float, float]:
     """Run a script of the project -> seconds of the whole process, and the most memory it had, MB (2^20 bytes). A small process starts it, since
     the memory of the one that starts a process counts as that of its child."""
     words = [sys.executable, "-c", COUNTED, sys.executable, *map(str, command)]
-    seconds, megabytes, code = json.loads(subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
+    seconds, megabytes, code = json.loads(
+        subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    )
     if code:
         raise subprocess.CalledProcessError(code, words)
     return seconds, megabytes
 
 
-def sampled(command: Sequence[object], progress: Callable[[], float], log: Path, every: float = 1.0) -> list[dict[str, float]]:
+def sampled(
+    command: Sequence[object], progress: Callable[[], float], log: Path, every: float = 1.0
+) -> list[dict[str, float]]:
     """Run a script of the project and look at its memory `every` so many seconds -> VmRSS, RssAnon and RssFile in MB (2^20 bytes), the
     `second`, and `progress`, how far it was. CalledProcessError if it fails."""
     words = [sys.executable, *map(str, command)]
     samples: list[dict[str, float]] = []
     began = time.perf_counter()
     log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "a", encoding="utf-8") as file, subprocess.Popen(words, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT) as process:
+    with (
+        open(log, "a", encoding="utf-8") as file,
+        subprocess.Popen(words, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT) as process,
+    ):
         while process.poll() is None:
             found = memory(process.pid)
             if found:
@@ -198,7 +224,11 @@ def memory(pid: int) -> dict[str, float]:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
         return {}
-    return {key: int(value.split()[0]) / 1024 for key, value in (line.split(":", 1) for line in lines) if key in ("VmRSS", "RssAnon", "RssFile")}
+    return {
+        key: int(value.split()[0]) / 1024
+        for key, value in (line.split(":", 1) for line in lines)
+        if key in ("VmRSS", "RssAnon", "RssFile")
+    }
 
 
 def linked(data: Path, folder: Path, rows: int) -> Path:
@@ -250,11 +280,23 @@ class Training:
         scaler = torch.amp.GradScaler(self.device.type, enabled=False)
         shares = Batches(0, self.args.batch_size).shares  # of one process: the sizes of the batches alone count
         return train_one_epoch(
-            self.step, batches, epoch, self.balance, self.optimizer, scaler, meter, self.device, self.dtype, self.args.accum_steps, shares
-        )  # fmt: skip
+            self.step,
+            batches,
+            epoch,
+            self.balance,
+            self.optimizer,
+            scaler,
+            meter,
+            self.device,
+            self.dtype,
+            self.args.accum_steps,
+            shares,
+        )
 
 
-def training(objective: str, backbone: str, img_size: int, device: torch.device, *flags: object, dtype: torch.dtype | None = None) -> Training:
+def training(
+    objective: str, backbone: str, img_size: int, device: torch.device, *flags: object, dtype: torch.dtype | None = None
+) -> Training:
     """A model that begins untrained, its loss weights and optimiser, as `flags` of train_roi_consistency.py say."""
     import torch
 
@@ -267,13 +309,35 @@ def training(objective: str, backbone: str, img_size: int, device: torch.device,
     from roi.training.optim import make_optimizer
     from roi.training.setup import loss_weights
 
-    words = ["--train_csv", "-", "--image_root", "-", "--save", "-", "--objective", objective, "--backbone", backbone, "--img_size", img_size, *flags]
+    words = [
+        "--train_csv",
+        "-",
+        "--image_root",
+        "-",
+        "--save",
+        "-",
+        "--objective",
+        objective,
+        "--backbone",
+        backbone,
+        "--img_size",
+        img_size,
+        *flags,
+    ]
     args = train_roi_consistency.parse_args([str(word) for word in words])
     cli.settle_objective(args, objective)
     args.warmup_epochs = args.warmup_epochs or 0
     model = build_model(
-        backbone, len(LABELS), args.mask_net, "none", img_size, args.seed, args.channels_last, per_class=args.mask_per_class, fill=args.fill
-    ).to(device)  # fmt: skip
+        backbone,
+        len(LABELS),
+        args.mask_net,
+        "none",
+        img_size,
+        args.seed,
+        args.channels_last,
+        per_class=args.mask_per_class,
+        fill=args.fill,
+    ).to(device)
     balance = loss_weights(args, model, (), device)
     if args.checkpoint_activations:
         recomputed(model)
@@ -285,7 +349,9 @@ def training(objective: str, backbone: str, img_size: int, device: torch.device,
 
         seeds = row_seeds(args.seed, epoch, batch.index.to(device, non_blocking=True))
         if objective == "evidence":
-            return evidence_terms(model, batch.pixels, batch.target, args.keep_ratio, seeds, args.random_views, epoch < args.warmup_epochs)
+            return evidence_terms(
+                model, batch.pixels, batch.target, args.keep_ratio, seeds, args.random_views, epoch < args.warmup_epochs
+            )
         return consistency_terms(model, batch.pixels, batch.target, args.keep_ratio, seeds)
 
     optimizer = make_optimizer(model, args.lr, args.weight_decay, args.mask_lr)

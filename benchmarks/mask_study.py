@@ -45,32 +45,81 @@ ABLATIONS: dict[str, tuple[object, ...]] = {
 ABLATIONS["sharpness_1"] = ("train_roi_consistency.py", "--locate_sharpness", 1)
 LEARNED = ("consistency", "evidence", *ABLATIONS)
 FIGURES = {  # figure: heading of the table
-    "full": "full", "crop": "crop", "random_crop": "random crop", "drop": "drop", "random_drop": "random drop", "own": "finding's map",
-    "own_less_shuffled": "less shuffled", "best_place": "best fixed place", "judged_crop": "crop, judged", "judged_drop": "drop, judged",
-    "pointing": "union pointing", "share": "share of box", "reinit_pointing": "re-initialised: pointing", "reinit_share": "share of box",
-    "probe": "probe of m", "minutes": "minutes",
-}  # fmt: skip
+    "full": "full",
+    "crop": "crop",
+    "random_crop": "random crop",
+    "drop": "drop",
+    "random_drop": "random drop",
+    "own": "finding's map",
+    "own_less_shuffled": "less shuffled",
+    "best_place": "best fixed place",
+    "judged_crop": "crop, judged",
+    "judged_drop": "drop, judged",
+    "pointing": "union pointing",
+    "share": "share of box",
+    "reinit_pointing": "re-initialised: pointing",
+    "reinit_share": "share of box",
+    "probe": "probe of m",
+    "minutes": "minutes",
+}
 CELLS = 24  # side of the masks that the probe sees
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     count = cli.number(int, 1)
     parser = cli.Parser(__doc__)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the demo set and the runs; what is there is done")
-    parser.add_argument("--hard", action=cli.on_off, default=False, help="the hard demo set: borders, markers, wrong labels, faint findings (default: no)")
     parser.add_argument(
-        "--variants", nargs="+", choices=[*VARIANTS, *ABLATIONS], default=list(VARIANTS), metavar="NAME", help="what is trained (default: %(default)s)"
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder for the demo set and the runs; what is there is done",
     )
-    parser.add_argument("--images", type=count, default=4000, metavar="N", help="images of the demo set (default: %(default)s)")
-    parser.add_argument("--img_size", type=count, default=96, metavar="PX", help="side of the images (default: %(default)s)")
-    parser.add_argument("--epochs", type=cli.number(int, 2), default=10, metavar="N", help="passes over the training images (default: %(default)s)")
-    parser.add_argument("--seeds", type=cli.number(int, 2), default=3, metavar="N", help="runs of each variant (default: %(default)s)")
-    parser.add_argument("--backbone", default="test_resnet", metavar="NAME", help="trained from scratch (default: %(default)s)")
+    parser.add_argument(
+        "--hard",
+        action=cli.on_off,
+        default=False,
+        help="the hard demo set: borders, markers, wrong labels, faint findings (default: no)",
+    )
+    parser.add_argument(
+        "--variants",
+        nargs="+",
+        choices=[*VARIANTS, *ABLATIONS],
+        default=list(VARIANTS),
+        metavar="NAME",
+        help="what is trained (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--images", type=count, default=4000, metavar="N", help="images of the demo set (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--img_size", type=count, default=96, metavar="PX", help="side of the images (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--epochs",
+        type=cli.number(int, 2),
+        default=10,
+        metavar="N",
+        help="passes over the training images (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seeds", type=cli.number(int, 2), default=3, metavar="N", help="runs of each variant (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--backbone", default="test_resnet", metavar="NAME", help="trained from scratch (default: %(default)s)"
+    )
     parser.add_argument("--lr", type=float, default=2e-3, help="learning rate (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="where to compute (default: %(default)s)")
-    parser.add_argument("--ablations", action=cli.on_off, default=False, help="variants of the evidence objective too, seed 0 (default: no)")
+    parser.add_argument(
+        "--ablations",
+        action=cli.on_off,
+        default=False,
+        help="variants of the evidence objective too, seed 0 (default: no)",
+    )
     parser.add_argument("--jobs", type=count, default=2, metavar="N", help="runs side by side (default: %(default)s)")
-    parser.add_argument("--threads", type=count, default=1, metavar="N", help="threads of each run (default: %(default)s)")
+    parser.add_argument(
+        "--threads", type=count, default=1, metavar="N", help="threads of each run (default: %(default)s)"
+    )
     add_machine(parser)
     return parser.parse_args(argv)
 
@@ -79,7 +128,9 @@ def main(args: argparse.Namespace) -> None:
     data = args.out / "data"
     if not (data / "demo.json").is_file():
         kind = ("--hard",) if args.hard else ()
-        script("make_demo_dataset.py", "--out", data, "--images", args.images, "--size", args.img_size, "--seed", 0, *kind)
+        script(
+            "make_demo_dataset.py", "--out", data, "--images", args.images, "--size", args.img_size, "--seed", 0, *kind
+        )
     make = ("make_chexmultimodal_csv.py", "--src_csv", data / "Data_Entry_2017.csv", "--image_dir", data)
     script(*make, "--out_csv", args.out / "train.csv", "--fillna", "Normal")
     script(*make, "--out_csv", args.out / "test.csv", "--filter_list", data / "test_list.txt")
@@ -88,10 +139,17 @@ def main(args: argparse.Namespace) -> None:
     with ThreadPoolExecutor(args.jobs) as pool:
         list(pool.map(lambda run: train_and_score(args, *run), runs))
     rows = {f"{variant}, seed {seed}": figures(args, variant, seed) for variant, seed in runs}
-    summary = {variant: summarise([rows[f"{v}, seed {s}"] for v, s in runs if v == variant]) for variant in dict.fromkeys(v for v, _ in runs)}
+    summary = {
+        variant: summarise([rows[f"{v}, seed {s}"] for v, s in runs if v == variant])
+        for variant in dict.fromkeys(v for v, _ in runs)
+    }
     place = place_probe(args)
     steps = step_times(args) if "consistency" in args.variants else {}
-    goals = (judge_hard if args.hard else judge_goals)(summary, place, steps) if {"standard", "evidence"} <= set(args.variants) else {}
+    goals = (
+        (judge_hard if args.hard else judge_goals)(summary, place, steps)
+        if {"standard", "evidence"} <= set(args.variants)
+        else {}
+    )
     versions = json.loads((args.out / "standard_0" / "preds.meta.json").read_text())["versions"]
     command = [
         "python",
@@ -102,19 +160,27 @@ def main(args: argparse.Namespace) -> None:
     command += ["--variants", *args.variants] if args.variants != list(VARIANTS) else []
     command += ["--ablations"] if args.ablations else []
     path = write_result(
-        "mask_study_hard" if args.hard else "mask_study", args.machine,
+        "mask_study_hard" if args.hard else "mask_study",
+        args.machine,
         {
             "what": "objectives of ROI consistency on the demo set, test images; mean AUROC over findings; boxes never used in training",
             "command": shlex.join(command) + " --out …",
-            "versions": versions, "goals": goals, "summary": summary, "place_probe": place, "step_seconds": steps, "rows": rows,
+            "versions": versions,
+            "goals": goals,
+            "summary": summary,
+            "place_probe": place,
+            "step_seconds": steps,
+            "rows": rows,
         },
-    )  # fmt: skip
+    )
     if "evidence" in args.variants:
         picture(args, path.with_suffix(".png"))
     print(table(summary))
     for name, goal in goals.items():
         print(f"{'met   ' if goal['met'] else 'MISSED'} {name}: {decimal(goal['value'], 3)} (goal {goal['goal']})")
-    print(f"probe of the true boxes: {place['boxes']:.3f}, of the same area as a mask: {place['same_area']:.3f}; {path}")
+    print(
+        f"probe of the true boxes: {place['boxes']:.3f}, of the same area as a mask: {place['same_area']:.3f}; {path}"
+    )
 
 
 def folder_of(args: argparse.Namespace, variant: str, seed: int) -> Path:
@@ -130,10 +196,39 @@ def train_and_score(args: argparse.Namespace, variant: str, seed: int) -> None:
     flags = (ABLATIONS | VARIANTS)[variant]
     common = {"threads": args.threads, "log": folder / "log.txt"}
     script(
-        *flags, "--train_csv", args.out / "train.csv", "--exclude_csv", args.out / "test.csv", "--image_root", data,
-        "--backbone", args.backbone, "--weights", "none", "--batch_size", 32, "--lr", args.lr, "--epochs", args.epochs, "--img_size", args.img_size,
-        "--seed", seed, "--workers", 0, "--device", args.device, "--save", folder / "roi.pt", "--log_csv", folder / "metrics.csv", "--resume", "auto", **common,
-    )  # fmt: skip
+        *flags,
+        "--train_csv",
+        args.out / "train.csv",
+        "--exclude_csv",
+        args.out / "test.csv",
+        "--image_root",
+        data,
+        "--backbone",
+        args.backbone,
+        "--weights",
+        "none",
+        "--batch_size",
+        32,
+        "--lr",
+        args.lr,
+        "--epochs",
+        args.epochs,
+        "--img_size",
+        args.img_size,
+        "--seed",
+        seed,
+        "--workers",
+        0,
+        "--device",
+        args.device,
+        "--save",
+        folder / "roi.pt",
+        "--log_csv",
+        folder / "metrics.csv",
+        "--resume",
+        "auto",
+        **common,
+    )
     outputs: tuple[object, ...] = ("--save_json", folder / "preds.json")
     outputs += ("--cam", folder / "cam.npz") if variant not in LEARNED else ("--save_masks", folder / "masks.npz")
     maps = [outputs[-1]]
@@ -142,11 +237,35 @@ def train_and_score(args: argparse.Namespace, variant: str, seed: int) -> None:
         maps.append(outputs[-1])
     boxes = ("--bbox_csv", data / "BBox_List_2017.csv")
     script(
-        "infer_roi_consistency.py", "--checkpoint", folder / "roi_best.pt", "--csv", args.out / "test.csv", "--image_root", data, "--workers", 0,
-        "--device", args.device, *outputs, *boxes, "--overwrite", **common,
-    )  # fmt: skip
+        "infer_roi_consistency.py",
+        "--checkpoint",
+        folder / "roi_best.pt",
+        "--csv",
+        args.out / "test.csv",
+        "--image_root",
+        data,
+        "--workers",
+        0,
+        "--device",
+        args.device,
+        *outputs,
+        *boxes,
+        "--overwrite",
+        **common,
+    )
     script(
-        "evaluate.py", "--preds", folder / "preds.json", "--csv", args.out / "test.csv", "--masks", *maps, *boxes, "--out", done.parent, "--overwrite", **common
+        "evaluate.py",
+        "--preds",
+        folder / "preds.json",
+        "--csv",
+        args.out / "test.csv",
+        "--masks",
+        *maps,
+        *boxes,
+        "--out",
+        done.parent,
+        "--overwrite",
+        **common,
     )
 
 
@@ -160,16 +279,29 @@ def figures(args: argparse.Namespace, variant: str, seed: int) -> dict[str, floa
     with open(folder / "metrics.csv", newline="") as file:
         epochs = list(csv.DictReader(file))
     row = {"minutes": sum(float(e["seconds"]) for e in epochs) / 60, "seconds_last_epoch": float(epochs[-1]["seconds"])}
-    row |= {part: scores["mean"][key]["value"] for part, key in (("full", "auroc"), ("crop", "auroc_crop"), ("drop", "auroc_drop")) if key in scores["mean"]}
+    row |= {
+        part: scores["mean"][key]["value"]
+        for part, key in (("full", "auroc"), ("crop", "auroc_crop"), ("drop", "auroc_drop"))
+        if key in scores["mean"]
+    }
     sources = scores["localization"]["sources"]
 
     def place(source: str) -> dict[str, float]:
         mean = sources[source]["mean"]
-        return {"pointing": mean["pointing_union"]["value"], "share": mean["recall"]["value"], "pointing_finding": mean["pointing"]["value"]}
+        return {
+            "pointing": mean["pointing_union"]["value"],
+            "share": mean["recall"]["value"],
+            "pointing_finding": mean["pointing"]["value"],
+        }
 
     own = "mask" if variant in LEARNED else "cam"
     row |= place(own)
-    for source, name in ((f"{own}_reinit", "reinit"), ("random", "random"), ("centre", "centre"), ("class_mask", "class_mask")):
+    for source, name in (
+        (f"{own}_reinit", "reinit"),
+        ("random", "random"),
+        ("centre", "centre"),
+        ("class_mask", "class_mask"),
+    ):
         if source in sources:
             row |= {f"{name}_{key}": value for key, value in place(source).items()}
     headline = "class_mask" if "class_mask" in sources else own
@@ -200,7 +332,13 @@ def looked_at(args: argparse.Namespace, variant: str, seed: int) -> dict[str, fl
     with torch.inference_mode():
         for part in ("train", "test"):
             loader, target = batches(args, part)
-            logits: dict[str, list[Any]] = {"random_crop": [], "random_drop": [], "judged_crop": [], "judged_drop": [], "mask": []}
+            logits: dict[str, list[Any]] = {
+                "random_crop": [],
+                "random_drop": [],
+                "judged_crop": [],
+                "judged_drop": [],
+                "mask": [],
+            }
             for batch in loader:
                 x = model.normalise(batch.pixels.to(device))
                 if part == "test":
@@ -249,7 +387,9 @@ def probe(train: Any, train_target: Any, test: Any, test_target: Any) -> float:
 
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        net = nn.Sequential(nn.Linear(train.shape[1], 128), nn.ReLU(), nn.Dropout(0.3), nn.Linear(128, train_target.shape[1]))
+        net = nn.Sequential(
+            nn.Linear(train.shape[1], 128), nn.ReLU(), nn.Dropout(0.3), nn.Linear(128, train_target.shape[1])
+        )
         optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=0.05)
         x, y = torch.from_numpy(train), torch.from_numpy(train_target)
         for _ in range(30):
@@ -272,7 +412,10 @@ def place_probe(args: argparse.Namespace) -> dict[str, float]:
     from roi.data.table import belongs_to, read_table
     from roi.models.masks import exact_topk, kept_pixels
 
-    boxes = {image: rows[["x", "y", "w", "h"]].to_numpy() for image, rows in read_boxes(args.out / "data" / "BBox_List_2017.csv").groupby("image")}
+    boxes = {
+        image: rows[["x", "y", "w", "h"]].to_numpy()
+        for image, rows in read_boxes(args.out / "data" / "BBox_List_2017.csv").groupby("image")
+    }
     rng = np.random.default_rng(0)
     side = args.img_size
     y, x = np.mgrid[:side, :side] / side + 0.5 / side
@@ -285,11 +428,20 @@ def place_probe(args: argparse.Namespace) -> dict[str, float]:
         there = [b for b in own if b is not None]
         near = []
         for b in (b if b is not None else there[rng.integers(len(there))] for b in own):
-            away = [np.maximum(np.maximum(left - x, x - left - w), np.maximum(top - y, y - top - h)) for left, top, w, h in b]
+            away = [
+                np.maximum(np.maximum(left - x, x - left - w), np.maximum(top - y, y - top - h))
+                for left, top, w, h in b
+            ]
             near.append(-np.maximum(np.min(away, axis=0), 0))
         closeness = torch.from_numpy(np.stack(near))[:, None].float()
-        for name, mask in (("boxes", (closeness >= 0).float()), ("same_area", exact_topk(closeness, kept_pixels(side, side, 0.1)))):
-            seen[name] += [torch.nn.functional.adaptive_avg_pool2d(mask, CELLS).flatten(1).numpy(), batches(args, part)[1]]
+        for name, mask in (
+            ("boxes", (closeness >= 0).float()),
+            ("same_area", exact_topk(closeness, kept_pixels(side, side, 0.1))),
+        ):
+            seen[name] += [
+                torch.nn.functional.adaptive_avg_pool2d(mask, CELLS).flatten(1).numpy(),
+                batches(args, part)[1],
+            ]
     return {name: probe(*parts) for name, parts in seen.items()}
 
 
@@ -308,7 +460,9 @@ def step_times(args: argparse.Namespace) -> dict[str, float]:
     seeds = torch.arange(32, device=device)
     kinds = {"standard": ("none", False), "consistency": ("conv", False), "evidence": ("features", True)}
     models = {
-        name: build_model(args.backbone, len(LABELS), mask, "none", args.img_size, per_class=per_class).to(device).train()
+        name: build_model(args.backbone, len(LABELS), mask, "none", args.img_size, per_class=per_class)
+        .to(device)
+        .train()
         for name, (mask, per_class) in kinds.items()
     }
     optimizers = {name: torch.optim.AdamW(model.parameters(), lr=1e-4) for name, model in models.items()}
@@ -316,7 +470,11 @@ def step_times(args: argparse.Namespace) -> dict[str, float]:
     for turn in range(13):
         for name, model in models.items():
             began = time.perf_counter()
-            terms = evidence_terms(model, pixels, target, 0.1, seeds, 0.15) if name == "evidence" else consistency_terms(model, pixels, target, 0.1)
+            terms = (
+                evidence_terms(model, pixels, target, 0.1, seeds, 0.15)
+                if name == "evidence"
+                else consistency_terms(model, pixels, target, 0.1)
+            )
             sum(v for v in terms.values() if v.requires_grad).backward()  # type: ignore[union-attr]
             optimizers[name].step()
             optimizers[name].zero_grad()
@@ -353,7 +511,14 @@ def picture(args: argparse.Namespace, path: Path) -> None:
     empty = sum(IMAGENET[0]) / 3
     own = read_maps(folder_of(args, "evidence", 0) / "class_masks.npz", [name])
     panels: list[tuple[str, Any, str]] = [("X-ray", grey, "full: the labels")]
-    panels += [(f"map of {label}", own.maps["class_mask"][0, own.classes.index(label)], "locate: high somewhere,\nwhere it is present") for label in found]
+    panels += [
+        (
+            f"map of {label}",
+            own.maps["class_mask"][0, own.classes.index(label)],
+            "locate: high somewhere,\nwhere it is present",
+        )
+        for label in found
+    ]
     panels += [
         ("mask, 10 % kept", np.where(mask, 1.0, 0.0), "union of the maps,\nby the full view's p"),
         ("crop", np.where(mask, grey, empty), "consist: the labels\nfrom this alone"),
@@ -363,12 +528,24 @@ def picture(args: argparse.Namespace, path: Path) -> None:
     figure, axes = pyplot.subplots(1, len(panels), figsize=(2.1 * len(panels), 3.3), layout="constrained")
     for axis, (title, image, asks) in zip(axes, panels, strict=True):
         heat = title.startswith("map of")
-        axis.imshow(image, cmap="magma" if heat else "gray", **({} if heat else {"vmin": 0, "vmax": 1}), extent=(0, 1, 1, 0), interpolation="nearest")
+        axis.imshow(
+            image,
+            cmap="magma" if heat else "gray",
+            **({} if heat else {"vmin": 0, "vmax": 1}),
+            extent=(0, 1, 1, 0),
+            interpolation="nearest",
+        )
         for _, box in boxes[boxes["image"] == name].iterrows():
             if not heat or box["label"] in title:
-                axis.add_patch(Rectangle((box["x"], box["y"]), box["w"], box["h"], fill=False, color="#40d0ff", linewidth=1.2))
+                axis.add_patch(
+                    Rectangle((box["x"], box["y"]), box["w"], box["h"], fill=False, color="#40d0ff", linewidth=1.2)
+                )
         view = {"X-ray": views.full, "crop": views.crop, "drop": views.drop}.get(title)
-        p = "" if view is None else "\n" + "\n".join(f"p({label}) {view.sigmoid()[0, LABELS.index(label)]:.2f}" for label in found)
+        p = (
+            ""
+            if view is None
+            else "\n" + "\n".join(f"p({label}) {view.sigmoid()[0, LABELS.index(label)]:.2f}" for label in found)
+        )
         axis.set_title(title, fontsize=9)
         axis.set_xlabel(asks + p, fontsize=8)
         axis.set_xticks([])
@@ -401,13 +578,33 @@ def judge_goals(summary: dict[str, Any], place: dict[str, float], steps: dict[st
         "pointing game, union of boxes, worst seed": (summary["evidence"]["pointing"]["lowest"], ">= .83", 0.83, 1),
         "pointing less Grad-CAM of standard": (ours["pointing"] - alone["pointing"], ">= .15", 0.15, 1),
         "share of box area kept": (ours["share"], ">= .75", 0.75, 1),
-        "pointing of re-initialised masks less chance": (ours["reinit_pointing"] - ours["random_pointing"], "<= .05", -1, 0.05),
-        "probe of the mask's shape less probe of the boxes as they are": (ours["probe"] - place["boxes"], "<= 0", -1, 0),
+        "pointing of re-initialised masks less chance": (
+            ours["reinit_pointing"] - ours["random_pointing"],
+            "<= .05",
+            -1,
+            0.05,
+        ),
+        "probe of the mask's shape less probe of the boxes as they are": (
+            ours["probe"] - place["boxes"],
+            "<= 0",
+            -1,
+            0,
+        ),
     }
     if steps:
         wanted |= {
-            "step of the evidence objective / published three-view step": (steps["evidence"] / steps["consistency"], "<= 1.35", 0, 1.35),
-            "training minutes / published": (ours["minutes"] / summary["consistency"]["minutes"]["mean"], "<= 1.35", 0, 1.35),
+            "step of the evidence objective / published three-view step": (
+                steps["evidence"] / steps["consistency"],
+                "<= 1.35",
+                0,
+                1.35,
+            ),
+            "training minutes / published": (
+                ours["minutes"] / summary["consistency"]["minutes"]["mean"],
+                "<= 1.35",
+                0,
+                1.35,
+            ),
         }
     return judged(wanted)
 
@@ -429,7 +626,10 @@ def means(summary: dict[str, Any]) -> dict[str, float]:
 
 
 def judged(wanted: dict[str, Goal]) -> dict[str, Any]:
-    return {name: {"value": value, "goal": goal, "met": bool(low <= value <= high)} for name, (value, goal, low, high) in wanted.items()}
+    return {
+        name: {"value": value, "goal": goal, "met": bool(low <= value <= high)}
+        for name, (value, goal, low, high) in wanted.items()
+    }
 
 
 def table(summary: dict[str, Any]) -> str:
@@ -441,7 +641,10 @@ def table(summary: dict[str, Any]) -> str:
         return decimal(value["mean"], 3) + (f" ± {value['sd']:.3f}" if value["sd"] is not None else "")
 
     lines = ["| training | runs | " + " | ".join(FIGURES.values()) + " |", "|---" * (len(FIGURES) + 2) + "|"]
-    lines += [f"| {variant} | {row['runs']} | " + " | ".join(cell(row.get(name)) for name in FIGURES) + " |" for variant, row in summary.items()]
+    lines += [
+        f"| {variant} | {row['runs']} | " + " | ".join(cell(row.get(name)) for name in FIGURES) + " |"
+        for variant, row in summary.items()
+    ]
     return "\n".join(lines)
 
 

@@ -39,7 +39,9 @@ class PublishedModel(nn.Module):
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
-        self.mask_net = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 1, 1))
+        self.mask_net = nn.Sequential(
+            nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 1, 1)
+        )
 
     def masks(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, S, S) -> soft mask, and the mask whose value is 0 or 1 and whose gradient is that of the soft one; (B, 1, S, S) each"""
@@ -72,7 +74,12 @@ def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW(model.parameters(), lr=1e-4)
 
 
-def train(model: PublishedModel, optimizer: torch.optim.Optimizer, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> dict[str, float]:
+def train(
+    model: PublishedModel,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    device: torch.device,
+) -> dict[str, float]:
     """A pass over batches of (x, y), x normalised (B, 3, S, S); an optimiser step every second batch. -> sums of the terms"""
     model.train()
     sums = dict.fromkeys(WEIGHTS, 0.0)
@@ -92,7 +99,9 @@ def train(model: PublishedModel, optimizer: torch.optim.Optimizer, batches: Iter
     return sums
 
 
-def predict(model: PublishedModel, paths: Sequence[str], classes: Sequence[str], size: int, device: torch.device) -> list[dict]:
+def predict(
+    model: PublishedModel, paths: Sequence[str], classes: Sequence[str], size: int, device: torch.device
+) -> list[dict]:
     """One image file at a time -> probabilities by class, of image, crop and drop."""
     model.eval()
     transform = item_transform(size)

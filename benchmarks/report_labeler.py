@@ -48,10 +48,29 @@ SECTIONS = tuple[list[str], list[str]]
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     count = cli.number(int, 1)
     parser = cli.Parser(__doc__)
-    parser.add_argument("--reports", type=Path, required=True, metavar="CSV", help="indiana_reports.csv of OpenI (uid, MeSH, findings, impression)")
-    parser.add_argument("--many", type=count, default=160_000, metavar="N", help="reports for the measurement of speed (default: %(default)s)")
-    parser.add_argument("--resamples", type=count, default=1000, metavar="N", help="of the bootstrap (default: %(default)s)")
-    parser.add_argument("--seed", type=cli.number(int, 0), default=0, help="of the bootstrap and of the variations (default: %(default)s)")
+    parser.add_argument(
+        "--reports",
+        type=Path,
+        required=True,
+        metavar="CSV",
+        help="indiana_reports.csv of OpenI (uid, MeSH, findings, impression)",
+    )
+    parser.add_argument(
+        "--many",
+        type=count,
+        default=160_000,
+        metavar="N",
+        help="reports for the measurement of speed (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--resamples", type=count, default=1000, metavar="N", help="of the bootstrap (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed",
+        type=cli.number(int, 0),
+        default=0,
+        help="of the bootstrap and of the variations (default: %(default)s)",
+    )
     parser.add_argument("--absent", type=count, metavar="N", help="print N ABSENT cells drawn at random, with reports")
     add_machine(parser)
     return parser.parse_args(argv)
@@ -68,27 +87,36 @@ def main(args: argparse.Namespace) -> None:
     if args.absent:
         print("\n".join(absent_cells(rows, cells, args.absent, args.seed)))
         return
-    scores = {half: scored(cells[chosen] == PRESENT, reference[chosen], args.resamples, args.seed) for half, chosen in halves.items()}
+    scores = {
+        half: scored(cells[chosen] == PRESENT, reference[chosen], args.resamples, args.seed)
+        for half, chosen in halves.items()
+    }
     figures = accuracy(cells, codes, scores, halves)
     figures += speed(sections, args.many, args.seed)
     figures += libraries(sections, reference, held, float(figures[0].value or 0))
-    errors = {half: categories(cells[chosen], reference[chosen], mesh_cells(codes)[chosen]) for half, chosen in halves.items()}
+    errors = {
+        half: categories(cells[chosen], reference[chosen], mesh_cells(codes)[chosen]) for half, chosen in halves.items()
+    }
     path = write_result(
-        "report_labeler", args.machine,
+        "report_labeler",
+        args.machine,
         {
             "what": "the report labeler against the MeSH heads of OpenI's reports",
-            "command": shlex.join(["python", "benchmarks/report_labeler.py", "--seed", str(args.seed)]) + " --reports …",
+            "command": shlex.join(["python", "benchmarks/report_labeler.py", "--seed", str(args.seed)])
+            + " --reports …",
             "reports": {half: int(chosen.sum()) for half, chosen in halves.items()},
             "figures": [figure.as_dict() for figure in figures],
             "findings": scores,
             "errors": errors,
         },
-    )  # fmt: skip
+    )
     for half in HALVES[::2]:
         print(f"\n{half} ({halves[half].sum():,} reports)\n{per_finding(scores[half])}")
     print(f"\n{table(figures)}\n")
     for half in HALVES[::2]:
-        print(f"errors, {half}: " + "; ".join(f"{kind} {sum(counts.values())}" for kind, counts in errors[half].items()))
+        print(
+            f"errors, {half}: " + "; ".join(f"{kind} {sum(counts.values())}" for kind, counts in errors[half].items())
+        )
     print(path)
 
 
@@ -119,14 +147,20 @@ def scored(positive: np.ndarray, reference: np.ndarray, resamples: int, seed: in
     known, true = reference <= PRESENT, reference == PRESENT
     hits = np.stack([positive & true & known, positive & known, true])  # (3, N, K)
     rng = np.random.default_rng(seed)
-    weights = np.concatenate([np.ones((1, len(true))), rng.multinomial(len(true), np.full(len(true), 1 / len(true)), resamples)])  # (B, N); first: the reports
+    weights = np.concatenate(
+        [np.ones((1, len(true))), rng.multinomial(len(true), np.full(len(true), 1 / len(true)), resamples)]
+    )  # (B, N); first: the reports
     both, said, there = (weights @ part for part in hits.astype(float))  # each (B, K)
     with np.errstate(invalid="ignore", divide="ignore"):
         rates = {"precision": both / said, "recall": both / there, "f1": 2 * both / (said + there)}
     result: dict[str, Any] = {}
     for j, label in enumerate(LABELS):
         wrong = {"tp": both[0, j], "fp": said[0, j] - both[0, j], "fn": there[0, j] - both[0, j]}
-        result[label] = {"n": int(there[0, j]), **{k: int(v) for k, v in wrong.items()}, **{name: bounds(rate[:, j]) for name, rate in rates.items()}}
+        result[label] = {
+            "n": int(there[0, j]),
+            **{k: int(v) for k, v in wrong.items()},
+            **{name: bounds(rate[:, j]) for name, rate in rates.items()},
+        }
     result["macro"] = {"f1": bounds(np.nanmean(rates["f1"], axis=1))}
     return result
 
@@ -141,7 +175,9 @@ def macro(positive: np.ndarray, reference: np.ndarray) -> float:
     return scored(positive, reference, 2, 0)["macro"]["f1"]["value"]
 
 
-def accuracy(cells: np.ndarray, codes: Sequence[str], scores: dict[str, Any], halves: dict[str, np.ndarray]) -> list[Figure]:
+def accuracy(
+    cells: np.ndarray, codes: Sequence[str], scores: dict[str, Any], halves: dict[str, np.ndarray]
+) -> list[Figure]:
     reference, wider = mesh_cells(codes, neighbours=False), mesh_cells(codes)
     normal = np.array([code.strip() == "normal" for code in codes])
     figures = []
@@ -152,14 +188,31 @@ def accuracy(cells: np.ndarray, codes: Sequence[str], scores: dict[str, Any], ha
         chosen = halves[half]
         either = np.isin(cells[chosen], (PRESENT, UNCERTAIN))
         figures.append(Figure(f"macro F1, {half}, UNCERTAIN as positive", macro(either, reference[chosen]), unit=""))
-        figures.append(Figure(f"macro F1, {half}, unknown where a neighbouring code is", macro(cells[chosen] == PRESENT, wider[chosen]), unit=""))
+        figures.append(
+            Figure(
+                f"macro F1, {half}, unknown where a neighbouring code is",
+                macro(cells[chosen] == PRESENT, wider[chosen]),
+                unit="",
+            )
+        )
         wrong = (cells[chosen & normal] == PRESENT).any(axis=1)
         figures.append(
-            Figure(f"normal reports with a finding, {half}", 100 * float(wrong.mean()), "<= 2", "%", details={"reports": len(wrong), "with": int(wrong.sum())})
+            Figure(
+                f"normal reports with a finding, {half}",
+                100 * float(wrong.mean()),
+                "<= 2",
+                "%",
+                details={"reports": len(wrong), "with": int(wrong.sum())},
+            )
         )
     absent = (cells == ABSENT) & (reference <= PRESENT)
     figures.append(
-        Figure("cells that are ABSENT, all", 100 * float((cells == ABSENT).mean()), unit="%", details={"BLANK": 100 * float((cells == BLANK).mean())})
+        Figure(
+            "cells that are ABSENT, all",
+            100 * float((cells == ABSENT).mean()),
+            unit="%",
+            details={"BLANK": 100 * float((cells == BLANK).mean())},
+        )
     )
     figures.append(Figure("of them present by MeSH", 100 * float((reference[absent] == PRESENT).mean()), unit="%"))
     return figures
@@ -183,7 +236,10 @@ def per_finding(scores: dict[str, Any]) -> str:
     lines = [f"{'finding':20}{'n':>5}  {'precision':22}{'recall':22}{'F1, 95 % interval':22}"]
     for label in LABELS:
         score = scores[label]
-        lines.append(f"{label:20}{score['n']:5}  " + "".join(f"{interval(score[name]):22}" for name in ("precision", "recall", "f1")).rstrip())
+        lines.append(
+            f"{label:20}{score['n']:5}  "
+            + "".join(f"{interval(score[name]):22}" for name in ("precision", "recall", "f1")).rstrip()
+        )
     return "\n".join([*lines, f"{'macro':20}{'':51}{interval(scores['macro']['f1'])}"])
 
 
@@ -200,7 +256,11 @@ def speed(sections: SECTIONS, many: int, seed: int) -> list[Figure]:
         report_labeler.label_reports(*made)
         turns.append((time.perf_counter() - wall, time.process_time() - cpu))
     wall, cpu = min(turns)
-    details |= {"turns": turns, "load": os.getloadavg()[0], "what": "OpenI's reports again and again, a word of every fourth sentence replaced"}
+    details |= {
+        "turns": turns,
+        "load": os.getloadavg()[0],
+        "what": "OpenI's reports again and again, a word of every fourth sentence replaced",
+    }
     return [
         # One thread: on a machine with nothing else to do the wall time is the CPU time.
         Figure(f"{many:,} reports, CPU time, best of 3", cpu, "<= 15" if many == 160_000 else "", "s", details=details),
@@ -242,11 +302,15 @@ def libraries(sections: SECTIONS, reference: np.ndarray, held: np.ndarray, own: 
         rate = len(reference) / (time.perf_counter() - began)
         value = macro(cells[held] == PRESENT, reference[held])
         details = {
-            "version": metadata.version(name), "ours is higher by": own - value, "all": macro(cells == PRESENT, reference),
+            "version": metadata.version(name),
+            "ours is higher by": own - value,
+            "all": macro(cells == PRESENT, reference),
             "UNCERTAIN as positive": macro(np.isin(cells[held], (PRESENT, UNCERTAIN)), reference[held]),
-        }  # fmt: skip
+        }
         figures.append(Figure(f"macro F1, held out: {title}", value, unit="", details=details))
-        figures.append(Figure(f"reports a second: {title}", rate, unit="/s", details={"our rules are faster by": ours / rate}))
+        figures.append(
+            Figure(f"reports a second: {title}", rate, unit="/s", details={"our rules are faster by": ours / rate})
+        )
     return figures
 
 
@@ -288,7 +352,10 @@ def judge(name: str) -> Callable[[str], list[int]]:
         doc = nlp.make_doc(sentence)
         for token in doc:
             token.is_sent_start = token.i == 0
-        places = {doc.char_span(first, last, label="FINDING", alignment_mode="expand"): findings for first, last, findings in spans}
+        places = {
+            doc.char_span(first, last, label="FINDING", alignment_mode="expand"): findings
+            for first, last, findings in spans
+        }
         doc.ents = spacy.util.filter_spans(places)
         doc = pipe(doc)
         for span in doc.ents:
@@ -305,7 +372,13 @@ def library_level(says: Any, name: str) -> int:
         return report_labeler.DENIED if says.negex else report_labeler.SAID
     if says.is_historical or says.is_hypothetical or says.is_family:
         return report_labeler.NOTHING
-    return report_labeler.DENIED if says.is_negated else report_labeler.HEDGED if says.is_uncertain else report_labeler.SAID
+    return (
+        report_labeler.DENIED
+        if says.is_negated
+        else report_labeler.HEDGED
+        if says.is_uncertain
+        else report_labeler.SAID
+    )
 
 
 def named(sentence: str) -> list[tuple[int, int, list[int]]]:

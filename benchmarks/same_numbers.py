@@ -29,13 +29,26 @@ RUNS = {
     "evidence": (),
     "consistency": ("--objective", "consistency", "--mask_net", "conv", "--dynamic_weights"),
 }
-VOLATILE = {"versions", "commit", "created", "seconds", "command", "version", "machine", "images_per_s"}  # keys of JSON and columns
+VOLATILE = {
+    "versions",
+    "commit",
+    "created",
+    "seconds",
+    "command",
+    "version",
+    "machine",
+    "images_per_s",
+}  # keys of JSON and columns
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.Parser(__doc__)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="an empty or a new folder for the demo set and the runs")
-    parser.add_argument("--record", action=cli.on_off, default=False, help="write the digests instead of comparing them (default: no)")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="an empty or a new folder for the demo set and the runs"
+    )
+    parser.add_argument(
+        "--record", action=cli.on_off, default=False, help="write the digests instead of comparing them (default: no)"
+    )
     add_machine(parser)
     return parser.parse_args(argv)
 
@@ -49,7 +62,11 @@ def main(args: argparse.Namespace) -> int:
         digests |= {f"{name}/{part}": digest for part, digest in digests_of(folder, args.out)}
     recorded = ROOT / "benchmarks" / "results" / f"same_numbers-{args.machine}.json"
     if args.record:
-        result = {"what": "digests of the numbers of two small runs", "command": "python benchmarks/same_numbers.py --out … --record", "digests": digests}
+        result = {
+            "what": "digests of the numbers of two small runs",
+            "command": "python benchmarks/same_numbers.py --out … --record",
+            "digests": digests,
+        }
         print(f"{len(digests)} digests: {write_result('same_numbers', args.machine, result)}")
         return 0
     before = json.loads(recorded.read_text(encoding="utf-8"))
@@ -82,25 +99,103 @@ def train_and_score(out: Path, folder: Path, flags: tuple[str, ...]) -> None:
         script(*command, threads=1, log=log)
 
     run(
-        "train_roi_consistency.py", "--train_csv", out / "train.csv", "--exclude_csv", out / "test.csv", *images,
-        "--backbone", "test_resnet", "--weights", "none", "--img_size", 64, "--batch_size", 16, "--epochs", 2, "--seed", 3,
-        "--save", folder / "roi.pt", "--log_csv", folder / "metrics.csv", *flags,
-    )  # fmt: skip
+        "train_roi_consistency.py",
+        "--train_csv",
+        out / "train.csv",
+        "--exclude_csv",
+        out / "test.csv",
+        *images,
+        "--backbone",
+        "test_resnet",
+        "--weights",
+        "none",
+        "--img_size",
+        64,
+        "--batch_size",
+        16,
+        "--epochs",
+        2,
+        "--seed",
+        3,
+        "--save",
+        folder / "roi.pt",
+        "--log_csv",
+        folder / "metrics.csv",
+        *flags,
+    )
     for name, table in (("val", folder / "roi_val.csv"), ("test", out / "test.csv")):
         evidence = (
-            "--save_masks", folder / "masks.npz", *per_class, "--curves", folder / "curves.npz", "--curve_samples", 30, *boxes,
-        ) if name == "test" else ()  # fmt: skip
-        run("infer_roi_consistency.py", "--checkpoint", folder / "roi.pt", "--csv", table, *images, "--save_json", folder / f"{name}.json", *evidence)
+            (
+                "--save_masks",
+                folder / "masks.npz",
+                *per_class,
+                "--curves",
+                folder / "curves.npz",
+                "--curve_samples",
+                30,
+                *boxes,
+            )
+            if name == "test"
+            else ()
+        )
+        run(
+            "infer_roi_consistency.py",
+            "--checkpoint",
+            folder / "roi.pt",
+            "--csv",
+            table,
+            *images,
+            "--save_json",
+            folder / f"{name}.json",
+            *evidence,
+        )
     run(
-        "calibrate_conformal.py", "--preds", folder / "val.json", "--csv", folder / "roi_val.csv", "--alpha", 0.4,
-        "--classes", "Atelectasis,Effusion,Mass", "--out", folder / "thresholds.json",
-    )  # fmt: skip
+        "calibrate_conformal.py",
+        "--preds",
+        folder / "val.json",
+        "--csv",
+        folder / "roi_val.csv",
+        "--alpha",
+        0.4,
+        "--classes",
+        "Atelectasis,Effusion,Mass",
+        "--out",
+        folder / "thresholds.json",
+    )
     run(
-        "evaluate.py", "--preds", folder / "test.json", "--csv", out / "test.csv", "--resamples", 50, "--out", folder / "scores",
-        "--threshold_preds", folder / "val.json", "--threshold_csv", folder / "roi_val.csv", "--thresholds", folder / "thresholds.json",
-        "--curves", folder / "curves.npz", "--masks", folder / "masks.npz", *per_class[1:], *boxes,
-    )  # fmt: skip
-    run("make_report.py", "--runs", folder / "scores", "--out", folder / "report.html", "--image_root", out / "data", "--cases", 3)
+        "evaluate.py",
+        "--preds",
+        folder / "test.json",
+        "--csv",
+        out / "test.csv",
+        "--resamples",
+        50,
+        "--out",
+        folder / "scores",
+        "--threshold_preds",
+        folder / "val.json",
+        "--threshold_csv",
+        folder / "roi_val.csv",
+        "--thresholds",
+        folder / "thresholds.json",
+        "--curves",
+        folder / "curves.npz",
+        "--masks",
+        folder / "masks.npz",
+        *per_class[1:],
+        *boxes,
+    )
+    run(
+        "make_report.py",
+        "--runs",
+        folder / "scores",
+        "--out",
+        folder / "report.html",
+        "--image_root",
+        out / "data",
+        "--cases",
+        3,
+    )
 
 
 def digests_of(folder: Path, out: Path) -> Iterator[tuple[str, str]]:
@@ -108,7 +203,12 @@ def digests_of(folder: Path, out: Path) -> Iterator[tuple[str, str]]:
     yield "tensors", tensors(folder / "roi.pt")
     yield "metrics.csv", rows(folder / "metrics.csv")
     yield "val.csv", text((folder / "roi_val.csv").read_text(encoding="utf-8"))
-    for path in (folder / "val.json", folder / "test.json", folder / "scores" / "metrics.json", folder / "thresholds.json"):
+    for path in (
+        folder / "val.json",
+        folder / "test.json",
+        folder / "scores" / "metrics.json",
+        folder / "thresholds.json",
+    ):
         content = json.loads(path.read_text(encoding="utf-8"))
         yield path.name, text(json.dumps(stable(content), sort_keys=True).replace(str(out), "OUT"))
     for path in sorted(folder.glob("*.npz")):
@@ -130,7 +230,11 @@ def stable(value: Any) -> Any:
 
 def rows(path: Path) -> str:
     with open(path, newline="", encoding="utf-8") as file:
-        return text(json.dumps([{name: cell for name, cell in row.items() if name not in VOLATILE} for row in csv.DictReader(file)]))
+        return text(
+            json.dumps(
+                [{name: cell for name, cell in row.items() if name not in VOLATILE} for row in csv.DictReader(file)]
+            )
+        )
 
 
 def arrays(path: Path) -> str:

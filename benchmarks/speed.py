@@ -25,7 +25,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from harness import Figure, Training, add_machine, alternated, counted, drawn, linked, ratio, sampled, script, table, threads, training, write_result
+from harness import (
+    Figure,
+    Training,
+    add_machine,
+    alternated,
+    counted,
+    drawn,
+    linked,
+    ratio,
+    sampled,
+    script,
+    table,
+    threads,
+    training,
+    write_result,
+)
 
 from roi import cli
 from roi.errors import UserError
@@ -144,9 +159,21 @@ def cached_fetch(args: argparse.Namespace) -> list[Figure]:
     with threads(1):
         mine, published = alternated(ours, theirs, args.sizes.turns)
     per_image = [seconds / rows for seconds in mine], [seconds / len(paths) for seconds in published]
-    rates = {"images_per_s": 1 / statistics.median(per_image[0]), "published_images_per_s": 1 / statistics.median(per_image[1])}
+    rates = {
+        "images_per_s": 1 / statistics.median(per_image[0]),
+        "published_images_per_s": 1 / statistics.median(per_image[1]),
+    }
     note = f"{rows:,} rows of {SIDE} px that repeat {len(paths)} originals, {cache.pixels.nbytes / 1e6:,.0f} MB, in the page cache"
-    return [ratio("fetch from the cache, images/s, against decoding", per_image[1], per_image[0], ">= 1000", cache=note, **rates)]
+    return [
+        ratio(
+            "fetch from the cache, images/s, against decoding",
+            per_image[1],
+            per_image[0],
+            ">= 1000",
+            cache=note,
+            **rates,
+        )
+    ]
 
 
 def cache_build(args: argparse.Namespace) -> list[Figure]:
@@ -171,10 +198,26 @@ def cache_build(args: argparse.Namespace) -> list[Figure]:
         mine, published = alternated(ours, theirs, args.sizes.turns)
     pixels = np.stack([read_grey(path, SIDE) for path in paths])
     different = sum(int((cache.gather(np.arange(len(paths))) != pixels).sum()) for cache in built)
-    rates = {key: 1000 * statistics.median(seconds) / len(paths) for key, seconds in (("ms_an_image", mine), ("published_ms_an_image", published))}
+    rates = {
+        key: 1000 * statistics.median(seconds) / len(paths)
+        for key, seconds in (("ms_an_image", mine), ("published_ms_an_image", published))
+    }
     return [
-        ratio("building the cache, images/s a core, against decoding once", published, mine, ">= 1.3", images=len(paths), **rates),
-        Figure("pixels of the cache that differ from read_grey", different, "<= 0", "pixels", details={"caches": len(built)}),
+        ratio(
+            "building the cache, images/s a core, against decoding once",
+            published,
+            mine,
+            ">= 1.3",
+            images=len(paths),
+            **rates,
+        ),
+        Figure(
+            "pixels of the cache that differ from read_grey",
+            different,
+            "<= 0",
+            "pixels",
+            details={"caches": len(built)},
+        ),
     ]
 
 
@@ -190,13 +233,23 @@ def loader(args: argparse.Namespace) -> list[Figure]:
     images = np.random.default_rng(0).integers(0, 256, (rows, side, side), dtype=np.uint8)
     sampler = Batches(rows, size, seed=0)
     sampler.epoch = 1
-    loaded = CacheLoader(large(args.out / "loader.u8", images, rows), np.zeros((rows, len(LABELS)), dtype=np.float32), sampler, device, False, 2)
+    loaded = CacheLoader(
+        large(args.out / "loader.u8", images, rows),
+        np.zeros((rows, len(LABELS)), dtype=np.float32),
+        sampler,
+        device,
+        False,
+        2,
+    )
     figures = []
     for objective in ("consistency", "evidence"):
         run = training(objective, "test_resnet", side, device, "--batch_size", size)
         same = [drawn(size, side, device)] * args.sizes.steps
         mine, fixed = alternated(partial(run.run, loaded, 1), partial(run.run, same, 1), 2 * args.sizes.turns)
-        rates = {"images_per_s": rows / statistics.median(mine), "images_per_s_one_batch": rows / statistics.median(fixed)}
+        rates = {
+            "images_per_s": rows / statistics.median(mine),
+            "images_per_s_one_batch": rows / statistics.median(fixed),
+        }
         name = f"epoch 2 from the cache against one fixed batch, {objective}"
         figures.append(ratio(name, mine, fixed, "<= 1.03", backbone="test_resnet", img_size=side, batch=size, **rates))
     return figures
@@ -234,7 +287,9 @@ def published_operators(backbone: str, side: int) -> dict[str, int]:
     model = PublishedModel(build_backbone(backbone, len(LABELS), "none", side))
     optimizer = make_optimizer(model)
     for group in optimizer.param_groups:
-        group["foreach"] = True  # what torch picks on a GPU; the loop over parameters that it picks here would count against the published
+        group["foreach"] = (
+            True  # what torch picks on a GPU; the loop over parameters that it picks here would count against the published
+        )
     batches = [as_published(drawn(BATCH, side, torch.device("cpu"), n)) for n in range(ACCUM)]
     return dispatched(lambda: train(model, optimizer, batches, torch.device("cpu")))
 
@@ -274,10 +329,19 @@ def gradnorm(args: argparse.Namespace) -> list[Figure]:
     device, figures = torch.device("cpu"), []
     for objective in ("consistency", "evidence"):
         batch = drawn(size, side, device)
-        learned, fixed = (training(objective, backbone, side, device, "--batch_size", size, *more) for more in (("--dynamic_weights",), ()))
+        learned, fixed = (
+            training(objective, backbone, side, device, "--batch_size", size, *more)
+            for more in (("--dynamic_weights",), ())
+        )
         first, second = two_steps(learned, batch), two_steps(fixed, batch)
         mine, plain = alternated(first, second, 3 * args.sizes.turns, warm=2)
-        sizes = {"backbone": backbone, "img_size": side, "batch": size, "step_s": statistics.median(mine) / 2, "plain_step_s": statistics.median(plain) / 2}
+        sizes = {
+            "backbone": backbone,
+            "img_size": side,
+            "batch": size,
+            "step_s": statistics.median(mine) / 2,
+            "plain_step_s": statistics.median(plain) / 2,
+        }
         figures.append(ratio(f"step with GradNorm against one without, {objective}", mine, plain, "<= 1.03", **sizes))
     return figures
 
@@ -299,7 +363,10 @@ def bf16_step(args: argparse.Namespace, name: str) -> Figure:
 
     backbone, side, size = args.sizes.gradnorm
     batch = drawn(size, side, torch.device("cpu"))
-    low, full = (training("consistency", backbone, side, torch.device("cpu"), dtype=dtype) for dtype in (torch.bfloat16, torch.float32))
+    low, full = (
+        training("consistency", backbone, side, torch.device("cpu"), dtype=dtype)
+        for dtype in (torch.bfloat16, torch.float32)
+    )
     mine, plain = alternated(two_steps(low, batch), two_steps(full, batch), 2 * args.sizes.turns, warm=2)
     return ratio(name, plain, mine, ">= 1.6", backbone=backbone, img_size=side, batch=size)
 
@@ -317,11 +384,18 @@ def inference(args: argparse.Namespace) -> list[Figure]:
     for backbone, goal in (("squeezenet1_1", ">= 3"), ("test_resnet", "")):
         published = PublishedModel(build_backbone(backbone, len(LABELS), "none", SIDE))
         cached: tuple[object, ...] = ("--cache_dir", args.out / "pixels")
-        kinds = [("from the cache", cached, goal), ("from the cache, --batch_size 4", (*cached, "--batch_size", 4), ""), ("from the PNGs", (), "")]
+        kinds = [
+            ("from the cache", cached, goal),
+            ("from the cache, --batch_size 4", (*cached, "--batch_size", 4), ""),
+            ("from the PNGs", (), ""),
+        ]
         for name, more, wanted in kinds:
             loop = partial(predict, published, paths, list(LABELS), SIDE, device)
             mine, theirs = alternated(inferring(args, backbone, paths, *more), loop, args.sizes.turns)
-            rates = {f"{key}images_per_s": len(paths) / statistics.median(s) for key, s in (("", mine), ("published_", theirs))}
+            rates = {
+                f"{key}images_per_s": len(paths) / statistics.median(s)
+                for key, s in (("", mine), ("published_", theirs))
+            }
             title = f"inference {name}, images/s, against one at a time, {backbone} {SIDE} px"
             figures.append(ratio(title, theirs, mine, wanted, images=len(paths), **rates))
     return figures
@@ -335,7 +409,19 @@ def inferring(args: argparse.Namespace, backbone: str, paths: list[str], *flags:
     import infer_roi_consistency as infer
     from roi.labels import LABELS
 
-    words = ["--checkpoint", "-", "--csv", "-", "--image_root", args.data_path, "--save_json", args.out / "-", "--device", "cpu", *flags]
+    words = [
+        "--checkpoint",
+        "-",
+        "--csv",
+        "-",
+        "--image_root",
+        args.data_path,
+        "--save_json",
+        args.out / "-",
+        "--device",
+        "cpu",
+        *flags,
+    ]
     asked = infer.parse_args([str(word) for word in words])
     asked.keep_ratio, asked.sets = 0.1, None
     model = training("consistency", backbone, SIDE, torch.device("cpu")).model
@@ -354,12 +440,21 @@ def inferring(args: argparse.Namespace, backbone: str, paths: list[str], *flags:
 def tables(args: argparse.Namespace) -> list[Figure]:
     """The complete table of NIH, whole process."""
     out = args.out / "nih.csv"
-    runs = [counted(["make_chexmultimodal_csv.py", "--src_csv", args.metadata, "--out_csv", out, "--overwrite"]) for _ in range(3)]
+    runs = [
+        counted(["make_chexmultimodal_csv.py", "--src_csv", args.metadata, "--out_csv", out, "--overwrite"])
+        for _ in range(3)
+    ]
     with open(out, "rb") as file:
         rows = sum(1 for _ in file) - 1
     seconds, megabytes = (statistics.median(values) for values in zip(*runs, strict=True))
     return [
-        Figure("table of NIH, whole process", seconds, "<= 2", "s", details={"rows": rows, "runs": len(runs), "seconds": [s for s, _ in runs]}),
+        Figure(
+            "table of NIH, whole process",
+            seconds,
+            "<= 2",
+            "s",
+            details={"rows": rows, "runs": len(runs), "seconds": [s for s, _ in runs]},
+        ),
         Figure("table of NIH, most memory", megabytes, "<= 500", "MB", details={"rows": rows, "MB": "2^20 bytes"}),
     ]
 
@@ -373,26 +468,75 @@ def steady_memory(args: argparse.Namespace) -> list[Figure]:
 
     data, run = args.out / "demo", fresh(args.out / "memory")
     if not (data / "demo.json").is_file():
-        script("make_demo_dataset.py", "--out", data, "--images", args.sizes.demo_images, "--size", SIZES[0], "--seed", 0)
+        script(
+            "make_demo_dataset.py", "--out", data, "--images", args.sizes.demo_images, "--size", SIZES[0], "--seed", 0
+        )
     make = ("make_chexmultimodal_csv.py", "--src_csv", data / "Data_Entry_2017.csv", "--image_dir", data)
     script(*make, "--out_csv", run / "train.csv")
     log, save = run / "metrics.csv", run / "roi.pt"
     trained = sampled(
-        ["train_roi_consistency.py", "--train_csv", run / "train.csv", "--image_root", data, "--backbone", "test_resnet", "--weights", "none",
-         "--img_size", 32, "--batch_size", 16, "--epochs", 3, "--warmup_epochs", 0, "--device", "cpu", "--workers", 2, "--cache_dir", run / "pixels",
-         "--save", save, "--log_csv", log],
-        lambda: log.read_text().count("\n") - 1 if log.is_file() else 0, run / "train.log", 0.2 if args.smoke else 1.0,
-    )  # fmt: skip
+        [
+            "train_roi_consistency.py",
+            "--train_csv",
+            run / "train.csv",
+            "--image_root",
+            data,
+            "--backbone",
+            "test_resnet",
+            "--weights",
+            "none",
+            "--img_size",
+            32,
+            "--batch_size",
+            16,
+            "--epochs",
+            3,
+            "--warmup_epochs",
+            0,
+            "--device",
+            "cpu",
+            "--workers",
+            2,
+            "--cache_dir",
+            run / "pixels",
+            "--save",
+            save,
+            "--log_csv",
+            log,
+        ],
+        lambda: log.read_text().count("\n") - 1 if log.is_file() else 0,
+        run / "train.log",
+        0.2 if args.smoke else 1.0,
+    )
     rows = linked(data, run / "many", args.sizes.inferred_rows)
     inferred = sampled(
-        ["infer_roi_consistency.py", "--checkpoint", save, "--csv", rows, "--image_root", run / "many", "--cache_dir", run / "pixels",
-         "--device", "cpu", "--workers", 2, "--save_json", run / "preds.json"],
-        lambda: sum(part.stat().st_size for part in run.glob(".preds.json.*.part")), run / "infer.log", 0.2 if args.smoke else 1.0,
-    )  # fmt: skip
+        [
+            "infer_roi_consistency.py",
+            "--checkpoint",
+            save,
+            "--csv",
+            rows,
+            "--image_root",
+            run / "many",
+            "--cache_dir",
+            run / "pixels",
+            "--device",
+            "cpu",
+            "--workers",
+            2,
+            "--save_json",
+            run / "preds.json",
+        ],
+        lambda: sum(part.stat().st_size for part in run.glob(".preds.json.*.part")),
+        run / "infer.log",
+        0.2 if args.smoke else 1.0,
+    )
     settled = [sample for sample in trained if sample["progress"] >= 1]
     return [
         steady("training, after its 1st epoch: change of memory", settled, epochs=3, images=args.sizes.demo_images),
-        steady("inference, after a tenth of its rows: change of memory", warmed(inferred), rows=args.sizes.inferred_rows),
+        steady(
+            "inference, after a tenth of its rows: change of memory", warmed(inferred), rows=args.sizes.inferred_rows
+        ),
     ]
 
 
@@ -412,7 +556,9 @@ def steady(name: str, samples: list[dict[str, float]], **details: Any) -> Figure
         medians = [statistics.median(values[n] for n in span) for span in spans]
         details[key] = {"medians": medians, "lowest": min(values), "highest": max(values)}
     away = [median - details["VmRSS"]["medians"][0] for median in details["VmRSS"]["medians"]]
-    return Figure(name, max(map(abs, away)), "<= 50", "MB", details={"samples": len(samples), "MB": "2^20 bytes", **details})
+    return Figure(
+        name, max(map(abs, away)), "<= 50", "MB", details={"samples": len(samples), "MB": "2^20 bytes", **details}
+    )
 
 
 Row = Callable[[argparse.Namespace], list[Figure]]

@@ -30,33 +30,108 @@ from roi.labels import LABELS
 
 ROWS = 900_000
 PUBLISHED = {
-    "nih": 112_120, "openi": 7_470, "rexgradient": 273_004, "chexpert": 224_316, "mimic": 377_110, "padchest": 160_861, "vindr": 18_000,
-    "vinbigdata": 15_000, "cxrlt": 377_110,
-}  # fmt: skip
+    "nih": 112_120,
+    "openi": 7_470,
+    "rexgradient": 273_004,
+    "chexpert": 224_316,
+    "mimic": 377_110,
+    "padchest": 160_861,
+    "vindr": 18_000,
+    "vinbigdata": 15_000,
+    "cxrlt": 377_110,
+}
 NOT_READ = ("vinbigdata",)
-PREVALENCE = np.array([11559, 2776, 13317, 19894, 5782, 6331, 1431, 5302, 4667, 2303, 2516, 1686, 3385, 227]) / 112_120  # of NIH, in the order of LABELS
+PREVALENCE = (
+    np.array([11559, 2776, 13317, 19894, 5782, 6331, 1431, 5302, 4667, 2303, 2516, 1686, 3385, 227]) / 112_120
+)  # of NIH, in the order of LABELS
 OPENINGS = (
-    "there is", "again seen is", "interval development of", "stable", "new", "persistent", "findings consistent with", "possible", "no evidence of",
-    "no new", "unchanged", "mild", "moderate", "small", "large", "suspicion of", "resolved", "decreased", "increased", "bilateral",
-)  # fmt: skip
+    "there is",
+    "again seen is",
+    "interval development of",
+    "stable",
+    "new",
+    "persistent",
+    "findings consistent with",
+    "possible",
+    "no evidence of",
+    "no new",
+    "unchanged",
+    "mild",
+    "moderate",
+    "small",
+    "large",
+    "suspicion of",
+    "resolved",
+    "decreased",
+    "increased",
+    "bilateral",
+)
 MEANT = (
-    "opacity", "airspace disease", "scarring", "a granuloma", "vascular congestion", "blunting of the costophrenic angle", "a calcified node",
-    "elevation of the hemidiaphragm", "tortuosity of the aorta", "a rib fracture", "a central venous catheter", "degenerative change of the spine",
-    "hyperinflation", "an enlarged heart", "volume loss", "interstitial markings", "sternal wires", "a pacemaker", "a density", "a shadow",
-)  # fmt: skip
+    "opacity",
+    "airspace disease",
+    "scarring",
+    "a granuloma",
+    "vascular congestion",
+    "blunting of the costophrenic angle",
+    "a calcified node",
+    "elevation of the hemidiaphragm",
+    "tortuosity of the aorta",
+    "a rib fracture",
+    "a central venous catheter",
+    "degenerative change of the spine",
+    "hyperinflation",
+    "an enlarged heart",
+    "volume loss",
+    "interstitial markings",
+    "sternal wires",
+    "a pacemaker",
+    "a density",
+    "a shadow",
+)
 PLACES = (
-    "in the left base", "in the right base", "of the upper lobes", "of the left lung", "of the right lung", "at the apex", "at the hilum", "in the lingula",
-    "in the middle lobe", "of the chest", "behind the heart", "near the carina", "in the lower lobes", "of the pleura", "on the lateral view",
-)  # fmt: skip
-TAILS = ("", " as before", " which may be chronic", " compared with the prior study", " without change", " likely from the portable technique", " since then")
+    "in the left base",
+    "in the right base",
+    "of the upper lobes",
+    "of the left lung",
+    "of the right lung",
+    "at the apex",
+    "at the hilum",
+    "in the lingula",
+    "in the middle lobe",
+    "of the chest",
+    "behind the heart",
+    "near the carina",
+    "in the lower lobes",
+    "of the pleura",
+    "on the lateral view",
+)
+TAILS = (
+    "",
+    " as before",
+    " which may be chronic",
+    " compared with the prior study",
+    " without change",
+    " likely from the portable technique",
+    " since then",
+)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.Parser(__doc__)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="scratch folder: the sets, the table")
-    parser.add_argument("--rows", type=cli.number(int, 5000), default=ROWS, metavar="N", help="rows that are read, of all sets together (default: %(default)s)")
     parser.add_argument(
-        "--turns", type=cli.number(int, 1), default=3, metavar="N", help="times that the table is made; the median counts (default: %(default)s)"
+        "--rows",
+        type=cli.number(int, 5000),
+        default=ROWS,
+        metavar="N",
+        help="rows that are read, of all sets together (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--turns",
+        type=cli.number(int, 1),
+        default=3,
+        metavar="N",
+        help="times that the table is made; the median counts (default: %(default)s)",
     )
     parser.add_argument("--write_only", action=cli.on_off, default=False, help="write the sets and stop (default: no)")
     add_machine(parser)
@@ -67,27 +142,60 @@ def main(args: argparse.Namespace) -> None:
     began = time.perf_counter()
     rows = write_sets(args.out / "Dataset", args.rows)
     writing = time.perf_counter() - began
-    print(f"{sum(rows.values()):,} rows written in {writing:.1f} s: " + ", ".join(f"{name} {n:,}" for name, n in rows.items()), flush=True)
+    print(
+        f"{sum(rows.values()):,} rows written in {writing:.1f} s: "
+        + ", ".join(f"{name} {n:,}" for name, n in rows.items()),
+        flush=True,
+    )
     if args.write_only:
         return
     out = args.out / "union.csv"
-    flags = ["make_chexmultimodal_csv.py", "--datasets", "all", "--data_root", args.out / "Dataset", "--out_csv", out, "--no-check_images", "--overwrite"]
+    flags = [
+        "make_chexmultimodal_csv.py",
+        "--datasets",
+        "all",
+        "--data_root",
+        args.out / "Dataset",
+        "--out_csv",
+        out,
+        "--no-check_images",
+        "--overwrite",
+    ]
     taken = []
     for _ in range(args.turns):
         out.unlink(missing_ok=True)
         taken.append(counted(flags))
         print(f"{taken[-1][0]:.1f} s, {taken[-1][1]:,.0f} MB", flush=True)
     read = sum(n for name, n in rows.items() if name not in NOT_READ)
-    facts = {"rows_read": read, "rows_of_the_table": lines(out) - 1, "rows": rows, "turns": [{"seconds": s, "megabytes": m} for s, m in taken]}
+    facts = {
+        "rows_read": read,
+        "rows_of_the_table": lines(out) - 1,
+        "rows": rows,
+        "turns": [{"seconds": s, "megabytes": m} for s, m in taken],
+    }
     figures = [
-        Figure("one table of all sets, the whole process", statistics.median(s for s, _ in taken), "<= 20", "s", details=facts),
-        Figure("its most memory", max(m for _, m in taken), "<= 1907", "MB (2^20 bytes)", details={"goal": "2 GB are 1,907 MB of 2^20 bytes"}),
+        Figure(
+            "one table of all sets, the whole process",
+            statistics.median(s for s, _ in taken),
+            "<= 20",
+            "s",
+            details=facts,
+        ),
+        Figure(
+            "its most memory",
+            max(m for _, m in taken),
+            "<= 1907",
+            "MB (2^20 bytes)",
+            details={"goal": "2 GB are 1,907 MB of 2^20 bytes"},
+        ),
         Figure("writing the tables", writing, unit="s"),
     ]
     print(table(figures))
     result = {
         "what": "make_chexmultimodal_csv.py --datasets all on synthetic tables of all nine sets in their published layouts; median and most of the turns",
-        "command": shlex.join(["python", "benchmarks/union_speed.py", "--out", "…", "--rows", str(args.rows), "--turns", str(args.turns)]),
+        "command": shlex.join(
+            ["python", "benchmarks/union_speed.py", "--out", "…", "--rows", str(args.rows), "--turns", str(args.turns)]
+        ),
         "figures": [figure.as_dict() for figure in figures],
         "summary": json.loads(out.with_name("union_summary.json").read_text())["facts"],
     }
@@ -100,7 +208,9 @@ def write_sets(folder: Path, rows: int) -> dict[str, int]:
     share = rows / sum(n for name, n in PUBLISHED.items() if name not in NOT_READ)
     sizes = {name: max(100, round(share * n)) for name, n in PUBLISHED.items()}
     for number, (name, images) in enumerate(sizes.items()):
-        rng = np.random.default_rng(list(PUBLISHED).index("mimic") if name == "cxrlt" else number)  # the images of CXR-LT are MIMIC's
+        rng = np.random.default_rng(
+            list(PUBLISHED).index("mimic") if name == "cxrlt" else number
+        )  # the images of CXR-LT are MIMIC's
         truth = drawn(images, rng)
         if name == "rexgradient":
             truth["report"] = prose(truth, rng)
@@ -134,8 +244,14 @@ def prose(truth: pd.DataFrame, rng: np.random.Generator) -> list[str]:
     for row, (present, chosen, kinds) in enumerate(zip(found, of.tolist(), kind.tolist(), strict=True)):
         said = [f"There is {words[k]} {PLACES[draws[2][row, 0]]}." for k in np.flatnonzero(present).tolist()]
         for n in range(len(said), 6):
-            opening, meant, spot, tail = (choice[pick[row, n]] for choice, pick in zip((OPENINGS, MEANT, PLACES, TAILS), draws, strict=True))
-            said.append(f"There is no {words[chosen[n]]}." if kinds[n] < 0.6 else f"{opening} {meant} {spot}{tail}.".capitalize())
+            opening, meant, spot, tail = (
+                choice[pick[row, n]] for choice, pick in zip((OPENINGS, MEANT, PLACES, TAILS), draws, strict=True)
+            )
+            said.append(
+                f"There is no {words[chosen[n]]}."
+                if kinds[n] < 0.6
+                else f"{opening} {meant} {spot}{tail}.".capitalize()
+            )
         texts.append(" ".join(said))
     return texts
 

@@ -18,9 +18,33 @@ from roi.text import Console, printable
 on_off = argparse.BooleanOptionalAction
 SCHEDULES = ("constant", "cosine", "plateau", "onecycle")
 AUGMENT: dict[str, dict[str, Any]] = {  # what --augment stands for
-    "none": {"rotate": 0.0, "shift": 0.0, "scale": 0.0, "flip": False, "dropout_holes": 0, "brightness": 0.0, "contrast": 0.0},
-    "light": {"rotate": 7.0, "shift": 0.03, "scale": 0.05, "flip": False, "dropout_holes": 0, "brightness": 0.1, "contrast": 0.1},
-    "seven_sets": {"rotate": 25.0, "shift": 0.0625, "scale": 0.1, "flip": False, "dropout_holes": 8, "brightness": 0.2, "contrast": 0.2},
+    "none": {
+        "rotate": 0.0,
+        "shift": 0.0,
+        "scale": 0.0,
+        "flip": False,
+        "dropout_holes": 0,
+        "brightness": 0.0,
+        "contrast": 0.0,
+    },
+    "light": {
+        "rotate": 7.0,
+        "shift": 0.03,
+        "scale": 0.05,
+        "flip": False,
+        "dropout_holes": 0,
+        "brightness": 0.1,
+        "contrast": 0.1,
+    },
+    "seven_sets": {
+        "rotate": 25.0,
+        "shift": 0.0625,
+        "scale": 0.1,
+        "flip": False,
+        "dropout_holes": 8,
+        "brightness": 0.2,
+        "contrast": 0.2,
+    },
 }
 OTHERS_END = 5.0  # seconds; torchrun looks every tenth of a second whether a process has failed
 LOSSES = ("bce", "weighted", "focal", "asymmetric", "class_balanced", "ldam")
@@ -123,7 +147,9 @@ def number(kind: Callable[[str], Any], low: float | None = None, high: float | N
     def parse(text: str) -> Any:
         value = kind(text)
         if not ((low is None or value >= low) and (high is None or value <= high)):
-            raise argparse.ArgumentTypeError(f"{text} is not between {low} and {high}" if high is not None else f"{text} is below {low}")
+            raise argparse.ArgumentTypeError(
+                f"{text} is not between {low} and {high}" if high is not None else f"{text} is below {low}"
+            )
         return value
 
     parse.__name__ = kind.__name__
@@ -139,14 +165,21 @@ def add_training_flags(parser: Parser, required: bool = True) -> None:
     count, weight = number(int, 1), number(float, 0)
     data = parser.add_argument_group("data")
     parser.set_defaults(stage=None)  # of a recipe in stages
-    data.add_argument("--train_csv", required=required, metavar="CSV", help="table of make_chexmultimodal_csv.py; image and labels suffice")
+    data.add_argument(
+        "--train_csv",
+        required=required,
+        metavar="CSV",
+        help="table of make_chexmultimodal_csv.py; image and labels suffice",
+    )
     data.add_argument(
         "--image_root",
         required=required,
         metavar="DIR",
         help="holds the images: DIR/images/NAME, DIR/NAME, DIR/images_*/images/NAME or DIR/images-*/images-*/NAME",
     )
-    data.add_argument("--classes", default="", metavar="A,B", help="classes to learn (default: all labels of the table)")
+    data.add_argument(
+        "--classes", default="", metavar="A,B", help="classes to learn (default: all labels of the table)"
+    )
     data.add_argument("--val_csv", metavar="CSV", help="validation table; shares no patient with --train_csv")
     data.add_argument(
         "--val_fraction",
@@ -155,19 +188,37 @@ def add_training_flags(parser: Parser, required: bool = True) -> None:
         metavar="0..0.9",
         help="share of images held out, by patient, where neither --val_csv nor rows marked val say who (default: %(default)s); 0: nobody",
     )
-    data.add_argument("--exclude_csv", metavar="CSV", help="table whose images, and other images of their patients, are left out of training: the test set")
     data.add_argument(
-        "--allow_leakage", action=on_off, default=False, help="train on test images too, and mark every output as contaminated (default: leave them out)"
+        "--exclude_csv",
+        metavar="CSV",
+        help="table whose images, and other images of their patients, are left out of training: the test set",
+    )
+    data.add_argument(
+        "--allow_leakage",
+        action=on_off,
+        default=False,
+        help="train on test images too, and mark every output as contaminated (default: leave them out)",
     )
     add_union(data)
-    data.add_argument("--max_samples", type=count, metavar="N", help="train on N images drawn with --seed, before validation is split off (default: all)")
+    data.add_argument(
+        "--max_samples",
+        type=count,
+        metavar="N",
+        help="train on N images drawn with --seed, before validation is split off (default: all)",
+    )
     data.add_argument(
         "--max_train_samples",
         type=count,
         metavar="N",
         help="train on at most N images once validation is split off, by patient, drawn with --seed (default: all)",
     )
-    data.add_argument("--img_size", type=number(int, 16), default=224, metavar="PX", help="side of the square input (default: %(default)s)")
+    data.add_argument(
+        "--img_size",
+        type=number(int, 16),
+        default=224,
+        metavar="PX",
+        help="side of the square input (default: %(default)s)",
+    )
     add_augment(parser)
     add_loading(data)
     data.add_argument(
@@ -178,7 +229,9 @@ def add_training_flags(parser: Parser, required: bool = True) -> None:
     )
     add_objective(parser)
     steps = parser.add_argument_group("optimisation")
-    steps.add_argument("--epochs", type=count, default=8, metavar="N", help="passes over the training images (default: %(default)s)")
+    steps.add_argument(
+        "--epochs", type=count, default=8, metavar="N", help="passes over the training images (default: %(default)s)"
+    )
     steps.add_argument(
         "--batch_size",
         type=count,
@@ -187,7 +240,9 @@ def add_training_flags(parser: Parser, required: bool = True) -> None:
         help="images a forward and process; each has up to three views. A last batch of one, from which batch norm "
         "learns nothing, goes into the one before it (default: %(default)s)",
     )
-    steps.add_argument("--accum_steps", type=count, default=1, metavar="N", help="batches an optimiser step (default: %(default)s)")
+    steps.add_argument(
+        "--accum_steps", type=count, default=1, metavar="N", help="batches an optimiser step (default: %(default)s)"
+    )
     steps.add_argument("--lr", type=weight, help="learning rate of AdamW (default: 1e-4; with --freeze_backbone 3e-3)")
     add_schedule(steps)
     steps.add_argument(
@@ -196,7 +251,12 @@ def add_training_flags(parser: Parser, required: bool = True) -> None:
         help="learning rate of the mask net (default: 2e-3; 1e-3 with --freeze_backbone; that of --lr with --objective consistency)",
     )
     steps.add_argument("--weight_decay", type=weight, default=0.01, help="weight decay of AdamW (default: %(default)s)")
-    steps.add_argument("--seed", type=number(int, 0), default=0, help="of new layers, order, validation split, dropout and random masks (default: %(default)s)")
+    steps.add_argument(
+        "--seed",
+        type=number(int, 0),
+        default=0,
+        help="of new layers, order, validation split, dropout and random masks (default: %(default)s)",
+    )
     add_compute(steps)
     steps.add_argument(
         "--checkpoint_activations",
@@ -227,7 +287,11 @@ def add_run_files(parser: Parser, required: bool) -> None:
     )
     out.add_argument("--tensorboard", metavar="DIR", help="TensorBoard events (default: none)")
     out.add_argument(
-        "--save_every_steps", type=number(int, 0), default=0, metavar="N", help="also save every N optimiser steps; 0: each epoch (default: %(default)s)"
+        "--save_every_steps",
+        type=number(int, 0),
+        default=0,
+        metavar="N",
+        help="also save every N optimiser steps; 0: each epoch (default: %(default)s)",
     )
     out.add_argument(
         "--resume",
@@ -241,18 +305,36 @@ def add_augment(parser: Parser) -> None:
     """Random changes of training images (roi/data/augment.py)."""
     group = parser.add_argument_group("augmentation of training images, on the device")
     share = number(float, 0, 1)
-    group.add_argument("--augment", choices=list(AUGMENT), default="none", help="what the flags below are where they are not given (default: %(default)s)")
-    group.add_argument("--rotate", type=number(float, 0, 180), metavar="DEG", help="turned by up to DEG degrees either way")
-    group.add_argument("--shift", type=share, metavar="0..1", help="shifted by up to this share of the side, down and across")
-    group.add_argument("--scale", type=number(float, 0, 0.9), metavar="0..0.9", help=".1: from .9 to 1.1 times as large")
+    group.add_argument(
+        "--augment",
+        choices=list(AUGMENT),
+        default="none",
+        help="what the flags below are where they are not given (default: %(default)s)",
+    )
+    group.add_argument(
+        "--rotate", type=number(float, 0, 180), metavar="DEG", help="turned by up to DEG degrees either way"
+    )
+    group.add_argument(
+        "--shift", type=share, metavar="0..1", help="shifted by up to this share of the side, down and across"
+    )
+    group.add_argument(
+        "--scale", type=number(float, 0, 0.9), metavar="0..0.9", help=".1: from .9 to 1.1 times as large"
+    )
     group.add_argument(
         "--flip",
         action=on_off,
         default=None,
         help="half of the images left for right (default: no, in every recipe: the heart moves to the right as in dextrocardia, side markers are mirrored)",
     )
-    group.add_argument("--dropout_holes", type=number(int, 0), metavar="N", help="N grey rectangles, each side 2 to 12 %% of the image's")
-    group.add_argument("--brightness", type=share, metavar="0..1", help="lighter or darker by up to this share of the range")
+    group.add_argument(
+        "--dropout_holes",
+        type=number(int, 0),
+        metavar="N",
+        help="N grey rectangles, each side 2 to 12 %% of the image's",
+    )
+    group.add_argument(
+        "--brightness", type=share, metavar="0..1", help="lighter or darker by up to this share of the range"
+    )
     group.add_argument("--contrast", type=share, metavar="0..1", help=".2: contrast times .8 to 1.2")
 
 
@@ -271,12 +353,36 @@ def add_schedule(group: argparse._ActionsContainer) -> None:
         "--plateau_patience epochs; onecycle: up in 30 %% of the steps, or in those of the warm-up, then down (default: constant; with --freeze_backbone "
         "cosine)",
     )
-    group.add_argument("--lr_warmup_steps", type=number(int, 0), default=0, metavar="N", help="optimiser steps of a linear climb (default: %(default)s)")
-    group.add_argument("--lr_warmup_epochs", type=number(float, 0), default=0.0, metavar="N", help="the same in epochs, or parts (default: %(default)s)")
-    group.add_argument("--plateau_patience", type=number(int, 0), default=3, metavar="N", help="epochs that may pass so (default: %(default)s)")
-    group.add_argument("--plateau_factor", type=number(float, 0, 0.999), default=0.1, metavar="0..1", help="(default: %(default)s)")
     group.add_argument(
-        "--patience", type=number(int, 0), default=0, metavar="N", help="stop after N epochs without a better val_auroc; 0: never (default: %(default)s)"
+        "--lr_warmup_steps",
+        type=number(int, 0),
+        default=0,
+        metavar="N",
+        help="optimiser steps of a linear climb (default: %(default)s)",
+    )
+    group.add_argument(
+        "--lr_warmup_epochs",
+        type=number(float, 0),
+        default=0.0,
+        metavar="N",
+        help="the same in epochs, or parts (default: %(default)s)",
+    )
+    group.add_argument(
+        "--plateau_patience",
+        type=number(int, 0),
+        default=3,
+        metavar="N",
+        help="epochs that may pass so (default: %(default)s)",
+    )
+    group.add_argument(
+        "--plateau_factor", type=number(float, 0, 0.999), default=0.1, metavar="0..1", help="(default: %(default)s)"
+    )
+    group.add_argument(
+        "--patience",
+        type=number(int, 0),
+        default=0,
+        metavar="N",
+        help="stop after N epochs without a better val_auroc; 0: never (default: %(default)s)",
     )
     group.add_argument(
         "--ema",
@@ -323,7 +429,10 @@ def add_objective(parser: Parser) -> None:
         help="what the mask sees: features of the backbone, or, as published, 5 x 5 pixels (default: features; conv with --objective consistency)",
     )
     model.add_argument(
-        "--mask_per_class", action=on_off, default=None, help="one map a finding, their union is the mask (default: yes with --objective evidence)"
+        "--mask_per_class",
+        action=on_off,
+        default=None,
+        help="one map a finding, their union is the mask (default: yes with --objective evidence)",
     )
     model.add_argument(
         "--map_stride",
@@ -349,7 +458,10 @@ def add_objective(parser: Parser) -> None:
     add_loss(parser)
     loss = parser.add_argument_group("objective")
     loss.add_argument(
-        "--objective", choices=("evidence", "consistency"), default=None, help="what the mask must do; consistency: as published (default: evidence)"
+        "--objective",
+        choices=("evidence", "consistency"),
+        default=None,
+        help="what the mask must do; consistency: as published (default: evidence)",
     )
     loss.add_argument(
         "--warmup_epochs",
@@ -365,14 +477,34 @@ def add_objective(parser: Parser) -> None:
         help="evidence: share of the images that the classifier then sees through random blobs (default: %(default)s)",
     )
     loss.add_argument(
-        "--alpha", type=weight, help="weight of consist: the labels from the crop; consistency: |p_full - p_crop| (default: 0.5; consistency: 1.0)"
+        "--alpha",
+        type=weight,
+        help="weight of consist: the labels from the crop; consistency: |p_full - p_crop| (default: 0.5; consistency: 1.0)",
     )
     loss.add_argument(
-        "--beta", type=weight, default=0.5, help="weight of drop: what is present is lost; consistency: ReLU(p_drop - p_full) (default: %(default)s)"
+        "--beta",
+        type=weight,
+        default=0.5,
+        help="weight of drop: what is present is lost; consistency: ReLU(p_drop - p_full) (default: %(default)s)",
     )
-    loss.add_argument("--gamma", type=weight, default=1e-3, help="consistency: weight of sparse, the mean of the soft mask (default: %(default)s)")
-    loss.add_argument("--delta", type=weight, default=1e-4, help="consistency: weight of tv, the total variation of the soft mask (default: %(default)s)")
-    loss.add_argument("--epsilon", type=weight, default=0.25, help="evidence: weight of locate, the labels from the maps alone (default: %(default)s)")
+    loss.add_argument(
+        "--gamma",
+        type=weight,
+        default=1e-3,
+        help="consistency: weight of sparse, the mean of the soft mask (default: %(default)s)",
+    )
+    loss.add_argument(
+        "--delta",
+        type=weight,
+        default=1e-4,
+        help="consistency: weight of tv, the total variation of the soft mask (default: %(default)s)",
+    )
+    loss.add_argument(
+        "--epsilon",
+        type=weight,
+        default=0.25,
+        help="evidence: weight of locate, the labels from the maps alone (default: %(default)s)",
+    )
     loss.add_argument(
         "--locate_sharpness",
         type=number(float, 0.01),
@@ -381,13 +513,33 @@ def add_objective(parser: Parser) -> None:
         help="evidence: a map becomes one logit by log-mean-exp of R times its cells, over R: small R their mean, large R their maximum "
         "(default: %(default)s)",
     )
-    loss.add_argument("--keep_ratio", type=ratio, default=0.1, metavar="0..1", help="share of the pixels that the mask keeps (default: %(default)s)")
     loss.add_argument(
-        "--dynamic_weights", action=on_off, default=False, help="learn the weights by GradNorm (Chen et al. 2018); the five above are then not used"
+        "--keep_ratio",
+        type=ratio,
+        default=0.1,
+        metavar="0..1",
+        help="share of the pixels that the mask keeps (default: %(default)s)",
     )
-    for name, value in (("full", 1.0), ("consist", 0.5), ("drop", 1e-3), ("sparse", 1e-4), ("tv", 1e-5), ("locate", 0.25)):
+    loss.add_argument(
+        "--dynamic_weights",
+        action=on_off,
+        default=False,
+        help="learn the weights by GradNorm (Chen et al. 2018); the five above are then not used",
+    )
+    for name, value in (
+        ("full", 1.0),
+        ("consist", 0.5),
+        ("drop", 1e-3),
+        ("sparse", 1e-4),
+        ("tv", 1e-5),
+        ("locate", 0.25),
+    ):
         loss.add_argument(
-            f"--w_{name}_init", type=weight, default=value, metavar="W", help=f"first weight of {name} with --dynamic_weights (default: %(default)s)"
+            f"--w_{name}_init",
+            type=weight,
+            default=value,
+            metavar="W",
+            help=f"first weight of {name} with --dynamic_weights (default: %(default)s)",
         )
 
 
@@ -402,17 +554,57 @@ def add_loss(parser: Parser) -> None:
         help="weighted: what is present counts absent/present times; focal (Lin et al. 2017); asymmetric (Ridnik et al. 2021); class_balanced: by the "
         "effective number of images (Cui et al. 2019); ldam: a margin, the wider the rarer (Cao et al. 2019) (default: %(default)s)",
     )
-    loss.add_argument("--pos_weight_cap", type=weight, default=100.0, metavar="W", help="weighted: largest weight of what is present (default: %(default)s)")
     loss.add_argument(
-        "--focal_alpha", type=number(float, -1, 1), default=0.25, metavar="0..1", help="focal: weight of what is present; -1: none (default: %(default)s)"
+        "--pos_weight_cap",
+        type=weight,
+        default=100.0,
+        metavar="W",
+        help="weighted: largest weight of what is present (default: %(default)s)",
     )
-    loss.add_argument("--focal_gamma", type=power, default=2.0, help="focal: power of 1 - p of the truth; 0: none (default: %(default)s)")
-    loss.add_argument("--asl_gamma_pos", type=power, default=0.0, help="asymmetric: power for what is present (default: %(default)s)")
-    loss.add_argument("--asl_gamma_neg", type=power, default=4.0, help="asymmetric: power for what is absent (default: %(default)s)")
-    loss.add_argument("--asl_clip", type=number(float, 0, 0.5), default=0.05, help="asymmetric: absent and below this is right (default: %(default)s)")
-    loss.add_argument("--cb_beta", type=share, default=0.9999, metavar="0..1", help="class_balanced: 0 weighs nothing, 1 by 1/n (default: %(default)s)")
-    loss.add_argument("--ldam_margin", type=weight, default=0.5, help="ldam: margin of the rarest, in units of the logit (default: %(default)s)")
-    loss.add_argument("--ldam_scale", type=weight, default=1.0, help="ldam: what the logit and its margin are multiplied by (default: %(default)s)")
+    loss.add_argument(
+        "--focal_alpha",
+        type=number(float, -1, 1),
+        default=0.25,
+        metavar="0..1",
+        help="focal: weight of what is present; -1: none (default: %(default)s)",
+    )
+    loss.add_argument(
+        "--focal_gamma",
+        type=power,
+        default=2.0,
+        help="focal: power of 1 - p of the truth; 0: none (default: %(default)s)",
+    )
+    loss.add_argument(
+        "--asl_gamma_pos", type=power, default=0.0, help="asymmetric: power for what is present (default: %(default)s)"
+    )
+    loss.add_argument(
+        "--asl_gamma_neg", type=power, default=4.0, help="asymmetric: power for what is absent (default: %(default)s)"
+    )
+    loss.add_argument(
+        "--asl_clip",
+        type=number(float, 0, 0.5),
+        default=0.05,
+        help="asymmetric: absent and below this is right (default: %(default)s)",
+    )
+    loss.add_argument(
+        "--cb_beta",
+        type=share,
+        default=0.9999,
+        metavar="0..1",
+        help="class_balanced: 0 weighs nothing, 1 by 1/n (default: %(default)s)",
+    )
+    loss.add_argument(
+        "--ldam_margin",
+        type=weight,
+        default=0.5,
+        help="ldam: margin of the rarest, in units of the logit (default: %(default)s)",
+    )
+    loss.add_argument(
+        "--ldam_scale",
+        type=weight,
+        default=1.0,
+        help="ldam: what the logit and its margin are multiplied by (default: %(default)s)",
+    )
 
 
 def settle_objective(args: argparse.Namespace, objective: str) -> None:
@@ -430,8 +622,20 @@ def settle_objective(args: argparse.Namespace, objective: str) -> None:
 
 
 def add_model(group: argparse._ActionsContainer) -> None:
-    group.add_argument("--backbone", default="convnext_base", metavar="NAME", help="any torchvision classifier, else any timm model (default: %(default)s)")
-    group.add_argument("--pretrained", dest="weights", action="store_const", const="imagenet", default="imagenet", help="the same as --weights imagenet")
+    group.add_argument(
+        "--backbone",
+        default="convnext_base",
+        metavar="NAME",
+        help="any torchvision classifier, else any timm model (default: %(default)s)",
+    )
+    group.add_argument(
+        "--pretrained",
+        dest="weights",
+        action="store_const",
+        const="imagenet",
+        default="imagenet",
+        help="the same as --weights imagenet",
+    )
     group.add_argument(
         "--weights",
         default="imagenet",
@@ -443,7 +647,11 @@ def add_model(group: argparse._ActionsContainer) -> None:
 
 def add_loading(group: argparse._ActionsContainer) -> None:
     group.add_argument(
-        "--workers", type=number(int, 0), default=min(8, os.cpu_count() or 1), metavar="N", help="processes that decode images; 0: none (default: %(default)s)"
+        "--workers",
+        type=number(int, 0),
+        default=min(8, os.cpu_count() or 1),
+        metavar="N",
+        help="processes that decode images; 0: none (default: %(default)s)",
     )
     group.add_argument(
         "--prefetch_factor",
@@ -452,22 +660,36 @@ def add_loading(group: argparse._ActionsContainer) -> None:
         metavar="N",
         help="batches each worker, or the thread that reads --cache_dir, keeps ready (default: %(default)s)",
     )
-    group.add_argument("--persistent_workers", action=on_off, default=True, help="keep the workers between epochs (default: yes)")
     group.add_argument(
-        "--cache_dir", metavar="DIR", help="decode each image once, into a memory-mapped file here; shared by all runs and processes (default: decode anew)"
+        "--persistent_workers", action=on_off, default=True, help="keep the workers between epochs (default: yes)"
     )
     group.add_argument(
-        "--skip_unreadable", action=on_off, default=False, help="leave out missing or broken images, counted and listed in a side file (default: stop)"
+        "--cache_dir",
+        metavar="DIR",
+        help="decode each image once, into a memory-mapped file here; shared by all runs and processes (default: decode anew)",
+    )
+    group.add_argument(
+        "--skip_unreadable",
+        action=on_off,
+        default=False,
+        help="leave out missing or broken images, counted and listed in a side file (default: stop)",
     )
 
 
 def add_compute(group: argparse._ActionsContainer) -> None:
-    group.add_argument("--device", default="auto", metavar="auto|cpu|cuda|mps", help="where to compute (default: the best there is)")
+    group.add_argument(
+        "--device", default="auto", metavar="auto|cpu|cuda|mps", help="where to compute (default: the best there is)"
+    )
     group.add_argument(
         "--autocast_dtype",
         choices=("auto", "bf16", "fp16", "fp32"),
         default="auto",
         help="type of the forward pass; auto: bf16 on CUDA (fp16 if it lacks it), fp32 elsewhere (default: %(default)s)",
     )
-    group.add_argument("--compile", action=on_off, default=False, help="torch.compile the parts of the backbone; pays on a GPU after minutes (default: no)")
+    group.add_argument(
+        "--compile",
+        action=on_off,
+        default=False,
+        help="torch.compile the parts of the backbone; pays on a GPU after minutes (default: no)",
+    )
     group.add_argument("--channels_last", action=on_off, default=True, help="NHWC memory format (default: yes)")

@@ -32,7 +32,9 @@ def row_seeds(seed: int, epoch: int, rows: Tensor) -> Tensor:
 
 def uniform(seeds: Tensor, count: int, stream: int = 0) -> Tensor:
     """(B,) int64 -> (B, count) float32 in [0, 1), multiples of 2^-24. Each `stream` gives other numbers."""
-    start = _mix(seeds + _signed((2 * stream + 1) * 0xD1342543DE82EF95 % (1 << 64)))  # an odd multiple: streams do not run into each other
+    start = _mix(
+        seeds + _signed((2 * stream + 1) * 0xD1342543DE82EF95 % (1 << 64))
+    )  # an odd multiple: streams do not run into each other
     places = torch.arange(1, count + 1, device=seeds.device)
     return ((_mix(start[:, None] + places * GAMMA) >> 40) & ((1 << 24) - 1)).float() / (1 << 24)
 

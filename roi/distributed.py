@@ -64,7 +64,9 @@ def shared(step: nn.Module) -> nn.Module:
         return step
     # A warm-up leaves the mask net out. Statistics of batch norm are averaged after each step, not those of process 0.
     named = inspect.signature(DistributedDataParallel).parameters
-    ours = "forward_sync_buffers" if "forward_sync_buffers" in named else "broadcast_buffers"  # its name before torch 2.14
+    ours = (
+        "forward_sync_buffers" if "forward_sync_buffers" in named else "broadcast_buffers"
+    )  # its name before torch 2.14
     flags: dict[str, Any] = {"find_unused_parameters": True, ours: False}
     return DistributedDataParallel(step, **flags)
 

@@ -48,7 +48,9 @@ def replacing(path: str | Path, mode: str = "w", keep: Path | None = None) -> It
 def beside(path: Path, mode: str = "w") -> Iterator[IO]:
     """A file beside `path` for the length of a block: what one of several processes adds to it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    name = path.with_name(f".{path.name}.{_process()}.part")  # one that is left by a killed run goes when `path` is written
+    name = path.with_name(
+        f".{path.name}.{_process()}.part"
+    )  # one that is left by a killed run goes when `path` is written
     try:
         with open(name, mode, encoding=None if "b" in mode else "utf-8", newline=None if "b" in mode else "\n") as file:
             yield file

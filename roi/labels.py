@@ -9,24 +9,58 @@ import numpy as np
 from roi.errors import UserError
 
 LABELS = (
-    "Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax",
-    "Consolidation", "Edema", "Emphysema", "Fibrosis", "Pleural_Thickening", "Hernia",
-)  # fmt: skip
+    "Atelectasis",
+    "Cardiomegaly",
+    "Effusion",
+    "Infiltration",
+    "Mass",
+    "Nodule",
+    "Pneumonia",
+    "Pneumothorax",
+    "Consolidation",
+    "Edema",
+    "Emphysema",
+    "Fibrosis",
+    "Pleural_Thickening",
+    "Hernia",
+)
 NORMAL = ("Normal", "No Finding")  # never findings: derived, and left out of every mean over classes
 SPELLINGS = {"Infiltrate": "Infiltration", "Pleural Thickening": "Pleural_Thickening"}
 
 # Words for an image on which nothing was found, as letters alone.
 NOTHING_FOUND = {
-    "normal": "Normal", "normals": "Normal", "healthy": "Normal",
-    "nofinding": "No Finding", "nofindings": "No Finding", "nothingfound": "No Finding", "nodisease": "No Finding",
-    "noabnormality": "No Finding", "noabnormalities": "No Finding",
-    "noabnormalfinding": "No Finding", "noabnormalfindings": "No Finding",
-}  # fmt: skip
+    "normal": "Normal",
+    "normals": "Normal",
+    "healthy": "Normal",
+    "nofinding": "No Finding",
+    "nofindings": "No Finding",
+    "nothingfound": "No Finding",
+    "nodisease": "No Finding",
+    "noabnormality": "No Finding",
+    "noabnormalities": "No Finding",
+    "noabnormalfinding": "No Finding",
+    "noabnormalfindings": "No Finding",
+}
 COMPOUND = ("Nodule/Mass",)  # one label of VinDr-CXR, whose name looks like two
 NO_LABEL = {
-    "none", "n/a", "na", "nan", "<na>", "null", "nil", "true", "false", "yes", "no", "unknown", "missing",
-    "-", "--", "?", ".",
-}  # fmt: skip
+    "none",
+    "n/a",
+    "na",
+    "nan",
+    "<na>",
+    "null",
+    "nil",
+    "true",
+    "false",
+    "yes",
+    "no",
+    "unknown",
+    "missing",
+    "-",
+    "--",
+    "?",
+    ".",
+}
 
 
 def normal_name(label: str) -> str | None:

@@ -47,7 +47,9 @@ class Died(OSError):
     """The process that was at a job crashed or was killed."""
 
 
-def crew(function: Callable[[J], R], jobs: Iterable[J], workers: int, patience: float = 0) -> Generator[tuple[int, R | Exception], None, None]:
+def crew(
+    function: Callable[[J], R], jobs: Iterable[J], workers: int, patience: float = 0
+) -> Generator[tuple[int, R | Exception], None, None]:
     """(place among the jobs, what came of it) as the jobs end, in whatever order; a job is taken when a worker is free for it.
 
     What `function` raises comes back as an outcome, and so does Died: it costs one job, and another worker goes on. 0 workers: in this process.
@@ -94,7 +96,9 @@ def in_order(function: Callable[[J], R], jobs: Iterable[J], workers: int) -> Gen
 
 def assign(job: Any, end: Any, k: int, doing: dict[Any, int]) -> None:
     doing[end] = k
-    with suppress(BrokenPipeError, ConnectionResetError):  # it was killed while it had nothing to do: there will be no outcome
+    with suppress(
+        BrokenPipeError, ConnectionResetError
+    ):  # it was killed while it had nothing to do: there will be no outcome
         end.send(job)
 
 

@@ -33,4 +33,16 @@ def progress(iterable: Iterable | None, total: int, what: str, unit: str = "imag
         return tqdm(iterable, total=total, disable=True)
     if sys.stderr.isatty():
         return tqdm(iterable, total=total, desc=what, unit=unit, initial=initial, leave=False)
-    return tqdm(iterable, total=total, desc=what, unit=unit, initial=initial, leave=False, mininterval=20, maxinterval=20, ascii=True, ncols=100, file=_Lines())
+    return tqdm(
+        iterable,
+        total=total,
+        desc=what,
+        unit=unit,
+        initial=initial,
+        leave=False,
+        mininterval=20,
+        maxinterval=20,
+        ascii=True,
+        ncols=100,
+        file=_Lines(),
+    )

@@ -11,7 +11,13 @@ from roi import counter_rng
 from roi.models.masks import cutout_mask, random_mask
 
 ALL = (1 << 64) - 1
-PUBLISHED = (6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821)  # SplitMix64 from 1234567
+PUBLISHED = (
+    6457827717110365317,
+    3203168211198807973,
+    9817491932198370423,
+    4593380528125082431,
+    16408922859458223821,
+)  # SplitMix64 from 1234567
 
 
 def mixed(z: int) -> int:
@@ -59,10 +65,19 @@ def test_uniform_is_splitmix64_from_a_state_of_seed_and_stream(stream: int) -> N
 def test_seeds_of_rows_are_chained_and_never_alike() -> None:
     rows = [0, 1, 2, 112_119, 2**40]
     found = counter_rng.row_seeds(3, 7, torch.tensor(rows))
-    assert unsigned(found) == [splitmix((splitmix(splitmix(3, 1) + 7 & ALL, 1) + row) & ALL, 1) for row in rows] and found.dtype == torch.int64
-    many = torch.cat([counter_rng.row_seeds(seed, epoch, torch.arange(3000)) for seed in range(4) for epoch in range(4)])
+    assert (
+        unsigned(found) == [splitmix((splitmix(splitmix(3, 1) + 7 & ALL, 1) + row) & ALL, 1) for row in rows]
+        and found.dtype == torch.int64
+    )
+    many = torch.cat(
+        [counter_rng.row_seeds(seed, epoch, torch.arange(3000)) for seed in range(4) for epoch in range(4)]
+    )
     assert len(many.unique()) == len(many)
-    assert counter_rng.row_seeds(0, 1, torch.tensor([2])) != counter_rng.row_seeds(0, 2, torch.tensor([1])) != counter_rng.row_seeds(1, 0, torch.tensor([2]))
+    assert (
+        counter_rng.row_seeds(0, 1, torch.tensor([2]))
+        != counter_rng.row_seeds(0, 2, torch.tensor([1]))
+        != counter_rng.row_seeds(1, 0, torch.tensor([2]))
+    )
 
 
 @pytest.mark.parametrize("draw", [counter_rng.uniform, counter_rng.normal])
@@ -95,20 +110,33 @@ def normal_cumulative(x: np.ndarray) -> np.ndarray:
     return torch.special.ndtr(torch.from_numpy(x)).numpy()
 
 
-SEEDS = {"rows": counter_rng.row_seeds(0, 0, torch.arange(2000)), "counted": torch.arange(2000), "negative": -torch.arange(1, 2001) * 2**40}
+SEEDS = {
+    "rows": counter_rng.row_seeds(0, 0, torch.arange(2000)),
+    "counted": torch.arange(2000),
+    "negative": -torch.arange(1, 2001) * 2**40,
+}
 
 
 @pytest.mark.parametrize("seeds", SEEDS.values(), ids=SEEDS)
 def test_uniform_is_uniform_along_an_image_and_across_images(seeds: Tensor) -> None:
     u = counter_rng.uniform(seeds, 60)
     assert u.min() >= 0 and u.max() < 1 and torch.equal(u * 2**24, (u * 2**24).round())
-    for part in (u, u[:, 0], u[:, -1], u[::2], u.diff(dim=1) % 1, u.diff(dim=0) % 1):  # a difference of independent ones is uniform too, mod 1
+    for part in (
+        u,
+        u[:, 0],
+        u[:, -1],
+        u[::2],
+        u.diff(dim=1) % 1,
+        u.diff(dim=0) % 1,
+    ):  # a difference of independent ones is uniform too, mod 1
         assert distance(part, lambda x: x) < 1
     counts = torch.bincount((u * 256).long().flatten(), minlength=256).double()
     chi2 = ((counts - u.numel() / 256) ** 2 / (u.numel() / 256)).sum().item()
     assert abs(chi2 - 255) < 4.5 * math.sqrt(2 * 255)
     low = ((u * 2**24).long() & 255).flatten()  # the lowest bits too
-    assert abs(torch.bincount(low, minlength=256).double().var().item() * 256 / u.numel() - 1) < 4.5 * math.sqrt(2 / 255)
+    assert abs(torch.bincount(low, minlength=256).double().var().item() * 256 / u.numel() - 1) < 4.5 * math.sqrt(
+        2 / 255
+    )
 
 
 def test_uniform_reaches_both_ends() -> None:
@@ -130,15 +158,23 @@ def test_streams_images_and_places_do_not_follow_each_other(seeds: Tensor) -> No
         for other in streams[n + 1 :]:
             assert not torch.equal(one, other) and abs(correlation(one, other)) < 4.5
             assert abs(correlation(one[:, :-1], other[:, 1:])) < 4.5 and abs(correlation(one[:-1], other[1:])) < 4.5
-    pairs = [{(a, b) for row in one.tolist() for a, b in zip(row, row[1:], strict=False)} for one in streams]  # 48 bits each
-    assert len(set.union(*pairs)) == sum(map(len, pairs)) == 6 * len(seeds) * 39  # none runs into another one, at any place
+    pairs = [
+        {(a, b) for row in one.tolist() for a, b in zip(row, row[1:], strict=False)} for one in streams
+    ]  # 48 bits each
+    assert (
+        len(set.union(*pairs)) == sum(map(len, pairs)) == 6 * len(seeds) * 39
+    )  # none runs into another one, at any place
 
 
 def test_normal_has_the_moments_of_a_normal_and_independent_halves() -> None:
-    z = counter_rng.normal(counter_rng.row_seeds(0, 0, torch.arange(1000)), 99, 1)  # an odd count: half of a pair is left out
+    z = counter_rng.normal(
+        counter_rng.row_seeds(0, 0, torch.arange(1000)), 99, 1
+    )  # an odd count: half of a pair is left out
     n = z.numel()
     assert z.dtype == torch.float32 and z.isfinite().all() and 4 < z.abs().max() < 5.8
-    moments = [(z.double() ** p).mean().item() * math.sqrt(n) for p in (1, 3)] + [((z.double() ** 2).mean().item() - 1) * math.sqrt(n)]
+    moments = [(z.double() ** p).mean().item() * math.sqrt(n) for p in (1, 3)] + [
+        ((z.double() ** 2).mean().item() - 1) * math.sqrt(n)
+    ]
     kurtosis = ((z.double() ** 4).mean().item() - 3) * math.sqrt(n)
     for error, spread in zip([*moments, kurtosis], (1, math.sqrt(15), math.sqrt(2), math.sqrt(96)), strict=True):
         assert abs(error) < 4.5 * spread
@@ -153,7 +189,9 @@ def test_normal_is_box_and_muller() -> None:
     seeds = torch.tensor([5, -9])
     u, z = counter_rng.uniform(seeds, 6, 3).double().numpy(), counter_rng.normal(seeds, 5, 3).numpy()
     radius, angle = np.sqrt(-2 * np.log(1 - u[:, :3])), 2 * np.pi * u[:, 3:]
-    np.testing.assert_allclose(z, np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)[:, :5], atol=1e-5)
+    np.testing.assert_allclose(
+        z, np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)[:, :5], atol=1e-5
+    )
 
 
 # --- masks -----------------------------------------------------------------------------------------------------------
@@ -184,4 +222,6 @@ def test_neighbouring_rows_and_epochs_have_unlike_masks(place) -> None:
     expected = (kept[0].mean(0) * kept[1].mean(0)).sum().item() / 410
     assert 0.09 < expected < 0.2
     for one, other in ((kept[0], kept[1]), (kept[0][:-1], kept[0][1:])):
-        assert ((one * other).sum(1) / 410).mean().item() == pytest.approx(expected, abs=0.03) and not (one == other).all(1).any()
+        assert ((one * other).sum(1) / 410).mean().item() == pytest.approx(expected, abs=0.03) and not (
+            one == other
+        ).all(1).any()

@@ -42,7 +42,12 @@ def counted(order: Batches, accum_steps: int) -> list[list[tuple[Batch, float, f
     start = order.start
     for first in range(0, len(groups), accum_steps):
         group = groups[first : first + accum_steps]
-        found.append([(b._replace(index=b.index[: s.images]), s.of_batch, s.of_step) for b, s in zip(group, order.shares(group), strict=True)])
+        found.append(
+            [
+                (b._replace(index=b.index[: s.images]), s.of_batch, s.of_step)
+                for b, s in zip(group, order.shares(group), strict=True)
+            ]
+        )
         order.start += len(group)
     order.start = start
     return found
@@ -57,7 +62,9 @@ def test_processes_share_the_batches_of_one_and_each_row_counts_once(rows: int, 
         for order in (whole, *parts):
             order.epoch, order.start = epoch, start
         expected = [sorted(b) for b in whole]
-        assert {len(list(order)) for order in parts} == {len(order) for order in parts} == {len(whole)}  # all of them do as many steps
+        assert (
+            {len(list(order)) for order in parts} == {len(order) for order in parts} == {len(whole)}
+        )  # all of them do as many steps
         for accum_steps in (1, 2, 3):
             steps = [counted(order, accum_steps) for order in parts]
             flat = [[b.index.tolist() for group in of_rank for b, _, _ in group] for of_rank in steps]
@@ -79,7 +86,9 @@ def test_what_a_batch_counts_makes_the_mean_over_processes_the_mean_over_images(
         assert step == pytest.approx(value[images].mean())
         for batches in zip(*group, strict=True):  # the same batch of all processes
             images = [n for b, _, _ in batches for n in b.index.tolist()]
-            assert sum(value[b.index].mean() * share for b, share, _ in batches if len(b.index)) / world == pytest.approx(value[images].mean())
+            assert sum(
+                value[b.index].mean() * share for b, share, _ in batches if len(b.index)
+            ) / world == pytest.approx(value[images].mean())
             assert sum(share for _, share, _ in batches) == pytest.approx(world)
 
 
@@ -128,16 +137,23 @@ def test_rows_in_order_are_dealt_out_once(rows: int) -> None:
 
 
 @pytest.mark.parametrize("world", [2, 3])
-def test_sums_over_a_batch_are_divided_by_what_counts_on_all_processes(world: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sums_over_a_batch_are_divided_by_what_counts_on_all_processes(
+    world: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """mean over the processes of (sum / counting) * share = all sums / all values, however unevenly they are known."""
     rng = np.random.default_rng(0)
     images, known, total = [5, 2, 0][:world], [9.0, 1.0, 4.0][:world], rng.normal(size=world)
     shares = [n * world / sum(images) for n in images]
     monkeypatch.setattr(distributed, "world", lambda: world)
     counting = [v * (s > 0) for v, s in zip(known, shares, strict=True)]
-    monkeypatch.setattr(distributed, "mean", lambda tensor: given.append(tensor.item()) or torch.tensor(sum(counting) / world))
+    monkeypatch.setattr(
+        distributed, "mean", lambda tensor: given.append(tensor.item()) or torch.tensor(sum(counting) / world)
+    )
     given: list[float] = []
-    found = [(total[n] / c.item() * s if (c := distributed.counting(torch.tensor(known[n]), s)) else 0.0) for n, s in enumerate(shares)]
+    found = [
+        (total[n] / c.item() * s if (c := distributed.counting(torch.tensor(known[n]), s)) else 0.0)
+        for n, s in enumerate(shares)
+    ]
     used = [n for n in range(world) if images[n]]
     assert given == counting  # what a process without a row would add is left out
     assert sum(found) / world == pytest.approx(sum(total[n] for n in used) / sum(known[n] for n in used), rel=1e-5)
@@ -158,9 +174,17 @@ def test_a_signal_to_one_process_stops_all_of_them_at_the_same_step(monkeypatch:
 def test_alone_nothing_is_shared() -> None:
     assert (distributed.rank(), distributed.world(), distributed.local_rank()) == (0, 1, 0)
     module, tensor = torch.nn.Linear(1, 1), torch.ones(2)
-    assert distributed.shared(module) is module and distributed.mean(tensor) is tensor and distributed.counting(tensor, 0.5) is tensor
+    assert (
+        distributed.shared(module) is module
+        and distributed.mean(tensor) is tensor
+        and distributed.counting(tensor, 0.5) is tensor
+    )
     assert distributed.gathered("a") == ["a"] and distributed.highest(3) == 3
-    with distributed.processes(torch.device("cpu")) as device, distributed.one_a_machine_first(), distributed.no_sync(module, True):
+    with (
+        distributed.processes(torch.device("cpu")) as device,
+        distributed.one_a_machine_first(),
+        distributed.no_sync(module, True),
+    ):
         assert device.type == "cpu" and not torch.distributed.is_initialized()
     distributed.wait()
 
@@ -189,11 +213,44 @@ def flags(folder: Path, demo: Path, out: Path, world: int) -> list[str]:
     losses then differ by 1e-4: that is rounding too, and nothing that this test is about.
     """
     given = (
-        "--train_csv", folder / "train.csv", "--val_csv", folder / "val.csv", "--image_root", demo, "--cache_dir", folder / "cache",
-        "--backbone", "test_convnext", "--weights", "none", "--img_size", 32, "--workers", 0, "--device", "cpu", "--autocast_dtype", "fp32",
-        "--epochs", EPOCHS, "--warmup_epochs", 1, "--dynamic_weights", "--accum_steps", 2, "--batch_size", TOGETHER // world, "--seed", 2,
-        "--save", out / "roi.pt", "--log_csv", out / "metrics.csv", "--resume", "auto",
-    )  # fmt: skip
+        "--train_csv",
+        folder / "train.csv",
+        "--val_csv",
+        folder / "val.csv",
+        "--image_root",
+        demo,
+        "--cache_dir",
+        folder / "cache",
+        "--backbone",
+        "test_convnext",
+        "--weights",
+        "none",
+        "--img_size",
+        32,
+        "--workers",
+        0,
+        "--device",
+        "cpu",
+        "--autocast_dtype",
+        "fp32",
+        "--epochs",
+        EPOCHS,
+        "--warmup_epochs",
+        1,
+        "--dynamic_weights",
+        "--accum_steps",
+        2,
+        "--batch_size",
+        TOGETHER // world,
+        "--seed",
+        2,
+        "--save",
+        out / "roi.pt",
+        "--log_csv",
+        out / "metrics.csv",
+        "--resume",
+        "auto",
+    )
     return [str(flag) for flag in given]
 
 
@@ -221,8 +278,14 @@ def alone(folder: Path, demo: Path) -> Path:
     run("train_roi_consistency.py", *flags(folder, demo, folder / "alone", 1))
     state = torch.load(folder / "alone" / "roi.pt", weights_only=True)
     random = ("dropout", "droppath", "batchnorm")
-    parts = [m for m in build_backbone("test_convnext", len(state["classes"]), "none").modules() if type(m).__name__.lower().startswith(random)]
-    assert not [m for m in parts if getattr(m, "p", 0) or getattr(m, "drop_prob", 0) or hasattr(m, "running_mean")]  # nothing that differs between processes
+    parts = [
+        m
+        for m in build_backbone("test_convnext", len(state["classes"]), "none").modules()
+        if type(m).__name__.lower().startswith(random)
+    ]
+    assert not [
+        m for m in parts if getattr(m, "p", 0) or getattr(m, "drop_prob", 0) or hasattr(m, "running_mean")
+    ]  # nothing that differs between processes
     return folder / "alone"
 
 
@@ -240,7 +303,10 @@ def expect_same(out: Path, alone: Path, world: int) -> None:
         for column in set(one) - {"images_per_s", "seconds"}:
             # Of 11 small images: a few pixels that another rounding keeps show, and exchange ranks.
             close = 0.1 if column in ("crop_auroc", "blobs_auroc") else 0.02 if column in MASK_CONTROLS else 1e-5
-            assert not one[column] or float(one[column]) == pytest.approx(float(other[column]), rel=0, abs=close), (one["epoch"], column)
+            assert not one[column] or float(one[column]) == pytest.approx(float(other[column]), rel=0, abs=close), (
+                one["epoch"],
+                column,
+            )
         for row in (one, other):
             assert float(row["images_per_s"]) * float(row["seconds"]) == pytest.approx(ROWS, rel=1e-3)
     a, b = (torch.load(x / "roi.pt", weights_only=True) for x in (out, alone))
@@ -248,10 +314,19 @@ def expect_same(out: Path, alone: Path, world: int) -> None:
         for name, value in b[part].items():
             torch.testing.assert_close(a[part][name], value, rtol=1e-4, atol=5e-5)
     torch.testing.assert_close(a["balance"]["w"], b["balance"]["w"], rtol=1e-4, atol=1e-6)
-    assert a["best"] == pytest.approx(b["best"], abs=1e-5) and (a["args"]["world"], a["args"]["together"], len(a["rng"])) == (world, TOGETHER, world)
+    assert a["best"] == pytest.approx(b["best"], abs=1e-5) and (
+        a["args"]["world"],
+        a["args"]["together"],
+        len(a["rng"]),
+    ) == (world, TOGETHER, world)
     best = torch.load(out / "roi_best.pt", weights_only=True)
     assert best["epoch"] == torch.load(alone / "roi_best.pt", weights_only=True)["epoch"]
-    assert sorted(path.name for path in out.iterdir()) == ["metrics.csv", "roi.pt", "roi_best.pt", "roi_previous.pt"]  # nothing of the others
+    assert sorted(path.name for path in out.iterdir()) == [
+        "metrics.csv",
+        "roi.pt",
+        "roi_best.pt",
+        "roi_previous.pt",
+    ]  # nothing of the others
 
 
 @pytest.mark.parametrize("world", [pytest.param(2, marks=pytest.mark.slow), 3])
@@ -268,7 +343,9 @@ def stopped(folder: Path, demo: Path, alone: Path) -> Path:
     out = folder / "stopped"
     process = torchrun(folder, demo, out, 2)
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None and not ((out / "metrics.csv").exists() and rows_of(out)):
+    while (
+        time.monotonic() < deadline and process.poll() is None and not ((out / "metrics.csv").exists() and rows_of(out))
+    ):
         time.sleep(0.02)
     told = time.time()
     process.send_signal(signal.SIGTERM)
@@ -281,20 +358,30 @@ def stopped(folder: Path, demo: Path, alone: Path) -> Path:
 
 
 @pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.slow)])
-def test_stopped_processes_go_on_and_so_does_another_number_of_them(world: int, folder: Path, demo: Path, stopped: Path, alone: Path) -> None:
+def test_stopped_processes_go_on_and_so_does_another_number_of_them(
+    world: int, folder: Path, demo: Path, stopped: Path, alone: Path
+) -> None:
     """By the same command, and with the same batch over all processes: as if nothing had happened."""
     out = folder / f"resumed_{world}"
     shutil.copytree(stopped, out)
-    said = finished(torchrun(folder, demo, out, world)) if world > 1 else run("train_roi_consistency.py", *flags(folder, demo, out, 1))
+    said = (
+        finished(torchrun(folder, demo, out, world))
+        if world > 1
+        else run("train_roi_consistency.py", *flags(folder, demo, out, 1))
+    )
     assert said.count("resumed ") == 1
     expect_same(out, alone, world)
 
 
 def test_another_batch_over_all_processes_is_another_run(folder: Path, demo: Path, alone: Path) -> None:
-    assert " 12, now 6" in one_line_error("train_roi_consistency.py", *flags(folder, demo, alone, 1), "--batch_size", "6")
+    assert " 12, now 6" in one_line_error(
+        "train_roi_consistency.py", *flags(folder, demo, alone, 1), "--batch_size", "6"
+    )
 
 
-def test_rows_that_cannot_be_read_must_be_known_before_they_are_shared(folder: Path, demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_cannot_be_read_must_be_known_before_they_are_shared(
+    folder: Path, demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given = [flag for flag in flags(folder, demo, tmp_path, 2) if flag not in ("--cache_dir", str(folder / "cache"))]
     args = train_roi_consistency.parse_args([*given, "--skip_unreadable"])
     table = read_table(folder / "train.csv")
@@ -309,7 +396,9 @@ def test_rows_that_cannot_be_read_must_be_known_before_they_are_shared(folder: P
 # --- batch norm, and errors ------------------------------------------------------------------------------------------
 
 
-def test_processes_validate_and_save_one_set_of_statistics_of_batch_norm(folder: Path, demo: Path, tmp_path: Path) -> None:
+def test_processes_validate_and_save_one_set_of_statistics_of_batch_norm(
+    folder: Path, demo: Path, tmp_path: Path
+) -> None:
     """What the log says of the last epoch is what the checkpoint says of the same images, whoever had them."""
     more = ["--backbone", "test_resnet", "--mode", "standard", "--epochs", "1", "--warmup_epochs", "0", "--lr", "1e-3"]
     dynamic = ("--dynamic_weights", "--warmup_epochs", "1")
@@ -318,13 +407,26 @@ def test_processes_validate_and_save_one_set_of_statistics_of_batch_norm(folder:
     assert "1 images of an epoch are too few for batch norm" in said  # 37 rows in batches of 12
     (row,) = rows_of(tmp_path)
     preds = tmp_path / "preds.json"
-    where = ("--csv", folder / "val.csv", "--image_root", demo, "--device", "cpu", "--autocast_dtype", "fp32", "--workers", 0)
+    where = (
+        "--csv",
+        folder / "val.csv",
+        "--image_root",
+        demo,
+        "--device",
+        "cpu",
+        "--autocast_dtype",
+        "fp32",
+        "--workers",
+        0,
+    )
     run("infer_roi_consistency.py", "--checkpoint", tmp_path / "roi.pt", *where, "--save_json", preds)
     classes = torch.load(tmp_path / "roi.pt", weights_only=True)["classes"]
     probability = np.array([[record["prob_full"][c] for c in classes] for record in json.loads(preds.read_text())])
     target = target_matrix(read_table(folder / "val.csv"), classes)
     loss = np.where(target == 1, -np.log(probability), -np.log1p(-probability))
-    assert float(row["val_loss"]) == pytest.approx(float(np.nanmean(np.where(np.isnan(target), np.nan, loss))), abs=2e-5)
+    assert float(row["val_loss"]) == pytest.approx(
+        float(np.nanmean(np.where(np.isnan(target), np.nan, loss))), abs=2e-5
+    )
 
 
 def test_of_several_processes_one_says_what_is_wrong(folder: Path, demo: Path, tmp_path: Path) -> None:

@@ -45,7 +45,9 @@ def environment(folder: Path, log: Path, *, pip: int = 0, tests: int = 0, lint: 
 
 def run(project: Path, command: str, **settings: str) -> subprocess.CompletedProcess:
     clean = {name: value for name, value in os.environ.items() if name not in ("VENV", "LATEST", "PYTHON")}
-    return subprocess.run(["bash", "-c", command], cwd=project, env=clean | settings, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        ["bash", "-c", command], cwd=project, env=clean | settings, capture_output=True, text=True, timeout=120
+    )
 
 
 MAKE = "set -euo pipefail; source scripts/env.sh; make_env requirements.txt"
@@ -60,7 +62,9 @@ def test_a_folder_of_somebody_is_refused_and_stays(project: Path, content: str) 
     assert done.returncode == 2
     assert "thesis_folder is there and holds no Python that runs" in done.stderr and "VENV=DIR" in done.stderr
     assert kept.read_text() == "years of work"
-    assert [p.relative_to(project / "thesis_folder") for p in (project / "thesis_folder").rglob("*") if p.is_file()] == [Path(content)]
+    assert [
+        p.relative_to(project / "thesis_folder") for p in (project / "thesis_folder").rglob("*") if p.is_file()
+    ] == [Path(content)]
 
 
 def test_a_file_of_that_name_is_refused(project: Path) -> None:
@@ -104,7 +108,10 @@ def test_a_linked_environment_is_used_as_it_is(project: Path, tmp_path: Path) ->
     (project / ".venv").symlink_to(there)
     assert run(project, MAKE).returncode == 0
     assert (project / ".venv").is_symlink() and (project / ".venv").resolve() == there.resolve()
-    assert "-m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt" in (tmp_path / "log").read_text()
+    assert (
+        "-m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt"
+        in (tmp_path / "log").read_text()
+    )
 
 
 def test_an_environment_without_pip_is_filled_by_uv_and_never_cleared(project: Path, tmp_path: Path) -> None:
@@ -115,7 +122,9 @@ def test_an_environment_without_pip_is_filled_by_uv_and_never_cleared(project: P
     (tools / "uv").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path / "uv"}\n')
     (tools / "uv").chmod(0o755)
     assert run(project, MAKE, PATH=f"{tools}:{os.environ['PATH']}").returncode == 0
-    assert (tmp_path / "uv").read_text().strip() == "pip install --quiet --python .venv/bin/python -r requirements.txt -c constraints.txt"
+    assert (
+        tmp_path / "uv"
+    ).read_text().strip() == "pip install --quiet --python .venv/bin/python -r requirements.txt -c constraints.txt"
     assert (project / ".venv" / "mine").read_text() == "stays"
 
 
@@ -131,11 +140,17 @@ def test_latest_goes_without_the_lock_into_an_environment_of_its_own(project: Pa
     ("tests", "lint", "differs", "status"),
     [(0, 0, 0, 0), (1, 0, 0, 1), (0, 1, 0, 1), (0, 1, 1, 0), (5, 1, 1, 5), (0, 0, 1, 0)],
 )
-def test_pytest_runs_first_and_always(project: Path, tmp_path: Path, tests: int, lint: int, differs: int, status: int) -> None:
+def test_pytest_runs_first_and_always(
+    project: Path, tmp_path: Path, tests: int, lint: int, differs: int, status: int
+) -> None:
     """A complaint of ruff or mypy fails the run under the tested versions and is a warning under others."""
     environment(project / ".venv", tmp_path / "log", tests=tests, lint=lint, differs=differs)
     done = run(project, "./run_tests.sh -k masks")
-    asked = [line for line in (tmp_path / "log").read_text().splitlines() if line.startswith(("-m pytest", "-m ruff", "-m mypy"))]
+    asked = [
+        line
+        for line in (tmp_path / "log").read_text().splitlines()
+        if line.startswith(("-m pytest", "-m ruff", "-m mypy"))
+    ]
     assert asked == ["-m pytest -k masks", "-m ruff check .", "-m mypy ."]
     assert done.returncode == status
     assert ("warning: ruff or mypy" in done.stdout) == bool(lint and differs)
@@ -152,7 +167,11 @@ def test_the_lock_names_every_package_that_is_asked_for() -> None:
     """And a version that the request admits; torch without a build, so that it means CPU and CUDA wheels alike."""
     from packaging.requirements import Requirement
 
-    locked = [Requirement(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
+    locked = [
+        Requirement(line)
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if line and not line.startswith("#")
+    ]
     asked = [
         Requirement(line.split(" #")[0])
         for name in ("requirements.txt", "requirements-dev.txt", "requirements-dicom.txt")
@@ -161,6 +180,13 @@ def test_the_lock_names_every_package_that_is_asked_for() -> None:
     ]
     assert len(asked) > 15
     for request in asked:
-        versions = [str(pin.specifier)[2:] for pin in locked if pin.name.replace("-", "_").lower() == request.name.replace("-", "_").lower()]
+        versions = [
+            str(pin.specifier)[2:]
+            for pin in locked
+            if pin.name.replace("-", "_").lower() == request.name.replace("-", "_").lower()
+        ]
         assert versions, request.name
-        assert all(request.specifier.contains(version) and "+" not in version for version in versions), (request.name, versions)
+        assert all(request.specifier.contains(version) and "+" not in version for version in versions), (
+            request.name,
+            versions,
+        )

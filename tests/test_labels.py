@@ -210,13 +210,13 @@ def test_other_csv_files_are_as_strict(tmp_path: Path) -> None:
     for text, read in (
         ("image,prob_Mass\na.png,.5\nb.png,.5,.6\n", predictions.read),
         ("image,label,x,y,w,h\na.png,Mass,1,2,3,4\nb.png,Mass,1,2,3,4,5\n", read_boxes),
-    ):  # fmt: skip
+    ):
         with pytest.raises(ValueError, match="line 3 has"):
             read(csv(tmp_path, text))
     for text, read in (
         ("image,prob_Mass,prob_Mass\na.png,.5,.6\n", predictions.read),
         ("image,label,x,x,y,w,h\na.png,Mass,1,1,2,3,4\n", read_boxes),
-    ):  # fmt: skip
+    ):
         with pytest.raises(ValueError, match="twice"):
             read(csv(tmp_path, text))
     with pytest.raises(ValueError, match="line 2 is 'a.png,Mass'"):

@@ -67,7 +67,9 @@ def test_errors_and_deaths_cost_their_job_alone(workers: int) -> None:
         elif n % 4 == 1:
             assert isinstance(outcome, ArithmeticError) and str(outcome) == f"not {n}"
         else:
-            assert isinstance(outcome, Died) and ("was killed; out of memory?" if n % 8 == 3 else "crashed (exit code -11)") in str(outcome)
+            assert isinstance(outcome, Died) and (
+                "was killed; out of memory?" if n % 8 == 3 else "crashed (exit code -11)"
+            ) in str(outcome)
     for first, kind in ((1, ArithmeticError), (3, Died)):
         with pytest.raises(kind):
             list(in_order(moody, [0, 2, first, 4], workers))
@@ -85,7 +87,9 @@ def test_a_worker_that_is_killed_while_it_has_nothing_to_do() -> None:
     os.kill(worker.pid, signal.SIGKILL)
     worker.join()
     crewed |= dict(ready)
-    assert [type(crewed[n]) for n in range(4)] == [int, int, int, int] or any(isinstance(o, Died) for o in crewed.values())
+    assert [type(crewed[n]) for n in range(4)] == [int, int, int, int] or any(
+        isinstance(o, Died) for o in crewed.values()
+    )
     assert len(crewed) == 4
 
 
@@ -107,7 +111,9 @@ def test_closing_kills_or_lets_them_end(tmp_path: Path, patience: int) -> None:
     ready.close()
     assert (time.monotonic() - begin < 0.4) == (patience == 0)
     assert not multiprocessing.active_children()
-    assert sorted(path.name for path in tmp_path.iterdir() if path.suffix == "") == ([] if patience == 0 else ["1", "2"])
+    assert sorted(path.name for path in tmp_path.iterdir() if path.suffix == "") == (
+        [] if patience == 0 else ["1", "2"]
+    )
 
 
 def test_ctrl_c_and_sigterm_are_left_to_the_parent() -> None:

@@ -18,7 +18,14 @@ from conftest import ROOT
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the project with an environment that is already there."""
     copy = tmp_path_factory.mktemp("project")
-    for name in ("roi", "scripts", *(p.name for p in ROOT.glob("*.py")), "run_all.sh", "requirements.txt", "constraints.txt"):
+    for name in (
+        "roi",
+        "scripts",
+        *(p.name for p in ROOT.glob("*.py")),
+        "run_all.sh",
+        "requirements.txt",
+        "constraints.txt",
+    ):
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, copy / name)
     venv = copy / "venv" / "bin"
     venv.mkdir(parents=True)
@@ -69,9 +76,17 @@ def finish(process: subprocess.Popen[str], code: int = 0) -> str:
 
 def test_demo_ends_with_scores_and_a_second_run_skips_what_is_done(project: Path) -> None:
     said = finish(start(project, "a"))
-    assert "none of these images was trained on" in said and "mean " in said and "a/report.html" in said.splitlines()[-1]
+    assert (
+        "none of these images was trained on" in said and "mean " in said and "a/report.html" in said.splitlines()[-1]
+    )
     metrics = json.loads((project / "a" / "scores" / "metrics.json").read_text())
-    assert metrics["thresholds"] and metrics["localization"]["sources"].keys() >= {"mask", "class_mask", "cam", "random", "centre"}
+    assert metrics["thresholds"] and metrics["localization"]["sources"].keys() >= {
+        "mask",
+        "class_mask",
+        "cam",
+        "random",
+        "centre",
+    }
     assert metrics["faithfulness"]["controls"]["sources"].keys() >= {"mask", "inverted", "random", "centre", "reinit"}
     assert said == (project / "roi-run.log").read_text()
     rewritten = ("train_metrics.csv", "report.html", "metrics.json", "per_class.csv")
@@ -136,7 +151,10 @@ def test_without_kaggle_one_clear_message(project: Path) -> None:
     assert not list((project / "none").iterdir())
 
 
-@pytest.mark.parametrize(("arguments", "code", "said"), [(("--help",), 0, "DATA_PATH"), (("--demp",), 2, "--demp"), (("--demo", "--demo"), 2, "one argument")])
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [(("--help",), 0, "DATA_PATH"), (("--demp",), 2, "--demp"), (("--demo", "--demo"), 2, "one argument")],
+)
 def test_help_and_wrong_arguments(arguments: tuple[str, ...], code: int, said: str) -> None:
     done = subprocess.run(["./run_all.sh", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=20)
     assert done.returncode == code and said in done.stdout + done.stderr

@@ -35,16 +35,61 @@ from roi.training import setup as roi_run
 from roi.training.loop import Fit
 from roi.training.metrics_log import COLUMNS, TERMS
 
-TINY = ("--backbone", "test_convnext", "--weights", "none", "--img_size", 32, "--batch_size", 16, "--epochs", 1, "--workers", 0, "--device", "cpu")
+TINY = (
+    "--backbone",
+    "test_convnext",
+    "--weights",
+    "none",
+    "--img_size",
+    32,
+    "--batch_size",
+    16,
+    "--epochs",
+    1,
+    "--workers",
+    0,
+    "--device",
+    "cpu",
+)
 
 PUBLISHED = (
-    "--accum_steps", 2, "--channels_last", "--autocast_dtype", "bf16", "--prefetch_factor", 6, "--persistent_workers", "--lr", 1e-4,
-    "--alpha", 1.0, "--beta", 0.5, "--gamma", 1e-3, "--delta", 1e-4, "--keep_ratio", 0.1, "--val_fraction", 0.3,
-)  # fmt: skip
+    "--accum_steps",
+    2,
+    "--channels_last",
+    "--autocast_dtype",
+    "bf16",
+    "--prefetch_factor",
+    6,
+    "--persistent_workers",
+    "--lr",
+    1e-4,
+    "--alpha",
+    1.0,
+    "--beta",
+    0.5,
+    "--gamma",
+    1e-3,
+    "--delta",
+    1e-4,
+    "--keep_ratio",
+    0.1,
+    "--val_fraction",
+    0.3,
+)
 
 
 def training(demo: Path, table: Path, out: Path) -> tuple[object, ...]:
-    return ("--train_csv", table, "--image_root", demo, "--save", out / "roi.pt", "--log_csv", out / "metrics.csv", *TINY)
+    return (
+        "--train_csv",
+        table,
+        "--image_root",
+        demo,
+        "--save",
+        out / "roi.pt",
+        "--log_csv",
+        out / "metrics.csv",
+        *TINY,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -71,33 +116,68 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 def weights_of(args: dict[str, float]) -> dict[str, float]:
     """The flag that weighs each term."""
-    return {"full": 1.0, **{t: args[flag] for t, flag in zip(TERMS[1:], ("alpha", "beta", "gamma", "delta", "epsilon"), strict=True)}}
+    return {
+        "full": 1.0,
+        **{t: args[flag] for t, flag in zip(TERMS[1:], ("alpha", "beta", "gamma", "delta", "epsilon"), strict=True)},
+    }
 
 
 def test_metrics_csv_holds_the_contracted_columns(trained: Path, published: Path) -> None:
     for objective, out in (("evidence", trained), ("consistency", published)):
         (row,) = rows_of(out / "metrics.csv")
         used = OBJECTIVES[objective]
-        assert tuple(row) == COLUMNS and {c for c in COLUMNS if not row[c]} == {f"{kind}_{t}" for kind in ("loss", "w") for t in TERMS if t not in used}
-        assert all(float(row[f"loss_{t}"]) > 0 for t in used if (objective, t) != ("consistency", "drop"))  # that one may sleep
-        assert float(row["mask_kept"]) == pytest.approx(102 / 1024, rel=1e-5) and 0 < float(row["mask_mean"]) < 1 and row["contaminated"] == "0"
+        assert tuple(row) == COLUMNS and {c for c in COLUMNS if not row[c]} == {
+            f"{kind}_{t}" for kind in ("loss", "w") for t in TERMS if t not in used
+        }
+        assert all(
+            float(row[f"loss_{t}"]) > 0 for t in used if (objective, t) != ("consistency", "drop")
+        )  # that one may sleep
+        assert (
+            float(row["mask_kept"]) == pytest.approx(102 / 1024, rel=1e-5)
+            and 0 < float(row["mask_mean"]) < 1
+            and row["contaminated"] == "0"
+        )
         weights = weights_of(torch.load(out / "roi.pt", weights_only=True)["args"])
-        assert {t: float(row[f"w_{t}"]) for t in used} == {t: weights[t] for t in used} and (weights["consist"], weights["drop"]) == (1.0, 0.5)
-    assert weights == {"full": 1.0, "consist": 1.0, "drop": 0.5, "sparse": 1e-3, "tv": 1e-4, "locate": weights["locate"]}  # as published, by default
+        assert {t: float(row[f"w_{t}"]) for t in used} == {t: weights[t] for t in used} and (
+            weights["consist"],
+            weights["drop"],
+        ) == (1.0, 0.5)
+    assert weights == {
+        "full": 1.0,
+        "consist": 1.0,
+        "drop": 0.5,
+        "sparse": 1e-3,
+        "tv": 1e-4,
+        "locate": weights["locate"],
+    }  # as published, by default
 
 
 def test_a_checkpoint_describes_the_mask_that_its_objective_asks_for(trained: Path, published: Path) -> None:
     """Without a flag: evidence, one map a class, from features, at a rate of its own. Published: 5 x 5 pixels, one map, one rate."""
     names = ("objective", "mask", "mask_net", "mask_per_class", "fill", "warmup_epochs")
     found = [torch.load(out / "roi.pt", weights_only=True) for out in (trained, published)]
-    assert [found[0]["args"][n] for n in names] == ["evidence", "features", "features", True, "mean", 0]  # half of one epoch
+    assert [found[0]["args"][n] for n in names] == [
+        "evidence",
+        "features",
+        "features",
+        True,
+        "mean",
+        0,
+    ]  # half of one epoch
     assert [found[1]["args"][n] for n in names] == ["consistency", "conv", "conv", False, "mean", 0]
-    assert len(found[0]["mask_net"]["layers.3.weight"]) == 15 and found[1]["mask_net"]["layers.4.weight"].shape == (1, 32, 1, 1)
+    assert len(found[0]["mask_net"]["layers.3.weight"]) == 15 and found[1]["mask_net"]["layers.4.weight"].shape == (
+        1,
+        32,
+        1,
+        1,
+    )
     rates = [[g["lr"] for g in state["optimizer"]["param_groups"]] for state in found]
     assert rates == [[1e-4, found[0]["args"]["mask_lr"]], [1e-4, 1e-4]] and rates[0][1] > 1e-4
 
 
-def test_test_images_are_left_out_and_the_checkpoint_knows_what_it_saw(demo: Path, tables: tuple[Path, Path], trained: Path) -> None:
+def test_test_images_are_left_out_and_the_checkpoint_knows_what_it_saw(
+    demo: Path, tables: tuple[Path, Path], trained: Path
+) -> None:
     from roi.training.checkpoint import fingerprints
 
     state = torch.load(trained / "roi.pt", weights_only=True)
@@ -105,7 +185,9 @@ def test_test_images_are_left_out_and_the_checkpoint_knows_what_it_saw(demo: Pat
     assert not seen & set(fingerprints(test).tolist()) and not state["contaminated"]
     assert len(seen) + len(test) < 96 and len(state["classes"]) == 15
     held_out = read_table(trained / "roi_val.csv")  # the rows to choose thresholds on
-    assert len(seen) + len(test) + len(held_out) == 96 and not seen & set(fingerprints(held_out["image"].tolist()).tolist())
+    assert len(seen) + len(test) + len(held_out) == 96 and not seen & set(
+        fingerprints(held_out["image"].tolist()).tolist()
+    )
     assert not set(state["train_patients"].tolist()) & set(fingerprints(held_out["patient_id"].tolist()).tolist())
 
 
@@ -123,7 +205,9 @@ def test_audit_finds_test_images_by_each_of_its_sources(demo: Path, tables: tupl
     bare.mkdir()
     everything = roi_run.choose_rows(args_for(bare, tmp_path / "plain.csv", tmp_path, "--val_fraction", 0))
     assert len(everything.train) == 96 and everything.val is None and not everything.contaminated
-    excluded = roi_run.choose_rows(args_for(bare, tmp_path / "plain.csv", tmp_path, "--exclude_csv", tmp_path / "half.csv"))
+    excluded = roi_run.choose_rows(
+        args_for(bare, tmp_path / "plain.csv", tmp_path, "--exclude_csv", tmp_path / "half.csv")
+    )
     assert not set(pd_concat(excluded)["patient_id"]) & set(test.iloc[::2]["patient_id"])
     listed = roi_run.choose_rows(args_for(demo, tmp_path / "plain.csv", tmp_path))
     assert not set(pd_concat(listed)["image"]) & set(test["image"]) and len(pd_concat(listed)) == 96 - len(test)
@@ -149,13 +233,25 @@ def test_validation_may_share_no_patient_and_be_no_test(demo: Path, tables: tupl
     train[train["split"] != "test"].to_csv(tmp_path / "honest.csv", index=False)
     with pytest.raises(ValueError, match="holds test images"):  # the table alone says so, in its column split
         roi_run.choose_rows(args_for(bare, tmp_path / "honest.csv", tmp_path, "--val_csv", tables[1]))
-    assert roi_run.choose_rows(args_for(demo, tmp_path / "honest.csv", tmp_path, "--val_csv", tables[1], "--allow_leakage")).contaminated
+    assert roi_run.choose_rows(
+        args_for(demo, tmp_path / "honest.csv", tmp_path, "--val_csv", tables[1], "--allow_leakage")
+    ).contaminated
     with pytest.raises(ValueError, match="all its images belong to the test set"):
         roi_run.choose_rows(args_for(demo, tables[1], tmp_path))
 
 
-def test_leakage_marks_checkpoint_metrics_and_predictions(demo: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
-    said = run("train_roi_baselines.py", "--mode", "standard", *training(demo, tables[0], tmp_path), "--allow_leakage", "--val_fraction", 0)
+def test_leakage_marks_checkpoint_metrics_and_predictions(
+    demo: Path, tables: tuple[Path, Path], tmp_path: Path
+) -> None:
+    said = run(
+        "train_roi_baselines.py",
+        "--mode",
+        "standard",
+        *training(demo, tables[0], tmp_path),
+        "--allow_leakage",
+        "--val_fraction",
+        0,
+    )
     assert "CONTAMINATED" in said and rows_of(tmp_path / "metrics.csv")[0]["contaminated"] == "1"
     assert torch.load(tmp_path / "roi.pt", weights_only=True)["contaminated"] is True
     infer = (
@@ -174,12 +270,21 @@ def test_leakage_marks_checkpoint_metrics_and_predictions(demo: Path, tables: tu
     said = run(*infer)
     assert said.count("CONTAMINATED") == 1 and f"trained on {len(read_table(tables[1]))} of these" in said
     preds = json.loads((tmp_path / "p.json").read_text())
-    assert all(row["contaminated"] for row in preds) and set(preds[0]) == {"image", "prob_full", "contaminated"}  # no mask: nothing kept or dropped
+    assert all(row["contaminated"] for row in preds) and set(preds[0]) == {
+        "image",
+        "prob_full",
+        "contaminated",
+    }  # no mask: nothing kept or dropped
     meta = json.loads((tmp_path / "p.meta.json").read_text())
     assert meta["contaminated"] and meta["contaminated_images"] == len(preds)
 
 
-MODES = [(mode, objective) for mode, (_, _, only) in train_roi_baselines.MODES.items() for objective in OBJECTIVES if only in ("", objective)]
+MODES = [
+    (mode, objective)
+    for mode, (_, _, only) in train_roi_baselines.MODES.items()
+    for objective in OBJECTIVES
+    if only in ("", objective)
+]
 
 
 def baseline(mode: str, objective: str, *flags: object):
@@ -189,18 +294,24 @@ def baseline(mode: str, objective: str, *flags: object):
 
 
 @pytest.mark.parametrize(("mode", "objective"), MODES)
-def test_each_mode_zeroes_what_it_names(demo: Path, tables: tuple[Path, Path], tmp_path: Path, mode: str, objective: str) -> None:
+def test_each_mode_zeroes_what_it_names(
+    demo: Path, tables: tuple[Path, Path], tmp_path: Path, mode: str, objective: str
+) -> None:
     args = baseline(mode, objective, *training(demo, tables[0], tmp_path), "--max_samples", 24, "--dynamic_weights")
     mask, without, _ = train_roi_baselines.MODES[mode]
     assert train_roi_baselines.main(args) == 0 and args.objective == objective
     (row,) = rows_of(tmp_path / "metrics.csv")
     for term in TERMS:
         used = term in OBJECTIVES[objective]
-        assert (row[f"w_{term}"] == "") == (not used) and (not used or (float(row[f"w_{term}"]) == 0) == (term in without))
+        assert (row[f"w_{term}"] == "") == (not used) and (
+            not used or (float(row[f"w_{term}"]) == 0) == (term in without)
+        )
     if mode.startswith("no_"):
         assert without == (mode.removeprefix("no_"),) and row[f"loss_{mode.removeprefix('no_')}"] != ""  # still watched
     assert (row["loss_consist"] == "") == (mode == "standard") and (row["mask_mean"] == "") == (mask != "")
-    assert (row["loss_tv"] != "") == (mask == "" and objective == "consistency") and (row["loss_locate"] != "") == (objective == "evidence")
+    assert (row["loss_tv"] != "") == (mask == "" and objective == "consistency") and (row["loss_locate"] != "") == (
+        objective == "evidence"
+    )
 
 
 def test_ablated_terms_do_not_enter_the_total(demo: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
@@ -209,19 +320,30 @@ def test_ablated_terms_do_not_enter_the_total(demo: Path, tables: tuple[Path, Pa
         mask, without, _ = train_roi_baselines.MODES[mode]
         args = baseline(mode, objective, *training(demo, tables[0], tmp_path))
         cli.settle_objective(args, objective)
-        there = [t for t in OBJECTIVES[objective] if mask == "" or t == "full" or mask != "none" and t in ("consist", "drop")]
+        there = [
+            t for t in OBJECTIVES[objective] if mask == "" or t == "full" or mask != "none" and t in ("consist", "drop")
+        ]
         expected = sum(weights_of(vars(args))[t] * terms[t].item() for t in there if t not in without)
         found = roi_run.loss_weights(args, None, without, torch.device("cpu"))({t: terms[t] for t in there}).item()  # type: ignore[arg-type]
         assert found == pytest.approx(expected), mode
 
 
-@pytest.mark.parametrize(("mode", "objective"), [("no_sparse", "evidence"), ("no_tv", "evidence"), ("random_mask", "evidence"), ("no_locate", "consistency")])
-def test_a_mode_of_the_other_objective_is_refused(demo: Path, tables: tuple[Path, Path], tmp_path: Path, mode: str, objective: str) -> None:
-    said = one_line_error("train_roi_baselines.py", "--mode", mode, "--objective", objective, *training(demo, tables[0], tmp_path))
+@pytest.mark.parametrize(
+    ("mode", "objective"),
+    [("no_sparse", "evidence"), ("no_tv", "evidence"), ("random_mask", "evidence"), ("no_locate", "consistency")],
+)
+def test_a_mode_of_the_other_objective_is_refused(
+    demo: Path, tables: tuple[Path, Path], tmp_path: Path, mode: str, objective: str
+) -> None:
+    said = one_line_error(
+        "train_roi_baselines.py", "--mode", mode, "--objective", objective, *training(demo, tables[0], tmp_path)
+    )
     assert f"--mode {mode}" in said and f"not to {objective}" in said and not list(tmp_path.iterdir())
 
 
-def test_a_second_run_loses_nothing_and_resume_of_a_finished_run_does_nothing(demo: Path, tables: tuple[Path, Path], trained: Path) -> None:
+def test_a_second_run_loses_nothing_and_resume_of_a_finished_run_does_nothing(
+    demo: Path, tables: tuple[Path, Path], trained: Path
+) -> None:
     again = ("train_roi_consistency.py", *training(demo, tables[0], trained), *PUBLISHED)
     before = (trained / "roi.pt").read_bytes()
     assert "--resume auto" in one_line_error(*again)
@@ -230,7 +352,9 @@ def test_a_second_run_loses_nothing_and_resume_of_a_finished_run_does_nothing(de
     assert "--allow_leakage False, now True" in one_line_error(*again, "--resume", "auto", "--allow_leakage")
     table = read_table(tables[0])
     swapped = trained / "swapped.csv"
-    table.assign(labels=table["labels"].str.replace("Mass", "_").str.replace("Edema", "Mass").str.replace("_", "Edema")).to_csv(swapped, index=False)
+    table.assign(
+        labels=table["labels"].str.replace("Mass", "_").str.replace("Edema", "Mass").str.replace("_", "Edema")
+    ).to_csv(swapped, index=False)
     assert "other classes, labels" in one_line_error(*again, "--resume", "auto", "--train_csv", swapped)
     table[10:].to_csv(swapped, index=False)
     assert "other images" in one_line_error(*again, "--resume", "auto", "--train_csv", swapped)
@@ -238,7 +362,9 @@ def test_a_second_run_loses_nothing_and_resume_of_a_finished_run_does_nothing(de
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
-def test_a_killed_process_goes_on_by_the_same_command(demo: Path, tables: tuple[Path, Path], tmp_path: Path, number: int) -> None:
+def test_a_killed_process_goes_on_by_the_same_command(
+    demo: Path, tables: tuple[Path, Path], tmp_path: Path, number: int
+) -> None:
     """A real process, real workers, dropout in the backbone: final weights equal those of a run that nobody touched."""
 
     def command(out: Path) -> list[str]:
@@ -248,7 +374,14 @@ def test_a_killed_process_goes_on_by_the_same_command(demo: Path, tables: tuple[
         return [sys.executable, "train_roi_consistency.py", *plain]
 
     assert subprocess.run(command(tmp_path / "a"), cwd=ROOT, capture_output=True).returncode == 0
-    process = subprocess.Popen(command(tmp_path / "b"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command(tmp_path / "b"),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
     log = tmp_path / "b" / "metrics.csv"
     deadline = time.time() + 60
     while time.time() < deadline and not (log.exists() and len(log.read_text().splitlines()) >= 2):
@@ -266,11 +399,21 @@ def test_a_killed_process_goes_on_by_the_same_command(demo: Path, tables: tuple[
     assert len(rows_of(log)) == 6
 
 
-def test_warm_up_draws_no_mask_and_lasts_as_long_as_it_began(demo: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
+def test_warm_up_draws_no_mask_and_lasts_as_long_as_it_began(
+    demo: Path, tables: tuple[Path, Path], tmp_path: Path
+) -> None:
     """Half of --epochs; a run whose --epochs is raised keeps the warm-up of its first part, and ends where one uninterrupted run does."""
 
     def command(out: str, epochs: int, *more: object) -> tuple[object, ...]:
-        return ("train_roi_consistency.py", *training(demo, tables[0], tmp_path / out), "--max_samples", 40, *more, "--epochs", epochs)
+        return (
+            "train_roi_consistency.py",
+            *training(demo, tables[0], tmp_path / out),
+            "--max_samples",
+            40,
+            *more,
+            "--epochs",
+            epochs,
+        )
 
     run(*command("a", 2))
     assert "--warmup_epochs 1, now 2" in one_line_error(*command("a", 4, "--resume", "auto", "--warmup_epochs", 2))
@@ -279,19 +422,40 @@ def test_warm_up_draws_no_mask_and_lasts_as_long_as_it_began(demo: Path, tables:
     rows = rows_of(tmp_path / "a" / "metrics.csv")
     used = {f"loss_{t}" for t in OBJECTIVES["evidence"]}
     losses = [{c for c in row if c.startswith("loss_") and row[c]} for row in rows]
-    assert losses == [{"loss_full", "loss_locate"}, used, used, used] and [row["mask_kept"] != "" for row in rows] == [False, True, True, True]
+    assert losses == [{"loss_full", "loss_locate"}, used, used, used] and [row["mask_kept"] != "" for row in rows] == [
+        False,
+        True,
+        True,
+        True,
+    ]
     for row in rows:  # and nothing else is learned from
-        assert float(row["loss"]) == pytest.approx(sum(float(row[f"w_{t}"]) * float(row[f"loss_{t}"] or 0) for t in OBJECTIVES["evidence"]), rel=1e-4)
+        assert float(row["loss"]) == pytest.approx(
+            sum(float(row[f"w_{t}"]) * float(row[f"loss_{t}"] or 0) for t in OBJECTIVES["evidence"]), rel=1e-4
+        )
     a, b = (torch.load(tmp_path / x / "roi.pt", weights_only=True) for x in "ab")
     assert a["args"]["warmup_epochs"] == b["args"]["warmup_epochs"] == 1
     assert all(torch.equal(a[part][k], b[part][k]) for part in ("model", "mask_net") for k in a[part])
 
 
-def test_the_best_epoch_is_looked_for_after_the_warm_up(demo: Path, tables: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Fit, "_validate", lambda fit, stop: {"val_loss": 0.5, "val_auroc": 0.9 - fit.epoch / 10})  # the first is the highest
+def test_the_best_epoch_is_looked_for_after_the_warm_up(
+    demo: Path, tables: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        Fit, "_validate", lambda fit, stop: {"val_loss": 0.5, "val_auroc": 0.9 - fit.epoch / 10}
+    )  # the first is the highest
     for objective, best in (("evidence", 2), ("consistency", 1)):
         out = tmp_path / objective
-        flags = (*training(demo, tables[0], out), "--max_samples", 24, "--epochs", 2, "--warmup_epochs", 1, "--objective", objective)
+        flags = (
+            *training(demo, tables[0], out),
+            "--max_samples",
+            24,
+            "--epochs",
+            2,
+            "--warmup_epochs",
+            1,
+            "--objective",
+            objective,
+        )
         run("train_roi_consistency.py", *flags)
         assert torch.load(out / "roi_best.pt", weights_only=True)["epoch"] == best
 
@@ -324,14 +488,32 @@ def test_missing_images_stop_training_or_are_listed(demo: Path, tables: tuple[Pa
     table.loc[table.index[0], "image"] = "00000000_000.png"
     table.loc[table.index[0], "split"] = ""
     table.to_csv(tmp_path / "t.csv", index=False)
-    train = ("train_roi_consistency.py", *training(demo, tmp_path / "t.csv", tmp_path), "--val_fraction", 0, "--max_samples", 90)
+    train = (
+        "train_roi_consistency.py",
+        *training(demo, tmp_path / "t.csv", tmp_path),
+        "--val_fraction",
+        0,
+        "--max_samples",
+        90,
+    )
     assert "00000000_000.png" in one_line_error(*train)
     assert "1 images are missing" in run(*train, "--skip_unreadable")
     assert (tmp_path / "roi_missing.txt").read_text() == "00000000_000.png\n"
 
 
 def infer(checkpoint: Path, table: Path, demo: Path, *more: object) -> tuple[object, ...]:
-    return ("infer_roi_consistency.py", "--checkpoint", checkpoint, "--csv", table, "--image_root", demo, "--workers", 0, *more)
+    return (
+        "infer_roi_consistency.py",
+        "--checkpoint",
+        checkpoint,
+        "--csv",
+        table,
+        "--image_root",
+        demo,
+        "--workers",
+        0,
+        *more,
+    )
 
 
 @pytest.mark.parametrize("objective", ["evidence", "consistency"])
@@ -345,29 +527,53 @@ def test_predictions_are_complete_in_order_and_do_not_depend_on_the_batch(
     a, b = (json.loads((tmp_path / f"{x}.json").read_text()) for x in "ab")
     assert [row["image"] for row in a] == read_table(tables[1])["image"].tolist()
     for one in a:
-        assert list(one) == ["image", "prob_full", "prob_crop", "prob_drop", "faithfulness"] and len(one["prob_full"]) == 15
+        assert (
+            list(one) == ["image", "prob_full", "prob_crop", "prob_drop", "faithfulness"]
+            and len(one["prob_full"]) == 15
+        )
     for part in list(a[0])[1:]:
-        away = np.array([[abs(one[part][c] - two[part][c]) for c in one[part]] for one, two in zip(a, b, strict=True)]).max(1)  # of each image
+        away = np.array(
+            [[abs(one[part][c] - two[part][c]) for c in one[part]] for one, two in zip(a, b, strict=True)]
+        ).max(1)  # of each image
         ties = 0 if part == "prob_full" or objective == "consistency" else len(a) // 10
         assert np.sort(away)[: len(a) - ties].max() < 2e-5 and away.max() < 5e-2, part
     assert "exists" in one_line_error(*infer(checkpoint, tables[1], demo, "--save_json", tmp_path / "a.json"))
 
 
-def test_an_unreadable_image_leaves_no_predictions_behind(demo: Path, tables: tuple[Path, Path], trained: Path, tmp_path: Path) -> None:
+def test_an_unreadable_image_leaves_no_predictions_behind(
+    demo: Path, tables: tuple[Path, Path], trained: Path, tmp_path: Path
+) -> None:
     names = read_table(tables[1])["image"].tolist()
     (tmp_path / "images").mkdir()
     for name, path in zip(names, locate(demo, names), strict=True):
         (tmp_path / "images" / name).write_bytes(Path(str(path)).read_bytes()[: 100 if name == names[-1] else None])
-    command = infer(trained / "roi.pt", tables[1], tmp_path, "--save_json", tmp_path / "out" / "p.json", "--batch_size", 4)
+    command = infer(
+        trained / "roi.pt", tables[1], tmp_path, "--save_json", tmp_path / "out" / "p.json", "--batch_size", 4
+    )
     assert names[-1] in one_line_error(*command) and not list((tmp_path / "out").iterdir())
     assert "1 images could not be read" in run(*command, "--skip_unreadable")
     assert len(json.loads((tmp_path / "out" / "p.json").read_text())) == len(names) - 1
     assert names[-1] in (tmp_path / "out" / "p_unreadable.txt").read_text()
 
 
-def test_pictures_show_true_grey_levels_and_exactly_what_is_kept(demo: Path, tables: tuple[Path, Path], trained: Path, tmp_path: Path) -> None:
+def test_pictures_show_true_grey_levels_and_exactly_what_is_kept(
+    demo: Path, tables: tuple[Path, Path], trained: Path, tmp_path: Path
+) -> None:
     boxes = ("--bbox_csv", demo / "BBox_List_2017.csv")
-    run(*infer(trained / "roi.pt", tables[1], demo, "--save_vis_dir", tmp_path / "v", "--max_vis", 2, "--vis_size", 64, *boxes))
+    run(
+        *infer(
+            trained / "roi.pt",
+            tables[1],
+            demo,
+            "--save_vis_dir",
+            tmp_path / "v",
+            "--max_vis",
+            2,
+            "--vis_size",
+            64,
+            *boxes,
+        )
+    )
     stem = Path(read_table(tables[1])["image"][0]).stem
     assert len(list((tmp_path / "v").iterdir())) == 6
     mask, crop = (np.asarray(Image.open(tmp_path / "v" / f"{stem}_{what}.png")) for what in ("mask", "crop"))
@@ -491,7 +697,9 @@ def test_the_console_leaves_progress_and_lines_alone() -> None:
     assert printable("a\nb\tc") == "a\\nb\\tc"
 
 
-def test_a_checkpoint_without_a_mask_shows_where_it_looks(tables: tuple[Path, Path], demo: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_without_a_mask_shows_where_it_looks(
+    tables: tuple[Path, Path], demo: Path, tmp_path: Path
+) -> None:
     """x_cam.png: the most probable finding's Grad-CAM; orange where its map is high, the X-ray as it is where it is zero."""
     from PIL import Image
 
@@ -502,7 +710,21 @@ def test_a_checkpoint_without_a_mask_shows_where_it_looks(tables: tuple[Path, Pa
 
     common = ("--image_root", demo, "--save", tmp_path / "s.pt", *TINY, "--img_size", 64)
     run("train_roi_baselines.py", "--mode", "standard", "--train_csv", tables[0], *common)
-    run(*infer(tmp_path / "s.pt", tables[1], demo, "--save_vis_dir", tmp_path / "v", "--max_vis", 1, "--vis_size", 64, "--save_json", tmp_path / "p.json"))
+    run(
+        *infer(
+            tmp_path / "s.pt",
+            tables[1],
+            demo,
+            "--save_vis_dir",
+            tmp_path / "v",
+            "--max_vis",
+            1,
+            "--vis_size",
+            64,
+            "--save_json",
+            tmp_path / "p.json",
+        )
+    )
     (name,) = [path.name for path in (tmp_path / "v").iterdir()]
     record = json.loads((tmp_path / "p.json").read_text())[0]
     assert name == f"{Path(record['image']).stem}_cam.png"
@@ -511,7 +733,14 @@ def test_a_checkpoint_without_a_mask_shows_where_it_looks(tables: tuple[Path, Pa
     pixels = torch.from_numpy(read_grey(path, 64).copy())[None, None]
     findings = {c: p for c, p in record["prob_full"].items() if c != "Normal"}
     maps = grad_cam(model, pixels, 32)[0, state["classes"].index(max(findings, key=findings.get))].numpy()
-    heat = np.asarray(Image.fromarray(np.rint(255 * maps / max(maps.max(), 1e-30)).astype(np.uint8)).resize((64, 64), Image.Resampling.BILINEAR)) / 255
+    heat = (
+        np.asarray(
+            Image.fromarray(np.rint(255 * maps / max(maps.max(), 1e-30)).astype(np.uint8)).resize(
+                (64, 64), Image.Resampling.BILINEAR
+            )
+        )
+        / 255
+    )
     shown = np.asarray(Image.open(tmp_path / "v" / name))[:64].astype(float)
     grey = read_grey(path, 64).astype(float)
     expected = (1 - 0.65 * heat[:, :, None]) * grey[:, :, None] + 0.65 * heat[:, :, None] * np.array(TINT)
@@ -521,27 +750,69 @@ def test_a_checkpoint_without_a_mask_shows_where_it_looks(tables: tuple[Path, Pa
 def test_one_image_mask_and_crop_at_its_own_size(demo: Path, trained: Path, tmp_path: Path) -> None:
     image = next((demo / "images_001" / "images").iterdir())
     said = run(
-        "infer_roi_consistency.py", "--checkpoint", trained / "roi.pt", "--image", image, "--save_mask", tmp_path / "m.png", "--save_crop", tmp_path / "c.png"
+        "infer_roi_consistency.py",
+        "--checkpoint",
+        trained / "roi.pt",
+        "--image",
+        image,
+        "--save_mask",
+        tmp_path / "m.png",
+        "--save_crop",
+        tmp_path / "c.png",
     )
-    assert Image.open(tmp_path / "m.png").size == Image.open(tmp_path / "c.png").size == (48, 48) and "Pleural_Thickening" in said
-    assert "exists" in one_line_error("infer_roi_consistency.py", "--checkpoint", trained / "roi.pt", "--image", image, "--save_mask", tmp_path / "m.png")
-    assert "nowhere.png" in one_line_error("infer_roi_consistency.py", "--checkpoint", trained / "roi.pt", "--image", "nowhere.png")
-    assert "--image_root" in one_line_error("infer_roi_consistency.py", "--checkpoint", trained / "roi.pt", "--csv", "t.csv", "--save_json", "p.json")
+    assert (
+        Image.open(tmp_path / "m.png").size == Image.open(tmp_path / "c.png").size == (48, 48)
+        and "Pleural_Thickening" in said
+    )
+    assert "exists" in one_line_error(
+        "infer_roi_consistency.py",
+        "--checkpoint",
+        trained / "roi.pt",
+        "--image",
+        image,
+        "--save_mask",
+        tmp_path / "m.png",
+    )
+    assert "nowhere.png" in one_line_error(
+        "infer_roi_consistency.py", "--checkpoint", trained / "roi.pt", "--image", "nowhere.png"
+    )
+    assert "--image_root" in one_line_error(
+        "infer_roi_consistency.py", "--checkpoint", trained / "roi.pt", "--csv", "t.csv", "--save_json", "p.json"
+    )
 
 
 def test_tensorboard_and_a_table_with_a_byte_order_mark(demo: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "bom.csv").write_bytes(b"\xef\xbb\xbf" + tables[0].read_bytes().replace(b"\n", b"\r\n"))
-    run("train_roi_consistency.py", *training(demo, tmp_path / "bom.csv", tmp_path), "--max_samples", 20, "--tensorboard", tmp_path / "tb")
+    run(
+        "train_roi_consistency.py",
+        *training(demo, tmp_path / "bom.csv", tmp_path),
+        "--max_samples",
+        20,
+        "--tensorboard",
+        tmp_path / "tb",
+    )
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(tmp_path / "tb"))
     events.Reload()
-    assert events.Scalars("loss_full")[0].value == pytest.approx(float(rows_of(tmp_path / "metrics.csv")[0]["loss_full"]), rel=1e-4)
+    assert events.Scalars("loss_full")[0].value == pytest.approx(
+        float(rows_of(tmp_path / "metrics.csv")[0]["loss_full"]), rel=1e-4
+    )
 
 
-def test_resume_from_another_file_does_not_replace_a_checkpoint(demo: Path, tables: tuple[Path, Path], trained: Path, tmp_path: Path) -> None:
+def test_resume_from_another_file_does_not_replace_a_checkpoint(
+    demo: Path, tables: tuple[Path, Path], trained: Path, tmp_path: Path
+) -> None:
     (tmp_path / "roi.pt").write_bytes(b"mine")
-    command = ("train_roi_consistency.py", *training(demo, tables[0], tmp_path), *PUBLISHED, "--epochs", 2, "--resume", trained / "roi.pt")
+    command = (
+        "train_roi_consistency.py",
+        *training(demo, tables[0], tmp_path),
+        *PUBLISHED,
+        "--epochs",
+        2,
+        "--resume",
+        trained / "roi.pt",
+    )
     assert "exists" in one_line_error(*command) and (tmp_path / "roi.pt").read_bytes() == b"mine"
     run(*command, "--overwrite")
     assert torch.load(tmp_path / "roi.pt", weights_only=True)["epoch"] == 2
@@ -582,7 +853,19 @@ def expect_equal(out: Path, other: Path) -> None:
 
 def small(demo: Path, tables: tuple[Path, Path], out: Path, *more: object) -> tuple[object, ...]:
     """Three epochs of 5 steps, the last of them on a part of a batch."""
-    flags = ("--max_samples", 40, "--batch_size", 8, "--val_fraction", 0.1, "--warmup_epochs", 1, "--dynamic_weights", "--resume", "auto")
+    flags = (
+        "--max_samples",
+        40,
+        "--batch_size",
+        8,
+        "--val_fraction",
+        0.1,
+        "--warmup_epochs",
+        1,
+        "--dynamic_weights",
+        "--resume",
+        "auto",
+    )
     return ("train_roi_consistency.py", *training(demo, tables[0], out), *flags, "--epochs", 3, *more)
 
 
@@ -594,7 +877,9 @@ def untouched(demo: Path, tables: tuple[Path, Path], tmp_path_factory: pytest.Te
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "overwritten", "bits"])
-def test_a_damaged_checkpoint_is_left_for_the_one_before_it(damage: str, demo: Path, tables: tuple[Path, Path], tmp_path: Path, untouched: Path) -> None:
+def test_a_damaged_checkpoint_is_left_for_the_one_before_it(
+    damage: str, demo: Path, tables: tuple[Path, Path], tmp_path: Path, untouched: Path
+) -> None:
     for path in untouched.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     data, previous = (tmp_path / "roi.pt").read_bytes(), tmp_path / "roi_previous.pt"
@@ -608,7 +893,9 @@ def test_a_damaged_checkpoint_is_left_for_the_one_before_it(damage: str, demo: P
     (tmp_path / "roi.pt").write_bytes(changed[damage])
     assert torch.load(previous, weights_only=True)["epoch"] == 2
     said = run(*small(demo, tables, tmp_path))
-    assert "roi.pt: not a checkpoint, or a damaged one" in said and f"going on from the one before it, {previous}" in said
+    assert (
+        "roi.pt: not a checkpoint, or a damaged one" in said and f"going on from the one before it, {previous}" in said
+    )
     expect_equal(tmp_path, untouched)
     for path in (previous, tmp_path / "roi.pt"):
         path.write_bytes(data[:half])
@@ -617,7 +904,9 @@ def test_a_damaged_checkpoint_is_left_for_the_one_before_it(damage: str, demo: P
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_a_process_that_is_killed_while_it_saves_goes_on_in_mid_epoch(demo: Path, tables: tuple[Path, Path], tmp_path: Path, untouched: Path) -> None:
+def test_a_process_that_is_killed_while_it_saves_goes_on_in_mid_epoch(
+    demo: Path, tables: tuple[Path, Path], tmp_path: Path, untouched: Path
+) -> None:
     """SIGKILL, once the tenth checkpoint is half on the disk: what is there is that of the step before."""
     command = [str(word) for word in small(demo, tables, tmp_path, "--save_every_steps", 1)]
     driver = (
@@ -647,7 +936,9 @@ def test_a_process_that_is_killed_while_it_saves_goes_on_in_mid_epoch(demo: Path
 
 
 @pytest.mark.parametrize("mask", [(), pytest.param(("--objective", "consistency"), marks=pytest.mark.slow)])
-def test_a_run_from_the_pixel_cache_is_the_same_bit_for_bit(mask: tuple[str, ...], demo: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_run_from_the_pixel_cache_is_the_same_bit_for_bit(
+    mask: tuple[str, ...], demo: Path, tables: tuple[Path, Path], tmp_path: Path
+) -> None:
     """Training and validation; and a run may go on with or without it."""
     command = {x: small(demo, tables, tmp_path / x, *mask, "--warmup_epochs", 0 if mask else 1) for x in "abc"}
     run(*command["a"])
@@ -660,7 +951,9 @@ def test_a_run_from_the_pixel_cache_is_the_same_bit_for_bit(mask: tuple[str, ...
         expect_equal(tmp_path / x, tmp_path / "a")
 
 
-def test_what_the_cache_cannot_read_is_left_out_and_listed(demo: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
+def test_what_the_cache_cannot_read_is_left_out_and_listed(
+    demo: Path, tables: tuple[Path, Path], tmp_path: Path
+) -> None:
     """One image of training and one of validation. The same seed trains on the same batches without the cache, too."""
     from roi.training.checkpoint import fingerprints
 
@@ -680,24 +973,38 @@ def test_what_the_cache_cannot_read_is_left_out_and_listed(demo: Path, tables: t
         (tmp_path / "images" / name).write_bytes((tmp_path / "images" / name).read_bytes()[:60])
     out = tmp_path / "out"
     command = (
-        "train_roi_consistency.py", *training(tmp_path, tmp_path / "train.csv", out), "--val_csv", tmp_path / "val.csv",
-        "--cache_dir", tmp_path / "pixels", "--batch_size", 16,
-    )  # fmt: skip
+        "train_roi_consistency.py",
+        *training(tmp_path, tmp_path / "train.csv", out),
+        "--val_csv",
+        tmp_path / "val.csv",
+        "--cache_dir",
+        tmp_path / "pixels",
+        "--batch_size",
+        16,
+    )
     said = one_line_error(*command)
     assert bad[0] in said and "--skip_unreadable" in said and "(1 of " in said and not list(out.iterdir())
     said = run(*command, "--skip_unreadable")
     assert said.count("1 images could not be read and were left out") == 2
     for stem, name in zip(("roi", "roi_val"), bad, strict=True):
-        assert name in (out / f"{stem}_unreadable.txt").read_text() and (out / f"{stem}_unreadable.txt").read_text().count("\n") == 1
+        assert (
+            name in (out / f"{stem}_unreadable.txt").read_text()
+            and (out / f"{stem}_unreadable.txt").read_text().count("\n") == 1
+        )
     read = [name for name in table[~held]["image"] if name != bad[0]]
     assert state_of(out)["train_images"].tolist() == fingerprints(table[~held]["image"].tolist()).tolist()
     (row,) = rows_of(out / "metrics.csv")
     assert float(row["images_per_s"]) * float(row["seconds"]) == pytest.approx(len(read), rel=1e-3)
     plain = tmp_path / "plain"
     without = [
-        "train_roi_consistency.py", *training(tmp_path, tmp_path / "train.csv", plain), "--batch_size", 16,
-        "--val_csv", tmp_path / "val.csv", "--skip_unreadable",
-    ]  # fmt: skip
+        "train_roi_consistency.py",
+        *training(tmp_path, tmp_path / "train.csv", plain),
+        "--batch_size",
+        16,
+        "--val_csv",
+        tmp_path / "val.csv",
+        "--skip_unreadable",
+    ]
     assert "2 images could not be read and were left out" in run(*without)
     expect_equal(out, plain)
 
@@ -746,19 +1053,40 @@ def test_a_killed_worker_is_one_line_in_training_and_inference(
 @pytest.mark.parametrize(
     ("error", "code", "words"),
     [
-        (torch.OutOfMemoryError("CUDA out of memory.\nTried"), 2, ("out of memory in inference", "smaller --batch_size")),
+        (
+            torch.OutOfMemoryError("CUDA out of memory.\nTried"),
+            2,
+            ("out of memory in inference", "smaller --batch_size"),
+        ),
         (RuntimeError("cuDNN error:\nBAD"), 1, ("cuDNN error: BAD", "ROI_DEBUG=1")),
     ],
 )
 def test_what_fails_in_inference_is_one_line(
-    error: Exception, code: int, words: tuple[str, ...], demo: Path, tables: tuple[Path, Path], trained: Path, tmp_path: Path,
+    error: Exception,
+    code: int,
+    words: tuple[str, ...],
+    demo: Path,
+    tables: tuple[Path, Path],
+    trained: Path,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     def fails(*args: object) -> None:
         raise error
 
     monkeypatch.setattr("roi.models.roi_model.RoiModel.normalise", fails)
-    where = ("--csv", tables[1], "--image_root", demo, "--device", "cpu", "--workers", 0, "--save_json", tmp_path / "preds.json")
+    where = (
+        "--csv",
+        tables[1],
+        "--image_root",
+        demo,
+        "--device",
+        "cpu",
+        "--workers",
+        0,
+        "--save_json",
+        tmp_path / "preds.json",
+    )
     command = ("infer_roi_consistency.py", "--checkpoint", trained / "roi.pt", *where)
     said = one_line_error(*command) if code == 2 else one_line_failure(*command)
     assert all(word in said for word in words) and not list(tmp_path.iterdir())
@@ -766,7 +1094,12 @@ def test_what_fails_in_inference_is_one_line(
 
 @pytest.mark.parametrize(
     ("error", "code", "lines"),
-    [(UserError("the flag"), 2, 1), (RunError("the disk"), 1, 1), (OSError("no room"), 2, 1), (ValueError("ours"), None, 0)],
+    [
+        (UserError("the flag"), 2, 1),
+        (RunError("the disk"), 1, 1),
+        (OSError("no room"), 2, 1),
+        (ValueError("ours"), None, 0),
+    ],
 )
 def test_only_what_is_not_our_defect_is_one_line(
     error: Exception, code: int | None, lines: int, capsys: pytest.CaptureFixture[str]
@@ -823,7 +1156,18 @@ def test_a_run_that_another_one_writes_is_left_alone_and_a_dead_one_taken_over(
 def test_predictions_that_another_process_writes_are_left_alone(
     demo: Path, tables: tuple[Path, Path], trained: Path, tmp_path: Path
 ) -> None:
-    where = ("--csv", tables[1], "--image_root", demo, "--device", "cpu", "--workers", 0, "--save_json", tmp_path / "preds.json")
+    where = (
+        "--csv",
+        tables[1],
+        "--image_root",
+        demo,
+        "--device",
+        "cpu",
+        "--workers",
+        0,
+        "--save_json",
+        tmp_path / "preds.json",
+    )
     command = ("infer_roi_consistency.py", "--checkpoint", trained / "roi.pt", *where)
     with locked(tmp_path / "preds.json"):
         assert "is writing it" in one_line_error(*command)
@@ -848,7 +1192,12 @@ def test_a_lock_belongs_to_one_and_ends_with_its_block(tmp_path: Path, monkeypat
     host = "".join(c for c in platform.node() if c.isalnum())
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    for owner, free in ((f"{host}-{gone.pid}", True), (f"{host}-{os.getppid()}", False), ("elsewhere-1", False), ("", True)):
+    for owner, free in (
+        (f"{host}-{gone.pid}", True),
+        (f"{host}-{os.getppid()}", False),
+        ("elsewhere-1", False),
+        ("", True),
+    ):
         (tmp_path / "x.pt.lock").write_text(owner)
         if free:
             with locked(path):
@@ -866,20 +1215,35 @@ def test_changed_flags_and_rows_are_refused_before_an_image_is_decoded(
         raise AssertionError("an image is decoded")
 
     monkeypatch.setattr("roi.training.setup.cached", decodes)
-    again = ("train_roi_consistency.py", *training(demo, tables[0], trained), *PUBLISHED, "--resume", "auto", "--cache_dir", tmp_path)
+    again = (
+        "train_roi_consistency.py",
+        *training(demo, tables[0], trained),
+        *PUBLISHED,
+        "--resume",
+        "auto",
+        "--cache_dir",
+        tmp_path,
+    )
     assert "--lr 0.0001, now 0.001" in one_line_error(*again, "--lr", "1e-3")
     table = pd.read_csv(tables[0], dtype=str)
     table.iloc[::-1].to_csv(tmp_path / "turned.csv", index=False)
     table.drop(index=table.index[:5]).to_csv(tmp_path / "fewer.csv", index=False)
     said = one_line_error(*again, "--train_csv", tmp_path / "turned.csv")
-    assert "in another order" in said or "other images" in said  # validation is drawn by patient, in the order of the rows
+    assert (
+        "in another order" in said or "other images" in said
+    )  # validation is drawn by patient, in the order of the rows
     assert "other images" in one_line_error(*again, "--train_csv", tmp_path / "fewer.csv")
     with pytest.raises(AssertionError, match="an image is decoded"):
         run(*again)
 
 
 def test_rows_in_another_order_are_said_to_be_that() -> None:
-    meta = {"classes": ["Mass"], "labels": "x", "train_images": torch.tensor([3, 1, 2]), "val_images": torch.tensor([7, 8])}
+    meta = {
+        "classes": ["Mass"],
+        "labels": "x",
+        "train_images": torch.tensor([3, 1, 2]),
+        "val_images": torch.tensor([7, 8]),
+    }
     for key in ("train_images", "val_images"):
         turned = meta | {key: meta[key].flip(0)}  # type: ignore[attr-defined]
         with pytest.raises(UserError, match=f"on the same {len(meta[key])} images in another order"):
@@ -891,7 +1255,9 @@ def test_rows_in_another_order_are_said_to_be_that() -> None:
     checkpoint.same_rows({key: value for key, value in meta.items() if key != "val_images"}, meta, "c.pt")
 
 
-def test_validation_that_cannot_be_scored_is_said_at_the_start(demo: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
+def test_validation_that_cannot_be_scored_is_said_at_the_start(
+    demo: Path, tables: tuple[Path, Path], tmp_path: Path
+) -> None:
     """Ten normals: no finding is both present and absent."""
     table = read_table(tables[0])
     normal = table[table["labels"] == "Normal"]
@@ -899,7 +1265,12 @@ def test_validation_that_cannot_be_scored_is_said_at_the_start(demo: Path, table
     held = table["patient_id"].isin(patients)
     normal[normal["patient_id"].isin(patients)].to_csv(tmp_path / "val.csv", index=False)
     table[~held].to_csv(tmp_path / "train.csv", index=False)
-    command = ("train_roi_consistency.py", *training(demo, tmp_path / "train.csv", tmp_path), "--val_csv", tmp_path / "val.csv")
+    command = (
+        "train_roi_consistency.py",
+        *training(demo, tmp_path / "train.csv", tmp_path),
+        "--val_csv",
+        tmp_path / "val.csv",
+    )
     command = (*command, "--allow_leakage")  # whoever they are
     for more in (("--patience", 1), ("--schedule", "plateau")):
         said = one_line_error(*command, *more)
@@ -927,7 +1298,9 @@ def test_a_last_batch_of_one_image_goes_into_the_one_before_it_with_batch_norm(
     assert "batch norm needs at least two images" in said and "--batch_size" in said
 
 
-def test_a_checkpoint_of_an_older_version_is_not_gone_on_with(demo: Path, tables: tuple[Path, Path], trained: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_of_an_older_version_is_not_gone_on_with(
+    demo: Path, tables: tuple[Path, Path], trained: Path, tmp_path: Path
+) -> None:
     """Its objective was another one, and flags that are new could not tell."""
     state = torch.load(trained / "roi.pt", weights_only=True)
     del state["before_masks"]

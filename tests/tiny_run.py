@@ -41,7 +41,12 @@ def dataset(folder: Path, rows: int) -> XrayDataset:
 
 
 def make_fit(
-    folder: Path, out: Path, losses_fn: Callable[..., dict[str, Tensor]] | None = None, dynamic: bool = True, objective: str = "evidence", **more: Any
+    folder: Path,
+    out: Path,
+    losses_fn: Callable[..., dict[str, Tensor]] | None = None,
+    dynamic: bool = True,
+    objective: str = "evidence",
+    **more: Any,
 ) -> Fit:
     """Three epochs; of the evidence objective the first is warm-up."""
     torch.manual_seed(0)
@@ -85,7 +90,9 @@ def consistency(model: RoiModel, batch: Batch, epoch: int) -> dict[str, Tensor]:
 
 
 def evidence(model: RoiModel, batch: Batch, epoch: int) -> dict[str, Tensor]:
-    return evidence_terms(model, batch.pixels, batch.target, 0.1, row_seeds(0, epoch, batch.index), 0.3, warm_up=epoch < 1)
+    return evidence_terms(
+        model, batch.pixels, batch.target, 0.1, row_seeds(0, epoch, batch.index), 0.3, warm_up=epoch < 1
+    )
 
 
 TERMS_OF = {"consistency": consistency, "evidence": evidence}

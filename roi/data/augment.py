@@ -33,17 +33,23 @@ class Augment:
     @staticmethod
     def of(args: argparse.Namespace) -> "Augment | None":
         """The flags, None where all of them are 0."""
-        how = Augment(args.rotate, args.shift, args.scale, args.flip, args.dropout_holes, args.brightness, args.contrast)
+        how = Augment(
+            args.rotate, args.shift, args.scale, args.flip, args.dropout_holes, args.brightness, args.contrast
+        )
         return None if how == Augment() else how
 
 
 def augmented(pixels: Tensor, seeds: Tensor, how: Augment) -> Tensor:
     """(B, 1, H, W) uint8, (B,) seeds -> (B, 1, H, W) float in 0..255. One resampling for all that moves pixels; what comes in from outside is black."""
-    angle, size, across, down, coin, light, spread = (uniform(seeds, 7, stream=5) * 2 - 1).unbind(1)  # (B,) each, in -1..1
+    angle, size, across, down, coin, light, spread = (uniform(seeds, 7, stream=5) * 2 - 1).unbind(
+        1
+    )  # (B,) each, in -1..1
     x = pixels.float()
     if how.rotate or how.shift or how.scale or how.flip:
         mirror = torch.where(coin < 0, -1.0, 1.0) if how.flip else torch.ones_like(coin)
-        x = moved(x, angle * math.radians(how.rotate), 1 + size * how.scale, across * how.shift, down * how.shift, mirror)
+        x = moved(
+            x, angle * math.radians(how.rotate), 1 + size * how.scale, across * how.shift, down * how.shift, mirror
+        )
     if how.brightness or how.contrast:
         gain, more = (value[:, None, None, None] for value in (1 + spread * how.contrast, light * how.brightness))
         x = ((x - 127.5) * gain + 127.5 + 255 * more).clamp(0, 255)
@@ -56,14 +62,20 @@ def moved(x: Tensor, angle: Tensor, scale: Tensor, across: Tensor, down: Tensor,
     Bilinear. Written out pixel by pixel: a product of matrices may round otherwise in another batch.
     """
     height, width = x.shape[-2:]
-    ys = ((torch.arange(height, device=x.device) + 0.5) * 2 / height - 1)[None, :, None]  # centres of the pixels, the image is -1..1
+    ys = ((torch.arange(height, device=x.device) + 0.5) * 2 / height - 1)[
+        None, :, None
+    ]  # centres of the pixels, the image is -1..1
     xs = ((torch.arange(width, device=x.device) + 0.5) * 2 / width - 1)[None, None, :]
-    cos, sin, scale, across, down, mirror = (value[:, None, None] for value in (angle.cos(), angle.sin(), scale, across, down, mirror))
+    cos, sin, scale, across, down, mirror = (
+        value[:, None, None] for value in (angle.cos(), angle.sin(), scale, across, down, mirror)
+    )
     ys, xs = ys - 2 * down, xs - 2 * across  # from where it lies to where it comes from
     ratio = height / width
     source_x = (cos * xs + sin * ys * ratio) / scale * mirror
     source_y = (cos * ys - sin * xs / ratio) / scale
-    return F.grid_sample(x, torch.stack([source_x, source_y], dim=-1), mode="bilinear", padding_mode="zeros", align_corners=False)
+    return F.grid_sample(
+        x, torch.stack([source_x, source_y], dim=-1), mode="bilinear", padding_mode="zeros", align_corners=False
+    )
 
 
 def flipped(pixels: Tensor) -> Tensor:

@@ -35,9 +35,15 @@ def read_boxes(csv: str | Path, space: float = 1024.0, known: Collection[str] = 
             published = file.readline().startswith("Image Index,Finding Label")
         if published:
             boxes = pd.read_csv(
-                csv, skiprows=1, header=None, usecols=range(6), names=["image", "label", *SIDES], dtype=str,
-                keep_default_na=False, encoding="utf-8-sig",
-            )  # fmt: skip
+                csv,
+                skiprows=1,
+                header=None,
+                usecols=range(6),
+                names=["image", "label", *SIDES],
+                dtype=str,
+                keep_default_na=False,
+                encoding="utf-8-sig",
+            )
             boxes.index += 2
             space = 1024.0
         else:
@@ -46,7 +52,9 @@ def read_boxes(csv: str | Path, space: float = 1024.0, known: Collection[str] = 
         raise UserError(f"{csv}: not a list of boxes ({str(error).removeprefix(f'{csv}: ')})") from error
     lacking = [c for c in ("image", "label", *SIDES) if c not in boxes]
     if lacking or boxes.empty:
-        raise UserError(f"{csv}: " + (f"no column {lacking[0]!r} (found {list(boxes)})" if lacking else "it holds no box"))
+        raise UserError(
+            f"{csv}: " + (f"no column {lacking[0]!r} (found {list(boxes)})" if lacking else "it holds no box")
+        )
     sides = [*SIDES, *(c for c in ("width", "height") if c in boxes)]
     for side in sides:
         boxes[side] = numbers(boxes[side], csv)
@@ -55,10 +63,19 @@ def read_boxes(csv: str | Path, space: float = 1024.0, known: Collection[str] = 
     spelling = {label: canonical(label.strip(), known, str(csv)) for label in boxes["label"].unique()}
     boxes["label"] = boxes["label"].map(spelling)
     width, height = (boxes.get(c, space) for c in ("width", "height"))
-    boxes[["x", "w"]] = boxes[["x", "w"]].div(width, axis=0) if isinstance(width, pd.Series) else boxes[["x", "w"]] / width
-    boxes[["y", "h"]] = boxes[["y", "h"]].div(height, axis=0) if isinstance(height, pd.Series) else boxes[["y", "h"]] / height
+    boxes[["x", "w"]] = (
+        boxes[["x", "w"]].div(width, axis=0) if isinstance(width, pd.Series) else boxes[["x", "w"]] / width
+    )
+    boxes[["y", "h"]] = (
+        boxes[["y", "h"]].div(height, axis=0) if isinstance(height, pd.Series) else boxes[["y", "h"]] / height
+    )
     right, bottom = boxes["x"] + boxes["w"], boxes["y"] + boxes["h"]
-    wrong = (boxes[["w", "h"]] <= 0).any(axis=1) | (boxes[["x", "y"]] < -0.001).any(axis=1) | (right > 1.001) | (bottom > 1.001)
+    wrong = (
+        (boxes[["w", "h"]] <= 0).any(axis=1)
+        | (boxes[["x", "y"]] < -0.001).any(axis=1)
+        | (right > 1.001)
+        | (bottom > 1.001)
+    )
     if wrong.any():
         x, y, w, h = boxes.loc[wrong, list(SIDES)].iloc[0].round(3)
         raise UserError(
@@ -125,7 +142,9 @@ def write_boxes(marks: pd.DataFrame, csv: Path, out: Path, facts: list[dict[str,
     # The lists name images without their ending, and perhaps without their folder.
     stems = [str(PurePosixPath(image).with_suffix("")) for image in images["image"]]
     if (match_images(marks["image_id"].unique(), stems) == ABSENT).all():
-        raise UserError(f"--boxes {csv}: none of its {marks['image_id'].nunique():,} images is among the PNG; is it of this set?")
+        raise UserError(
+            f"--boxes {csv}: none of its {marks['image_id'].nunique():,} images is among the PNG; is it of this set?"
+        )
     boxes = drawn[label.notna()].reset_index(drop=True)
     boxes["label"] = label.dropna().to_numpy()
     place = match_images(boxes["image_id"], stems)
@@ -133,9 +152,16 @@ def write_boxes(marks: pd.DataFrame, csv: Path, out: Path, facts: list[dict[str,
     rows, columns, height, width = (pd.to_numeric(boxes[c]) for c in ("rows", "columns", "height", "width"))
     left, top, right, bottom = (boxes[c] for c in CORNERS)
     outside = (left < -1) | (top < -1) | (right > columns + 1) | (bottom > rows + 1)
-    left, right, top, bottom = (side.clip(0, most) for side, most in ((left, columns), (right, columns), (top, rows), (bottom, rows)))
+    left, right, top, bottom = (
+        side.clip(0, most) for side, most in ((left, columns), (right, columns), (top, rows), (bottom, rows))
+    )
     across, down = width / columns, height / rows
-    boxes["x"], boxes["y"], boxes["w"], boxes["h"] = left * across, top * down, (right - left) * across, (bottom - top) * down
+    boxes["x"], boxes["y"], boxes["w"], boxes["h"] = (
+        left * across,
+        top * down,
+        (right - left) * across,
+        (bottom - top) * down,
+    )
     boxes[[*SIDES]] = boxes[[*SIDES]].round(3)
     whys = {
         "no such PNG": place == ABSENT,
@@ -147,13 +173,21 @@ def write_boxes(marks: pd.DataFrame, csv: Path, out: Path, facts: list[dict[str,
     kept, lost = boxes[boxes["why"] == ""], boxes[boxes["why"] != ""]
     with replacing(out) as file:
         kept[list(BOXES)].astype({"width": int, "height": int}).to_csv(file, index=False, lineterminator="\n")
-    print(f"{out}: {len(kept):,} boxes of {kept['image'].nunique():,} images; {len(marks) - len(drawn):,} rows without a box")
+    print(
+        f"{out}: {len(kept):,} boxes of {kept['image'].nunique():,} images; {len(marks) - len(drawn):,} rows without a box"
+    )
     others = drawn["class_name"][label.isna()].value_counts()
     if len(others):
-        print("  classes without a twin among our findings: " + ", ".join(f"{name} {count:,}" for name, count in others.items()))
+        print(
+            "  classes without a twin among our findings: "
+            + ", ".join(f"{name} {count:,}" for name, count in others.items())
+        )
     if lost.empty:
         left_out(out).unlink(missing_ok=True)  # of an earlier run: no longer true
         return
     with replacing(left_out(out)) as file:
         lost[[*MARKS, "why"]].to_csv(file, index=False, lineterminator="\n")
-    print(f"  {len(lost):,} boxes left out, listed in {left_out(out)}: " + ", ".join(f"{why} {count:,}" for why, count in lost["why"].value_counts().items()))
+    print(
+        f"  {len(lost):,} boxes left out, listed in {left_out(out)}: "
+        + ", ".join(f"{why} {count:,}" for why, count in lost["why"].value_counts().items())
+    )

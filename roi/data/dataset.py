@@ -108,7 +108,15 @@ class Batches:
     one. A row that an epoch has had k times already is called row + k * N, so that its random views differ.
     """
 
-    def __init__(self, rows: int, batch_size: int, seed: int | None = None, rank: int = 0, world: int = 1, groups: np.ndarray | None = None) -> None:
+    def __init__(
+        self,
+        rows: int,
+        batch_size: int,
+        seed: int | None = None,
+        rank: int = 0,
+        world: int = 1,
+        groups: np.ndarray | None = None,
+    ) -> None:
         self.rows, self.batch_size, self.seed, self.rank, self.world = rows, batch_size, seed, rank, world
         self.groups = [] if groups is None else [np.flatnonzero(groups == name) for name in np.unique(groups)]
         self.epoch = self.start = 0
@@ -169,11 +177,15 @@ class Batches:
     def _dealt(self, g: int, seed: int) -> np.ndarray:
         """What group `g` gives to the epoch: the next piece of its permutations one after the other."""
         rows, many = self.groups[g], len(self.groups)
-        first, last = ((epoch * self.rows + g) // many for epoch in (self.epoch, self.epoch + 1))  # over the groups their differences add up to `rows`
+        first, last = (
+            (epoch * self.rows + g) // many for epoch in (self.epoch, self.epoch + 1)
+        )  # over the groups their differences add up to `rows`
         cycles = max(1, 4096 // len(rows))  # permutations that are drawn at once
         length = cycles * len(rows)
         blocks = range(first // length, -(-last // length))
-        drawn = [np.random.default_rng([seed, g, n, 1]).permuted(np.tile(rows, (cycles, 1)), axis=1).ravel() for n in blocks]  # 1: unlike [seed, epoch]
+        drawn = [
+            np.random.default_rng([seed, g, n, 1]).permuted(np.tile(rows, (cycles, 1)), axis=1).ravel() for n in blocks
+        ]  # 1: unlike [seed, epoch]
         order = np.concatenate(drawn)[first - blocks[0] * length : last - blocks[0] * length]
         return order + self.rows * pd.Series(order).groupby(order).cumcount().to_numpy()
 
@@ -407,7 +419,15 @@ class CacheLoader:
     `targets` (N, K) float32 of the images of the cache, in their order.
     """
 
-    def __init__(self, cache: PixelCache, targets: np.ndarray, sampler: Batches, device: torch.device, on_device: bool, prefetch: int) -> None:
+    def __init__(
+        self,
+        cache: PixelCache,
+        targets: np.ndarray,
+        sampler: Batches,
+        device: torch.device,
+        on_device: bool,
+        prefetch: int,
+    ) -> None:
         self.cache, self.sampler, self.device, self.prefetch = cache, sampler, device, prefetch
         self.targets = torch.from_numpy(targets)
         self.pixels: Tensor | None = None  # (N, 1, S, S) on the device
@@ -423,7 +443,9 @@ class CacheLoader:
         rows = (torch.tensor(batch, dtype=torch.int64) for batch in self.sampler)
         if self.pixels is not None:
             pixels = self.pixels
-            return (Batch(pixels[on], self.targets[on], n, []) for n in rows for on in [self._there(n % len(self.targets))])
+            return (
+                Batch(pixels[on], self.targets[on], n, []) for n in rows for on in [self._there(n % len(self.targets))]
+            )
         return ahead((self._gathered(n) for n in rows), self.prefetch)
 
     def __len__(self) -> int:
@@ -436,7 +458,11 @@ class CacheLoader:
         there = rows % len(self.targets)
         pixels = torch.from_numpy(self.cache.gather(there.numpy()))[:, None]
         batch = Batch(pixels, self.targets[there], rows, [])
-        return batch._replace(pixels=pixels.pin_memory(), target=batch.target.pin_memory()) if self.device.type == "cuda" else batch
+        return (
+            batch._replace(pixels=pixels.pin_memory(), target=batch.target.pin_memory())
+            if self.device.type == "cuda"
+            else batch
+        )
 
 
 def fits(cache: PixelCache, rows: int, device: torch.device, wish: str) -> bool:
@@ -480,9 +506,17 @@ def ahead(items: Iterator[Batch], depth: int) -> Iterator[Batch]:
 
 
 def make_loader(
-    dataset: XrayDataset, batch_size: int, shuffle_seed: int | None = None, workers: int = 0, prefetch_factor: int = 2,
-    persistent_workers: bool = False, pin_memory: bool = False, rank: int = 0, world: int = 1, groups: np.ndarray | None = None,
-) -> tuple[FileLoader, Batches]:  # fmt: skip
+    dataset: XrayDataset,
+    batch_size: int,
+    shuffle_seed: int | None = None,
+    workers: int = 0,
+    prefetch_factor: int = 2,
+    persistent_workers: bool = False,
+    pin_memory: bool = False,
+    rank: int = 0,
+    world: int = 1,
+    groups: np.ndarray | None = None,
+) -> tuple[FileLoader, Batches]:
     """-> (loader of Batch that decodes files, its sampler, whose `epoch` and `start` say what comes next)."""
     sampler = Batches(len(dataset), batch_size, shuffle_seed, rank, world, groups)
     make = partial(

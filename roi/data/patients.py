@@ -16,7 +16,15 @@ from roi.errors import UserError
 # How people write the names of the published sets, letters and digits alone.
 SET_NAMES = {
     "nih": (
-        "nih", "nihcxr", "nihcxr14", "nihchestxray", "nihchestxray14", "chestxray8", "chestxray14", "cxr8", "cxr14",
+        "nih",
+        "nihcxr",
+        "nihcxr14",
+        "nihchestxray",
+        "nihchestxray14",
+        "chestxray8",
+        "chestxray14",
+        "cxr8",
+        "cxr14",
     ),
     "openi": ("openi", "iuxray", "iucxr", "indiana", "indianauniversity", "nlmcxr"),
     "rexgradient": ("rexgradient", "rexgradient160k"),
@@ -25,7 +33,7 @@ SET_NAMES = {
     "padchest": ("padchest", "bimcvpadchest"),
     "vindr": ("vindr", "vindrcxr"),
     "vinbigdata": ("vinbigdata", "vinbig"),
-}  # fmt: skip
+}
 SET_OF = {spelling: name for name, spellings in SET_NAMES.items() for spelling in spellings}
 
 # Where a published layout names the patient. The first that fits counts.
@@ -53,9 +61,19 @@ MISSING = {"", "nan", "none", "null", "na", "n/a", "<na>", "nat", "unknown", "mi
 
 IDENTITY = "image:"  # of images that are taken as patients
 COLUMN_NAMES = {
-    "patient", "patientid", "patientids", "patientno", "patientnumber", "patientname", "patid", "ptid",
-    "subject", "subjectid", "subjectno", "mrn",
-}  # fmt: skip
+    "patient",
+    "patientid",
+    "patientids",
+    "patientno",
+    "patientnumber",
+    "patientname",
+    "patid",
+    "ptid",
+    "subject",
+    "subjectid",
+    "subjectno",
+    "mrn",
+}
 
 
 def published_set(name: str) -> str:

@@ -114,7 +114,9 @@ class PixelCache:
         assert rows.min(initial=0) >= 0, f"image {index[rows.argmin()]} could not be read"
         if out is None:
             out = np.empty((len(rows), *self.pixels.shape[1:]), dtype=np.uint8)
-        return np.take(self.pixels, rows, axis=0, out=out, mode="clip") if len(rows) else out  # clip: straight into `out`
+        return (
+            np.take(self.pixels, rows, axis=0, out=out, mode="clip") if len(rows) else out
+        )  # clip: straight into `out`
 
 
 def open_cache(folder: str | Path, images: Sequence[str], paths: Sequence[str], size: int, workers: int) -> PixelCache:
@@ -122,7 +124,13 @@ def open_cache(folder: str | Path, images: Sequence[str], paths: Sequence[str], 
 
     UserError: the folder is of another cache, lacks images and cannot be written, or the disk is too small.
     """
-    recipe = {"version": VERSION, "size": size, "pixels": "grey, 8 bit, as roi.data.images.read_grey", "pillow": PIL.__version__, "rows_a_shard": SHARD}
+    recipe = {
+        "version": VERSION,
+        "size": size,
+        "pixels": "grey, 8 bit, as roi.data.images.read_grey",
+        "pillow": PIL.__version__,
+        "rows_a_shard": SHARD,
+    }
     home = Path(folder) / f"{size}px-{hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:8]}"
     check_recipe(home, recipe)
     asked: list[Identity | None] = []
@@ -272,7 +280,9 @@ def check_recipe(home: Path, recipe: dict[str, Any]) -> None:
         except ValueError as error:
             found = reason(error)
         if found != recipe:
-            raise UserError(f"{path}: is of another cache (found {found}, needs {recipe}); choose another --cache_dir, or remove that folder")
+            raise UserError(
+                f"{path}: is of another cache (found {found}, needs {recipe}); choose another --cache_dir, or remove that folder"
+            )
 
 
 def check_disk(home: Path, need: int) -> None:
@@ -318,7 +328,9 @@ def flaw(file: int, shard: Shard, size: int) -> str:
     return "" if crc == shard.crc32 else "wrong checksum"
 
 
-def sound_shards(home: Path, size: int, files: Collection[Identity], known: dict[int, Shard]) -> tuple[dict[int, Shard], dict[int, str]]:
+def sound_shards(
+    home: Path, size: int, files: Collection[Identity], known: dict[int, Shard]
+) -> tuple[dict[int, Shard], dict[int, str]]:
     """-> (shards by number, why others are damaged). Those with one of `files` are checked, unless `known` to be sound."""
     shards: dict[int, Shard] = {}
     damaged: dict[int, str] = {}
@@ -364,7 +376,9 @@ def locked(lock: int, home: Path) -> Iterator[None]:
             say(f"pixel cache {home}: another run is decoding into it; waiting")
             fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError as error:
-            raise UserError(f"{home}: its disk cannot lock files ({error.strerror}); choose another --cache_dir") from error
+            raise UserError(
+                f"{home}: its disk cannot lock files ({error.strerror}); choose another --cache_dir"
+            ) from error
         yield
     finally:
         os.close(lock)
@@ -379,14 +393,20 @@ def all_unreadable(home: Path, missing: dict[Identity, str], error: OSError) -> 
         except UnreadableImage as why:
             failed[identity] = str(why)
         else:
-            raise UserError(f"{home}: lacks {len(missing):,} of these images and cannot be written ({error.strerror}); choose another --cache_dir") from error
+            raise UserError(
+                f"{home}: lacks {len(missing):,} of these images and cannot be written ({error.strerror}); choose another --cache_dir"
+            ) from error
     return failed
 
 
 def fill(
-    home: Path, recipe: dict[str, Any], files: dict[Identity, str], known: dict[int, Shard], workers: int,
+    home: Path,
+    recipe: dict[str, Any],
+    files: dict[Identity, str],
+    known: dict[int, Shard],
+    workers: int,
     samples: dict[str, int | None],
-) -> Filled:  # fmt: skip
+) -> Filled:
     """Decode what is missing; only under the lock. -> (all sound shards, why some images could not be read)"""
     size = recipe["size"]
     shards, damaged = sound_shards(home, size, files, known)
@@ -396,7 +416,9 @@ def fill(
         (home / f"shard-{slot:06d}.json").unlink(missing_ok=True)
     if damaged:
         slot, why = next(iter(damaged.items()))
-        say(f"pixel cache {home}: dropped {len(damaged)} damaged shard(s), the first is {slot} ({why}); what is asked for of them is decoded anew")
+        say(
+            f"pixel cache {home}: dropped {len(damaged)} damaged shard(s), the first is {slot} ({why}); what is asked for of them is decoded anew"
+        )
     say_others(home, size)
     say(f"pixel cache {home}: {len(files) - len(missing):,} images there, decoding {len(missing):,}")
     jobs, begin, done = split(home, size, missing, shards, workers), time.perf_counter(), 0
@@ -406,7 +428,10 @@ def fill(
             with replacing(home / "cache.json") as file:
                 json.dump(recipe, file, indent=1)
         alone = min(workers, len(jobs)) <= 1
-        with closing(crew(decode, jobs, 0 if alone else workers)) as ready, progress(None, len(missing), "decoding") as bar:
+        with (
+            closing(crew(decode, jobs, 0 if alone else workers)) as ready,
+            progress(None, len(missing), "decoding") as bar,
+        ):
             for _, outcome in ready:
                 if isinstance(outcome, Exception):
                     raise outcome
@@ -445,7 +470,10 @@ def split(home: Path, size: int, missing: dict[Identity, str], taken: Collection
     rows = max(1, min(SHARD, -(-len(items) // max(1, workers))))
     slots = (slot for slot in count() if slot not in taken)
     free = [next(slots) for _ in range(0, len(items), rows)]
-    return [Job(str(home / "pixels.u8"), slot * SHARD, size, dict(items[k * rows : (k + 1) * rows])) for k, slot in enumerate(free)]
+    return [
+        Job(str(home / "pixels.u8"), slot * SHARD, size, dict(items[k * rows : (k + 1) * rows]))
+        for k, slot in enumerate(free)
+    ]
 
 
 def decode(job: Job) -> Outcome:

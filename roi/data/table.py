@@ -18,7 +18,21 @@ from roi.data.text_table import read_text_table
 from roi.errors import UserError
 from roi.labels import LABELS, NORMAL, SPELLINGS, normal_name, refuse_no_label, spelled
 
-COLUMNS = ("image", "labels", "unknown", "uncertain", "soft", "patient_id", "study_id", "view", "age", "sex", "dataset", "split", "label_source")
+COLUMNS = (
+    "image",
+    "labels",
+    "unknown",
+    "uncertain",
+    "soft",
+    "patient_id",
+    "study_id",
+    "view",
+    "age",
+    "sex",
+    "dataset",
+    "split",
+    "label_source",
+)
 SLASHES = re.compile(r"/+(?:\./+)*")
 SPLIT_COLUMNS = ("subset", "partition", "phase", "datasplit", "splits", "set", "usage")  # other names, letters alone
 QUOTED = (",", '"', "\n", "\r")
@@ -60,7 +74,9 @@ def read_table(path: str | Path, compare_names: bool = True) -> pd.DataFrame:
     table = known_columns(read_text_table(path), str(path))
     for column in ("image", "labels"):
         if column not in table:
-            raise UserError(f"{path}: no column {column!r} (found {list(table)}); make the table with make_chexmultimodal_csv.py")
+            raise UserError(
+                f"{path}: no column {column!r} (found {list(table)}); make the table with make_chexmultimodal_csv.py"
+            )
     lines = table.index.tolist()
     table = table.reset_index(drop=True)
     table = table.reindex(columns=[*COLUMNS, *(c for c in table if c not in COLUMNS)], fill_value="")
@@ -151,10 +167,14 @@ def check_table(
     keys = image_keys(table["image"])
     twice = table["image"][keys.duplicated()]
     if len(twice):
-        raise UserError(f"{name}: {len(twice)} images are listed twice, the first is {twice.iloc[0]!r}; one row an image")
+        raise UserError(
+            f"{name}: {len(twice)} images are listed twice, the first is {twice.iloc[0]!r}; one row an image"
+        )
     for column in ("labels", "unknown", "uncertain"):
         table[column] = _each_kind(table[column], lambda field: _spelled(field, separator), name, rows)
-    for present, unknown in table.loc[table["unknown"] != "", ["labels", "unknown"]].drop_duplicates().itertuples(index=False):
+    for present, unknown in (
+        table.loc[table["unknown"] != "", ["labels", "unknown"]].drop_duplicates().itertuples(index=False)
+    ):
         both = set(tokens(present)) & set(tokens(unknown))
         if both:
             raise UserError(f"{name}: {sorted(both)[0]!r} is both present and unknown in one row (labels {present!r})")
@@ -188,7 +208,9 @@ def _check_shares(table: pd.DataFrame, name: str, rows: Sequence[int]) -> None:
     for unknown, soft in table.loc[table["soft"] != "", ["unknown", "soft"]].drop_duplicates().itertuples(index=False):
         lacking = shares(soft).keys() - set(tokens(unknown))
         if lacking:
-            raise UserError(f"{name}: {sorted(lacking)[0]!r} has a share in column 'soft' ({soft!r}) but is not in 'unknown' of that row; name it there too")
+            raise UserError(
+                f"{name}: {sorted(lacking)[0]!r} has a share in column 'soft' ({soft!r}) but is not in 'unknown' of that row; name it there too"
+            )
 
 
 def _spelled_shares(field: str) -> str:
@@ -232,8 +254,14 @@ def patients_from_names(images: pd.Series) -> pd.Series:
 
 def image_keys(images: pd.Series) -> pd.Series:
     """The same image under two spellings ('images/x.png', 'images_003/images/x.png', 'x.png') gets one key."""
-    keys = [SHARD.sub("", SLASHES.sub("/", image)) if image.startswith(UNUSUAL) or "//" in image or "/./" in image else image for image in images.tolist()]
+    keys = [
+        SHARD.sub("", SLASHES.sub("/", image))
+        if image.startswith(UNUSUAL) or "//" in image or "/./" in image
+        else image
+        for image in images.tolist()
+    ]
     return pd.Series(keys, index=images.index, dtype=str)
+
 
 def match_images(wanted: Iterable[str], known: Iterable[str]) -> np.ndarray:
     """Place of each wanted image among the known ones: the one answer to "is this the same image?" of two files.
@@ -314,7 +342,9 @@ def read_list(path: str | Path) -> pd.DataFrame:
 
 def class_list(table: pd.DataFrame, requested: str = "") -> list[str]:
     """The classes of a table (`requested` empty) or those asked for ('Mass,Nodule'): LABELS in their order, then others sorted."""
-    found = {t for column in ("labels", "unknown", "uncertain") for field in table[column].unique() for t in tokens(field)}
+    found = {
+        t for column in ("labels", "unknown", "uncertain") for field in table[column].unique() for t in tokens(field)
+    }
     wanted = {spelled(label) for label in tokens(requested)} or found
     unknown = sorted(wanted - found - set(NORMAL))
     if unknown:
@@ -324,7 +354,9 @@ def class_list(table: pd.DataFrame, requested: str = "") -> list[str]:
     return [c for c in LABELS if c in wanted] + sorted(wanted - set(LABELS))
 
 
-def target_matrix(table: pd.DataFrame, classes: Sequence[str], uncertain: str = "ignore", seed: int | None = None) -> np.ndarray:
+def target_matrix(
+    table: pd.DataFrame, classes: Sequence[str], uncertain: str = "ignore", seed: int | None = None
+) -> np.ndarray:
     """(N, K) float32: 1 present, 0 absent, NaN unknown. `Normal` is derived, whatever its field says: NaN where nothing is present and anything in doubt.
 
     `uncertain`: what the cells of that column become. ignore: NaN. ones: 1. zeros: 0. soft: a draw from U(.55, .85), the label smoothing of CheXpert's -1
@@ -341,7 +373,9 @@ def target_matrix(table: pd.DataFrame, classes: Sequence[str], uncertain: str = 
         row[[place[c] for c in doubtful & place.keys()]] = becomes
         row[[place[c] for c in unknown & place.keys()]] = np.nan
         row[[place[c] for c in NORMAL if c in place]] = 0 if present else (np.nan if unknown or doubtful else 1)
-    code = pd.MultiIndex.from_frame(fields).get_indexer(pd.MultiIndex.from_frame(table[["labels", "unknown", "uncertain"]]))
+    code = pd.MultiIndex.from_frame(fields).get_indexer(
+        pd.MultiIndex.from_frame(table[["labels", "unknown", "uncertain"]])
+    )
     target = rows[code]
     if uncertain == "soft":
         assert seed is not None, "a draw needs a seed"
@@ -357,7 +391,9 @@ def _draw_doubtful(target: np.ndarray, images: pd.Series, classes: Sequence[str]
     keys = image_keys(images.iloc[rows]).to_numpy()
     for j, c in enumerate(classes):
         drawn = np.flatnonzero(target[rows, j] == IN_DOUBT)
-        hashes = b"".join(hashlib.blake2b(f"{seed}\n{c}\n{key}".encode(), digest_size=8).digest() for key in keys[drawn])
+        hashes = b"".join(
+            hashlib.blake2b(f"{seed}\n{c}\n{key}".encode(), digest_size=8).digest() for key in keys[drawn]
+        )
         target[rows[drawn], j] = 0.55 + 0.3 * (np.frombuffer(hashes, dtype="<u8") / 2**64)
 
 
@@ -386,7 +422,9 @@ def split_by_patient(table: pd.DataFrame, fraction: float, seed: int) -> tuple[p
     """-> (train, validation): whole patients drawn in a seeded order until validation holds `fraction` of the images."""
     patients = table["patient_id"].nunique()
     if patients < 2:
-        raise UserError(f"--val_fraction {fraction}: {patients} patient(s) cannot be split; give --val_csv or --val_fraction 0")
+        raise UserError(
+            f"--val_fraction {fraction}: {patients} patient(s) cannot be split; give --val_csv or --val_fraction 0"
+        )
     chosen = some_patients(table, fraction * len(table), seed)
     return table[~chosen], table[chosen]
 

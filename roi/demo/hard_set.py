@@ -55,7 +55,7 @@ TOGETHER = {  # the same table: how much more often two findings meet than if th
 WEIGHTS = (
     *(0.453, 0.0985, 0.523, 1.0, 0.227, 0.267, 0.0460),
     *(0.226, 0.164, 0.0715, 0.0976, 0.0700, 0.128, 0.0101),
-)  # fmt: skip
+)
 HARD_MIX = Mix(0.54, (0.60, 0.275, 0.094, 0.031), TOGETHER, WEIGHTS)
 
 

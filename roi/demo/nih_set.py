@@ -203,7 +203,9 @@ def check(out: Path, images: int, size: int, seed: int, workers: int, overwrite:
         if not overwrite:
             raise UserError(f"{out} is not empty; replace it with --overwrite or name another folder with --out")
         if not (out / MARKER).is_file():
-            raise UserError(f"{out} is not a demo set (no {MARKER} in it), so it is not removed; name another folder with --out")
+            raise UserError(
+                f"{out} is not a demo set (no {MARKER} in it), so it is not removed; name another folder with --out"
+            )
     elif out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; name a folder with --out")
 
@@ -240,7 +242,12 @@ def make_demo_dataset(
     cases = phantom.plan(images, seed)
     test = official_test(cases, seed)
     positives = {label: sum(label in case.labels for case in cases) for label in LABELS}
-    summary: dict = {"images": images, "patients": len({c.patient for c in cases}), "test": len(test), "positives": positives}
+    summary: dict = {
+        "images": images,
+        "patients": len({c.patient for c in cases}),
+        "test": len(test),
+        "positives": positives,
+    }
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()

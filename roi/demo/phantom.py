@@ -81,7 +81,9 @@ def turned(x: Array, y: Array, cx: float, cy: float, angle: float) -> tuple[Arra
     return dx * c + dy * s, dy * c - dx * s
 
 
-def ellipse(x: Array, y: Array, cx: float, cy: float, rx: float, ry: float, soft: float = 0.012, angle: float = 0.0) -> Array:
+def ellipse(
+    x: Array, y: Array, cx: float, cy: float, rx: float, ry: float, soft: float = 0.012, angle: float = 0.0
+) -> Array:
     """A filled ellipse that ends at its radii. -> (h, w) in [0, 1]"""
     p, q = turned(x, y, cx, cy, angle) if angle else (x - cx, y - cy)
     p, q, small = p / rx, q / ry, min(rx, ry)
@@ -179,14 +181,22 @@ def body_of(case: Case) -> Body:
         top=p.uniform(0.08, 0.13) + shift,
         dia=(dia, dia + offset),
         dome=p.uniform(0.06, 0.10),
-        heart=(mid + p.uniform(0.030, 0.050), dia - p.uniform(0.07, 0.09), 0.138 * size, 0.104 * size, p.uniform(0.6, 0.95)),
+        heart=(
+            mid + p.uniform(0.030, 0.050),
+            dia - p.uniform(0.07, 0.09),
+            0.138 * size,
+            0.104 * size,
+            p.uniform(0.6, 0.95),
+        ),
         ribs=(p.uniform(0.065, 0.085), p.uniform(0.15, 0.29), p.uniform(0, 0.08) + shift),
         breast=p.uniform(0.04, 0.10) * (case.sex == "F"),
         nipple=p.uniform(0.06, 0.10) * (p.random() < 0.25),
         bubble=i.uniform(0.15, 0.3) * (i.random() < 0.5),
         shoulder=p.uniform(0.13, 0.19),
         portable=portable,
-        vessels=tuple((s, *p.uniform((-1.2, 0.0, 0.10, -3.0), (1.3, 0.03, 0.22, 3.0)).tolist()) for s in (-1, 1) for _ in range(5)),
+        vessels=tuple(
+            (s, *p.uniform((-1.2, 0.0, 0.10, -3.0), (1.3, 0.03, 0.22, 3.0)).tolist()) for s in (-1, 1) for _ in range(5)
+        ),
     )
 
 
@@ -262,7 +272,9 @@ def draw_body(body: Body, rng: np.random.Generator, size: int) -> Array:
     """A normal chest. -> (S, S) density, about 0 (air) .. 1.5 (bone over heart)"""
     coarse, fine = rng.normal(0, 0.045, (5, 5)).astype(np.float32), rng.normal(0, 0.022, (40, 40)).astype(np.float32)
     fine += np.asarray(Image.fromarray(coarse).resize((40, 40), Image.Resampling.BICUBIC))
-    tissue = Image.fromarray(np.clip((fine + 0.66) * 200, 0, 255).astype(np.uint8))  # bytes: five times faster than floats
+    tissue = Image.fromarray(
+        np.clip((fine + 0.66) * 200, 0, 255).astype(np.uint8)
+    )  # bytes: five times faster than floats
     d = np.asarray(tissue.resize((size, size), Image.Resampling.BILINEAR)) * np.float32(1 / 200)
     x, y = axes(0, size, size)[None], axes(0, size, size)[:, None]
     outline = np.where(y > 0.3, 0.54 - 0.10 * (y - 0.3), 0.10 + 0.42 * np.clip((y - 0.02) / body.shoulder, 0, 1) ** 1.5)
@@ -287,7 +299,12 @@ def draw_atelectasis(rng: np.random.Generator, body: Body) -> Places:
     """Two or three parallel plates at a base."""
     side = one_side(rng)
     cx, cy = body.at(side, rng.uniform(0.52, 0.64), rng.uniform(0.80, 0.90))
-    dense, length, gap, angle = rng.uniform(0.25, 0.42), rng.uniform(0.15, 0.19), rng.uniform(0.038, 0.045), rng.uniform(-0.35, 0.35)
+    dense, length, gap, angle = (
+        rng.uniform(0.25, 0.42),
+        rng.uniform(0.15, 0.19),
+        rng.uniform(0.038, 0.045),
+        rng.uniform(-0.35, 0.35),
+    )
     plates = [gap * k for k in ((-1, 0, 1) if rng.random() < 0.5 else (-0.5, 0.5))]
 
     def paint(x: Array, y: Array) -> Array:
@@ -334,7 +351,12 @@ def draw_infiltration(rng: np.random.Generator, body: Body) -> Places:
 def draw_mass(rng: np.random.Generator, body: Body) -> Places:
     """A large round opacity."""
     cx, cy = body.at(one_side(rng), rng.uniform(0.42, 0.68), rng.uniform(0.28, 0.78))
-    dense, r, ratio, angle = rng.uniform(0.24, 0.42), rng.uniform(0.058, 0.080), rng.uniform(0.85, 1.0), rng.uniform(0, 3.14)
+    dense, r, ratio, angle = (
+        rng.uniform(0.24, 0.42),
+        rng.uniform(0.058, 0.080),
+        rng.uniform(0.85, 1.0),
+        rng.uniform(0, 3.14),
+    )
     return [(around(cx, cy, 0.09, 0.09), lambda x, y: dense * ellipse(x, y, cx, cy, r, r * ratio, 0.015, angle))]
 
 
@@ -355,7 +377,10 @@ def draw_pneumonia(rng: np.random.Generator, body: Body) -> Places:
     cx, cy = body.at(side, rng.uniform(0.46, 0.62), rng.uniform(0.55, 0.78))
     dense, r, turn = rng.uniform(0.32, 0.46), rng.uniform(0.080, 0.095), rng.uniform(-0.4, 0.4)
     root, fork = (cx - side * 0.8 * r, cy - 0.25 * r), (cx - side * 0.15 * r, cy)
-    tips = [(fork[0] + side * 0.75 * r * math.cos(a), fork[1] + 0.75 * r * math.sin(a)) for a in (turn - 0.75, turn, turn + 0.75)]
+    tips = [
+        (fork[0] + side * 0.75 * r * math.cos(a), fork[1] + 0.75 * r * math.sin(a))
+        for a in (turn - 0.75, turn, turn + 0.75)
+    ]
 
     def paint(x: Array, y: Array) -> Array:
         tree = np.maximum.reduce([segment(x, y, root, fork, 0.018)] + [segment(x, y, fork, tip, 0.017) for tip in tips])
@@ -366,7 +391,12 @@ def draw_pneumonia(rng: np.random.Generator, body: Body) -> Places:
 
 def draw_pneumothorax(rng: np.random.Generator, body: Body) -> Places:
     """Air between the wall and a thin bright pleural line, at the apex."""
-    side, width, end, thin = one_side(rng), rng.uniform(0.070, 0.100), body.top + rng.uniform(0.20, 0.28), rng.uniform(0.12, 0.22)
+    side, width, end, thin = (
+        one_side(rng),
+        rng.uniform(0.070, 0.100),
+        body.top + rng.uniform(0.20, 0.28),
+        rng.uniform(0.12, 0.22),
+    )
 
     def paint(x: Array, y: Array) -> Array:
         inside = body.depth(x, y) - width * np.clip((end - y) / (end - body.top), 0, 1) ** 0.6
@@ -443,7 +473,9 @@ def draw_pleural_thickening(rng: np.random.Generator, body: Body) -> Places:
 
     def paint(x: Array, y: Array) -> Array:
         inside = body.wall(x, y)
-        return dense * ramp(width - inside, 0.010) * ramp(inside + 0.004, 0.008) * ramp(reach - np.abs(y - middle), 0.03)
+        return (
+            dense * ramp(width - inside, 0.010) * ramp(inside + 0.004, 0.008) * ramp(reach - np.abs(y - middle), 0.03)
+        )
 
     return [(body.strip(side, 0.66, middle - reach - 0.02, middle + reach + 0.02), paint)]
 
@@ -499,7 +531,11 @@ def tighten(label: str, window: Box, paint: Paint) -> Patch:
     change = np.abs(paint(axes(x0, x1, GRID)[None], axes(y0, y1, GRID)[:, None]))
     seen = change > 0.08 * change.max()
     rows, cols = np.flatnonzero(seen.any(1)).tolist(), np.flatnonzero(seen.any(0)).tolist()
-    return Patch(label, ((x0 + cols[0]) / GRID, (y0 + rows[0]) / GRID, (x0 + cols[-1] + 1) / GRID, (y0 + rows[-1] + 1) / GRID), paint)
+    return Patch(
+        label,
+        ((x0 + cols[0]) / GRID, (y0 + rows[0]) / GRID, (x0 + cols[-1] + 1) / GRID, (y0 + rows[-1] + 1) / GRID),
+        paint,
+    )
 
 
 def plant(case: Case) -> list[Patch]:
@@ -507,7 +543,9 @@ def plant(case: Case) -> list[Patch]:
     return [
         tighten(label, window, paint)
         for label, onset in case.findings
-        for window, paint in FINDINGS[label](stream(case.seed, case.patient, onset, FINDING + LABELS.index(label)), body_of(case))
+        for window, paint in FINDINGS[label](
+            stream(case.seed, case.patient, onset, FINDING + LABELS.index(label)), body_of(case)
+        )
     ]
 
 

@@ -23,36 +23,143 @@ from roi.demo.nih_set import EASY, HEADER, MARKER, SHARDS, Phantom, check, make_
 from roi.errors import UserError
 from roi.labels import LABELS
 
-Boxes = Mapping[tuple[str, str], tuple[float, float, float, float]]  # (name of the source PNG, finding) -> x, y, w, h in 0..1 of the sides
+Boxes = Mapping[
+    tuple[str, str], tuple[float, float, float, float]
+]  # (name of the source PNG, finding) -> x, y, w, h in 0..1 of the sides
 
 CHEXPERT = (
-    "No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema", "Consolidation", "Pneumonia", "Atelectasis",
-    "Pneumothorax", "Pleural Effusion", "Pleural Other", "Fracture", "Support Devices",
-)  # fmt: skip
+    "No Finding",
+    "Enlarged Cardiomediastinum",
+    "Cardiomegaly",
+    "Lung Opacity",
+    "Lung Lesion",
+    "Edema",
+    "Consolidation",
+    "Pneumonia",
+    "Atelectasis",
+    "Pneumothorax",
+    "Pleural Effusion",
+    "Pleural Other",
+    "Fracture",
+    "Support Devices",
+)
 CHEXPERT_OF = {
-    "Mass": "Lung Lesion", "Nodule": "Lung Lesion", "Pleural_Thickening": "Pleural Other", "Infiltration": "Lung Opacity", "Effusion": "Pleural Effusion"
-}  # fmt: skip
-CHEXPERT_KNOWS = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pneumonia", "Pneumothorax", "Pleural Effusion")
+    "Mass": "Lung Lesion",
+    "Nodule": "Lung Lesion",
+    "Pleural_Thickening": "Pleural Other",
+    "Infiltration": "Lung Opacity",
+    "Effusion": "Pleural Effusion",
+}
+CHEXPERT_KNOWS = (
+    "Atelectasis",
+    "Cardiomegaly",
+    "Consolidation",
+    "Edema",
+    "Pneumonia",
+    "Pneumothorax",
+    "Pleural Effusion",
+)
 VINDR = (
-    "Aortic enlargement", "Atelectasis", "Calcification", "Cardiomegaly", "Clavicle fracture", "Consolidation", "Edema", "Emphysema", "Enlarged PA",
-    "ILD", "Infiltration", "Lung Opacity", "Lung cavity", "Lung cyst", "Mediastinal shift", "Nodule/Mass", "Pleural effusion", "Pleural thickening",
-    "Pneumothorax", "Pulmonary fibrosis", "Rib fracture", "Other lesion", "COPD", "Lung tumor", "Pneumonia", "Tuberculosis", "Other diseases", "No finding",
-)  # fmt: skip
-VINDR_OF = {
-    "Mass": "Nodule/Mass", "Nodule": "Nodule/Mass", "Effusion": "Pleural effusion", "Pleural_Thickening": "Pleural thickening", "Fibrosis": "Pulmonary fibrosis"
-}  # fmt: skip
-VINBIG = (
-    "Aortic enlargement", "Atelectasis", "Calcification", "Cardiomegaly", "Consolidation", "ILD", "Infiltration", "Lung Opacity", "Nodule/Mass",
-    "Other lesion", "Pleural effusion", "Pleural thickening", "Pneumothorax", "Pulmonary fibrosis", "No finding",
-)  # fmt: skip
-CXRLT = (
-    "Adenopathy", "Atelectasis", "Azygos Lobe", "Bulla", "Calcification of the Aorta", "Cardiomegaly", "Cardiomyopathy", "Clavicle Fracture", "Consolidation",
-    "Edema", "Emphysema", "Enlarged Cardiomediastinum", "Fibrosis", "Fissure", "Fracture", "Granuloma", "Hernia", "Hilum", "Hydropneumothorax", "Infarction",
-    "Infiltration", "Kyphosis", "Lobar Atelectasis", "Lung Lesion", "Lung Opacity", "Mass", "Nodule", "Normal", "Osteopenia", "Pleural Effusion",
-    "Pleural Other", "Pleural Thickening", "Pneumomediastinum", "Pneumonia", "Pneumoperitoneum", "Pneumothorax", "Pulmonary Embolism",
-    "Pulmonary Hypertension", "Rib Fracture", "Round(ed) Atelectasis", "Scoliosis", "Subcutaneous Emphysema", "Support Devices", "Tortuous Aorta",
+    "Aortic enlargement",
+    "Atelectasis",
+    "Calcification",
+    "Cardiomegaly",
+    "Clavicle fracture",
+    "Consolidation",
+    "Edema",
+    "Emphysema",
+    "Enlarged PA",
+    "ILD",
+    "Infiltration",
+    "Lung Opacity",
+    "Lung cavity",
+    "Lung cyst",
+    "Mediastinal shift",
+    "Nodule/Mass",
+    "Pleural effusion",
+    "Pleural thickening",
+    "Pneumothorax",
+    "Pulmonary fibrosis",
+    "Rib fracture",
+    "Other lesion",
+    "COPD",
+    "Lung tumor",
+    "Pneumonia",
     "Tuberculosis",
-)  # fmt: skip
+    "Other diseases",
+    "No finding",
+)
+VINDR_OF = {
+    "Mass": "Nodule/Mass",
+    "Nodule": "Nodule/Mass",
+    "Effusion": "Pleural effusion",
+    "Pleural_Thickening": "Pleural thickening",
+    "Fibrosis": "Pulmonary fibrosis",
+}
+VINBIG = (
+    "Aortic enlargement",
+    "Atelectasis",
+    "Calcification",
+    "Cardiomegaly",
+    "Consolidation",
+    "ILD",
+    "Infiltration",
+    "Lung Opacity",
+    "Nodule/Mass",
+    "Other lesion",
+    "Pleural effusion",
+    "Pleural thickening",
+    "Pneumothorax",
+    "Pulmonary fibrosis",
+    "No finding",
+)
+CXRLT = (
+    "Adenopathy",
+    "Atelectasis",
+    "Azygos Lobe",
+    "Bulla",
+    "Calcification of the Aorta",
+    "Cardiomegaly",
+    "Cardiomyopathy",
+    "Clavicle Fracture",
+    "Consolidation",
+    "Edema",
+    "Emphysema",
+    "Enlarged Cardiomediastinum",
+    "Fibrosis",
+    "Fissure",
+    "Fracture",
+    "Granuloma",
+    "Hernia",
+    "Hilum",
+    "Hydropneumothorax",
+    "Infarction",
+    "Infiltration",
+    "Kyphosis",
+    "Lobar Atelectasis",
+    "Lung Lesion",
+    "Lung Opacity",
+    "Mass",
+    "Nodule",
+    "Normal",
+    "Osteopenia",
+    "Pleural Effusion",
+    "Pleural Other",
+    "Pleural Thickening",
+    "Pneumomediastinum",
+    "Pneumonia",
+    "Pneumoperitoneum",
+    "Pneumothorax",
+    "Pulmonary Embolism",
+    "Pulmonary Hypertension",
+    "Rib Fracture",
+    "Round(ed) Atelectasis",
+    "Scoliosis",
+    "Subcutaneous Emphysema",
+    "Support Devices",
+    "Tortuous Aorta",
+    "Tuberculosis",
+)
 CXRLT_OF = {"Effusion": "Pleural Effusion", "Pleural_Thickening": "Pleural Thickening"}
 PADCHEST = (
     ",ImageID,ImageDir,StudyDate_DICOM,StudyID,PatientID,PatientBirth,PatientSex_DICOM,ViewPosition_DICOM,Projection,MethodProjection,Pediatric,"
@@ -61,19 +168,37 @@ PADCHEST = (
     "ExposureTime,RelativeXRayExposure_DICOM,ReportID,Report,MethodLabel,Labels,Localizations,LabelsLocalizationsBySentence,labelCUIS,LocalizationsCUIS"
 )
 PADCHEST_OF = {
-    "Effusion": "pleural effusion", "Infiltration": "infiltrates", "Edema": "pulmonary edema", "Fibrosis": "pulmonary fibrosis",
-    "Pleural_Thickening": "pleural thickening", "Hernia": "hiatal hernia",
-}  # fmt: skip
+    "Effusion": "pleural effusion",
+    "Infiltration": "infiltrates",
+    "Edema": "pulmonary edema",
+    "Fibrosis": "pulmonary fibrosis",
+    "Pleural_Thickening": "pleural thickening",
+    "Hernia": "hiatal hernia",
+}
 MESH_OF = {
-    "Atelectasis": "Pulmonary Atelectasis/base/left", "Effusion": "Pleural Effusion/left/small", "Infiltration": "Infiltrate/lung/upper lobe/right",
-    "Mass": "Mass/lung/upper lobe/left", "Nodule": "Nodule/lung/base/right/small", "Pneumothorax": "Pneumothorax/apex/right",
-    "Consolidation": "Consolidation/lung/base/left", "Edema": "Pulmonary Edema/mild", "Emphysema": "Pulmonary Emphysema",
-    "Fibrosis": "Pulmonary Fibrosis/interstitial", "Pleural_Thickening": "Thickening/pleura/apex/bilateral", "Hernia": "Hernia, Hiatal/large",
-}  # fmt: skip
+    "Atelectasis": "Pulmonary Atelectasis/base/left",
+    "Effusion": "Pleural Effusion/left/small",
+    "Infiltration": "Infiltrate/lung/upper lobe/right",
+    "Mass": "Mass/lung/upper lobe/left",
+    "Nodule": "Nodule/lung/base/right/small",
+    "Pneumothorax": "Pneumothorax/apex/right",
+    "Consolidation": "Consolidation/lung/base/left",
+    "Edema": "Pulmonary Edema/mild",
+    "Emphysema": "Pulmonary Emphysema",
+    "Fibrosis": "Pulmonary Fibrosis/interstitial",
+    "Pleural_Thickening": "Thickening/pleura/apex/bilateral",
+    "Hernia": "Hernia, Hiatal/large",
+}
 WORDS_OF = {
-    "Effusion": "pleural effusion", "Infiltration": "infiltrate", "Mass": "lung mass", "Nodule": "pulmonary nodule", "Edema": "pulmonary edema",
-    "Fibrosis": "pulmonary fibrosis", "Pleural_Thickening": "pleural thickening", "Hernia": "hiatal hernia",
-}  # fmt: skip
+    "Effusion": "pleural effusion",
+    "Infiltration": "infiltrate",
+    "Mass": "lung mass",
+    "Nodule": "pulmonary nodule",
+    "Edema": "pulmonary edema",
+    "Fibrosis": "pulmonary fibrosis",
+    "Pleural_Thickening": "pleural thickening",
+    "Hernia": "hiatal hernia",
+}
 SIDE = 1024  # px, where an image says nothing else
 
 
@@ -83,11 +208,22 @@ def write_nih(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) -> No
     names = [f"{p:08d}_{n:03d}.png" for p, n in zip(truth["patient"], followup, strict=True)]
     labels = coded(truth, lambda found: "|".join(sorted(found)) or "No Finding")
     write_rows(
-        root / "Data_Entry_2017.csv", HEADER,
-        names, labels, followup, truth["patient"], truth["age"], truth["sex"], truth["view"], constant(truth, "2992,2991,0.143,0.143"), end="\r\n",
-    )  # fmt: skip
+        root / "Data_Entry_2017.csv",
+        HEADER,
+        names,
+        labels,
+        followup,
+        truth["patient"],
+        truth["age"],
+        truth["sex"],
+        truth["view"],
+        constant(truth, "2992,2991,0.143,0.143"),
+        end="\r\n",
+    )
     for file, test in (("train_val_list.txt", False), ("test_list.txt", True)):
-        (root / file).write_text("\n".join(name for name, split in zip(names, truth["split"], strict=True) if (split == "test") is test))
+        (root / file).write_text(
+            "\n".join(name for name, split in zip(names, truth["split"], strict=True) if (split == "test") is test)
+        )
     place(truth, root, [f"images_{1 + SHARDS * row // len(names):03d}/images/{name}" for row, name in enumerate(names)])
 
 
@@ -97,7 +233,9 @@ def write_openi(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) -> 
     report = truth.groupby(["patient", "study"], sort=False).ngroup() + 1
     within = report.groupby(report).cumcount() + 1
     ids = [f"CXR{n}_{k}_IM-{n:04d}-{1000 * k + 1}" for n, k in zip(report, within, strict=True)]
-    majors = coded(truth, lambda found: ";".join(MESH_OF.get(label, label) for label in LABELS if label in found) or "normal")
+    majors = coded(
+        truth, lambda found: ";".join(MESH_OF.get(label, label) for label in LABELS if label in found) or "normal"
+    )
     images: dict[int, list[str]] = {}
     for n, image in zip(report, ids, strict=True):
         images.setdefault(n, []).append(image)
@@ -138,10 +276,21 @@ def write_rexgradient(truth: pd.DataFrame, root: Path, boxes: Boxes | None = Non
     for split, who, n, sex, age, text, path, view in zip(*columns, strict=True):
         study = studies["valid" if split == "val" else split].setdefault(
             f"{who}_A{n}_1.2.826.0.{n}",
-            {"PatientID": who, "StudyInstanceUid": f"1.2.826.0.{n}", "AccessionNumber": f"A{n}", "PatientSex": sex, "PatientAge": f"{age:03d}Y",
-             "StudyDate": "20180101", "Indication": "Cough.", "Comparison": "None.", "Findings": text, "Impression": "", "ImagePath": [],
-             "ImageViewPosition": []},
-        )  # fmt: skip
+            {
+                "PatientID": who,
+                "StudyInstanceUid": f"1.2.826.0.{n}",
+                "AccessionNumber": f"A{n}",
+                "PatientSex": sex,
+                "PatientAge": f"{age:03d}Y",
+                "StudyDate": "20180101",
+                "Indication": "Cough.",
+                "Comparison": "None.",
+                "Findings": text,
+                "Impression": "",
+                "ImagePath": [],
+                "ImageViewPosition": [],
+            },
+        )
         study["ImagePath"].append(f"../{path}")
         study["ImageViewPosition"].append(view)
     for split, written in studies.items():
@@ -155,12 +304,19 @@ def write_chexpert(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) 
     within = truth.groupby(["patient", "study"]).cumcount() + 1
     folder = truth["split"].map({"train": "train", "val": "valid", "test": "test"})
     side = (truth["view"] == "LATERAL").map({True: "Lateral", False: "Frontal"})
-    paths = [f"{f}/patient{p:05d}/study{s}/view{k}_{kind.lower()}.jpg" for f, p, s, k, kind in zip(folder, truth["patient"], study, within, side, strict=True)]
+    paths = [
+        f"{f}/patient{p:05d}/study{s}/view{k}_{kind.lower()}.jpg"
+        for f, p, s, k, kind in zip(folder, truth["patient"], study, within, side, strict=True)
+    ]
     labels = coded(truth, lambda found: ",".join(chexpert_row(found)))
     columns = [
-        [f"CheXpert-v1.0-small/{path}" for path in paths], truth["sex"].map({"M": "Male", "F": "Female"}), truth["age"], side,
-        truth["view"].where(truth["view"] != "LATERAL", ""), labels,
-    ]  # fmt: skip
+        [f"CheXpert-v1.0-small/{path}" for path in paths],
+        truth["sex"].map({"M": "Male", "F": "Female"}),
+        truth["age"],
+        side,
+        truth["view"].where(truth["view"] != "LATERAL", ""),
+        labels,
+    ]
     for name in ("train", "valid", "test"):
         rows = np.flatnonzero(folder == name)
         if name == "test" and not len(rows):
@@ -174,7 +330,10 @@ def chexpert_row(found: set[str]) -> list[str]:
     """The 14 cells of CheXpert, in its order: 1.0, 0.0 or blank."""
     theirs = {CHEXPERT_OF.get(label, label) for label in found}
     known = CHEXPERT_KNOWS if found else ()
-    return ["1.0" if name in theirs or (name == "No Finding" and not found) else "0.0" if name in known else "" for name in CHEXPERT]
+    return [
+        "1.0" if name in theirs or (name == "No Finding" and not found) else "0.0" if name in known else ""
+        for name in CHEXPERT
+    ]
 
 
 def write_mimic(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) -> None:
@@ -185,18 +344,32 @@ def write_mimic(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) -> 
         root / "mimic-cxr-2.0.0-metadata.csv.gz",
         "dicom_id,subject_id,study_id,PerformedProcedureStepDescription,ViewPosition,Rows,Columns,StudyDate,StudyTime,"
         "ProcedureCodeSequence_CodeMeaning,ViewCodeSequence_CodeMeaning,PatientOrientationCodeSequence_CodeMeaning",
-        ids["dicom_id"], ids["subject_id"], ids["study_id"], lost, truth["view"], constant(truth, "3056,2544,21800506,213014.531,,,"),
-    )  # fmt: skip
+        ids["dicom_id"],
+        ids["subject_id"],
+        ids["study_id"],
+        lost,
+        truth["view"],
+        constant(truth, "3056,2544,21800506,213014.531,,,"),
+    )
     names = ["Atelectasis", *sorted(set(CHEXPERT) - {"Atelectasis"})]
     first = ~ids["study_id"].duplicated()
     labels = coded(truth[first], lambda found: ",".join(chexpert_row(found)[CHEXPERT.index(name)] for name in names))
     write_rows(
-        root / "mimic-cxr-2.0.0-chexpert.csv.gz", "subject_id,study_id," + ",".join(names), ids.loc[first, "subject_id"], ids.loc[first, "study_id"], labels
+        root / "mimic-cxr-2.0.0-chexpert.csv.gz",
+        "subject_id,study_id," + ",".join(names),
+        ids.loc[first, "subject_id"],
+        ids.loc[first, "study_id"],
+        labels,
     )
     split = truth["split"].replace({"val": "validate"})
     write_rows(
-        root / "mimic-cxr-2.0.0-split.csv.gz", "dicom_id,study_id,subject_id,split", ids["dicom_id"], ids["study_id"], ids["subject_id"], split
-    )  # fmt: skip
+        root / "mimic-cxr-2.0.0-split.csv.gz",
+        "dicom_id,study_id,subject_id,split",
+        ids["dicom_id"],
+        ids["study_id"],
+        ids["subject_id"],
+        split,
+    )
     place(truth, root, ids["path"])
 
 
@@ -214,10 +387,21 @@ def write_cxrlt(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) -> 
         row[CXRLT.index("Normal")] = str(int(not found))
         return ",".join(row)
 
-    header = "dicom_id,subject_id,study_id,ViewPosition,ViewCodeSequence_CodeMeaning,fpath," + ",".join(CXRLT) + ",split"
+    header = (
+        "dicom_id,subject_id,study_id,ViewPosition,ViewCodeSequence_CodeMeaning,fpath," + ",".join(CXRLT) + ",split"
+    )
     study = [f"s{n}" for n in ids["study_id"]]
     write_rows(
-        root / "labels.csv", header, ids["dicom_id"], ids["subject_id"], study, truth["view"], constant(truth, ""), ids["path"], coded(truth, cells), split
+        root / "labels.csv",
+        header,
+        ids["dicom_id"],
+        ids["subject_id"],
+        study,
+        truth["view"],
+        constant(truth, ""),
+        ids["path"],
+        coded(truth, cells),
+        split,
     )
     place(truth, root, ids["path"])
 
@@ -228,7 +412,10 @@ def mimic_ids(truth: pd.DataFrame) -> pd.DataFrame:
     study = 50_000_000 + truth.groupby(["patient", "study"], sort=False).ngroup()
     dicom = ["-".join(name[k : k + 8] for k in range(0, 40, 8)) for name in digests(truth)]
     path = [f"files/p{str(p)[:2]}/p{p}/s{s}/{d}.jpg" for p, s, d in zip(subject, study, dicom, strict=True)]
-    return pd.DataFrame({"dicom_id": dicom, "subject_id": subject.to_numpy(), "study_id": study.to_numpy(), "path": path}, index=truth.index)
+    return pd.DataFrame(
+        {"dicom_id": dicom, "subject_id": subject.to_numpy(), "study_id": study.to_numpy(), "path": path},
+        index=truth.index,
+    )
 
 
 def write_padchest(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) -> None:
@@ -238,7 +425,9 @@ def write_padchest(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) 
     names = [f"{s}_{name[:6]}.png" for s, name in zip(study, digests(truth), strict=True)]
     folder = [54 if row % 52 == 51 else row % 52 for row in range(len(truth))]
     person = [f"83986048869429233163798823{p:010d}" for p in truth["patient"]]
-    labels = coded(truth, lambda found: '"' + str([" " * (k % 2) + w for k, w in enumerate(padchest_words(found))]) + '"')
+    labels = coded(
+        truth, lambda found: '"' + str([" " * (k % 2) + w for k, w in enumerate(padchest_words(found))]) + '"'
+    )
     view = truth["view"].replace({"LATERAL": "L"})
     columns: list[Iterable] = [
         range(len(truth)),
@@ -250,11 +439,21 @@ def write_padchest(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) 
         (2014 - truth["age"]).map("{}.0".format),
         truth["sex"],
     ]
-    columns += [constant(truth, "POSTEROANTERIOR"), view, constant(truth, "Manual review of DICOM fields,No" + "," * 16), number, constant(truth, "torax")]
+    columns += [
+        constant(truth, "POSTEROANTERIOR"),
+        view,
+        constant(truth, "Manual review of DICOM fields,No" + "," * 16),
+        number,
+        constant(truth, "torax"),
+    ]
     write_rows(
-        root / "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv.gz", PADCHEST,
-        *columns, constant(truth, "Physician"), labels, constant(truth, "[],[],[],[]"),
-    )  # fmt: skip
+        root / "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv.gz",
+        PADCHEST,
+        *columns,
+        constant(truth, "Physician"),
+        labels,
+        constant(truth, "[],[],[],[]"),
+    )
     place(truth, root, [f"{f}/{name}" for f, name in zip(folder, names, strict=True)], bits=16)
 
 
@@ -268,12 +467,20 @@ def write_vindr(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) -> 
     labels = coded(truth, lambda found: ",".join(str(int(name in vindr_names(found, VINDR))) for name in VINDR))
     readers = [(row, f"R{reader}") for row in np.flatnonzero(~test) for reader in (8, 9, 10)]
     write_rows(
-        root / "annotations" / "image_labels_train.csv", "image_id,rad_id," + ",".join(VINDR),
-        [ids[row] for row, _ in readers], [reader for _, reader in readers], [labels[row] for row, _ in readers],
-    )  # fmt: skip
+        root / "annotations" / "image_labels_train.csv",
+        "image_id,rad_id," + ",".join(VINDR),
+        [ids[row] for row, _ in readers],
+        [reader for _, reader in readers],
+        [labels[row] for row, _ in readers],
+    )
     header = "image_id," + ",".join(VINDR).replace("Other diseases", "Other disease")
     tested = np.flatnonzero(test)
-    write_rows(root / "annotations" / "image_labels_test.csv", header, [ids[row] for row in tested], [labels[row] for row in tested])
+    write_rows(
+        root / "annotations" / "image_labels_test.csv",
+        header,
+        [ids[row] for row in tested],
+        [labels[row] for row in tested],
+    )
     place(truth, root, [f"{'test' if t else 'train'}/{name}.png" for name, t in zip(ids, test, strict=True)])
 
 
@@ -281,7 +488,9 @@ def write_vinbigdata(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None
     """train.csv, a row each box and reader (three who agree), and PNG twins of the DICOM files; `boxes` says where, the middle where it does not."""
     ids = [name[:32] for name in digests(truth)]
     lines = []
-    for row, (source, said) in enumerate(zip(truth["image"], coded(truth, lambda found: ";".join(sorted(found))), strict=True)):
+    for row, (source, said) in enumerate(
+        zip(truth["image"], coded(truth, lambda found: ";".join(sorted(found))), strict=True)
+    ):
         side = Image.open(source).width if source else SIDE
         rows: dict[str, str] = {}
         for label in said.split(";") if said else ():
@@ -291,7 +500,9 @@ def write_vinbigdata(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None
                 corners = ",".join(f"{side * value:.1f}" for value in (x, y, x + w, y + h))
                 rows[f"{name},{VINBIG.index(name)}"] = rows.get(f"{name},{VINBIG.index(name)}", corners)
         for reader in ("R8", "R9", "R10"):
-            lines += [f"{ids[row]},{name},{reader},{corners}" for name, corners in (rows or {"No finding,14": ",,,"}).items()]
+            lines += [
+                f"{ids[row]},{name},{reader},{corners}" for name, corners in (rows or {"No finding,14": ",,,"}).items()
+            ]
     write_rows(root / "train.csv", "image_id,class_name,class_id,rad_id,x_min,y_min,x_max,y_max", lines)
     place(truth, root, [f"train/{name}.png" for name in ids])
 
@@ -303,9 +514,16 @@ def vindr_names(found: set[str], known: Iterable[str]) -> set[str]:
 
 
 WRITERS: dict[str, Callable[[pd.DataFrame, Path, Boxes | None], None]] = {
-    "nih": write_nih, "openi": write_openi, "rexgradient": write_rexgradient, "chexpert": write_chexpert, "mimic": write_mimic,
-    "padchest": write_padchest, "vindr": write_vindr, "vinbigdata": write_vinbigdata, "cxrlt": write_cxrlt,
-}  # fmt: skip
+    "nih": write_nih,
+    "openi": write_openi,
+    "rexgradient": write_rexgradient,
+    "chexpert": write_chexpert,
+    "mimic": write_mimic,
+    "padchest": write_padchest,
+    "vindr": write_vindr,
+    "vinbigdata": write_vinbigdata,
+    "cxrlt": write_cxrlt,
+}
 
 
 def coded(truth: pd.DataFrame, say: Callable[[set[str]], str]) -> list[str]:
@@ -320,7 +538,10 @@ def reports(truth: pd.DataFrame) -> list[str]:
     if "report" in truth:
         return truth["report"].tolist()
     words = {label: WORDS_OF.get(label, label.lower()) for label in LABELS}
-    return coded(truth, lambda found: " ".join(f"There is {'' if label in found else 'no '}{word}." for label, word in words.items()))
+    return coded(
+        truth,
+        lambda found: " ".join(f"There is {'' if label in found else 'no '}{word}." for label, word in words.items()),
+    )
 
 
 def constant(truth: pd.DataFrame, value: str) -> list[str]:
@@ -335,7 +556,10 @@ def dense(truth: pd.DataFrame, outer: str, inner: str) -> pd.Series:
 def digests(truth: pd.DataFrame) -> list[str]:
     """A name of 40 hexadecimal digits for each row, made from patient, study and place in it."""
     place_in = truth.groupby(["patient", "study"]).cumcount()
-    return [hashlib.sha1(f"{p}/{s}/{k}".encode()).hexdigest() for p, s, k in zip(truth["patient"], truth["study"], place_in, strict=True)]
+    return [
+        hashlib.sha1(f"{p}/{s}/{k}".encode()).hexdigest()
+        for p, s, k in zip(truth["patient"], truth["study"], place_in, strict=True)
+    ]
 
 
 def write_rows(path: Path, header: str, *columns: Iterable, end: str = "\n") -> None:
@@ -356,7 +580,9 @@ def place(truth: pd.DataFrame, root: Path, paths: Iterable[str], bits: int = 8) 
         if out.suffix == ".jpg":
             Image.open(source).convert("L").save(out, quality=95)
         elif bits == 16:
-            Image.fromarray(np.asarray(Image.open(source).convert("L")).astype(np.uint16) * 257).save(out, compress_level=1)
+            Image.fromarray(np.asarray(Image.open(source).convert("L")).astype(np.uint16) * 257).save(
+                out, compress_level=1
+            )
         else:
             shutil.copyfile(source, out)
 
@@ -368,13 +594,25 @@ def demo_truth(root: Path) -> tuple[pd.DataFrame, Boxes]:
     files = {path.name: str(path) for path in root.glob("images_*/images/*.png")}
     found = [set(labels.split("|")) for labels in entries["Finding Labels"]]
     val = entries["Patient ID"].isin(entries["Patient ID"][~names.isin(test)].unique()[::10])
-    truth = pd.DataFrame({
-        "image": names.map(files), "patient": entries["Patient ID"], "study": entries["Follow-up #"], "view": entries["View Position"],
-        "age": entries["Patient Age"], "sex": entries["Patient Gender"], "split": np.where(names.isin(test), "test", np.where(val, "val", "train")),
-        **{label: [int(label in labels) for labels in found] for label in LABELS},
-    })  # fmt: skip
-    rows = pd.read_csv(root / "BBox_List_2017.csv", skiprows=1, header=None).replace({1: {"Infiltrate": "Infiltration"}})
-    boxes = {(name, label): (x / SIDE, y / SIDE, w / SIDE, h / SIDE) for name, label, x, y, w, h in rows.itertuples(index=False)}
+    truth = pd.DataFrame(
+        {
+            "image": names.map(files),
+            "patient": entries["Patient ID"],
+            "study": entries["Follow-up #"],
+            "view": entries["View Position"],
+            "age": entries["Patient Age"],
+            "sex": entries["Patient Gender"],
+            "split": np.where(names.isin(test), "test", np.where(val, "val", "train")),
+            **{label: [int(label in labels) for labels in found] for label in LABELS},
+        }
+    )
+    rows = pd.read_csv(root / "BBox_List_2017.csv", skiprows=1, header=None).replace(
+        {1: {"Infiltrate": "Infiltration"}}
+    )
+    boxes = {
+        (name, label): (x / SIDE, y / SIDE, w / SIDE, h / SIDE)
+        for name, label, x, y, w, h in rows.itertuples(index=False)
+    }
     return truth, boxes
 
 
@@ -393,7 +631,9 @@ def make_demo_layout(
         return make_demo_dataset(out, images, size, seed, workers, overwrite, phantom)
     if layout == "vinbigdata" and phantom.about.get("hard"):
         # There every label is a box, and a wrong label of the hard set has none.
-        message = "--hard --layout vinbigdata: its labels are boxes, and the hard set has labels without one; choose vindr"
+        message = (
+            "--hard --layout vinbigdata: its labels are boxes, and the hard set has labels without one; choose vindr"
+        )
         raise UserError(message)
     started = time.perf_counter()
     out = Path(out).resolve()

@@ -32,9 +32,13 @@ class GradCam:
             features = self.body(x)
         if not isinstance(features, Tensor) or features.ndim != 4:
             raise no_map(backbone)
-        self.axes, self.channels = ((1, 2), 3) if str(getattr(backbone, "output_fmt", "NCHW")).endswith("NHWC") else ((2, 3), 1)  # of h and w, of D
+        self.axes, self.channels = (
+            ((1, 2), 3) if str(getattr(backbone, "output_fmt", "NCHW")).endswith("NHWC") else ((2, 3), 1)
+        )  # of h and w, of D
         if features.shape[self.axes[0]] * features.shape[self.axes[1]] < 2:
-            raise UserError(f"{type(backbone).__name__} has a single cell left of an image of {img_size} pixels, no map; Grad-CAM needs a larger --img_size")
+            raise UserError(
+                f"{type(backbone).__name__} has a single cell left of an image of {img_size} pixels, no map; Grad-CAM needs a larger --img_size"
+            )
 
     def __call__(self, pixels: Tensor, size: int) -> Tensor:
         """(B, 1, H, W) uint8 -> (B, K, m, m) float32 >= 0, m = `size`."""
@@ -44,7 +48,9 @@ class GradCam:
             features = features.detach().float().requires_grad_()
             logits = self.rest(features.clone())  # a copy: layers that work in place may not touch a leaf
             cams = []
-            for k in range(logits.shape[1]):  # eq. 1: the gradient, averaged over the cells, weighs a channel; images do not mix in eval mode
+            for k in range(
+                logits.shape[1]
+            ):  # eq. 1: the gradient, averaged over the cells, weighs a channel; images do not mix in eval mode
                 (gradient,) = torch.autograd.grad(logits[:, k].sum(), features, retain_graph=k + 1 < logits.shape[1])
                 weight = gradient.mean(self.axes, keepdim=True)
                 cams.append((weight * features.detach()).sum(self.channels).relu())  # eq. 2
@@ -62,7 +68,11 @@ def no_map(backbone: nn.Module) -> UserError:
 
 def _split(backbone: Any, x: Tensor) -> tuple[Part, Part]:
     """-> (images to features, features to logits); timm's models say so themselves."""
-    return (backbone.forward_features, backbone.forward_head) if hasattr(backbone, "forward_features") else _split_traced(backbone, x)
+    return (
+        (backbone.forward_features, backbone.forward_head)
+        if hasattr(backbone, "forward_features")
+        else _split_traced(backbone, x)
+    )
 
 
 class _Tracer(fx.Tracer):
@@ -83,12 +93,20 @@ def _split_traced(backbone: nn.Module, x: Tensor) -> tuple[Part, Part]:
         if len(shape) == 3:  # tokens
             break
         # one cell, (B, D, 1, 1) or (B, 1, 1, D) on its way through a layer norm, is no map
-        if len(shape) < 4 or shape[2] * shape[3] < 2 or shape[1] * shape[2] < 2 or node.op == "placeholder" or _resizes(backbone, node):
+        if (
+            len(shape) < 4
+            or shape[2] * shape[3] < 2
+            or shape[1] * shape[2] < 2
+            or node.op == "placeholder"
+            or _resizes(backbone, node)
+        ):
             continue
         rest = _needed(nodes[-1], node)
         if not any(n.op == "placeholder" for n in rest):
             body = _needed(node, None)
-            return _module(backbone, [n for n in nodes if n in body], None, node), _module(backbone, [n for n in nodes if n in rest], node, None)
+            return _module(backbone, [n for n in nodes if n in body], None, node), _module(
+                backbone, [n for n in nodes if n in rest], node, None
+            )
     raise no_map(backbone)
 
 
@@ -110,7 +128,9 @@ def _needed(node: fx.Node, stop: fx.Node | None) -> set[fx.Node]:
     return found
 
 
-def _module(backbone: nn.Module, nodes: list[fx.Node], source: fx.Node | None, result: fx.Node | None) -> fx.GraphModule:
+def _module(
+    backbone: nn.Module, nodes: list[fx.Node], source: fx.Node | None, result: fx.Node | None
+) -> fx.GraphModule:
     """The `nodes` as a module of its own that shares the weights: from `source` (or the input) to `result` (or the output)."""
     graph = fx.Graph()
     env = {} if source is None else {source: graph.placeholder("features")}

@@ -66,9 +66,12 @@ class MapsFile:
         """
         self.images = [name for names in distributed.gathered(self.images) for name in names]
         self.file.close(
-            **origin(self.images, meta, contaminated), classes=np.array(classes), sources=np.array(self.sources),
-            side=self.side, keep_ratio=self.keep_ratio,
-        )  # fmt: skip
+            **origin(self.images, meta, contaminated),
+            classes=np.array(classes),
+            sources=np.array(self.sources),
+            side=self.side,
+            keep_ratio=self.keep_ratio,
+        )
         return len(self.images)
 
 
@@ -78,7 +81,9 @@ class MaskMaps(MapsFile):
     `reinit`: the re-initialised model, given where the mask is learned.
     """
 
-    def __init__(self, path: str | Path, reinit: RoiModel | None, keep_ratio: float, size: int, side: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self, path: str | Path, reinit: RoiModel | None, keep_ratio: float, size: int, side: int, dtype: torch.dtype
+    ) -> None:
         super().__init__(path, ["mask"] if reinit is None else ["mask", "mask" + REINIT], keep_ratio, side)
         self.reinit, self.size, self.dtype = reinit, size, dtype
 
@@ -109,7 +114,15 @@ def boxed(names: list[str], only: Collection[str] | None) -> list[int]:
 class ClassMaps(MapsFile):
     """The map of each class behind a mask, of the model and of the re-initialised one, for the images in `only`."""
 
-    def __init__(self, path: str | Path, reinit: RoiModel, keep_ratio: float, size: int, dtype: torch.dtype, only: Collection[str] | None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        reinit: RoiModel,
+        keep_ratio: float,
+        size: int,
+        dtype: torch.dtype,
+        only: Collection[str] | None,
+    ) -> None:
         super().__init__(path, ["class_mask", "class_mask" + REINIT], keep_ratio)
         self.reinit, self.size, self.dtype, self.only = reinit, size, dtype, only
 
@@ -127,7 +140,11 @@ class ClassMaps(MapsFile):
         self.rows([names[n] for n in chosen], {s: self._sized(m) for s, m in maps.items()}, {})
 
     def _sized(self, maps: Tensor) -> Tensor:
-        return enlarged(maps, (self.size, self.size)) if maps.shape[-1] < self.size else F.adaptive_avg_pool2d(maps, self.size)
+        return (
+            enlarged(maps, (self.size, self.size))
+            if maps.shape[-1] < self.size
+            else F.adaptive_avg_pool2d(maps, self.size)
+        )
 
 
 class CamMaps(MapsFile):
@@ -137,7 +154,14 @@ class CamMaps(MapsFile):
     """
 
     def __init__(
-        self, path: str | Path, models: tuple[RoiModel, RoiModel], keep_ratio: float, size: int, side: int, dtype: torch.dtype, only: Collection[str] | None
+        self,
+        path: str | Path,
+        models: tuple[RoiModel, RoiModel],
+        keep_ratio: float,
+        size: int,
+        side: int,
+        dtype: torch.dtype,
+        only: Collection[str] | None,
     ) -> None:
         super().__init__(path, ["cam", "cam" + REINIT], keep_ratio)
         self.cams = {source: GradCam(model, side) for source, model in zip(self.sources, models, strict=True)}
@@ -150,4 +174,8 @@ class CamMaps(MapsFile):
         pixels = batch.pixels[chosen].to(views.full.device)
         with torch.autocast(pixels.device.type, self.dtype, enabled=self.dtype != torch.float32):
             maps = {source: cam(pixels, self.size) for source, cam in self.cams.items()}
-        self.rows([names[n] for n in chosen], {s: m / m.amax((2, 3), keepdim=True).clamp_min(1e-30) for s, m in maps.items()}, {})
+        self.rows(
+            [names[n] for n in chosen],
+            {s: m / m.amax((2, 3), keepdim=True).clamp_min(1e-30) for s, m in maps.items()},
+            {},
+        )

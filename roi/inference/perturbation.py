@@ -39,7 +39,9 @@ def ranks(score: Tensor, hard: Tensor) -> Tensor:
     return torch.empty_like(order).scatter_(1, order, places).view_as(score)
 
 
-def perturbations(score: Tensor, hard: Tensor, reinit: Tensor, seeds: Tensor, kept: Sequence[float]) -> Iterator[tuple[str, int, Tensor]]:
+def perturbations(
+    score: Tensor, hard: Tensor, reinit: Tensor, seeds: Tensor, kept: Sequence[float]
+) -> Iterator[tuple[str, int, Tensor]]:
     """-> (source, place in `kept`, mask) for every source and fraction.
 
     score, hard: of the model; reinit: the score of the re-initialised one, all (B, 1, H, W). `inverted` keeps the lowest
@@ -66,11 +68,19 @@ class Curves:
     """
 
     def __init__(
-        self, path: str | Path, models: tuple[RoiModel, RoiModel], keep_ratio: float, batch_size: int, dtype: torch.dtype, seeds: dict[str, int]
+        self,
+        path: str | Path,
+        models: tuple[RoiModel, RoiModel],
+        keep_ratio: float,
+        batch_size: int,
+        dtype: torch.dtype,
+        seeds: dict[str, int],
     ) -> None:
         self.model, other = models
         if self.model.mask_net is None:
-            raise UserError(f"{path}: the checkpoint has no learned mask ({self.model.mask!r}), nothing ranks the pixels; leave out --curves")
+            raise UserError(
+                f"{path}: the checkpoint has no learned mask ({self.model.mask!r}), nothing ranks the pixels; leave out --curves"
+            )
         self.other, self.keep_ratio, self.kept = other, keep_ratio, fractions(keep_ratio)
         self.batch_size, self.dtype, self.seeds = batch_size, dtype, seeds
         self.file = ArrayWriter(path)
@@ -89,13 +99,17 @@ class Curves:
             if name in self.seeds and views.score is not None and views.hard is not None:
                 row = [batch.pixels[n].to(views.full.device), views.score[n], views.hard[n], views.full[n]]
                 self.images.append(name)
-                self.waiting.append((self.seeds[name], [t.clone() for t in row]))  # not views: they would keep the batch in memory
+                self.waiting.append(
+                    (self.seeds[name], [t.clone() for t in row])
+                )  # not views: they would keep the batch in memory
                 if len(self.waiting) == self.batch_size:
                     self._flush()
 
     @torch.inference_mode()
     def _flush(self) -> None:
-        pixels, score, hard, full = (torch.stack(rows) for rows in zip(*(tensors for _, tensors in self.waiting), strict=True))
+        pixels, score, hard, full = (
+            torch.stack(rows) for rows in zip(*(tensors for _, tensors in self.waiting), strict=True)
+        )
         seeds = torch.tensor([seed for seed, _ in self.waiting], device=full.device)
         self.waiting = []
         shape = (len(full), len(SOURCES), len(self.kept), full.shape[1])
@@ -115,7 +129,10 @@ class Curves:
             self._flush()
         self.images = [name for names in distributed.gathered(self.images) for name in names]
         self.file.close(
-            **origin(self.images, meta, contaminated), classes=np.array(classes), sources=np.array(SOURCES),
-            fractions=np.array(self.kept), keep_ratio=self.keep_ratio,
-        )  # fmt: skip
+            **origin(self.images, meta, contaminated),
+            classes=np.array(classes),
+            sources=np.array(SOURCES),
+            fractions=np.array(self.kept),
+            keep_ratio=self.keep_ratio,
+        )
         return len(self.images)

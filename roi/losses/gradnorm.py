@@ -68,16 +68,24 @@ class GradNorm(FixedWeights):
     """
 
     def __init__(
-        self, weights: dict[str, float], taps: Taps, at: Mapping[str, str], alpha: float = 1.5, lr: float = 0.025,
-        device: torch.device | str = "cpu", mean: Callable[[Tensor], Tensor] = lambda tensor: tensor,
-    ) -> None:  # fmt: skip
+        self,
+        weights: dict[str, float],
+        taps: Taps,
+        at: Mapping[str, str],
+        alpha: float = 1.5,
+        lr: float = 0.025,
+        device: torch.device | str = "cpu",
+        mean: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+    ) -> None:
         super().__init__(weights)
         self.taps, self.at, self.mean = taps, at, mean
         self.alpha, self.lr = alpha, lr
         self.names = list(weights)
         self.total = sum(weights.values())
         self.w = torch.tensor(list(weights.values()), dtype=torch.float32, device=device)  # (T,)
-        self.first, self.slope, self.square, self.steps = (torch.zeros_like(self.w) for _ in range(4))  # first: L_i(0), 0 = not seen yet
+        self.first, self.slope, self.square, self.steps = (
+            torch.zeros_like(self.w) for _ in range(4)
+        )  # first: L_i(0), 0 = not seen yet
         taps.clear()
 
     @property
@@ -119,7 +127,9 @@ class GradNorm(FixedWeights):
         found = torch.autograd.grad(loss, [y for _, y in calls], retain_graph=True, allow_unused=True)
         for (x, _), d in ((call, d) for call, d in zip(calls, found, strict=True) if d is not None):
             if isinstance(layer, nn.Conv2d):
-                total += conv2d_weight(x.float(), weight.shape, d.float(), layer.stride, layer.padding, layer.dilation, layer.groups)
+                total += conv2d_weight(
+                    x.float(), weight.shape, d.float(), layer.stride, layer.padding, layer.dilation, layer.groups
+                )
             else:
                 total += d.float().flatten(0, -2).T @ x.float().flatten(0, -2)
         return total
@@ -127,7 +137,9 @@ class GradNorm(FixedWeights):
     @torch.no_grad()
     def update(self, here: Tensor, g: Tensor, now: Tensor) -> None:
         """One step of Adam (Kingma & Ba 2015) on log w of the terms `here`, from their g_i and L_i, (T,) each."""
-        fine = g.isfinite().all() & now.isfinite().all()  # the loop stops on a loss that is not; fp16 overflows are skipped by the scaler too
+        fine = (
+            g.isfinite().all() & now.isfinite().all()
+        )  # the loop stops on a loss that is not; fp16 overflows are skipped by the scaler too
         first = torch.where((self.first[here] == 0) & (now > 1e-12), now, self.first[here])
         rate = torch.where(first > 0, now / first, 1.0)
         pull = self.w[here] * g  # G_i
@@ -147,7 +159,10 @@ class GradNorm(FixedWeights):
         self.w = torch.where(fine, w, self.w)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"names": list(self.names), **{key: getattr(self, key).cpu() for key in ("w", "first", "slope", "square", "steps")}}
+        return {
+            "names": list(self.names),
+            **{key: getattr(self, key).cpu() for key in ("w", "first", "slope", "square", "steps")},
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for key in ("w", "first", "slope", "square", "steps"):

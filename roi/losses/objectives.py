@@ -20,14 +20,30 @@ from roi.losses.terms import Over, bce, consist, drop, log_mean_exp, lost, of_ba
 from roi.models.masks import competing, enlarged, exact_topk, kept_pixels, random_mask, straight_through
 from roi.models.roi_model import RoiModel
 
-OBJECTIVES = {"evidence": ("full", "consist", "drop", "locate"), "consistency": ("full", "consist", "drop", "sparse", "tv")}
-LAYER = {"full": "head", "consist": "head", "drop": "head", "sparse": "mask", "tv": "mask", "locate": "mask"}  # whose output a term is made of
+OBJECTIVES = {
+    "evidence": ("full", "consist", "drop", "locate"),
+    "consistency": ("full", "consist", "drop", "sparse", "tv"),
+}
+LAYER = {
+    "full": "head",
+    "consist": "head",
+    "drop": "head",
+    "sparse": "mask",
+    "tv": "mask",
+    "locate": "mask",
+}  # whose output a term is made of
 LabelLoss = Callable[[Tensor, Tensor, Over], Tensor]  # logits, target, over -> (): what `full` is
 LIGHT = (0.9, 0.98)  # share of an image that stays when the classifier sees it through a random mask
 
 
 def consistency_terms(
-    model: RoiModel, pixels: Tensor, target: Tensor, keep_ratio: float, seeds: Tensor | None = None, over: Over = of_batch, label_loss: LabelLoss = bce
+    model: RoiModel,
+    pixels: Tensor,
+    target: Tensor,
+    keep_ratio: float,
+    seeds: Tensor | None = None,
+    over: Over = of_batch,
+    label_loss: LabelLoss = bce,
 ) -> dict[str, Tensor]:
     """(B, 1, H, W) in 0..255, (B, K) -> {"full": (), "consist": (), ...}
 
@@ -37,7 +53,11 @@ def consistency_terms(
     views = model(pixels, keep_ratio, seeds)
     terms = {"full": label_loss(views.full, target, over)}
     if views.hard is not None:
-        terms |= {"consist": consist(views.full, views.crop), "drop": drop(views.full, views.drop), "mask_kept": views.hard.mean()}
+        terms |= {
+            "consist": consist(views.full, views.crop),
+            "drop": drop(views.full, views.drop),
+            "mask_kept": views.hard.mean(),
+        }
     if views.soft is not None:
         terms |= {"sparse": views.soft.mean(), "tv": total_variation(views.soft)}
         terms |= {"mask_mean": terms["sparse"].detach(), "mask_tv": terms["tv"].detach()}
@@ -67,7 +87,13 @@ class Chance:
 
 
 def label_terms(
-    logits: Tensor, maps: Tensor | None, target: Tensor, findings: Tensor, sharpness: float, over: Over = of_batch, label_loss: LabelLoss = bce
+    logits: Tensor,
+    maps: Tensor | None,
+    target: Tensor,
+    findings: Tensor,
+    sharpness: float,
+    over: Over = of_batch,
+    label_loss: LabelLoss = bce,
 ) -> dict[str, Tensor]:
     """`full` and, where there is a map a finding, `locate`: what is learned from labels alone, of pixels or of features of a frozen backbone.
 
@@ -115,15 +141,23 @@ def evidence_terms(
     m = dropped = straight_through(hard, soft)
     present = (findings == 1).float()
     if model.per_class:
-        own = enlarged(maps[torch.arange(len(maps), device=maps.device), chance.one.argmax(1)][:, None], size)  # (B, 1, H, W)
-        dropped = torch.where(chance.single[:, None, None, None], straight_through(exact_topk(own, k), competing(own, k)), m)
+        own = enlarged(
+            maps[torch.arange(len(maps), device=maps.device), chance.one.argmax(1)][:, None], size
+        )  # (B, 1, H, W)
+        dropped = torch.where(
+            chance.single[:, None, None, None], straight_through(exact_topk(own, k), competing(own, k)), m
+        )
         present = chance.one
     terms["consist"] = bce(model.crop(x, m, seeds), target, over)
     # The classifier must not learn from the drop view: only the mask is asked to remove evidence.
     with fixed(model.backbone):
         left = model.drop(x, dropped, seeds)
     terms["drop"] = lost(left, present, over)
-    return terms | {"mask_kept": hard.mean(), "mask_mean": soft.detach().mean(), "mask_tv": total_variation(soft.detach())}
+    return terms | {
+        "mask_kept": hard.mean(),
+        "mask_mean": soft.detach().mean(),
+        "mask_tv": total_variation(soft.detach()),
+    }
 
 
 @contextmanager

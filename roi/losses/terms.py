@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Over = Callable[[Tensor], Tensor]  # how many values a sum is divided by: those of this batch -> those that count (roi/distributed.py)
+Over = Callable[
+    [Tensor], Tensor
+]  # how many values a sum is divided by: those of this batch -> those that count (roi/distributed.py)
 
 
 def of_batch(values: Tensor) -> Tensor:
@@ -39,12 +41,22 @@ def focal(logits: Tensor, target: Tensor, over: Over = of_batch, *, alpha: float
     alpha weighs what is present and 1 - alpha what is absent; below 0: neither (eq. 4). gamma 0 without alpha is BCE.
     """
     up, down = (alpha, 1 - alpha) if alpha >= 0 else (1.0, 1.0)
-    present = up * (gamma * F.logsigmoid(-logits)).exp() * F.softplus(-logits)  # powers by their logarithm: slopes stay finite for any gamma
+    present = (
+        up * (gamma * F.logsigmoid(-logits)).exp() * F.softplus(-logits)
+    )  # powers by their logarithm: slopes stay finite for any gamma
     absent = down * (gamma * F.logsigmoid(logits)).exp() * F.softplus(logits)
     return _expected(present, absent, target, over)
 
 
-def asymmetric(logits: Tensor, target: Tensor, over: Over = of_batch, *, gamma_pos: float = 0.0, gamma_neg: float = 4.0, clip: float = 0.05) -> Tensor:
+def asymmetric(
+    logits: Tensor,
+    target: Tensor,
+    over: Over = of_batch,
+    *,
+    gamma_pos: float = 0.0,
+    gamma_neg: float = 4.0,
+    clip: float = 0.05,
+) -> Tensor:
     """Focal with a power for each side, and what is absent is at rest below p = clip (Ridnik et al. 2021, eqs. 4-7). (B, K), (B, K) -> ()
 
     present: -(1 - p)^gamma_pos log p; absent: -q^gamma_neg log(1 - q) with q = max(p - clip, 0).

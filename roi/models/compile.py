@@ -47,7 +47,9 @@ def recomputed(model: RoiModel) -> None:
     """
     found = list(blocks(model.backbone, head(model.backbone)[1]))
     if not found:
-        raise UserError(f"--checkpoint_activations: {type(model.backbone).__name__} has no repeated blocks; leave it out")
+        raise UserError(
+            f"--checkpoint_activations: {type(model.backbone).__name__} has no repeated blocks; leave it out"
+        )
     for block in found:
         block.forward = _twice(block, block.forward)
 
@@ -56,7 +58,11 @@ def blocks(module: nn.Module, last: nn.Module) -> Iterator[nn.Module]:
     """The outermost modules that stand several times in a row (of a Sequential or a ModuleList), each with layers of its own."""
     for child in module.children():
         inside = [m for m in child.modules() if m is not child]
-        kinds = Counter(type(m) for m in module.children()) if isinstance(module, nn.Sequential | nn.ModuleList) else Counter()
+        kinds = (
+            Counter(type(m) for m in module.children())
+            if isinstance(module, nn.Sequential | nn.ModuleList)
+            else Counter()
+        )
         repeated = kinds[type(child)] > 1 and not isinstance(child, nn.Sequential | nn.ModuleList)
         if inside and repeated and not any(m is last or m._forward_hooks for m in inside):
             yield child

@@ -24,7 +24,11 @@ class ConvMask(nn.Module):
     def __init__(self, maps: int = 1) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(32, maps, 1)
+            nn.Conv2d(3, 16, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(16, 32, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(32, maps, 1),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -40,13 +44,17 @@ class FeatureMask(nn.Module):
     def __init__(self, channels: list[int], maps: int = 1) -> None:
         super().__init__()
         self.project = nn.ModuleList([nn.Sequential(nn.GroupNorm(1, d), nn.Conv2d(d, WIDTH, 1)) for d in channels])
-        self.layers = nn.Sequential(nn.GELU(), nn.Conv2d(WIDTH, WIDTH, 3, padding=1), nn.GELU(), nn.Conv2d(WIDTH, maps, 1))
+        self.layers = nn.Sequential(
+            nn.GELU(), nn.Conv2d(WIDTH, WIDTH, 3, padding=1), nn.GELU(), nn.Conv2d(WIDTH, maps, 1)
+        )
         nn.init.constant_(self.layers[-1].bias, -2.0)  # type: ignore[arg-type]
 
     def forward(self, stages: list[Tensor]) -> Tensor:
         size = stages[0].shape[-2:]
         projected = [project(stage) for project, stage in zip(self.project, stages, strict=True)]
-        return self.layers(torch.stack([F.interpolate(p, size=size, mode="bilinear", align_corners=False) for p in projected]).sum(0))
+        return self.layers(
+            torch.stack([F.interpolate(p, size=size, mode="bilinear", align_corners=False) for p in projected]).sum(0)
+        )
 
 
 class Stages:
@@ -59,7 +67,9 @@ class Stages:
     before that rule have such a `widened` stage.
     """
 
-    def __init__(self, backbone: nn.Module, head: nn.Module, img_size: int, finest: int = 0, widened: bool = False) -> None:
+    def __init__(
+        self, backbone: nn.Module, head: nn.Module, img_size: int, finest: int = 0, widened: bool = False
+    ) -> None:
         found = _sizes(backbone, head, img_size)
         there = {stride for stride in STRIDES for _, shape in found if _has_stride(shape, stride, img_size)}
         fine_enough = [stride for stride in there if stride <= 16 and img_size / stride >= CELLS]
@@ -100,7 +110,10 @@ class Stages:
         self.caught = {}
         try:
             yield stages
-            stages += [self.caught[name].movedim(-1, 1) if last else self.caught[name] for name, last in zip(self.names, self.axes, strict=True)]
+            stages += [
+                self.caught[name].movedim(-1, 1) if last else self.caught[name]
+                for name, last in zip(self.names, self.axes, strict=True)
+            ]
         finally:
             self.caught = None
 
@@ -146,7 +159,9 @@ def _before_widening(backbone: nn.Module, here: list[tuple[str, torch.Size]], na
     shapes = dict(here)
     beside = [other for other in shapes if other.count(".") == name.count(".")]
     sees = [_largest_kernel(backbone.get_submodule(other)) for other in beside]
-    last = max((n for n, size in enumerate(sees) if size > 1), default=len(sees) - 1)  # after it come a 1x1 convolution, norms, activations
+    last = max(
+        (n for n, size in enumerate(sees) if size > 1), default=len(sees) - 1
+    )  # after it come a 1x1 convolution, norms, activations
     name = beside[last] if 1 in sees[last + 1 :] else beside[-1]
     stage = backbone.get_submodule(name)
     if isinstance(stage, nn.Sequential) and _largest_kernel(stage[-1]) == 1 and f"{name}.{len(stage) - 2}" in shapes:

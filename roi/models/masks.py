@@ -65,7 +65,10 @@ def random_mask(seeds: Tensor, size: tuple[int, int], k: int | Tensor, cell: int
     noise = normal(seeds, grid[0] * grid[1]).view(-1, 1, *grid)
     noise = F.interpolate(noise, size=[(n - 1) * cell for n in grid], mode="bilinear", align_corners=True)
     top, left = (uniform(seeds, 2, stream=1) * cell).long().unbind(1)  # (B,), in 0 .. cell - 1
-    rows, columns = top[:, None] + torch.arange(height, device=seeds.device), left[:, None] + torch.arange(width, device=seeds.device)
+    rows, columns = (
+        top[:, None] + torch.arange(height, device=seeds.device),
+        left[:, None] + torch.arange(width, device=seeds.device),
+    )
     images = torch.arange(len(seeds), device=seeds.device)
     score = noise[images[:, None, None], 0, rows[:, :, None], columns[:, None, :]][:, None]  # (B, 1, H, W)
     return exact_topk(score, k) if isinstance(k, int) else without_lowest(score, height * width - k)
@@ -85,5 +88,7 @@ def cutout_mask(seeds: Tensor, size: tuple[int, int], k: int) -> Tensor:
     centres = uniform(seeds, 2)  # (B, 2)
     y, x = (torch.arange(n, dtype=torch.float32, device=seeds.device) + 0.5 for n in size)
     cy, cx = (min(half, n / 2) + centres[:, i] * max(n - 2 * half, 0) for i, n in enumerate(size))
-    away = torch.maximum((y[None] - cy[:, None]).abs()[:, :, None], (x[None] - cx[:, None]).abs()[:, None, :])  # (B, H, W)
+    away = torch.maximum(
+        (y[None] - cy[:, None]).abs()[:, :, None], (x[None] - cx[:, None]).abs()[:, None, :]
+    )  # (B, H, W)
     return exact_topk(-away[:, None], k)

@@ -24,7 +24,9 @@ from roi.models.masks import cutout_mask, enlarged, exact_topk, kept_pixels, ran
 from roi.models.view_norms import ViewNorms
 from roi.models.weights import load_weights, read_tensors, read_weights
 
-Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]  # mean and standard deviation of red, green, blue in 0..1
+Normalisation = tuple[
+    tuple[float, float, float], tuple[float, float, float]
+]  # mean and standard deviation of red, green, blue in 0..1
 IMAGENET: Normalisation = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALVES: Normalisation = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 MASKS = ("conv", "features", "random", "cutout", "none")
@@ -38,7 +40,9 @@ class Views(NamedTuple):
     drop: Tensor | None  # (B, K) on what it drops
     soft: Tensor | None  # (B, 1, H, W) in (0, 1), where the mask is learned
     hard: Tensor | None  # (B, 1, H, W) 0/1, exactly k ones an image
-    score: Tensor | None = None  # (B, 1, H, W) logits of `soft`, fp32; they rank the pixels where `soft` is rounded to 1
+    score: Tensor | None = (
+        None  # (B, 1, H, W) logits of `soft`, fp32; they rank the pixels where `soft` is rounded to 1
+    )
     maps: Tensor | None = None  # (B, K, h, w) the map of each class in cells, fp32, where there is one
 
 
@@ -59,13 +63,24 @@ class RoiModel(nn.Module):
     findings: Tensor  # (K,) bool
 
     def __init__(
-        self, backbone: nn.Module, mask: str = "conv", channels_last: bool = True,
-        *, img_size: int = 224, per_class: bool = False, fill: str = "mean", findings: Sequence[bool] | None = None,
-        map_stride: int = 0, widened_stage: bool = False, normalisation: Normalisation | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        backbone: nn.Module,
+        mask: str = "conv",
+        channels_last: bool = True,
+        *,
+        img_size: int = 224,
+        per_class: bool = False,
+        fill: str = "mean",
+        findings: Sequence[bool] | None = None,
+        map_stride: int = 0,
+        widened_stage: bool = False,
+        normalisation: Normalisation | None = None,
+    ) -> None:
         super().__init__()
         if mask not in MASKS or fill not in FILLS:
-            raise ValueError(f"mask {mask!r}: one of {MASKS}" if mask not in MASKS else f"fill {fill!r}: one of {FILLS}")
+            raise ValueError(
+                f"mask {mask!r}: one of {MASKS}" if mask not in MASKS else f"fill {fill!r}: one of {FILLS}"
+            )
         self.backbone = backbone
         self.mask, self.fill, self.per_class = mask, fill, per_class and mask in LEARNED
         self.frozen: list[nn.Module] = []  # batch norms that keep their statistics (roi.training.optim.learn_only)
@@ -73,13 +88,17 @@ class RoiModel(nn.Module):
         classes = len(last.weight)  # type: ignore[arg-type]
         maps = classes if self.per_class else 1
         self.stages = Stages(backbone, last, img_size, map_stride, widened_stage) if mask == "features" else None
-        self.mask_net = FeatureMask(self.stages.channels, maps) if self.stages else ConvMask(maps) if mask == "conv" else None
+        self.mask_net = (
+            FeatureMask(self.stages.channels, maps) if self.stages else ConvMask(maps) if mask == "conv" else None
+        )
         self.view_norms = ViewNorms(backbone)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         mean, std = normalisation or IMAGENET
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("findings", torch.tensor([True] * classes if findings is None else list(findings)), persistent=False)
+        self.register_buffer(
+            "findings", torch.tensor([True] * classes if findings is None else list(findings)), persistent=False
+        )
         self.to(memory_format=self.memory_format)
 
     def train(self, mode: bool = True) -> "RoiModel":
@@ -219,7 +238,9 @@ def build_backbone(
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        backbone = _torchvision(name, classes, img_size) if name in torchvision_names() else _timm(name, classes, img_size)
+        backbone = (
+            _torchvision(name, classes, img_size) if name in torchvision_names() else _timm(name, classes, img_size)
+        )
     if zero_head:
         for parameter in head(backbone)[1].parameters():
             nn.init.zeros_(parameter)
@@ -236,8 +257,18 @@ def torchvision_names() -> list[str]:
 
 
 def _torchvision(name: str, classes: int, img_size: int) -> nn.Module:
-    special: dict[str, dict] = {"inception_v3": {"aux_logits": False, "init_weights": True}, "googlenet": {"aux_logits": False, "init_weights": True}}
-    extra = special.get(name, {"image_size": img_size} if name.startswith("vit_") else {"input_size": (img_size, img_size)} if name == "maxvit_t" else {})
+    special: dict[str, dict] = {
+        "inception_v3": {"aux_logits": False, "init_weights": True},
+        "googlenet": {"aux_logits": False, "init_weights": True},
+    }
+    extra = special.get(
+        name,
+        {"image_size": img_size}
+        if name.startswith("vit_")
+        else {"input_size": (img_size, img_size)}
+        if name == "maxvit_t"
+        else {},
+    )
     backbone = torchvision.models.get_model(name, weights=None, num_classes=classes, **extra)
     if name.startswith("squeezenet"):
         backbone.classifier[2] = nn.Identity()  # a ReLU: multi-label logits must go below 0
@@ -250,10 +281,16 @@ def _timm(name: str, classes: int, img_size: int) -> nn.Module:
     base, _, tag = name.partition(".")
     if base not in timm.list_models():
         near = difflib.get_close_matches(name, {*torchvision_names(), *timm.list_models()}, n=4)
-        raise UserError(f"--backbone {name!r}: neither a torchvision nor a timm classifier" + (f"; near it: {', '.join(near)}" if near else ""))
+        raise UserError(
+            f"--backbone {name!r}: neither a torchvision nor a timm classifier"
+            + (f"; near it: {', '.join(near)}" if near else "")
+        )
     tags = [full.partition(".")[2] for full in timm.list_models(f"{base}.*", pretrained=True)]
     if tag and tag not in tags:
-        raise UserError(f"--backbone {name!r}: weights of that name are not there for {base}" + (f"; there are {', '.join(tags)}" if tags else ""))
+        raise UserError(
+            f"--backbone {name!r}: weights of that name are not there for {base}"
+            + (f"; there are {', '.join(tags)}" if tags else "")
+        )
     try:
         return timm.create_model(name, pretrained=False, num_classes=classes, **_side(name, img_size))
     except RuntimeError as error:
@@ -272,7 +309,9 @@ def imagenet_weights(name: str, img_size: int = 224) -> dict[str, Tensor]:
     """Download (or take from the cache) the published weights; timm fits positions to the side of the input. UserError with the way round when that fails."""
     try:
         if name in torchvision_names():
-            return torchvision.models.get_model(name, weights="DEFAULT").state_dict()  # it knows the old spellings of keys
+            return torchvision.models.get_model(
+                name, weights="DEFAULT"
+            ).state_dict()  # it knows the old spellings of keys
         import timm
 
         return timm.create_model(name, pretrained=True, **_side(name, img_size)).state_dict()
@@ -284,11 +323,23 @@ def imagenet_weights(name: str, img_size: int = 224) -> dict[str, Tensor]:
 
 
 def build_model(
-    name: str, classes: int, mask: str, weights: str = "imagenet", img_size: int = 224, seed: int = 0, channels_last: bool = True,
-    *, per_class: bool = False, fill: str = "mean", findings: Sequence[bool] | None = None,
+    name: str,
+    classes: int,
+    mask: str,
+    weights: str = "imagenet",
+    img_size: int = 224,
+    seed: int = 0,
+    channels_last: bool = True,
+    *,
+    per_class: bool = False,
+    fill: str = "mean",
+    findings: Sequence[bool] | None = None,
     class_names: Sequence[str] | None = None,
-    map_stride: int = 0, widened_stage: bool = False, normalisation: Normalisation | None = None, zero_head: bool = False,
-) -> RoiModel:  # fmt: skip
+    map_stride: int = 0,
+    widened_stage: bool = False,
+    normalisation: Normalisation | None = None,
+    zero_head: bool = False,
+) -> RoiModel:
     """Backbone and mask net, all new layers drawn from `seed`."""
     try:
         backbone = build_backbone(name, classes, weights, img_size, seed, class_names, zero_head)
@@ -299,9 +350,17 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return RoiModel(
-            backbone, mask, channels_last, img_size=img_size, per_class=per_class, fill=fill, findings=findings, map_stride=map_stride,
-            widened_stage=widened_stage, normalisation=normalisation,
-        )  # fmt: skip
+            backbone,
+            mask,
+            channels_last,
+            img_size=img_size,
+            per_class=per_class,
+            fill=fill,
+            findings=findings,
+            map_stride=map_stride,
+            widened_stage=widened_stage,
+            normalisation=normalisation,
+        )
 
 
 def normalisation_of(name: str, weights: str) -> Normalisation:
@@ -340,8 +399,18 @@ def reinitialised(args: dict[str, Any], classes: Sequence[str], seed: int, chann
 def described(args: dict[str, Any], classes: Sequence[str], seed: int, channels_last: bool = True) -> RoiModel:
     """The model that the training flags of a checkpoint describe, with weights drawn from `seed`."""
     return build_model(
-        args["backbone"], len(classes), args["mask"], "none", args["img_size"], seed, channels_last,
-        per_class=args["mask_per_class"], fill=args["fill"], findings=is_finding(classes).tolist(),
+        args["backbone"],
+        len(classes),
+        args["mask"],
+        "none",
+        args["img_size"],
+        seed,
+        channels_last,
+        per_class=args["mask_per_class"],
+        fill=args["fill"],
+        findings=is_finding(classes).tolist(),
         # Before these were kept: the finest stage, the widened one too, ImageNet's mean and spread.
-        map_stride=args.get("map_stride", 8), widened_stage=args.get("widened_stage", True), normalisation=args.get("normalisation"),
-    )  # fmt: skip
+        map_stride=args.get("map_stride", 8),
+        widened_stage=args.get("widened_stage", True),
+        normalisation=args.get("normalisation"),
+    )

@@ -25,7 +25,11 @@ class ViewNorms(nn.Module):
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
         self.backbone = [backbone]  # in a list: its weights are not ours
-        self.norms = [m for m in backbone.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None and m.running_var is not None]
+        self.norms = [
+            m
+            for m in backbone.modules()
+            if isinstance(m, _BatchNorm) and m.running_mean is not None and m.running_var is not None
+        ]
         for view in VIEWS if self.norms else ():
             self.register_buffer(f"{view}_batches", torch.zeros((), dtype=torch.long))
             for n, norm in enumerate(self.norms):
@@ -47,7 +51,11 @@ class ViewNorms(nn.Module):
             norm.train()
         if self.learned[view]:
             for n, norm in enumerate(self.norms):
-                norm._buffers.update(running_mean=self._get(view, n, "mean"), running_var=self._get(view, n, "var"), num_batches_tracked=None)
+                norm._buffers.update(
+                    running_mean=self._get(view, n, "mean"),
+                    running_var=self._get(view, n, "var"),
+                    num_batches_tracked=None,
+                )
         if learning:
             self.get_buffer(f"{view}_batches").add_(1)
         try:

@@ -65,23 +65,44 @@ def configuration(run: Run) -> str:
     m, made = run.metrics, run.metrics.get("predictions") or {}
     given = m.get("inputs") or {}
     facts: list[tuple[str, object]] = [
-        ("Images", m["n_images"]), ("Patients", m.get("n_patients")), ("Classes", len(m["per_class"])), ("Split", m.get("split")),
+        ("Images", m["n_images"]),
+        ("Patients", m.get("n_patients")),
+        ("Classes", len(m["per_class"])),
+        ("Split", m.get("split")),
         ("Labels", m.get("label_source")),
         ("Trained on these images or patients", {True: "yes", False: "no"}.get(m["contaminated"])),
         *((f"Input: {k}", ", ".join(map(str, v)) if isinstance(v, list) else v) for k, v in given.items() if v),
-        ("Checkpoint", made.get("checkpoint")), ("Epoch", made.get("epoch")), ("Share of pixels kept", made.get("keep_ratio")),
-        ("Versions", ", ".join(f"{k} {v}" for k, v in made["versions"].items()) if isinstance(made.get("versions"), dict) else made.get("versions")),
-        ("Commit of the code that made this page", commit()), ("Command of the predictions", made.get("command")), ("Command of the scores", m.get("command")),
+        ("Checkpoint", made.get("checkpoint")),
+        ("Epoch", made.get("epoch")),
+        ("Share of pixels kept", made.get("keep_ratio")),
+        (
+            "Versions",
+            ", ".join(f"{k} {v}" for k, v in made["versions"].items())
+            if isinstance(made.get("versions"), dict)
+            else made.get("versions"),
+        ),
+        ("Commit of the code that made this page", commit()),
+        ("Command of the predictions", made.get("command")),
+        ("Command of the scores", m.get("command")),
         ("Command of this page", shlex.join(sys.argv)),
-    ]  # fmt: skip
+    ]
 
     def lines(pairs: Iterable[tuple[str, object]]) -> list[list[object]]:
         return [[k, Cell(f"<code>{esc('unknown' if v is None else v)}</code>", "", "text wrap")] for k, v in pairs]
 
     flags = made.get("args")
-    args = table(("Flag", "Value"), lines((f"--{k}", json.dumps(v) if not isinstance(v, str) else v) for k, v in flags.items())) if flags else ""
+    args = (
+        table(
+            ("Flag", "Value"),
+            lines((f"--{k}", json.dumps(v) if not isinstance(v, str) else v) for k, v in flags.items()),
+        )
+        if flags
+        else ""
+    )
     return table(("What", "Value"), lines(facts)) + (
-        fold("Training flags", args) if args else missing("The training flags are not known: these predictions say nothing of their checkpoint.")
+        fold("Training flags", args)
+        if args
+        else missing("The training flags are not known: these predictions say nothing of their checkpoint.")
     )
 
 
@@ -89,8 +110,14 @@ def commit() -> str:
     """Of the project's own repository, with a mark where tracked files differ from it; 'unknown' outside one."""
     try:
         said = [
-            subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
-            for command in (["rev-parse", "--show-toplevel"], ["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+            subprocess.run(
+                ["git", *command], cwd=ROOT, capture_output=True, text=True, timeout=20, check=True
+            ).stdout.strip()
+            for command in (
+                ["rev-parse", "--show-toplevel"],
+                ["rev-parse", "HEAD"],
+                ["status", "--porcelain", "--untracked-files=no"],
+            )
         ]
     except (OSError, subprocess.SubprocessError):
         return "unknown"

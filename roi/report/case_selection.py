@@ -36,7 +36,9 @@ RULE = (
 )
 
 
-Queues = dict[str, list[tuple[float, float, int, float]]]  # finding -> candidates in their order: two sorting keys, row, rank
+Queues = dict[
+    str, list[tuple[float, float, int, float]]
+]  # finding -> candidates in their order: two sorting keys, row, rank
 
 
 @dataclass
@@ -48,7 +50,13 @@ class Case:
 
 
 def choose(
-    prob: np.ndarray, target: np.ndarray, classes: Sequence[str], patients: Sequence[str], shown: np.ndarray, boxed: np.ndarray, count: int
+    prob: np.ndarray,
+    target: np.ndarray,
+    classes: Sequence[str],
+    patients: Sequence[str],
+    shown: np.ndarray,
+    boxed: np.ndarray,
+    count: int,
 ) -> list[Case]:
     """prob, target (N, K), NaN = unknown; shown (N,) bool: has a picture; boxed (N, K) bool: has a box of the finding -> `count` cases at most."""
     queues: dict[str, Queues] = {kind: {} for kind in KINDS}
@@ -84,7 +92,9 @@ def pick(kind: str, queues: Queues, patients: Sequence[str], before: Sequence[Ca
         while len(cases) < count:
             firsts = {}
             for finding in waiting or queues:
-                free = (c for c in queues[finding] if (finding, c[2]) not in pairs and (again or patients[c[2]] not in seen))
+                free = (
+                    c for c in queues[finding] if (finding, c[2]) not in pairs and (again or patients[c[2]] not in seen)
+                )
                 if (first := next(free, None)) is not None:
                     firsts[finding] = first
             if not firsts and not waiting:
@@ -151,7 +161,9 @@ class Evidence:
             return mask_picture(self.maps.kept[self.source][found], (SIZE, SIZE))
         if self.source != "mask":
             return None
-        score = np.asarray(Image.fromarray(self.maps.maps[self.source][found]).resize((SIZE, SIZE), Image.Resampling.BILINEAR))
+        score = np.asarray(
+            Image.fromarray(self.maps.maps[self.source][found]).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+        )
         best = np.argsort(-score.ravel(), kind="stable")[: max(1, round(self.maps.keep_ratio * score.size))]
         kept = np.zeros(score.size, dtype=np.uint8)
         kept[best] = 1

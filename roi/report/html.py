@@ -142,11 +142,21 @@ def shown(mean: dict[str, Any], name: str) -> object:
 
 
 def table(
-    heads: Sequence[str], rows: Iterable[Sequence[object]], caption: str = "", *, foot: Sequence[object] = (), sortable: bool = False, published: int = 0
+    heads: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    caption: str = "",
+    *,
+    foot: Sequence[object] = (),
+    sortable: bool = False,
+    published: int = 0,
 ) -> str:
     """Scrolls inside itself. The last `published` rows are others' numbers. Columns whose cells are all names sort as text."""
     cells = [[cell(value) for value in row] for row in rows]
-    numeric = [not any("text" in c.kind for c in column) for column in zip(*cells, strict=True)] if cells else [False] * len(heads)
+    numeric = (
+        [not any("text" in c.kind for c in column) for column in zip(*cells, strict=True)]
+        if cells
+        else [False] * len(heads)
+    )
     head = "".join(
         f'<th scope="col" data-kind="{"number" if n else "text"}"{"" if n else " class=text"}>'
         + (f'<button type="button">{esc(h)}</button>' if sortable else esc(h))
@@ -157,7 +167,14 @@ def table(
     def line(row: Sequence[Cell], marked: bool = False) -> str:
         tag = '<tr class="published">' if marked else "<tr>"
         return (
-            tag + "".join(f'<td class="{c.kind}" data-v="{c.sort}">{c.html}</td>' if c.kind else f'<td data-v="{c.sort}">{c.html}</td>' for c in row) + "</tr>"
+            tag
+            + "".join(
+                f'<td class="{c.kind}" data-v="{c.sort}">{c.html}</td>'
+                if c.kind
+                else f'<td data-v="{c.sort}">{c.html}</td>'
+                for c in row
+            )
+            + "</tr>"
         )
 
     body = "".join(line(row, n >= len(cells) - published) for n, row in enumerate(cells))
@@ -175,11 +192,19 @@ def image(data: bytes, kind: str, alt: str) -> str:
 
 
 def figures(*panels: tuple[bytes, str]) -> str:
-    return '<div class="figures">' + "".join(f"<figure>{image(data, 'svg+xml', alt)}</figure>" for data, alt in panels) + "</div>" if panels else ""
+    return (
+        '<div class="figures">'
+        + "".join(f"<figure>{image(data, 'svg+xml', alt)}</figure>" for data, alt in panels)
+        + "</div>"
+        if panels
+        else ""
+    )
 
 
 def missing(what: str, command: str = "") -> str:
-    return f'<p class="missing">{esc(what)}' + (f" Make it with <code>{esc(command)}</code>." if command else "") + "</p>"
+    return (
+        f'<p class="missing">{esc(what)}' + (f" Make it with <code>{esc(command)}</code>." if command else "") + "</p>"
+    )
 
 
 def banner(text: str) -> str:

@@ -21,11 +21,28 @@ STYLES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.2, 1.5)), (0, (5, 1.5, 1.2, 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 POINTS = 300  # of a curve: more than a panel of this size can show
 SETTINGS: dict[Any, Any] = {
-    "svg.fonttype": "none", "svg.hashsalt": "roi", "text.parse_math": False, "font.family": ["DejaVu Sans"], "font.size": 9,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#777777", "axes.linewidth": 0.8, "axes.titlesize": 10,
-    "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.labelcolor": "#333333", "xtick.color": "#555555", "ytick.color": "#555555",
-    "axes.grid": True, "grid.color": "#e6e6e6", "grid.linewidth": 0.7, "axes.axisbelow": True, "legend.frameon": False, "legend.fontsize": 8,
-}  # fmt: skip
+    "svg.fonttype": "none",
+    "svg.hashsalt": "roi",
+    "text.parse_math": False,
+    "font.family": ["DejaVu Sans"],
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#777777",
+    "axes.linewidth": 0.8,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelcolor": "#333333",
+    "xtick.color": "#555555",
+    "ytick.color": "#555555",
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.7,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+}
 
 
 @dataclass
@@ -42,7 +59,15 @@ def style(n: int) -> dict[str, Any]:
 
 
 def lines(
-    title: str, xlabel: str, ylabel: str, curves: Sequence[Curve], *, square: bool = False, diagonal: bool = False, log: bool = False, end: float = 1.0
+    title: str,
+    xlabel: str,
+    ylabel: str,
+    curves: Sequence[Curve],
+    *,
+    square: bool = False,
+    diagonal: bool = False,
+    log: bool = False,
+    end: float = 1.0,
 ) -> bytes:
     """One panel of curves with its legend below. `square`: both axes are 0..end; `diagonal`: y = x drawn in grey; `log`: logarithmic y."""
     with matplotlib.rc_context(SETTINGS):
@@ -53,7 +78,9 @@ def lines(
         if diagonal:
             axes.plot((0, end), (0, end), color="#aaaaaa", linewidth=0.8)
         for n, curve in enumerate(curves):
-            x, y = thin(np.asarray(curve.x, dtype=float), np.array([np.nan if v is None else v for v in curve.y], dtype=float))
+            x, y = thin(
+                np.asarray(curve.x, dtype=float), np.array([np.nan if v is None else v for v in curve.y], dtype=float)
+            )
             marker = MARKERS[n % len(MARKERS)] if curve.dots or len(x) == 1 else None
             axes.plot(x, y, label=curve.name, linewidth=1.5, marker=marker, markersize=3.5, **style(n))
         if square:
@@ -68,11 +95,26 @@ def lines(
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
         if curves:
-            figure.legend(loc="lower left", ncols=2, bbox_to_anchor=(0.1, 0.0), borderaxespad=0.2, handlelength=2.8, columnspacing=1.2, labelspacing=0.3)
+            figure.legend(
+                loc="lower left",
+                ncols=2,
+                bbox_to_anchor=(0.1, 0.0),
+                borderaxespad=0.2,
+                handlelength=2.8,
+                columnspacing=1.2,
+                labelspacing=0.3,
+            )
         return svg(figure)
 
 
-def intervals(title: str, xlabel: str, rows: Sequence[str], groups: dict[str, Sequence[dict[str, Any] | None]], *, mark: float | None = None) -> bytes:
+def intervals(
+    title: str,
+    xlabel: str,
+    rows: Sequence[str],
+    groups: dict[str, Sequence[dict[str, Any] | None]],
+    *,
+    mark: float | None = None,
+) -> bytes:
     """Dots with their intervals: one line a row, one colour and marker a group; groups: name -> {"value", "low", "high"} or None a row.
 
     `mark`: an upright grey line there.
@@ -88,7 +130,14 @@ def intervals(title: str, xlabel: str, rows: Sequence[str], groups: dict[str, Se
             for y, v in places:
                 if v.get("low") is not None and v.get("high") is not None:
                     axes.plot((v["low"], v["high"]), (y, y), color=PALETTE[g], linewidth=1.4)
-            axes.plot([v["value"] for _, v in places], [y for y, _ in places], MARKERS[g], color=PALETTE[g], markersize=4.5, label=name)
+            axes.plot(
+                [v["value"] for _, v in places],
+                [y for y, _ in places],
+                MARKERS[g],
+                color=PALETTE[g],
+                markersize=4.5,
+                label=name,
+            )
         if mark is not None:
             axes.axvline(mark, color="#777777", linewidth=1.0, zorder=0)
         axes.set(title="", xlabel=xlabel, ylim=(len(rows) - 0.5, -0.5), yticks=range(len(rows)))
@@ -96,7 +145,9 @@ def intervals(title: str, xlabel: str, rows: Sequence[str], groups: dict[str, Se
         axes.grid(False, axis="y")
         figure.text(0.02, 1 - 0.18 / height, title, weight="bold", size=10, va="center")
         if legend:
-            figure.legend(loc="lower left", ncols=len(groups), bbox_to_anchor=(0.1, 0.0), borderaxespad=0.2, handletextpad=0.3)
+            figure.legend(
+                loc="lower left", ncols=len(groups), bbox_to_anchor=(0.1, 0.0), borderaxespad=0.2, handletextpad=0.3
+            )
         return svg(figure)
 
 
@@ -104,9 +155,13 @@ def thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """At most POINTS of the points of a curve, evenly along its length, ends included; points without a value are kept as gaps."""
     if len(x) <= POINTS:
         return x, y
-    steps = np.abs(np.diff(x)) / max(np.ptp(x), 1e-12) + np.abs(np.diff(np.nan_to_num(y))) / max(np.ptp(np.nan_to_num(y)), 1e-12)
+    steps = np.abs(np.diff(x)) / max(np.ptp(x), 1e-12) + np.abs(np.diff(np.nan_to_num(y))) / max(
+        np.ptp(np.nan_to_num(y)), 1e-12
+    )
     way = np.concatenate([[0.0], np.cumsum(steps)])  # length of the curve up to each point
-    kept = np.unique(np.append(np.searchsorted(way, np.linspace(0, way[-1], POINTS - 1)).clip(max=len(x) - 1), len(x) - 1))
+    kept = np.unique(
+        np.append(np.searchsorted(way, np.linspace(0, way[-1], POINTS - 1)).clip(max=len(x) - 1), len(x) - 1)
+    )
     return x[kept], y[kept]
 
 

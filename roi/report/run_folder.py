@@ -43,7 +43,9 @@ def read_run(path: str | Path) -> Run:
     files = [path / "scores" / "metrics.json", path / "metrics.json"] if path.is_dir() else [path]
     file = next((f for f in files if f.is_file()), None)
     if file is None:
-        raise UserError(f"{path}: no scores/metrics.json there (--runs); make it with {EVALUATE.replace('--out scores', f'--out {path}/scores')}")
+        raise UserError(
+            f"{path}: no scores/metrics.json there (--runs); make it with {EVALUATE.replace('--out scores', f'--out {path}/scores')}"
+        )
     metrics, odd = read_metrics(file)
     folder = file.parent.parent if file.parent.name == "scores" else file.parent
     run = Run(folder, run_name(metrics, folder), metrics, None, "", str(file), odd)

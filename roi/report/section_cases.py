@@ -24,9 +24,16 @@ def cases(run: Run, image_root: str | None, count: int) -> str:
     root = image_root or (run.metrics.get("predictions") or {}).get("image_root")
     preds_file, table_file = run.find(given.get("preds")), run.find(given.get("csv"))
     if preds_file is None or table_file is None:
-        what, command = ("predictions", "infer_roi_consistency.py … --save_json preds.json") if preds_file is None else ("table", "make_chexmultimodal_csv.py")
+        what, command = (
+            ("predictions", "infer_roi_consistency.py … --save_json preds.json")
+            if preds_file is None
+            else ("table", "make_chexmultimodal_csv.py")
+        )
         named = given.get("preds" if preds_file is None else "csv")
-        return missing(f"No gallery: the {what} ({named or 'not named in metrics.json'}) cannot be found from here or from {run.folder}.", command)
+        return missing(
+            f"No gallery: the {what} ({named or 'not named in metrics.json'}) cannot be found from here or from {run.folder}.",
+            command,
+        )
     folder = Path(root) if image_root and root else run.find(root)
     if folder is None or not folder.is_dir():
         return missing(
@@ -44,7 +51,7 @@ def cases(run: Run, image_root: str | None, count: int) -> str:
 
 def draw_cases(
     run: Run, preds: predictions.Predictions, table_rows: pd.DataFrame, folder: Path, given: dict[str, Any], count: int
-) -> str:  # fmt: skip
+) -> str:
     """From here on an image has the name that the table gives it."""
     names = table_rows["image"].tolist()
     place = match_images(preds.images, names)  # (N,)
@@ -63,9 +70,16 @@ def draw_cases(
     there = np.array([p is not None for p in paths])
     if not there.any():
         return missing(f"No gallery: none of the images lies under {folder}.", "make_report.py … --image_root DIR")
-    chosen = case_selection.choose(preds.prob["full"], target, preds.classes, rows["patient_id"].tolist(), there & known, boxed, count)
+    chosen = case_selection.choose(
+        preds.prob["full"], target, preds.classes, rows["patient_id"].tolist(), there & known, boxed, count
+    )
     evidence = evidence_of(run, given, names, {rows["image"].iloc[c.row] for c in chosen}, said)
-    parts = [note(case_selection.RULE + ("" if there.all() else f" Only the {int(there.sum()):,} images that lie under {folder} can be shown."))]
+    parts = [
+        note(
+            case_selection.RULE
+            + ("" if there.all() else f" Only the {int(there.sum()):,} images that lie under {folder} can be shown.")
+        )
+    ]
     parts += said + notes_on(preds, known, evidence, [rows["image"].iloc[c.row] for c in chosen], chosen)
     elsewhere = said_outside(folder, [path for path in paths if path])
     parts += [note(elsewhere + ".")] if elsewhere else []
@@ -73,7 +87,11 @@ def draw_cases(
     if evidence.source == "mask":
         whose = ", the union of all findings" if evidence.maps is not None and evidence.maps.classes == [""] else ""
         legend = [f"Orange: what the mask keeps{whose}; beside it the crop, its dropped pixels in mean grey."]
-    legend += [f"Heat: the {evidence.source} map of the finding, over its own range."] if evidence.source not in ("", "mask") else []
+    legend += (
+        [f"Heat: the {evidence.source} map of the finding, over its own range."]
+        if evidence.source not in ("", "mask")
+        else []
+    )
     if evidence.own is not None:
         legend.insert(
             0, "Heat: the finding's own map, over its own range; where the files of maps have none, the crop is shown."
@@ -97,7 +115,7 @@ def draw_cases(
 
 def boxes_of(
     run: Run, given: dict[str, Any], names: list[str], said: list[str]
-) -> tuple[pd.DataFrame | None, dict[str, list[Box]]]:  # fmt: skip
+) -> tuple[pd.DataFrame | None, dict[str, list[Box]]]:
     """-> the file of boxes, None where there is none; the boxes of each image that has some."""
     space = given.get("box_space") or 1024.0
     command = "evaluate.py … --bbox_csv BBox_List_2017.csv"
@@ -185,13 +203,23 @@ def one_case(
     marked = "<br><b>CONTAMINATED: trained on this image or its patient</b>" if preds.contaminated[case.row] else ""
     try:
         drawn = case_selection.draw(path, str(row["image"]), case.finding, evidence, boxes)
-        pictures = "".join(image(data, "webp" if data[8:12] == b"WEBP" else "jpeg", f"{name}: {what}") for data, what in drawn)
+        pictures = "".join(
+            image(data, "webp" if data[8:12] == b"WEBP" else "jpeg", f"{name}: {what}") for data, what in drawn
+        )
     except (ValueError, OSError) as error:
         pictures = missing(str(error))
     prob = case_selection.caption(preds, case)
     parts = list(preds.prob)
-    lines = [[Cell(f"<b>{esc(c)}</b>" if c == case.finding else esc(c), esc(c)), *(Cell(f"{v[p]:.2f}", repr(v[p])) for p in parts)] for c, v in prob.items()]
+    lines = [
+        [
+            Cell(f"<b>{esc(c)}</b>" if c == case.finding else esc(c), esc(c)),
+            *(Cell(f"{v[p]:.2f}", repr(v[p])) for p in parts),
+        ]
+        for c, v in prob.items()
+    ]
     return (
         f'<article class="case"><div class="pictures">{pictures}</div><p><b>{esc(case.finding)}</b>, rank {100 * case.rank:.1f} %<br>{esc(name)}<br>'
-        f"Labels: {esc(case_selection.known_labels(row))}{marked}</p>" + table(("Probability", *parts), lines) + "</article>"
+        f"Labels: {esc(case_selection.known_labels(row))}{marked}</p>"
+        + table(("Probability", *parts), lines)
+        + "</article>"
     )

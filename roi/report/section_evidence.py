@@ -12,20 +12,35 @@ from roi.scoring.map_file import REINIT
 
 # Published localisation on the boxes of ChestX-ray14, mean over its 8 findings: source, values as printed by metric, split
 PUBLISHED_PLACE: tuple[tuple[str, dict[str, str], str], ...] = (
-    ("Grad-CAM++, DenseNet-121, 512 px", {"iou@0.1": ".62", "iou@0.3": ".28", "iou@0.5": ".10", "pointing": ".544"}, "not stated"),
+    (
+        "Grad-CAM++, DenseNet-121, 512 px",
+        {"iou@0.1": ".62", "iou@0.3": ".28", "iou@0.5": ".10", "pointing": ".544"},
+        "not stated",
+    ),
     ("Grad-CAM", {"pointing": ".496"}, "not stated"),
     ("Random map", {"iou@0.1": ".29", "iou@0.3": ".10", "iou@0.5": ".03", "pointing": ".228"}, "not stated"),
 )
 NAMES = {
-    "mask": "ROI mask", "class_mask": "Finding's map", "cam": "Grad-CAM",
-    "random": "Random blobs", "centre": "Centre disc",
-    "inverted": "Inverted mask", "reinit": "Mask, new weights", "best_place": "Best fixed place a finding",
-    "full": "full view", "crop": "crop view", "drop": "drop view",
-}  # fmt: skip
+    "mask": "ROI mask",
+    "class_mask": "Finding's map",
+    "cam": "Grad-CAM",
+    "random": "Random blobs",
+    "centre": "Centre disc",
+    "inverted": "Inverted mask",
+    "reinit": "Mask, new weights",
+    "best_place": "Best fixed place a finding",
+    "full": "full view",
+    "crop": "crop view",
+    "drop": "drop view",
+}
 PLACES = {
-    "pointing": "Pointing", "pointing_union": "Pointing, any box", "recall": "Recall of the box", "precision": "Precision in the box",
-    "precision_union": "Precision, any box", "centre_small": "Centre, small boxes",
-}  # fmt: skip
+    "pointing": "Pointing",
+    "pointing_union": "Pointing, any box",
+    "recall": "Recall of the box",
+    "precision": "Precision in the box",
+    "precision_union": "Precision, any box",
+    "centre_small": "Centre, small boxes",
+}
 LIMITS = {"iou": "IoU", "iobb": "IoBB", "area_iou": "Same area, IoU", "false": "False boxes, IoU"}
 # What a control of localisation asks of the map.
 ASKED = {
@@ -38,55 +53,100 @@ ASKED = {
 }
 ENDS = {"_shuffled": " of another patient's image", "_label_place": ", fixed place by labels", REINIT: ", new weights"}
 SHORT = {
-    "shuffled": "another patient's map", "best_place": "best fixed place", "label_place": "place by labels",
-    "reinit": "new weights", "random": "random blobs", "centre": "centre disc",
-}  # fmt: skip
+    "shuffled": "another patient's map",
+    "best_place": "best fixed place",
+    "label_place": "place by labels",
+    "reinit": "new weights",
+    "random": "random blobs",
+    "centre": "centre disc",
+}
 BY_FINDING = ("shuffled", "best_place", "label_place", "random", "centre")
 MINUS_BY_FINDING = ("shuffled", "best_place")
 # CSS class of a sentence: passed; a map that ignores its image; a bar that is hard to pass.
 STYLES = {"above": "honest", "shuffled": "banner", "best_place": "caution"}
-COMPARED = ("crop", "drop", "insertion_area", "deletion_area", "positives", "negatives")  # figures of a mask and its controls
+COMPARED = (
+    "crop",
+    "drop",
+    "insertion_area",
+    "deletion_area",
+    "positives",
+    "negatives",
+)  # figures of a mask and its controls
 
 
 def faithfulness(run: Run) -> str:
     found = run.metrics.get("faithfulness") or {}
     if not found:
         return missing(
-            "No faithfulness: the predictions have no drop view (a model without a mask).", "infer_roi_consistency.py with a checkpoint that has a mask"
+            "No faithfulness: the predictions have no drop view (a model without a mask).",
+            "infer_roi_consistency.py with a checkpoint that has a mask",
         )
     sides = [s for s in ("positives", "negatives") if s in found]
     mean = run.metrics["mean"]
-    views = [[NAMES[v], shown(mean, "auroc" + end), shown(mean, "ap" + end)] for v, end in (("full", ""), ("crop", "_crop"), ("drop", "_drop"))]
+    views = [
+        [NAMES[v], shown(mean, "auroc" + end), shown(mean, "ap" + end)]
+        for v, end in (("full", ""), ("crop", "_crop"), ("drop", "_drop"))
+    ]
     classes = [[c, *((found[s].get("per_class") or {}).get(c) for s in sides)] for c in run.metrics["per_class"]]
     parts = [
-        table(("View", "AUROC", "Average precision"), views, "What is left of the skill when only the mask is kept (crop) and when it is removed (drop)"),
-        table(("Cases", "Full − drop probability"), [[s.capitalize(), found[s].get("mean")] for s in sides], "Faithfulness, mean over findings"),
-        fold("Faithfulness of each finding", table(["Finding", *(s.capitalize() for s in sides)], classes, sortable=True)),
+        table(
+            ("View", "AUROC", "Average precision"),
+            views,
+            "What is left of the skill when only the mask is kept (crop) and when it is removed (drop)",
+        ),
+        table(
+            ("Cases", "Full − drop probability"),
+            [[s.capitalize(), found[s].get("mean")] for s in sides],
+            "Faithfulness, mean over findings",
+        ),
+        fold(
+            "Faithfulness of each finding", table(["Finding", *(s.capitalize() for s in sides)], classes, sortable=True)
+        ),
     ]
     controls = found.get("controls")
     if not controls:
         return "".join(parts) + missing(
-            "No controls at the same kept area.", "infer_roi_consistency.py … --curves curves.npz, then evaluate.py … --curves curves.npz"
+            "No controls at the same kept area.",
+            "infer_roi_consistency.py … --curves curves.npz, then evaluate.py … --curves curves.npz",
         )
     sources, x = controls["sources"], controls["fractions"]
-    heads = ("Pixels ranked by", "AUROC, kept only", "AUROC, removed", "Insertion area", "Deletion area", "Full − drop, positives", "Full − drop, negatives")
+    heads = (
+        "Pixels ranked by",
+        "AUROC, kept only",
+        "AUROC, removed",
+        "Insertion area",
+        "Deletion area",
+        "Full − drop, positives",
+        "Full − drop, negatives",
+    )
     rows = [[source_name(s), *(v.get(k) for k in COMPARED)] for s, v in sources.items()]
     parts.append("<h3>Against controls of the same area</h3>")
     if controls.get("contaminated"):
         parts.append(banner("CONTAMINATED: the model of these curves was trained on some of these images or patients."))
-    parts.append(table(heads, rows, f"{number(controls.get('n_images'))} images, {100 * controls.get('keep_ratio', math.nan):.4g} % of the pixels; mean AUROC"))
+    parts.append(
+        table(
+            heads,
+            rows,
+            f"{number(controls.get('n_images'))} images, {100 * controls.get('keep_ratio', math.nan):.4g} % of the pixels; mean AUROC",
+        )
+    )
     minus = (sources.get("mask") or {}).get("minus") or {}
     if minus:
         rows = [[source_name(s), *(v.get(k) for k in COMPARED)] for s, v in minus.items()]
-        parts.append(table(("ROI mask minus", *heads[1:]), rows, "Paired differences: an interval that holds 0 shows no difference"))
+        parts.append(
+            table(
+                ("ROI mask minus", *heads[1:]), rows, "Paired differences: an interval that holds 0 shows no difference"
+            )
+        )
     panels = []
-    for key, title, axis in (("insertion", "Insertion", "share of the pixels kept"), ("deletion", "Deletion", "share of the pixels removed")):
+    for key, title, axis in (
+        ("insertion", "Insertion", "share of the pixels kept"),
+        ("deletion", "Deletion", "share of the pixels removed"),
+    ):
         curves = [Curve(source_name(s), x, v[key], True) for s, v in sources.items() if v.get(key)]
         alt = f"{title} curves of {', '.join(c.name for c in curves)}; their areas stand in the table."
         panels.append((plots.lines(title, axis, "mean AUROC", curves), alt))
-    note_text = (
-        "A mask that shows evidence stands above the controls in insertion and below them in deletion. New weights: the mask of a re-initialised model, "
-    )
+    note_text = "A mask that shows evidence stands above the controls in insertion and below them in deletion. New weights: the mask of a re-initialised model, "
     note_text += "which must score as random blobs do."
     return "".join(parts) + figures(*panels) + note(note_text)
 
@@ -94,8 +154,18 @@ def faithfulness(run: Run) -> str:
 def localisation(run: Run) -> str:
     found = run.metrics.get("localization") or {}
     metrics = ("pointing", "iou@0.1", "iou@0.3", "iou@0.5")
-    published = [[name, split, *(Cell(v[k], v[k]) if k in v else ABSENT for k in metrics), ABSENT, ABSENT, ABSENT] for name, v, split in PUBLISHED_PLACE]
-    heads = ("Map", "Split", *map(place_name, metrics), "False boxes an image", "Recall of the box", "Precision in the box")
+    published = [
+        [name, split, *(Cell(v[k], v[k]) if k in v else ABSENT for k in metrics), ABSENT, ABSENT, ABSENT]
+        for name, v, split in PUBLISHED_PLACE
+    ]
+    heads = (
+        "Map",
+        "Split",
+        *map(place_name, metrics),
+        "False boxes an image",
+        "Recall of the box",
+        "Precision in the box",
+    )
     after = note(
         "Published rows: mean over the 8 findings with boxes. Hits as Wang et al. 2017 define them; no threshold was tuned on the boxes scored here. "
         "False boxes: detected boxes an image and finding that miss at IoU .1; many boxes hit often."
@@ -105,7 +175,11 @@ def localisation(run: Run) -> str:
             "infer_roi_consistency.py … --class_masks class_masks.npz --save_masks masks.npz, then "
             "evaluate.py … --masks class_masks.npz masks.npz --bbox_csv BBox_List_2017.csv"
         )
-        return missing("No localisation was computed.", made) + table(heads, published, "Published", published=len(published)) + after
+        return (
+            missing("No localisation was computed.", made)
+            + table(heads, published, "Published", published=len(published))
+            + after
+        )
     sources = found["sources"]
     split = str(run.metrics.get("split") or "unknown")
     counts = [f"{number(found[k])} {k.removeprefix('n_')}" for k in ("n_boxes", "n_images", "n_patients") if k in found]
@@ -125,7 +199,9 @@ def localisation(run: Run) -> str:
     shown_metrics = (*metrics, "false@0.1", "recall", "precision")
     ours = [[source_name(s), split, *(shown(v["mean"], k) for k in shown_metrics)] for s, v in sources.items()]
     parts.append("<h3>Every map beside published figures</h3>")
-    parts.append(table(heads, [*ours, *published], "Ours, controls, and published rows (grey)", published=len(published)))
+    parts.append(
+        table(heads, [*ours, *published], "Ours, controls, and published rows (grey)", published=len(published))
+    )
     parts.append(after)
     minus = []
     for source, block in sources.items():

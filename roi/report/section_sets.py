@@ -13,21 +13,45 @@ from roi.report.run_folder import Run
 from roi.scoring import prediction_sets
 
 RULES = {  # rule -> its name, the realised risk that its promise is about, the promise
-    "fnr": ("Missed findings", "fnr", "of a new image's findings its set lacks at most {alpha} in expectation; an image without findings loses nothing"),
-    "fnr_with_finding": ("Missed findings, images that have one", "fnr_with_finding", "the same, averaged over the images that have a finding"),
-    "fnr_shifted": ("Missed findings, prevalence corrected", "fnr", "as the first, where findings are as frequent as was estimated on the target images"),
-    "fdr": ("False findings", "fdr", "of a new image's set at most {alpha} is wrong in expectation, with confidence {confidence}"),
+    "fnr": (
+        "Missed findings",
+        "fnr",
+        "of a new image's findings its set lacks at most {alpha} in expectation; an image without findings loses nothing",
+    ),
+    "fnr_with_finding": (
+        "Missed findings, images that have one",
+        "fnr_with_finding",
+        "the same, averaged over the images that have a finding",
+    ),
+    "fnr_shifted": (
+        "Missed findings, prevalence corrected",
+        "fnr",
+        "as the first, where findings are as frequent as was estimated on the target images",
+    ),
+    "fdr": (
+        "False findings",
+        "fdr",
+        "of a new image's set at most {alpha} is wrong in expectation, with confidence {confidence}",
+    ),
 }
 RISKS = {
-    "fnr": "Missed, all images", "fnr_with_finding": "Missed, with a finding", "fdr": "False in the set", "size": "Size of the set",
+    "fnr": "Missed, all images",
+    "fnr_with_finding": "Missed, with a finding",
+    "fdr": "False in the set",
+    "size": "Size of the set",
     "size_with_finding": "Size, with a finding",
-}  # fmt: skip
+}
 WHOSE = {  # unit -> for whom a promise is
     "image": "Each promise is for the next image, as if no patient had several.",
     "patient": "Each promise is for an image of the next patient: images of one patient count as one, in the promise and in what came of it.",
 }
 LIKE = "Nothing is promised for images unlike the calibration images. Brackets: 95 % intervals, patients drawn with replacement."
-EACH = {"sensitivity": "Sensitivity", "specificity": "Specificity", "precision": "Precision", "single": "Single answers"}
+EACH = {
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+    "precision": "Precision",
+    "single": "Single answers",
+}
 
 
 def conformal_sets(run: Run) -> str:
@@ -56,7 +80,9 @@ def promises(found: dict[str, Any]) -> str:
     """Every rule with its promise and the realised risk; all risks and sizes below. Rules without a threshold are called infeasible."""
     alpha, said = found["alpha"], {"alpha": percent(found["alpha"]), "confidence": percent(1 - found["delta"])}
     asked = [r for r in RULES if r in found["rules"] or r in found["infeasible"]]
-    listed = "".join(f"<li><b>{esc(RULES[r][0])}</b> ({esc(r)}): {esc(RULES[r][2].format(**said))}.</li>" for r in asked)
+    listed = "".join(
+        f"<li><b>{esc(RULES[r][0])}</b> ({esc(r)}): {esc(RULES[r][2].format(**said))}.</li>" for r in asked
+    )
     rows = [outcome(rule, found) for rule in asked]
     risks = [[name_of(rule), *(found["rules"][rule].get(k) for k in RISKS)] for rule in asked if rule in found["rules"]]
     lacking = ", ".join(r for r in asked if r in found["infeasible"])
@@ -65,7 +91,11 @@ def promises(found: dict[str, Any]) -> str:
         f"<ul>{listed}</ul>"
         + table(("Rule", "Realised risk", "Allowed", "Outcome", "Threshold"), rows, "Promised and realised")
         + (missing(why, "calibrate_conformal.py with more images or a larger --alpha") if lacking else "")
-        + (table(("Rule", *RISKS.values()), risks, "Every risk of each rule, and the number of findings in a set") if risks else "")
+        + (
+            table(("Rule", *RISKS.values()), risks, "Every risk of each rule, and the number of findings in a set")
+            if risks
+            else ""
+        )
     )
 
 
@@ -104,14 +134,33 @@ def panels(found: dict[str, Any]) -> list[tuple[bytes, str]]:
     if curves:
         end = max(v for c in curves for v in (*c.x, *c.y) if v is not None)
         drawn = plots.lines(
-            "Realised risk against alpha", "alpha (grey: risk = alpha)", "missed findings, realised", curves, square=True, diagonal=True, end=end
+            "Realised risk against alpha",
+            "alpha (grey: risk = alpha)",
+            "missed findings, realised",
+            curves,
+            square=True,
+            diagonal=True,
+            end=end,
         )
-        alt = "Realised share of missed findings by alpha, all images: " + ", ".join(f"{y:.3f} at {x:g}" for x, y in ends(curves[0])) + "."
+        alt = (
+            "Realised share of missed findings by alpha, all images: "
+            + ", ".join(f"{y:.3f} at {x:g}" for x, y in ends(curves[0]))
+            + "."
+        )
         made.append((drawn, alt))
     if rules:
         values = [found["rules"][r][RULES[r][1]] for r in rules]
-        drawn = plots.intervals("Realised risk of each promise", f"line: alpha = {alpha:g}", rules, {"risk": values}, mark=alpha)
-        made.append((drawn, f"Realised risk, alpha {alpha:g}: " + "; ".join(f"{r} {interval(v)}" for r, v in zip(rules, values, strict=True)) + "."))
+        drawn = plots.intervals(
+            "Realised risk of each promise", f"line: alpha = {alpha:g}", rules, {"risk": values}, mark=alpha
+        )
+        made.append(
+            (
+                drawn,
+                f"Realised risk, alpha {alpha:g}: "
+                + "; ".join(f"{r} {interval(v)}" for r, v in zip(rules, values, strict=True))
+                + ".",
+            )
+        )
     return made
 
 
@@ -119,7 +168,9 @@ def risk_curves(found: dict[str, Any]) -> list[Curve]:
     """Realised false-negative rate of thresholds for every alpha that had one, and a dot at the alpha of the file."""
     points, got = found.get("curve") or [], found["rules"].get("fnr")
     curves = [Curve("fnr, all images", [p["alpha"] for p in points], [p["fnr"] for p in points])] if points else []
-    return curves + ([Curve("alpha of this file", [found["alpha"]], [got["fnr"]["value"]], dots=True)] if curves and got else [])
+    return curves + (
+        [Curve("alpha of this file", [found["alpha"]], [got["fnr"]["value"]], dots=True)] if curves and got else []
+    )
 
 
 def ends(curve: Curve) -> Sequence[tuple[float, float | None]]:
@@ -132,10 +183,14 @@ def curve_note(found: dict[str, Any]) -> str:
         return missing("No curve of risk against alpha: no alpha has a threshold with so few calibration images.")
     rows = [[Cell(f"{p['alpha']:g}", repr(p["alpha"])), p["fnr"]] for p in points]
     begin = points[0]["alpha"]
-    few = f" Below alpha {begin:g} no threshold is feasible with so few calibration images." if begin > prediction_sets.CURVE[0] else ""
-    return note(f"Curve: the threshold of fnr for every alpha, over all images; where it lies below the diagonal the promise is kept.{few}") + fold(
-        "Points of the curve", table(("alpha", "Missed findings, realised"), rows)
+    few = (
+        f" Below alpha {begin:g} no threshold is feasible with so few calibration images."
+        if begin > prediction_sets.CURVE[0]
+        else ""
     )
+    return note(
+        f"Curve: the threshold of fnr for every alpha, over all images; where it lies below the diagonal the promise is kept.{few}"
+    ) + fold("Points of the curve", table(("alpha", "Missed findings, realised"), rows))
 
 
 def by_finding(found: dict[str, Any]) -> str:
@@ -172,10 +227,17 @@ def prevalences(found: dict[str, Any]) -> str:
 
     foot = row("Any finding", shift.get("calibration_with_finding"), shift.get("with_finding"))
     content = table(
-        ("Finding", "Calibration images", "Scored images", "Ratio"), [row(c, before.get(c), v) for c, v in now.items()],
-        "Share of the images of known label that have it", foot=foot, sortable=True,
-    )  # fmt: skip
-    return "<h3>Prevalence</h3>" + content if shift.get("warning") else fold("Prevalence: no difference that is worth a warning", content)
+        ("Finding", "Calibration images", "Scored images", "Ratio"),
+        [row(c, before.get(c), v) for c, v in now.items()],
+        "Share of the images of known label that have it",
+        foot=foot,
+        sortable=True,
+    )
+    return (
+        "<h3>Prevalence</h3>" + content
+        if shift.get("warning")
+        else fold("Prevalence: no difference that is worth a warning", content)
+    )
 
 
 def share(value: float | None) -> Cell | None:

@@ -25,15 +25,34 @@ def training(run: Run) -> str:
         ("Weights of the losses", {f"w_{t}": t for t in TERMS}, True),
         ("Area of the mask", {"mask_mean": "soft, mean", "mask_kept": "hard, kept"}, False),
         ("AUROC of the crop", {"crop_auroc": "what the mask keeps", "blobs_auroc": "random blobs of its area"}, False),
-        ("What the drop view loses", {"drop_contrast": "mask dropped", "drop_contrast_blobs": "random blobs dropped"}, False),
-        ("Mask at the border", {"mask_border": f"kept pixels in the outer tenth ({UNIFORM_BORDER} of a uniform mask)"}, False),
+        (
+            "What the drop view loses",
+            {"drop_contrast": "mask dropped", "drop_contrast_blobs": "random blobs dropped"},
+            False,
+        ),
+        (
+            "Mask at the border",
+            {"mask_border": f"kept pixels in the outer tenth ({UNIFORM_BORDER} of a uniform mask)"},
+            False,
+        ),
         ("Validation AUROC", {"val_auroc": "mean of the data sets" if sets else "mean over findings", **sets}, False),
     ):
-        curves = [Curve(name, epochs, numbers(log[c]), True) for c, name in columns.items() if c in log and log[c].notna().any()]
+        curves = [
+            Curve(name, epochs, numbers(log[c]), True)
+            for c, name in columns.items()
+            if c in log and log[c].notna().any()
+        ]
         if curves:
-            last = ", ".join(f"{c.name} {next((f'{v:.4g}' for v in reversed(c.y) if v is not None), 'undefined')}" for c in curves)
+            last = ", ".join(
+                f"{c.name} {next((f'{v:.4g}' for v in reversed(c.y) if v is not None), 'undefined')}" for c in curves
+            )
             panels.append(
-                (plots.lines(title, "epoch", "share of the pixels" if "mask" in title else "", curves, log=log_scale), f"{title} by epoch. Last: {last}.")
+                (
+                    plots.lines(
+                        title, "epoch", "share of the pixels" if "mask" in title else "", curves, log=log_scale
+                    ),
+                    f"{title} by epoch. Last: {last}.",
+                )
             )
         else:
             panels.append((b"", title))
@@ -43,7 +62,9 @@ def training(run: Run) -> str:
         (banner("CONTAMINATED: this training saw test images (--allow_leakage).") if leaked else "")
         + "".join(banner(f"In the last epoch {line}.") for line in complaints(last_controls(log)))
         + figures(*(p for p in panels if p[0]))
-        + note(f"{len(log)} epochs, from {run.log_file}. Losses and weights on a logarithmic axis (a value of 0 is not drawn).")
+        + note(
+            f"{len(log)} epochs, from {run.log_file}. Losses and weights on a logarithmic axis (a value of 0 is not drawn)."
+        )
         + (
             missing(
                 f"Not in this log: {', '.join(lacking)} (a run without a mask has no mask area and no controls of it, one without validation images "
@@ -58,7 +79,11 @@ def training(run: Run) -> str:
 def last_controls(log: pd.DataFrame) -> dict[str, float]:
     """The controls of the mask in the last epoch that has them; {} where none does."""
     columns = [column for column in MASK_CONTROLS if column in log]
-    rows = log[columns].apply(pd.to_numeric, errors="coerce").dropna() if len(columns) == len(MASK_CONTROLS) else log[[]][:0]
+    rows = (
+        log[columns].apply(pd.to_numeric, errors="coerce").dropna()
+        if len(columns) == len(MASK_CONTROLS)
+        else log[[]][:0]
+    )
     return {} if rows.empty else {str(name): float(value) for name, value in rows.iloc[-1].items()}
 
 

@@ -42,7 +42,9 @@ def fit_temperature(prob: np.ndarray, target: np.ndarray) -> tuple[float]:
     if not 0 < target.sum() < len(target):
         return (float("nan"),)
     z = logits(prob)
-    best = minimize_scalar(lambda log_t: log_loss(z * np.exp(-log_t), target), bounds=(np.log(0.05), np.log(20)), method="bounded")
+    best = minimize_scalar(
+        lambda log_t: log_loss(z * np.exp(-log_t), target), bounds=(np.log(0.05), np.log(20)), method="bounded"
+    )
     return (float(np.exp(best.x)),)
 
 

@@ -33,7 +33,9 @@ def false_share(prob: np.ndarray, target: np.ndarray, threshold: float | np.ndar
     return (chosen & (target == 0)).sum(axis=1) / np.maximum(chosen.sum(axis=1), 1)
 
 
-def fnr_threshold(prob: np.ndarray, target: np.ndarray, alpha: float, weight: np.ndarray | None = None, new: float | None = None) -> float | None:
+def fnr_threshold(
+    prob: np.ndarray, target: np.ndarray, alpha: float, weight: np.ndarray | None = None, new: float | None = None
+) -> float | None:
     """The largest threshold at which the false-negative rate of a new image is at most alpha in expectation: conformal risk control.
 
     Angelopoulos et al. 2022, eq. 4: (sum of losses + 1) / (n + 1) <= alpha, with loss `missed`. `weight` (N,) of each image and `new` of the next one: the
@@ -48,8 +50,12 @@ def fnr_threshold(prob: np.ndarray, target: np.ndarray, alpha: float, weight: np
     if bound < 0:
         return None
     steps, place = np.unique(score, return_inverse=True)
-    below = np.concatenate([[0.0], np.cumsum(np.bincount(place, loss, len(steps)))])  # (M + 1,) lost when the threshold is just above step m
-    m = int(np.searchsorted(below, bound * (1 + 1e-12), side="right"))  # steps[m - 1] may be the threshold: what lies below it is affordable
+    below = np.concatenate(
+        [[0.0], np.cumsum(np.bincount(place, loss, len(steps)))]
+    )  # (M + 1,) lost when the threshold is just above step m
+    m = int(
+        np.searchsorted(below, bound * (1 + 1e-12), side="right")
+    )  # steps[m - 1] may be the threshold: what lies below it is affordable
     return float(steps[m - 1]) if m <= len(steps) else NOTHING
 
 
@@ -82,7 +88,9 @@ def hoeffding_bentkus(risk: np.ndarray, n: int, alpha: float) -> np.ndarray:
     return np.minimum(np.exp(-n * divergence), np.minimum(math.e * binom.cdf(np.ceil(n * risk - 1e-9), n, alpha), 1.0))
 
 
-def fdr_threshold(prob: np.ndarray, target: np.ndarray, alpha: float, delta: float, weight: np.ndarray | None = None) -> float | None:
+def fdr_threshold(
+    prob: np.ndarray, target: np.ndarray, alpha: float, delta: float, weight: np.ndarray | None = None
+) -> float | None:
     """The lowest threshold whose false discovery rate (mean of `false_share`) is at most alpha with confidence 1 - delta; None: infeasible at this alpha.
 
     Learn then test (Angelopoulos et al. 2021) in a fixed sequence: from the highest score down until a test fails. An empty set makes no false discovery.
@@ -113,7 +121,9 @@ def precision_threshold(prob: np.ndarray, target: np.ndarray, alpha: float, delt
     known = ~np.isnan(target)
     score, wrong = prob[known], target[known] == 0
     order = np.argsort(-score, kind="stable")
-    last = np.flatnonzero(np.append(np.diff(score[order]) != 0, True)) if len(order) else np.zeros(0, dtype=int)  # of each tie
+    last = (
+        np.flatnonzero(np.append(np.diff(score[order]) != 0, True)) if len(order) else np.zeros(0, dtype=int)
+    )  # of each tie
     count, errors = last + 1, np.cumsum(wrong[order])[last]
     level = delta / STARTS
     passed = binom.cdf(errors, count, alpha) <= level

@@ -36,27 +36,43 @@ class Curves:
 
 def read_curves(path: str | Path) -> Curves:
     """UserError: not such a file, or a probability that is none."""
-    arrays = read_arrays(path, ("images", "classes", "sources", "fractions", "crop", "drop", "full", "keep_ratio", "meta"), WHAT)
+    arrays = read_arrays(
+        path, ("images", "classes", "sources", "fractions", "crop", "drop", "full", "keep_ratio", "meta"), WHAT
+    )
     n, s, f, k = (len(np.atleast_1d(arrays[name])) for name in ("images", "sources", "fractions", "classes"))
     shapes = {"crop": (n, s, f, k), "drop": (n, s, f, k), "full": (n, k)}
     wrong = next((name for name, shape in shapes.items() if arrays[name].shape != shape), None)
     if wrong or f < 2 or (np.diff(arrays["fractions"]) <= 0).any():
-        raise UserError(f"{path}: not a {WHAT}: " + (f"{wrong} is {arrays[wrong].shape}, not {shapes[wrong]}" if wrong else "its fractions do not ascend"))
+        raise UserError(
+            f"{path}: not a {WHAT}: "
+            + (f"{wrong} is {arrays[wrong].shape}, not {shapes[wrong]}" if wrong else "its fractions do not ascend")
+        )
     for part in shapes:
         if not ((arrays[part] >= 0) & (arrays[part] <= 1)).all():
             raise UserError(f"{path}: holds values of {part!r} that are no probabilities in 0..1")
     images, classes, sources = (arrays[name].astype(str).tolist() for name in ("images", "classes", "sources"))
     meta = read_meta(arrays["meta"], path, WHAT)
     return Curves(
-        images, classes, sources, arrays["fractions"], arrays["crop"], arrays["drop"], arrays["full"],
-        scalar(arrays, "keep_ratio", path), meta, trained_on(arrays, meta, np.arange(n), path),
-    )  # fmt: skip
+        images,
+        classes,
+        sources,
+        arrays["fractions"],
+        arrays["crop"],
+        arrays["drop"],
+        arrays["full"],
+        scalar(arrays, "keep_ratio", path),
+        meta,
+        trained_on(arrays, meta, np.arange(n), path),
+    )
 
 
 def confidence_scores(prob: dict[str, np.ndarray], target: np.ndarray) -> dict[str, Weighed]:
     """Mean of full - drop on positives and on negatives, f(weights) = (R, K)."""
     lost = prob["full"] - prob["drop"]
-    return {name: weighted_mean(lost, target == value) for name, value in (("faithfulness_positives", 1), ("faithfulness_negatives", 0))}
+    return {
+        name: weighted_mean(lost, target == value)
+        for name, value in (("faithfulness_positives", 1), ("faithfulness_negatives", 0))
+    }
 
 
 def confidence(drawn: dict[str, Drawn], classes: Sequence[str], findings: np.ndarray) -> dict[str, Any]:
@@ -64,7 +80,9 @@ def confidence(drawn: dict[str, Drawn], classes: Sequence[str], findings: np.nda
     return {
         name: {
             "mean": drawn[f"faithfulness_{name}"].over(findings).summary(),
-            "per_class": {c: drawn[f"faithfulness_{name}"].map(lambda v, j=j: v[..., j]).summary() for j, c in enumerate(classes)},  # type: ignore[misc]
+            "per_class": {
+                c: drawn[f"faithfulness_{name}"].map(lambda v, j=j: v[..., j]).summary() for j, c in enumerate(classes)
+            },  # type: ignore[misc]
         }
         for name in ("positives", "negatives")
     }
@@ -112,7 +130,10 @@ def controls(curves: Curves, target: np.ndarray, patients: np.ndarray, resamples
         }
     if "mask" in figures:
         block["mask"]["minus"] = {
-            control: {name: Drawn(ours.value - theirs[name].value, ours.drawn - theirs[name].drawn).summary() for name, ours in figures["mask"].items()}
+            control: {
+                name: Drawn(ours.value - theirs[name].value, ours.drawn - theirs[name].drawn).summary()
+                for name, ours in figures["mask"].items()
+            }
             for control, theirs in figures.items()
             if control != "mask"
         }

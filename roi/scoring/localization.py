@@ -47,7 +47,17 @@ from roi.scoring.metrics import interval
 from roi.text import decimal
 
 DRAWS, SHUFFLES, BLOB = 20, 10, 1.5 / 32  # BLOB: sigma of the random maps, in sides of the map
-COMPARED = ("pointing", "pointing_union", "recall", "precision", "iou@0.1", "iou@0.3", "iou@0.5", "area_iou@0.1", "area_iou@0.3")
+COMPARED = (
+    "pointing",
+    "pointing_union",
+    "recall",
+    "precision",
+    "iou@0.1",
+    "iou@0.3",
+    "iou@0.5",
+    "area_iou@0.1",
+    "area_iou@0.3",
+)
 CONTROL_NAMES = {  # the primary ones first
     "shuffled": "the same finding's map of other patients' images",
     "best_place": "the best fixed place a finding, by other patients' boxes",
@@ -89,7 +99,9 @@ def resampled(truth: Truth, values: Values, weights: np.ndarray) -> np.ndarray:
             drawn[:, k, 0] = mean(value, share, patient, np.zeros(len(finding), dtype=int), 1)[:, 0]
         else:
             defined = (~np.isnan(each)).sum(1)
-            drawn[:, k, 0] = np.divide(np.nansum(each, axis=1), defined, out=np.full(len(each), np.nan), where=defined > 0)
+            drawn[:, k, 0] = np.divide(
+                np.nansum(each, axis=1), defined, out=np.full(len(each), np.nan), where=defined > 0
+            )
     return drawn
 
 
@@ -107,20 +119,30 @@ def read_truth(sets: Sequence[Maps], boxes: pd.DataFrame, patients: pd.Series) -
     places = np.stack([match_images(boxes["image"], one.images) for one in sets])  # (sets, boxes)
     inside = (places >= 0).all(0)
     if not inside.any():
-        example = f" (a box of {boxes['image'].iloc[0]!r}, a map of {sets[0].images[0]!r})" if len(boxes) and sets[0].images else ""
-        raise UserError(f"none of the {len(boxes)} boxes belongs to an image that every maps file has{example}; make the maps of images that have boxes")
+        example = (
+            f" (a box of {boxes['image'].iloc[0]!r}, a map of {sets[0].images[0]!r})"
+            if len(boxes) and sets[0].images
+            else ""
+        )
+        raise UserError(
+            f"none of the {len(boxes)} boxes belongs to an image that every maps file has{example}; make the maps of images that have boxes"
+        )
     boxes = boxes.iloc[np.flatnonzero(inside)].reset_index(drop=True)
     places = places[:, inside]
     for one in sets:
         missing = sorted(set(boxes["label"]) - set(one.classes)) if one.classes != [""] else []
         if missing:
-            raise UserError(f"boxes of {missing[0]!r} have no map (the maps file has {one.classes}); leave these boxes out or make maps of that class")
+            raise UserError(
+                f"boxes of {missing[0]!r} have no map (the maps file has {one.classes}); leave these boxes out or make maps of that class"
+            )
     corner = boxes[["x", "y"]].to_numpy(float)
     box = np.clip(np.concatenate([corner, corner + boxes[["w", "h"]].to_numpy(float)], axis=1), 0, 1)
     empty = ~((box[:, 2:] - box[:, :2]) > 0).all(1)
     if empty.any():
         x, y, w, h = boxes.loc[empty, ["x", "y", "w", "h"]].iloc[0]
-        raise UserError(f"the box ({x:g}, {y:g}, {w:g}, {h:g}) of {boxes['image'][empty].iloc[0]!r} has no area inside the image (sides are 0..1); correct it")
+        raise UserError(
+            f"the box ({x:g}, {y:g}, {w:g}, {h:g}) of {boxes['image'][empty].iloc[0]!r} has no area inside the image (sides are 0..1); correct it"
+        )
     present = set(boxes["label"])
     findings = [c for c in LABELS if c in present] + sorted(present - set(LABELS))
     finding = boxes["label"].map({c: j for j, c in enumerate(findings)}).to_numpy()
@@ -129,7 +151,9 @@ def read_truth(sets: Sequence[Maps], boxes: pd.DataFrame, patients: pd.Series) -
     names = pd.Series([sets[0].images[row] for row in places[0, first]], dtype=str)
     known = match_images(names, patients.index)
     if (known < 0).any():
-        raise UserError(f"{names[known < 0].iloc[0]!r} has a map and a box, but no patient; give the table that lists this image")
+        raise UserError(
+            f"{names[known < 0].iloc[0]!r} has a map and a box, but no patient; give the table that lists this image"
+        )
     people, patient = np.unique(patients.to_numpy().astype(str)[known], return_inverse=True)
     small = (boxes[["w", "h"]] < SMALL).all(axis=1).to_numpy()
     pair_image, pair_finding = pair // len(findings), pair % len(findings)
@@ -141,7 +165,9 @@ def agreed_ratio(sets: Sequence[Maps], keep_ratio: float) -> float:
     """The kept share that the files were made with; `keep_ratio` where no file says (0)."""
     said = sorted({float(one.keep_ratio) for one in sets if one.keep_ratio > 0})
     if said and said[-1] - said[0] > 1e-6:
-        raise UserError(f"the maps files keep different shares of the image ({', '.join(f'{r:g}' for r in said)}); make them with one --keep_ratio")
+        raise UserError(
+            f"the maps files keep different shares of the image ({', '.join(f'{r:g}' for r in said)}); make them with one --keep_ratio"
+        )
     ratio = said[0] if said else keep_ratio
     if not 0 < ratio <= 1:
         raise UserError(f"keep_ratio {ratio:g}: choose a share above 0 and at most 1")

@@ -54,7 +54,11 @@ def read_maps(path: str | Path, images: Sequence[str] | None = None, wanted: np.
     side = int(scalar(data, "side", path))
     shape = (len(names), len(classes))
     for name in [f"map_{s}" for s in sources] + [f"kept_{s}" for s in sources if f"kept_{s}" in data]:
-        if name not in data or data[name].shape[:2] != shape or data[name].ndim != (4 if name.startswith("map_") else 3):
+        if (
+            name not in data
+            or data[name].shape[:2] != shape
+            or data[name].ndim != (4 if name.startswith("map_") else 3)
+        ):
             found = data[name].shape if name in data else "nothing"
             raise UserError(f"{path}: not a {WHAT}: {name} is {found} for {shape[0]} images and {shape[1]} maps each")
         if name.startswith("map_") and not np.isfinite(data[name]).all():
@@ -63,7 +67,9 @@ def read_maps(path: str | Path, images: Sequence[str] | None = None, wanted: np.
                 "write the file anew"
             )
         if name.startswith("kept_") and data[name].shape[2] != -(-side * side // 8):
-            raise UserError(f"{path}: {name} holds {data[name].shape[2]} bytes an image, a mask of {side} x {side} pixels needs {-(-side * side // 8)}")
+            raise UserError(
+                f"{path}: {name} holds {data[name].shape[2]} bytes an image, a mask of {side} x {side} pixels needs {-(-side * side // 8)}"
+            )
     twice = pd.Series(names)[pd.Series(names).duplicated().to_numpy()]
     if len(twice):
         raise UserError(f"{path}: lists {twice.iloc[0]!r} twice")
@@ -78,7 +84,7 @@ def read_maps(path: str | Path, images: Sequence[str] | None = None, wanted: np.
 
 def chosen(
     path: str | Path, names: list[str], images: Sequence[str] | None, wanted: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+) -> tuple[np.ndarray, np.ndarray]:
     """-> rows of the file that are read, and their places among `images`."""
     if images is None:
         return np.arange(len(names)), np.arange(len(names))

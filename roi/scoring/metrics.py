@@ -48,7 +48,9 @@ def mean_over_findings(values: np.ndarray, classes: Sequence[str]) -> float:
     return float(chosen.mean()) if len(chosen) else float("nan")
 
 
-def validation_aurocs(score: np.ndarray, target: np.ndarray, classes: Sequence[str], datasets: np.ndarray | None = None) -> dict[str, float]:
+def validation_aurocs(
+    score: np.ndarray, target: np.ndarray, classes: Sequence[str], datasets: np.ndarray | None = None
+) -> dict[str, float]:
     """Means over findings. (N, K), (N, K), (N,) data set of each image -> {"val_auroc"} and, with `datasets`, {"val_auroc_NAME"} of each.
 
     val_auroc is then their mean, each set counting once. Over all images together it would compare the positives of one set with the negatives of another: a
@@ -87,7 +89,9 @@ def resamples(patients: np.ndarray, count: int, seed: int = 0) -> Iterator[np.nd
     people = int(patient.max()) + 1
     rng = np.random.default_rng(seed)
     for first in range(0, count, CHUNK):
-        columns = [np.bincount(rng.integers(0, people, people), minlength=people) for _ in range(min(CHUNK, count - first))]
+        columns = [
+            np.bincount(rng.integers(0, people, people), minlength=people) for _ in range(min(CHUNK, count - first))
+        ]
         yield np.stack(columns, axis=1).astype(np.int32)[patient]
 
 
@@ -97,7 +101,9 @@ def by_weight(score: np.ndarray, target: np.ndarray) -> Callable[[np.ndarray], t
     Only ties that hold a positive matter for either; what lies before and in each of them is a cumulative weight.
     """
     order = np.argsort(-score, kind="stable")
-    tie = np.cumsum(np.diff(score[order], prepend=score[order[:1]]) != 0) if len(order) else np.zeros(0, dtype=int)  # highest scores first
+    tie = (
+        np.cumsum(np.diff(score[order], prepend=score[order[:1]]) != 0) if len(order) else np.zeros(0, dtype=int)
+    )  # highest scores first
     positive = np.flatnonzero(target[order] == 1)  # places of the positives
     groups, first = np.unique(tie[positive], return_index=True)
     begin, end = np.searchsorted(tie, groups), np.searchsorted(tie, groups, side="right")
@@ -131,7 +137,10 @@ def ranking(score: np.ndarray, target: np.ndarray) -> Callable[[np.ndarray], np.
     whole = known.all(axis=0)
 
     def measure(weights: np.ndarray) -> np.ndarray:
-        return np.stack([np.stack(f(weights if whole[j] else weights[known[:, j]]), axis=-1) for j, f in enumerate(measures)], axis=1)
+        return np.stack(
+            [np.stack(f(weights if whole[j] else weights[known[:, j]]), axis=-1) for j, f in enumerate(measures)],
+            axis=1,
+        )
 
     return measure
 
@@ -163,8 +172,12 @@ def delong(scores: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarr
     if p < 2 or n < 2:
         return np.array([auroc(s, target) for s in scores]), np.full((m, m), np.nan)
     every = np.stack([rankdata(s) for s in scores])
-    over = (every[:, positive] - np.stack([rankdata(s[positive]) for s in scores])) / n  # (M, p): share of negatives below each positive
-    under = 1 - (every[:, ~positive] - np.stack([rankdata(s[~positive]) for s in scores])) / p  # (M, n): share of positives above each negative
+    over = (
+        every[:, positive] - np.stack([rankdata(s[positive]) for s in scores])
+    ) / n  # (M, p): share of negatives below each positive
+    under = (
+        1 - (every[:, ~positive] - np.stack([rankdata(s[~positive]) for s in scores])) / p
+    )  # (M, n): share of positives above each negative
     return over.mean(axis=1), np.atleast_2d(np.cov(over)) / p + np.atleast_2d(np.cov(under)) / n
 
 
@@ -172,14 +185,18 @@ def delong_interval(score: np.ndarray, target: np.ndarray) -> tuple[float, float
     """95 % interval of an AUROC, cut at 0 and 1. (N,), (N,) -> (low, high)"""
     area, covariance = delong(score[None], target)
     half = 1.959963984540054 * math.sqrt(covariance[0, 0]) if covariance[0, 0] >= 0 else math.nan
-    return (math.nan, math.nan) if math.isnan(half) else (max(0.0, float(area[0]) - half), min(1.0, float(area[0]) + half))
+    return (
+        (math.nan, math.nan) if math.isnan(half) else (max(0.0, float(area[0]) - half), min(1.0, float(area[0]) + half))
+    )
 
 
 def delong_p(a: np.ndarray, b: np.ndarray, target: np.ndarray) -> float:
     """Two-sided p of the difference of two AUROCs on the same images. (N,), (N,), (N,) -> ()"""
     areas, covariance = delong(np.stack([a, b]), target)
     variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
-    if not variance > 1e-18:  # the same ranks: nothing to tell apart; otherwise too few images, or scores without any spread
+    if (
+        not variance > 1e-18
+    ):  # the same ranks: nothing to tell apart; otherwise too few images, or scores without any spread
         return 1.0 if areas[0] == areas[1] and not math.isnan(variance) else math.nan
     return math.erfc(abs(areas[0] - areas[1]) / math.sqrt(2 * variance))
 
@@ -206,7 +223,9 @@ def best_threshold(score: np.ndarray, target: np.ndarray, rule: str = "f1") -> f
 DECISIONS = ("f1", "precision", "recall", "specificity", "youden")
 
 
-VALIDATION_DECISIONS = tuple(f"val_{name}_{mean}" for name in ("f1", "precision", "recall") for mean in ("micro", "macro")) + ("val_hamming",)
+VALIDATION_DECISIONS = tuple(
+    f"val_{name}_{mean}" for name in ("f1", "precision", "recall") for mean in ("micro", "macro")
+) + ("val_hamming",)
 
 
 def validation_decisions(called: np.ndarray, target: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
@@ -217,10 +236,18 @@ def validation_decisions(called: np.ndarray, target: np.ndarray, classes: Sequen
     findings = is_finding(classes)
     called, target = called[:, findings], target[:, findings]
     tp, fp, fn, tn = ((called == c) & (target == y) for c, y in ((True, 1), (True, 0), (False, 1), (False, 0)))
-    each, all_ = (decision_scores(*(np.asarray(count.sum(axis=axis), dtype=float) for count in (tp, fp, fn, tn))) for axis in (0, None))
-    means = {"micro": {name: float(value) for name, value in all_.items()}, "macro": {name: mean_defined(value) for name, value in each.items()}}
+    each, all_ = (
+        decision_scores(*(np.asarray(count.sum(axis=axis), dtype=float) for count in (tp, fp, fn, tn)))
+        for axis in (0, None)
+    )
+    means = {
+        "micro": {name: float(value) for name, value in all_.items()},
+        "macro": {name: mean_defined(value) for name, value in each.items()},
+    }
     right = {"val_hamming": float((tp | tn).sum() / known) if (known := (~np.isnan(target)).sum()) else math.nan}
-    return {f"val_{name}_{mean}": means[mean][name] for name in ("f1", "precision", "recall") for mean in ("micro", "macro")} | right
+    return {
+        f"val_{name}_{mean}": means[mean][name] for name in ("f1", "precision", "recall") for mean in ("micro", "macro")
+    } | right
 
 
 def mean_defined(values: np.ndarray) -> float:

@@ -29,25 +29,44 @@ NAMES = (
     "recall",
     "specificity",
 )  # of the scores of a finding that are shown
-OF_FINDING = Keys(optional={
-    **dict.fromkeys(NAMES, Maybe(V)), "positives": COUNT, "known": COUNT, "threshold": Maybe(NUMBER),
-    "roc": CURVE, "pr": CURVE,
-})  # fmt: skip
+OF_FINDING = Keys(
+    optional={
+        **dict.fromkeys(NAMES, Maybe(V)),
+        "positives": COUNT,
+        "known": COUNT,
+        "threshold": Maybe(NUMBER),
+        "roc": CURVE,
+        "pr": CURVE,
+    }
+)
 ERRORS = Keys(optional={"ece": Maybe(NUMBER), "brier": Maybe(NUMBER)})
 METHOD = Keys(optional={"mean": ERRORS, "per_class": Each(ERRORS), "reliability": Items(Items(NUMBER, 3))})
-GROUP = Keys(optional={
-    "n_images": COUNT, "n_patients": COUNT, "auroc": Maybe(V), "auroc_own": Maybe(V),
-    "findings_own": Maybe(Items(TEXT)),
-})  # fmt: skip
-GROUPS = Keys(optional={
-    "findings": Items(TEXT), "groups": Each(GROUP), "gap": Maybe(Keys(optional=SCORE | {"best": TEXT, "worst": TEXT})),
-})  # fmt: skip
+GROUP = Keys(
+    optional={
+        "n_images": COUNT,
+        "n_patients": COUNT,
+        "auroc": Maybe(V),
+        "auroc_own": Maybe(V),
+        "findings_own": Maybe(Items(TEXT)),
+    }
+)
+GROUPS = Keys(
+    optional={
+        "findings": Items(TEXT),
+        "groups": Each(GROUP),
+        "gap": Maybe(Keys(optional=SCORE | {"best": TEXT, "worst": TEXT})),
+    }
+)
 SIDE = Keys(optional={"mean": Maybe(V), "per_class": SCORES})
 AREAS = ("crop", "drop", "insertion_area", "deletion_area", "positives", "negatives")
-RANKING = Keys(optional={
-    **dict.fromkeys(AREAS, Maybe(V)), "insertion": Items(Maybe(NUMBER)), "deletion": Items(Maybe(NUMBER)),
-    "minus": Each(Keys(optional=dict.fromkeys(AREAS, Maybe(V)))),
-})  # fmt: skip
+RANKING = Keys(
+    optional={
+        **dict.fromkeys(AREAS, Maybe(V)),
+        "insertion": Items(Maybe(NUMBER)),
+        "deletion": Items(Maybe(NUMBER)),
+        "minus": Each(Keys(optional=dict.fromkeys(AREAS, Maybe(V)))),
+    }
+)
 CONTROLS = Keys(
     {"sources": Each(RANKING), "fractions": Items(NUMBER)},
     {"n_images": COUNT, "keep_ratio": NUMBER, "contaminated": Maybe(FLAG)},
@@ -58,51 +77,96 @@ PLACES = Keys(
     {"kind": TEXT, "per_class": Each(PLACED), "minus": Each(PLACED), "minus_per_class": Each(Each(PLACED))},
 )
 HEADLINE = Keys({"source": TEXT, "kind": TEXT, "pointing": WHOLE_V, "minus": Each(WHOLE_V)})
-CHOSEN = Keys({
-    "folds": COUNT, "grid": COUNT, "deals": COUNT, "best_place": Keys({"pairs_without_place": COUNT}),
-    "label_place": Each(Keys({"n_images": COUNT, "from": TEXT})),
-})  # fmt: skip
+CHOSEN = Keys(
+    {
+        "folds": COUNT,
+        "grid": COUNT,
+        "deals": COUNT,
+        "best_place": Keys({"pairs_without_place": COUNT}),
+        "label_place": Each(Keys({"n_images": COUNT, "from": TEXT})),
+    }
+)
 RULE = Keys(
     {"threshold": NUMBER, "fnr": WHOLE_V, "fnr_with_finding": WHOLE_V, "fdr": WHOLE_V},
     {"size": V, "size_with_finding": V},
 )
 RATES = Each(Maybe(NUMBER))
-SHIFT = Keys(optional={
-    "warning": Maybe(TEXT), "calibration": RATES, "prevalence": RATES,
-    "with_finding": Maybe(NUMBER), "calibration_with_finding": Maybe(NUMBER),
-})  # fmt: skip
+SHIFT = Keys(
+    optional={
+        "warning": Maybe(TEXT),
+        "calibration": RATES,
+        "prevalence": RATES,
+        "with_finding": Maybe(NUMBER),
+        "calibration_with_finding": Maybe(NUMBER),
+    }
+)
 
 NEEDED: dict[str, Any] = {"n_images": COUNT, "contaminated": Maybe(FLAG), "mean": SCORES, "per_class": Each(OF_FINDING)}
 BLOCKS: dict[str, Any] = {  # that may be missing; one that is odd is left out
-    "n_patients": COUNT, "split": TEXT, "label_source": TEXT, "classes_not_predicted": Items(TEXT),
+    "n_patients": COUNT,
+    "split": TEXT,
+    "label_source": TEXT,
+    "classes_not_predicted": Items(TEXT),
     "classes_undefined": Items(TEXT),
-    "command": TEXT, "micro": SCORES, "hamming": V, "thresholds": Keys(optional={"file": TEXT, "rule": TEXT}),
+    "command": TEXT,
+    "micro": SCORES,
+    "hamming": V,
+    "thresholds": Keys(optional={"file": TEXT, "rule": TEXT}),
     "calibration": Keys(optional={"fitted_on": Maybe(TEXT), "methods": Each(METHOD)}),
     "subgroups": Each(GROUPS),
-    "comparison": Keys(optional={
-        "file": TEXT, "n_images": COUNT, "contaminated": Maybe(FLAG),
-        "mean": Keys(optional={"auroc": Maybe(TESTED)}), "per_class": Each(Keys(optional={"auroc": Maybe(TESTED)})),
-    }),
-    "faithfulness": Keys(optional={"positives": SIDE, "negatives": SIDE, "controls": Maybe(CONTROLS)}),
-    "localization": Keys({"sources": Each(PLACES)}, {
-        "headline": HEADLINE, "findings": Each(Keys({"n_boxes": COUNT})), "controls": CHOSEN,
-        "box_file": TEXT, "keep_ratio": NUMBER, "maps": Each(Keys(optional=MODEL)),
-        **dict.fromkeys(("n_boxes", "n_images", "n_patients", "n_boxes_in_file", "n_boxes_ambiguous"), COUNT),
-    }),
-    "conformal": Keys(
-        {"alpha": NUMBER, "delta": NUMBER, "unit": TEXT, "rules": Each(RULE), "infeasible": Items(TEXT),
-         "each": Each(Keys(optional=dict.fromkeys(("sensitivity", "specificity", "precision", "single"), Maybe(V))))},
-        {"file": TEXT, "curve": Items(Keys({"alpha": NUMBER, "fnr": NUMBER})), "shift": Maybe(SHIFT),
-         "thresholds": Each(Keys(optional={"precise_from": Maybe(NUMBER)}))},
+    "comparison": Keys(
+        optional={
+            "file": TEXT,
+            "n_images": COUNT,
+            "contaminated": Maybe(FLAG),
+            "mean": Keys(optional={"auroc": Maybe(TESTED)}),
+            "per_class": Each(Keys(optional={"auroc": Maybe(TESTED)})),
+        }
     ),
-    "predictions": Keys(optional=ORIGIN.optional | {
-        "file": TEXT, "versions": Maybe(Either((TEXT, Each(Maybe(TEXT))))),
-    }),
-    "inputs": Keys(optional={
-        **dict.fromkeys(("preds", "csv", "curves", "bbox_csv"), Maybe(TEXT)), "box_space": Maybe(NUMBER),
-        "masks": Maybe(Either((TEXT, Items(TEXT)))),
-    }),
-}  # fmt: skip
+    "faithfulness": Keys(optional={"positives": SIDE, "negatives": SIDE, "controls": Maybe(CONTROLS)}),
+    "localization": Keys(
+        {"sources": Each(PLACES)},
+        {
+            "headline": HEADLINE,
+            "findings": Each(Keys({"n_boxes": COUNT})),
+            "controls": CHOSEN,
+            "box_file": TEXT,
+            "keep_ratio": NUMBER,
+            "maps": Each(Keys(optional=MODEL)),
+            **dict.fromkeys(("n_boxes", "n_images", "n_patients", "n_boxes_in_file", "n_boxes_ambiguous"), COUNT),
+        },
+    ),
+    "conformal": Keys(
+        {
+            "alpha": NUMBER,
+            "delta": NUMBER,
+            "unit": TEXT,
+            "rules": Each(RULE),
+            "infeasible": Items(TEXT),
+            "each": Each(Keys(optional=dict.fromkeys(("sensitivity", "specificity", "precision", "single"), Maybe(V)))),
+        },
+        {
+            "file": TEXT,
+            "curve": Items(Keys({"alpha": NUMBER, "fnr": NUMBER})),
+            "shift": Maybe(SHIFT),
+            "thresholds": Each(Keys(optional={"precise_from": Maybe(NUMBER)})),
+        },
+    ),
+    "predictions": Keys(
+        optional=ORIGIN.optional
+        | {
+            "file": TEXT,
+            "versions": Maybe(Either((TEXT, Each(Maybe(TEXT))))),
+        }
+    ),
+    "inputs": Keys(
+        optional={
+            **dict.fromkeys(("preds", "csv", "curves", "bbox_csv"), Maybe(TEXT)),
+            "box_space": Maybe(NUMBER),
+            "masks": Maybe(Either((TEXT, Items(TEXT)))),
+        }
+    ),
+}
 
 
 def read_metrics(file: Path) -> tuple[dict[str, Any], dict[str, str]]:
@@ -173,7 +237,9 @@ def _lacking_places(value: dict[str, Any]) -> Iterator[str]:
     names = controls_of(head["source"], sources)
     yield from (f"sources, a source for headline.minus.{control}," for control in head["minus"] if control not in names)
     for control, v in head["minus"].items():
-        yield from (f"headline.minus.{control}.{key}" for key in ("value", "high") if v["low"] is not None and v[key] is None)
+        yield from (
+            f"headline.minus.{control}.{key}" for key in ("value", "high") if v["low"] is not None and v[key] is None
+        )
     findings = value.get("findings", {})
     for name in (head["source"], *names.values()):
         block = sources.get(name, {})

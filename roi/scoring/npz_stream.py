@@ -29,7 +29,9 @@ class ArrayWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.rows = 0
         self._stack = ExitStack()
-        self._files: dict[str, IO[bytes]] = {}  # nameless files beside the target, gone with the process; named where process 0 reads them
+        self._files: dict[
+            str, IO[bytes]
+        ] = {}  # nameless files beside the target, gone with the process; named where process 0 reads them
         self._kinds: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}  # type and shape of a row
 
     def __enter__(self) -> "ArrayWriter":
@@ -46,7 +48,9 @@ class ArrayWriter:
             for name in kinds:
                 self._files[name] = self._stack.enter_context(self._file(name))
         if kinds != self._kinds or len({len(a) for a in arrays.values()}) != 1:
-            raise UserError(f"{self.path}: a block of {describe(kinds)}, {[len(a) for a in arrays.values()]} rows, after {describe(self._kinds)}")
+            raise UserError(
+                f"{self.path}: a block of {describe(kinds)}, {[len(a) for a in arrays.values()]} rows, after {describe(self._kinds)}"
+            )
         for name, array in arrays.items():
             self._files[name].write(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
         self.rows += len(next(iter(arrays.values())))
@@ -65,14 +69,20 @@ class ArrayWriter:
 
         for file in self._files.values():
             file.flush()
-        everyone = distributed.gathered((self.rows, self._kinds, {name: file.name for name, file in self._files.items()}))
+        everyone = distributed.gathered(
+            (self.rows, self._kinds, {name: file.name for name, file in self._files.items()})
+        )
         kinds = next((kinds for _, kinds, _ in everyone if kinds), None)
         if kinds is None:
             raise UserError(f"{self.path}: no image was left to write about")
         if distributed.rank() == 0:
             with replacing(self.path, "wb") as target, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
                 for name, (kind, shape) in kinds.items():
-                    header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": (sum(n for n, _, _ in everyone), *shape)}
+                    header = {
+                        "descr": np.lib.format.dtype_to_descr(kind),
+                        "fortran_order": False,
+                        "shape": (sum(n for n, _, _ in everyone), *shape),
+                    }
                     with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
                         np.lib.format.write_array_header_1_0(entry, header)
                         if self._files:

@@ -73,7 +73,7 @@ def heat_picture(grey: np.ndarray, heat: Image.Image, boxes: Sequence[Box], line
 
 def save_pictures(
     stem: Path, path: str, mask: np.ndarray, record: dict[str, Any], labels: str, boxes: Sequence[Box], size: int
-) -> None:  # fmt: skip
+) -> None:
     """<stem>_mask.png, <stem>_crop.png, <stem>_overlay.png, `size` pixels a side, of the image file `path`."""
     grey = read_grey(path, size)
     picture = mask_picture(mask, (size, size))
@@ -90,7 +90,7 @@ def save_pictures(
 
 def save_cam(
     maps: np.ndarray, stem: Path, path: str, record: dict[str, Any], labels: str, boxes: Sequence[Box], size: int
-) -> None:  # fmt: skip
+) -> None:
     """<stem>_cam.png: the map of the most probable finding over the image file `path`. maps (K, m, m) in 0..1, in the order of the classes of `record`."""
     grey, first = read_grey(path, size), probable(record)[:1]
     chosen = maps[list(record["prob_full"]).index(first[0])] if first else np.zeros_like(maps[0])

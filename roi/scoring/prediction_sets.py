@@ -26,18 +26,40 @@ SHIFT = 0.25  # prevalences that differ by more than this share of the calibrati
 CURVE = tuple(round(a, 2) for a in np.arange(0.01, 0.51, 0.01).tolist())  # alphas of the risk curve
 RULES = ("fnr", "fnr_with_finding", "fnr_shifted", "fdr")  # one threshold for all findings
 EACH = ("present_from", "absent_to", "precise_from")  # thresholds of a finding
-THRESHOLDS = Keys({
-    "alpha": NUMBER, "delta": NUMBER, "unit": TEXT, "classes": Items(TEXT), **dict.fromkeys(RULES, Maybe(NUMBER)),
-    "each": Each(Keys(dict.fromkeys(EACH, Maybe(NUMBER)))), "shift": Maybe(Keys()),
-    "scale": TEXT, "scaling": Maybe(Each(Items(NUMBER))), "curve": Items(Keys({"alpha": NUMBER, "fnr": Maybe(NUMBER)})),
-    "n_patients": COUNT, "with_finding": NUMBER, "prevalence": Each(NUMBER), "patients": Items(TEXT), "model": ORIGIN,
-})  # fmt: skip
+THRESHOLDS = Keys(
+    {
+        "alpha": NUMBER,
+        "delta": NUMBER,
+        "unit": TEXT,
+        "classes": Items(TEXT),
+        **dict.fromkeys(RULES, Maybe(NUMBER)),
+        "each": Each(Keys(dict.fromkeys(EACH, Maybe(NUMBER)))),
+        "shift": Maybe(Keys()),
+        "scale": TEXT,
+        "scaling": Maybe(Each(Items(NUMBER))),
+        "curve": Items(Keys({"alpha": NUMBER, "fnr": Maybe(NUMBER)})),
+        "n_patients": COUNT,
+        "with_finding": NUMBER,
+        "prevalence": Each(NUMBER),
+        "patients": Items(TEXT),
+        "model": ORIGIN,
+    }
+)
 
 
 def calibrate(
-    prob: np.ndarray, target: np.ndarray, patients: np.ndarray, classes: Sequence[str], alpha: float, delta: float, unit: str, scale: str, seed: int,
-    unlabelled: np.ndarray | None = None, unlabelled_patients: np.ndarray | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    prob: np.ndarray,
+    target: np.ndarray,
+    patients: np.ndarray,
+    classes: Sequence[str],
+    alpha: float,
+    delta: float,
+    unit: str,
+    scale: str,
+    seed: int,
+    unlabelled: np.ndarray | None = None,
+    unlabelled_patients: np.ndarray | None = None,
+) -> dict[str, Any]:
     """Everything that thresholds.json says. `unit`: whom a promise is for, the next image or the next patient; `scale`: none, temperature or platt, fitted on
     half of the patients, which then set no threshold; `unlabelled` (M, K): predictions on the images it is meant for,
     where prevalence may differ, and `unlabelled_patients` (M,): whose they are, as far as anybody knows.
@@ -49,7 +71,11 @@ def calibrate(
         names = np.unique(patients)
         fit = np.isin(patients, np.random.default_rng(seed).permutation(names)[: len(names) // 2])
     check_both(target, fit, classes)
-    scaling = None if scale == "none" else {c: list(calibration.FITS[scale](*_known(prob[fit, k], target[fit, k]))) for k, c in enumerate(classes)}
+    scaling = (
+        None
+        if scale == "none"
+        else {c: list(calibration.FITS[scale](*_known(prob[fit, k], target[fit, k]))) for k, c in enumerate(classes)}
+    )
     scaled, y, who = apply_scale(prob[~fit], classes, scale, scaling), target[~fit], patients[~fit]
     whole = ~np.isnan(y).any(axis=1)
     if not whole.any():
@@ -57,7 +83,11 @@ def calibrate(
     together = whole & (y == 1).any(axis=1)
 
     def fnr(level: float, rows: np.ndarray = whole) -> float | None:
-        return conformal.fnr_threshold(scaled[rows], y[rows], level, image_weights(who[rows], unit), 1.0) if rows.any() else None
+        return (
+            conformal.fnr_threshold(scaled[rows], y[rows], level, image_weights(who[rows], unit), 1.0)
+            if rows.any()
+            else None
+        )
 
     shift = None
     if unlabelled is not None:
@@ -70,22 +100,46 @@ def calibrate(
         rows = one_each(y[:, k], who, unit, seed)
         present, absent = conformal.class_thresholds(scaled[rows, k], y[rows, k], alpha)
         rows = one_each(np.where(np.isnan(y[:, k]), np.nan, 0), who, unit, seed)
-        each[c] = {"present_from": present, "absent_to": absent, "precise_from": conformal.precision_threshold(scaled[rows, k], y[rows, k], alpha, delta)}
+        each[c] = {
+            "present_from": present,
+            "absent_to": absent,
+            "precise_from": conformal.precision_threshold(scaled[rows, k], y[rows, k], alpha, delta),
+        }
         each[c] |= {"positives": int((y[:, k] == 1).sum()), "known": int((~np.isnan(y[:, k])).sum())}
     return {
-        "version": VERSION, "alpha": alpha, "delta": delta, "unit": unit, "classes": list(classes), "fnr": fnr(alpha),
-        "fnr_with_finding": fnr(alpha, together), "fnr_shifted": shift and shift["threshold"],
-        "fdr": conformal.fdr_threshold(scaled[whole], y[whole], alpha, delta, image_weights(who[whole], unit)), "each": each, "shift": shift,
-        "scale": scale, "scaling": scaling, "curve": [{"alpha": a, "fnr": fnr(a)} for a in CURVE], "n_images": len(y), "n_whole": int(whole.sum()),
-        "n_patients": len(np.unique(who)), "n_fitted": int(fit.sum()), "with_finding": float((y == 1).any(axis=1).mean()),
-        "prevalence": prevalence(y, classes), "patients": hashes(patients),
-    }  # fmt: skip
+        "version": VERSION,
+        "alpha": alpha,
+        "delta": delta,
+        "unit": unit,
+        "classes": list(classes),
+        "fnr": fnr(alpha),
+        "fnr_with_finding": fnr(alpha, together),
+        "fnr_shifted": shift and shift["threshold"],
+        "fdr": conformal.fdr_threshold(scaled[whole], y[whole], alpha, delta, image_weights(who[whole], unit)),
+        "each": each,
+        "shift": shift,
+        "scale": scale,
+        "scaling": scaling,
+        "curve": [{"alpha": a, "fnr": fnr(a)} for a in CURVE],
+        "n_images": len(y),
+        "n_whole": int(whole.sum()),
+        "n_patients": len(np.unique(who)),
+        "n_fitted": int(fit.sum()),
+        "with_finding": float((y == 1).any(axis=1).mean()),
+        "prevalence": prevalence(y, classes),
+        "patients": hashes(patients),
+    }
 
 
 def check_both(target: np.ndarray, fit: np.ndarray, classes: Sequence[str]) -> None:
     """UserError: a finding that no calibration image has, or that none is known to lack, in either half."""
     for kind, word in ((1, "has"), (0, "is known to lack")):
-        poor = [c for c, column in zip(classes, target.T, strict=True) for part in (fit, ~fit) if part.any() and not (column[part] == kind).any()]
+        poor = [
+            c
+            for c, column in zip(classes, target.T, strict=True)
+            for part in (fit, ~fit)
+            if part.any() and not (column[part] == kind).any()
+        ]
         if poor:
             rest = ",".join(c for c in classes if c not in poor)
             raise UserError(
@@ -110,9 +164,15 @@ def image_weights(patients: np.ndarray, unit: str) -> np.ndarray:
 
 
 def shifted(
-    scaled: np.ndarray, y: np.ndarray, unlabelled: np.ndarray, classes: Sequence[str], alpha: float,
-    patients: np.ndarray, share: np.ndarray, unlabelled_share: np.ndarray,
-) -> dict[str, Any]:  # fmt: skip
+    scaled: np.ndarray,
+    y: np.ndarray,
+    unlabelled: np.ndarray,
+    classes: Sequence[str],
+    alpha: float,
+    patients: np.ndarray,
+    share: np.ndarray,
+    unlabelled_share: np.ndarray,
+) -> dict[str, Any]:
     """The threshold for images whose prevalence is that of `unlabelled`.
 
     It is estimated by EM from Platt-scaled predictions, and the calibration images are weighted to it. `share` (N,) and
@@ -138,7 +198,9 @@ def _known(prob: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return prob[known], target[known]
 
 
-def apply_scale(prob: np.ndarray, classes: Sequence[str], scale: str, scaling: dict[str, list[float]] | None) -> np.ndarray:
+def apply_scale(
+    prob: np.ndarray, classes: Sequence[str], scale: str, scaling: dict[str, list[float]] | None
+) -> np.ndarray:
     """(N, K) -> (N, K) as the thresholds see them."""
     if scale == "none" or scaling is None:
         return prob
@@ -218,10 +280,15 @@ def described(thresholds: dict[str, Any], prob: np.ndarray) -> list[dict[str, An
     rule = "fnr_shifted" if thresholds["shift"] else "fnr"
     wide = sets.get(rule, np.ones(prob.shape, dtype=bool))
     certain, possible = sets["present"] & ~sets["absent"], sets["present"] & sets["absent"]
-    return [{"set": names(a), "set_rule": rule, "certain": names(b), "possible": names(c)} for a, b, c in zip(wide, certain, possible, strict=True)]
+    return [
+        {"set": names(a), "set_rule": rule, "certain": names(b), "possible": names(c)}
+        for a, b, c in zip(wide, certain, possible, strict=True)
+    ]
 
 
-def realised(thresholds: dict[str, Any], prob: np.ndarray, target: np.ndarray, patients: np.ndarray, resamples: int, seed: int) -> dict[str, Any]:
+def realised(
+    thresholds: dict[str, Any], prob: np.ndarray, target: np.ndarray, patients: np.ndarray, resamples: int, seed: int
+) -> dict[str, Any]:
     """What came of the promises: risks and sizes of the sets, with intervals by patient. prob and target of thresholds["classes"].
 
     Each rule of RULES: fnr (mean share of an image's findings that its set lacks, 0 without any), fnr_with_finding, fdr, size, size_with_finding. Of each
@@ -248,18 +315,34 @@ def realised(thresholds: dict[str, Any], prob: np.ndarray, target: np.ndarray, p
     measures["single"] = mean(sets["present"] != sets["absent"], np.ones(prob.shape, dtype=bool))
     drawn = estimate(measures, patients, resamples, seed)
     names = ("fnr", "fnr_with_finding", "fdr", "size", "size_with_finding")
-    rules = {r: {n: column(drawn[r], j) for j, n in enumerate(names)} | {"threshold": thresholds[r]} for r in RULES if r in drawn}
-    each = {c: {m: column(drawn[m], k) for m in ("sensitivity", "specificity", "precision", "single")} for k, c in enumerate(classes)}
-    scaled, share = apply_scale(prob, classes, thresholds["scale"], thresholds["scaling"]), shares(whole, patients, thresholds["unit"])
+    rules = {
+        r: {n: column(drawn[r], j) for j, n in enumerate(names)} | {"threshold": thresholds[r]}
+        for r in RULES
+        if r in drawn
+    }
+    each = {
+        c: {m: column(drawn[m], k) for m in ("sensitivity", "specificity", "precision", "single")}
+        for k, c in enumerate(classes)
+    }
+    scaled, share = (
+        apply_scale(prob, classes, thresholds["scale"], thresholds["scaling"]),
+        shares(whole, patients, thresholds["unit"]),
+    )
     steps = [row for row in thresholds["curve"] if row["fnr"] is not None and whole.any()]
-    curve = [{"alpha": row["alpha"], "fnr": float(np.average(conformal.missed(scaled, target, row["fnr"]), weights=share))} for row in steps]
+    curve = [
+        {"alpha": row["alpha"], "fnr": float(np.average(conformal.missed(scaled, target, row["fnr"]), weights=share))}
+        for row in steps
+    ]
     found = {
         "rules": rules,
         "infeasible": [r for r in RULES if thresholds[r] is None and (r != "fnr_shifted" or thresholds["shift"])],
         "each": each,
         "curve": curve,
     }
-    origin = {k: thresholds[k] for k in ("alpha", "delta", "unit")} | {"thresholds": thresholds["each"], "n_whole": int(whole.sum())}
+    origin = {k: thresholds[k] for k in ("alpha", "delta", "unit")} | {
+        "thresholds": thresholds["each"],
+        "n_whole": int(whole.sum()),
+    }
     return origin | found | {"shift": prevalence_shift(thresholds, target, len(set(patients.tolist())))}
 
 
@@ -284,7 +367,9 @@ def prevalence_shift(thresholds: dict[str, Any], target: np.ndarray, people: int
     classes, before = thresholds["classes"], thresholds["prevalence"]
     now, some = prevalence(target, classes), float((target == 1).any(axis=1).mean())
     several = 1 / people + 1 / thresholds["n_patients"]
-    error = {c: math.sqrt(max(p * (1 - p), 1e-12) * several) for c, p in ((c, (now[c] + before[c]) / 2) for c in classes)}
+    error = {
+        c: math.sqrt(max(p * (1 - p), 1e-12) * several) for c, p in ((c, (now[c] + before[c]) / 2) for c in classes)
+    }
     far = [c for c in classes if abs(now[c] - before[c]) > max(SHIFT * before[c], 3 * error[c])]
     worst = sorted(far, key=lambda c: -abs(math.log((now[c] + 1e-9) / (before[c] + 1e-9))))
     warning = ""
@@ -295,14 +380,22 @@ def prevalence_shift(thresholds: dict[str, Any], target: np.ndarray, people: int
             "fnr, fdr and precision, which are averaged over images, are not guaranteed here; sensitivity and specificity of each finding are, "
             "if nothing but prevalence changed"
         )
-    return {"prevalence": now, "calibration": before, "with_finding": some, "calibration_with_finding": thresholds["with_finding"], "warning": warning}
+    return {
+        "prevalence": now,
+        "calibration": before,
+        "with_finding": some,
+        "calibration_with_finding": thresholds["with_finding"],
+        "warning": warning,
+    }
 
 
 def findings_of(classes: Sequence[str], wanted: str = "") -> list[str]:
     """The classes that sets are made of: the findings among them, or those asked for ('Mass,Nodule')."""
     asked = [c.strip() for c in wanted.split(",") if c.strip()]
     if set(asked) & set(NORMAL):
-        raise UserError(f"--classes {wanted}: {', '.join(sorted(set(asked) & set(NORMAL)))} is no finding; sets are made of findings")
+        raise UserError(
+            f"--classes {wanted}: {', '.join(sorted(set(asked) & set(NORMAL)))} is no finding; sets are made of findings"
+        )
     lacking = [c for c in asked if c not in classes]
     if lacking:
         raise UserError(f"--classes: there is no prediction for {lacking[0]!r} (there is {', '.join(classes)})")

@@ -56,7 +56,9 @@ def seven_digits(value: float) -> float:
 def records(preds: Predictions) -> Iterator[dict[str, Any]]:
     """What `write` writes."""
     for n, image in enumerate(preds.images):
-        yield record(image, preds.classes, {part: values[n] for part, values in preds.prob.items()}, bool(preds.contaminated[n]))
+        yield record(
+            image, preds.classes, {part: values[n] for part, values in preds.prob.items()}, bool(preds.contaminated[n])
+        )
 
 
 def write(path: str | Path, rows: Iterable[dict[str, Any]], meta: dict[str, Any]) -> tuple[int, int]:
@@ -77,7 +79,9 @@ def write(path: str | Path, rows: Iterable[dict[str, Any]], meta: dict[str, Any]
         own.flush()
         everyone = distributed.gathered((own.name, count, marked))  # and all are done
         if distributed.rank() == 0:
-            for before, (name, there, _) in zip(itertools.accumulate(n for _, n, _ in everyone), everyone[1:], strict=False):
+            for before, (name, there, _) in zip(
+                itertools.accumulate(n for _, n, _ in everyone), everyone[1:], strict=False
+            ):
                 with open(name, encoding="utf-8") as file:
                     own.write("," if before and there else "")
                     shutil.copyfileobj(file, own)
@@ -107,7 +111,9 @@ def read(path: str | Path) -> Predictions:
         wrong = ~((values >= 0) & (values <= 1))
         if wrong.any():
             n, k = np.argwhere(wrong)[0]
-            raise UserError(f"{path}: prob_{part} of {preds.images[n]!r} for {preds.classes[k]!r} is {values[n, k]}, not a probability in 0..1")
+            raise UserError(
+                f"{path}: prob_{part} of {preds.images[n]!r} for {preds.classes[k]!r} is {values[n, k]}, not a probability in 0..1"
+            )
     return preds
 
 
@@ -128,14 +134,17 @@ def ensemble(paths: Sequence[str]) -> Predictions:
                 + "; an ensemble is of the same images"
             )
         if set(other.classes) != set(first.classes):
-            raise UserError(f"{path}: has the classes {', '.join(other.classes)}, {paths[0]} {', '.join(first.classes)}; an ensemble is of the same classes")
+            raise UserError(
+                f"{path}: has the classes {', '.join(other.classes)}, {paths[0]} {', '.join(first.classes)}; an ensemble is of the same classes"
+            )
         columns = [other.classes.index(c) for c in first.classes]
         other.prob = {part: values[rows][:, columns] for part, values in other.prob.items()}
         other.contaminated = other.contaminated[rows]
     parts = [part for part in PARTS if all(part in one.prob for one in members)]
     prob = {part: np.mean([one.prob[part] for one in members], axis=0) for part in parts}
     origin = [
-        {"file": path, **{k: one.meta[k] for k in ("checkpoint", "epoch", "contaminated") if k in one.meta}} for path, one in zip(paths, members, strict=True)
+        {"file": path, **{k: one.meta[k] for k in ("checkpoint", "epoch", "contaminated") if k in one.meta}}
+        for path, one in zip(paths, members, strict=True)
     ]
     said = [one.meta.get("contaminated") for one in members]
     meta = {"ensemble": origin, "contaminated": True if any(said) else None if None in said else False}
@@ -146,7 +155,9 @@ def _read_meta(path: Path) -> dict[str, Any]:
     try:
         meta = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: is damaged ({error}); predict anew, or remove it (then nobody knows where the predictions come from)") from error
+        raise UserError(
+            f"{path}: is damaged ({error}); predict anew, or remove it (then nobody knows where the predictions come from)"
+        ) from error
     return check_origin(meta, str(path))
 
 
@@ -157,7 +168,9 @@ def _read_csv(path: Path) -> Predictions:
     images = next((c for c in ("image", "Image Index") if c in table), None)
     columns = [c for c in map(str, table) if c.startswith("prob_")]
     if images is None or not columns or table.empty:
-        raise UserError(f"{path}: a CSV of predictions has rows with a column 'image' and one 'prob_CLASS' a class (found {list(table)})")
+        raise UserError(
+            f"{path}: a CSV of predictions has rows with a column 'image' and one 'prob_CLASS' a class (found {list(table)})"
+        )
     prob = {"full": np.stack([numbers(table[c], path, "a probability", blank=True) for c in columns], axis=1)}
     names = table[images].str.strip()
     if (names == "").any():
@@ -177,7 +190,9 @@ def _read_json(path: Path) -> Predictions:
         other = [image for image in images if not isinstance(image, str)]
         prob = {p: np.array([[row[f"prob_{p}"][c] for c in classes] for row in rows], dtype=np.float64) for p in parts}
     except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file of predictions; make it with infer_roi_consistency.py --save_json") from error
+        raise UserError(
+            f"{path}: no such file of predictions; make it with infer_roi_consistency.py --save_json"
+        ) from error
     except (json.JSONDecodeError, UnicodeDecodeError, LookupError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not a file of predictions ({type(error).__name__}: {error})") from error
     if other:
@@ -208,7 +223,11 @@ def _nothing_more(path: Path, rows: list[dict[str, Any]], classes: list[str], pa
 def matched(path: str, table: pd.DataFrame, csv: str, members: Sequence[str] = ()) -> tuple[Predictions, pd.DataFrame]:
     """Predictions, or the mean of an ensemble, their classes spelled as here, and the rows of the table in their order; every prediction needs one."""
     preds = ensemble(members) if members else read(path)
-    known = [*LABELS, *NORMAL, *(c for c in class_list(table) if c not in LABELS)] if table["labels"].any() else [*LABELS, *NORMAL]
+    known = (
+        [*LABELS, *NORMAL, *(c for c in class_list(table) if c not in LABELS)]
+        if table["labels"].any()
+        else [*LABELS, *NORMAL]
+    )
     preds.classes = [canonical(c, known, path) for c in preds.classes]
     twice = [c for n, c in enumerate(preds.classes) if c in preds.classes[:n]]
     if twice:
@@ -218,7 +237,9 @@ def matched(path: str, table: pd.DataFrame, csv: str, members: Sequence[str] = (
         lacking = f"{(place < 0).sum():,} of its {len(place):,} images are not in {csv}"
         raise UserError(f"{path}: {lacking}, {unmatched(preds.images, place)}; give their own table")
     if len(preds.images) < len(table):
-        print(f"{csv}: {len(table) - len(preds.images):,} of its {len(table):,} images have no prediction in {path}; they are not scored")
+        print(
+            f"{csv}: {len(table) - len(preds.images):,} of its {len(table):,} images have no prediction in {path}; they are not scored"
+        )
     return preds, table.iloc[place]
 
 
@@ -248,7 +269,9 @@ def same_model(preds: Predictions, meta: dict[str, Any], path: str) -> None:
     """UserError if a file says that it comes from another checkpoint than the predictions that are scored."""
     ours, theirs = (models_of(m) for m in (preds.meta, meta))
     if ours and theirs and ours != theirs:
-        raise UserError(f"{path}: comes from {', '.join(theirs)}, the predictions from {', '.join(ours)}; give files of one checkpoint")
+        raise UserError(
+            f"{path}: comes from {', '.join(theirs)}, the predictions from {', '.join(ours)}; give files of one checkpoint"
+        )
 
 
 def models_of(meta: dict[str, Any]) -> list[str]:

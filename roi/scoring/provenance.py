@@ -10,11 +10,22 @@ ARGS = Keys(
     optional={"log_csv": Maybe(TEXT), "without": Maybe(Items(TEXT))}
 )  # of all flags of the training, those that are read here
 MODEL = {"checkpoint": Maybe(TEXT), "epoch": Maybe(COUNT), "contaminated": Maybe(FLAG)}
-ORIGIN = Keys(optional={
-    **MODEL, "ensemble": Items(Keys(optional={**MODEL, "file": TEXT})), "table": Maybe(TEXT), "image_root": Maybe(TEXT),
-    "keep_ratio": Maybe(NUMBER), "tta": Maybe(TEXT), "classes": Items(TEXT), "args": Maybe(ARGS),
-    "versions": Maybe(VERSIONS), "command": Maybe(TEXT), "images": COUNT, "contaminated_images": COUNT,
-})  # fmt: skip
+ORIGIN = Keys(
+    optional={
+        **MODEL,
+        "ensemble": Items(Keys(optional={**MODEL, "file": TEXT})),
+        "table": Maybe(TEXT),
+        "image_root": Maybe(TEXT),
+        "keep_ratio": Maybe(NUMBER),
+        "tta": Maybe(TEXT),
+        "classes": Items(TEXT),
+        "args": Maybe(ARGS),
+        "versions": Maybe(VERSIONS),
+        "command": Maybe(TEXT),
+        "images": COUNT,
+        "contaminated_images": COUNT,
+    }
+)
 
 
 def check_origin(meta: object, where: str) -> dict[str, Any]:

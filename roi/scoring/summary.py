@@ -132,14 +132,18 @@ def main_scores(prob: dict[str, np.ndarray], target: np.ndarray, threshold: np.n
     return scores
 
 
-def tables(drawn: dict[str, Drawn], prob: np.ndarray, target: np.ndarray, classes: Sequence[str], threshold: np.ndarray | None) -> dict[str, Any]:
+def tables(
+    drawn: dict[str, Drawn], prob: np.ndarray, target: np.ndarray, classes: Sequence[str], threshold: np.ndarray | None
+) -> dict[str, Any]:
     """-> mean, per_class, and with thresholds micro and hamming; all means over the same findings"""
     findings = scored(target, classes)
     columns: dict[str, Drawn] = {}  # score -> (K,)
     for name, score in drawn.items():
         if name.startswith("ranking_"):
             suffix = "" if name == "ranking_full" else name.removeprefix("ranking")
-            columns |= {f"{kind}{suffix}": score.map(lambda v, m=m: v[..., m]) for m, kind in enumerate(("auroc", "ap"))}  # type: ignore[misc]
+            columns |= {
+                f"{kind}{suffix}": score.map(lambda v, m=m: v[..., m]) for m, kind in enumerate(("auroc", "ap"))
+            }  # type: ignore[misc]
     columns["brier"] = drawn["brier"]
     if threshold is not None:
         columns |= {name: drawn["counts"].map(lambda c, n=name: decisions(c)[n]) for name in metrics.DECISIONS}  # type: ignore[misc]
@@ -156,7 +160,10 @@ def tables(drawn: dict[str, Drawn], prob: np.ndarray, target: np.ndarray, classe
     if threshold is not None:
         usable = findings & ~np.isnan(threshold)
         pooled = drawn["counts"].map(lambda c: c[:, usable].sum(axis=1))
-        blocks["micro"] = {n: pooled.map(lambda c, n=n: decisions(c)[n]).summary() for n in ("f1", "precision", "recall", "specificity")}  # type: ignore[misc]
+        blocks["micro"] = {
+            n: pooled.map(lambda c, n=n: decisions(c)[n]).summary()
+            for n in ("f1", "precision", "recall", "specificity")
+        }  # type: ignore[misc]
         blocks["hamming"] = pooled.map(lambda c: decisions(c)["accuracy"]).summary()
     return blocks
 
@@ -189,22 +196,34 @@ def curves(prob: np.ndarray, target: np.ndarray) -> dict[str, list[list[float]]]
     for name, (x, y) in points.items():
         along = np.linspace(0, len(x) - 1, min(CURVE_POINTS, len(x))).round().astype(int)
         if name == "roc":  # even steps in both directions: the corner at the left holds most of what one looks for
-            along = np.unique(np.concatenate([np.searchsorted(v, np.linspace(0, 1, CURVE_POINTS // 2)) for v in (x, y)]).clip(max=len(x) - 1))
+            along = np.unique(
+                np.concatenate([np.searchsorted(v, np.linspace(0, 1, CURVE_POINTS // 2)) for v in (x, y)]).clip(
+                    max=len(x) - 1
+                )
+            )
         thin[name] = [[round(float(v), 5) for v in a[along]] for a in (x, y)]
     return thin
 
 
-def calibrations(prob: np.ndarray, target: np.ndarray, classes: Sequence[str], fit: tuple[np.ndarray, np.ndarray] | None) -> dict[str, Any]:
+def calibrations(
+    prob: np.ndarray, target: np.ndarray, classes: Sequence[str], fit: tuple[np.ndarray, np.ndarray] | None
+) -> dict[str, Any]:
     """ECE, Brier and reliability as they are and, with `fit` = (probabilities, targets) of other images, after temperature and
     Platt scaling. -> methods of the block `calibration`"""
     mended: dict[str, tuple[np.ndarray, dict[str, list[float | None]]]] = {"raw": (prob, {})}
     if fit is not None:
         for method, fitter in calibration.FITS.items():
-            parameters = [fitter(fit[0][k, j], fit[1][k, j]) for j in range(len(classes)) for k in [~np.isnan(fit[1][:, j])]]
-            values = np.stack([calibration.apply(method, parameters[j], prob[:, j]) for j in range(len(classes))], axis=1)
+            parameters = [
+                fitter(fit[0][k, j], fit[1][k, j]) for j in range(len(classes)) for k in [~np.isnan(fit[1][:, j])]
+            ]
+            values = np.stack(
+                [calibration.apply(method, parameters[j], prob[:, j]) for j in range(len(classes))], axis=1
+            )
             mended[method] = values, {c: [defined(v) for v in p] for c, p in zip(classes, parameters, strict=True)}
     methods: dict[str, Any] = {}
-    findings = scored(target, classes) & np.all([~np.isnan(values).any(axis=0) for values, _ in mended.values()], axis=0)
+    findings = scored(target, classes) & np.all(
+        [~np.isnan(values).any(axis=0) for values, _ in mended.values()], axis=0
+    )
     for method, (values, fitted) in mended.items():
         known = ~np.isnan(target) & ~np.isnan(values)
         errors = {
@@ -213,9 +232,13 @@ def calibrations(prob: np.ndarray, target: np.ndarray, classes: Sequence[str], f
         }
         pooled = known & findings
         methods[method] = {
-            "mean": {name: defined(float(e[findings].mean())) if findings.any() else None for name, e in errors.items()},
+            "mean": {
+                name: defined(float(e[findings].mean())) if findings.any() else None for name, e in errors.items()
+            },
             "per_class": {c: {name: defined(float(e[j])) for name, e in errors.items()} for j, c in enumerate(classes)},
-            "reliability": calibration.reliability(values[pooled], target[pooled]).round(6).tolist() if pooled.any() else [],
+            "reliability": calibration.reliability(values[pooled], target[pooled]).round(6).tolist()
+            if pooled.any()
+            else [],
             "parameters": fitted,
         }
     return methods
@@ -224,13 +247,18 @@ def calibrations(prob: np.ndarray, target: np.ndarray, classes: Sequence[str], f
 def groups_of(rows: pd.DataFrame) -> dict[str, dict[str, np.ndarray]]:
     """attribute -> group -> (N,) bool: data set, view, sex and age band, where the table has at least two groups of them."""
     age = pd.to_numeric(rows["age"], errors="coerce").to_numpy()
-    named = {name: {g: (rows[name] == g).to_numpy() for g in sorted(set(rows[name]) - {""})} for name in ("dataset", "view", "sex")}
+    named = {
+        name: {g: (rows[name] == g).to_numpy() for g in sorted(set(rows[name]) - {""})}
+        for name in ("dataset", "view", "sex")
+    }
     named["age"] = {label: (age >= low) & (age < high) for low, high, label in AGES}
     named = {name: {g: chosen for g, chosen in groups.items() if chosen.any()} for name, groups in named.items()}
     return {name: groups for name, groups in named.items() if len(groups) > 1}
 
 
-def subgroup_scores(prob: np.ndarray, target: np.ndarray, groups: dict[str, dict[str, np.ndarray]]) -> dict[str, Weighed]:
+def subgroup_scores(
+    prob: np.ndarray, target: np.ndarray, groups: dict[str, dict[str, np.ndarray]]
+) -> dict[str, Weighed]:
     scores: dict[str, Weighed] = {}
     for name, parts in groups.items():
         for group, chosen in parts.items():
@@ -239,7 +267,9 @@ def subgroup_scores(prob: np.ndarray, target: np.ndarray, groups: dict[str, dict
     return scores
 
 
-def subgroups(drawn: dict[str, Drawn], groups: dict[str, dict[str, np.ndarray]], patients: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+def subgroups(
+    drawn: dict[str, Drawn], groups: dict[str, dict[str, np.ndarray]], patients: np.ndarray, classes: Sequence[str]
+) -> dict[str, Any]:
     """Mean AUROC of each group over the findings that all groups of the attribute have in both classes, and the gap between best
     and worst. A group with less than half as many such findings as another is too small: undefined, and not in the gap.
 
@@ -269,12 +299,18 @@ def subgroups(drawn: dict[str, Drawn], groups: dict[str, dict[str, np.ndarray]],
         ranked = sorted((g for g in means if not np.isnan(means[g].value)), key=lambda g: float(means[g].value))
         if len(ranked) > 1:
             best, worst = means[ranked[-1]], means[ranked[0]]
-            block["gap"] = {"best": ranked[-1], "worst": ranked[0], **summary(float(best.value - worst.value), best.drawn - worst.drawn)}
+            block["gap"] = {
+                "best": ranked[-1],
+                "worst": ranked[0],
+                **summary(float(best.value - worst.value), best.drawn - worst.drawn),
+            }
         blocks[name] = block
     return blocks
 
 
-def comparison(ours: Drawn, theirs: Drawn, a: np.ndarray, b: np.ndarray, target: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+def comparison(
+    ours: Drawn, theirs: Drawn, a: np.ndarray, b: np.ndarray, target: np.ndarray, classes: Sequence[str]
+) -> dict[str, Any]:
     """Paired difference ours - theirs of the AUROC, with p from the resamples and, per finding, from DeLong. (N, K) each"""
     both = is_finding(classes) & ~np.isnan(ours.value[:, 0]) & ~np.isnan(theirs.value[:, 0])
     difference = Drawn(ours.value[:, 0] - theirs.value[:, 0], ours.drawn[..., 0] - theirs.drawn[..., 0])  # (K,)
@@ -284,5 +320,14 @@ def comparison(ours: Drawn, theirs: Drawn, a: np.ndarray, b: np.ndarray, target:
         known = ~np.isnan(target[:, j])
         p_delong = metrics.delong_p(a[known, j], b[known, j], target[known, j])
         values = summary(float(difference.value[j]), difference.drawn[:, j])
-        per_class[c] = {"auroc": {**values, "p": defined(metrics.difference_p(difference.drawn[:, j])), "p_delong": defined(p_delong)}}
-    return {"mean": {"auroc": {**mean.summary(), "p": defined(metrics.difference_p(mean.drawn))}}, "per_class": per_class}
+        per_class[c] = {
+            "auroc": {
+                **values,
+                "p": defined(metrics.difference_p(difference.drawn[:, j])),
+                "p_delong": defined(p_delong),
+            }
+        }
+    return {
+        "mean": {"auroc": {**mean.summary(), "p": defined(metrics.difference_p(mean.drawn))}},
+        "per_class": per_class,
+    }

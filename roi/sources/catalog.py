@@ -85,7 +85,12 @@ CHEXPERT_TABLES = (
     Table(("valid.csv", f"{CHEXPERT_BATCH}/valid.csv"), 234),
     Table(("train_cheXbert.csv",), None, needed=False),
 )
-LT_2024 = [("labels.csv", 377_110), ("train_labeled.csv", 258_871), ("development_labeled_task1.csv", 39_293), ("test_labeled_task1.csv", 78_946)]
+LT_2024 = [
+    ("labels.csv", 377_110),
+    ("train_labeled.csv", 258_871),
+    ("development_labeled_task1.csv", 39_293),
+    ("test_labeled_task1.csv", 78_946),
+]
 LT_2024_MORE = ("development_labeled_task2.csv", "development_labeled_task3.csv", "test_labeled_task3.csv")
 
 CATALOG: dict[str, Source] = {
@@ -101,7 +106,8 @@ CATALOG: dict[str, Source] = {
         citation="Wang X, Peng Y, Lu L, Lu Z, Bagheri M, Summers RM. ChestX-ray8: Hospital-scale Chest X-ray Database and Benchmarks. CVPR 2017.",
         url="https://nihcc.app.box.com/v/ChestXray-NIHCC",
         steps=(
-            FETCH.format("nih") + ": through kagglehub, into its cache (KAGGLEHUB_CACHE); --data_root DIR makes DIR/nih a link to it.",
+            FETCH.format("nih")
+            + ": through kagglehub, into its cache (KAGGLEHUB_CACHE); --data_root DIR makes DIR/nih a link to it.",
             "Or from the Box page: the twelve archives (unpack number k so that images_00k/images/*.png results), Data_Entry_2017_v2020.csv, "
             "BBox_List_2017.csv, train_val_list.txt, test_list.txt; then python download_datasets.py --gather Dataset/nih",
         ),
@@ -130,12 +136,22 @@ CATALOG: dict[str, Source] = {
         citation="Demner-Fushman D, Kohli MD, Rosenman MB, et al. Preparing a collection of radiology examinations for distribution and retrieval. "
         "J Am Med Inform Assoc 2016; 23(2): 304-310.",
         url="https://openi.nlm.nih.gov/faq#collection",
-        steps=(FETCH.format("openi") + ": NLMCXR_reports.tgz (1 MB) and NLMCXR_png.tgz (over 1 GB), then both are unpacked beside them.",),
+        steps=(
+            FETCH.format("openi")
+            + ": NLMCXR_reports.tgz (1 MB) and NLMCXR_png.tgz (over 1 GB), then both are unpacked beside them.",
+        ),
         editions=(
             Edition((Table(("ecgen-radiology/*.xml", "NLMCXR_reports.tgz"), 3_955),), 7_470, name="NLM"),
-            Edition((Table(("indiana_reports.csv",), 3_851), Table(("indiana_projections.csv",), 7_466)), 7_466, name="Kaggle"),
+            Edition(
+                (Table(("indiana_reports.csv",), 3_851), Table(("indiana_projections.csv",), 7_466)),
+                7_466,
+                name="Kaggle",
+            ),
         ),
-        archives=(("NLMCXR_reports.tgz", 1, "tar -xzf NLMCXR_reports.tgz"), ("NLMCXR_png.tgz", 1, "tar -xzf NLMCXR_png.tgz")),
+        archives=(
+            ("NLMCXR_reports.tgz", 1, "tar -xzf NLMCXR_reports.tgz"),
+            ("NLMCXR_png.tgz", 1, "tar -xzf NLMCXR_png.tgz"),
+        ),
     ),
     "rexgradient": Source(
         title="ReXGradient-160K",
@@ -206,7 +222,12 @@ CATALOG: dict[str, Source] = {
             Edition(
                 tuple(
                     Table((f"mimic-cxr-2.0.0-{what}.csv.gz", f"mimic-cxr-2.0.0-{what}.csv"), rows)
-                    for what, rows in (("metadata", 377_110), ("split", 377_110), ("chexpert", 227_827), ("negbio", 227_827))
+                    for what, rows in (
+                        ("metadata", 377_110),
+                        ("split", 377_110),
+                        ("chexpert", 227_827),
+                        ("negbio", 227_827),
+                    )
                 ),
                 377_110,
                 ("files",),
@@ -234,7 +255,12 @@ CATALOG: dict[str, Source] = {
         ),
         editions=(
             Edition(
-                (Table(tuple(f"PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv{end}" for end in ("", ".gz")), 160_861),),
+                (
+                    Table(
+                        tuple(f"PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv{end}" for end in ("", ".gz")),
+                        160_861,
+                    ),
+                ),
                 160_861,
                 ("[0-9]", "[0-9][0-9]"),
                 exact=False,
@@ -284,7 +310,8 @@ CATALOG: dict[str, Source] = {
         url="https://www.kaggle.com/competitions/vinbigdata-chest-xray-abnormalities-detection",
         steps=(
             "Accept the rules: https://www.kaggle.com/competitions/vinbigdata-chest-xray-abnormalities-detection/rules",
-            FETCH.format("vinbigdata") + ": through kagglehub, into its cache; Dataset/vinbigdata becomes a link to it.",
+            FETCH.format("vinbigdata")
+            + ": through kagglehub, into its cache; Dataset/vinbigdata becomes a link to it.",
             "Its images are those of VinDr-CXR under other names: do not train on one and test on the other.",
         ),
         editions=(Edition((Table(("train.csv",), 67_914),), 18_000, ("train", "test"), ".dicom"),),
@@ -316,7 +343,8 @@ CATALOG: dict[str, Source] = {
             ),
             Edition(
                 tuple(
-                    Table((f"cxr-lt-2023/{split}.csv", f"{split}.csv"), rows) for split, rows in (("train", 264_849), ("development", 36_769), ("test", 75_492))
+                    Table((f"cxr-lt-2023/{split}.csv", f"{split}.csv"), rows)
+                    for split, rows in (("train", 264_849), ("development", 36_769), ("test", 75_492))
                 ),
                 name="2023",
             ),
@@ -384,7 +412,9 @@ def check(name: str, data_root: Path) -> Found:
         enough = images >= edition.images * (1.0 if edition.exact else SHARE)
         about = "" if edition.exact else "about "
         of = f"all {images:,} are there" if images == edition.images else f"{images:,} of {about}{edition.images:,}"
-        lines.append(f"images (*{edition.ending}): {of}{'' if enough else f', {edition.images - images:,} are missing'}")
+        lines.append(
+            f"images (*{edition.ending}): {of}{'' if enough else f', {edition.images - images:,} are missing'}"
+        )
         complete &= enough
     if not complete:
         lines += _archives(source, folder)
@@ -406,7 +436,10 @@ def _table_line(folder: Path, table: Table, path: Path | None) -> tuple[str, boo
             return str(error), False
     if table.rows in (None, number):
         return f"{shown}: {number:,} {unit}", True
-    return f"{shown}: {number:,} {unit}, but {table.rows:,} are published: {'cut off?' if number < (table.rows or 0) else 'another version?'}", False
+    return (
+        f"{shown}: {number:,} {unit}, but {table.rows:,} are published: {'cut off?' if number < (table.rows or 0) else 'another version?'}",
+        False,
+    )
 
 
 def _first(folder: Path, names: tuple[str, ...]) -> Path | None:
@@ -421,7 +454,9 @@ def _misplaced(name: str, data_root: Path) -> list[str]:
     """The commonest mistake: DATA_ROOT is the folder of the set itself."""
     names = [n for edition in CATALOG[name].editions for table in edition.tables for n in table.names]
     if name != "cxrlt" and (path := _first(data_root, tuple(n for n in names if n not in ("train.csv", "valid.csv")))):
-        return [f"{path} lies in --data_root itself, which is the folder above that of the set: rename or link {data_root} to .../{name}"]
+        return [
+            f"{path} lies in --data_root itself, which is the folder above that of the set: rename or link {data_root} to .../{name}"
+        ]
     return []
 
 
@@ -430,7 +465,10 @@ def _archives(source: Source, folder: Path) -> list[str]:
     for pattern, number, how in source.archives:
         here = sum(1 for p in folder.glob(pattern) if not p.name.endswith(".part"))
         if here:
-            lines.append(f"{pattern}: {here} of {number} here; " + (f"to unpack: {how}" if here >= number else "the download is not complete"))
+            lines.append(
+                f"{pattern}: {here} of {number} here; "
+                + (f"to unpack: {how}" if here >= number else "the download is not complete")
+            )
     return lines
 
 
@@ -476,7 +514,14 @@ def count_images(folder: Path, edition: Edition) -> int:
     """Files with the ending of the edition in its folders and below. Links that gather shards into one folder are not counted twice."""
     if not edition.images:
         return 0
-    tops = sorted({top for pattern in edition.folders for top in (folder.glob(pattern) if pattern != "." else [folder]) if top.is_dir()})
+    tops = sorted(
+        {
+            top
+            for pattern in edition.folders
+            for top in (folder.glob(pattern) if pattern != "." else [folder])
+            if top.is_dir()
+        }
+    )
     number, todo = 0, [str(top) for top in tops]
     while todo:
         with os.scandir(todo.pop()) as entries:

@@ -29,16 +29,52 @@ PERCENTILES = (0.5, 99.5)
 TOP = 2**16 - 1
 SIDES = (64, 6000)  # px; what lies outside is no chest X-ray: 6,000 x 6,000 px of 16 bit are 72 MB
 INSTALL = "pip install -r requirements-dicom.txt"
-VIEWS = ("PA", "AP", "LL", "RL", "LLD", "RLD", "LLO", "RLO", "LATERAL", "LAT")  # any other text of ViewPosition may be somebody's name
+VIEWS = (
+    "PA",
+    "AP",
+    "LL",
+    "RL",
+    "LLD",
+    "RLD",
+    "LLO",
+    "RLO",
+    "LATERAL",
+    "LAT",
+)  # any other text of ViewPosition may be somebody's name
 LUMA = (19595, 38470, 7471)  # ITU-R BT.601 times 65,536, as Pillow: three equal channels stay what they are
 # No other element is read: what is not read cannot leak, and cannot fail.
 ELEMENTS = (
-    "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit",
-    "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit", "ModalityLUTSequence", "RescaleIntercept", "RescaleSlope", "VOILUTSequence",
-    "WindowCenter", "WindowWidth", "VOILUTFunction", "PresentationLUTShape", "ViewPosition", "BurnedInAnnotation",
-    "ExtendedOffsetTable", "ExtendedOffsetTableLengths", "PixelData",
-)  # fmt: skip
-PLUGINS = {"JPEG 2000": "pylibjpeg-openjpeg", "High-Throughput JPEG 2000": "pylibjpeg-openjpeg", "JPEG": "pylibjpeg-libjpeg"}  # by how a syntax's name begins
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "PlanarConfiguration",
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
+    "ModalityLUTSequence",
+    "RescaleIntercept",
+    "RescaleSlope",
+    "VOILUTSequence",
+    "WindowCenter",
+    "WindowWidth",
+    "VOILUTFunction",
+    "PresentationLUTShape",
+    "ViewPosition",
+    "BurnedInAnnotation",
+    "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths",
+    "PixelData",
+)
+PLUGINS = {
+    "JPEG 2000": "pylibjpeg-openjpeg",
+    "High-Throughput JPEG 2000": "pylibjpeg-openjpeg",
+    "JPEG": "pylibjpeg-libjpeg",
+}  # by how a syntax's name begins
 LEVELS = 32  # grey levels that a window must leave
 IN_RANGE = 0.05  # of the pixels, that the range of a window must hold
 PADDING = 0.01  # of the pixels, that a value must have to be padding which nobody declared
@@ -86,7 +122,9 @@ def read_dicom(
         raise UnreadableImage(f"{path}: {error.strerror or reason(error)}") from error
     except Exception as error:  # pydicom and its decoders raise whatever they like on a broken file
         raise UnreadableImage(f"{path}: cannot be read as DICOM ({in_words(error)})") from error
-    table = np.floor(grey * (2**bits - 1) + 0.5 + 1e-6).astype(f"uint{bits}")  # the millionth: a half rounds up whatever rounding errors it has
+    table = np.floor(grey * (2**bits - 1) + 0.5 + 1e-6).astype(
+        f"uint{bits}"
+    )  # the millionth: a half rounds up whatever rounding errors it has
     table[padding] = 0
     return table[place], facts
 
@@ -154,7 +192,9 @@ def check(ds: Any, sides: tuple[int, int], allow_burned_in: bool) -> None:
     if integer(ds, "PixelRepresentation") not in (0, 1):
         raise UnreadableImage(f"PixelRepresentation is {ds.PixelRepresentation}: neither 0, unsigned, nor 1, signed")
     if burned_in(ds) == "YES" and not allow_burned_in:
-        raise UnreadableImage("its header says that text is burnt into the picture (--allow_burned_in takes it all the same)")
+        raise UnreadableImage(
+            "its header says that text is burnt into the picture (--allow_burned_in takes it all the same)"
+        )
 
 
 def given(ds: Any, name: str) -> Any:
@@ -214,7 +254,10 @@ def decode(ds: Any, notes: list[str]) -> np.ndarray:
     except MemoryError:
         raise
     except Exception as error:
-        wanted = ("pylibjpeg", next((package for begin, package in PLUGINS.items() if syntax.name.startswith(begin)), ""))
+        wanted = (
+            "pylibjpeg",
+            next((package for begin, package in PLUGINS.items() if syntax.name.startswith(begin)), ""),
+        )
         lacking = [package for package in wanted if package and find_spec(MODULES[package]) is None]
         if wanted[1] and lacking:
             raise UnreadableImage(
@@ -313,10 +356,15 @@ def is_padding(ds: Any, values: np.ndarray) -> np.ndarray:
     """(V,) -> (V,) bool: outside of what was exposed, PS3.3 C.7.5.1.1.2."""
     if ds.get("PixelPaddingValue") is None:
         return np.zeros(len(values), dtype=bool)
-    ends = [int(ds.PixelPaddingValue), int(ds.PixelPaddingValue if ds.get("PixelPaddingRangeLimit") is None else ds.PixelPaddingRangeLimit)]
+    ends = [
+        int(ds.PixelPaddingValue),
+        int(ds.PixelPaddingValue if ds.get("PixelPaddingRangeLimit") is None else ds.PixelPaddingRangeLimit),
+    ]
     span = 2 ** int(ds.BitsAllocated)
     least = -span // 2 if ds.PixelRepresentation else 0
-    low, high = sorted((end - least) % span + least for end in ends)  # written as unsigned where the pixels are signed, or the other way round
+    low, high = sorted(
+        (end - least) % span + least for end in ends
+    )  # written as unsigned where the pixels are signed, or the other way round
     return (values >= low) & (values <= high)
 
 

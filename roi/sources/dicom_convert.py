@@ -29,9 +29,19 @@ from roi.sources.dicom import read_dicom
 VERSION = 2  # of how a picture is made
 SUFFIXES = (".dicom", ".dcm", ".dic")
 FACTS = (
-    "image", "rows", "columns", "photometric", "view", "bits_stored", "burned_in", "shown_by", "note", "width",
-    "height", "made_with",
-)  # fmt: skip
+    "image",
+    "rows",
+    "columns",
+    "photometric",
+    "view",
+    "bits_stored",
+    "burned_in",
+    "shown_by",
+    "note",
+    "width",
+    "height",
+    "made_with",
+)
 FACTS_BEFORE = tuple(column for column in FACTS if column != "note")  # of version 1
 WHY = ("path", "why")
 PATIENCE = 10  # seconds that a run which ends leaves its workers for the image they are at
@@ -59,13 +69,24 @@ def convert_tree(src: Path, out: Path, how: How, workers: int, overwrite: bool) 
     there = {image for image in files if (out / image).exists()}
     made_with = f"v{VERSION} {how.window} {how.bits} bit {f'{how.size} px' if how.size else 'full size'}"
     if not overwrite:
-        check_settings(out, {image: facts[image]["made_with"] for image in files if image in there & facts.keys()}, made_with)
-    refused |= {files[image]: f"{image} is there and not of this program; move it away, or name another --out" for image in sorted(there - facts.keys())}
-    todo = {image: name for image, name in files.items() if image not in there or image in facts and facts[image]["made_with"] != made_with}
+        check_settings(
+            out, {image: facts[image]["made_with"] for image in files if image in there & facts.keys()}, made_with
+        )
+    refused |= {
+        files[image]: f"{image} is there and not of this program; move it away, or name another --out"
+        for image in sorted(there - facts.keys())
+    }
+    todo = {
+        image: name
+        for image, name in files.items()
+        if image not in there or image in facts and facts[image]["made_with"] != made_with
+    }
     begin = time.perf_counter()
     unread = convert_all(src, out, todo, how, made_with, workers, facts) if todo else {}
     seconds = time.perf_counter() - begin
-    write_rows(out / "dicom_facts.csv", FACTS, (facts[i] for i in sorted(facts) if facts[i]["made_with"] or (out / i).exists()))
+    write_rows(
+        out / "dicom_facts.csv", FACTS, (facts[i] for i in sorted(facts) if facts[i]["made_with"] or (out / i).exists())
+    )
     refused |= unread
     rows = [facts[i] for i in files if i in facts and facts[i]["made_with"]]
     report(out, refused, len(todo) - len(unread), len(there & facts.keys() - todo.keys()), seconds)
@@ -142,7 +163,9 @@ def write_rows(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]
         writer.writerows(rows)
 
 
-def convert_all(src: Path, out: Path, todo: dict[str, str], how: How, made_with: str, workers: int, facts: dict[str, Row]) -> dict[str, str]:
+def convert_all(
+    src: Path, out: Path, todo: dict[str, str], how: How, made_with: str, workers: int, facts: dict[str, Row]
+) -> dict[str, str]:
     """Write the PNG of `todo` (PNG -> DICOM) and their rows, into `facts` too. -> DICOM that could not be read -> why
 
     A decoder that crashes on a file takes one worker with it, not the run. OSError: a PNG cannot be written.
@@ -187,7 +210,9 @@ def convert(job: Job) -> Row | str:
         return "too large for the memory of this machine; fewer --workers need less"
     pixels = fit(pixels, how.size)
     with replacing(target, "wb") as file:
-        Image.fromarray(pixels).save(file, format="PNG", compress_level=1, compress_type=zlib.Z_RLE)  # a third of the time of level 6, and no larger
+        Image.fromarray(pixels).save(
+            file, format="PNG", compress_level=1, compress_type=zlib.Z_RLE
+        )  # a third of the time of level 6, and no larger
     return facts | {"width": pixels.shape[1], "height": pixels.shape[0]}
 
 
@@ -211,4 +236,8 @@ def report(out: Path, refused: dict[str, str], made: int, there: int, seconds: f
         return
     write_rows(side_file, WHY, ({"path": name, "why": refused[name]} for name in sorted(refused)))
     reasons = Counter(refused.values()).most_common()
-    print(f"  listed in {side_file}: " + "; ".join(f"{count:,} x {why}" for why, count in reasons[:3]) + ("; ..." if len(reasons) > 3 else ""))
+    print(
+        f"  listed in {side_file}: "
+        + "; ".join(f"{count:,} x {why}" for why, count in reasons[:3])
+        + ("; ..." if len(reasons) > 3 else "")
+    )

@@ -32,7 +32,12 @@ AGENT = "roi-download/1.0"
 PHYSIONET = "https://physionet.org/files/"
 BLOCK = 1 << 16  # bytes at a time: what an interruption may lose
 CONNECT = 15.0  # seconds
-WGET_SAYS = {0: "their checksums are not the published ones", 3: "the disk is full or cannot be written", 4: "the network failed", 5: "TLS failed"}
+WGET_SAYS = {
+    0: "their checksums are not the published ones",
+    3: "the disk is full or cannot be written",
+    4: "the network failed",
+    5: "TLS failed",
+}
 Login = tuple[str, str]
 
 
@@ -67,7 +72,9 @@ def fetch(
     path = Path(path)
     if path.exists():
         if not _matches(path, sha256, md5):
-            raise UserError(f"{path} is there, but its checksum is not the published one; move it away and run the same command again")
+            raise UserError(
+                f"{path} is there, but its checksum is not the published one; move it away and run the same command again"
+            )
         return path
     writable(path)
     part = path.with_name(f"{path.name}.part")
@@ -79,23 +86,34 @@ def fetch(
             try:
                 _transfer(own, url, part, auth, timeout, hint, quiet)
                 break
-            except (Again, requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+            except (
+                Again,
+                requests.ConnectionError,
+                requests.Timeout,
+                requests.exceptions.ChunkedEncodingError,
+            ) as error:
                 failures = 1 if _size(part) > before else failures + 1
                 if failures >= tries:
-                    raise UserError(f"{url}: gave up after {failures} tries ({reason(error)}); the same command goes on where it stopped") from error
+                    raise UserError(
+                        f"{url}: gave up after {failures} tries ({reason(error)}); the same command goes on where it stopped"
+                    ) from error
             time.sleep(wait * 2 ** (failures - 1))
     finally:
         if session is None:
             own.close()
     if not _matches(part, sha256, md5):
         _drop(part)
-        raise UserError(f"{url}: what came has not the published checksum, so {path} was not made; the same command fetches it anew")
+        raise UserError(
+            f"{url}: what came has not the published checksum, so {path} was not made; the same command fetches it anew"
+        )
     os.replace(part, path)
     _drop(part)
     return path
 
 
-def _transfer(session: requests.Session, url: str, part: Path, auth: Login | None, timeout: float, hint: str, quiet: bool) -> None:
+def _transfer(
+    session: requests.Session, url: str, part: Path, auth: Login | None, timeout: float, hint: str, quiet: bool
+) -> None:
     """One request; what comes is added to `part`, or begins it anew."""
     old = _read_tag(part, url)
     offset = _size(part) if old else 0
@@ -118,7 +136,12 @@ def _transfer(session: requests.Session, url: str, part: Path, auth: Login | Non
         if answer.status_code == 206:
             span = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", ""))
             total = int(span[2]) if span and span[2].isdigit() else None
-            if not (span and int(span[1]) == offset and old.get("total") in (None, total) and validator in ("", old.get("validator"))):
+            if not (
+                span
+                and int(span[1]) == offset
+                and old.get("total") in (None, total)
+                and validator in ("", old.get("validator"))
+            ):
                 _drop(part)
                 raise Again("the file has changed on the server")
         else:
@@ -176,7 +199,9 @@ def room(folder: Path, need: float) -> None:
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     if need > free:
-        raise UserError(f"{folder}: {need / 1e9:,.1f} GB are needed, {free / 1e9:,.1f} GB are free; make room, or choose another disk with --data_root")
+        raise UserError(
+            f"{folder}: {need / 1e9:,.1f} GB are needed, {free / 1e9:,.1f} GB are free; make room, or choose another disk with --data_root"
+        )
 
 
 def _matches(path: Path, sha256: str | None, md5: str | None) -> bool:
@@ -239,13 +264,17 @@ def physionet(project: str, folder: Path, auth: Login, only: str = "*") -> tuple
         sums = read_sums((folder / "SHA256SUMS.txt").read_text(encoding="utf-8"))
         wanted = {name: sha256 for name, sha256 in sums.items() if fnmatch.fnmatchcase(name, only)}
         if not wanted:
-            raise UserError(f"--only {only!r}: {project} has no file of such a name; all are listed in {folder / 'SHA256SUMS.txt'}")
+            raise UserError(
+                f"--only {only!r}: {project} has no file of such a name; all are listed in {folder / 'SHA256SUMS.txt'}"
+            )
         lacking = {name: sha256 for name, sha256 in wanted.items() if not (folder / name).exists()}
         _bring(url, lacking, folder, session, auth, ask)
     return len(lacking), len(wanted) - len(lacking)
 
 
-def _bring(url: str, names: Mapping[str, str | None], folder: Path, session: requests.Session, auth: Login, ask: str) -> None:
+def _bring(
+    url: str, names: Mapping[str, str | None], folder: Path, session: requests.Session, auth: Login, ask: str
+) -> None:
     """Fetch {name: SHA-256} into `folder`; where the server refuses this program, by wget.
 
     PhysioNet takes passwords only from programs on a list of its own (HTTP_AUTH_USER_AGENT in the source of its server); for one that
@@ -254,10 +283,14 @@ def _bring(url: str, names: Mapping[str, str | None], folder: Path, session: req
     many = len(names) > 1
     by_hand = f"wget -r -N -c -np -nH --cut-dirs=3 -P {folder} --user {auth[0]} --ask-password {url}"
     hint = f"{ask} (if that is done, PhysioNet does not know this program, but: {by_hand})"
-    with tqdm(total=len(names), unit="file", leave=False, disable=not many, mininterval=0.5 if sys.stderr.isatty() else 20) as bar:
+    with tqdm(
+        total=len(names), unit="file", leave=False, disable=not many, mininterval=0.5 if sys.stderr.isatty() else 20
+    ) as bar:
         for name, sha256 in names.items():
             try:
-                fetch(url + quote(name), folder / name, sha256=sha256, auth=auth, session=session, hint=hint, quiet=many)
+                fetch(
+                    url + quote(name), folder / name, sha256=sha256, auth=auth, session=session, hint=hint, quiet=many
+                )
             except Forbidden:
                 if not (shutil.which("wget") and hasattr(os, "memfd_create")):
                     raise
@@ -278,12 +311,21 @@ def _by_wget(url: str, names: Mapping[str, str | None], folder: Path, auth: Logi
     for name in (n for n, sha256 in names.items() if sha256 is None):
         (stage / name).unlink(missing_ok=True)  # nobody could say whether it is whole
     depth = len([p for p in urlsplit(url).path.split("/") if p])
-    login, todo = _in_memory(f"user = {auth[0]}\npassword = {auth[1]}\n"), _in_memory("".join(f"{url}{quote(n)}\n" for n in names))
+    login, todo = (
+        _in_memory(f"user = {auth[0]}\npassword = {auth[1]}\n"),
+        _in_memory("".join(f"{url}{quote(n)}\n" for n in names)),
+    )
     command = f"wget --config=/dev/fd/{login} -nv -x -nH --cut-dirs={depth} -c --no-hsts --tries=5 --timeout=60 --max-redirect=0 -i -".split()
     environment = {k: v for k, v in os.environ.items() if k != "PHYSIONET_PASSWORD"} | {"LC_ALL": "C"}
     errors: set[str] = set()
     with subprocess.Popen(
-        [*command, "-P", str(stage)], stdin=todo, stderr=subprocess.PIPE, text=True, errors="replace", pass_fds=(login,), env=environment
+        [*command, "-P", str(stage)],
+        stdin=todo,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        pass_fds=(login,),
+        env=environment,
     ) as wget:
         os.close(login)
         os.close(todo)
@@ -300,7 +342,11 @@ def _by_wget(url: str, names: Mapping[str, str | None], folder: Path, auth: Logi
             wget.terminate()
             raise
     whole = wget.returncode in (0, 8)  # no connection broke: what is left was there in full before (416), and wrong
-    lacking = [n for n, s in names.items() if not (folder / n).exists() and not (s and _settle(stage / n, folder / n, s, whole))]
+    lacking = [
+        n
+        for n, s in names.items()
+        if not (folder / n).exists() and not (s and _settle(stage / n, folder / n, s, whole))
+    ]
     for place, _, _ in os.walk(stage, topdown=False):
         with suppress(OSError):  # parts of files that were not asked for this time
             os.rmdir(place)
@@ -309,8 +355,14 @@ def _by_wget(url: str, names: Mapping[str, str | None], folder: Path, auth: Logi
     if "403" in errors:
         raise Forbidden(f"{url}: no permission (403); {ask}")
     if lacking:
-        why = f"the server answered {', '.join(sorted(errors))}" if errors else WGET_SAYS.get(wget.returncode, f"wget ended with code {wget.returncode}")
-        raise UserError(f"{url}: {len(lacking):,} of {len(names):,} files did not come whole, the first is {lacking[0]} ({why}); the same command goes on")
+        why = (
+            f"the server answered {', '.join(sorted(errors))}"
+            if errors
+            else WGET_SAYS.get(wget.returncode, f"wget ended with code {wget.returncode}")
+        )
+        raise UserError(
+            f"{url}: {len(lacking):,} of {len(names):,} files did not come whole, the first is {lacking[0]} ({why}); the same command goes on"
+        )
 
 
 def _settle(staged: Path, path: Path, sha256: str | None, whole: bool) -> bool:
@@ -349,7 +401,9 @@ def unpack(archive: Path, folder: Path) -> tuple[int, int]:
                 if not member.isfile():
                     continue
                 if member.name.startswith("/") or ".." in member.name.split("/"):
-                    raise UserError(f"{archive}: {member.name!r} lies outside the folder; this is not the published archive")
+                    raise UserError(
+                        f"{archive}: {member.name!r} lies outside the folder; this is not the published archive"
+                    )
                 path = folder / member.name
                 if path.is_file() and path.stat().st_size == member.size:
                     there += 1
@@ -363,5 +417,7 @@ def unpack(archive: Path, folder: Path) -> tuple[int, int]:
                 os.replace(part, path)
                 made += 1
     except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise UserError(f"{archive}: cannot be unpacked ({reason(error)}); move it away and download it again") from error
+        raise UserError(
+            f"{archive}: cannot be unpacked ({reason(error)}); move it away and download it again"
+        ) from error
     return made, there

@@ -82,21 +82,27 @@ def without_duplicates(
     foreign = [str(path) for folder in others for path in sorted(folder.rglob("*")) if path.suffix.lower() in PICTURES]
     for folder in others:
         if not any(Path(path).is_relative_to(folder) for path in foreign):
-            raise UserError(f"{folder}: no picture is there ({', '.join(PICTURES)}); --check_duplicates takes folders of images")
+            raise UserError(
+                f"{folder}: no picture is there ({', '.join(PICTURES)}); --check_duplicates takes folders of images"
+            )
     paths = [str(data_root / image) for image in table["image"]] + foreign
     chunks = [paths[k : k + CHUNK] for k in range(0, len(paths), CHUNK)]
     with closing(in_order(hashed_chunk, chunks, workers)) as ready:
         found = list(progress(chain.from_iterable(ready), len(paths), "comparing pictures"))
     read = np.array([h is not None for h in found])
     elsewhere = pd.DataFrame({"image": foreign, "dataset": "elsewhere", "patient_id": "", "split": "test"})
-    every = pd.concat([table[["image", "dataset", "patient_id", "split"]], elsewhere], ignore_index=True)  # the rows of the table first
+    every = pd.concat(
+        [table[["image", "dataset", "patient_id", "split"]], elsewhere], ignore_index=True
+    )  # the rows of the table first
     every = every[read].assign(group=groups(np.stack([h for h in found if h is not None])))
     every = every[every["group"].duplicated(keep=False)]
     strictest = every["split"].map(rank).groupby(every["group"]).transform("max")
     every["left_out"] = every["split"].map(rank) < strictest
     dropped = every.index[every["left_out"] & (every["dataset"] != "elsewhere")]
     counts = {
-        "pictures_with_a_copy": len(every), "in_several_data_sets": int((every.groupby("group")["dataset"].transform("nunique") > 1).sum()),
-        "left_out_of_a_laxer_split": len(dropped), "unreadable": int((~read).sum()),
-    }  # fmt: skip
+        "pictures_with_a_copy": len(every),
+        "in_several_data_sets": int((every.groupby("group")["dataset"].transform("nunique") > 1).sum()),
+        "left_out_of_a_laxer_split": len(dropped),
+        "unreadable": int((~read).sum()),
+    }
     return table.drop(table.index[dropped]).reset_index(drop=True), counts, every.sort_values(["group", "image"])

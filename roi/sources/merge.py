@@ -31,12 +31,18 @@ NIH_NAME = re.compile(r"\b\d{8}_\d{3}\.(?:png|jpg|jpeg|dcm)\b")
 def chosen_sets(wanted: Sequence[str], data_root: Path) -> tuple[list[str], list[str]]:
     """--datasets -> (names, what is to be said about it). `all`: those with a folder below data_root."""
     if not data_root.is_dir():
-        raise UserError(f"{data_root}: no such folder (--data_root); it holds a folder for each data set: {', '.join(READERS)}")
+        raise UserError(
+            f"{data_root}: no such folder (--data_root); it holds a folder for each data set: {', '.join(READERS)}"
+        )
     if list(wanted) == ["all"]:
         names = [name for name in READERS if (data_root / name).is_dir()]
         if not names:
-            raise UserError(f"{data_root}: no folder of a data set is there (looked for {', '.join(READERS)}); see download_datasets.py --list")
-        said = [f"not there: {', '.join(lacking)}"] if (lacking := [name for name in READERS if name not in names]) else []
+            raise UserError(
+                f"{data_root}: no folder of a data set is there (looked for {', '.join(READERS)}); see download_datasets.py --list"
+            )
+        said = (
+            [f"not there: {', '.join(lacking)}"] if (lacking := [name for name in READERS if name not in names]) else []
+        )
         if set(VOTED) <= set(names):
             names.remove("vinbigdata")
             said.append("vinbigdata is left out: its X-rays are those of vindr, which has more labels")
@@ -50,7 +56,9 @@ def chosen_sets(wanted: Sequence[str], data_root: Path) -> tuple[list[str], list
         raise UserError("--datasets vindr vinbigdata: they are the same X-rays under other names; choose one of them")
     lacking = [name for name in wanted if not (data_root / name).is_dir()]
     if lacking:
-        raise UserError(f"--datasets {lacking[0]}: there is no folder {data_root / lacking[0]}; see download_datasets.py --info {lacking[0]}")
+        raise UserError(
+            f"--datasets {lacking[0]}: there is no folder {data_root / lacking[0]}; see download_datasets.py --info {lacking[0]}"
+        )
     return [name for name in READERS if name in wanted], []
 
 
@@ -105,9 +113,11 @@ def with_cxrlt(mimic: pd.DataFrame, cxrlt: pd.DataFrame) -> tuple[pd.DataFrame, 
     source = out["label_source"].to_numpy(dtype=object, copy=True)
     source[own] = source[own] + "+" + theirs["label_source"].to_numpy(dtype=object)
     counts = {
-        "images": len(own), "cells_filled": int(filled.sum()), "moved_to_a_stricter_split": int(stricter.sum()),
+        "images": len(own),
+        "cells_filled": int(filled.sum()),
+        "moved_to_a_stricter_split": int(stricter.sum()),
         "cells_that_disagree": int((known & np.isin(was, (ABSENT, PRESENT)) & (more != was)).sum()),
-    }  # fmt: skip
+    }
     return pd.concat([out.assign(label_source=source), cxrlt[row < 0]], ignore_index=True), counts
 
 
@@ -134,7 +144,9 @@ def assign_splits(table: pd.DataFrame, val: float, test: float, seed: int) -> tu
     strictest = np.zeros(len(names), dtype=int)
     np.maximum.at(strictest, code, rank)
     moved = strictest[code] > rank
-    counts = {f"{name}: moved to a stricter split": int(n) for name, n in table["dataset"][moved].value_counts().items()}
+    counts = {
+        f"{name}: moved to a stricter split": int(n) for name, n in table["dataset"][moved].value_counts().items()
+    }
     return pd.Series(np.array(list(RANK), dtype=object)[strictest[code]], index=table.index), counts
 
 
@@ -149,7 +161,9 @@ def gathered(
     facts: dict[str, Any] = {}
     missing: list[str] = []
     for name in names:
-        policy = "unknown" if name == "mimic" and "cxrlt" in names else blank  # CXR-LT may know what MIMIC's report does not mention
+        policy = (
+            "unknown" if name == "mimic" and "cxrlt" in names else blank
+        )  # CXR-LT may know what MIMIC's report does not mention
         read = read_set(name, data_root, policy, votes)
         facts |= {f"{name}, labels that are none of the 14": read.attrs["others"]} if read.attrs["others"] else {}
         strange = unknown_views(read["view"])
@@ -162,7 +176,9 @@ def gathered(
     if {"mimic", "cxrlt"} <= tables.keys():
         tables["mimic"], facts["cxrlt in mimic"] = with_cxrlt(tables["mimic"], tables.pop("cxrlt"))
         cells = negated(tables["mimic"][list(LABELS)].to_numpy(), blank)
-        tables["mimic"] = tables["mimic"].assign(**fields(cells), **{label: cells[:, j] for j, label in enumerate(LABELS)})
+        tables["mimic"] = tables["mimic"].assign(
+            **fields(cells), **{label: cells[:, j] for j, label in enumerate(LABELS)}
+        )
     return pd.concat(tables.values(), ignore_index=True), facts, missing
 
 
@@ -232,16 +248,28 @@ def audit(table: pd.DataFrame, csv: Path) -> dict[str, int]:
     that was trained on them.
     """
     try:
-        named = set(NIH_NAME.findall(gzip.decompress(csv.read_bytes()).decode(errors="replace") if csv.suffix == ".gz" else csv.read_text(errors="replace")))
+        named = set(
+            NIH_NAME.findall(
+                gzip.decompress(csv.read_bytes()).decode(errors="replace")
+                if csv.suffix == ".gz"
+                else csv.read_text(errors="replace")
+            )
+        )
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{csv}: cannot be read ({error})") from error
     if not named:
-        raise UserError(f"{csv}: names no image of NIH (like 00000013_005.png); where only pictures are given, see --check_duplicates")
+        raise UserError(
+            f"{csv}: names no image of NIH (like 00000013_005.png); where only pictures are given, see --check_duplicates"
+        )
     ours = table["image"].str.rsplit("/", n=1).str[-1]
     stems = {name.split(".")[0] for name in named}
     shared = ours.str.split(".").str[0].isin(stems) & (table["dataset"] == "nih")
     counts = table.loc[shared, "split"].value_counts()
-    return {"nih_images_named": len(named), "in_this_table": int(shared.sum()), **{f"of_{part}": int(counts.get(part, 0)) for part in RANK}}
+    return {
+        "nih_images_named": len(named),
+        "in_this_table": int(shared.sum()),
+        **{f"of_{part}": int(counts.get(part, 0)) for part in RANK},
+    }
 
 
 def summary(table: pd.DataFrame) -> dict[str, Any]:
@@ -252,11 +280,14 @@ def summary(table: pd.DataFrame) -> dict[str, Any]:
         counts = np.stack([np.bincount(cells[:, j], minlength=max(REASONS) + 1) for j in range(len(LABELS))])
         findings = {
             label: {
-                "positive": int(n[PRESENT]), "negative": int(n[ABSENT]), "uncertain": int(n[UNCERTAIN]), "unknown": int(n[UNCERTAIN + 1 :].sum()),
+                "positive": int(n[PRESENT]),
+                "negative": int(n[ABSENT]),
+                "uncertain": int(n[UNCERTAIN]),
+                "unknown": int(n[UNCERTAIN + 1 :].sum()),
                 "because": {REASONS[code]: int(n[code]) for code in REASONS if n[code]},
             }
             for label, n in zip(LABELS, counts, strict=True)
-        }  # fmt: skip
+        }
         splits = {str(k) or "none": int(v) for k, v in rows["split"].value_counts().items()}
         views = counted(rows["view"].map(shown))
         out["datasets"][str(name)] = {
@@ -272,12 +303,21 @@ def summary(table: pd.DataFrame) -> dict[str, Any]:
 def printed(found: dict[str, Any]) -> str:
     """The summary as a table: positives / negatives / uncertain or unknown of each finding (rows) in each set (columns)."""
     sets = found["datasets"]
-    lines = [["", *sets], ["images", *(f"{s['images']:,}" for s in sets.values())], ["patients", *(f"{s['patients']:,}" for s in sets.values())]]
+    lines = [
+        ["", *sets],
+        ["images", *(f"{s['images']:,}" for s in sets.values())],
+        ["patients", *(f"{s['patients']:,}" for s in sets.values())],
+    ]
     for label in LABELS:
         cells = [s["findings"][label] for s in sets.values()]
-        lines.append([label, *(f"{c['positive']:,} / {c['negative']:,} / {c['uncertain'] + c['unknown']:,}" for c in cells)])
+        lines.append(
+            [label, *(f"{c['positive']:,} / {c['negative']:,} / {c['uncertain'] + c['unknown']:,}" for c in cells)]
+        )
     wide = [max(len(line[n]) for line in lines) for n in range(len(lines[0]))]
-    rows = ["  ".join([line[0].ljust(wide[0]), *(cell.rjust(w) for cell, w in zip(line[1:], wide[1:], strict=True))]) for line in lines]
+    rows = [
+        "  ".join([line[0].ljust(wide[0]), *(cell.rjust(w) for cell, w in zip(line[1:], wide[1:], strict=True))])
+        for line in lines
+    ]
     return "\n".join([*rows, "(of each finding: present / absent / uncertain or unknown)"])
 
 
@@ -286,4 +326,11 @@ def published_format(table: pd.DataFrame, data_root: Path) -> pd.DataFrame:
     digits = (table[list(LABELS)].to_numpy() == PRESENT).astype(np.uint8) + ord("0")  # (N, K) ASCII
     bits = np.ascontiguousarray(digits).view(f"S{len(LABELS)}").ravel().astype(str)
     name = table["image"].str.rsplit("/", n=1).str[-1]
-    return pd.DataFrame({"Image Index": name, "Processed Image Path": f"{data_root}/" + table["image"], "Harmonized Labels": bits, "Dataset": table["dataset"]})
+    return pd.DataFrame(
+        {
+            "Image Index": name,
+            "Processed Image Path": f"{data_root}/" + table["image"],
+            "Harmonized Labels": bits,
+            "Dataset": table["dataset"],
+        }
+    )

@@ -76,7 +76,9 @@ def mesh_names(entry: str) -> set[str]:
 def _row(entry: str, rules: list[tuple[dict[str, tuple[str, ...]], int]], number: int) -> np.ndarray:
     names = mesh_names(entry)
     if not names:
-        raise UserError(f"report {number} has no MeSH code ({entry!r}); a normal one says 'normal', so is the file cut off?")
+        raise UserError(
+            f"report {number} has no MeSH code ({entry!r}); a normal one says 'normal', so is the file cut off?"
+        )
     if not names.isdisjoint(USELESS):
         return np.full(len(LABELS), UNFIT, dtype=np.int8)
     row = np.full(len(LABELS), ABSENT, dtype=np.int8)

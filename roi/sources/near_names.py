@@ -117,7 +117,10 @@ NEIGHBOURS = (
         ("Edema",),
         openi=("Pulmonary Congestion", "Heart Failure"),
         padchest=(
-            "heart insufficiency", "hilar congestion", "kerley lines", "vascular redistribution",
+            "heart insufficiency",
+            "hilar congestion",
+            "kerley lines",
+            "vascular redistribution",
             "central vascular redistribution",
         ),
         reports=("congestion", "heart? failure", "heart insufficiency", "overload"),
@@ -171,8 +174,14 @@ NEIGHBOURS = (
         "below infiltrates in the tree of PadChest",
         ("Infiltration",),
         padchest=(
-            "interstitial pattern", "reticular interstitial pattern", "reticulonodular interstitial pattern",
-            "ground glass pattern", "miliary opacities", "alveolar pattern", "consolidation", "air bronchogram",
+            "interstitial pattern",
+            "reticular interstitial pattern",
+            "reticulonodular interstitial pattern",
+            "ground glass pattern",
+            "miliary opacities",
+            "alveolar pattern",
+            "consolidation",
+            "air bronchogram",
         ),
     ),
     Neighbour("below consolidation in the tree of PadChest", ("Consolidation",), padchest=("air bronchogram",)),
@@ -181,7 +190,7 @@ NEIGHBOURS = (
         ("Infiltration", "Fibrosis"),
         vindr=("ILD", "Lung Opacity", "Other lesion"),
     ),
-)  # fmt: skip
+)
 
 
 def words_of(source: str) -> dict[str, tuple[str, ...]]:

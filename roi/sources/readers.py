@@ -71,13 +71,19 @@ def read_columns(csv: Path, wanted: Sequence[str], optional: Sequence[str] = (),
     return table.reindex(columns=[*wanted, *optional], fill_value="")
 
 
-def finished(name: str, image: pd.Series, cells: np.ndarray, others: dict[str, int] | None = None, **columns: object) -> pd.DataFrame:
+def finished(
+    name: str, image: pd.Series, cells: np.ndarray, others: dict[str, int] | None = None, **columns: object
+) -> pd.DataFrame:
     """(N,) paths, (N, K) cells and what else is known -> what a reader gives. `others`: labels that are none of the 14, and how often; they stand in
     `.attrs["others"]`. UserError: an image twice."""
-    table = pd.DataFrame({c: columns.get(c, "") for c in COLUMNS} | {"image": image.to_numpy(), "dataset": name} | fields(cells))
+    table = pd.DataFrame(
+        {c: columns.get(c, "") for c in COLUMNS} | {"image": image.to_numpy(), "dataset": name} | fields(cells)
+    )
     twice = table["image"][table["image"].duplicated()]
     if len(twice):
-        raise UserError(f"{name}: {len(twice):,} images are listed twice, the first is {twice.iloc[0]!r}; one row an image")
+        raise UserError(
+            f"{name}: {len(twice):,} images are listed twice, the first is {twice.iloc[0]!r}; one row an image"
+        )
     table = pd.concat([table, pd.DataFrame(cells, columns=list(LABELS))], axis=1)
     table.attrs["others"] = others or {}
     return table
@@ -127,7 +133,13 @@ def split_of(text: pd.Series, name: str | Path) -> pd.Series:
 
 # NIH ChestX-ray14
 
-NIH_COLUMNS = {"Patient ID": "patient_id", "View Position": "view", "Patient Age": "age", "Patient Gender": "sex", "Follow-up #": "study_id"}
+NIH_COLUMNS = {
+    "Patient ID": "patient_id",
+    "View Position": "view",
+    "Patient Age": "age",
+    "Patient Gender": "sex",
+    "Follow-up #": "study_id",
+}
 
 
 def read_nih(root: str | Path, label_from: str = "Finding Labels") -> pd.DataFrame:
@@ -141,10 +153,14 @@ def read_nih(root: str | Path, label_from: str = "Finding Labels") -> pd.DataFra
     if not csv.is_file():
         raise UserError(f"{csv}: no such file")
     refuse_long_rows(csv)
-    raw = read_columns(csv, ["Image Index", label_from], [c for c in NIH_COLUMNS if c != label_from], skipinitialspace=True)
+    raw = read_columns(
+        csv, ["Image Index", label_from], [c for c in NIH_COLUMNS if c != label_from], skipinitialspace=True
+    )
     cut = raw["Image Index"][raw[label_from] == ""]
     if len(cut):
-        raise UserError(f"{csv}: {len(cut)} rows have no {label_from!r}, the first is {cut.iloc[0]!r}; normal ones say 'No Finding', so is the file cut off?")
+        raise UserError(
+            f"{csv}: {len(cut)} rows have no {label_from!r}, the first is {cut.iloc[0]!r}; normal ones say 'No Finding', so is the file cut off?"
+        )
     found = named(csv, lambda: {field: nih_findings(field) for field in raw[label_from].unique()})
     cells = by_kind(raw[label_from], lambda field: np.isin(LABELS, found[field]).astype(np.int8))
     others = named(csv, lambda: tally(raw[label_from], lambda field: found[field], LABELS))
@@ -152,10 +168,17 @@ def read_nih(root: str | Path, label_from: str = "Finding Labels") -> pd.DataFra
     patient = patient.where(raw["Patient ID"] != "", "")
     study = (patient + ":" + raw["Follow-up #"]).where(raw["Follow-up #"] != "", "")
     table = finished(
-        "nih", raw["Image Index"], cells, others, patient_id=patient, study_id=study,
-        view=view_of(raw["View Position"]), age=years(dicom_years(raw["Patient Age"])), sex=raw["Patient Gender"],
+        "nih",
+        raw["Image Index"],
+        cells,
+        others,
+        patient_id=patient,
+        study_id=study,
+        view=view_of(raw["View Position"]),
+        age=years(dicom_years(raw["Patient Age"])),
+        sex=raw["Patient Gender"],
         label_source=csv.name,
-    )  # fmt: skip
+    )
     table["labels"] = raw[label_from].map({field: ",".join(labels) for field, labels in found.items()})
     for split in ("train_val", "test"):
         names = official_list(csv.parent, split)
@@ -194,7 +217,9 @@ def read_openi(root: str | Path) -> pd.DataFrame:
             raise UserError(f"{csv}: report {reports['uid'][reports['uid'].duplicated()].iloc[0]!r} is listed twice")
         report = pd.Index(reports["uid"]).get_indexer(pd.Index(images["uid"]))
         if (report < 0).any():
-            raise UserError(f"{root}: indiana_projections.csv names {(report < 0).sum():,} images of reports that {csv.name} does not have")
+            raise UserError(
+                f"{root}: indiana_projections.csv names {(report < 0).sum():,} images of reports that {csv.name} does not have"
+            )
         cells = named(csv, lambda: mesh_cells(reports["MeSH"].tolist()))[report]
         view, others = view_of(images["projection"]), mesh_others(reports["MeSH"].iloc[report])
         below = "images/images_normalized/" if (root / "images" / "images_normalized").is_dir() else ""
@@ -206,13 +231,17 @@ def read_openi(root: str | Path) -> pd.DataFrame:
         raise UserError(f"{root}: none of its {len(found):,} reports names an image")
     image, report, uid = (pd.Series(column) for column in zip(*rows, strict=True))
     known = openi_views(projections, image) if projections.is_file() else ""
-    return _openi(image, cells[report.to_numpy()], uid, known, "MeSH/major", mesh_others(pd.Series([found[n][1] for n in report])))
+    return _openi(
+        image, cells[report.to_numpy()], uid, known, "MeSH/major", mesh_others(pd.Series([found[n][1] for n in report]))
+    )
 
 
 def openi_views(projections: Path, image: pd.Series) -> pd.Series:
     """(N,) names of XML reports -> Frontal or Lateral by Kaggle's list: CXR1_1_IM-0001-3001.png is its 1_IM-0001-3001.dcm.png."""
     said = read_columns(projections, ["filename", "projection"])
-    views = dict(zip(said["filename"].str.extract(r"(IM-[\d-]+)", expand=False), view_of(said["projection"]), strict=True))
+    views = dict(
+        zip(said["filename"].str.extract(r"(IM-[\d-]+)", expand=False), view_of(said["projection"]), strict=True)
+    )
     return image.str.extract(r"(IM-[\d-]+)", expand=False).map(views).fillna("")
 
 
@@ -231,9 +260,25 @@ def named(name: str | Path, work: Callable[[], T]) -> T:
         raise UserError(f"{name}: {error}") from error
 
 
-def _openi(image: pd.Series, cells: np.ndarray, uid: pd.Series, view: pd.Series | str, label_source: str, others: dict[str, int]) -> pd.DataFrame:
+def _openi(
+    image: pd.Series,
+    cells: np.ndarray,
+    uid: pd.Series,
+    view: pd.Series | str,
+    label_source: str,
+    others: dict[str, int],
+) -> pd.DataFrame:
     patient = "openi:" + uid
-    return finished("openi", image, cells, others, patient_id=patient, study_id=patient + ":" + uid, view=view, label_source=label_source)
+    return finished(
+        "openi",
+        image,
+        cells,
+        others,
+        patient_id=patient,
+        study_id=patient + ":" + uid,
+        view=view,
+        label_source=label_source,
+    )
 
 
 def _openi_reports(root: Path) -> Iterator[tuple[str, str, list[str]]]:
@@ -262,7 +307,11 @@ def _openi_report(file: IO[bytes] | Path, name: str | Path) -> tuple[str, str, l
     if uid is None:
         raise UserError(f"{name}: not an OpenI report (no uId)")
     terms = [(major.text or "").strip() for major in tree.iter("major")]
-    return uid.get("id", "").removeprefix("CXR"), ";".join(terms), [image.get("id", "") for image in tree.iter("parentImage")]
+    return (
+        uid.get("id", "").removeprefix("CXR"),
+        ";".join(terms),
+        [image.get("id", "") for image in tree.iter("parentImage")],
+    )
 
 
 # ReXGradient-160K
@@ -281,11 +330,18 @@ def read_rexgradient(root: str | Path, blank: str = "unknown") -> pd.DataFrame:
     for part in ("train", "valid", "test"):
         path = source(root, f"metadata/{part}_metadata_view_position.json", f"{part}_metadata_view_position.json")
         for study, said in _studies(path):
-            lacking = [c for c in ("PatientID", "Findings", "Impression", "ImagePath", "ImageViewPosition") if c not in said]
-            lacking += [c for c in ("ImagePath", "ImageViewPosition") if c not in lacking and not isinstance(said[c], list)]
+            lacking = [
+                c for c in ("PatientID", "Findings", "Impression", "ImagePath", "ImageViewPosition") if c not in said
+            ]
+            lacking += [
+                c for c in ("ImagePath", "ImageViewPosition") if c not in lacking and not isinstance(said[c], list)
+            ]
             lacking += ["PatientID"] if not lacking and not said["PatientID"] else []
             if lacking or len(said["ImagePath"]) != len(said["ImageViewPosition"]):
-                raise UserError(f"{path}: study {study!r} " + (f"has no {lacking[0]!r}" if lacking else "has not as many views as images"))
+                raise UserError(
+                    f"{path}: study {study!r} "
+                    + (f"has no {lacking[0]!r}" if lacking else "has not as many views as images")
+                )
             texts.append((text_of(said["Findings"]), text_of(said["Impression"])))
             about = (str(said.get("PatientAge") or ""), str(said.get("PatientSex") or ""))
             who = (str(said["PatientID"]), study, split_word(part) or "", *about)
@@ -295,12 +351,22 @@ def read_rexgradient(root: str | Path, blank: str = "unknown") -> pd.DataFrame:
     if not rows:
         raise UserError(f"{root}: its metadata name no image")
     cells = negated(label_reports(*map(list, zip(*texts, strict=True))), blank)[study_of]
-    image, view, patient, study_id, split, age, sex = (pd.Series(column, dtype=str) for column in zip(*rows, strict=True))
+    image, view, patient, study_id, split, age, sex = (
+        pd.Series(column, dtype=str) for column in zip(*rows, strict=True)
+    )
     patient = "rexgradient:" + patient
     return finished(
-        "rexgradient", image, cells, patient_id=patient, study_id=patient + ":" + study_id, view=view_of(view), age=years(dicom_years(age)),
-        sex=sex_of(sex), split=split, label_source="report labeler",
-    )  # fmt: skip
+        "rexgradient",
+        image,
+        cells,
+        patient_id=patient,
+        study_id=patient + ":" + study_id,
+        view=view_of(view),
+        age=years(dicom_years(age)),
+        sex=sex_of(sex),
+        split=split,
+        label_source="report labeler",
+    )
 
 
 def _studies(path: Path) -> Iterable[tuple[str, dict]]:
@@ -340,9 +406,14 @@ def negated(cells: np.ndarray, blank: str) -> np.ndarray:
 # CheXpert and MIMIC-CXR-JPG: the labels of the CheXpert labeler
 
 CHEXPERT = {
-    "Atelectasis": "Atelectasis", "Cardiomegaly": "Cardiomegaly", "Consolidation": "Consolidation", "Edema": "Edema", "Pneumonia": "Pneumonia",
-    "Pneumothorax": "Pneumothorax", "Pleural Effusion": "Effusion",
-}  # fmt: skip
+    "Atelectasis": "Atelectasis",
+    "Cardiomegaly": "Cardiomegaly",
+    "Consolidation": "Consolidation",
+    "Edema": "Edema",
+    "Pneumonia": "Pneumonia",
+    "Pneumothorax": "Pneumothorax",
+    "Pleural Effusion": "Effusion",
+}
 CHEXPERT_NEAR = words_of("chexpert")
 CHEXPERT_FOLDER = "[Cc]he[Xx]pert*"
 CHEXPERT_BATCH = re.compile(r"chexpert.* batch \d", re.IGNORECASE)
@@ -401,17 +472,25 @@ def read_chexpert(root: str | Path, blank: str = "unknown") -> pd.DataFrame:
         image = raw["Path"].str.replace(r"^[^/]*/(?=(?:train|valid|test)/)", "", regex=True)
         patient = image.str.extract(r"/patient(\d+)/", expand=False)
         if patient.isna().any():
-            raise UserError(f"{csv}: {patient.isna().sum():,} paths name no patient, the first is {raw['Path'][patient.isna()].iloc[0]!r}")
+            raise UserError(
+                f"{csv}: {patient.isna().sum():,} paths name no patient, the first is {raw['Path'][patient.isna()].iloc[0]!r}"
+            )
         patient = "chexpert:" + plain_number(patient)
         frontal = raw["Frontal/Lateral"].str.upper()
         parts.append(
             finished(
-                "chexpert", chexpert_places(image, below, holders), cells, patient_id=patient,
+                "chexpert",
+                chexpert_places(image, below, holders),
+                cells,
+                patient_id=patient,
                 study_id=patient + ":" + image.str.extract(r"/study(\d+)/", expand=False).fillna(""),
-                view=view_of(raw["AP/PA"].where(raw["AP/PA"] != "", frontal)), age=years(raw["Age"]), sex=sex_of(raw["Sex"]),
-                split=split_word(csv.name.split(".")[0]), label_source=csv.name,
+                view=view_of(raw["AP/PA"].where(raw["AP/PA"] != "", frontal)),
+                age=years(raw["Age"]),
+                sex=sex_of(raw["Sex"]),
+                split=split_word(csv.name.split(".")[0]),
+                label_source=csv.name,
             )
-        )  # fmt: skip
+        )
     return pd.concat(parts, ignore_index=True)
 
 
@@ -453,13 +532,17 @@ def read_mimic(root: str | Path, blank: str = "unknown") -> pd.DataFrame:
 
     The labels are one row a study, as CheXpert's; an image of a study without a row has no label that is known. Age and sex are not in these files.
     """
-    metadata, labels, split = (source(root, f"mimic-cxr-2.0.0-{part}.csv") for part in ("metadata", "chexpert", "split"))
+    metadata, labels, split = (
+        source(root, f"mimic-cxr-2.0.0-{part}.csv") for part in ("metadata", "chexpert", "split")
+    )
     raw = read_columns(metadata, ["dicom_id", "subject_id", "study_id", "ViewPosition"])
     said = read_columns(labels, ["subject_id", "study_id", *CHEXPERT_NAMES])
     twice = said["study_id"][said["study_id"].duplicated()]
     if len(twice):
         raise UserError(f"{labels}: {len(twice):,} studies have two rows, the first is {twice.iloc[0]}")
-    study = pd.Index(said["subject_id"] + "/" + said["study_id"]).get_indexer(pd.Index(raw["subject_id"] + "/" + raw["study_id"]))
+    study = pd.Index(said["subject_id"] + "/" + said["study_id"]).get_indexer(
+        pd.Index(raw["subject_id"] + "/" + raw["study_id"])
+    )
     nothing = np.full((1, len(LABELS)), UNSEEN, dtype=np.int8)
     nothing[0, [PLACE[ours] for ours in CHEXPERT.values()]] = BLANK
     cells = np.concatenate([chexpert_cells(said, labels, blank), nothing])[study]
@@ -471,17 +554,28 @@ def read_mimic(root: str | Path, blank: str = "unknown") -> pd.DataFrame:
     patient = "mimic:" + raw["subject_id"]
     folder = "files/p" + raw["subject_id"].str[:2] + "/p" + raw["subject_id"] + "/s" + raw["study_id"] + "/"
     return finished(
-        "mimic", folder + raw["dicom_id"] + ".jpg", cells, patient_id=patient, study_id=patient + ":" + raw["study_id"],
-        view=view_of(raw["ViewPosition"]), split=names, label_source=labels.name.removesuffix(".gz"),
-    )  # fmt: skip
+        "mimic",
+        folder + raw["dicom_id"] + ".jpg",
+        cells,
+        patient_id=patient,
+        study_id=patient + ":" + raw["study_id"],
+        view=view_of(raw["ViewPosition"]),
+        split=names,
+        label_source=labels.name.removesuffix(".gz"),
+    )
 
 
 # CXR-LT: more labels for the images of MIMIC-CXR
 
-CXRLT = {label: label for label in LABELS} | {"Effusion": "Pleural Effusion", "Pleural_Thickening": "Pleural Thickening"}
+CXRLT = {label: label for label in LABELS} | {
+    "Effusion": "Pleural Effusion",
+    "Pleural_Thickening": "Pleural Thickening",
+}
 CXRLT_ALSO = {
-    "Lobar Atelectasis": ("Atelectasis",), "Round(ed) Atelectasis": ("Atelectasis",), "Hydropneumothorax": ("Effusion", "Pneumothorax"),
-}  # fmt: skip
+    "Lobar Atelectasis": ("Atelectasis",),
+    "Round(ed) Atelectasis": ("Atelectasis",),
+    "Hydropneumothorax": ("Effusion", "Pneumothorax"),
+}
 CXRLT_FILES = (
     (("labels.csv", ""),),
     (("train.csv", "train"), ("development.csv", "val"), ("test.csv", "test")),
@@ -526,9 +620,15 @@ def _cxrlt(csv: Path, split: str) -> pd.DataFrame:
     made = "files/p" + subject.str[:2] + "/p" + subject + "/s" + study + "/" + raw["dicom_id"] + ".jpg"
     patient = "mimic:" + subject
     return finished(
-        "cxrlt", path.where(path != "", made), cells, patient_id=patient, study_id=patient + ":" + study, view=view_of(raw["ViewPosition"]),
-        split=split or split_of(raw["split"], csv), label_source=csv.name.removesuffix(".gz"),
-    )  # fmt: skip
+        "cxrlt",
+        path.where(path != "", made),
+        cells,
+        patient_id=patient,
+        study_id=patient + ":" + study,
+        view=view_of(raw["ViewPosition"]),
+        split=split or split_of(raw["split"], csv),
+        label_source=csv.name.removesuffix(".gz"),
+    )
 
 
 def flags(text: pd.Series, name: str | Path) -> np.ndarray:
@@ -536,7 +636,9 @@ def flags(text: pd.Series, name: str | Path) -> np.ndarray:
     code, kinds = pd.factorize(text)
     other = [kind for kind in kinds if kind.strip() not in ("0", "1", "0.0", "1.0")]
     if other:
-        raise UserError(f"{name}: {int((text == other[0]).sum()):,} values {other[0]!r} in column {text.name!r}; it holds 0 or 1")
+        raise UserError(
+            f"{name}: {int((text == other[0]).sum()):,} values {other[0]!r} in column {text.name!r}; it holds 0 or 1"
+        )
     return np.array([kind.strip() in ("1", "1.0") for kind in kinds])[code]
 
 
@@ -591,10 +693,17 @@ def read_padchest(root: str | Path) -> pd.DataFrame:
     born, taken = (pd.to_numeric(raw[c].str[:4], errors="coerce") for c in ("PatientBirth", "StudyDate_DICOM"))
     age = (taken - born).where(lambda a: (a >= 0) & (a <= OLDEST))
     return finished(
-        "padchest", raw["ImageDir"] + "/" + raw["ImageID"], by_kind(raw["Labels"], padchest_cells), others, patient_id=patient,
-        study_id=(patient + ":" + raw["StudyID"]).where(raw["StudyID"] != "", ""), view=view_of(raw["Projection"]),
-        age=age.map(lambda a: "" if a != a else str(int(a))), sex=sex_of(raw["PatientSex_DICOM"]), label_source=csv.name.removesuffix(".gz"),
-    )  # fmt: skip
+        "padchest",
+        raw["ImageDir"] + "/" + raw["ImageID"],
+        by_kind(raw["Labels"], padchest_cells),
+        others,
+        patient_id=patient,
+        study_id=(patient + ":" + raw["StudyID"]).where(raw["StudyID"] != "", ""),
+        view=view_of(raw["Projection"]),
+        age=age.map(lambda a: "" if a != a else str(int(a))),
+        sex=sex_of(raw["PatientSex_DICOM"]),
+        label_source=csv.name.removesuffix(".gz"),
+    )
 
 
 def padchest_names(field: str) -> set[str]:
@@ -623,13 +732,28 @@ def padchest_cells(field: str) -> np.ndarray:
 # VinDr-CXR and VinBigData: several readers an image
 
 VINDR = {label: label for label in LABELS if label not in ("Mass", "Nodule", "Hernia")} | {
-    "Effusion": "Pleural effusion", "Pleural_Thickening": "Pleural thickening", "Fibrosis": "Pulmonary fibrosis",
-}  # fmt: skip
+    "Effusion": "Pleural effusion",
+    "Pleural_Thickening": "Pleural thickening",
+    "Fibrosis": "Pulmonary fibrosis",
+}
 VINDR_NEAR = words_of("vindr")
 VINBIGDATA = (
-    "Aortic enlargement", "Atelectasis", "Calcification", "Cardiomegaly", "Consolidation", "ILD", "Infiltration", "Lung Opacity", "Nodule/Mass",
-    "Other lesion", "Pleural effusion", "Pleural thickening", "Pneumothorax", "Pulmonary fibrosis", "No finding",
-)  # fmt: skip
+    "Aortic enlargement",
+    "Atelectasis",
+    "Calcification",
+    "Cardiomegaly",
+    "Consolidation",
+    "ILD",
+    "Infiltration",
+    "Lung Opacity",
+    "Nodule/Mass",
+    "Other lesion",
+    "Pleural effusion",
+    "Pleural thickening",
+    "Pneumothorax",
+    "Pulmonary fibrosis",
+    "No finding",
+)
 VOTES = ("majority", "any", "fraction")
 
 
@@ -656,7 +780,10 @@ def voted(share: dict[str, np.ndarray], votes: str) -> tuple[np.ndarray, np.ndar
         if theirs in share:
             leave_unknown(cells, above[theirs], findings, (ABSENT,))
     kinds, row = np.unique(shown.round(3), axis=0, return_inverse=True)
-    texts = [",".join(f"{label}={part:g}" for label, part in zip(LABELS, line, strict=True) if part) for line in kinds.tolist()]
+    texts = [
+        ",".join(f"{label}={part:g}" for label, part in zip(LABELS, line, strict=True) if part)
+        for line in kinds.tolist()
+    ]
     return cells, np.array(texts, dtype=object)[row.ravel()]
 
 
@@ -691,20 +818,45 @@ def read_vinbigdata(root: str | Path, votes: str = "majority") -> pd.DataFrame:
     raw["class_name"] = mapped(raw["class_name"], lambda name: "No finding" if normal_name(name) else name)
     other = Counter(raw["class_name"][~raw["class_name"].isin(VINBIGDATA)])
     if other:
-        raise UserError(f"{csv}: unknown classes: " + ", ".join(f"{name!r} in {count:,} rows" for name, count in other.most_common()))
+        raise UserError(
+            f"{csv}: unknown classes: "
+            + ", ".join(f"{name!r} in {count:,} rows" for name, count in other.most_common())
+        )
     code, names = pd.factorize(raw["image_id"])
     said = pd.DataFrame({"image": code, "reader": raw["rad_id"], "class": raw["class_name"]}).drop_duplicates()
     readers = np.bincount(said.drop_duplicates(["image", "reader"])["image"])
-    share = {c: np.bincount(said["image"][said["class"] == c], minlength=len(names)) / readers for c in VINBIGDATA if c != "No finding"}
+    share = {
+        c: np.bincount(said["image"][said["class"] == c], minlength=len(names)) / readers
+        for c in VINBIGDATA
+        if c != "No finding"
+    }
     return _vin("vinbigdata", "train", pd.Series(names), share, votes, csv.name.removesuffix(".gz"), "")
 
 
-def _vin(name: str, folder: str, ids: pd.Series, share: dict[str, np.ndarray], votes: str, label_source: str, split: str) -> pd.DataFrame:
+def _vin(
+    name: str, folder: str, ids: pd.Series, share: dict[str, np.ndarray], votes: str, label_source: str, split: str
+) -> pd.DataFrame:
     cells, soft = voted(share, votes)
-    return finished(name, f"{folder}/" + ids + ".png", cells, soft=soft, patient_id=f"{name}:" + ids, view="PA", split=split, label_source=label_source)
+    return finished(
+        name,
+        f"{folder}/" + ids + ".png",
+        cells,
+        soft=soft,
+        patient_id=f"{name}:" + ids,
+        view="PA",
+        split=split,
+        label_source=label_source,
+    )
 
 
 READERS: dict[str, Callable[..., pd.DataFrame]] = {
-    "nih": read_nih, "openi": read_openi, "rexgradient": read_rexgradient, "chexpert": read_chexpert, "mimic": read_mimic,
-    "padchest": read_padchest, "vindr": read_vindr, "vinbigdata": read_vinbigdata, "cxrlt": read_cxrlt,
-}  # fmt: skip
+    "nih": read_nih,
+    "openi": read_openi,
+    "rexgradient": read_rexgradient,
+    "chexpert": read_chexpert,
+    "mimic": read_mimic,
+    "padchest": read_padchest,
+    "vindr": read_vindr,
+    "vinbigdata": read_vinbigdata,
+    "cxrlt": read_cxrlt,
+}

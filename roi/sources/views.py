@@ -11,8 +11,16 @@ from roi.errors import UserError
 VIEWS = {  # name: the words of the sources as `plain` writes them
     "PA": ("PA", "POSTERO ANTERIOR", "POSTEROANTERIOR", "PA LLD", "PA RLD"),
     "AP": (
-        "AP", "ANTERO POSTERIOR", "ANTEROPOSTERIOR", "AP HORIZONTAL", "AP SUPINE", "AP ERECT", "AP AXIAL",
-        "AP LORDOTIC", "AP LLD", "AP RLD",
+        "AP",
+        "ANTERO POSTERIOR",
+        "ANTEROPOSTERIOR",
+        "AP HORIZONTAL",
+        "AP SUPINE",
+        "AP ERECT",
+        "AP AXIAL",
+        "AP LORDOTIC",
+        "AP LLD",
+        "AP RLD",
     ),
     "FRONTAL": ("FRONTAL", "DECUBITUS", "LLD", "RLD"),
     "LATERAL": ("LATERAL", "LAT", "L", "LL", "RL", "LEFT LATERAL", "RIGHT LATERAL", "XTABLE LATERAL"),
@@ -22,7 +30,7 @@ VIEWS = {  # name: the words of the sources as `plain` writes them
     "SWIMMERS": ("SWIMMERS",),
     "EXCLUDE": ("EXCLUDE",),
     "": ("", "UNK", "UNKNOWN", "N/A", "NA", "NAN", "NONE", "NULL", "OTHER", "ERECT", "SUPINE", "PICC LINE"),
-}  # fmt: skip
+}
 LEFT_OUT = {  # why a union does without them
     "COSTAL": "taken for the ribs",
     "KUB": "of the abdomen",

@@ -21,12 +21,39 @@ from roi.models.weights import misfits, read_tensors
 NEEDED = ("model", "mask_net", "classes", "args", "epoch", "contaminated", "train_images", "train_patients", "versions")
 DESCRIBES = ("backbone", "mask", "img_size", "mask_per_class", "fill", "keep_ratio")  # the model, of its `args`
 FREE = {  # flags that may differ between the run that stopped and the one that goes on: they do not change the result
-    "epochs", "patience", "workers", "prefetch_factor", "persistent_workers", "save", "log_csv", "tensorboard", "resume", "overwrite",
-    "image_root", "train_csv", "val_csv", "exclude_csv", "device", "skip_unreadable", "weights", "cache_dir", "cache_on_device", "compile",
-    "checkpoint_activations", "save_every_steps", "batch_size", "world",  # their product is `together`
-    "recipe", "augment",  # what they stand for may not
-    "print_config", "test", "checkpoint", "test_csv", "test_out", "max_test_samples",
-}  # fmt: skip
+    "epochs",
+    "patience",
+    "workers",
+    "prefetch_factor",
+    "persistent_workers",
+    "save",
+    "log_csv",
+    "tensorboard",
+    "resume",
+    "overwrite",
+    "image_root",
+    "train_csv",
+    "val_csv",
+    "exclude_csv",
+    "device",
+    "skip_unreadable",
+    "weights",
+    "cache_dir",
+    "cache_on_device",
+    "compile",
+    "checkpoint_activations",
+    "save_every_steps",
+    "batch_size",
+    "world",  # their product is `together`
+    "recipe",
+    "augment",  # what they stand for may not
+    "print_config",
+    "test",
+    "checkpoint",
+    "test_csv",
+    "test_out",
+    "max_test_samples",
+}
 
 
 def save(path: str | Path, state: dict[str, Any], keep: Path | None = None) -> None:
@@ -36,7 +63,9 @@ def save(path: str | Path, state: dict[str, Any], keep: Path | None = None) -> N
         with replacing(path, "wb", keep) as file:
             torch.save(state, file)
     except (OSError, RuntimeError) as error:  # torch's writer has errors of its own
-        raise UserError(f"{path}: cannot be written ({reason(error)}); make room, then --resume auto: the checkpoint before it is as it was") from error
+        raise UserError(
+            f"{path}: cannot be written ({reason(error)}); make room, then --resume auto: the checkpoint before it is as it was"
+        ) from error
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -97,8 +126,12 @@ def same_flags(state: dict[str, Any], args: dict[str, Any], path: str | Path) ->
     if "optimizer" not in state:
         raise UserError(f"{path}: holds a model but no training state; resume from the checkpoint that --save names")
     if "before_masks" not in state:
-        raise UserError(f"{path}: is of an older version, whose objective and batch statistics differ; finish it there, or give another --save")
-    free = FREE - {"epochs"} if state["args"].get("schedule") in ("cosine", "onecycle") else FREE  # they end with the last one
+        raise UserError(
+            f"{path}: is of an older version, whose objective and batch statistics differ; finish it there, or give another --save"
+        )
+    free = (
+        FREE - {"epochs"} if state["args"].get("schedule") in ("cosine", "onecycle") else FREE
+    )  # they end with the last one
     for name, old in state["args"].items():
         if name not in free and args.get(name) != old:
             flag = "batch_size times the number of processes" if name == "together" else name
@@ -146,7 +179,11 @@ def digest(*things: Any) -> str:
 
 def fingerprints(images: Sequence[str]) -> torch.Tensor:
     """Names -> (N,) int64: what a checkpoint remembers of the images it was trained on."""
-    return torch.from_numpy(np.frombuffer(b"".join(hashlib.blake2b(i.encode(), digest_size=8).digest() for i in images), dtype=np.int64).copy())
+    return torch.from_numpy(
+        np.frombuffer(
+            b"".join(hashlib.blake2b(i.encode(), digest_size=8).digest() for i in images), dtype=np.int64
+        ).copy()
+    )
 
 
 def trained_on(state: dict[str, Any], table: pd.DataFrame) -> np.ndarray:

@@ -41,7 +41,9 @@ class FeatureArrays:
     stages: list[np.ndarray]  # (N, D_i, h_i, w_i) float16
 
     def gather(self, rows: np.ndarray) -> Features:
-        return Features(torch.from_numpy(self.head[rows]).float(), [torch.from_numpy(s[rows]).float() for s in self.stages])
+        return Features(
+            torch.from_numpy(self.head[rows]).float(), [torch.from_numpy(s[rows]).float() for s in self.stages]
+        )
 
 
 @dataclass
@@ -62,7 +64,13 @@ class FeatureLoader:
     def _gathered(self, rows: np.ndarray) -> Batch:
         here = rows % len(self.targets)
         no_pixels = torch.empty(len(rows), 0, dtype=torch.uint8)
-        return Batch(no_pixels, torch.from_numpy(self.targets[here]), torch.from_numpy(rows), [], features=self.features.gather(here))
+        return Batch(
+            no_pixels,
+            torch.from_numpy(self.targets[here]),
+            torch.from_numpy(rows),
+            [],
+            features=self.features.gather(here),
+        )
 
 
 def check_head(model: RoiModel, img_size: int) -> None:
@@ -84,7 +92,9 @@ def check_head(model: RoiModel, img_size: int) -> None:
             model.backbone.train(training)
         problem = f"something follows its classifier {name!r}"
     kind = type(model.backbone).__name__
-    raise UserError(f"--freeze_backbone: {kind} cannot be frozen to features, {problem}; give another --backbone, or --train_parts {name}")
+    raise UserError(
+        f"--freeze_backbone: {kind} cannot be frozen to features, {problem}; give another --backbone, or --train_parts {name}"
+    )
 
 
 def features_of(model: RoiModel, pixels: Tensor, dtype: torch.dtype = torch.float32) -> Features:
@@ -105,7 +115,12 @@ def features_of(model: RoiModel, pixels: Tensor, dtype: torch.dtype = torch.floa
 
 
 def frozen_features(
-    model: RoiModel, batches: Callable[[], Iterable[Batch]], rows: int, folder: str | None, device: torch.device, dtype: torch.dtype
+    model: RoiModel,
+    batches: Callable[[], Iterable[Batch]],
+    rows: int,
+    folder: str | None,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> FeatureArrays:
     """The features of `rows` images that come in `batches`, in their order; from `folder` if they lie there, else computed and kept there.
 
@@ -146,7 +161,9 @@ def key_of(model: RoiModel, batches: Iterable[Batch], dtype: torch.dtype) -> str
     return digest.hexdigest()
 
 
-def computed(model: RoiModel, batches: Iterable[Batch], rows: int, home: Path | None, device: torch.device, dtype: torch.dtype) -> FeatureArrays:
+def computed(
+    model: RoiModel, batches: Iterable[Batch], rows: int, home: Path | None, device: torch.device, dtype: torch.dtype
+) -> FeatureArrays:
     """Run the backbone over all images; into files below `home`, or into the memory where it is None."""
     model.eval()
     arrays: list[np.ndarray] = []
@@ -155,7 +172,9 @@ def computed(model: RoiModel, batches: Iterable[Batch], rows: int, home: Path | 
             features = features_of(model, batch.pixels.to(device), dtype)
             parts = [part.half().cpu().numpy() for part in (features.head, *features.stages)]
             if not all(np.isfinite(part).all() for part in parts):
-                raise UserError("--freeze_backbone: features of this backbone do not fit into 16 bits; give another --backbone")
+                raise UserError(
+                    "--freeze_backbone: features of this backbone do not fit into 16 bits; give another --backbone"
+                )
             arrays = arrays or allocated([(rows, *part.shape[1:]) for part in parts], home)
             for array, part in zip(arrays, parts, strict=True):
                 array[batch.index.numpy()] = part  # rows that cannot be read stay 0, and no batch has them
@@ -177,11 +196,19 @@ def allocated(shapes: list[tuple[int, ...]], home: Path | None) -> list[np.ndarr
     needed, free = 2 * sum(int(np.prod(shape)) for shape in shapes), shutil.disk_usage(home).free
     if needed > free:
         home.rmdir()
-        raise UserError(f"{home.parent}: features take {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; give another --cache_dir, or a smaller --img_size")
+        raise UserError(
+            f"{home.parent}: features take {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; give another --cache_dir, or a smaller --img_size"
+        )
     names = ["head", *(f"stage{n}" for n in range(len(shapes) - 1))]
-    return [np.lib.format.open_memmap(home / f"{name}.npy", "w+", np.float16, shape) for name, shape in zip(names, shapes, strict=True)]
+    return [
+        np.lib.format.open_memmap(home / f"{name}.npy", "w+", np.float16, shape)
+        for name, shape in zip(names, shapes, strict=True)
+    ]
 
 
 def opened(home: Path) -> FeatureArrays:
     stages = json.loads((home / "done.json").read_text(encoding="utf-8"))["stages"]
-    return FeatureArrays(np.load(home / "head.npy", mmap_mode="r"), [np.load(home / f"stage{n}.npy", mmap_mode="r") for n in range(stages)])
+    return FeatureArrays(
+        np.load(home / "head.npy", mmap_mode="r"),
+        [np.load(home / f"stage{n}.npy", mmap_mode="r") for n in range(stages)],
+    )

@@ -113,7 +113,9 @@ class Meter:
     sums: dict[str, float] = field(default_factory=dict)
     images: int = 0
     seconds: float = 0.0
-    unseen: list[tuple[list[str], Tensor, Tensor, int]] = field(default_factory=list)  # terms, their values, rows, images that count
+    unseen: list[tuple[list[str], Tensor, Tensor, int]] = field(
+        default_factory=list
+    )  # terms, their values, rows, images that count
 
     def add(self, losses: dict[str, Tensor], index: Tensor, images: int) -> None:
         self.unseen.append((list(losses), torch.stack([v.detach().float() for v in losses.values()]), index, images))
@@ -129,7 +131,9 @@ class Meter:
                 if not math.isfinite(value):
                     named = self.names(index)
                     shown = ", ".join(named[:16]) + (f" and {len(named) - 16} more" if len(named) > 16 else "")
-                    raise UserError(f"the term {term!r} of the loss is {value}; stopped before it spoils a checkpoint. Images of the step: {shown}")
+                    raise UserError(
+                        f"the term {term!r} of the loss is {value}; stopped before it spoils a checkpoint. Images of the step: {shown}"
+                    )
                 self.sums[term] = self.sums.get(term, 0.0) + value * images
             self.images += images
 
@@ -158,9 +162,18 @@ class Step(nn.Module):
 
 
 def train_one_epoch(
-    step: nn.Module, batches: Iterable[Batch], epoch: int, balance: FixedWeights, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler,
-    meter: Meter, device: torch.device, dtype: torch.dtype, accum_steps: int, shares: Callable[[Sequence[Batch]], list[Share]],
-) -> Iterator[int]:  # fmt: skip
+    step: nn.Module,
+    batches: Iterable[Batch],
+    epoch: int,
+    balance: FixedWeights,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    meter: Meter,
+    device: torch.device,
+    dtype: torch.dtype,
+    accum_steps: int,
+    shares: Callable[[Sequence[Batch]], list[Share]],
+) -> Iterator[int]:
     """One optimiser step per `accum_steps` batches, the last group as large as what is left; yields the batches it took.
 
     The gradient of a step is the mean over its images: a batch counts by its size (`shares`). No image is dropped.
@@ -186,9 +199,15 @@ def train_one_epoch(
 
 @torch.inference_mode()
 def predict(
-    model: RoiModel, batches: Iterable[Batch], device: torch.device, dtype: torch.dtype, keep_ratio: float,
-    seeds: Callable[[Tensor], Tensor | None], full_only: bool = False, others: Sequence[Callable[[Tensor], Tensor]] = (),
-) -> Iterator[tuple[Batch, Views]]:  # fmt: skip
+    model: RoiModel,
+    batches: Iterable[Batch],
+    device: torch.device,
+    dtype: torch.dtype,
+    keep_ratio: float,
+    seeds: Callable[[Tensor], Tensor | None],
+    full_only: bool = False,
+    others: Sequence[Callable[[Tensor], Tensor]] = (),
+) -> Iterator[tuple[Batch, Views]]:
     """-> (batch, its views) one by one, each row of the loader exactly once. With `others`, changes of the pixels, probabilities are means over all of them."""
     model.eval()
     for batch in batches:
@@ -201,7 +220,12 @@ def predict(
                 views = Views(model.read_features(features.head, features.stages)[0], None, None, None, None)
             else:
                 pixels = batch.pixels.to(device, non_blocking=True)
-                views = averaged([model(change(pixels), keep_ratio, seeds(batch.index), full_only) for change in (lambda same: same, *others)])
+                views = averaged(
+                    [
+                        model(change(pixels), keep_ratio, seeds(batch.index), full_only)
+                        for change in (lambda same: same, *others)
+                    ]
+                )
         yield batch, views
 
 
@@ -211,7 +235,9 @@ def averaged(views: Sequence[Views]) -> Views:
     if len(views) == 1:
         return views[0]
     there = [part for part in ("full", "crop", "drop") if getattr(views[0], part) is not None]
-    return views[0]._replace(**{part: torch.stack([getattr(one, part).sigmoid() for one in views]).mean(0).logit() for part in there})
+    return views[0]._replace(
+        **{part: torch.stack([getattr(one, part).sigmoid() for one in views]).mean(0).logit() for part in there}
+    )
 
 
 class StepBackup:
@@ -300,7 +326,9 @@ class Fit:
     skip_unreadable: bool = False
     first_best: int = 1  # the epoch from which the best one is looked for, counted from 1: the first with masks
     mask_every: int = 0  # of the validation rows every so manieth meets the controls of the mask, in each epoch that has masks; 0: none
-    mask_loader: Iterable[Batch] | None = None  # their pixels, where val_loader gives features: looked at in the last epoch alone
+    mask_loader: Iterable[Batch] | None = (
+        None  # their pixels, where val_loader gives features: looked at in the last epoch alone
+    )
     save_every_steps: int = 0  # 0: at the end of an epoch alone
     datasets: np.ndarray | None = None  # (N,) data set of each validation row, where there are several
     schedule: Schedule = None  # type: ignore[assignment]  # constant, where none is given
@@ -333,7 +361,12 @@ class Fit:
         if self.average:
             self.average.load(state["average"])
         self.balance.load_state_dict(state["balance"])
-        self.epoch, self.steps, self.best, self.best_epoch = state["epoch"], state["steps"], state["best"], state["best_epoch"]
+        self.epoch, self.steps, self.best, self.best_epoch = (
+            state["epoch"],
+            state["steps"],
+            state["best"],
+            state["best_epoch"],
+        )
         self.before_masks = state["before_masks"]
         self.saved, self.damaged = self.steps, "fell_back" in state
         self.sampler.start = state["batch"]
@@ -347,7 +380,11 @@ class Fit:
         self.backup = StepBackup(self)
         # Of batch norm: each process has seen its own images, one set is validated and saved.
         both = [values for norm in batch_norms(self.model) for values in (norm.running_mean, norm.running_var)]
-        self.statistics = [values for values in (*both, *self.model.view_norms.buffers()) if values is not None and values.is_floating_point()]
+        self.statistics = [
+            values
+            for values in (*both, *self.model.view_norms.buffers())
+            if values is not None and values.is_floating_point()
+        ]
         try:
             with Stop() as stop:
                 if self.begin:
@@ -359,7 +396,9 @@ class Fit:
                         scores = self._validate(stop) if self._train(stop) else None
                     if scores is None:
                         self.save_checkpoint()
-                        say(f"stopped after {self.where()}; saved {self.save}; go on with the same command and --resume auto")
+                        say(
+                            f"stopped after {self.where()}; saved {self.save}; go on with the same command and --resume auto"
+                        )
                         return 128 + stop.signal
                     self._finish_epoch(scores)
         except UnreadableImage as error:  # the steps before it are good
@@ -387,10 +426,18 @@ class Fit:
         return 0
 
     def done_early(self) -> bool:
-        return bool(self.patience) and not self.sampler.start and self.epoch - max(self.best_epoch, self.first_best - 1) >= self.patience
+        return (
+            bool(self.patience)
+            and not self.sampler.start
+            and self.epoch - max(self.best_epoch, self.first_best - 1) >= self.patience
+        )
 
     def which_is_best(self) -> str:
-        return f"; the best is epoch {self.best_epoch}, {self.best:.4f}, in {best_path(self.save)}" if self.best_epoch else ""
+        return (
+            f"; the best is epoch {self.best_epoch}, {self.best:.4f}, in {best_path(self.save)}"
+            if self.best_epoch
+            else ""
+        )
 
     def where(self) -> str:
         return f"epoch {self.epoch + 1}, batch {self.sampler.start}" if self.sampler.start else f"epoch {self.epoch}"
@@ -399,13 +446,24 @@ class Fit:
         """The rest of the epoch; False when stopped before its end."""
         self.sampler.epoch = self.epoch
         began, before, looked, stopped = time.perf_counter(), self.meter.seconds, 0.0, 0
-        with progress(None, self.sampler.rows, f"epoch {self.epoch + 1}/{self.epochs}", initial=self.meter.images) as bar:
+        with progress(
+            None, self.sampler.rows, f"epoch {self.epoch + 1}/{self.epochs}", initial=self.meter.images
+        ) as bar:
             batches = checked(stop.before_each(self.train_loader), self.skip_unreadable, self.unreadable, self.constant)
             self.backup.take()
             for taken in train_one_epoch(
-                self.step, batches, self.epoch, self.balance, self.optimizer, self.scaler, self.meter, self.device, self.dtype,
-                self.accum_steps, self.sampler.shares,
-            ):  # fmt: skip
+                self.step,
+                batches,
+                self.epoch,
+                self.balance,
+                self.optimizer,
+                self.scaler,
+                self.meter,
+                self.device,
+                self.dtype,
+                self.accum_steps,
+                self.sampler.shares,
+            ):
                 self.sampler.start += taken
                 self.steps += 1
                 distributed.average(self.statistics)
@@ -436,7 +494,9 @@ class Fit:
         controls = self._mask_controls()
         batches = checked(stop.before_each(self.val_loader), self.skip_unreadable, self.unreadable, self.constant)
         with self.average.within() if self.average else nullcontext():
-            for batch, views in predict(self.model, batches, self.device, self.dtype, 1.0, lambda index: None, full_only=True):
+            for batch, views in predict(
+                self.model, batches, self.device, self.dtype, 1.0, lambda index: None, full_only=True
+            ):
                 if len(batch.index):
                     found.append((views.full, batch.target, batch.index))
                     if controls and self.mask_loader is None:
@@ -446,19 +506,29 @@ class Fit:
             if controls and self.mask_loader is not None:
                 for batch in checked(stop.before_each(self.mask_loader), self.skip_unreadable, self.unreadable):
                     controls.add(batch)
-        logit, target, index = (torch.cat(parts).cpu() for parts in zip(*found, strict=True)) if found else (torch.zeros(0), torch.zeros(0), torch.zeros(0))
+        logit, target, index = (
+            (torch.cat(parts).cpu() for parts in zip(*found, strict=True))
+            if found
+            else (torch.zeros(0), torch.zeros(0), torch.zeros(0))
+        )
         everyone = distributed.gathered((logit.numpy(), target.numpy(), index.numpy(), stop.signal))
         stop.signal = max(part[3] for part in everyone)
         if stop.signal:
             return None
-        logit, target, index = (torch.from_numpy(np.concatenate([part[n] for part in everyone if len(part[2])] or [np.zeros(0)])) for n in range(3))
+        logit, target, index = (
+            torch.from_numpy(np.concatenate([part[n] for part in everyone if len(part[2])] or [np.zeros(0)]))
+            for n in range(3)
+        )
         if not len(index):
             raise UserError("no validation image could be read; see --skip_unreadable")
         order = index.argsort()
         logit, target = logit[order], target[order]
         datasets = None if self.datasets is None else self.datasets[index[order].numpy()]
         found_right = validation_decisions(logit.numpy() > 0, target.numpy(), self.classes) if self.decisions else {}
-        scores = {"val_loss": float(bce(logit, target)), **validation_aurocs(logit.numpy(), target.numpy(), self.classes, datasets)}
+        scores = {
+            "val_loss": float(bce(logit, target)),
+            **validation_aurocs(logit.numpy(), target.numpy(), self.classes, datasets),
+        }
         return scores | found_right | (controls.figures(self.classes) if controls else {})
 
     def _mask_controls(self) -> MaskControls | None:
@@ -476,12 +546,17 @@ class Fit:
         self.meter = Meter(self.names)
         self.log.row(
             {
-                "epoch": self.epoch, "steps": self.steps, **{f"loss_{k}" if k in TERMS else k: v for k, v in meter.means().items()},
-                **{f"w_{name}": float(w) for name, w in self.balance.weights.items()}, **{k: v for k, v in scores.items() if not math.isnan(v)},
-                "lr": self.schedule.used, "images_per_s": meter.images / max(meter.seconds, 1e-9), "seconds": meter.seconds,
+                "epoch": self.epoch,
+                "steps": self.steps,
+                **{f"loss_{k}" if k in TERMS else k: v for k, v in meter.means().items()},
+                **{f"w_{name}": float(w) for name, w in self.balance.weights.items()},
+                **{k: v for k, v in scores.items() if not math.isnan(v)},
+                "lr": self.schedule.used,
+                "images_per_s": meter.images / max(meter.seconds, 1e-9),
+                "seconds": meter.seconds,
                 "contaminated": int(self.meta["contaminated"]),
             }
-        )  # fmt: skip
+        )
         score = scores.get("val_auroc", math.nan)
         better = score > self.best and self.epoch >= self.first_best
         if better:
@@ -507,7 +582,9 @@ class Fit:
         """In words, that the classifier is worse than before there were masks; the best checkpoint is one with masks."""
         if self.before_masks - score < 0.01:  # also where there was no epoch before, or no score
             return []
-        return [f"val_auroc {score:.4f} is below that of the epochs before the masks, {self.before_masks:.4f}; no checkpoint of those is kept as the best"]
+        return [
+            f"val_auroc {score:.4f} is below that of the epochs before the masks, {self.before_masks:.4f}; no checkpoint of those is kept as the best"
+        ]
 
     def save_if_new(self) -> str:
         """Save the steps since the last checkpoint, after an error; -> what became of them.
@@ -528,13 +605,27 @@ class Fit:
         meter, rng = self.meter.of_all(), distributed.gathered(checkpoint.rng_state(self.device))
         if distributed.rank() == 0:
             state = {
-                **self.meta, **checkpoint.parts(self.model), "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(),
-                "balance": self.balance.state_dict(), "epoch": self.epoch, "batch": self.sampler.start, "steps": self.steps, "best": self.best,
-                "best_epoch": self.best_epoch, "before_masks": self.before_masks,
-                "schedule": self.schedule.state_dict(), **({"average": self.average.parts} if self.average else {}),
-                "meter": meter.state_dict(), "unreadable": sorted(self.unreadable), "rng": rng, "log": self.log.lines,
-            }  # fmt: skip
-            checkpoint.save(self.save, state, keep=previous_path(self.save) if self.saved and not self.damaged else None)
+                **self.meta,
+                **checkpoint.parts(self.model),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "balance": self.balance.state_dict(),
+                "epoch": self.epoch,
+                "batch": self.sampler.start,
+                "steps": self.steps,
+                "best": self.best,
+                "best_epoch": self.best_epoch,
+                "before_masks": self.before_masks,
+                "schedule": self.schedule.state_dict(),
+                **({"average": self.average.parts} if self.average else {}),
+                "meter": meter.state_dict(),
+                "unreadable": sorted(self.unreadable),
+                "rng": rng,
+                "log": self.log.lines,
+            }
+            checkpoint.save(
+                self.save, state, keep=previous_path(self.save) if self.saved and not self.damaged else None
+            )
         self.saved, self.damaged = self.steps, False
 
 
@@ -560,7 +651,9 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device(next(kind for kind, here in there.items() if here))
     if not there.get(name.split(":")[0], False):
-        raise UserError(f"--device {name}: not available here (there is {', '.join(k for k, here in there.items() if here)})")
+        raise UserError(
+            f"--device {name}: not available here (there is {', '.join(k for k, here in there.items() if here)})"
+        )
     try:
         return torch.device(name)
     except RuntimeError as error:

@@ -36,7 +36,9 @@ ROWS = 500  # validation images that are looked at, at most
 class MaskControls:
     """Collects, batch by batch, what the mask keeps and what the classifier makes of it and of random blobs."""
 
-    def __init__(self, model: RoiModel, keep_ratio: float, device: torch.device, dtype: torch.dtype, every: int = 1) -> None:
+    def __init__(
+        self, model: RoiModel, keep_ratio: float, device: torch.device, dtype: torch.dtype, every: int = 1
+    ) -> None:
         self.model, self.keep_ratio, self.device, self.dtype = model, keep_ratio, device, dtype
         self.every = every
         self.parts: list[tuple[np.ndarray, ...]] = []
@@ -65,7 +67,9 @@ class MaskControls:
         everyone = [part for parts in distributed.gathered(self.parts) for part in parts]
         if not everyone:
             return {}
-        index, target, border, full, crop, drop, crop_blobs, drop_blobs = (np.concatenate(column) for column in zip(*everyone, strict=True))
+        index, target, border, full, crop, drop, crop_blobs, drop_blobs = (
+            np.concatenate(column) for column in zip(*everyone, strict=True)
+        )
         order = np.argsort(index)  # whatever the number of processes
         target, full = target[order], full[order]
         return {

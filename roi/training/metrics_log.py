@@ -12,11 +12,31 @@ from roi.files import replacing
 from roi.progress import say
 from roi.training.mask_verdict import MASK_CONTROLS
 
-TERMS = ("full", "consist", "drop", "sparse", "tv", "locate")  # of the losses of all objectives (roi/losses/objectives.py)
+TERMS = (
+    "full",
+    "consist",
+    "drop",
+    "sparse",
+    "tv",
+    "locate",
+)  # of the losses of all objectives (roi/losses/objectives.py)
 COLUMNS = (
-    "epoch", "steps", "loss", *(f"loss_{t}" for t in TERMS), *(f"w_{t}" for t in TERMS), "mask_mean", "mask_kept", "mask_tv",
-    *MASK_CONTROLS, "val_loss", "val_auroc", "lr", "images_per_s", "seconds", "contaminated",
-)  # fmt: skip
+    "epoch",
+    "steps",
+    "loss",
+    *(f"loss_{t}" for t in TERMS),
+    *(f"w_{t}" for t in TERMS),
+    "mask_mean",
+    "mask_kept",
+    "mask_tv",
+    *MASK_CONTROLS,
+    "val_loss",
+    "val_auroc",
+    "lr",
+    "images_per_s",
+    "seconds",
+    "contaminated",
+)
 
 
 class MetricsLog:
@@ -27,7 +47,12 @@ class MetricsLog:
     """
 
     def __init__(
-        self, path: str | Path | None, done: Sequence[str] | None = None, tensorboard: str | None = None, overwrite: bool = False, more: Sequence[str] = ()
+        self,
+        path: str | Path | None,
+        done: Sequence[str] | None = None,
+        tensorboard: str | None = None,
+        overwrite: bool = False,
+        more: Sequence[str] = (),
     ) -> None:
         self.path = Path(path) if path else None
         at = COLUMNS.index("val_auroc") + 1
@@ -48,12 +73,20 @@ class MetricsLog:
         if path.exists() and path.stat().st_size and not replace:
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
             if lines[:1] != [header]:
-                raise UserError(f"{path}: is not a metrics file of this program, or it is of a run on other data sets; choose another --log_csv")
-            if new and lines[1:] or not done and len(lines) > 2:  # one row more than the checkpoint knows: killed between the two
-                raise UserError(f"{path} holds {len(lines) - 1} epochs of another run; choose another --log_csv, or replace it with --overwrite")
+                raise UserError(
+                    f"{path}: is not a metrics file of this program, or it is of a run on other data sets; choose another --log_csv"
+                )
+            if (
+                new and lines[1:] or not done and len(lines) > 2
+            ):  # one row more than the checkpoint knows: killed between the two
+                raise UserError(
+                    f"{path} holds {len(lines) - 1} epochs of another run; choose another --log_csv, or replace it with --overwrite"
+                )
             other = next((n for n, (a, b) in enumerate(zip(lines[1:], done, strict=False), 1) if a != b), 0)
             if other:
-                raise UserError(f"{path}: epoch {other} is not the one of this checkpoint, so it is of another run; choose another --log_csv")
+                raise UserError(
+                    f"{path}: epoch {other} is not the one of this checkpoint, so it is of another run; choose another --log_csv"
+                )
             if lines[1:] == done:
                 return  # the same file goes on, and so does a `tail -f` on it
         with replacing(path) as file:
@@ -78,8 +111,20 @@ class MetricsLog:
                     self.writer.add_scalar(column, values[column], values["epoch"])
             self.writer.flush()
         validation = [c for c in self.columns if c.startswith("val_")]
-        shown = ("loss", "loss_full", "loss_consist", "loss_drop", "loss_locate", "mask_kept", *MASK_CONTROLS, *validation, "images_per_s")
-        say(f"epoch {values['epoch']}: " + ", ".join(f"{c} {values[c]:.4g}" for c in shown if values.get(c) is not None))
+        shown = (
+            "loss",
+            "loss_full",
+            "loss_consist",
+            "loss_drop",
+            "loss_locate",
+            "mask_kept",
+            *MASK_CONTROLS,
+            *validation,
+            "images_per_s",
+        )
+        say(
+            f"epoch {values['epoch']}: " + ", ".join(f"{c} {values[c]:.4g}" for c in shown if values.get(c) is not None)
+        )
 
 
 def _csv_line(values: Sequence[str]) -> str:

@@ -38,13 +38,18 @@ def learn_only(model: RoiModel, names: list[str]) -> None:
     for part in names:
         if not any(f"{name}.".startswith(f"{part}.") for name in there):
             parts = list(dict.fromkeys(".".join(name.split(".")[:depth]) for depth in (1, 2) for name in there))
-            near = difflib.get_close_matches(part, parts, n=4, cutoff=0.5) or [name for name in parts if "." not in name][:12]
+            near = (
+                difflib.get_close_matches(part, parts, n=4, cutoff=0.5)
+                or [name for name in parts if "." not in name][:12]
+            )
             raise UserError(f"--train_parts: the backbone has no part {part!r}; near it: {', '.join(near)}")
     for name, parameter in model.backbone.named_parameters():
         parameter.requires_grad_(chosen(name))
     norms = [module for module in model.backbone.modules() if isinstance(module, _BatchNorm)]
     below = {id(module) for name, module in model.backbone.named_modules() if chosen(name)}
-    model.frozen = [norm for norm in norms if id(norm) not in below and not any(p.requires_grad for p in norm.parameters())]
+    model.frozen = [
+        norm for norm in norms if id(norm) not in below and not any(p.requires_grad for p in norm.parameters())
+    ]
 
 
 def batch_norms(model: RoiModel) -> list[_BatchNorm]:
@@ -64,13 +69,21 @@ class Schedule:
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, name: str = "constant", total: int = 1, warmup: int = 0, factor: float = 0.1, patience: int = 3
+        self,
+        optimizer: torch.optim.Optimizer,
+        name: str = "constant",
+        total: int = 1,
+        warmup: int = 0,
+        factor: float = 0.1,
+        patience: int = 3,
     ) -> None:
         self.optimizer, self.total, self.warmup = optimizer, total, warmup
         self.steps = 0
         self.used = self.now()  # the rate of the step before this one
         self.curve: LRScheduler | None = None
-        self.plateau = ReduceLROnPlateau(optimizer, "max", factor, patience, threshold_mode="abs") if name == "plateau" else None
+        self.plateau = (
+            ReduceLROnPlateau(optimizer, "max", factor, patience, threshold_mode="abs") if name == "plateau" else None
+        )
         if name == "onecycle":
             rates = [group["lr"] for group in optimizer.param_groups]
             self.curve = OneCycleLR(optimizer, rates, total, pct_start=max(2, warmup) / total if warmup else 0.3)
@@ -94,7 +107,11 @@ class Schedule:
 
     def state_dict(self) -> dict[str, Any]:
         parts = {"curve": self.curve, "plateau": self.plateau}
-        return {"steps": self.steps, "used": self.used, **{name: part.state_dict() for name, part in parts.items() if part is not None}}
+        return {
+            "steps": self.steps,
+            "used": self.used,
+            **{name: part.state_dict() for name, part in parts.items() if part is not None},
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """After that of the optimiser, which holds the rates."""

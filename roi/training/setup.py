@@ -23,7 +23,6 @@ from roi.data.table import (
     belongs_to,
     class_list,
     image_keys,
-    is_finding,
     official_list,
     overlap,
     read_list,
@@ -35,6 +34,7 @@ from roi.data.table import (
 )
 from roi.errors import UserError
 from roi.files import refuse_existing, replacing, writable
+from roi.labels import is_finding
 from roi.losses import terms as losses
 from roi.losses.gradnorm import FixedWeights, GradNorm, Taps
 from roi.losses.objectives import LAYER, OBJECTIVES, LabelLoss, consistency_terms, evidence_terms, label_terms
@@ -98,16 +98,29 @@ def fit_of(args: argparse.Namespace, mask: str, without: Sequence[str], device: 
     check_schedule(args, rows.val is not None)
     check_scorable(args, rows)
     if evidence and not is_finding(rows.classes).any():
-        raise UserError(f"--classes {','.join(rows.classes)}: none of them is a finding, there is no evidence to look for; give --objective consistency")
+        raise UserError(
+            f"--classes {','.join(rows.classes)}: none of them is a finding, there is no evidence to look for; give --objective consistency"
+        )
     if earlier and not args.skip_unreadable:  # which leaves out rows; else they are known before an image is decoded
         checkpoint.same_rows(earlier, meta_of(flags, rows, False), source)
     with distributed.one_a_machine_first():  # it downloads
         model = build_model(
-            args.backbone, len(rows.classes), mask, "none" if earlier else args.weights, args.img_size, args.seed, args.channels_last,
-            per_class=args.mask_per_class, fill=args.fill, findings=is_finding(rows.classes).tolist(),
+            args.backbone,
+            len(rows.classes),
+            mask,
+            "none" if earlier else args.weights,
+            args.img_size,
+            args.seed,
+            args.channels_last,
+            per_class=args.mask_per_class,
+            fill=args.fill,
+            findings=is_finding(rows.classes).tolist(),
             class_names=rows.classes,
-            map_stride=args.map_stride, widened_stage=args.widened_stage, normalisation=args.normalisation, zero_head=args.freeze_backbone,
-        )  # fmt: skip
+            map_stride=args.map_stride,
+            widened_stage=args.widened_stage,
+            normalisation=args.normalisation,
+            zero_head=args.freeze_backbone,
+        )
     model.to(device)
     if args.freeze_backbone:
         freeze(args, model, mask, without)
@@ -152,13 +165,33 @@ def fit_of(args: argparse.Namespace, mask: str, without: Sequence[str], device: 
         compiled(model)
     distributed.wait()  # every process has looked at what is there
     fit = Fit(
-        model, train_loader, sampler, val_loader, rows.classes, losses_fn_of(args, rows, evidence, device), balance, optimizer,
-        device, dtype, args.epochs, args.accum_steps, lambda index: names[index.numpy() % len(names)].tolist(), MetricsLog(None), save, meta,
-        args.skip_unreadable, first_best=args.warmup_epochs + 1 if evidence else 1, mask_every=mask_every, mask_loader=mask_loader,
+        model,
+        train_loader,
+        sampler,
+        val_loader,
+        rows.classes,
+        losses_fn_of(args, rows, evidence, device),
+        balance,
+        optimizer,
+        device,
+        dtype,
+        args.epochs,
+        args.accum_steps,
+        lambda index: names[index.numpy() % len(names)].tolist(),
+        MetricsLog(None),
+        save,
+        meta,
+        args.skip_unreadable,
+        first_best=args.warmup_epochs + 1 if evidence else 1,
+        mask_every=mask_every,
+        mask_loader=mask_loader,
         save_every_steps=args.save_every_steps,
-        datasets=None if rows.val is None else datasets_of(rows.val), schedule=schedule, average=Average(model, args.ema) if args.ema else None,
-        patience=args.patience, decisions=args.val_decisions,
-    )  # fmt: skip
+        datasets=None if rows.val is None else datasets_of(rows.val),
+        schedule=schedule,
+        average=Average(model, args.ema) if args.ema else None,
+        patience=args.patience,
+        decisions=args.val_decisions,
+    )
     fit.begin = partial(open_files, fit, args, rows, state)
     if state is not None:
         fit.resume(state)
@@ -187,7 +220,9 @@ def open_files(fit: Fit, args: argparse.Namespace, rows: Rows, state: dict[str, 
         each = [] if fit.datasets is None else [f"val_auroc_{name}" for name in sorted(set(fit.datasets))]
         each += VALIDATION_DECISIONS if args.val_decisions and rows.val is not None else ()
         fit.log = MetricsLog(args.log_csv, state["log"] if state else None, args.tensorboard, args.overwrite, each)
-        if rows.val is not None and not args.val_csv and not rows.contaminated:  # with test images among them they would choose nothing
+        if (
+            rows.val is not None and not args.val_csv and not rows.contaminated
+        ):  # with test images among them they would choose nothing
             write_validation(rows.val, fit.save)
 
 
@@ -201,13 +236,30 @@ def losses_fn_of(args: argparse.Namespace, rows: Rows, evidence: bool, device: t
         if batch.features is not None:
             logits, maps = model.read_features(batch.features.head, batch.features.stages)
             findings = batch.target.masked_fill(~model.findings, torch.nan)  # Normal has no place
-            return label_terms(logits, maps if model.per_class else None, batch.target, findings, args.locate_sharpness, over, label_loss)
+            return label_terms(
+                logits,
+                maps if model.per_class else None,
+                batch.target,
+                findings,
+                args.locate_sharpness,
+                over,
+                label_loss,
+            )
         seeds = row_seeds(args.seed, epoch, batch.index.to(device, non_blocking=True))
         pixels = batch.pixels if how is None else augmented(batch.pixels, seeds, how)
         if evidence:
             warm_up = epoch < args.warmup_epochs
             return evidence_terms(
-                model, pixels, batch.target, args.keep_ratio, seeds, args.random_views, warm_up, over, label_loss, args.locate_sharpness
+                model,
+                pixels,
+                batch.target,
+                args.keep_ratio,
+                seeds,
+                args.random_views,
+                warm_up,
+                over,
+                label_loss,
+                args.locate_sharpness,
             )
         return consistency_terms(model, pixels, batch.target, args.keep_ratio, seeds, over, label_loss)
 
@@ -219,20 +271,26 @@ def settle_warmup(args: argparse.Namespace, state: dict[str, Any] | None, eviden
         masks_learn = evidence and not args.freeze_backbone
         args.warmup_epochs = state["args"]["warmup_epochs"] if state else args.epochs // 2 if masks_learn else 0
     if state is None and evidence and args.warmup_epochs >= args.epochs:
-        raise UserError(f"--warmup_epochs {args.warmup_epochs} of --epochs {args.epochs}: no epoch is left in which the mask learns")
+        raise UserError(
+            f"--warmup_epochs {args.warmup_epochs} of --epochs {args.epochs}: no epoch is left in which the mask learns"
+        )
 
 
 def meta_of(flags: dict[str, Any], rows: Rows, contaminated: bool) -> dict[str, Any]:
     """What a checkpoint says about its run."""
-    data = data_of(rows.train, rows.classes, flags["uncertain"], flags["seed"]) + (data_of(rows.val, rows.classes) if rows.val is not None else ())
+    data = data_of(rows.train, rows.classes, flags["uncertain"], flags["seed"]) + (
+        data_of(rows.val, rows.classes) if rows.val is not None else ()
+    )
     return {
-        "classes": rows.classes, "args": flags, "contaminated": rows.contaminated or contaminated,
+        "classes": rows.classes,
+        "args": flags,
+        "contaminated": rows.contaminated or contaminated,
         "train_images": checkpoint.fingerprints(image_keys(rows.train["image"]).tolist()),
         "val_images": checkpoint.fingerprints([] if rows.val is None else image_keys(rows.val["image"]).tolist()),
         "train_patients": checkpoint.fingerprints(sorted({*rows.train["patient_id"], *named_patients(rows.train)})),
         "labels": checkpoint.digest(rows.classes, *data),
         "versions": {"python": sys.version.split()[0], "torch": str(torch.__version__), "numpy": np.__version__},
-    }  # fmt: skip
+    }
 
 
 def clear_away(args: argparse.Namespace, save: Path) -> None:
@@ -250,15 +308,23 @@ def val_path(save: Path) -> Path:
 def write_validation(table: pd.DataFrame, save: Path) -> None:
     """<stem>_val.csv beside the checkpoint: the rows to choose thresholds and calibration on."""
     path, text = val_path(save), table.to_csv(index=False, lineterminator="\n")
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:  # a finished run that is resumed leaves it as it is
+    if (
+        not path.is_file() or path.read_text(encoding="utf-8") != text
+    ):  # a finished run that is resumed leaves it as it is
         with replacing(path) as file:
             file.write(text)
 
 
-def data_of(table: pd.DataFrame, classes: list[str], uncertain: str = "ignore", seed: int | None = None) -> tuple[list[str], list[str], np.ndarray]:
+def data_of(
+    table: pd.DataFrame, classes: list[str], uncertain: str = "ignore", seed: int | None = None
+) -> tuple[list[str], list[str], np.ndarray]:
     """Names, data sets where there are several, and targets: what must be the same for a run to go on."""
     datasets = datasets_of(table)
-    return table["image"].tolist(), [] if datasets is None else datasets.tolist(), target_matrix(table, classes, uncertain, seed)
+    return (
+        table["image"].tolist(),
+        [] if datasets is None else datasets.tolist(),
+        target_matrix(table, classes, uncertain, seed),
+    )
 
 
 def datasets_of(table: pd.DataFrame) -> np.ndarray | None:
@@ -274,10 +340,14 @@ def resumed(args: argparse.Namespace, save: Path) -> dict[str, Any] | None:
     if args.resume and (args.resume != "auto" or path.exists()):
         state = last_good(path) if args.resume == "auto" else checkpoint.load(path)
         if path.resolve() != save.resolve():  # goes on under another name
-            refuse_existing(save, best, args.log_csv, None if args.val_csv else val_path(save), overwrite=args.overwrite)
+            refuse_existing(
+                save, best, args.log_csv, None if args.val_csv else val_path(save), overwrite=args.overwrite
+            )
         return state
     if save.exists() and not args.overwrite:
-        raise UserError(f"{save} exists; go on from it with --resume auto, replace it with --overwrite, or choose another --save")
+        raise UserError(
+            f"{save} exists; go on from it with --resume auto, replace it with --overwrite, or choose another --save"
+        )
     refuse_existing(best, args.log_csv, None if args.val_csv else val_path(save), overwrite=args.overwrite)
     return None
 
@@ -293,14 +363,20 @@ def stage_before(args: argparse.Namespace, save: Path) -> dict[str, Any] | None:
     if state["args"].get("stage") == 2:
         return None
     if state["args"].get("stage") != 1:
-        raise UserError(f"--resume {path}: was not trained by --recipe staged_resnet50 --stage 1, from which --stage 2 goes on; --weights takes any model")
+        raise UserError(
+            f"--resume {path}: was not trained by --recipe staged_resnet50 --stage 1, from which --stage 2 goes on; --weights takes any model"
+        )
     if state["args"]["backbone"] != args.backbone:
-        raise UserError(f"--resume {path}: is a {state['args']['backbone']}, not a {args.backbone}; give the --backbone of stage 1")
+        raise UserError(
+            f"--resume {path}: is a {state['args']['backbone']}, not a {args.backbone}; give the --backbone of stage 1"
+        )
     if path.resolve() in (save.resolve(), best_path(save).resolve()):
         raise UserError(f"--save {save} is stage 1 itself; give --stage 2 another name")
     if save.exists() and not args.overwrite:
         if checkpoint.load(save).get("begun_from") != checkpoint.identity(state):
-            raise UserError(f"--save {save} exists and did not begin from {path}; choose another name, or replace it with --overwrite")
+            raise UserError(
+                f"--save {save} exists and did not begin from {path}; choose another name, or replace it with --overwrite"
+            )
         args.resume = "auto"
         return None
     refuse_existing(best_path(save), args.log_csv, None if args.val_csv else val_path(save), overwrite=args.overwrite)
@@ -327,11 +403,15 @@ def choose_rows(args: argparse.Namespace) -> Rows:
     tests = test_tables(args, table if val is None else pd.concat([table, val]))
     is_test = belongs_to(table, tests.values())
     named = ", ".join(f"{name} {overlap(table, other)[0]:,}" for name, other in tests.items()) or "no test list found"
-    contaminated = bool(args.allow_leakage and (is_test.any() or val is not None and belongs_to(val, tests.values()).any()))
+    contaminated = bool(
+        args.allow_leakage and (is_test.any() or val is not None and belongs_to(val, tests.values()).any())
+    )
     if not args.allow_leakage:
         table = table[~is_test]
     if table.empty:
-        raise UserError(f"{args.train_csv}: all its images belong to the test set ({named}); give the training table, or --allow_leakage")
+        raise UserError(
+            f"{args.train_csv}: all its images belong to the test set ({named}); give the training table, or --allow_leakage"
+        )
     if args.max_samples and args.max_samples < len(table):
         keep = np.random.default_rng(args.seed).choice(len(table), args.max_samples, replace=False)
         table = table.iloc[np.sort(keep)]
@@ -350,16 +430,26 @@ def held_out(table: pd.DataFrame, fraction: float, seed: int) -> tuple[pd.DataFr
     """-> (train, validation): patients of the rows whose column split says val; where none does, or all do, patients are drawn."""
     marked = table["split"].map(split_word) == "val"
     chosen = belongs_to(table, [table[marked]])
-    return (table[~chosen], table[chosen]) if marked.any() and not chosen.all() else split_by_patient(table, fraction, seed)
+    return (
+        (table[~chosen], table[chosen])
+        if marked.any() and not chosen.all()
+        else split_by_patient(table, fraction, seed)
+    )
 
 
-def check_validation(args: argparse.Namespace, table: pd.DataFrame, val: pd.DataFrame, tests: dict[str, pd.DataFrame], named: str) -> None:
+def check_validation(
+    args: argparse.Namespace, table: pd.DataFrame, val: pd.DataFrame, tests: dict[str, pd.DataFrame], named: str
+) -> None:
     """--val_csv may share nobody with training and nothing with the test set."""
     images, patients = overlap(table, val)
     if patients or images:
-        raise UserError(f"--val_csv {args.val_csv}: shares {patients:,} patients and {images:,} images with --train_csv; a patient stands in one of them")
+        raise UserError(
+            f"--val_csv {args.val_csv}: shares {patients:,} patients and {images:,} images with --train_csv; a patient stands in one of them"
+        )
     if not args.allow_leakage and belongs_to(val, tests.values()).any():
-        raise UserError(f"--val_csv {args.val_csv}: holds test images ({named}); choosing the best epoch on them would spoil the test. Give other images")
+        raise UserError(
+            f"--val_csv {args.val_csv}: holds test images ({named}); choosing the best epoch on them would spoil the test. Give other images"
+        )
 
 
 def test_tables(args: argparse.Namespace, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -381,7 +471,9 @@ def check_sampler(args: argparse.Namespace, table: pd.DataFrame) -> None:
         return
     unnamed, names = int((table["dataset"] == "").sum()), sorted(set(table["dataset"]) - {""})
     if unnamed:
-        raise UserError(f"--sampler balanced: column 'dataset' of {args.train_csv} is empty for {unnamed:,} of {len(table):,} training images; fill it in")
+        raise UserError(
+            f"--sampler balanced: column 'dataset' of {args.train_csv} is empty for {unnamed:,} of {len(table):,} training images; fill it in"
+        )
     if len(names) < 2:
         raise UserError(
             f"--sampler balanced: column 'dataset' of {args.train_csv} names {names[0]!r} alone; leave the flag out, or give a table of several sets"
@@ -420,7 +512,14 @@ def counts_of(target: np.ndarray) -> list[int]:
     return [positive, negative, len(target) - positive - negative]
 
 
-def print_audit(table: pd.DataFrame, val: pd.DataFrame | None, tests: dict[str, pd.DataFrame], named: str, found: int, contaminated: bool) -> None:
+def print_audit(
+    table: pd.DataFrame,
+    val: pd.DataFrame | None,
+    tests: dict[str, pd.DataFrame],
+    named: str,
+    found: int,
+    contaminated: bool,
+) -> None:
     def size(rows: pd.DataFrame) -> str:
         return f"{len(rows):,} images of {rows['patient_id'].nunique():,} patients"
 
@@ -432,13 +531,25 @@ def print_audit(table: pd.DataFrame, val: pd.DataFrame | None, tests: dict[str, 
     parts = {"train": table, **({"validation": val} if val is not None else {}), **tests}
     sets = table["dataset"].value_counts()
     if len(sets) > 1:
-        print("training images of each data set: " + ", ".join(f"{name or '(no name)'} {count:,}" for name, count in sets.items()))
+        print(
+            "training images of each data set: "
+            + ", ".join(f"{name or '(no name)'} {count:,}" for name, count in sets.items())
+        )
     pairs = [(a, b) for i, a in enumerate(parts) for b in list(parts)[i + 1 :] if a in ("train", "validation")]
-    print("shared images and patients: " + "; ".join(f"{a} and {b} {'{:,} and {:,}'.format(*overlap(parts[a], parts[b]))}" for a, b in pairs), flush=True)
+    print(
+        "shared images and patients: "
+        + "; ".join(f"{a} and {b} {'{:,} and {:,}'.format(*overlap(parts[a], parts[b]))}" for a, b in pairs),
+        flush=True,
+    )
 
 
 def loader_of(
-    table: pd.DataFrame, classes: list[str], args: argparse.Namespace, device: torch.device, output: Path, seed: int | None
+    table: pd.DataFrame,
+    classes: list[str],
+    args: argparse.Namespace,
+    device: torch.device,
+    output: Path,
+    seed: int | None,
 ) -> tuple[Iterable[Batch], Batches, pd.DataFrame]:
     """-> (batches, their sampler, the rows whose image is there): for validation in table order, for training shuffled.
 
@@ -448,12 +559,21 @@ def loader_of(
     share = (distributed.rank(), distributed.world())
     if not args.cache_dir:
         if args.skip_unreadable and distributed.world() > 1:
-            raise UserError("--skip_unreadable with several processes needs --cache_dir: which images cannot be read must be known before they share them")
+            raise UserError(
+                "--skip_unreadable with several processes needs --cache_dir: which images cannot be read must be known before they share them"
+            )
         targets, groups = learned_from(table, classes, args, seed)
         loader = make_loader(
-            XrayDataset(paths, targets, args.img_size), args.batch_size, seed, args.workers, args.prefetch_factor, args.persistent_workers,
-            device.type == "cuda", *share, groups,
-        )  # fmt: skip
+            XrayDataset(paths, targets, args.img_size),
+            args.batch_size,
+            seed,
+            args.workers,
+            args.prefetch_factor,
+            args.persistent_workers,
+            device.type == "cuda",
+            *share,
+            groups,
+        )
         return *loader, table
     images = table["image"].tolist()
     cache = cached(images, paths, args.cache_dir, args.img_size, args.workers, args.skip_unreadable, output)
@@ -470,23 +590,37 @@ def freeze(args: argparse.Namespace, model: RoiModel, mask: str, without: Sequen
     if distributed.world() > 1:
         raise UserError("--freeze_backbone trains in seconds in one process; start it without torchrun")
     if mask not in ("none", "features"):
-        raise UserError(f"--freeze_backbone keeps features, and the mask {mask!r} is made from pixels; give --mask_net features, or --mode standard")
+        raise UserError(
+            f"--freeze_backbone keeps features, and the mask {mask!r} is made from pixels; give --mask_net features, or --mode standard"
+        )
     if mask == "features" and (args.objective != "evidence" or not args.mask_per_class or "locate" in without):
-        raise UserError("--freeze_backbone: maps learn from the term locate alone, which this run lacks; give --objective evidence with --mask_per_class")
+        raise UserError(
+            "--freeze_backbone: maps learn from the term locate alone, which this run lacks; give --objective evidence with --mask_per_class"
+        )
     if args.train_parts:
         raise UserError(f"--freeze_backbone and --train_parts {args.train_parts}: give one of them")
     if Augment.of(args) is not None:
-        raise UserError("--freeze_backbone keeps the features of each image as it is; leave out --augment and its flags, or the freezing")
+        raise UserError(
+            "--freeze_backbone keeps the features of each image as it is; leave out --augment and its flags, or the freezing"
+        )
     if args.skip_unreadable and not args.cache_dir:
-        raise UserError("--freeze_backbone with --skip_unreadable needs --cache_dir: which images cannot be read must be known before their features are made")
+        raise UserError(
+            "--freeze_backbone with --skip_unreadable needs --cache_dir: which images cannot be read must be known before their features are made"
+        )
     check_head(model, args.img_size)
     learn_only(model, [head(model.backbone)[0]])
 
 
 def frozen_loader(
-    model: RoiModel, dtype: torch.dtype, table: pd.DataFrame, classes: list[str], args: argparse.Namespace, device: torch.device, output: Path,
+    model: RoiModel,
+    dtype: torch.dtype,
+    table: pd.DataFrame,
+    classes: list[str],
+    args: argparse.Namespace,
+    device: torch.device,
+    output: Path,
     seed: int | None,
-) -> tuple[Iterable[Batch], Batches, pd.DataFrame]:  # fmt: skip
+) -> tuple[Iterable[Batch], Batches, pd.DataFrame]:
     """`loader_of` for a frozen backbone: batches of its features in the place of pixels."""
     pixels, in_order, table = loader_of(table, classes, args, device, output, None)
     features = frozen_features(model, lambda: checked(pixels, False, set()), len(table), args.cache_dir, device, dtype)
@@ -496,20 +630,28 @@ def frozen_loader(
     return FeatureLoader(features, targets, sampler, args.prefetch_factor), sampler, table
 
 
-def learned_from(table: pd.DataFrame, classes: list[str], args: argparse.Namespace, seed: int | None) -> tuple[np.ndarray, np.ndarray | None]:
+def learned_from(
+    table: pd.DataFrame, classes: list[str], args: argparse.Namespace, seed: int | None
+) -> tuple[np.ndarray, np.ndarray | None]:
     """-> targets (N, K), and with --sampler balanced the data set of each row (N,). Validation, which has no seed, knows only what is certain."""
     if seed is None:
         return target_matrix(table, classes), None
-    return target_matrix(table, classes, args.uncertain, seed), table["dataset"].to_numpy(dtype=object) if args.sampler == "balanced" else None
+    return target_matrix(table, classes, args.uncertain, seed), table["dataset"].to_numpy(
+        dtype=object
+    ) if args.sampler == "balanced" else None
 
 
 def check_schedule(args: argparse.Namespace, validated: bool) -> None:
     """What can be said of the flags before an image is read."""
     if args.lr_warmup_steps and args.lr_warmup_epochs:
-        raise UserError(f"--lr_warmup_steps {args.lr_warmup_steps} and --lr_warmup_epochs {args.lr_warmup_epochs:g}: give one of them")
+        raise UserError(
+            f"--lr_warmup_steps {args.lr_warmup_steps} and --lr_warmup_epochs {args.lr_warmup_epochs:g}: give one of them"
+        )
     if not validated and (args.patience or args.schedule == "plateau"):
         flag = f"--patience {args.patience}" if args.patience else "--schedule plateau"
-        raise UserError(f"{flag} looks at val_auroc, and nothing is validated; give --val_csv, or a --val_fraction above 0")
+        raise UserError(
+            f"{flag} looks at val_auroc, and nothing is validated; give --val_csv, or a --val_fraction above 0"
+        )
 
 
 def check_scorable(args: argparse.Namespace, rows: Rows) -> None:
@@ -529,7 +671,9 @@ def schedule_of(args: argparse.Namespace, optimizer: torch.optim.Optimizer, step
     """--schedule over epochs of so many optimiser steps."""
     total, warmup = steps * args.epochs, args.lr_warmup_steps or round(args.lr_warmup_epochs * steps)
     if warmup >= total and warmup:
-        raise UserError(f"the warm-up takes {warmup:,} steps, the whole training {total:,} ({steps:,} an epoch); shorten it, or give more --epochs")
+        raise UserError(
+            f"the warm-up takes {warmup:,} steps, the whole training {total:,} ({steps:,} an epoch); shorten it, or give more --epochs"
+        )
     return Schedule(optimizer, args.schedule, total, warmup, args.plateau_factor, args.plateau_patience)
 
 
@@ -540,7 +684,9 @@ def label_loss_of(args: argparse.Namespace, targets: Callable[[], np.ndarray], d
     if args.loss == "focal":
         return partial(losses.focal, alpha=args.focal_alpha, gamma=args.focal_gamma)
     if args.loss == "asymmetric":
-        return partial(losses.asymmetric, gamma_pos=args.asl_gamma_pos, gamma_neg=args.asl_gamma_neg, clip=args.asl_clip)
+        return partial(
+            losses.asymmetric, gamma_pos=args.asl_gamma_pos, gamma_neg=args.asl_gamma_neg, clip=args.asl_clip
+        )
     counts = losses.counted(targets())
 
     def there(values: np.ndarray) -> Tensor:
@@ -553,13 +699,26 @@ def label_loss_of(args: argparse.Namespace, targets: Callable[[], np.ndarray], d
     return partial(losses.ldam, margin=there(losses.margins(*counts, args.ldam_margin)), scale=args.ldam_scale)
 
 
-def loss_weights(args: argparse.Namespace, model: RoiModel, without: Sequence[str], device: torch.device) -> FixedWeights:
+def loss_weights(
+    args: argparse.Namespace, model: RoiModel, without: Sequence[str], device: torch.device
+) -> FixedWeights:
     """The weights of --alpha … --epsilon, or GradNorm from --w_*_init; 0 for the terms in `without`."""
-    fixed = {"full": 1.0, "consist": args.alpha, "drop": args.beta, "sparse": args.gamma, "tv": args.delta, "locate": args.epsilon}
-    weights = {t: getattr(args, f"w_{t}_init") if args.dynamic_weights else fixed[t] for t in OBJECTIVES[args.objective]}
+    fixed = {
+        "full": 1.0,
+        "consist": args.alpha,
+        "drop": args.beta,
+        "sparse": args.gamma,
+        "tv": args.delta,
+        "locate": args.epsilon,
+    }
+    weights = {
+        t: getattr(args, f"w_{t}_init") if args.dynamic_weights else fixed[t] for t in OBJECTIVES[args.objective]
+    }
     weights = {t: 0.0 if t in without else w for t, w in weights.items()}
     if args.warmup_epochs and not weights["full"] + weights.get("locate", 0) * args.mask_per_class:
-        raise UserError("full and locate, the terms of the warm-up, have weight 0; give one of them a weight, or --warmup_epochs 0")
+        raise UserError(
+            "full and locate, the terms of the warm-up, have weight 0; give one of them a weight, or --warmup_epochs 0"
+        )
     if not any(weights.values()):
         raise UserError("every term of the loss has weight 0; there is nothing to learn")
     if not args.dynamic_weights:

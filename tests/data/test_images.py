@@ -150,9 +150,7 @@ def test_one_bright_pixel_does_not_make_a_12_bit_picture_black(tmp_path: Path, s
 
 
 @pytest.mark.parametrize("bits", range(1, 17))
-def test_all_depths_up_to_16_bits_fill_the_range_with_and_without_stray_pixels(
-    tmp_path: Path, bits: int
-) -> None:
+def test_all_depths_up_to_16_bits_fill_the_range_with_and_without_stray_pixels(tmp_path: Path, bits: int) -> None:
     deep = (TWELVE.astype(int) * (2**bits - 1) // 4095).astype(np.uint16)
     for name, samples in (("plain", deep), ("spotted", spotted(deep))):
         Image.fromarray(samples).save(tmp_path / f"{name}.png")

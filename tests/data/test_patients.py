@@ -47,7 +47,9 @@ LAYOUTS = {
         "patient00002_study1_view1_frontal.png",
     ),
     "mimic, in one folder": (
-        "p10000032_s50414267_a.jpg", "files/p10/p10000032/s53189527/b.jpg", "p10000764_s57375967_c.jpg",
+        "p10000032_s50414267_a.jpg",
+        "files/p10/p10000032/s53189527/b.jpg",
+        "p10000764_s57375967_c.jpg",
     ),
     "mimic": (
         "files/p10/p10000032/s50414267/02aa804e-bde0afdd-112c0b34-7bc16630-4e384014.jpg",
@@ -65,9 +67,12 @@ LAYOUTS = {
         "deid_png/GRDNX/grdn0001/studies/1.2.4/series/1.2.1/instances/9.2.png",
         "deid_png/GRDNX/GRDN0002/studies/1.2.5/series/1.2.1/instances/9.3.png",
     ),
-    "vindr": ("train/9a5094b2563a1ef3ff50dc5c7ff71345.dicom", "vindr/train/9a5094b2563a1ef3ff50dc5c7ff71345.png",
-              "train/051132a778e61a86eb147c7c6f564dfe.png"),
-}  # fmt: skip
+    "vindr": (
+        "train/9a5094b2563a1ef3ff50dc5c7ff71345.dicom",
+        "vindr/train/9a5094b2563a1ef3ff50dc5c7ff71345.png",
+        "train/051132a778e61a86eb147c7c6f564dfe.png",
+    ),
+}
 PLACES = ("exclude_csv", "split", "val_csv", "inference", "audit")
 
 
@@ -162,24 +167,38 @@ def test_a_reader_and_a_name_say_the_same_patient() -> None:
     said = {
         "nih/images/00000013_005.png": "nih:13",
         "chexpert/CheXpert-v1.0/train/patient00013/study1/view1_frontal.jpg": "chexpert:13",
-        "mimic/files/p10/p10000032/s50414267/a.jpg": "mimic:10000032", "openi/CXR13_1_IM-0001-3001.png": "openi:13",
+        "mimic/files/p10/p10000032/s50414267/a.jpg": "mimic:10000032",
+        "openi/CXR13_1_IM-0001-3001.png": "openi:13",
         "rexgradient/deid_png/GRDN/GRDN0001/studies/1.2.3/series/1.2.1/instances/9.1.png": "rexgradient:GRDN0001",
         "vinbigdata/train/9a5094b2563a1ef3ff50dc5c7ff71345.png": "vinbigdata:9a5094b2563a1ef3ff50dc5c7ff71345",
-        "scan.jpg": "image:scan.jpg", "images/scan.jpg": "image:scan.jpg",
-    }  # fmt: skip
+        "scan.jpg": "image:scan.jpg",
+        "images/scan.jpg": "image:scan.jpg",
+    }
     assert patients_from_names(pd.Series(list(said))).tolist() == list(said.values())
 
 
 @pytest.mark.parametrize(
     ("given", "form"),
     [
-        ("83986048869429233163798823568146090", "83986048869429233163798823568146090"),  # PadChest's: longer than any float
-        ("rexgradient:GRDN0001", "rexgradient:GRDN0001"), ("rexgradient:grdn0001", "rexgradient:GRDN0001"),
-        ("mimic-cxr:p10000032", "mimic:10000032"), ("CXR-LT:10000032", "mimic:10000032"), ("openi:CXR12", "openi:12"),
-        ("Ward 3:0012", "ward 3:12"), ("0", "0"), ("000", "0"), ("5.5", "5.5"),
-        ("MÜLLER", "müller"), ("12ab", "12ab"), ("one", "one"), ("P5a", "P5A"),
+        (
+            "83986048869429233163798823568146090",
+            "83986048869429233163798823568146090",
+        ),  # PadChest's: longer than any float
+        ("rexgradient:GRDN0001", "rexgradient:GRDN0001"),
+        ("rexgradient:grdn0001", "rexgradient:GRDN0001"),
+        ("mimic-cxr:p10000032", "mimic:10000032"),
+        ("CXR-LT:10000032", "mimic:10000032"),
+        ("openi:CXR12", "openi:12"),
+        ("Ward 3:0012", "ward 3:12"),
+        ("0", "0"),
+        ("000", "0"),
+        ("5.5", "5.5"),
+        ("MÜLLER", "müller"),
+        ("12ab", "12ab"),
+        ("one", "one"),
+        ("P5a", "P5A"),
     ],
-)  # fmt: skip
+)
 def test_normal_form(given: str, form: str) -> None:
     assert patients.normal_form(given) == form == patients.normal_form(form)
 
@@ -193,11 +212,15 @@ def test_a_patient_that_was_a_float_is_refused(lost: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("image", "given"),
     [
-        ("00000013_005.png", "14"), ("images/00000013_005.png", "nih:14"), ("00000013_005.png", "0"),
-        ("00000013_005.png", "vindr:14"), ("train/patient00001/study1/view1_frontal.jpg", "2"),
-        ("files/p10/p10000032/s50414267/a.jpg", "10000033"), ("CXR1_1_IM-0001-3001.png", "2"),
+        ("00000013_005.png", "14"),
+        ("images/00000013_005.png", "nih:14"),
+        ("00000013_005.png", "0"),
+        ("00000013_005.png", "vindr:14"),
+        ("train/patient00001/study1/view1_frontal.jpg", "2"),
+        ("files/p10/p10000032/s50414267/a.jpg", "10000033"),
+        ("CXR1_1_IM-0001-3001.png", "2"),
     ],
-)  # fmt: skip
+)
 def test_a_name_of_another_patient_than_the_column_is_an_error(image: str, given: str, tmp_path: Path) -> None:
     table = write(tmp_path / "t.csv", [("a.png", "", "1"), (image, "", given)])
     with pytest.raises(ValueError, match=f"row 3: patient_id '{given}'"):

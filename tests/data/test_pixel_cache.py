@@ -55,7 +55,9 @@ def source(tmp_path: Path) -> Source:
 def expect(got: PixelCache, paths: list[str], size: int = SIZE) -> None:
     """Every image is there, with the pixels of read_grey."""
     assert got.unreadable == {} and got.rows.dtype == np.int64 and got.pixels.dtype == np.uint8
-    np.testing.assert_array_equal(got.gather(np.arange(len(paths))), np.stack([read_grey(path, size) for path in paths]))
+    np.testing.assert_array_equal(
+        got.gather(np.arange(len(paths))), np.stack([read_grey(path, size) for path in paths])
+    )
 
 
 def home_of(folder: Path) -> Path:
@@ -105,7 +107,13 @@ def test_any_number_of_workers_gives_the_same(tmp_path: Path, source: Source, de
         got = open_cache(tmp_path / str(workers), *source, SIZE, workers)
         expect(got, source.paths)
         assert decoded() == source.names
-        assert sorted(len(json.loads(text)["names"]) for text in shards(tmp_path / str(workers)).values()) == [2, 4, 4, 4, 4]
+        assert sorted(len(json.loads(text)["names"]) for text in shards(tmp_path / str(workers)).values()) == [
+            2,
+            4,
+            4,
+            4,
+            4,
+        ]
 
 
 def test_few_images_are_shared_out(tmp_path: Path, source: Source) -> None:
@@ -280,7 +288,9 @@ def test_a_cache_of_an_earlier_version_is_named_and_not_used(
     assert f"{old}: was made by another version of this program or of Pillow" in capsys.readouterr().out
 
 
-def test_a_source_that_changes_while_it_is_read_is_not_recorded(tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_source_that_changes_while_it_is_read_is_not_recorded(
+    tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def changing(path: str, size: int | None = None) -> Picture:
         picture = read_picture(path, size)
         if path == source.paths[1]:
@@ -292,7 +302,11 @@ def test_a_source_that_changes_while_it_is_read_is_not_recorded(tmp_path: Path, 
     with monkeypatch.context() as patch:
         patch.setattr(pixel_cache, "read_picture", changing)
         got = open_cache(tmp_path / "c", *source, SIZE, 0)
-    assert sorted(got.unreadable) == [1, 2] and "changed" in got.unreadable[1] and got.unreadable[2].startswith(source.paths[2])
+    assert (
+        sorted(got.unreadable) == [1, 2]
+        and "changed" in got.unreadable[1]
+        and got.unreadable[2].startswith(source.paths[2])
+    )
     assert (np.flatnonzero(got.rows < 0) == [1, 2]).all()
     shutil.copy(source.paths[0], source.paths[2])
     expect(open_cache(tmp_path / "c", *source, SIZE, 0), source.paths)
@@ -302,7 +316,10 @@ def test_another_size_or_way_is_another_folder(tmp_path: Path, source: Source, m
     expect(open_cache(tmp_path / "c", *source, SIZE, 0), source.paths)
     expect(open_cache(tmp_path / "c", *source, 16, 0), source.paths, 16)
     (first,) = (tmp_path / "c").glob("24px-*")
-    assert len(list((tmp_path / "c").glob("16px-*"))) == 1 and json.loads((first / "cache.json").read_text())["size"] == SIZE
+    assert (
+        len(list((tmp_path / "c").glob("16px-*"))) == 1
+        and json.loads((first / "cache.json").read_text())["size"] == SIZE
+    )
     for name, value in (("VERSION", 99), ("SHARD", 5)):
         monkeypatch.setattr(pixel_cache, name, value)
         expect(open_cache(tmp_path / "c", *source, SIZE, 0), source.paths)
@@ -330,7 +347,11 @@ def flip(home: Path) -> None:
 def rewrite(**changes: Any) -> Callable[[Path], None]:
     def change(home: Path) -> None:
         path = home / "shard-000001.json"
-        path.write_text(json.dumps({key: value for key, value in (json.loads(path.read_text()) | changes).items() if value is not None}))
+        path.write_text(
+            json.dumps(
+                {key: value for key, value in (json.loads(path.read_text()) | changes).items() if value is not None}
+            )
+        )
 
     return change
 
@@ -338,7 +359,9 @@ def rewrite(**changes: Any) -> Callable[[Path], None]:
 NUMBERS = ("source_bytes", "source_mtime_ns", "source_crc32", "constant")  # columns of a shard
 TEXTS = ("names", "source_path", "scale")
 
-DAMAGE: dict[str, tuple[Callable[[Path], Any], int]] = {  # what is done to the folder, how many images are then decoded anew
+DAMAGE: dict[
+    str, tuple[Callable[[Path], Any], int]
+] = {  # what is done to the folder, how many images are then decoded anew
     "a flipped bit": (flip, 4),
     "cut in the last row": (lambda home: os.truncate(home / "pixels.u8", 18 * SIZE**2 - 1), 2),
     "cut in shard 2": (lambda home: os.truncate(home / "pixels.u8", 9 * SIZE**2), 10),
@@ -355,14 +378,19 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], int]] = {  # what is done to the 
     "numbers for names": (rewrite(names=[1, 2, 3, 4]), 4),
     "text for times": (rewrite(source_mtime_ns=["1"] * 4), 4),
     "a sample too few": (rewrite(source_crc32=[1, 2, 3]), 4),
-    "an index under another name": (lambda home: shutil.copy(home / "shard-000000.json", home / "shard-000001.json"), 4),
+    "an index under another name": (
+        lambda home: shutil.copy(home / "shard-000000.json", home / "shard-000001.json"),
+        4,
+    ),
     "a longer index": (rewrite(**dict.fromkeys(NUMBERS, [1] * 5), **dict.fromkeys(TEXTS, ["04.png"] * 5)), 4),
     "an index of nothing": (rewrite(**dict.fromkeys((*NUMBERS, *TEXTS), [])), 4),
 }
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_what_is_damaged_is_decoded_anew(tmp_path: Path, source: Source, decoded: Callable, capsys: pytest.CaptureFixture, kind: str) -> None:
+def test_what_is_damaged_is_decoded_anew(
+    tmp_path: Path, source: Source, decoded: Callable, capsys: pytest.CaptureFixture, kind: str
+) -> None:
     open_cache(tmp_path / "c", *source, SIZE, 0)
     home, (damage, anew) = home_of(tmp_path / "c"), DAMAGE[kind]
     decoded()
@@ -376,7 +404,9 @@ def test_what_is_damaged_is_decoded_anew(tmp_path: Path, source: Source, decoded
     assert decoded() == [] and (home / "pixels.u8").stat().st_size == 18 * SIZE**2  # free places were used again
 
 
-def test_a_damaged_index_goes_before_its_rows_are_written_again(tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_index_goes_before_its_rows_are_written_again(
+    tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
     open_cache(tmp_path / "c", *source, SIZE, 0)
     flip(home_of(tmp_path / "c"))
     there: list[list[str]] = []
@@ -391,17 +421,28 @@ def test_a_damaged_index_goes_before_its_rows_are_written_again(tmp_path: Path, 
     assert there == [[f"shard-{k:06d}.json" for k in (0, 2, 3, 4)]]
 
 
-def test_only_what_is_asked_for_is_checked(tmp_path: Path, source: Source, decoded: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_what_is_asked_for_is_checked(
+    tmp_path: Path, source: Source, decoded: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     names, paths = source
     open_cache(tmp_path / "c", names, paths, SIZE, 0)
     os.truncate(home_of(tmp_path / "c") / "pixels.u8", 13 * SIZE**2)
     decoded()
     checked, flaw = [], pixel_cache.flaw
-    monkeypatch.setattr(pixel_cache, "flaw", lambda file, shard, size: (checked.append(shard.first), flaw(file, shard, size))[1])
+    monkeypatch.setattr(
+        pixel_cache, "flaw", lambda file, shard, size: (checked.append(shard.first), flaw(file, shard, size))[1]
+    )
     expect(open_cache(tmp_path / "c", names[2:6], paths[2:6], SIZE, 0), paths[2:6])
     assert decoded() == [] and sorted(checked) == [0, 4]
     expect(open_cache(tmp_path / "c", names[7:13], paths[7:13], SIZE, 0), paths[7:13])
-    assert decoded() == [names[12]] and sorted(checked) == [0, 4, 4, 8, 12, 12]  # what was found sound is not checked twice
+    assert decoded() == [names[12]] and sorted(checked) == [
+        0,
+        4,
+        4,
+        8,
+        12,
+        12,
+    ]  # what was found sound is not checked twice
 
 
 def test_the_unreadable_is_reported_and_tried_again(tmp_path: Path, source: Source, decoded: Callable) -> None:
@@ -439,11 +480,15 @@ def test_nothing_but_unreadable_images(tmp_path: Path, source: Source) -> None:
     assert shards(tmp_path / "c") == {}
 
 
-def test_a_disk_too_small_is_refused_before_anything_is_written(tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_too_small_is_refused_before_anything_is_written(
+    tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
     need = 18 * SIZE**2
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=need - 1))
-    with pytest.raises(ValueError, match=rf"\({need:,} bytes\).*\({need - 1:,} bytes\).*--cache_dir or a smaller --img_size"):
+    with pytest.raises(
+        ValueError, match=rf"\({need:,} bytes\).*\({need - 1:,} bytes\).*--cache_dir or a smaller --img_size"
+    ):
         open_cache(tmp_path / "c", *source, SIZE, 0)
     assert sum(path.stat().st_size for path in (tmp_path / "c").rglob("*") if path.is_file()) == 0
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=need))
@@ -451,7 +496,9 @@ def test_a_disk_too_small_is_refused_before_anything_is_written(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_disk_that_fills_up_leaves_whole_shards(tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch, decoded: Callable, workers: int) -> None:
+def test_a_disk_that_fills_up_leaves_whole_shards(
+    tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch, decoded: Callable, workers: int
+) -> None:
     pwrite = os.pwrite
 
     def filling(file: int, data: memoryview, at: int) -> int:
@@ -513,11 +560,15 @@ def wait_for(condition: Callable[[], Any], seconds: float = 10) -> None:
 @needs_fork
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_killed_build_goes_on_where_it_was(tmp_path: Path, source: Source, start: Callable, decoded: Callable, number: int, workers: int) -> None:
+def test_a_killed_build_goes_on_where_it_was(
+    tmp_path: Path, source: Source, start: Callable, decoded: Callable, number: int, workers: int
+) -> None:
     folder = tmp_path / "c"
     build = start(build_slowly, folder, source, workers, tmp_path / "said.txt")
     wait_for(lambda: len(shards(folder)) >= 2)
-    (os.kill if number == signal.SIGKILL else os.killpg)(build.pid, number)  # Ctrl-C and schedulers reach the workers, too
+    (os.kill if number == signal.SIGKILL else os.killpg)(
+        build.pid, number
+    )  # Ctrl-C and schedulers reach the workers, too
     build.join(5)
     assert build.exitcode == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[number]
     assert "Traceback" not in (tmp_path / "said.txt").read_text()
@@ -555,13 +606,19 @@ def alive(pid: int) -> bool:
 
 
 @needs_fork
-def test_a_worker_that_is_killed_ends_the_build(tmp_path: Path, source: Source, start: Callable, capfd: pytest.CaptureFixture) -> None:
+def test_a_worker_that_is_killed_ends_the_build(
+    tmp_path: Path, source: Source, start: Callable, capfd: pytest.CaptureFixture
+) -> None:
     build = start(build_at, 60, tmp_path / "c", source, tmp_path / "began")
     wait_for(lambda: len(workers_of(tmp_path / "began")) == 2)
     crew = workers_of(tmp_path / "began")
     os.kill(min(crew), signal.SIGKILL)  # as the kernel does when memory runs out
     build.join(5)
-    assert build.exitcode == 1 and "UserError" in (said := capfd.readouterr().err) and "out of memory? Fewer --workers" in said
+    assert (
+        build.exitcode == 1
+        and "UserError" in (said := capfd.readouterr().err)
+        and "out of memory? Fewer --workers" in said
+    )
     assert not any(map(alive, crew))
 
 
@@ -583,7 +640,9 @@ def test_orphans_hold_the_lock(tmp_path: Path, source: Source, start: Callable) 
 
 
 @needs_fork
-def test_orphans_end_with_their_image(tmp_path: Path, source: Source, start: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_orphans_end_with_their_image(
+    tmp_path: Path, source: Source, start: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pixel_cache, "SHARD", 256)
     began = tmp_path / "began"
     build = start(build_at, 0.1, tmp_path / "c", source, began)
@@ -595,9 +654,13 @@ def test_orphans_end_with_their_image(tmp_path: Path, source: Source, start: Cal
 
 
 @needs_fork
-def test_two_runs_at_once_build_one_cache(tmp_path: Path, source: Source, start: Callable, monkeypatch: pytest.MonkeyPatch, decoded: Callable) -> None:
+def test_two_runs_at_once_build_one_cache(
+    tmp_path: Path, source: Source, start: Callable, monkeypatch: pytest.MonkeyPatch, decoded: Callable
+) -> None:
     logged = pixel_cache.read_picture
-    monkeypatch.setattr(sys.modules[__name__], "slowly", lambda path, size=None: (time.sleep(0.02), logged(path, size))[1])
+    monkeypatch.setattr(
+        sys.modules[__name__], "slowly", lambda path, size=None: (time.sleep(0.02), logged(path, size))[1]
+    )
     runs = [start(build_slowly, tmp_path / "c", source, 0, tmp_path / f"said{k}.txt") for k in range(2)]
     for run in runs:
         run.join(20)
@@ -644,7 +707,9 @@ def test_a_read_only_folder_serves_who_lacks_nothing(tmp_path: Path, source: Sou
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     sealed(folder)
     got = open_cache(folder, names[:9], paths[:9], SIZE, 2)  # what is unreadable for everybody is not held against it
-    assert sorted(got.unreadable) == [6] and "no image" not in got.unreadable[6] and got.unreadable[6].startswith(paths[6])
+    assert (
+        sorted(got.unreadable) == [6] and "no image" not in got.unreadable[6] and got.unreadable[6].startswith(paths[6])
+    )
     np.testing.assert_array_equal(got.gather(np.array([8]))[0], read_grey(paths[8], SIZE))
     for size in (SIZE, SIZE + 1):
         with pytest.raises(ValueError, match=r"lacks \d+ of these images and cannot be written \(.*--cache_dir"):

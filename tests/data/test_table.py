@@ -11,9 +11,7 @@ from conftest import one_line_error, run
 from roi.data import table as t
 from roi.labels import LABELS
 
-HEADER_2017 = (
-    "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y],"
-)
+HEADER_2017 = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y],"
 
 
 def frame(**columns: list[str]) -> pd.DataFrame:
@@ -38,9 +36,10 @@ def frame(**columns: list[str]) -> pd.DataFrame:
         (["1.png", "a/1.png"], ["a/1.png"], [-2, 0]),
         (["1.png"], ["1.png", "a/1.png"], [0]),
         (["1.png"], ["images/1.png", "1.png"], [-2]),
-        (["1.png", "2.png"], [], [-1, -1]), ([], ["1.png"], []),
+        (["1.png", "2.png"], [], [-1, -1]),
+        ([], ["1.png"], []),
     ],
-)  # fmt: skip
+)
 def test_the_same_image_or_not(wanted: list[str], known: list[str], place: list[int]) -> None:
     found = t.match_images(wanted, known)
     assert found.tolist() == place and found.dtype == np.int64
@@ -70,9 +69,16 @@ def test_order_of_classes_is_the_fields_order_then_sorted() -> None:
 
 
 def test_targets_are_present_absent_unknown_and_normal_is_derived() -> None:
-    table = frame(image=list("abcd"), labels=["Mass", "", "Normal,Mass", ""], unknown=["", "", "", "Hernia"], uncertain=["Hernia", "", "", ""])
+    table = frame(
+        image=list("abcd"),
+        labels=["Mass", "", "Normal,Mass", ""],
+        unknown=["", "", "", "Hernia"],
+        uncertain=["Hernia", "", "", ""],
+    )
     target = t.target_matrix(table, ["Mass", "Hernia", "Normal"])
-    np.testing.assert_array_equal(target, np.array([[1, np.nan, 0], [0, 0, 1], [1, 0, 0], [0, np.nan, np.nan]], dtype=np.float32))
+    np.testing.assert_array_equal(
+        target, np.array([[1, np.nan, 0], [0, 0, 1], [1, 0, 0], [0, np.nan, np.nan]], dtype=np.float32)
+    )
 
 
 def test_label_is_never_matched_by_substring() -> None:
@@ -111,7 +117,9 @@ def test_split_keeps_patients_whole_and_is_seeded() -> None:
     train, val = t.split_by_patient(table, 0.2, seed=1)
     assert len(train) + len(val) == 500 and not set(train["patient_id"]) & set(val["patient_id"])
     assert 0.17 <= len(val) / 500 <= 0.2
-    assert t.split_by_patient(table, 0.2, seed=1)[1].equals(val) and not t.split_by_patient(table, 0.2, seed=2)[1].equals(val)
+    assert t.split_by_patient(table, 0.2, seed=1)[1].equals(val) and not t.split_by_patient(table, 0.2, seed=2)[
+        1
+    ].equals(val)
 
 
 def test_overlap_sees_through_spellings_and_follows_patients() -> None:
@@ -144,11 +152,21 @@ ROWS = [
 
 def test_make_csv_writes_the_contracted_columns(tmp_path: Path) -> None:
     nih = write_nih(tmp_path / "nih", ROWS)
-    make = ("make_chexmultimodal_csv.py", "--src_csv", nih / "Data_Entry_2017.csv", "--image_dir", nih / "images", "--out_csv", tmp_path / "out.csv")
+    make = (
+        "make_chexmultimodal_csv.py",
+        "--src_csv",
+        nih / "Data_Entry_2017.csv",
+        "--image_dir",
+        nih / "images",
+        "--out_csv",
+        tmp_path / "out.csv",
+    )
     run(*make, "--fillna", "Normal")
     lines = (tmp_path / "out.csv").read_text().splitlines()
     assert lines[0] == "image,labels,unknown,uncertain,soft,patient_id,study_id,view,age,sex,dataset,split,label_source"
-    assert lines[1] == '00000001_000.png,"Cardiomegaly,Emphysema",,,,nih:1,nih:1:0,PA,,M,nih,,Data_Entry_2017.csv'  # an age of 411 years is no age
+    assert (
+        lines[1] == '00000001_000.png,"Cardiomegaly,Emphysema",,,,nih:1,nih:1:0,PA,,M,nih,,Data_Entry_2017.csv'
+    )  # an age of 411 years is no age
     assert lines[2].startswith("00000001_001.png,Normal,,,,nih:1,nih:1:1,AP,058,F")
     run(*make, "--fillna", "Normal")  # the same again: nothing to complain about
     assert "exists and differs" in one_line_error(*make)
@@ -164,15 +182,27 @@ def test_make_csv_names_what_is_wrong(tmp_path: Path) -> None:
     assert "no column 'Labels'" in one_line_error(*make, "--label_from", "Labels")
     assert "no such folder" in one_line_error(*make, "--image_dir", tmp_path / "nowhere/images")
     double = write_nih(tmp_path / "double", [ROWS[0], ROWS[0]])
-    assert "listed twice" in one_line_error(make[0], "--src_csv", double / "Data_Entry_2017.csv", "--out_csv", tmp_path / "out.csv")
+    assert "listed twice" in one_line_error(
+        make[0], "--src_csv", double / "Data_Entry_2017.csv", "--out_csv", tmp_path / "out.csv"
+    )
     empty = write_nih(tmp_path / "empty", [])
-    assert "no rows" in one_line_error(make[0], "--src_csv", empty / "Data_Entry_2017.csv", "--out_csv", tmp_path / "out.csv")
+    assert "no rows" in one_line_error(
+        make[0], "--src_csv", empty / "Data_Entry_2017.csv", "--out_csv", tmp_path / "out.csv"
+    )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["double", "empty", "list.txt", "nih"]  # nothing half-written
 
 
 def test_make_csv_counts_missing_images(tmp_path: Path) -> None:
     nih = write_nih(tmp_path / "nih", ROWS, names=["00000001_001.png"])
-    make = ("make_chexmultimodal_csv.py", "--src_csv", nih / "Data_Entry_2017.csv", "--image_dir", nih / "images", "--out_csv", tmp_path / "out.csv")
+    make = (
+        "make_chexmultimodal_csv.py",
+        "--src_csv",
+        nih / "Data_Entry_2017.csv",
+        "--image_dir",
+        nih / "images",
+        "--out_csv",
+        tmp_path / "out.csv",
+    )
     assert "1 of 2 images are missing" in one_line_error(*make)
     assert (tmp_path / "out_missing.txt").read_text() == "00000001_000.png\n" and not (tmp_path / "out.csv").exists()
     assert "1 of 2 images are missing" in run(*make, "--allow_missing")
@@ -191,7 +221,11 @@ def test_real_metadata_row_for_row(shared: Path, tmp_path: Path) -> None:
     nih = shared / "nih_metadata"
     make = ("make_chexmultimodal_csv.py", "--src_csv", nih / "Data_Entry_2017_v2020.csv")
     expected = [11559, 2776, 13317, 19894, 5782, 6331, 1431, 5302, 4667, 2303, 2516, 1686, 3385, 227]
-    for out, rows, more in (("all.csv", 112_120, ()), ("trainval.csv", 86_524, ("train_val_list.txt",)), ("test.csv", 25_596, ("test_list.txt",))):
+    for out, rows, more in (
+        ("all.csv", 112_120, ()),
+        ("trainval.csv", 86_524, ("train_val_list.txt",)),
+        ("test.csv", 25_596, ("test_list.txt",)),
+    ):
         run(*make, "--out_csv", tmp_path / out, *(("--filter_list", nih / more[0]) if more else ()))
         table = t.read_table(tmp_path / out)
         assert len(table) == rows

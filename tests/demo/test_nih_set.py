@@ -231,7 +231,15 @@ def test_failed_and_killed_runs_leave_nothing(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize(
     "flags",
-    [("--images", "19"), ("--size", "31"), ("--size", "2049"), ("--seed", "-1"), ("--workers", "0"), ("--images", "many"), ("--x",)],
+    [
+        ("--images", "19"),
+        ("--size", "31"),
+        ("--size", "2049"),
+        ("--seed", "-1"),
+        ("--workers", "0"),
+        ("--images", "many"),
+        ("--x",),
+    ],
 )
 def test_wrong_flags_are_one_line(flags: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, error = script(capsys, "--out", tmp_path / "set", *flags)

@@ -31,10 +31,16 @@ class Net(nn.Module):
     def __init__(self, kind: str) -> None:
         super().__init__()
         sizes = ((3, 8), (8, 8), (8, 12), (12, 16))
-        blocks = [nn.Sequential(nn.Conv2d(a, b, 3, stride=2, padding=1), nn.GroupNorm(2, b), nn.GELU()) for a, b in sizes]
+        blocks = [
+            nn.Sequential(nn.Conv2d(a, b, 3, stride=2, padding=1), nn.GroupNorm(2, b), nn.GELU()) for a, b in sizes
+        ]
         self.layers = nn.Sequential(*blocks)
         self.kind = kind
-        self.head = nn.Conv2d(16, K, 3, stride=2, padding=2, dilation=2, groups=2) if kind == "convolution" else nn.Linear(16, K)
+        self.head = (
+            nn.Conv2d(16, K, 3, stride=2, padding=2, dilation=2, groups=2)
+            if kind == "convolution"
+            else nn.Linear(16, K)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         maps = self.layers(x)  # (B, 16, 2, 2)
@@ -59,18 +65,24 @@ def make(kind: str, mask: str, per_class: bool) -> RoiModel:
 def batch() -> tuple[Tensor, Tensor]:
     """Six images; an unknown here and there."""
     g = torch.Generator().manual_seed(1)
-    target = torch.tensor([[1, 0, 1, 0], [0, 1, math.nan, 0], [1, 1, 1, 0], [math.nan, 0, 1, 0], [0, 0, math.nan, 0], [0, 0, 0, 1]])
+    target = torch.tensor(
+        [[1, 0, 1, 0], [0, 1, math.nan, 0], [1, 1, 1, 0], [math.nan, 0, 1, 0], [0, 0, math.nan, 0], [0, 0, 0, 1]]
+    )
     return torch.randint(0, 256, (6, 1, SIZE, SIZE), dtype=torch.uint8, generator=g), target
 
 
-def terms_of(objective: str, model: RoiModel, rows: slice = slice(None), warm_up: bool = False, over: Over = of_batch) -> dict[str, Tensor]:
+def terms_of(
+    objective: str, model: RoiModel, rows: slice = slice(None), warm_up: bool = False, over: Over = of_batch
+) -> dict[str, Tensor]:
     pixels, target = batch()
     if objective == "consistency":
         return consistency_terms(model, pixels[rows], target[rows], 0.1, SEEDS[rows], over)
     return evidence_terms(model, pixels[rows], target[rows], 0.1, SEEDS[rows], 0.5, warm_up, over)
 
 
-def measuring(model: RoiModel, objective: str, **more: Callable) -> tuple[GradNorm, list[tuple[list[str], Tensor, Tensor]]]:
+def measuring(
+    model: RoiModel, objective: str, **more: Callable
+) -> tuple[GradNorm, list[tuple[list[str], Tensor, Tensor]]]:
     """-> (balance, what it measures at each call: terms, g_i, L_i)"""
     balance, seen = GradNorm(dict.fromkeys(OBJECTIVES[objective], 0.5), Taps(model.last_layers()), LAYER, **more), []
     update = balance.update
@@ -86,7 +98,9 @@ def measuring(model: RoiModel, objective: str, **more: Callable) -> tuple[GradNo
 @pytest.mark.parametrize(("mask", "per_class"), MASKS)
 @pytest.mark.parametrize("kind", ["linear", "tokens", "convolution", "squeezenet1_1"])
 @pytest.mark.parametrize("objective", ["evidence", "consistency"])
-def test_what_is_measured_is_the_norm_of_the_gradient(objective: str, kind: str, mask: str, per_class: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_measured_is_the_norm_of_the_gradient(
+    objective: str, kind: str, mask: str, per_class: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Against autograd in the weight of the layer. A drop view that teaches the classifier nothing is judged as if it did."""
     model, free = make(kind, mask, per_class), make(kind, mask, per_class)
     balance, seen = measuring(model, objective)
@@ -95,8 +109,12 @@ def test_what_is_measured_is_the_norm_of_the_gradient(objective: str, kind: str,
     same = terms_of(objective, free)
     total = balance(losses)
     ((names, found, now),) = seen
-    assert names == [name for name in OBJECTIVES[objective] if name in losses] and torch.equal(now, torch.stack([losses[n].detach() for n in names]))
-    assert total.item() == pytest.approx(sum(0.5 * losses[n].item() for n in names), rel=1e-6)  # the weights before this step
+    assert names == [name for name in OBJECTIVES[objective] if name in losses] and torch.equal(
+        now, torch.stack([losses[n].detach() for n in names])
+    )
+    assert total.item() == pytest.approx(
+        sum(0.5 * losses[n].item() for n in names), rel=1e-6
+    )  # the weights before this step
     for name, g in zip(names, found.tolist(), strict=True):
         weight = free.last_layers()[LAYER[name]].weight
         (expected,) = torch.autograd.grad(same[name], weight, retain_graph=True)
@@ -105,7 +123,9 @@ def test_what_is_measured_is_the_norm_of_the_gradient(objective: str, kind: str,
 
 @pytest.mark.parametrize(("mask", "per_class"), MASKS)
 @pytest.mark.parametrize("objective", ["evidence", "consistency"])
-def test_measuring_goes_back_to_the_last_layer_alone_and_leaves_no_gradient(objective: str, mask: str, per_class: bool) -> None:
+def test_measuring_goes_back_to_the_last_layer_alone_and_leaves_no_gradient(
+    objective: str, mask: str, per_class: bool
+) -> None:
     model = make("linear", mask, per_class)
     balance, _ = measuring(model, objective)
     walked: list[str] = []
@@ -192,7 +212,9 @@ def test_steps_are_those_of_a_reference_through_a_warm_up(alpha: float) -> None:
     rng = np.random.default_rng(0)
     for n in range(12):
         names = ["full", "locate"] if n < 4 else list(weights)
-        g, now = ({name: float(v) for name, v in zip(names, rng.lognormal(0, 1, len(names)), strict=True)} for _ in range(2))
+        g, now = (
+            {name: float(v) for name, v in zip(names, rng.lognormal(0, 1, len(names)), strict=True)} for _ in range(2)
+        )
         step(balance, layer, g, now)
         reference.step(g, now)
         assert balance.weights == pytest.approx(reference.w, rel=2e-4), n
@@ -226,7 +248,12 @@ def test_gradients_of_100_to_1_are_evened_out() -> None:
 
 def test_the_slope_is_the_gradient_of_its_own_loss() -> None:
     """d/dw_i of sum |w_i g_i - target_i|, target constant (Chen et al. 2018, eq. 2), by autograd: the direction of each step."""
-    g, now, first, alpha = torch.tensor([3.0, 1.0, 0.2]), torch.tensor([1.0, 2.0, 0.5]), torch.tensor([2.0, 2.0, 2.0]), 1.5
+    g, now, first, alpha = (
+        torch.tensor([3.0, 1.0, 0.2]),
+        torch.tensor([1.0, 2.0, 0.5]),
+        torch.tensor([2.0, 2.0, 2.0]),
+        1.5,
+    )
     w = torch.tensor([1.0, 0.5, 0.7], requires_grad=True)
     rate = now / first
     target = ((w * g).mean() * (rate / rate.mean()) ** alpha).detach()
@@ -237,8 +264,12 @@ def test_the_slope_is_the_gradient_of_its_own_loss() -> None:
     step(balance, layer, dict(zip("abc", g.tolist(), strict=True)), dict(zip("abc", now.tolist(), strict=True)))
     ratio = {c: math.log(balance.weights[c] / before[c]) for c in "abc"}  # up to the common factor that keeps the sum
     assert [np.sign(-s) for s in slope.tolist()] == [-1.0, 1.0, 1.0] and min(ratio, key=lambda c: ratio[c]) == "a"
-    assert ratio["b"] - ratio["a"] == pytest.approx(2 * balance.lr, rel=1e-3)  # Adam's first step is lr in each direction
-    assert ratio["c"] == pytest.approx(ratio["b"], abs=1e-6) and sum(balance.weights.values()) == pytest.approx(sum(before.values()))
+    assert ratio["b"] - ratio["a"] == pytest.approx(
+        2 * balance.lr, rel=1e-3
+    )  # Adam's first step is lr in each direction
+    assert ratio["c"] == pytest.approx(ratio["b"], abs=1e-6) and sum(balance.weights.values()) == pytest.approx(
+        sum(before.values())
+    )
 
 
 # --- state -----------------------------------------------------------------------------------------------------------
@@ -260,7 +291,9 @@ def test_terms_that_take_no_part_keep_their_weight() -> None:
 def moves() -> Iterator[tuple[dict[str, float], dict[str, float]]]:
     rng = np.random.default_rng(3)
     while True:
-        yield tuple({c: float(v) for c, v in zip(("x", "y", "off"), rng.lognormal(0, 1, 3), strict=True)} for _ in range(2))  # type: ignore[misc]
+        yield tuple(
+            {c: float(v) for c, v in zip(("x", "y", "off"), rng.lognormal(0, 1, 3), strict=True)} for _ in range(2)
+        )  # type: ignore[misc]
 
 
 def test_state_goes_through_a_file_and_terms_of_weight_0_take_no_part() -> None:
@@ -289,7 +322,12 @@ def test_numbers_that_are_not_finite_change_nothing(bad: float, where: str) -> N
         now = {name: now[name] for name in ("x", "y")}
         if n in (0, 2):
             before = state_of(balance)
-            step(balance, layer, {**g, "x": bad} if where == "gradient" else g, {**now, "x": bad} if where == "loss" else now)
+            step(
+                balance,
+                layer,
+                {**g, "x": bad} if where == "gradient" else g,
+                {**now, "x": bad} if where == "loss" else now,
+            )
             assert state_of(balance) == before
         step(balance, layer, g, now)
         assert balance.steps.tolist() == [n + 1, n + 1]
@@ -330,7 +368,9 @@ class Together:
 
 @pytest.mark.parametrize("objective", ["evidence", "consistency"])
 @pytest.mark.parametrize("parts", [[3, 3], [4, 2], [2, 4, 0]])
-def test_processes_that_share_a_batch_measure_what_one_measures(objective: str, parts: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_that_share_a_batch_measure_what_one_measures(
+    objective: str, parts: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each has its rows and divides by what counts on all of them; one without a row does the work of another, and counts nothing."""
     mask, per_class = ("features", True) if objective == "evidence" else ("conv", False)
     model = make("linear", mask, per_class)

@@ -23,7 +23,11 @@ LOGITS = RNG.normal(size=(9, 5)) * 4
 TARGET = RNG.choice([0, 1, 0.3, 0.75, NAN], (9, 5), p=[0.3, 0.3, 0.1, 0.1, 0.2])
 TARGET[:, 4] = NAN  # nothing is known of the last finding
 PRESENT, ABSENT = np.array([20.0, 3, 700, 0, 0]), np.array([80.0, 996, 50, 400, 0])
-WEIGHT, BALANCED, MARGIN = losses.positive_weights(PRESENT, ABSENT, 90), losses.balanced_weights(PRESENT, ABSENT, 0.99), losses.margins(PRESENT, ABSENT, 0.5)
+WEIGHT, BALANCED, MARGIN = (
+    losses.positive_weights(PRESENT, ABSENT, 90),
+    losses.balanced_weights(PRESENT, ABSENT, 0.99),
+    losses.margins(PRESENT, ABSENT, 0.5),
+)
 
 
 def t(values: np.ndarray) -> Tensor:
@@ -53,10 +57,22 @@ CASES: dict[str, tuple[Callable[..., Tensor], Callable[[np.ndarray], tuple[np.nd
         lambda z: (-((1 - p(z)) ** 0.5) * log_p(z), -(p(z) ** 0.5) * log_p(-z)),
     ),
     "asymmetric": (losses.asymmetric, lambda z: asl(z, 0, 4, 0.05)),
-    "asymmetric, half a power": (partial(losses.asymmetric, gamma_pos=1, gamma_neg=0.5, clip=0.2), lambda z: asl(z, 1, 0.5, 0.2)),
-    "asymmetric, no clip": (partial(losses.asymmetric, gamma_pos=0.5, gamma_neg=3, clip=0), lambda z: asl(z, 0.5, 3, 0)),
-    "class_balanced": (partial(losses.class_balanced, weight=t(BALANCED)), lambda z: (-BALANCED[0] * log_p(z), -BALANCED[1] * log_p(-z))),
-    "ldam": (partial(losses.ldam, margin=t(MARGIN), scale=3.0), lambda z: (-log_p(3 * (z - MARGIN[0])), -log_p(-3 * (z + MARGIN[1])))),
+    "asymmetric, half a power": (
+        partial(losses.asymmetric, gamma_pos=1, gamma_neg=0.5, clip=0.2),
+        lambda z: asl(z, 1, 0.5, 0.2),
+    ),
+    "asymmetric, no clip": (
+        partial(losses.asymmetric, gamma_pos=0.5, gamma_neg=3, clip=0),
+        lambda z: asl(z, 0.5, 3, 0),
+    ),
+    "class_balanced": (
+        partial(losses.class_balanced, weight=t(BALANCED)),
+        lambda z: (-BALANCED[0] * log_p(z), -BALANCED[1] * log_p(-z)),
+    ),
+    "ldam": (
+        partial(losses.ldam, margin=t(MARGIN), scale=3.0),
+        lambda z: (-log_p(3 * (z - MARGIN[0])), -log_p(-3 * (z + MARGIN[1]))),
+    ),
 }
 
 
@@ -72,11 +88,15 @@ def test_a_loss_is_the_mean_over_known_cells_of_what_is_to_be_expected(name: str
     found.backward()
     assert logits.grad is not None and (logits.grad[~t(known)] == 0).all()
     step = 1e-6  # the slope, by differences of the formula
-    up, down = (np.where(known, TARGET * a + (1 - TARGET) * b, 0) for a, b in (cells(LOGITS + step), cells(LOGITS - step)))
+    up, down = (
+        np.where(known, TARGET * a + (1 - TARGET) * b, 0) for a, b in (cells(LOGITS + step), cells(LOGITS - step))
+    )
     np.testing.assert_allclose(logits.grad.numpy(), (up - down) / (2 * step) / known.sum(), rtol=1e-5, atol=1e-8)
     single = loss(t(LOGITS).float(), t(TARGET).float())
     assert single.item() == pytest.approx(expected, rel=1e-5)
-    assert loss(t(LOGITS), torch.full_like(t(TARGET), NAN)).item() == 0  # nothing is known: nothing, and no division by it
+    assert (
+        loss(t(LOGITS), torch.full_like(t(TARGET), NAN)).item() == 0
+    )  # nothing is known: nothing, and no division by it
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -108,16 +128,24 @@ def test_a_root_has_a_finite_slope_at_the_clip_itself() -> None:
 def test_numbers_by_hand() -> None:
     z, one, zero = torch.zeros(1, 1), torch.ones(1, 1), torch.zeros(1, 1)  # p = 1/2
     half = math.log(2)
-    assert losses.focal(z, one).item() == pytest.approx(0.25 * 0.25 * half) and losses.focal(z, zero).item() == pytest.approx(0.75 * 0.25 * half)
-    assert losses.asymmetric(z, one).item() == pytest.approx(half) and losses.asymmetric(z, zero).item() == pytest.approx(-(0.45**4) * math.log(0.55))
+    assert losses.focal(z, one).item() == pytest.approx(0.25 * 0.25 * half) and losses.focal(
+        z, zero
+    ).item() == pytest.approx(0.75 * 0.25 * half)
+    assert losses.asymmetric(z, one).item() == pytest.approx(half) and losses.asymmetric(
+        z, zero
+    ).item() == pytest.approx(-(0.45**4) * math.log(0.55))
     assert losses.asymmetric(torch.full((1, 1), -3.0), zero).item() == 0  # p = .047: below the clip, and right
     assert losses.weighted(z, one, weight=torch.tensor([4.0])).item() == pytest.approx(4 * half)
     assert WEIGHT.tolist() == [4, 90, 50 / 700, 90, 0]  # 332 and infinitely many are cut
     eighty, twenty = (1 - 0.99**80) / 0.01, (1 - 0.99**20) / 0.01  # effective numbers: 55.2 and 18.2
-    assert BALANCED[:, 0] == pytest.approx([2 * eighty / (eighty + twenty), 2 * twenty / (eighty + twenty)]) and eighty == pytest.approx(55.25, abs=0.01)
+    assert BALANCED[:, 0] == pytest.approx(
+        [2 * eighty / (eighty + twenty), 2 * twenty / (eighty + twenty)]
+    ) and eighty == pytest.approx(55.25, abs=0.01)
     assert losses.balanced_weights(PRESENT, ABSENT, 0).tolist() == [[1] * 5, [1] * 5]
     assert losses.balanced_weights(PRESENT, ABSENT, 1)[:, 0] == pytest.approx([1.6, 0.4])  # as 1/20 to 1/80
-    assert losses.margins(np.array([16.0, 81]), np.array([256.0, 10000]), 0.5).ravel() == pytest.approx([0.5, 1 / 3, 0.25, 0.1])
+    assert losses.margins(np.array([16.0, 81]), np.array([256.0, 10000]), 0.5).ravel() == pytest.approx(
+        [0.5, 1 / 3, 0.25, 0.1]
+    )
     assert MARGIN.max() == 0.5 and np.isfinite(MARGIN).all()
 
 
@@ -141,7 +169,15 @@ def test_images_are_counted_where_they_are_known_and_in_parts_where_they_are_unc
 
 
 FLAGS = argparse.Namespace(
-    pos_weight_cap=2.0, focal_alpha=0.4, focal_gamma=1.5, asl_gamma_pos=0.5, asl_gamma_neg=3.0, asl_clip=0.1, cb_beta=0.9, ldam_margin=0.7, ldam_scale=2.0
+    pos_weight_cap=2.0,
+    focal_alpha=0.4,
+    focal_gamma=1.5,
+    asl_gamma_pos=0.5,
+    asl_gamma_neg=3.0,
+    asl_clip=0.1,
+    cb_beta=0.9,
+    ldam_margin=0.7,
+    ldam_scale=2.0,
 )
 
 
@@ -163,9 +199,16 @@ def test_flags_reach_their_loss_and_nothing_but_the_term_full(name: str) -> None
     pixels = torch.randint(0, 256, (6, 1, 20, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     seeds = row_seeds(0, 0, torch.arange(6))
     evidence = partial(evidence_terms, random_views=0.5)
-    for mask, terms in (("conv", consistency_terms), ("features", evidence), ("features", partial(evidence, warm_up=True))):
+    for mask, terms in (
+        ("conv", consistency_terms),
+        ("features", evidence),
+        ("features", partial(evidence, warm_up=True)),
+    ):
         torch.manual_seed(0)
         model = RoiModel(Net(), mask, img_size=20, per_class=mask == "features").eval()
-        plain, other = terms(model, pixels, target, 0.2, seeds), terms(model, pixels, target, 0.2, seeds, label_loss=loss)
+        plain, other = (
+            terms(model, pixels, target, 0.2, seeds),
+            terms(model, pixels, target, 0.2, seeds, label_loss=loss),
+        )
         assert list(plain) == list(other) and all(torch.equal(plain[k], other[k]) for k in plain if k != "full")
         assert torch.equal(plain["full"], other["full"]) == (name == "bce")

@@ -20,7 +20,9 @@ from roi.models.roi_model import RoiModel
 def test_topk_keeps_exactly_k_whatever_the_ties(score: str, k: int) -> None:
     g = torch.Generator().manual_seed(0)
     noise = torch.randn(3, 1, 16, 16, generator=g)
-    z = {"constant": noise * 0, "saturated": (noise * 100).sigmoid(), "random": noise, "few values": noise.round()}[score]
+    z = {"constant": noise * 0, "saturated": (noise * 100).sigmoid(), "random": noise, "few values": noise.round()}[
+        score
+    ]
     hard = masks.exact_topk(z, k)
     assert hard.unique().tolist() in ([0, 1], [1]) and hard.sum(dim=(1, 2, 3)).tolist() == [k] * 3
     for i in range(3):  # nothing kept lies below anything dropped, by more than what counts as a tie
@@ -40,7 +42,11 @@ def test_rounding_does_not_choose_among_equal_scores(k: int) -> None:
 
 
 def test_kept_pixels() -> None:
-    assert masks.kept_pixels(224, 224, 0.1) == 5018 and masks.kept_pixels(4, 4, 0.0) == 1 and masks.kept_pixels(4, 4, 1.0) == 16
+    assert (
+        masks.kept_pixels(224, 224, 0.1) == 5018
+        and masks.kept_pixels(4, 4, 0.0) == 1
+        and masks.kept_pixels(4, 4, 1.0) == 16
+    )
 
 
 def test_straight_through_has_the_value_of_hard_and_the_gradient_of_soft() -> None:
@@ -67,16 +73,23 @@ def test_standardised_and_enlarged_are_closed_forms() -> None:
     np.testing.assert_allclose(masks.standardised(maps).numpy().reshape(2, 3, 20), expected, atol=1e-5)
     assert (masks.standardised(torch.full((1, 1, 4, 4), 3.0)) == 0).all()
     assert masks.enlarged(maps, (4, 5)) is maps
-    ramp = torch.tensor([[[[0.0, 4.0], [8.0, 12.0]]]])  # pixel centres at -1/4, 1/4, 3/4, 5/4 cells, cut off at the outer centres
+    ramp = torch.tensor(
+        [[[[0.0, 4.0], [8.0, 12.0]]]]
+    )  # pixel centres at -1/4, 1/4, 3/4, 5/4 cells, cut off at the outer centres
     place = np.array([0, 0.25, 0.75, 1])
-    np.testing.assert_allclose(masks.enlarged(ramp, (4, 4))[0, 0].numpy(), 8 * place[:, None] + 4 * place[None], atol=1e-6)
+    np.testing.assert_allclose(
+        masks.enlarged(ramp, (4, 4))[0, 0].numpy(), 8 * place[:, None] + 4 * place[None], atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("k", [1, 14, 100, 144])
 def test_competing_puts_exactly_k_pixels_above_one_half_whatever_the_scale(k: int) -> None:
     score = distinct()
     s = masks.competing(score, k)
-    assert torch.equal((s >= 0.5).double(), masks.exact_topk(score, k)) and (s == 0.5).sum(dim=(1, 2, 3)).tolist() == [1] * 3
+    assert (
+        torch.equal((s >= 0.5).double(), masks.exact_topk(score, k))
+        and (s == 0.5).sum(dim=(1, 2, 3)).tolist() == [1] * 3
+    )
     for scale, shift in ((1000.0, 0.0), (1.0, -40.0), (0.01, 5.0)):
         torch.testing.assert_close(masks.competing(scale * score + shift, k), s, rtol=1e-3, atol=1e-4)
     assert not torch.allclose(masks.competing(score**3, k), s, atol=1e-2)  # its shape does matter
@@ -86,7 +99,9 @@ def test_competing_is_near_the_kept_share_and_neither_saturates_nor_dies() -> No
     for share in (0.05, 0.1, 0.3):
         s = masks.competing(distinct(size=64) * 300, masks.kept_pixels(64, 64, share))
         assert share < s.mean().item() < share + 0.1 and s.min() > 1e-5 and s.max() < 1 - 1e-5
-    assert (distinct(size=64) * 300).sigmoid().mean().item() == pytest.approx(0.5, abs=0.02)  # which the plain soft mask does
+    assert (distinct(size=64) * 300).sigmoid().mean().item() == pytest.approx(
+        0.5, abs=0.02
+    )  # which the plain soft mask does
 
 
 def test_the_gradient_of_competing_takes_the_kth_value_for_a_constant() -> None:
@@ -132,7 +147,9 @@ def test_bce_leaves_unknown_out_and_gives_it_no_gradient() -> None:
     target = torch.tensor([[1, 0, math.nan], [0, math.nan, math.nan], [1, 1, 0], [math.nan] * 3])
     known = ~target.isnan()
     loss = losses.bce(logits, target)
-    assert loss.item() == pytest.approx(F.binary_cross_entropy_with_logits(logits[known], target[known]).item(), rel=1e-6)
+    assert loss.item() == pytest.approx(
+        F.binary_cross_entropy_with_logits(logits[known], target[known]).item(), rel=1e-6
+    )
     loss.backward()
     assert logits.grad is not None and (logits.grad[~known] == 0).all() and (logits.grad[known] != 0).all()
     assert losses.bce(logits, torch.full_like(target, math.nan)).item() == 0
@@ -168,7 +185,9 @@ def test_lost_is_the_surprise_at_what_is_present_alone() -> None:
     present = torch.tensor([[1.0, 0.0, 1.0], [1.0, 1.0, 0.0]])
     loss = losses.lost(logits, present)
     odds = np.exp(logits.detach().double().numpy())
-    assert loss.item() == pytest.approx(np.log1p(odds)[present == 1].mean(), rel=1e-6)  # -log(1 - p) of the 4 that are present
+    assert loss.item() == pytest.approx(
+        np.log1p(odds)[present == 1].mean(), rel=1e-6
+    )  # -log(1 - p) of the 4 that are present
     loss.backward()
     np.testing.assert_allclose(logits.grad, odds / (1 + odds) * present.numpy() / 4, rtol=1e-5)  # 0 where absent
     assert losses.lost(logits, torch.zeros_like(present)).item() == 0
@@ -190,7 +209,11 @@ def make(mask: str) -> tuple[RoiModel, torch.Tensor, torch.Tensor]:
         torch.manual_seed(0)
         model = RoiModel(Mean(), mask)
     g = torch.Generator().manual_seed(1)
-    return model, torch.randint(0, 256, (5, 1, 24, 24), dtype=torch.uint8, generator=g), torch.randint(0, 2, (5, 4), generator=g).float()
+    return (
+        model,
+        torch.randint(0, 256, (5, 1, 24, 24), dtype=torch.uint8, generator=g),
+        torch.randint(0, 2, (5, 4), generator=g).float(),
+    )
 
 
 @pytest.mark.parametrize("term", ["consist", "drop", "sparse", "tv"])
@@ -223,7 +246,10 @@ def test_normalise_is_totensor_and_normalize() -> None:
 
 
 def test_terms_by_mask() -> None:
-    names = {mask: set(consistency_terms(*make(mask), 0.1, torch.ones(5, dtype=torch.int64))) for mask in ("conv", "random", "cutout", "none")}
+    names = {
+        mask: set(consistency_terms(*make(mask), 0.1, torch.ones(5, dtype=torch.int64)))
+        for mask in ("conv", "random", "cutout", "none")
+    }
     assert names["none"] == {"full"} and names["random"] == names["cutout"] == {"full", "consist", "drop", "mask_kept"}
     assert names["conv"] == {"full", "consist", "drop", "sparse", "tv", "mask_kept", "mask_mean", "mask_tv"}
 
@@ -236,16 +262,24 @@ def test_a_weight_of_zero_takes_its_term_out() -> None:
 @pytest.mark.parametrize("kind", ["GroupNorm", "plain", "LayerNorm"])
 @pytest.mark.parametrize("mask", ["conv", "random"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_one_forward_of_three_views_has_the_gradients_of_three_forwards(dtype: torch.dtype, mask: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_forward_of_three_views_has_the_gradients_of_three_forwards(
+    dtype: torch.dtype, mask: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No layer looks across the batch: each parameter gets the same gradient, to the last digits."""
     if dtype == torch.float64:
         monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)  # what is cast to fp32 stays fp64 here
     size, images_ = 32, 6
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        norms = {"GroupNorm": lambda d, s: nn.GroupNorm(4, d), "plain": lambda d, s: nn.Identity(), "LayerNorm": lambda d, s: nn.LayerNorm([d, s, s])}
+        norms = {
+            "GroupNorm": lambda d, s: nn.GroupNorm(4, d),
+            "plain": lambda d, s: nn.Identity(),
+            "LayerNorm": lambda d, s: nn.LayerNorm([d, s, s]),
+        }
         widths = [(3, 8, 16), (8, 16, 8), (16, 16, 4)]
-        blocks = [nn.Sequential(nn.Conv2d(a, b, 3, stride=2, padding=1), norms[kind](b, s), nn.GELU()) for a, b, s in widths]
+        blocks = [
+            nn.Sequential(nn.Conv2d(a, b, 3, stride=2, padding=1), norms[kind](b, s), nn.GELU()) for a, b, s in widths
+        ]
         backbone = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4))
         model = RoiModel(backbone, mask).to(dtype)
     g = torch.Generator().manual_seed(1)
@@ -268,7 +302,9 @@ def test_one_forward_of_three_views_has_the_gradients_of_three_forwards(dtype: t
     full, crop, drop = (backbone(view) for view in (x, x * m, x * (1 - m)))
     terms = {"full": losses.bce(full, target), "consist": losses.consist(full, crop), "drop": losses.drop(full, drop)}
     assert terms["drop"] > 0
-    expected = gradients(terms | ({"sparse": soft.mean(), "tv": losses.total_variation(soft)} if mask == "conv" else {}))
+    expected = gradients(
+        terms | ({"sparse": soft.mean(), "tv": losses.total_variation(soft)} if mask == "conv" else {})
+    )
     for name, b in expected.items():
         near = 1e-12 if dtype == torch.float64 else 1e-5
         assert b.dtype == dtype and b.norm() > 1e-6 and (found[name] - b).norm() <= near * b.norm(), name

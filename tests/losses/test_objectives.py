@@ -18,7 +18,10 @@ from roi.models.roi_model import FILLS, RoiModel
 SIZE, K, RATIO, SHARPNESS = 32, 4, 0.1, 4.0
 KEPT = masks.kept_pixels(SIZE, SIZE, RATIO)
 SEEDS = torch.tensor([4, 8, 1, 22, 6, 17])  # the first two lose one finding
-SINGLE, ALL = torch.tensor([3, 4, 5, 7, 8, 9]), torch.tensor([1, 2, 6, 16, 17, 22])  # each loses one finding; each loses all
+SINGLE, ALL = (
+    torch.tensor([3, 4, 5, 7, 8, 9]),
+    torch.tensor([1, 2, 6, 16, 17, 22]),
+)  # each loses one finding; each loses all
 FINDINGS = (True, True, True, False)  # the last class is Normal
 
 
@@ -61,8 +64,19 @@ def targets() -> Tensor:
     return torch.tensor([[1, 0, 1, 0], [0, 1, n, 0], [1, 1, 1, 0], [n, n, 1, 0], [0, 0, n, 0], [0, 0, 0, 1]])
 
 
-def terms(model: RoiModel, target: Tensor | None = None, random_views: float = 0.5, seeds: Tensor = SEEDS, **more: bool) -> dict[str, Tensor]:
-    return evidence_terms(model, images(), targets() if target is None else target, RATIO, seeds, random_views, sharpness=SHARPNESS, **more)
+def terms(
+    model: RoiModel, target: Tensor | None = None, random_views: float = 0.5, seeds: Tensor = SEEDS, **more: bool
+) -> dict[str, Tensor]:
+    return evidence_terms(
+        model,
+        images(),
+        targets() if target is None else target,
+        RATIO,
+        seeds,
+        random_views,
+        sharpness=SHARPNESS,
+        **more,
+    )
 
 
 def learns(module: nn.Module) -> set[str]:
@@ -84,7 +98,11 @@ def test_who_learns_from_which_term(term: str, per_class: bool, mask: str) -> No
     last = {name for name, p in model.mask_net.named_parameters() if p.ndim == 1}  # biases and norms may see little
     weights = {name for name, _ in model.mask_net.named_parameters()} - last
     assert learns(model.mask_net) >= weights if term != "full" else not learns(model.mask_net)
-    assert ({"head.weight", "layers.0.0.weight"} <= learns(model.backbone)) if term in ("full", "consist") else not learns(model.backbone)
+    assert (
+        ({"head.weight", "layers.0.0.weight"} <= learns(model.backbone))
+        if term in ("full", "consist")
+        else not learns(model.backbone)
+    )
     if term in ("drop", "locate"):
         assert all(p.grad is None for p in model.backbone.parameters())  # not even zeros, which AdamW would decay by
 
@@ -113,24 +131,38 @@ def by_hand(model: RoiModel, target: Tensor, random_views: float) -> dict[str, f
     if model.per_class:
         for n in chance.single.nonzero().flatten().tolist():
             (k,) = chance.one[n].nonzero().flatten().tolist()
-            gone[n : n + 1] = masks.exact_topk(F.interpolate(maps[n : n + 1, k : k + 1], size=(SIZE, SIZE), mode="bilinear"), KEPT)
+            gone[n : n + 1] = masks.exact_topk(
+                F.interpolate(maps[n : n + 1, k : k + 1], size=(SIZE, SIZE), mode="bilinear"), KEPT
+            )
             lose[n] = torch.arange(K) == k
 
     def bce(p: Tensor, of: Tensor) -> float:
         return F.binary_cross_entropy(p.double()[~of.isnan()], of.double()[~of.isnan()]).item()
 
     crop, drop = (model.backbone(model.keep(x, m, SEEDS)).sigmoid() for m in (hard, 1 - gone))
-    found = {"full": bce(full.sigmoid(), target), "consist": bce(crop, target), "drop": -(1 - drop.double()).log()[lose].mean().item()}
-    return found | ({"locate": bce((((SHARPNESS * maps).exp().mean((2, 3)).log()) / SHARPNESS).sigmoid(), findings)} if model.per_class else {})
+    found = {
+        "full": bce(full.sigmoid(), target),
+        "consist": bce(crop, target),
+        "drop": -(1 - drop.double()).log()[lose].mean().item(),
+    }
+    return found | (
+        {"locate": bce((((SHARPNESS * maps).exp().mean((2, 3)).log()) / SHARPNESS).sigmoid(), findings)}
+        if model.per_class
+        else {}
+    )
 
 
 @pytest.mark.parametrize("fill", FILLS)
-@pytest.mark.parametrize(("mask", "per_class"), [("features", True), ("features", False), ("conv", True), ("conv", False)])
+@pytest.mark.parametrize(
+    ("mask", "per_class"), [("features", True), ("features", False), ("conv", True), ("conv", False)]
+)
 def test_terms_are_their_definition(mask: str, per_class: bool, fill: str) -> None:
     model = make(mask, per_class, fill).eval()
     with torch.no_grad():
         found, expected = terms(model), by_hand(model, targets(), 0.5)
-    assert set(found) == {*expected, "mask_kept", "mask_mean", "mask_tv"} and found["mask_kept"].item() == pytest.approx(KEPT / SIZE**2)
+    assert set(found) == {*expected, "mask_kept", "mask_mean", "mask_tv"} and found[
+        "mask_kept"
+    ].item() == pytest.approx(KEPT / SIZE**2)
     for name, value in expected.items():
         assert found[name].item() == pytest.approx(value, rel=1e-3), name
 
@@ -163,7 +195,12 @@ def test_a_class_that_is_no_finding_has_no_place() -> None:
         score, raised = model.union(maps, logits, (SIZE, SIZE)), maps.clone()
         raised[:, 3] = maps[:, 3].flip(2) * 9
         assert torch.equal(model.union(raised, logits + torch.tensor([0.0, 0, 0, 9]), (SIZE, SIZE)), score)
-    assert a["drop"] == b["drop"] and a["locate"] == b["locate"] and a["full"] != b["full"] and a["consist"] != b["consist"]
+    assert (
+        a["drop"] == b["drop"]
+        and a["locate"] == b["locate"]
+        and a["full"] != b["full"]
+        and a["consist"] != b["consist"]
+    )
 
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:
@@ -183,8 +220,14 @@ def test_only_the_full_view_moves_running_statistics_and_training_goes_on_as_bef
         other.backbone(other.keep(x, Chance.draw(SEEDS, targets(), (SIZE, SIZE), 0.5).light))
     after, expected = state_of(model.backbone), state_of(other.backbone)
     assert all(torch.equal(after[name], expected[name]) for name in after)
-    assert {name for name in after if torch.equal(after[name], before[name])} == {name for name in after if name.startswith("layers.1.")}
-    assert [part.training for part in model.modules()] == flags and not all(flags) and not model.backbone.layers[1][1].training
+    assert {name for name in after if torch.equal(after[name], before[name])} == {
+        name for name in after if name.startswith("layers.1.")
+    }
+    assert (
+        [part.training for part in model.modules()] == flags
+        and not all(flags)
+        and not model.backbone.layers[1][1].training
+    )
 
 
 def test_crop_and_drop_are_normalised_by_their_own_batch() -> None:
@@ -241,7 +284,9 @@ def test_seeds_alone_decide() -> None:
     with torch.no_grad():
         a, b, c = (terms(model, seeds=seeds) for seeds in (SEEDS, SEEDS, SEEDS + 100))
     assert torch.equal(torch.get_rng_state(), state)
-    assert all(torch.equal(a[name], b[name]) for name in a) and all(a[name] != c[name] for name in ("full", "consist", "drop", "locate"))
+    assert all(torch.equal(a[name], b[name]) for name in a) and all(
+        a[name] != c[name] for name in ("full", "consist", "drop", "locate")
+    )
     both, alone = (Chance.draw(SEEDS[n:], targets()[n:], (SIZE, SIZE), 0.5) for n in (0, 3))
     for field in ("light", "one", "single"):
         assert torch.equal(getattr(both, field)[3:], getattr(alone, field))  # the rest of the batch does not matter
@@ -250,17 +295,27 @@ def test_seeds_alone_decide() -> None:
 def test_random_views_is_the_share_of_images_that_are_seen_through_blobs() -> None:
     seeds, target = torch.arange(1500), torch.ones(1500, K)
     shares = {r: Chance.draw(seeds, target, (SIZE, SIZE), r).light.mean((1, 2, 3)) for r in (0.0, 0.3, 1.0)}
-    assert (shares[0.0] == 1).all() and (shares[1.0] < 1).all() and (shares[0.3] < 1).float().mean().item() == pytest.approx(0.3, abs=0.04)
+    assert (
+        (shares[0.0] == 1).all()
+        and (shares[1.0] < 1).all()
+        and (shares[0.3] < 1).float().mean().item() == pytest.approx(0.3, abs=0.04)
+    )
     low, high = LIGHT
     kept = shares[1.0]
-    assert kept.min() >= low - 1e-3 and kept.max() <= high + 1e-3 and kept.mean().item() == pytest.approx((low + high) / 2, abs=0.003)
+    assert (
+        kept.min() >= low - 1e-3
+        and kept.max() <= high + 1e-3
+        and kept.mean().item() == pytest.approx((low + high) / 2, abs=0.003)
+    )
     assert (kept < low + (high - low) / 10).any() and (kept > high - (high - low) / 10).any()
     model = make().eval()
     with torch.no_grad():
         x = model.normalise(images())
         assert torch.equal(terms(model, random_views=0)["full"], losses.bce(model.backbone(x), targets()))
         light = Chance.draw(SEEDS, targets(), (SIZE, SIZE), 1.0).light
-        torch.testing.assert_close(terms(model, random_views=1)["full"], losses.bce(model.backbone(x * light), targets()))
+        torch.testing.assert_close(
+            terms(model, random_views=1)["full"], losses.bce(model.backbone(x * light), targets())
+        )
 
 
 def test_half_of_the_images_with_findings_lose_one_of_them() -> None:
@@ -295,9 +350,19 @@ def test_gradnorm_moves_the_weights_of_all_four_terms() -> None:
         optimizer.zero_grad()
         balance(terms(model)).backward()
         optimizer.step()
-    assert all(w > 0 and w != awake[name] for name, w in balance.weights.items()) and len(set(balance.weights.values())) == 4
-    assert sum(balance.weights.values()) == pytest.approx(2.0) and (balance.first > 0).all() and balance.steps.tolist() == [5, 4, 4, 5]
-    assert {name: layer.weight.shape for name, layer in model.last_layers().items()} == {"head": (K, 16), "mask": (K, 64, 1, 1)}
+    assert (
+        all(w > 0 and w != awake[name] for name, w in balance.weights.items())
+        and len(set(balance.weights.values())) == 4
+    )
+    assert (
+        sum(balance.weights.values()) == pytest.approx(2.0)
+        and (balance.first > 0).all()
+        and balance.steps.tolist() == [5, 4, 4, 5]
+    )
+    assert {name: layer.weight.shape for name, layer in model.last_layers().items()} == {
+        "head": (K, 16),
+        "mask": (K, 64, 1, 1),
+    }
 
 
 # --- fills -----------------------------------------------------------------------------------------------------------
@@ -320,7 +385,9 @@ def test_all_kept_is_the_image_nothing_kept_is_the_fill(fill: str) -> None:
 
 def test_mean_is_the_mean_of_imagenet_and_blur_the_image_by_sixteenths() -> None:
     model = make("none")
-    pixels = torch.randint(0, 256, (len(SEEDS), 1, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pixels = torch.randint(
+        0, 256, (len(SEEDS), 1, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     x = model.normalise(pixels)
     assert (kept("mean", x, 0.0) == 0).all()
     blurred = kept("blur", x, 0.0)
@@ -369,14 +436,24 @@ def test_the_consistency_objective_and_inference_take_each_fill(mask: str, fill:
 def test_union_weighs_maps_by_their_probability() -> None:
     model = make()
     g = torch.Generator().manual_seed(0)
-    maps, logits = torch.randn(2, K, 4, 4, generator=g).mul(3).requires_grad_(), torch.randn(2, K, generator=g).requires_grad_()
+    maps, logits = (
+        torch.randn(2, K, 4, 4, generator=g).mul(3).requires_grad_(),
+        torch.randn(2, K, generator=g).requires_grad_(),
+    )
     z = maps.detach().double().numpy()
     z = (z - z.mean((2, 3), keepdims=True)) / z.std((2, 3), ddof=1, keepdims=True)
     p = 1 / (1 + np.exp(-logits.detach().double().numpy()))
     found = model.union(maps, logits, (4, 4))
-    np.testing.assert_allclose(found.detach()[:, 0], np.log((p[:, :3, None, None] * np.exp(z[:, :3])).sum(1)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        found.detach()[:, 0], np.log((p[:, :3, None, None] * np.exp(z[:, :3])).sum(1)), rtol=1e-4, atol=1e-5
+    )
     found.square().sum().backward()
-    assert logits.grad is None and maps.grad is not None and (maps.grad[:, :3].abs() > 0).any(dim=1).all() and (maps.grad[:, 3] == 0).all()
+    assert (
+        logits.grad is None
+        and maps.grad is not None
+        and (maps.grad[:, :3].abs() > 0).any(dim=1).all()
+        and (maps.grad[:, 3] == 0).all()
+    )
 
 
 def test_union_is_the_map_of_what_is_certain_and_a_single_map_itself() -> None:
@@ -386,4 +463,6 @@ def test_union_is_the_map_of_what_is_certain_and_a_single_map_itself() -> None:
     torch.testing.assert_close(sure, masks.standardised(maps)[:, 1:2])
     single = make(per_class=False)
     assert torch.equal(single.union(maps[:, :1], torch.full((1, K), -30.0), (4, 4)), maps[:, :1])
-    assert torch.equal(single.union(maps[:, :1], torch.zeros(1, K), (8, 8)), F.interpolate(maps[:, :1], size=(8, 8), mode="bilinear"))
+    assert torch.equal(
+        single.union(maps[:, :1], torch.zeros(1, K), (8, 8)), F.interpolate(maps[:, :1], size=(8, 8), mode="bilinear")
+    )

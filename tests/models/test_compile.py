@@ -26,8 +26,12 @@ class Residual(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True), nn.Dropout(0.3), nn.Conv2d(width, width, 3, padding=1)
-        )  # fmt: skip
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+            nn.Dropout(0.3),
+            nn.Conv2d(width, width, 3, padding=1),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.layers(x)
@@ -36,7 +40,10 @@ class Residual(nn.Module):
 class Net(nn.Module):
     def __init__(self, depth: int, classes: int = K) -> None:
         super().__init__()
-        stages = [nn.Sequential(nn.Conv2d(a, 16, 3, stride=4, padding=1), *(Residual(16) for _ in range(depth))) for a in (3, 16)]
+        stages = [
+            nn.Sequential(nn.Conv2d(a, 16, 3, stride=4, padding=1), *(Residual(16) for _ in range(depth)))
+            for a in (3, 16)
+        ]
         self.stages = nn.Sequential(*stages, nn.Conv2d(16, 16, 3, stride=2, padding=1))
         self.head = nn.Linear(16, classes)
 
@@ -114,16 +121,28 @@ def test_frozen_parts_and_modes_stay_as_they_are() -> None:
             p.requires_grad_(False)
         with torch.random.fork_rng():
             torch.manual_seed(5)
-            loss = model.backbone(torch.randn(4, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))).square().sum()
+            loss = (
+                model.backbone(torch.randn(4, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))).square().sum()
+            )
             first.train()  # between the forward pass and the backward pass
             second.eval()
             for p in second.parameters():
                 p.requires_grad_(True)
             loss.backward()
-        assert first.training and not second.training and not second.layers[3].training and all(p.requires_grad for p in second.parameters())
+        assert (
+            first.training
+            and not second.training
+            and not second.layers[3].training
+            and all(p.requires_grad for p in second.parameters())
+        )
         assert all(m.track_running_stats for m in model.modules() if isinstance(m, nn.BatchNorm2d))
         assert all(p.grad is None for p in second.parameters())
-        found.append(([loss.item()], model.state_dict() | {name: p.grad for name, p in model.named_parameters() if p.grad is not None}))
+        found.append(
+            (
+                [loss.item()],
+                model.state_dict() | {name: p.grad for name, p in model.named_parameters() if p.grad is not None},
+            )
+        )
     expect_equal(found[1], found[0])
 
 
@@ -151,7 +170,9 @@ def test_a_backbone_without_repeated_blocks_is_refused_in_one_line(depth: int) -
 
 @pytest.mark.parametrize("objective", ["evidence", "consistency"])
 @pytest.mark.parametrize("name", ["own", "test_resnet", "test_convnext", "squeezenet1_1"])
-def test_parts_hold_nobody_who_looks_and_not_the_head(name: str, objective: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_hold_nobody_who_looks_and_not_the_head(
+    name: str, objective: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Hooks inside a compiled part may not run: with all hooks switched off there, everything is still seen."""
     plain, model = make(name, objective), make(name, objective)
     found = list(compile.parts(model.backbone, head(model.backbone)[1]))
@@ -189,14 +210,42 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 def command(demo: Path, table: Path, out: Path, *more: object) -> tuple[object, ...]:
     """Evidence with a mask of features; the last batch is a part of one."""
     return (
-        "train_roi_consistency.py", "--train_csv", table, "--image_root", demo, "--backbone", "test_convnext", "--weights", "none", "--img_size", 32,
-        "--batch_size", 8, "--max_samples", 35, "--workers", 0, "--device", "cpu", "--warmup_epochs", 1, "--dynamic_weights", "--lr", 1e-3,
-        "--save", out / "roi.pt", "--log_csv", out / "metrics.csv", *more,
-    )  # fmt: skip
+        "train_roi_consistency.py",
+        "--train_csv",
+        table,
+        "--image_root",
+        demo,
+        "--backbone",
+        "test_convnext",
+        "--weights",
+        "none",
+        "--img_size",
+        32,
+        "--batch_size",
+        8,
+        "--max_samples",
+        35,
+        "--workers",
+        0,
+        "--device",
+        "cpu",
+        "--warmup_epochs",
+        1,
+        "--dynamic_weights",
+        "--lr",
+        1e-3,
+        "--save",
+        out / "roi.pt",
+        "--log_csv",
+        out / "metrics.csv",
+        *more,
+    )
 
 
 @pytest.mark.slow
-def test_the_command_with_checkpointed_activations_gives_the_same_run(demo: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_command_with_checkpointed_activations_gives_the_same_run(
+    demo: Path, tables: tuple[Path, Path], tmp_path: Path
+) -> None:
     """And a run may change it on the way."""
     run(*command(demo, tables[0], tmp_path / "a", "--epochs", 3))
     run(*command(demo, tables[0], tmp_path / "b", "--epochs", 2, "--checkpoint_activations"))

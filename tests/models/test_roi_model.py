@@ -13,7 +13,18 @@ from roi.models import roi_model as m
 from roi.training import checkpoint
 
 
-@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "mobilenet_v3_small", "convnext_tiny", "test_convnext", "test_vit", "test_resnet.r160_in1k"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet18",
+        "squeezenet1_1",
+        "mobilenet_v3_small",
+        "convnext_tiny",
+        "test_convnext",
+        "test_vit",
+        "test_resnet.r160_in1k",
+    ],
+)
 def test_backbones_give_raw_logits_of_the_asked_number(name: str) -> None:
     backbone = m.build_backbone(name, 5, "none", img_size=64).eval()
     with torch.no_grad():
@@ -81,7 +92,9 @@ def saved_checkpoint(path: Path, classes: list[str], **more: object) -> dict[str
     return donor.state_dict()
 
 
-@pytest.mark.parametrize("ours", [["Edema", "Mass", "Hernia"], ["Hernia", "Mass"], ["Hernia", "Nodule", "Edema", "Mass"]])
+@pytest.mark.parametrize(
+    "ours", [["Edema", "Mass", "Hernia"], ["Hernia", "Mass"], ["Hernia", "Nodule", "Edema", "Mass"]]
+)
 def test_the_last_layer_of_a_checkpoint_comes_class_by_class(
     ours: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -110,7 +123,9 @@ def test_weights_that_name_no_classes_bring_no_last_layer(tmp_path: Path, capsys
     assert "names no classes" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model.", "net.backbone."])
+@pytest.mark.parametrize(
+    "prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model.", "net.backbone."]
+)
 def test_what_others_wrap_around_a_model_is_taken_off(prefix: str, tmp_path: Path) -> None:
     """DataParallel, torch.compile, both, Lightning; `n_averaged` is torch's AveragedModel."""
     donor = m.build_backbone("squeezenet1_1", 3, "none", seed=5).state_dict()
@@ -122,7 +137,9 @@ def test_what_others_wrap_around_a_model_is_taken_off(prefix: str, tmp_path: Pat
 
 def test_parts_that_were_compiled_one_by_one_come_too(tmp_path: Path) -> None:
     donor = m.build_backbone("squeezenet1_1", 3, "none", seed=5).state_dict()
-    torch.save({key.replace("features.", "features._orig_mod."): value for key, value in donor.items()}, tmp_path / "w.pt")
+    torch.save(
+        {key.replace("features.", "features._orig_mod."): value for key, value in donor.items()}, tmp_path / "w.pt"
+    )
     found = m.build_backbone("squeezenet1_1", 3, str(tmp_path / "w.pt")).state_dict()
     assert all(torch.equal(found[key], donor[key]) for key in donor)
 
@@ -219,12 +236,24 @@ def test_the_memory_format_reaches_the_backbone(channels_last: bool, mask: str) 
 
 STAGES = {
     ("resnet18", 64): (["layer2", "layer3", "layer4"], [128, 256, 512], [8, 4, 2]),
-    ("squeezenet1_1", 64): (["features.7", "features"], [256, 512], [7, 3]),  # 3 cells are nearer to stride 16 than to 32
+    ("squeezenet1_1", 64): (
+        ["features.7", "features"],
+        [256, 512],
+        [7, 3],
+    ),  # 3 cells are nearer to stride 16 than to 32
     ("convnext_tiny", 64): (["features.3", "features.5", "features"], [192, 384, 768], [8, 4, 2]),
     ("swin_t", 64): (["features.3", "features.5", "permute"], [192, 384, 768], [8, 4, 2]),
     ("test_resnet", 32): (["layer2", "layer3"], [48, 192], [4, 2]),  # layer4 has a single cell left
-    ("test_efficientnet", 64): (["blocks.2", "blocks.3", "blocks"], [32, 48, 64], [8, 4, 2]),  # not bn2, of the 1x1 convolution after them
-    ("mobilenet_v2", 64): (["features.6", "features.13", "features.17"], [32, 96, 320], [8, 4, 2]),  # not features.18, which widens
+    ("test_efficientnet", 64): (
+        ["blocks.2", "blocks.3", "blocks"],
+        [32, 48, 64],
+        [8, 4, 2],
+    ),  # not bn2, of the 1x1 convolution after them
+    ("mobilenet_v2", 64): (
+        ["features.6", "features.13", "features.17"],
+        [32, 96, 320],
+        [8, 4, 2],
+    ),  # not features.18, which widens
 }
 
 
@@ -234,8 +263,10 @@ def stages_of(backbone: nn.Module, img_size: int) -> m.Stages:
 
 def hooks_of(backbone: nn.Module) -> list[str]:
     return [
-        name for name, module in backbone.named_modules() for _ in (*module._forward_hooks, *module._forward_pre_hooks, *module._backward_hooks)
-    ]  # fmt: skip
+        name
+        for name, module in backbone.named_modules()
+        for _ in (*module._forward_hooks, *module._forward_pre_hooks, *module._backward_hooks)
+    ]
 
 
 @pytest.mark.parametrize(("name", "img_size"), STAGES)
@@ -244,10 +275,15 @@ def test_stages_are_the_last_activations_at_their_strides(name: str, img_size: i
     backbone = m.build_backbone(name, 3, "none", img_size).train()
     frozen = next(module for module in backbone.modules() if module is not backbone)
     frozen.training = False
-    state, flags = {k: v.clone() for k, v in backbone.state_dict().items()}, [module.training for module in backbone.modules()]
+    state, flags = (
+        {k: v.clone() for k, v in backbone.state_dict().items()},
+        [module.training for module in backbone.modules()],
+    )
     stages = stages_of(backbone, img_size)
     assert (stages.names, stages.channels) == (names, channels)
-    assert [module.training for module in backbone.modules()] == flags and all(torch.equal(v, state[k]) for k, v in backbone.state_dict().items())
+    assert [module.training for module in backbone.modules()] == flags and all(
+        torch.equal(v, state[k]) for k, v in backbone.state_dict().items()
+    )
     assert sorted(hooks_of(backbone)) == sorted(names)  # one each, and none left of the search
     x = torch.randn(2, 3, img_size, img_size, generator=torch.Generator().manual_seed(0))
     backbone.eval()
@@ -256,7 +292,9 @@ def test_stages_are_the_last_activations_at_their_strides(name: str, img_size: i
             logits = backbone(x)
             assert caught == []  # they are there once the block is left
         assert torch.equal(backbone(x), logits)
-    assert [tuple(stage.shape) for stage in caught] == [(2, d, side, side) for d, side in zip(channels, sides, strict=True)]
+    assert [tuple(stage.shape) for stage in caught] == [
+        (2, d, side, side) for d, side in zip(channels, sides, strict=True)
+    ]
     assert stages.caught is None
 
 
@@ -285,7 +323,11 @@ def test_stages_whose_channels_come_last_are_turned() -> None:
         with stages.catch() as caught:
             net(x)
         second = net.features[:4](x)  # (B, h, w, D)
-    assert stages.axes == [True, True, False] and second.shape == (1, 8, 8, 192) and torch.equal(caught[0], second.permute(0, 3, 1, 2))
+    assert (
+        stages.axes == [True, True, False]
+        and second.shape == (1, 8, 8, 192)
+        and torch.equal(caught[0], second.permute(0, 3, 1, 2))
+    )
 
 
 def test_the_classifier_and_dropout_are_no_stages() -> None:
@@ -356,7 +398,9 @@ def test_the_normalisation_reaches_the_pixels_and_a_checkpoint_keeps_its_own(tmp
         torch.save({"model": {}, "mask_net": {}, "args": args}, tmp_path / name)
         assert m.normalisation_of("tf_efficientnet_lite0", str(tmp_path / name)) == expected
     (tmp_path / "empty.pt").touch()
-    assert m.normalisation_of("tf_efficientnet_lite0", str(tmp_path / "empty.pt")) == m.HALVES  # build_backbone says what is wrong with it
+    assert (
+        m.normalisation_of("tf_efficientnet_lite0", str(tmp_path / "empty.pt")) == m.HALVES
+    )  # build_backbone says what is wrong with it
 
 
 @pytest.mark.parametrize(("img_size", "finest"), [(224, 16), (160, 16), (96, 8), (64, 8), (512, 16)])
@@ -370,5 +414,7 @@ def test_a_checkpoint_from_before_the_flag_has_its_finest_stage() -> None:
     args = {"backbone": "resnet18", "mask": "features", "img_size": 224, "mask_per_class": True, "fill": "mean"}
     assert len(m.described(args, ["Mass"], 0).stages.names) == 3
     older = {**args, "backbone": "test_efficientnet", "map_stride": 32}
-    assert m.described(older, ["Mass"], 0).stages.channels == [256] and m.described(older | {"widened_stage": False}, ["Mass"], 0).stages.channels == [64]
+    assert m.described(older, ["Mass"], 0).stages.channels == [256] and m.described(
+        older | {"widened_stage": False}, ["Mass"], 0
+    ).stages.channels == [64]
     assert len(m.described(args | {"map_stride": 16}, ["Mass"], 0).stages.names) == 2

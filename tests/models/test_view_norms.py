@@ -13,7 +13,12 @@ from roi.training import checkpoint
 class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.norm, self.drop, self.head = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Linear(4, 2)
+        self.conv, self.norm, self.drop, self.head = (
+            nn.Conv2d(3, 4, 3),
+            nn.BatchNorm2d(4),
+            nn.Dropout(0.5),
+            nn.Linear(4, 2),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.drop(self.norm(self.conv(x)).mean((2, 3))))
@@ -85,7 +90,9 @@ def test_statistics_of_the_views_come_back_with_a_checkpoint_and_may_lack() -> N
     views, expected = other.eval()(pixels, 0.1), model(pixels, 0.1)
     assert torch.equal(views.crop, expected.crop) and torch.equal(views.drop, expected.drop)
     x = model.normalise(pixels)
-    assert torch.equal(expected.crop, model.crop(x, expected.hard)) and not torch.allclose(expected.crop, model.backbone(model.keep(x, expected.hard)))
+    assert torch.equal(expected.crop, model.crop(x, expected.hard)) and not torch.allclose(
+        expected.crop, model.backbone(model.keep(x, expected.hard))
+    )
     old = model_of(1)
     checkpoint.load_parts(old, {name: part for name, part in state.items() if name != "view_norms"}, Path("some.pt"))
     old.eval()

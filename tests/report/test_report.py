@@ -30,16 +30,43 @@ from roi.text import decimal
 from roi.training.metrics_log import COLUMNS
 
 EVIL, QUOTED = "<script>alert(1)</script>", 'a"b&c'
-CLASSES = ["Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax", EVIL, QUOTED, "Normal"]
+CLASSES = [
+    "Atelectasis",
+    "Cardiomegaly",
+    "Effusion",
+    "Infiltration",
+    "Mass",
+    "Nodule",
+    "Pneumonia",
+    "Pneumothorax",
+    EVIL,
+    QUOTED,
+    "Normal",
+]
 FINDINGS = CLASSES[:-1]
 ORDER = [
-    "scores", "training", "findings", "calibration", "sets", "faithfulness", "localisation", "gallery", "subgroups", "comparison", "ablation", "configuration"
-]  # fmt: skip
+    "scores",
+    "training",
+    "findings",
+    "calibration",
+    "sets",
+    "faithfulness",
+    "localisation",
+    "gallery",
+    "subgroups",
+    "comparison",
+    "ablation",
+    "configuration",
+]
 COUNT = 160  # images; two a patient
 
 
 def v(value: float | None, half: float = 0.02) -> dict[str, float | None]:
-    return {"value": value, "low": None if value is None else value - half, "high": None if value is None else value + half}
+    return {
+        "value": value,
+        "low": None if value is None else value - half,
+        "high": None if value is None else value + half,
+    }
 
 
 def names() -> list[str]:
@@ -49,17 +76,38 @@ def names() -> list[str]:
 def conformal() -> dict[str, Any]:
     """What evaluate.py --thresholds writes: fnr is within its interval of alpha, fnr_with_finding kept, fnr_shifted broken, fdr infeasible."""
     risks = ("fnr", "fnr_with_finding", "fdr", "size", "size_with_finding")
-    found = {"fnr": (0.1234, 0.2571, 0.7032, 3.0129, 3.9041), "fnr_with_finding": (0.0417, 0.0999, 0.8, 5.1, 6.3), "fnr_shifted": (0.1712, 0.3, 0.6, 2.5, 3.1)}
-    rules = {r: {k: v(x, 0.03) for k, x in zip(risks, row, strict=True)} | {"threshold": 0.01234 * (n + 1)} for n, (r, row) in enumerate(found.items())}
-    each = {c: {m: v(0.9 - 0.01 * k - 0.1 * n) for n, m in enumerate(("sensitivity", "specificity", "precision", "single"))} for k, c in enumerate(FINDINGS)}
+    found = {
+        "fnr": (0.1234, 0.2571, 0.7032, 3.0129, 3.9041),
+        "fnr_with_finding": (0.0417, 0.0999, 0.8, 5.1, 6.3),
+        "fnr_shifted": (0.1712, 0.3, 0.6, 2.5, 3.1),
+    }
+    rules = {
+        r: {k: v(x, 0.03) for k, x in zip(risks, row, strict=True)} | {"threshold": 0.01234 * (n + 1)}
+        for n, (r, row) in enumerate(found.items())
+    }
+    each = {
+        c: {m: v(0.9 - 0.01 * k - 0.1 * n) for n, m in enumerate(("sensitivity", "specificity", "precision", "single"))}
+        for k, c in enumerate(FINDINGS)
+    }
     each["Mass"]["precision"] = v(None)
     before, now = ({c: a * (k + 1) / 100 for k, c in enumerate(FINDINGS)} for a in (1.0, 2.34))
     return {
-        "file": f"thr {QUOTED}.json", "alpha": 0.1, "delta": 0.05, "unit": "image", "rules": rules, "infeasible": ["fdr"], "each": each,
+        "file": f"thr {QUOTED}.json",
+        "alpha": 0.1,
+        "delta": 0.05,
+        "unit": "image",
+        "rules": rules,
+        "infeasible": ["fdr"],
+        "each": each,
         "curve": [{"alpha": a, "fnr": round(1.3 * a, 4)} for a in (0.02, 0.1, 0.25, 0.4, 0.5)],
-        "shift": {"prevalence": now, "calibration": before, "with_finding": 0.668, "calibration_with_finding": 0.458,
-                  "warning": f"prevalence differs ({EVIL} 9.00% -> 21.06%; with a finding 45.8% -> 66.8%): not guaranteed here"},
-    }  # fmt: skip
+        "shift": {
+            "prevalence": now,
+            "calibration": before,
+            "with_finding": 0.668,
+            "calibration_with_finding": 0.458,
+            "warning": f"prevalence differs ({EVIL} 9.00% -> 21.06%; with a finding 45.8% -> 66.8%): not guaranteed here",
+        },
+    }
 
 
 PLACES = (*localization.COMPARED, "precision_union", "iobb@0.1", "false@0.1")
@@ -100,48 +148,124 @@ def located() -> dict[str, Any]:
 
 def metrics(root: Path, contaminated: bool = False) -> dict[str, Any]:
     """Everything that evaluate.py can write."""
-    scores = ("auroc", "ap", "auroc_crop", "ap_crop", "auroc_drop", "ap_drop", "f1", "precision", "recall", "specificity", "youden", "brier")
+    scores = (
+        "auroc",
+        "ap",
+        "auroc_crop",
+        "ap_crop",
+        "auroc_drop",
+        "ap_drop",
+        "f1",
+        "precision",
+        "recall",
+        "specificity",
+        "youden",
+        "brier",
+    )
     curve = np.linspace(0, 1, 2000)
     per_class = {
         c: {
-            **{s: v(0.7 + 0.02 * k) for s in scores}, "auroc_delong": v(0.7 + 0.02 * k, 0.03), "positives": 3 + k, "known": COUNT, "threshold": 0.1 * k,
-            "roc": [curve.tolist(), (curve ** (0.2 + 0.05 * k)).tolist()], "pr": [curve.tolist(), (1 - curve**2 * 0.9).tolist()],
+            **{s: v(0.7 + 0.02 * k) for s in scores},
+            "auroc_delong": v(0.7 + 0.02 * k, 0.03),
+            "positives": 3 + k,
+            "known": COUNT,
+            "threshold": 0.1 * k,
+            "roc": [curve.tolist(), (curve ** (0.2 + 0.05 * k)).tolist()],
+            "pr": [curve.tolist(), (1 - curve**2 * 0.9).tolist()],
         }
         for k, c in enumerate(CLASSES)
-    }  # fmt: skip
+    }
     per_class["Mass"]["auroc"] = per_class["Mass"]["auroc_delong"] = v(None)
     reliability = [[0.1 * b + 0.05, 0.08 * b + 0.03, 40 * (b != 9)] for b in range(10)]
     area = {"keep_ratio": 0.1, "n_images": COUNT}
     return {
-        "n_images": COUNT, "n_patients": 80, "split": "test", "contaminated": contaminated, "label_source": f"labels {QUOTED}.csv",
-        "classes_not_predicted": ["Hernia"], "command": "python evaluate.py --preds preds.json",
+        "n_images": COUNT,
+        "n_patients": 80,
+        "split": "test",
+        "contaminated": contaminated,
+        "label_source": f"labels {QUOTED}.csv",
+        "classes_not_predicted": ["Hernia"],
+        "command": "python evaluate.py --preds preds.json",
         "mean": {s: v(0.8123 - 0.01 * k) for k, s in enumerate(scores)},
-        "per_class": per_class, "micro": {s: v(0.6) for s in ("f1", "precision", "recall", "specificity")}, "hamming": v(0.91),
+        "per_class": per_class,
+        "micro": {s: v(0.6) for s in ("f1", "precision", "recall", "specificity")},
+        "hamming": v(0.91),
         "thresholds": {"file": "val.json", "rule": "f1"},
-        "calibration": {"fitted_on": "val.json", "methods": {
-            m: {"mean": {"ece": 0.05, "brier": 0.1}, "per_class": {c: {"ece": 0.04, "brier": None} for c in CLASSES},
-                "reliability": reliability, "parameters": {}}
-            for m in ("raw", "temperature", "platt")}},
+        "calibration": {
+            "fitted_on": "val.json",
+            "methods": {
+                m: {
+                    "mean": {"ece": 0.05, "brier": 0.1},
+                    "per_class": {c: {"ece": 0.04, "brier": None} for c in CLASSES},
+                    "reliability": reliability,
+                    "parameters": {},
+                }
+                for m in ("raw", "temperature", "platt")
+            },
+        },
         "conformal": conformal(),
-        "subgroups": {"view": {"findings": FINDINGS, "groups": {g: {"n_images": 80, "n_patients": 40, "auroc": v(a)} for g, a in (("PA", 0.82), ("AP", 0.78))},
-                               "gap": {"best": "PA", "worst": "AP", **v(0.04)}}},
-        "comparison": {"file": "other.json", "n_images": COUNT, "mean": {"auroc": {**v(0.01), "p": 0.2}},
-                       "per_class": {c: {"auroc": {**v(0.01), "p": 0.3, "p_delong": 0.25}} for c in FINDINGS}},
+        "subgroups": {
+            "view": {
+                "findings": FINDINGS,
+                "groups": {
+                    g: {"n_images": 80, "n_patients": 40, "auroc": v(a)} for g, a in (("PA", 0.82), ("AP", 0.78))
+                },
+                "gap": {"best": "PA", "worst": "AP", **v(0.04)},
+            }
+        },
+        "comparison": {
+            "file": "other.json",
+            "n_images": COUNT,
+            "mean": {"auroc": {**v(0.01), "p": 0.2}},
+            "per_class": {c: {"auroc": {**v(0.01), "p": 0.3, "p_delong": 0.25}} for c in FINDINGS},
+        },
         "faithfulness": {
-            **{s: {"mean": v(x), "per_class": {c: v(x) for c in FINDINGS}} for s, x in (("positives", 0.234), ("negatives", 0.01))},
-            "controls": {**area, "fractions": [0.01, 0.05, 0.1, 0.2, 0.5], "sources": {
-                s: {"crop": v(0.7), "drop": v(0.6), "insertion_area": v(0.3), "deletion_area": v(0.2),
-                    "insertion": [0.5 + 0.05 * i + 0.01 * n for i in range(5)], "deletion": [0.8 - 0.05 * i - 0.01 * n for i in range(5)]}
-                for n, s in enumerate(("mask", "inverted", "random", "centre", "reinit"))}},
+            **{
+                s: {"mean": v(x), "per_class": {c: v(x) for c in FINDINGS}}
+                for s, x in (("positives", 0.234), ("negatives", 0.01))
+            },
+            "controls": {
+                **area,
+                "fractions": [0.01, 0.05, 0.1, 0.2, 0.5],
+                "sources": {
+                    s: {
+                        "crop": v(0.7),
+                        "drop": v(0.6),
+                        "insertion_area": v(0.3),
+                        "deletion_area": v(0.2),
+                        "insertion": [0.5 + 0.05 * i + 0.01 * n for i in range(5)],
+                        "deletion": [0.8 - 0.05 * i - 0.01 * n for i in range(5)],
+                    }
+                    for n, s in enumerate(("mask", "inverted", "random", "centre", "reinit"))
+                },
+            },
         },
         "localization": {
-            "n_boxes": 90, "n_small_boxes": 9, "n_patients": 40, "box_file": "boxes.csv", **area, **located(),
+            "n_boxes": 90,
+            "n_small_boxes": 9,
+            "n_patients": 40,
+            "box_file": "boxes.csv",
+            **area,
+            **located(),
         },
-        "predictions": {"file": str(root / "preds.json"), "checkpoint": "roi.pt", "epoch": 3, "keep_ratio": 0.1, "versions": {"torch": "2.6", "python": "3.10"},
-                        "args": {"mask": "conv", "without": ["tv"], "lr": 1e-4, "note": EVIL},
-                        "command": "python infer_roi_consistency.py", "image_root": "nih"},
-        "inputs": {"preds": "preds.json", "csv": "table.csv", "masks": ["masks.npz"], "curves": "curves.npz", "bbox_csv": "boxes.csv"},
-    }  # fmt: skip
+        "predictions": {
+            "file": str(root / "preds.json"),
+            "checkpoint": "roi.pt",
+            "epoch": 3,
+            "keep_ratio": 0.1,
+            "versions": {"torch": "2.6", "python": "3.10"},
+            "args": {"mask": "conv", "without": ["tv"], "lr": 1e-4, "note": EVIL},
+            "command": "python infer_roi_consistency.py",
+            "image_root": "nih",
+        },
+        "inputs": {
+            "preds": "preds.json",
+            "csv": "table.csv",
+            "masks": ["masks.npz"],
+            "curves": "curves.npz",
+            "bbox_csv": "boxes.csv",
+        },
+    }
 
 
 def write_rows(path: Path, heads: tuple[str, ...], rows: list[tuple[object, ...]]) -> None:
@@ -157,7 +281,16 @@ def write_maps(path: Path, source: str, classes: list[str], side: int) -> None:
         kept = np.zeros((COUNT, len(classes), side, side), dtype=np.uint8)
         kept[:, :, 10:20, 5:15] = 1
         arrays[f"kept_{source}"] = np.packbits(kept.reshape(*kept.shape[:2], -1), axis=-1)
-    np.savez(path, images=np.array(names()), classes=np.array(classes), sources=np.array([source]), side=side, keep_ratio=0.1, meta="{}", **arrays)
+    np.savez(
+        path,
+        images=np.array(names()),
+        classes=np.array(classes),
+        sources=np.array([source]),
+        side=side,
+        keep_ratio=0.1,
+        meta="{}",
+        **arrays,
+    )
 
 
 def make_run(root: Path, contaminated: bool = False) -> Path:
@@ -169,7 +302,10 @@ def make_run(root: Path, contaminated: bool = False) -> Path:
     target = rng.random((COUNT, len(FINDINGS))) < 0.25
     prob = np.clip(rng.normal(0.3 + 0.3 * target, 0.15), 0.01, 0.99)
     prob = np.concatenate([prob, 1 - prob.max(axis=1, keepdims=True)], axis=1)
-    rows = [predictions.record(name, CLASSES, {"full": p, "crop": p * 0.8, "drop": p * 0.5}, False) for name, p in zip(names(), prob, strict=True)]
+    rows = [
+        predictions.record(name, CLASSES, {"full": p, "crop": p * 0.8, "drop": p * 0.5}, False)
+        for name, p in zip(names(), prob, strict=True)
+    ]
     predictions.write(root / "preds.json", rows, {})
     write_rows(
         root / "table.csv",
@@ -181,12 +317,23 @@ def make_run(root: Path, contaminated: bool = False) -> Path:
     )
     grain = (np.add.outer(np.arange(256), np.arange(256)) // 2).astype(np.int64)
     for name in names():
-        Image.fromarray(np.clip(grain + rng.normal(0, 12, (256, 256)), 0, 255).astype(np.uint8)).save(root / "nih" / "images" / name)
-    boxes = [(name, c, 100.0, 200.0, 300.0, 250.0) for name, row in zip(names(), target, strict=True) for c, t in zip(FINDINGS[:8], row[:8], strict=True) if t]
+        Image.fromarray(np.clip(grain + rng.normal(0, 12, (256, 256)), 0, 255).astype(np.uint8)).save(
+            root / "nih" / "images" / name
+        )
+    boxes = [
+        (name, c, 100.0, 200.0, 300.0, 250.0)
+        for name, row in zip(names(), target, strict=True)
+        for c, t in zip(FINDINGS[:8], row[:8], strict=True)
+        if t
+    ]
     write_rows(root / "boxes.csv", ("image", "label", "x", "y", "w", "h"), boxes)
     write_maps(root / "masks.npz", "mask", [""], 32)
     values = {c: 0.5 for c in COLUMNS}
-    write_rows(root / "train_metrics.csv", COLUMNS, [tuple((values | {"epoch": e, "loss": 1 / e, "val_auroc": 0.6 + 0.05 * e}).values()) for e in (1, 2, 3)])
+    write_rows(
+        root / "train_metrics.csv",
+        COLUMNS,
+        [tuple((values | {"epoch": e, "loss": 1 / e, "val_auroc": 0.6 + 0.05 * e}).values()) for e in (1, 2, 3)],
+    )
     return root
 
 
@@ -199,7 +346,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of two runs, made by the command."""
     bare = tmp_path_factory.mktemp("bare")
-    numbers = {k: x for k, x in metrics(bare).items() if k in ("n_images", "n_patients", "split", "contaminated", "label_source", "mean", "per_class")}
+    numbers = {
+        k: x
+        for k, x in metrics(bare).items()
+        if k in ("n_images", "n_patients", "split", "contaminated", "label_source", "mean", "per_class")
+    }
     numbers["mean"] = {"auroc": v(0.777), "ap": v(0.3)}
     (bare / "metrics.json").write_text(json.dumps(numbers))
     out = whole / "report.html"
@@ -214,7 +365,9 @@ def sections(text: str) -> dict[str, str]:
 def changed_run(whole: Path, folder: Path, change: Any) -> Run:
     """A run whose metrics.json is `change`d; its inputs are found from their full paths."""
     data = metrics(whole)
-    data["inputs"] = {k: [str(whole / f) for f in x] if isinstance(x, list) else str(whole / x) for k, x in data["inputs"].items()}
+    data["inputs"] = {
+        k: [str(whole / f) for f in x] if isinstance(x, list) else str(whole / x) for k, x in data["inputs"].items()
+    }
     data["predictions"]["image_root"] = str(whole / "nih")
     change(data)
     folder.mkdir(exist_ok=True)
@@ -229,14 +382,23 @@ def test_sections_stand_in_their_order_and_are_complete(made: Path) -> None:
     parts = sections(made.read_text())
     assert list(parts) == ORDER
     said = {name: re.findall(r'class="missing">(.*?)</p>', text) for name, text in parts.items()}
-    assert {name for name, texts in said.items() if texts} == {"sets", "ablation"}, said  # a rule is infeasible; the bare run has no log
+    assert {name for name, texts in said.items() if texts} == {"sets", "ablation"}, (
+        said
+    )  # a rule is infeasible; the bare run has no log
 
 
 def test_scores_stand_with_their_intervals_and_the_split(made: Path) -> None:
     parts = sections(made.read_text())
     assert "0.812" in parts["scores"] and "[0.792, 0.832]" in parts["scores"]
-    assert "160 images of 80 patients" in parts["scores"] and "none of these images or patients was trained on" in parts["scores"]
-    assert esc(f"labels {QUOTED}.csv") in parts["scores"] and "Hernia" in parts["scores"] and "banner" not in parts["scores"]
+    assert (
+        "160 images of 80 patients" in parts["scores"]
+        and "none of these images or patients was trained on" in parts["scores"]
+    )
+    assert (
+        esc(f"labels {QUOTED}.csv") in parts["scores"]
+        and "Hernia" in parts["scores"]
+        and "banner" not in parts["scores"]
+    )
     assert "0.234 <small>[0.214, 0.254]</small>" in parts["faithfulness"]
     assert "0.040 [0.020, 0.060]" in parts["subgroups"]
 
@@ -255,7 +417,11 @@ def test_published_rows_are_marked_with_their_split(made: Path) -> None:
 def test_names_from_the_data_are_escaped(made: Path) -> None:
     text = made.read_text()
     assert EVIL not in text and text.count("<script>") == 1 and QUOTED not in text
-    assert esc(EVIL) in sections(text)["findings"] and esc(QUOTED) in sections(text)["findings"] and esc(EVIL) in sections(text)["configuration"]
+    assert (
+        esc(EVIL) in sections(text)["findings"]
+        and esc(QUOTED) in sections(text)["findings"]
+        and esc(EVIL) in sections(text)["configuration"]
+    )
     for svg in re.findall(r"data:image/svg\+xml;base64,([^\"]+)", text):
         ElementTree.fromstring(base64.b64decode(svg))  # names in figures are text, too
         assert b"<script" not in base64.b64decode(svg)
@@ -271,7 +437,9 @@ def test_nothing_is_loaded_and_24_cases_are_small(made: Path) -> None:
     assert len(text.encode()) <= 5_000_000
     assert text.count('<article class="case">') == 24 and len(re.findall("data:image/(?:webp|jpeg)", text)) == 48
     assert not re.search(r"""(?:src|href|url)\s*[=(]\s*["']?\s*(?:https?:|//|file:)""", text) and "@import" not in text
-    assert all(alt.strip() for alt in re.findall(r'<img [^>]*alt="([^"]*)"', text)) and text.count("<img ") == text.count(' alt="')
+    assert all(alt.strip() for alt in re.findall(r'<img [^>]*alt="([^"]*)"', text)) and text.count(
+        "<img "
+    ) == text.count(' alt="')
 
 
 def test_several_runs_stand_side_by_side(made: Path) -> None:
@@ -327,16 +495,29 @@ def test_the_page_is_the_same_when_made_again(whole: Path) -> None:
 def table_rows(section: str, caption: str) -> list[list[tuple[str, str]]]:
     """(text of a cell, what it sorts by) of the table of that caption."""
     rows = re.findall(r"<tr>(.*?)</tr>", section.split(f'aria-label="{caption}"')[1].split("</table>")[0])[1:]
-    return [[(re.sub("<.*?>", "", text).replace("  ", " "), sort) for sort, text in re.findall(r'data-v="(.*?)">(.*?)</td>', row)] for row in rows]
+    return [
+        [
+            (re.sub("<.*?>", "", text).replace("  ", " "), sort)
+            for sort, text in re.findall(r'data-v="(.*?)">(.*?)</td>', row)
+        ]
+        for row in rows
+    ]
 
 
 def svgs(section: str) -> list[Any]:
-    return [ElementTree.fromstring(base64.b64decode(data)) for data in re.findall(r"data:image/svg\+xml;base64,([^\"]+)", section)]
+    return [
+        ElementTree.fromstring(base64.b64decode(data))
+        for data in re.findall(r"data:image/svg\+xml;base64,([^\"]+)", section)
+    ]
 
 
 def drawn_lines(figure: Any, colour: str) -> list[list[tuple[float, float]]]:
     """Corners of the lines of a colour, in the units of the figure."""
-    paths = [p.get("d") for p in figure.iter() if p.tag.endswith("}path") and colour in p.get("style", "") and "fill: none" in p.get("style", "")]
+    paths = [
+        p.get("d")
+        for p in figure.iter()
+        if p.tag.endswith("}path") and colour in p.get("style", "") and "fill: none" in p.get("style", "")
+    ]
     return [[(float(x), float(y)) for x, y in re.findall(r"[ML] ([-\d.]+) ([-\d.]+)", d)] for d in paths]
 
 
@@ -349,12 +530,24 @@ def test_promises_stand_beside_what_came_of_them(made: Path) -> None:
         "fnr_shifted": ("0.171 [0.141, 0.201]", "not kept", "0.03702"),
         "fdr": ("–", "infeasible", "–"),
     }
-    assert {r: (row[1][0], row[3][0], row[4][0]) for r, row in rows.items()} == expected and all(row[2][0] == "0.1" for row in rows.values())
-    assert [rows[r][1][1] for r in found["rules"]] == ["0.1234", "0.0999", "0.1712"]  # of each rule the risk that it promises
-    assert "lacks at most 10 % in expectation" in section and "with confidence 95 %" in section and "the next image" in section
+    assert {r: (row[1][0], row[3][0], row[4][0]) for r, row in rows.items()} == expected and all(
+        row[2][0] == "0.1" for row in rows.values()
+    )
+    assert [rows[r][1][1] for r in found["rules"]] == [
+        "0.1234",
+        "0.0999",
+        "0.1712",
+    ]  # of each rule the risk that it promises
+    assert (
+        "lacks at most 10 % in expectation" in section
+        and "with confidence 95 %" in section
+        and "the next image" in section
+    )
     assert "Infeasible at alpha 0.1: fdr." in section
     risks = table_rows(section, "Every risk of each rule, and the number of findings in a set")
-    assert [[sort for _, sort in row[1:]] for row in risks] == [[repr(x["value"]) for k, x in r.items() if k != "threshold"] for r in found["rules"].values()]
+    assert [[sort for _, sort in row[1:]] for row in risks] == [
+        [repr(x["value"]) for k, x in r.items() if k != "threshold"] for r in found["rules"].values()
+    ]
     assert [row[4][0] for row in risks] == ["3.013 [2.983, 3.043]", "5.100 [5.070, 5.130]", "2.500 [2.470, 2.530]"]
 
 
@@ -364,7 +557,10 @@ def test_sets_of_each_finding(made: Path) -> None:
     assert list(rows) == [esc(c) for c in FINDINGS]
     for c, values in found["each"].items():
         shown = [
-            ("undefined", "") if x["value"] is None else (f"{x['value']:.3f} [{x['low']:.3f}, {x['high']:.3f}]", repr(x["value"])) for x in values.values()
+            ("undefined", "")
+            if x["value"] is None
+            else (f"{x['value']:.3f} [{x['low']:.3f}, {x['high']:.3f}]", repr(x["value"]))
+            for x in values.values()
         ]
         assert rows[esc(c)] == shown
     assert esc(f"thr {QUOTED}.json") in section and "at least 90 % keep" in section
@@ -375,8 +571,15 @@ def test_other_prevalence_is_a_banner_with_its_numbers(whole: Path, made: Path, 
     assert section.index('class="banner" role="alert">Warning: prevalence differs') < section.index("Thresholds:")
     assert f"{esc(EVIL)} 9.00% -&gt; 21.06%; with a finding 45.8% -&gt; 66.8%" in section
     rows = table_rows(section, "Share of the images of known label that have it")
-    assert len(rows) == len(FINDINGS) + 1 and [text for text, _ in rows[-1]] == ["Any finding", "45.80 %", "66.80 %", "1.46"]
-    assert [[sort for _, sort in row[1:3]] for row in rows[:-1]] == [[repr(found["shift"][k][c]) for k in ("calibration", "prevalence")] for c in FINDINGS]
+    assert len(rows) == len(FINDINGS) + 1 and [text for text, _ in rows[-1]] == [
+        "Any finding",
+        "45.80 %",
+        "66.80 %",
+        "1.46",
+    ]
+    assert [[sort for _, sort in row[1:3]] for row in rows[:-1]] == [
+        [repr(found["shift"][k][c]) for k in ("calibration", "prevalence")] for c in FINDINGS
+    ]
     assert [text for text, _ in rows[4]] == ["Mass", "5.00 %", "11.70 %", "2.34"]
     assert "<summary>Prevalence" not in section
     calm = conformal_sets(changed_run(whole, tmp_path, lambda m: m["conformal"]["shift"].update(warning="")))
@@ -392,24 +595,45 @@ def test_the_curve_of_risk_has_its_points(made: Path) -> None:
     end = 0.65  # the largest of alpha and risk
     points = [(end * (x - x0) / (x1 - x0), end * (y - y0) / (y1 - y0)) for x, y in line]
     assert others == [] and points == [pytest.approx((p["alpha"], p["fnr"]), abs=1e-4) for p in found["curve"]]
-    dots = [(float(u.get("x")), float(u.get("y"))) for u in figure.iter() if u.tag.endswith("}use") and "#d55e00" in u.get("style", "")]
+    dots = [
+        (float(u.get("x")), float(u.get("y")))
+        for u in figure.iter()
+        if u.tag.endswith("}use") and "#d55e00" in u.get("style", "")
+    ]
     here = [(end * (x - x0) / (x1 - x0), end * (y - y0) / (y1 - y0)) for x, y in dots]
     assert pytest.approx((0.1, 0.1234), abs=1e-4) in here  # the other one is in the legend
     folded = table_rows(section, "alpha")
-    assert folded == [[(f"{p['alpha']:g}", repr(p["alpha"])), (f"{p['fnr']:.3f}", repr(p["fnr"]))] for p in found["curve"]]
-    assert "0.026 at 0.02, 0.325 at 0.25, 0.650 at 0.5" in section and "Below alpha 0.02 no threshold is feasible" in section
+    assert folded == [
+        [(f"{p['alpha']:g}", repr(p["alpha"])), (f"{p['fnr']:.3f}", repr(p["fnr"]))] for p in found["curve"]
+    ]
+    assert (
+        "0.026 at 0.02, 0.325 at 0.25, 0.650 at 0.5" in section
+        and "Below alpha 0.02 no threshold is feasible" in section
+    )
 
 
 def test_the_line_in_the_intervals_is_alpha() -> None:
-    figure = ElementTree.fromstring(plots.intervals("t", "x", ["a", "b"], {"g": [v(0.05, 0.05), v(0.2, 0.1)]}, mark=0.15))
-    ((low, _), (high, _)), ((a, _), (b, _)) = [c for c in drawn_lines(figure, "#0072b2") if len(c) == 2]  # 0 .. 0.1 and 0.1 .. 0.3
-    (((mark, _), _),) = [c for c in drawn_lines(figure, "#777777") if len({x for x, _ in c}) == 1 and "stroke-width: 1;" not in c and low < c[0][0] < b]
+    figure = ElementTree.fromstring(
+        plots.intervals("t", "x", ["a", "b"], {"g": [v(0.05, 0.05), v(0.2, 0.1)]}, mark=0.15)
+    )
+    ((low, _), (high, _)), ((a, _), (b, _)) = [
+        c for c in drawn_lines(figure, "#0072b2") if len(c) == 2
+    ]  # 0 .. 0.1 and 0.1 .. 0.3
+    (((mark, _), _),) = [
+        c
+        for c in drawn_lines(figure, "#777777")
+        if len({x for x, _ in c}) == 1 and "stroke-width: 1;" not in c and low < c[0][0] < b
+    ]
     assert high == pytest.approx(a) and (mark - low) / (b - low) == pytest.approx(0.5, abs=1e-4)
 
 
 def test_without_thresholds_there_is_no_section(whole: Path, tmp_path: Path) -> None:
     text = page([changed_run(whole, tmp_path, lambda m: m.pop("conformal"))], count=0)
-    assert list(sections(text)) == [s for s in ORDER if s not in ("sets", "ablation")] and "Prediction sets" not in text and '"#sets"' not in text
+    assert (
+        list(sections(text)) == [s for s in ORDER if s not in ("sets", "ablation")]
+        and "Prediction sets" not in text
+        and '"#sets"' not in text
+    )
 
 
 def test_when_nothing_is_feasible_it_is_said(whole: Path, tmp_path: Path) -> None:
@@ -417,16 +641,32 @@ def test_when_nothing_is_feasible_it_is_said(whole: Path, tmp_path: Path) -> Non
         m["conformal"].update(rules={}, infeasible=["fnr", "fnr_with_finding", "fdr"], curve=[], unit="patient")
 
     section = conformal_sets(changed_run(whole, tmp_path, change))
-    assert [(r[0][1], r[3][0]) for r in table_rows(section, "Promised and realised")] == [(r, "infeasible") for r in ("fnr", "fnr_with_finding", "fdr")]
-    assert "Infeasible at alpha 0.1: fnr, fnr_with_finding, fdr." in section and "No curve of risk" in section and svgs(section) == []
-    assert "Every risk of each rule" not in section and "an image of the next patient" in section and "fnr_shifted" not in section
+    assert [(r[0][1], r[3][0]) for r in table_rows(section, "Promised and realised")] == [
+        (r, "infeasible") for r in ("fnr", "fnr_with_finding", "fdr")
+    ]
+    assert (
+        "Infeasible at alpha 0.1: fnr, fnr_with_finding, fdr." in section
+        and "No curve of risk" in section
+        and svgs(section) == []
+    )
+    assert (
+        "Every risk of each rule" not in section
+        and "an image of the next patient" in section
+        and "fnr_shifted" not in section
+    )
 
 
 @pytest.mark.parametrize(
     ("value", "low", "said"),
-    [(0.1, 0.05, "kept"), (0.0, None, "kept"), (0.11, 0.1, "above alpha, within its interval"), (0.11, 0.101, "not kept"), (0.11, None, "not kept"),
-     (None, None, "undefined: no such image")],
-)  # fmt: skip
+    [
+        (0.1, 0.05, "kept"),
+        (0.0, None, "kept"),
+        (0.11, 0.1, "above alpha, within its interval"),
+        (0.11, 0.101, "not kept"),
+        (0.11, None, "not kept"),
+        (None, None, "undefined: no such image"),
+    ],
+)
 def test_a_promise_is_kept_or_not(value: float | None, low: float | None, said: str) -> None:
     assert verdict({"value": value, "low": low, "high": None}, 0.1) == said
 
@@ -435,13 +675,24 @@ def test_the_page_shows_what_evaluate_writes(whole: Path, tmp_path: Path) -> Non
     """From calibration to the page, for each unit and with and without intervals: thresholds above 1, infeasible precision and all."""
     rng = np.random.default_rng(4)
     y = (rng.random((300, 3)) < (0.1, 0.3, 0.5)).astype(float)
-    prob, who, c = 1 / (1 + np.exp(1.5 - 1.5 * y - rng.normal(size=y.shape))), np.arange(300) // 2, ["Mass", "Nodule", EVIL]
+    prob, who, c = (
+        1 / (1 + np.exp(1.5 - 1.5 * y - rng.normal(size=y.shape))),
+        np.arange(300) // 2,
+        ["Mass", "Nodule", EVIL],
+    )
     for unit, count, alpha in (("image", 0, 0.99), ("patient", 20, 0.2)):
-        thr = prediction_sets.calibrate(prob[:150], y[:150], who[:150].astype(str), c, alpha, 0.1, unit, "none", 0, prob[150:])
+        thr = prediction_sets.calibrate(
+            prob[:150], y[:150], who[:150].astype(str), c, alpha, 0.1, unit, "none", 0, prob[150:]
+        )
         found = prediction_sets.realised(thr, prob[150:], y[150:], who[150:].astype(str), count, 0)
-        section = conformal_sets(changed_run(whole, tmp_path, lambda m, f=found: m.update(conformal={"file": "t.json", **f})))
+        section = conformal_sets(
+            changed_run(whole, tmp_path, lambda m, f=found: m.update(conformal={"file": "t.json", **f}))
+        )
         rows = {row[0][1]: row for row in table_rows(section, "Promised and realised")}
-        assert list(rows) == [r for r in prediction_sets.RULES if r in found["rules"] or r in found["infeasible"]] and EVIL not in section
+        assert (
+            list(rows) == [r for r in prediction_sets.RULES if r in found["rules"] or r in found["infeasible"]]
+            and EVIL not in section
+        )
         assert rows["fnr"][1][1] == repr(found["rules"]["fnr"]["fnr"]["value"])
         assert (rows["fnr"][4][0] == "above 1: empty sets") == (thr["fnr"] > 1) == (alpha == 0.99)
 
@@ -453,19 +704,41 @@ def test_training_shows_each_data_set(whole: Path, tmp_path: Path) -> None:
     at = COLUMNS.index("val_auroc") + 1
     heads = (*COLUMNS[:at], "val_auroc_nih", f"val_auroc_{EVIL}", "val_auroc_empty", *COLUMNS[at:])
     values = {c: 0.5 for c in heads} | {"val_auroc_empty": ""}
-    write_rows(tmp_path / "metrics.csv", heads, [tuple((values | {"epoch": e, "val_auroc": 0.7, "val_auroc_nih": 0.6 + 0.05 * e}).values()) for e in (1, 2, 3)])
+    write_rows(
+        tmp_path / "metrics.csv",
+        heads,
+        [tuple((values | {"epoch": e, "val_auroc": 0.7, "val_auroc_nih": 0.6 + 0.05 * e}).values()) for e in (1, 2, 3)],
+    )
     section = training(changed_run(whole, tmp_path, lambda m: None))
-    assert f"Validation AUROC by epoch. Last: mean of the data sets 0.7, nih 0.75, {esc(plots.short(EVIL))} 0.5." in section and "empty" not in section
+    assert (
+        f"Validation AUROC by epoch. Last: mean of the data sets 0.7, nih 0.75, {esc(plots.short(EVIL))} 0.5."
+        in section
+        and "empty" not in section
+    )
     words = [t.text for t in svgs(section)[-1].iter() if t.tag.endswith("}text")]
-    assert ["mean of the data sets", "nih", plots.short(EVIL)] == [w for w in words if w in ("mean of the data sets", "nih", plots.short(EVIL))]
+    assert ["mean of the data sets", "nih", plots.short(EVIL)] == [
+        w for w in words if w in ("mean of the data sets", "nih", plots.short(EVIL))
+    ]
     assert "mean over findings" not in section
     assert "Last: mean over findings 0.75." in training(read_run(whole))
 
 
 def test_data_sets_are_scored_on_their_own_findings_too(whole: Path, tmp_path: Path) -> None:
     groups = {
-        "nih": {"n_images": 100, "n_patients": 50, "auroc": v(0.8123), "auroc_own": v(0.7891), "findings_own": FINDINGS},
-        "openi": {"n_images": 60, "n_patients": 30, "auroc": v(0.7), "auroc_own": v(0.6543), "findings_own": ["Effusion", EVIL]},
+        "nih": {
+            "n_images": 100,
+            "n_patients": 50,
+            "auroc": v(0.8123),
+            "auroc_own": v(0.7891),
+            "findings_own": FINDINGS,
+        },
+        "openi": {
+            "n_images": 60,
+            "n_patients": 30,
+            "auroc": v(0.7),
+            "auroc_own": v(0.6543),
+            "findings_own": ["Effusion", EVIL],
+        },
     }
     block = {"findings": ["Effusion"], "groups": groups, "gap": {"best": "nih", "worst": "openi", **v(0.1123)}}
     section = subgroups(changed_run(whole, tmp_path, lambda m: m["subgroups"].update(dataset=block)))
@@ -473,7 +746,9 @@ def test_data_sets_are_scored_on_their_own_findings_too(whole: Path, tmp_path: P
     assert "0.789" in rows[1] and "0.654 <small>[0.634, 0.674]</small>" in rows[2] and 'data-v="0.6543"' in rows[2]
     assert ">10</td>" in rows[1] and ">2</td>" in rows[2] and "AUROC, own findings" in rows[0]
     assert f"Effusion, {esc(EVIL)}</td>" in section and "0.112 [0.092, 0.132]" in section
-    assert section.count("AUROC, own findings") == 1 and {"shared findings", "own findings"} <= {t.text for t in svgs(section)[1].iter()}
+    assert section.count("AUROC, own findings") == 1 and {"shared findings", "own findings"} <= {
+        t.text for t in svgs(section)[1].iter()
+    }
     none = subgroups(changed_run(whole, tmp_path, lambda m: m.update(subgroups={})))
     assert "No subgroups: the table has neither two data sets nor two views, sexes or age bands." in none
 
@@ -568,26 +843,51 @@ def test_each_sentence_has_a_style() -> None:
 
 def test_missing_sections_are_named_with_their_command(tmp_path: Path) -> None:
     data = {k: x for k, x in metrics(tmp_path).items() if k in ("n_images", "contaminated")}
-    (tmp_path / "metrics.json").write_text(json.dumps({**data, "mean": {"auroc": v(0.7)}, "per_class": {"Mass": {"auroc": v(None)}}}))
+    (tmp_path / "metrics.json").write_text(
+        json.dumps({**data, "mean": {"auroc": v(0.7)}, "per_class": {"Mass": {"auroc": v(None)}}})
+    )
     parts = sections(page([read_run(tmp_path)]))
-    for name in ("training", "findings", "calibration", "faithfulness", "localisation", "gallery", "subgroups", "configuration"):
+    for name in (
+        "training",
+        "findings",
+        "calibration",
+        "faithfulness",
+        "localisation",
+        "gallery",
+        "subgroups",
+        "configuration",
+    ):
         assert 'class="missing"' in parts[name], name
-    assert "--log_csv" in parts["training"] and "--save_masks" in parts["localisation"] and "evaluate.py" in parts["calibration"]
+    assert (
+        "--log_csv" in parts["training"]
+        and "--save_masks" in parts["localisation"]
+        and "evaluate.py" in parts["calibration"]
+    )
     assert "split: <b>unknown</b>" in parts["scores"] and ".8025" in parts["scores"] and ".62" in parts["localisation"]
 
 
 @pytest.mark.parametrize(
     ("key", "value", "said", "cases"),
     [
-        ("preds", "gone.json", "predictions (gone.json) cannot be found", 0), ("csv", "gone.csv", "table (gone.csv) cannot be found", 0),
-        ("masks", ["gone.npz"], "No masks: gone.npz cannot be found", 24), ("masks", [], "No masks were given", 24),
-        ("bbox_csv", None, "No boxes were given", 24), ("masks", ["table.csv"], "No masks: ", 24), ("preds", "boxes.csv", "No gallery: ", 0),
+        ("preds", "gone.json", "predictions (gone.json) cannot be found", 0),
+        ("csv", "gone.csv", "table (gone.csv) cannot be found", 0),
+        ("masks", ["gone.npz"], "No masks: gone.npz cannot be found", 24),
+        ("masks", [], "No masks were given", 24),
+        ("bbox_csv", None, "No boxes were given", 24),
+        ("masks", ["table.csv"], "No masks: ", 24),
+        ("preds", "boxes.csv", "No gallery: ", 0),
     ],
-)  # fmt: skip
-def test_missing_files_of_the_gallery_are_named(whole: Path, tmp_path: Path, key: str, value: Any, said: str, cases: int) -> None:
+)
+def test_missing_files_of_the_gallery_are_named(
+    whole: Path, tmp_path: Path, key: str, value: Any, said: str, cases: int
+) -> None:
     def change(data: dict[str, Any]) -> None:
         data["inputs"][key] = (
-            str(whole / value) if value == "boxes.csv" else [str(whole / x) if x == "table.csv" else x for x in value] if isinstance(value, list) else value
+            str(whole / value)
+            if value == "boxes.csv"
+            else [str(whole / x) if x == "table.csv" else x for x in value]
+            if isinstance(value, list)
+            else value
         )
 
     part = gallery_of(changed_run(whole, tmp_path, change), None, 24)
@@ -595,7 +895,9 @@ def test_missing_files_of_the_gallery_are_named(whole: Path, tmp_path: Path, key
 
 
 def test_missing_and_broken_images_are_named(whole: Path, tmp_path: Path) -> None:
-    assert "is no folder of images" in gallery_of(changed_run(whole, tmp_path / "a", lambda m: m["predictions"].update(image_root="gone")), None, 24)
+    assert "is no folder of images" in gallery_of(
+        changed_run(whole, tmp_path / "a", lambda m: m["predictions"].update(image_root="gone")), None, 24
+    )
     (tmp_path / "empty").mkdir()
     assert "none of the images lies under" in gallery_of(read_run(whole), str(tmp_path / "empty"), 24)
     (tmp_path / "broken").mkdir()
@@ -670,7 +972,9 @@ def test_nothing_rounds_to_a_negative_zero(whole: Path, tmp_path: Path) -> None:
 
 def test_a_map_without_a_mask_is_a_heat_map(whole: Path, tmp_path: Path) -> None:
     write_maps(tmp_path / "cam.npz", "cam", FINDINGS, 0)
-    part = gallery_of(changed_run(whole, tmp_path, lambda m: m["inputs"].update(masks=[str(tmp_path / "cam.npz")])), None, 24)
+    part = gallery_of(
+        changed_run(whole, tmp_path, lambda m: m["inputs"].update(masks=[str(tmp_path / "cam.npz")])), None, 24
+    )
     assert part.count("as heat") == 24 and "Crop:" not in part
 
 
@@ -686,7 +990,9 @@ def test_beside_a_mask_stands_the_findings_own_map(whole: Path, tmp_path: Path) 
 
 
 def test_wrong_input_is_one_line(whole: Path, tmp_path: Path) -> None:
-    assert "make it with evaluate.py" in one_line_error("make_report.py", "--runs", tmp_path, "--out", tmp_path / "x.html")
+    assert "make it with evaluate.py" in one_line_error(
+        "make_report.py", "--runs", tmp_path, "--out", tmp_path / "x.html"
+    )
     for content in (
         "[]",
         "{",
@@ -696,7 +1002,9 @@ def test_wrong_input_is_one_line(whole: Path, tmp_path: Path) -> None:
         "\\ud800",
     ):
         (tmp_path / "metrics.json").write_text(content)
-        assert "not a metrics.json of evaluate.py" in one_line_error("make_report.py", "--runs", tmp_path, "--out", tmp_path / "x.html")
+        assert "not a metrics.json of evaluate.py" in one_line_error(
+            "make_report.py", "--runs", tmp_path, "--out", tmp_path / "x.html"
+        )
     (tmp_path / "there.html").write_text("mine")
     assert "--overwrite" in one_line_error("make_report.py", "--runs", whole, "--out", tmp_path / "there.html")
     assert (tmp_path / "there.html").read_text() == "mine" and not (tmp_path / "x.html").exists()
@@ -821,11 +1129,15 @@ def test_a_wrong_value_is_named_with_the_keys_that_lead_to_it(whole: Path, tmp_p
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("epoch,loss\n1,0.5\n2,oops\n", "column 'loss' holds 'oops' in row 3"), ("epoch,loss\n", "it has no row"), ("loss\n1\n", "no column 'epoch'"),
-        ("", "not a CSV table"), ("epoch,loss\nx,1\n", "column 'epoch' holds 'x' in row 2"), ('epoch,loss\n1,"\n', "not a CSV table"),
+        ("epoch,loss\n1,0.5\n2,oops\n", "column 'loss' holds 'oops' in row 3"),
+        ("epoch,loss\n", "it has no row"),
+        ("loss\n1\n", "no column 'epoch'"),
+        ("", "not a CSV table"),
+        ("epoch,loss\nx,1\n", "column 'epoch' holds 'x' in row 2"),
+        ('epoch,loss\n1,"\n', "not a CSV table"),
         ("epoch,loss\n,1\n", "column 'epoch' holds '' in row 2"),
     ],
-)  # fmt: skip
+)
 def test_an_odd_log_of_training_is_left_out_and_said(whole: Path, tmp_path: Path, text: str, said: str) -> None:
     changed_run(whole, tmp_path, lambda m: m["inputs"].clear())
     (tmp_path / "metrics.csv").write_text(text)
@@ -847,7 +1159,9 @@ def test_cases_are_chosen_by_scores_alone() -> None:
     patients = [f"p{n // 2}" for n in range(400)]
     shown = np.ones(400, dtype=bool)
     cases = case_selection.choose(prob, target, ["A", "B", "Normal"], patients, shown, boxed, 8)
-    assert [c.kind for c in cases] == [k for k in case_selection.KINDS for _ in range(2)] and {c.finding for c in cases} == {"A", "B"}
+    assert [c.kind for c in cases] == [k for k in case_selection.KINDS for _ in range(2)] and {
+        c.finding for c in cases
+    } == {"A", "B"}
     assert len({patients[c.row] for c in cases}) == 8
     for case in cases:
         k = ["A", "B"].index(case.finding)
@@ -859,15 +1173,27 @@ def test_cases_are_chosen_by_scores_alone() -> None:
             assert abs((prob[positive, k] < prob[case.row, k]).mean() - 0.5) < 0.12
         assert (target[case.row, k] == 0) == (case.kind == "false")
     boxed[np.flatnonzero(target[:, 1] == 1), 1] = True
-    near = [c for c in case_selection.choose(prob, target, ["A", "B", "Normal"], patients, shown, boxed, 8) if c.kind == "typical"]
+    near = [
+        c
+        for c in case_selection.choose(prob, target, ["A", "B", "Normal"], patients, shown, boxed, 8)
+        if c.kind == "typical"
+    ]
     assert near[0].finding == "B"
     shown[:200] = False
-    assert all(c.row >= 200 for c in case_selection.choose(prob, target, ["A", "B", "Normal"], patients, shown, boxed, 8))
+    assert all(
+        c.row >= 200 for c in case_selection.choose(prob, target, ["A", "B", "Normal"], patients, shown, boxed, 8)
+    )
 
 
 def test_the_choice_is_exhausted_without_repeats() -> None:
     cases = case_selection.choose(
-        np.array([[0.9], [0.2], [0.4]]), np.array([[1.0], [0.0], [1.0]]), ["A"], ["p", "p", "p"], np.ones(3, bool), np.zeros((3, 1), bool), 40
+        np.array([[0.9], [0.2], [0.4]]),
+        np.array([[1.0], [0.0], [1.0]]),
+        ["A"],
+        ["p", "p", "p"],
+        np.ones(3, bool),
+        np.zeros((3, 1), bool),
+        40,
     )
     assert len({(c.finding, c.row) for c in cases}) == len(cases) == 3
 
@@ -913,7 +1239,10 @@ def test_a_browser_shows_it_without_errors_or_overflow(browser: Any, made: Path,
     tab.on("request", lambda request: asked.append(request.url[:60]))
     tab.goto(made.as_uri())
     assert said == [] and [url for url in asked if not url.startswith(("data:", "file:"))] == []
-    assert tab.evaluate("Array.from(document.images).every(i => i.complete && i.naturalWidth > 0)") and tab.evaluate("document.images.length") >= 48 + 8
+    assert (
+        tab.evaluate("Array.from(document.images).every(i => i.complete && i.naturalWidth > 0)")
+        and tab.evaluate("document.images.length") >= 48 + 8
+    )
     tab.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
     assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     tab.close()

@@ -99,7 +99,9 @@ def test_precision_and_fdr_hold_with_their_confidence() -> None:
         if t is not None:
             feasible += 1
             broken["precision"] += 1 - test_y[test_prob[:, 4] >= t, 4].mean() > 0.3
-        broken["fdr"] += conformal.false_share(test_prob, test_y, conformal.fdr_threshold(prob, y, 0.2, 0.1)).mean() > 0.2
+        broken["fdr"] += (
+            conformal.false_share(test_prob, test_y, conformal.fdr_threshold(prob, y, 0.2, 0.1)).mean() > 0.2
+        )
     assert feasible > 100
     assert all(count <= binom.ppf(0.999, 200, 0.1) for count in broken.values()), broken
 
@@ -121,7 +123,8 @@ def test_fdr_risk_is_computed_at_every_score() -> None:
         risk = conformal.false_share(prob, y, t).mean()
         r = min(risk, 0.25)
         bound = min(
-            math.exp(-200 * (r * math.log(max(r, 1e-300) / 0.25) + (1 - r) * math.log((1 - r) / 0.75))), math.e * binom.cdf(math.ceil(200 * risk), 200, 0.25)
+            math.exp(-200 * (r * math.log(max(r, 1e-300) / 0.25) + (1 - r) * math.log((1 - r) / 0.75))),
+            math.e * binom.cdf(math.ceil(200 * risk), 200, 0.25),
         )
         if bound > 0.1:
             break
@@ -137,12 +140,18 @@ def test_em_finds_the_new_prevalence_and_weights_restore_the_promise() -> None:
         test_prob, test_y = drawn(4000, 1000 + seed, shift=1.0)
         known = expit(np.array([-2.5, -2, -1.5, -1, -0.5]) + 1.0)
         z = np.log(prob / (1 - prob))
-        offset = np.array([-2.5, -2, -1.5, -1, -0.5])  # log-odds of the prior; the likelihood ratio of a normal with means -1.5 and 0 is exp(1.5 z + 1.125)
+        offset = np.array(
+            [-2.5, -2, -1.5, -1, -0.5]
+        )  # log-odds of the prior; the likelihood ratio of a normal with means -1.5 and 0 is exp(1.5 z + 1.125)
         calibrated = expit(offset + 1.5 * np.log(test_prob / (1 - test_prob)) + 1.125)
         assert np.isfinite(z).all()
         q = conformal.shifted_prevalence(calibrated, expit(offset))
         assert np.abs(q - test_y.mean(axis=0)).max() < 0.06
-        for name, weight in (("plain", None), ("true", conformal.tilted(y, known)), ("estimated", conformal.tilted(y, q))):
+        for name, weight in (
+            ("plain", None),
+            ("true", conformal.tilted(y, known)),
+            ("estimated", conformal.tilted(y, q)),
+        ):
             t = conformal.fnr_threshold(prob, y, 0.1, weight)
             risks[name].append(conformal.missed(test_prob, test_y, t).mean())
     assert np.mean(risks["plain"]) > 0.12
@@ -189,7 +198,9 @@ def test_the_promise_under_a_shift_holds_for_the_next_patient() -> None:
         others = drawn(1000, 900 + seed, shift=0.5)[0]
         for unit, losses in risks.items():
             share = prediction_sets.image_weights(many[2], unit)
-            found = prediction_sets.shifted(many[0], many[1], others, classes, 0.1, many[2], share, np.ones(len(others)))
+            found = prediction_sets.shifted(
+                many[0], many[1], others, classes, 0.1, many[2], share, np.ones(len(others))
+            )
             lost = conformal.missed(test_prob, test_y, found["threshold"] or 0.0).mean()
             losses.append(lost * 260 / 300)  # of easy patients nothing is lost
     assert np.mean(risks["patient"]) <= 0.1 + 3 * np.std(risks["patient"]) / math.sqrt(20) < np.mean(risks["image"])
@@ -197,7 +208,14 @@ def test_the_promise_under_a_shift_holds_for_the_next_patient() -> None:
 
 def table(names: list[str], target: np.ndarray, classes: list[str], per_patient: int = 1) -> pd.DataFrame:
     labels = [",".join(c for c, on in zip(classes, row, strict=True) if on == 1) for row in target]
-    return pd.DataFrame({"image": names, "labels": labels, "unknown": "", "patient_id": [f"x:{int(name[1:-4]) // per_patient}" for name in names]})
+    return pd.DataFrame(
+        {
+            "image": names,
+            "labels": labels,
+            "unknown": "",
+            "patient_id": [f"x:{int(name[1:-4]) // per_patient}" for name in names],
+        }
+    )
 
 
 @pytest.fixture
@@ -208,19 +226,42 @@ def files(tmp_path: Path) -> Path:
         prob, y = drawn(1000, n, shift)
         names = [f"i{n * 1000 + i}.png" for i in range(1000)]
         table(names, y, classes, 2).to_csv(tmp_path / f"{part}.csv", index=False)
-        pd.DataFrame({"image": names, **{f"prob_{c}": prob[:, k] for k, c in enumerate(classes)}}).to_csv(tmp_path / f"{part}_preds.csv", index=False)
+        pd.DataFrame({"image": names, **{f"prob_{c}": prob[:, k] for k, c in enumerate(classes)}}).to_csv(
+            tmp_path / f"{part}_preds.csv", index=False
+        )
     return tmp_path
 
 
 def calibrate(files: Path, *flags: object, unit: str = "image") -> tuple[object, ...]:
-    return ("calibrate_conformal.py", "--preds", files / "cal_preds.csv", "--csv", files / "cal.csv", "--out", files / "thr.json", "--unit", unit, *flags)
+    return (
+        "calibrate_conformal.py",
+        "--preds",
+        files / "cal_preds.csv",
+        "--csv",
+        files / "cal.csv",
+        "--out",
+        files / "thr.json",
+        "--unit",
+        unit,
+        *flags,
+    )
 
 
 def scores(files: Path, part: str) -> tuple[dict, str]:
     said = run(
-        "evaluate.py", "--preds", files / f"{part}_preds.csv", "--csv", files / f"{part}.csv", "--thresholds", files / "thr.json", "--out", files / "out",
-        "--resamples", 100, "--overwrite",
-    )  # fmt: skip
+        "evaluate.py",
+        "--preds",
+        files / f"{part}_preds.csv",
+        "--csv",
+        files / f"{part}.csv",
+        "--thresholds",
+        files / "thr.json",
+        "--out",
+        files / "out",
+        "--resamples",
+        100,
+        "--overwrite",
+    )
     return json.loads((files / "out" / "metrics.json").read_text())["conformal"], said
 
 
@@ -237,20 +278,35 @@ def test_from_files_to_realised_risks(files: Path) -> None:
         some = y.any(axis=1)
         lost = ((~inside) & (y == 1)).sum(axis=1) / np.maximum(y.sum(axis=1), 1)
         expected = {
-            "fnr": lost.mean(), "fnr_with_finding": lost[some].mean(), "size": inside.sum(axis=1).mean(), "size_with_finding": inside[some].sum(axis=1).mean(),
+            "fnr": lost.mean(),
+            "fnr_with_finding": lost[some].mean(),
+            "size": inside.sum(axis=1).mean(),
+            "size_with_finding": inside[some].sum(axis=1).mean(),
             "fdr": (inside & (y == 0)).sum(axis=1).astype(float).__truediv__(np.maximum(inside.sum(axis=1), 1)).mean(),
-        }  # fmt: skip
+        }
         assert {name: t[name]["value"] for name in expected} == pytest.approx(expected, abs=1e-6)
         assert t["fnr"]["low"] <= t["fnr"]["value"] <= t["fnr"]["high"]
-    assert 0.07 < found["rules"]["fnr"]["fnr"]["value"] < 0.13 and 0.07 < found["rules"]["fnr_with_finding"]["fnr_with_finding"]["value"] < 0.13
+    assert (
+        0.07 < found["rules"]["fnr"]["fnr"]["value"] < 0.13
+        and 0.07 < found["rules"]["fnr_with_finding"]["fnr_with_finding"]["value"] < 0.13
+    )
     for k, c in enumerate(classes):
         row = thr["each"][c]
-        assert found["each"][c]["sensitivity"]["value"] == pytest.approx((prob[y[:, k] == 1, k] >= row["present_from"]).mean(), abs=1e-6)
-        assert found["each"][c]["specificity"]["value"] == pytest.approx((prob[y[:, k] == 0, k] <= row["absent_to"]).mean(), abs=1e-6)
+        assert found["each"][c]["sensitivity"]["value"] == pytest.approx(
+            (prob[y[:, k] == 1, k] >= row["present_from"]).mean(), abs=1e-6
+        )
+        assert found["each"][c]["specificity"]["value"] == pytest.approx(
+            (prob[y[:, k] == 0, k] <= row["absent_to"]).mean(), abs=1e-6
+        )
         if row["precise_from"] is None:
             assert found["each"][c]["precision"]["value"] is None
     curve = [row["fnr"] for row in found["curve"]]
-    assert curve == sorted(curve) and found["curve"][-1]["alpha"] == 0.5 and not found["shift"]["warning"] and "WARNING" not in said
+    assert (
+        curve == sorted(curve)
+        and found["curve"][-1]["alpha"] == 0.5
+        and not found["shift"]["warning"]
+        and "WARNING" not in said
+    )
 
 
 def test_shifted_prevalence_is_a_warning_with_numbers_and_can_be_corrected(files: Path) -> None:
@@ -310,8 +366,12 @@ def test_images_that_are_half_known_set_no_common_threshold() -> None:
     holes[np.random.default_rng(1).random(y.shape) < 0.2] = np.nan
     whole = ~np.isnan(holes).any(axis=1)
     with_holes = prediction_sets.calibrate(prob, holes, np.arange(4000), list("abcde"), 0.1, 0.1, "image", "none", 0)
-    without = prediction_sets.calibrate(prob[whole], y[whole], np.arange(whole.sum()), list("abcde"), 0.1, 0.1, "image", "none", 0)
-    assert [with_holes[rule] for rule in ("fnr", "fnr_with_finding", "fdr")] == [without[rule] for rule in ("fnr", "fnr_with_finding", "fdr")]
+    without = prediction_sets.calibrate(
+        prob[whole], y[whole], np.arange(whole.sum()), list("abcde"), 0.1, 0.1, "image", "none", 0
+    )
+    assert [with_holes[rule] for rule in ("fnr", "fnr_with_finding", "fdr")] == [
+        without[rule] for rule in ("fnr", "fnr_with_finding", "fdr")
+    ]
     assert with_holes["n_whole"] == whole.sum() < with_holes["n_images"] == 4000
     assert with_holes["each"]["a"]["known"] == (~np.isnan(holes[:, 0])).sum()
     holes[:, 0] = np.where(holes[:, 0] == 1, 1, np.nan)
@@ -330,9 +390,10 @@ def test_scaling_is_fitted_on_other_patients(files: Path) -> None:
 
 def test_prediction_sets_by_name() -> None:
     each = {
-        "Mass": {"present_from": 0.2, "absent_to": 0.6, "precise_from": None}, "Edema": {"present_from": 0.5, "absent_to": 0.3, "precise_from": 0.9},
+        "Mass": {"present_from": 0.2, "absent_to": 0.6, "precise_from": None},
+        "Edema": {"present_from": 0.5, "absent_to": 0.3, "precise_from": 0.9},
         "Hernia": {"present_from": None, "absent_to": None, "precise_from": None},
-    }  # fmt: skip
+    }
     thr = {
         "classes": list(each),
         "each": each,
@@ -346,7 +407,11 @@ def test_prediction_sets_by_name() -> None:
     }
     rows = prediction_sets.described(thr, np.array([[0.1, 0.1, 0.1], [0.4, 0.4, 0.4], [0.7, 0.7, 0.7]]))
     assert [row["set"] for row in rows] == [[], ["Mass", "Edema", "Hernia"], ["Mass", "Edema", "Hernia"]]
-    assert [row["certain"] for row in rows] == [[], [], ["Mass", "Edema"]]  # Edema at .4: both can be ruled out, it is in neither
+    assert [row["certain"] for row in rows] == [
+        [],
+        [],
+        ["Mass", "Edema"],
+    ]  # Edema at .4: both can be ruled out, it is in neither
     assert [row["possible"] for row in rows] == [["Hernia"], ["Mass", "Hernia"], ["Hernia"]]
 
 
@@ -359,9 +424,22 @@ def test_wrong_files_are_one_line(files: Path, tmp_path: Path) -> None:
     assert "exists" in one_line_error(*calibrate(files, "--classes", "Atelectasis"))
     assert "Normal is no finding" in one_line_error(*calibrate(files, "--classes", "Normal", "--overwrite"))
     same_images = ("--overwrite", "--target_preds", files / "cal_preds.csv")
-    assert "1,000 of its images set the thresholds" in one_line_error(*calibrate(files, "--classes", "Effusion", *same_images))
-    assert "there is no prediction for 'Hernia'" in one_line_error(*calibrate(files, "--classes", "Hernia", "--overwrite"))
-    same = ("evaluate.py", "--preds", files / "cal_preds.csv", "--csv", files / "cal.csv", "--out", files / "out", "--thresholds")
+    assert "1,000 of its images set the thresholds" in one_line_error(
+        *calibrate(files, "--classes", "Effusion", *same_images)
+    )
+    assert "there is no prediction for 'Hernia'" in one_line_error(
+        *calibrate(files, "--classes", "Hernia", "--overwrite")
+    )
+    same = (
+        "evaluate.py",
+        "--preds",
+        files / "cal_preds.csv",
+        "--csv",
+        files / "cal.csv",
+        "--out",
+        files / "out",
+        "--thresholds",
+    )
     assert "500 patients who are scored set the thresholds" in one_line_error(*same, files / "thr.json")
     (files / "bad.json").write_text("{}")
     assert "not a file of calibrate_conformal.py" in one_line_error(*same, files / "bad.json")
@@ -369,10 +447,14 @@ def test_wrong_files_are_one_line(files: Path, tmp_path: Path) -> None:
     good = json.loads((files / "thr.json").read_text())
     assert good["contaminated"] is None  # a CSV of predictions does not say
     for change, said in (
-        ({"alpha": "0.1"}, "'alpha' is '0.1', not a number"), ({"each": {"Effusion": {}}}, "'each.Effusion.present_from' is missing"),
-        ({"prevalence": {"Effusion": 0.1}}, "'prevalence' has no 'Atelectasis'"), ({"scale": "magic", "scaling": good["each"]}, "scaling"),
-        ({"patients": [1]}, "'patients[0]' is 1, not a text"), ({"model": []}, "'model' is [], not an object"), ({"curve": [1]}, "'curve[0]' is 1"),
-    ):  # fmt: skip
+        ({"alpha": "0.1"}, "'alpha' is '0.1', not a number"),
+        ({"each": {"Effusion": {}}}, "'each.Effusion.present_from' is missing"),
+        ({"prevalence": {"Effusion": 0.1}}, "'prevalence' has no 'Atelectasis'"),
+        ({"scale": "magic", "scaling": good["each"]}, "scaling"),
+        ({"patients": [1]}, "'patients[0]' is 1, not a text"),
+        ({"model": []}, "'model' is [], not an object"),
+        ({"curve": [1]}, "'curve[0]' is 1"),
+    ):
         (files / "bad.json").write_text(json.dumps(good | change))
         error = one_line_error(*same, files / "bad.json")
         assert said in error and str(files / "bad.json") in error
@@ -395,9 +477,17 @@ def test_real_predictions_behave_as_measured_before(shared: Path) -> None:
             t = conformal.fnr_threshold(prob[cal], y[cal], alpha)
             u = conformal.fnr_threshold(prob[cal & some], y[cal & some], alpha)
             results.append(
-                (conformal.missed(prob[~cal], y[~cal], t).mean(), (prob[~cal] >= t).sum(axis=1).mean(), (prob[~cal & some] >= u).sum(axis=1).mean())
-            )  # fmt: skip
+                (
+                    conformal.missed(prob[~cal], y[~cal], t).mean(),
+                    (prob[~cal] >= t).sum(axis=1).mean(),
+                    (prob[~cal & some] >= u).sum(axis=1).mean(),
+                )
+            )
     expected = {0.05: (0.049, 4.9, 8.5), 0.1: (0.100, 3.1, 6.5), 0.2: (0.201, 1.5, 4.4)}
     for alpha, (risk, size, size_some) in expected.items():
         mean = np.mean(found[alpha], axis=0)
-        assert mean[0] == pytest.approx(risk, abs=0.002) and mean[1] == pytest.approx(size, abs=0.1) and mean[2] == pytest.approx(size_some, abs=0.2)
+        assert (
+            mean[0] == pytest.approx(risk, abs=0.002)
+            and mean[1] == pytest.approx(size, abs=0.1)
+            and mean[2] == pytest.approx(size_some, abs=0.2)
+        )

@@ -21,7 +21,12 @@ CLASSES = ["Mass", "Edema"]
 
 def write_predictions(path: Path, images: list[str], prob: np.ndarray, marked: bool = False) -> None:
     predictions.write(
-        path, (predictions.record(i, CLASSES, {"full": p, "crop": p, "drop": p / 2}, marked) for i, p in zip(images, prob, strict=True)), {"checkpoint": "x.pt"}
+        path,
+        (
+            predictions.record(i, CLASSES, {"full": p, "crop": p, "drop": p / 2}, marked)
+            for i, p in zip(images, prob, strict=True)
+        ),
+        {"checkpoint": "x.pt"},
     )
 
 
@@ -73,7 +78,19 @@ class Case:
 
     def evaluate(self, *flags: object, resamples: int = 100) -> dict[str, Any]:
         out = self.folder / "scores"
-        self.said = run("evaluate.py", "--preds", self.preds, "--csv", self.csv, "--out", out, "--resamples", resamples, "--overwrite", *flags)
+        self.said = run(
+            "evaluate.py",
+            "--preds",
+            self.preds,
+            "--csv",
+            self.csv,
+            "--out",
+            out,
+            "--resamples",
+            resamples,
+            "--overwrite",
+            *flags,
+        )
         return json.loads((out / "metrics.json").read_text())
 
 
@@ -84,7 +101,12 @@ def case(tmp_path: Path) -> Case:
 
 def test_scores_and_where_they_come_from(case: Case) -> None:
     result = case.evaluate()
-    assert (result["n_images"], result["n_patients"], result["split"], result["contaminated"]) == (240, 80, "test", False)
+    assert (result["n_images"], result["n_patients"], result["split"], result["contaminated"]) == (
+        240,
+        80,
+        "test",
+        False,
+    )
     assert result["label_source"].startswith("Data_Entry_2017.csv")
     areas = []
     for j, c in enumerate(CLASSES):
@@ -92,22 +114,37 @@ def test_scores_and_where_they_come_from(case: Case) -> None:
         areas.append(roc_auc_score(case.target[known, j], case.prob[known, j]))
         score = result["per_class"][c]["auroc"]
         assert score["value"] == pytest.approx(areas[-1], abs=1e-6) and score["low"] < score["value"] < score["high"]
-        assert result["per_class"][c]["known"] == known.sum() and result["per_class"][c]["positives"] == case.target[known, j].sum()
+        assert (
+            result["per_class"][c]["known"] == known.sum()
+            and result["per_class"][c]["positives"] == case.target[known, j].sum()
+        )
         fpr, tpr = result["per_class"][c]["roc"]
         assert np.trapezoid(tpr, fpr) == pytest.approx(areas[-1], abs=0.02)
     assert result["mean"]["auroc"]["value"] == pytest.approx(np.mean(areas), abs=1e-6)
-    assert result["mean"]["auroc_drop"]["value"] == pytest.approx(np.mean(areas), abs=1e-3)  # half of each probability: the same ranks
+    assert result["mean"]["auroc_drop"]["value"] == pytest.approx(
+        np.mean(areas), abs=1e-3
+    )  # half of each probability: the same ranks
     table = pd.read_csv(case.folder / "scores" / "per_class.csv")
-    assert table["class"].tolist() == ["mean", *CLASSES] and set(table["n_patients"]) == {80} and set(table["label_source"]) == {result["label_source"]}
+    assert (
+        table["class"].tolist() == ["mean", *CLASSES]
+        and set(table["n_patients"]) == {80}
+        and set(table["label_source"]) == {result["label_source"]}
+    )
     assert not table["contaminated"].any() and "none of these images was trained on" in case.said
-    assert "exists" in one_line_error("evaluate.py", "--preds", case.preds, "--csv", case.csv, "--out", case.folder / "scores")
+    assert "exists" in one_line_error(
+        "evaluate.py", "--preds", case.preds, "--csv", case.csv, "--out", case.folder / "scores"
+    )
 
 
 def test_faithfulness_on_positives_and_negatives(case: Case) -> None:
     block = case.evaluate(resamples=0)["faithfulness"]
     lost, positive = case.prob[:, 0] / 2, case.target[:, 0] == 1
     assert block["positives"]["per_class"]["Mass"]["value"] == pytest.approx(lost[positive].mean(), rel=1e-4)
-    assert block["negatives"]["per_class"]["Mass"] == {"value": pytest.approx(lost[~positive].mean(), rel=1e-4), "low": None, "high": None}
+    assert block["negatives"]["per_class"]["Mass"] == {
+        "value": pytest.approx(lost[~positive].mean(), rel=1e-4),
+        "low": None,
+        "high": None,
+    }
 
 
 def test_contamination_stands_everywhere_and_is_not_claimed_away(case: Case) -> None:
@@ -124,18 +161,35 @@ def test_thresholds_come_from_other_patients_and_decide_as_scikit_learn(case: Ca
     called = np.zeros_like(case.target, dtype=bool)
     for j, c in enumerate(CLASSES):
         threshold, known = result["per_class"][c]["threshold"], case.known(j)
-        assert threshold in np.float32(other.prob[:, j]).astype(float) or np.abs(other.prob[:, j] - threshold).min() < 1e-6
+        assert (
+            threshold in np.float32(other.prob[:, j]).astype(float) or np.abs(other.prob[:, j] - threshold).min() < 1e-6
+        )
         called[:, j] = case.prob[:, j] >= threshold
-        assert result["per_class"][c]["f1"]["value"] == pytest.approx(f1_score(case.target[known, j], called[known, j]), abs=1e-6)
+        assert result["per_class"][c]["f1"]["value"] == pytest.approx(
+            f1_score(case.target[known, j], called[known, j]), abs=1e-6
+        )
         assert result["per_class"][c]["youden"]["low"] < result["per_class"][c]["youden"]["value"]
     known = np.stack([case.known(0), case.known(1)], axis=1)
     assert result["micro"]["f1"]["value"] == pytest.approx(f1_score(case.target[known], called[known]), abs=1e-6)
     assert result["hamming"]["value"] == pytest.approx(accuracy_score(case.target[known], called[known]), abs=1e-6)
     methods = result["calibration"]["methods"]
-    assert set(methods) == {"raw", "temperature", "platt"} and methods["platt"]["mean"]["brier"] <= methods["raw"]["mean"]["brier"] + 0.01
+    assert (
+        set(methods) == {"raw", "temperature", "platt"}
+        and methods["platt"]["mean"]["brier"] <= methods["raw"]["mean"]["brier"] + 0.01
+    )
     assert sum(row[2] for row in methods["raw"]["reliability"]) == known.sum()
     shared = one_line_error(
-        "evaluate.py", "--preds", case.preds, "--csv", case.csv, "--threshold_preds", case.preds, "--threshold_csv", case.csv, "--out", case.folder / "n"
+        "evaluate.py",
+        "--preds",
+        case.preds,
+        "--csv",
+        case.csv,
+        "--threshold_preds",
+        case.preds,
+        "--threshold_csv",
+        case.csv,
+        "--out",
+        case.folder / "n",
     )
     assert "240 images and 80 patients" in shared and not (case.folder / "n").exists()
 
@@ -144,10 +198,18 @@ def test_subgroups_and_their_gap(case: Case) -> None:
     block = case.evaluate()["subgroups"]["view"]
     for group in ("PA", "AP"):
         rows = case.view == group
-        areas = [roc_auc_score(case.target[rows & case.known(j), j], case.prob[rows & case.known(j), j]) for j in range(2)]
-        assert block["groups"][group]["auroc"]["value"] == pytest.approx(np.mean(areas), abs=1e-6) and block["groups"][group]["n_images"] == 120
+        areas = [
+            roc_auc_score(case.target[rows & case.known(j), j], case.prob[rows & case.known(j), j]) for j in range(2)
+        ]
+        assert (
+            block["groups"][group]["auroc"]["value"] == pytest.approx(np.mean(areas), abs=1e-6)
+            and block["groups"][group]["n_images"] == 120
+        )
     values = {g: v["auroc"]["value"] for g, v in block["groups"].items()}
-    assert block["gap"]["value"] == pytest.approx(values[block["gap"]["best"]] - values[block["gap"]["worst"]]) and block["gap"]["value"] >= 0
+    assert (
+        block["gap"]["value"] == pytest.approx(values[block["gap"]["best"]] - values[block["gap"]["worst"]])
+        and block["gap"]["value"] >= 0
+    )
     assert block["gap"]["low"] < block["gap"]["value"] < block["gap"]["high"]
 
 
@@ -157,18 +219,37 @@ def test_paired_comparison(case: Case) -> None:
     write_predictions(case.folder / "same.json", [case.images[k] for k in order], case.prob[order])
     write_predictions(case.folder / "worse.json", case.images, rng.random((240, 2)))
     same = case.evaluate("--compare", case.folder / "same.json")["comparison"]
-    assert same["mean"]["auroc"] == {"value": 0, "low": 0, "high": 0, "p": 1} and same["per_class"]["Mass"]["auroc"]["p_delong"] == 1
+    assert (
+        same["mean"]["auroc"] == {"value": 0, "low": 0, "high": 0, "p": 1}
+        and same["per_class"]["Mass"]["auroc"]["p_delong"] == 1
+    )
     worse = case.evaluate("--compare", case.folder / "worse.json")["comparison"]
-    assert worse["mean"]["auroc"]["low"] > 0.1 and worse["mean"]["auroc"]["p"] < 0.05 and worse["per_class"]["Edema"]["auroc"]["p_delong"] < 0.001
+    assert (
+        worse["mean"]["auroc"]["low"] > 0.1
+        and worse["mean"]["auroc"]["p"] < 0.05
+        and worse["per_class"]["Edema"]["auroc"]["p_delong"] < 0.001
+    )
     write_predictions(case.folder / "few.json", case.images[:100], case.prob[:100])
-    said = one_line_error("evaluate.py", "--preds", case.preds, "--csv", case.csv, "--compare", case.folder / "few.json", "--out", case.folder / "n")
+    said = one_line_error(
+        "evaluate.py",
+        "--preds",
+        case.preds,
+        "--csv",
+        case.csv,
+        "--compare",
+        case.folder / "few.json",
+        "--out",
+        case.folder / "n",
+    )
     assert "100 images, not the same 240" in said
 
 
 def test_a_csv_of_probabilities_is_as_good(case: Case) -> None:
     ours = case.evaluate(resamples=20)
     case.preds = case.folder / "peer.csv"
-    pd.DataFrame({"Image Index": case.images, **{f"prob_{c}": case.prob[:, j] for j, c in enumerate(CLASSES)}}).to_csv(case.preds, index=False)
+    pd.DataFrame({"Image Index": case.images, **{f"prob_{c}": case.prob[:, j] for j, c in enumerate(CLASSES)}}).to_csv(
+        case.preds, index=False
+    )
     theirs = case.evaluate(resamples=20)
     for c in CLASSES:
         assert theirs["per_class"][c]["auroc"] == pytest.approx(ours["per_class"][c]["auroc"], abs=1e-6)
@@ -176,9 +257,17 @@ def test_a_csv_of_probabilities_is_as_good(case: Case) -> None:
 
 def write_curves(path: Path, case: Case, crop: np.ndarray, drop: np.ndarray) -> None:
     np.savez(
-        path, images=np.array(case.images), classes=np.array(CLASSES), sources=np.array(["mask", "random"]), fractions=np.array([0.1, 0.2, 0.5]),
-        crop=crop, drop=drop, full=case.prob, keep_ratio=np.array(0.1), meta=np.array("{}"),
-    )  # fmt: skip
+        path,
+        images=np.array(case.images),
+        classes=np.array(CLASSES),
+        sources=np.array(["mask", "random"]),
+        fractions=np.array([0.1, 0.2, 0.5]),
+        crop=crop,
+        drop=drop,
+        full=case.prob,
+        keep_ratio=np.array(0.1),
+        meta=np.array("{}"),
+    )
 
 
 def test_controls_tell_a_mask_that_matters_from_one_that_does_not(case: Case) -> None:
@@ -189,10 +278,14 @@ def test_controls_tell_a_mask_that_matters_from_one_that_does_not(case: Case) ->
     block = case.evaluate("--curves", case.folder / "c.npz")["faithfulness"]["controls"]
     mask, random = block["sources"]["mask"], block["sources"]["random"]
     full = np.mean([roc_auc_score(case.target[case.known(j), j], case.prob[case.known(j), j]) for j in range(2)])
-    assert mask["crop"]["value"] == pytest.approx(full, abs=1e-6) and mask["insertion_area"]["value"] == pytest.approx(full, abs=1e-6)
+    assert mask["crop"]["value"] == pytest.approx(full, abs=1e-6) and mask["insertion_area"]["value"] == pytest.approx(
+        full, abs=1e-6
+    )
     assert mask["drop"]["high"] < mask["crop"]["low"] and random["crop"]["high"] < random["drop"]["low"]
     heights = np.array(random["insertion"])
-    assert random["insertion_area"]["value"] == pytest.approx(((heights[0] + heights[1]) / 2 * 0.1 + (heights[1] + heights[2]) / 2 * 0.3) / 0.4, abs=1e-5)
+    assert random["insertion_area"]["value"] == pytest.approx(
+        ((heights[0] + heights[1]) / 2 * 0.1 + (heights[1] + heights[2]) / 2 * 0.3) / 0.4, abs=1e-5
+    )
     np.testing.assert_allclose(faithfulness.area(np.array([1.0, 0.5, 0.0]), np.array([0.0, 0.5, 1.0])), 0.5)
 
 
@@ -278,8 +371,10 @@ def test_the_findings_own_map_is_the_headline_of_the_boxes(tmp_path: Path) -> No
     assert found["findings"]["Mass"] == {"n_boxes": 90, "n_small_boxes": 0, "n_images": 90, "n_patients": 30}
     assert found["controls"]["label_place"]["class_mask"]["n_images"] == 240  # images without a box have labels, too
     assert {name: block["kind"] for name, block in found["sources"].items() if "_" not in name} == {
-        "mask": "union", "random": "control", "centre": "control"
-    }  # fmt: skip
+        "mask": "union",
+        "random": "control",
+        "centre": "control",
+    }
     for said in (
         "POINTING of each finding's own map into its box (class_mask): 1.0000",
         "minus the same finding's map of other patients' images",
@@ -337,7 +432,11 @@ def test_a_group_with_too_few_findings_is_undefined() -> None:
     prob, patients = np.linspace(0, 1, 12).reshape(6, 2), np.array(list("abcdef"))
     drawn = summary.estimate(summary.subgroup_scores(prob, target, groups), patients, 10, 0)
     block = summary.subgroups(drawn, groups, patients, CLASSES)["sex"]
-    assert block["groups"]["M"]["auroc"]["value"] is None and block["groups"]["F"]["auroc"]["value"] is not None and "gap" not in block
+    assert (
+        block["groups"]["M"]["auroc"]["value"] is None
+        and block["groups"]["F"]["auroc"]["value"] is not None
+        and "gap" not in block
+    )
 
 
 @pytest.mark.parametrize(
@@ -377,7 +476,9 @@ def test_bad_predictions_are_named(tmp_path: Path, change, said: str) -> None:
     write_predictions(tmp_path / "p.json", ["a.png", "b.png", "c.png"], np.full((3, 2), 0.5))
     (tmp_path / "p.json").write_text(json.dumps(change(json.loads((tmp_path / "p.json").read_text()))))
     (tmp_path / "t.csv").write_text("image,labels\na.png,Mass\nb.png,Edema\nc.png,\n")
-    assert said in one_line_error("evaluate.py", "--preds", tmp_path / "p.json", "--csv", tmp_path / "t.csv", "--out", tmp_path / "s")
+    assert said in one_line_error(
+        "evaluate.py", "--preds", tmp_path / "p.json", "--csv", tmp_path / "t.csv", "--out", tmp_path / "s"
+    )
     assert not (tmp_path / "s").exists()
 
 
@@ -397,7 +498,9 @@ def test_bad_predictions_are_named(tmp_path: Path, change, said: str) -> None:
 def test_bad_csv_predictions_are_named(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "p.csv").write_text(text)
     (tmp_path / "t.csv").write_text("image,labels\na.png,Mass\nb.png,Edema\n")
-    assert said in one_line_error("evaluate.py", "--preds", tmp_path / "p.csv", "--csv", tmp_path / "t.csv", "--out", tmp_path / "s")
+    assert said in one_line_error(
+        "evaluate.py", "--preds", tmp_path / "p.csv", "--csv", tmp_path / "t.csv", "--out", tmp_path / "s"
+    )
     assert not (tmp_path / "s").exists()
 
 
@@ -412,8 +515,13 @@ def test_what_has_one_class_alone_is_in_no_mean(case: Case) -> None:
     prob = {"prob_Mass": case.prob[:, 0], "prob_Edema": case.prob[:, 1], "prob_Hernia": 0.9}
     pd.DataFrame({"image": case.images, **prob}).to_csv(case.preds, index=False)
     result = case.evaluate(resamples=0)
-    assert set(result["classes_undefined"]) == {"Edema", "Hernia"} and "undefined and not in the means: Edema, Hernia" in case.said
-    assert result["per_class"]["Edema"]["ap"]["value"] is None and result["per_class"]["Hernia"]["auroc"]["value"] is None
+    assert (
+        set(result["classes_undefined"]) == {"Edema", "Hernia"}
+        and "undefined and not in the means: Edema, Hernia" in case.said
+    )
+    assert (
+        result["per_class"]["Edema"]["ap"]["value"] is None and result["per_class"]["Hernia"]["auroc"]["value"] is None
+    )
     for name in ("auroc", "ap", "brier"):
         assert result["mean"][name]["value"] == pytest.approx(whole["per_class"]["Mass"][name]["value"], abs=1e-6)
 
@@ -428,7 +536,18 @@ def test_one_patient_has_no_interval(case: Case) -> None:
 
 def test_files_of_another_or_a_contaminated_model_are_refused(case: Case) -> None:
     other = Case(case.folder, first=5000, seed=1)
-    flags = ("--preds", case.preds, "--csv", case.csv, "--threshold_preds", other.preds, "--threshold_csv", other.csv, "--out", case.folder / "n")
+    flags = (
+        "--preds",
+        case.preds,
+        "--csv",
+        case.csv,
+        "--threshold_preds",
+        other.preds,
+        "--threshold_csv",
+        other.csv,
+        "--out",
+        case.folder / "n",
+    )
     write_predictions(other.preds, other.images, other.prob, marked=True)
     assert "trained on some of these" in one_line_error("evaluate.py", *flags)
     write_predictions(other.preds, other.images, other.prob)
@@ -441,11 +560,15 @@ def test_files_of_another_or_a_contaminated_model_are_refused(case: Case) -> Non
 @pytest.mark.parametrize(
     ("meta", "said"),
     [
-        ('{"checkpoint": 3}', "'checkpoint' is 3, not a text"), ('{"contaminated": "no"}', "'contaminated' is 'no', not true or false"),
-        ('{"ensemble": [1]}', "'ensemble[0]' is 1, not an object"), ('{"epoch": 1.5}', "'epoch' is 1.5, not a whole number"), ("{", "is damaged"),
-        ('{"ensemble": [{"checkpoint": ["a"]}]}', "'ensemble[0].checkpoint' is ['a'], not a text"), ('{"args": 3}', "'args' is 3"),
+        ('{"checkpoint": 3}', "'checkpoint' is 3, not a text"),
+        ('{"contaminated": "no"}', "'contaminated' is 'no', not true or false"),
+        ('{"ensemble": [1]}', "'ensemble[0]' is 1, not an object"),
+        ('{"epoch": 1.5}', "'epoch' is 1.5, not a whole number"),
+        ("{", "is damaged"),
+        ('{"ensemble": [{"checkpoint": ["a"]}]}', "'ensemble[0].checkpoint' is ['a'], not a text"),
+        ('{"args": 3}', "'args' is 3"),
     ],
-)  # fmt: skip
+)
 def test_an_odd_meta_file_is_named_with_its_key(case: Case, meta: str, said: str) -> None:
     path = predictions.meta_path(case.preds)
     path.write_text(meta)
@@ -555,9 +678,21 @@ def test_the_report_takes_all_that_evaluate_writes(case: Case) -> None:
     boxes.to_csv(case.folder / "b.csv", index=False)
     write_maps(case.folder / "m.npz", case.images)
     flags = (
-        "--threshold_preds", other.preds, "--threshold_csv", other.csv, "--thresholds", thresholds, "--curves", case.folder / "c.npz",
-        "--bbox_csv", case.folder / "b.csv", "--masks", case.folder / "m.npz", "--compare", case.preds,
-    )  # fmt: skip
+        "--threshold_preds",
+        other.preds,
+        "--threshold_csv",
+        other.csv,
+        "--thresholds",
+        thresholds,
+        "--curves",
+        case.folder / "c.npz",
+        "--bbox_csv",
+        case.folder / "b.csv",
+        "--masks",
+        case.folder / "m.npz",
+        "--compare",
+        case.preds,
+    )
     for resamples in (0, 20):
         written = case.evaluate(*flags, resamples=resamples)
         metrics, odd = read_metrics(case.folder / "scores" / "metrics.json")
@@ -588,5 +723,9 @@ def test_controls_are_compared_in_pairs(case: Case) -> None:
     same = np.repeat(np.repeat(case.prob[:, None, None], 3, axis=2), 2, axis=1)
     write_curves(case.folder / "c.npz", case, same, same / 2)
     mask = case.evaluate("--curves", case.folder / "c.npz")["faithfulness"]["controls"]["sources"]["mask"]
-    assert mask["crop"]["low"] < mask["crop"]["high"] and all(v == {"value": 0, "low": 0, "high": 0} for v in mask["minus"]["random"].values())
-    assert mask["positives"]["value"] == pytest.approx(np.mean([case.prob[(case.target[:, j] == 1) & case.known(j), j].mean() / 2 for j in range(2)]), rel=1e-4)
+    assert mask["crop"]["low"] < mask["crop"]["high"] and all(
+        v == {"value": 0, "low": 0, "high": 0} for v in mask["minus"]["random"].values()
+    )
+    assert mask["positives"]["value"] == pytest.approx(
+        np.mean([case.prob[(case.target[:, j] == 1) & case.known(j), j].mean() / 2 for j in range(2)]), rel=1e-4
+    )

@@ -23,7 +23,9 @@ def box_table(*rows: tuple[str, str, float, float, float, float]) -> pd.DataFram
     return pd.DataFrame(rows, columns=["image", "label", "x", "y", "w", "h"])
 
 
-def one_map(grid: np.ndarray, kept: np.ndarray | None = None, ratio: float = 0.25, name: str = "mask", image: str = "a.png") -> Maps:
+def one_map(
+    grid: np.ndarray, kept: np.ndarray | None = None, ratio: float = 0.25, name: str = "mask", image: str = "a.png"
+) -> Maps:
     bits = {} if kept is None else {name: kept[None, None].astype(np.uint8)}
     return Maps([image], [""], {name: grid[None, None].astype(np.float32)}, bits, ratio, {})
 
@@ -60,7 +62,11 @@ def truth_maps(boxes: pd.DataFrame, images: list[str], m: int, ratio: float, nam
 @pytest.fixture(scope="module")
 def planned() -> pd.DataFrame:
     """Boxes of a demo set that nobody has drawn."""
-    rows = [(case.name, patch.label, *(v / SPACE for v in patch.box())) for case in plan(160, seed=5) for patch in plant(case)]
+    rows = [
+        (case.name, patch.label, *(v / SPACE for v in patch.box()))
+        for case in plan(160, seed=5)
+        for patch in plant(case)
+    ]
     return box_table(*rows)
 
 
@@ -86,7 +92,11 @@ def test_two_cuts_two_regions():
     grid[1:9, 1:9], grid[3:5, 3:5], grid[12:14, 12:14] = 100, 255, 90
     whole, core = (1 / 16, 1 / 16, 8 / 16, 8 / 16), (3 / 16, 3 / 16, 2 / 16, 2 / 16)
     got = score_one(one_map(grid), ("Mass", *whole))
-    assert (got["iou@0.7"], got["false@0.1"], got["iobb@0.9"]) == (1, 2, 1)  # false: the core (IoU 4/64) and the far region
+    assert (got["iou@0.7"], got["false@0.1"], got["iobb@0.9"]) == (
+        1,
+        2,
+        1,
+    )  # false: the core (IoU 4/64) and the far region
     got = score_one(one_map(grid), ("Mass", *core))
     assert (got["iou@0.7"], got["false@0.1"]) == (1, 2)
     got = score_one(one_map(grid), ("Mass", *whole), ("Mass", 12 / 16, 12 / 16, 2 / 16, 2 / 16))
@@ -114,7 +124,12 @@ def test_recall_and_precision_by_hand():
     assert (got["recall"], got["precision"], got["precision_union"], got["centre_small"]) == (0.5, 8 / 32, 8 / 32, None)
     got = score_one(maps, ("Mass", 3.25 / 8, 2.5 / 8, 1 / 8, 1 / 8))  # 3/4 of it left of the rim
     assert got["recall"] == pytest.approx(0.75) and got["precision"] == pytest.approx(0.75 / 32)
-    both = [("Mass", 0.0, 0.0, 0.25, 0.5), ("Mass", 0.0, 0.25, 0.25, 0.5), ("Nodule", 0.75, 0.0, 0.25, 0.5), ("Effusion", 0.25, 0.5, 0.5, 0.5)]
+    both = [
+        ("Mass", 0.0, 0.0, 0.25, 0.5),
+        ("Mass", 0.0, 0.25, 0.25, 0.5),
+        ("Nodule", 0.75, 0.0, 0.25, 0.5),
+        ("Effusion", 0.25, 0.5, 0.5, 0.5),
+    ]
     section = score_maps([maps], box_table(*(("a.png", *b) for b in both)), patients_of(["a.png"]), 0.5, 0, 0)
     scores = section["sources"]["mask"]["per_class"]
     assert scores["Mass"]["precision"]["value"] == 12 / 32  # rows 0..5, the shared cells once
@@ -129,7 +144,12 @@ def test_small_boxes_by_their_centre():
     kept = np.zeros((64, 64))
     kept[10, 20] = 1
     side = 79 / 1024
-    for x, y, small, hit in ((20.5, 10.5, side, 1), (21.5, 10.5, side, 0), (10.5, 20.5, side, 0), (20.5, 10.5, 80 / 1024, None)):
+    for x, y, small, hit in (
+        (20.5, 10.5, side, 1),
+        (21.5, 10.5, side, 0),
+        (10.5, 20.5, side, 0),
+        (20.5, 10.5, 80 / 1024, None),
+    ):
         got = score_one(one_map(np.eye(4), kept), ("Nodule", x / 64 - small / 2, y / 64 - small / 2, small, small))
         assert got["centre_small"] == hit
 
@@ -191,7 +211,9 @@ def test_a_perfect_mask_beats_every_control(planned: pd.DataFrame):
             assert set(by_finding) == set(planned["label"])
             assert all(set(v) == set(COMPARED) for v in by_finding.values())
     shuffled = section["sources"]["cam_shuffled"]
-    assert all(shuffled["mean"][m]["high"] < cam["mean"][m]["low"] for m in ("pointing", "recall", "precision", "iou@0.5"))
+    assert all(
+        shuffled["mean"][m]["high"] < cam["mean"][m]["low"] for m in ("pointing", "recall", "precision", "iou@0.5")
+    )
     assert list(section["sources"]) == ["cam", "random", "centre", "best_place", "cam_shuffled"]
     assert shuffled["minus"] == {}
     small = (planned["w"] < 80 / 1024) & (planned["h"] < 80 / 1024)
@@ -207,7 +229,9 @@ def test_the_demo_set_as_it_is_read(demo: Path):
     maps = truth_maps(boxes, names, 32, 0.1)
     maps.images = [f"images_001/images/{n}" for n in names]
     section = score_maps([maps], boxes, patients_of(maps.images), 0.1, 50, 0)
-    assert section["n_boxes"] == len(boxes) and section["sources"]["cam"]["mean"]["pointing"]["value"] == pytest.approx(1)
+    assert section["n_boxes"] == len(boxes) and section["sources"]["cam"]["mean"]["pointing"]["value"] == pytest.approx(
+        1
+    )
 
 
 def test_a_random_map_scores_chance(planned: pd.DataFrame):
@@ -216,7 +240,11 @@ def test_a_random_map_scores_chance(planned: pd.DataFrame):
     section = score_maps([Maps(images, [""], {"mask": maps}, {}, 0.1, {})], planned, patients_of(images), 0.1, 400, 1)
     share = []
     for _, group in planned.groupby("image"):
-        corner = np.clip(np.concatenate([group[["x", "y"]], group[["x", "y"]].to_numpy() + group[["w", "h"]].to_numpy()], axis=1), 0, 1)
+        corner = np.clip(
+            np.concatenate([group[["x", "y"]], group[["x", "y"]].to_numpy() + group[["w", "h"]].to_numpy()], axis=1),
+            0,
+            1,
+        )
         share.append(cells_of(corner, [np.arange(len(corner))], 64).weight.sum() / 64**2)
     chance = np.mean(share)
     for name in ("mask", "mask_shuffled", "random"):
@@ -250,8 +278,10 @@ def test_images_doubled_under_the_same_patient_do_not_shrink_an_interval(planned
         [Maps(images + copy, [""], {"mask": np.concatenate([maps, maps])}, {}, 0.1, {})],
         pd.concat([planned, planned.assign(image="again_" + planned["image"])]),
         pd.concat([patients, pd.Series(patients.to_numpy(), index=copy)]),
-        0.1, 100, 1,
-    )  # fmt: skip
+        0.1,
+        100,
+        1,
+    )
     assert twice["n_images"] == 2 * once["n_images"] and twice["n_patients"] == once["n_patients"] < once["n_images"]
     for metric, v in once["sources"]["mask"]["mean"].items():
         assert twice["sources"]["mask"]["mean"][metric] == pytest.approx(v), metric
@@ -260,7 +290,9 @@ def test_images_doubled_under_the_same_patient_do_not_shrink_an_interval(planned
 def test_findings_weigh_the_same_and_values_stay_in_range(planned: pd.DataFrame):
     images = list(dict.fromkeys(planned["image"]))
     maps = np.random.default_rng(2).normal(size=(len(images), 1, 16, 16)).astype(np.float32)
-    sources = score_maps([Maps(images, [""], {"mask": maps}, {}, 0.1, {})], planned, patients_of(images), 0.1, 50, 1)["sources"]
+    sources = score_maps([Maps(images, [""], {"mask": maps}, {}, 0.1, {})], planned, patients_of(images), 0.1, 50, 1)[
+        "sources"
+    ]
     for source in sources.values():
         for metric in (*BY_BOX, "pointing", "precision"):
             each = [v[metric]["value"] for v in source["per_class"].values() if v[metric]["value"] is not None]
@@ -272,10 +304,24 @@ def test_every_row_of_the_table_is_on_the_same_images(planned: pd.DataFrame):
     images = list(dict.fromkeys(planned["image"]))
     some = [f"images_00{1 + n % 9}/images/{name}" for n, name in enumerate(images[10:])][::-1] + ["no_box.png"]
     rng = np.random.default_rng(0)
-    wide = Maps(images, [""], {s: rng.normal(size=(len(images), 1, 8, 8)).astype(np.float32) for s in ("mask", "mask_reinit")}, {}, 0.1, {})
+    wide = Maps(
+        images,
+        [""],
+        {s: rng.normal(size=(len(images), 1, 8, 8)).astype(np.float32) for s in ("mask", "mask_reinit")},
+        {},
+        0.1,
+        {},
+    )
     full = truth_maps(planned, images, 32, 0.1)
     order = [images.index(name.rpartition("/")[2]) for name in some[:-1]]
-    part = Maps(some, list(LABELS), {"cam": np.concatenate([full.maps["cam"][order], np.zeros((1, len(LABELS), 32, 32), np.float32)])}, {}, 0.1, {})
+    part = Maps(
+        some,
+        list(LABELS),
+        {"cam": np.concatenate([full.maps["cam"][order], np.zeros((1, len(LABELS), 32, 32), np.float32)])},
+        {},
+        0.1,
+        {},
+    )
     section = score_maps([wide, part], planned, patients_of(images), 0.1, 20, 0)
     assert section["n_boxes"] == planned["image"].isin(images[10:]).sum() and section["n_images"] == len(images) - 10
     ours, shuffled = ["mask", "mask_reinit", "cam"], ["mask_shuffled", "cam_shuffled"]
@@ -284,7 +330,9 @@ def test_every_row_of_the_table_is_on_the_same_images(planned: pd.DataFrame):
     assert list(section["sources"]["mask"]["minus"]) == ["shuffled", "best_place", "reinit", "random", "centre"]
     assert [section["sources"][name]["kind"] for name in ours] == ["union", "union", "finding"]
     assert all(section["sources"][name]["kind"] == "control" for name in ("random", "centre", "best_place", *shuffled))
-    assert section["sources"]["cam"]["mean"]["pointing"]["value"] == pytest.approx(1)  # the rows were matched, in whatever order
+    assert section["sources"]["cam"]["mean"]["pointing"]["value"] == pytest.approx(
+        1
+    )  # the rows were matched, in whatever order
     assert section == score_maps([wide, part], planned, patients_of(images), 0.1, 20, 0)
 
 
@@ -332,8 +380,12 @@ def test_maps_that_are_a_fixed_place_owe_nothing_to_their_image(crowd: pd.DataFr
     section = score_maps([maps], crowd, patients_of(images), 0.1, 200, 0, [labels_of(maps, crowd, patients_of(images))])
     head = section["headline"]
     assert (head["source"], head["kind"]) == ("class_mask", "finding") and list(head["minus"]) == [
-        "shuffled", "best_place", "label_place", "random", "centre"
-    ]  # fmt: skip
+        "shuffled",
+        "best_place",
+        "label_place",
+        "random",
+        "centre",
+    ]
     assert head["pointing"] == section["sources"]["class_mask"]["mean"]["pointing"]
     assert head["minus"]["shuffled"]["low"] < 0 < head["minus"]["shuffled"]["high"]
     assert abs(head["minus"]["shuffled"]["value"]) < 0.02
@@ -505,7 +557,9 @@ def test_a_shuffle_takes_another_patient_and_each_alike():
 
 def test_one_patient_has_no_shuffle():
     maps = one_map(np.eye(8), image="00000001_000.png")
-    section = score_maps([maps], box_table(("00000001_000.png", "Mass", 0.1, 0.1, 0.3, 0.3)), patients_of(maps.images), 0.1, 10, 0)
+    section = score_maps(
+        [maps], box_table(("00000001_000.png", "Mass", 0.1, 0.1, 0.3, 0.3)), patients_of(maps.images), 0.1, 10, 0
+    )
     assert section["sources"]["mask_shuffled"]["mean"]["recall"] == {"value": None, "low": None, "high": None}
     assert section["sources"]["mask"]["minus"]["shuffled"]["recall"]["value"] is None
 

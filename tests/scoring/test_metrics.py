@@ -14,7 +14,7 @@ from sklearn.metrics import (
     precision_score,
     recall_score,
     roc_auc_score,
-)  # fmt: skip
+)
 
 from roi.scoring import calibration, metrics
 
@@ -32,7 +32,9 @@ def test_auroc_and_ap_equal_scikit_learn(ties: bool) -> None:
         score, target = sample(300, ties, seed)
         weights = np.random.default_rng(seed).integers(0, 4, 300).astype(float)
         assert metrics.auroc(score, target) == pytest.approx(roc_auc_score(target, score), abs=1e-12)
-        assert metrics.average_precision(score, target) == pytest.approx(average_precision_score(target, score), abs=1e-12)
+        assert metrics.average_precision(score, target) == pytest.approx(
+            average_precision_score(target, score), abs=1e-12
+        )
         (area,), (precision,) = metrics.by_weight(score, target)(weights[:, None].astype(np.int32))
         assert area == pytest.approx(roc_auc_score(target, score, sample_weight=weights), abs=1e-12)
         assert precision == pytest.approx(average_precision_score(target, score, sample_weight=weights), abs=1e-12)
@@ -43,7 +45,9 @@ def test_one_sided_findings_are_undefined_and_unknown_is_left_out() -> None:
     table = np.stack([target, np.ones(200), np.where(np.arange(200) < 100, target, np.nan), target], axis=1)
     values = metrics.per_class(metrics.auroc, np.stack([score] * 4, axis=1), table)
     assert np.isnan(values[1]) and values[2] == pytest.approx(roc_auc_score(target[:100], score[:100]))
-    assert metrics.mean_over_findings(values, ["Mass", "Edema", "Hernia", "Normal"]) == pytest.approx((values[0] + values[2]) / 2)
+    assert metrics.mean_over_findings(values, ["Mass", "Edema", "Hernia", "Normal"]) == pytest.approx(
+        (values[0] + values[2]) / 2
+    )
 
 
 def bootstrap(score: np.ndarray, target: np.ndarray, patients: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
@@ -56,7 +60,10 @@ def test_bootstrap_draws_whole_patients() -> None:
     """Every image doubled under its patient: intervals stay as they are, while an image bootstrap would shrink them by 1.4."""
     score, target = sample(150, False, 1)
     patients = np.arange(150)
-    once, twice = bootstrap(score, target, patients, 200), bootstrap(np.tile(score, 2), np.tile(target, 2), np.tile(patients, 2), 200)
+    once, twice = (
+        bootstrap(score, target, patients, 200),
+        bootstrap(np.tile(score, 2), np.tile(target, 2), np.tile(patients, 2), 200),
+    )
     assert once.shape == (200, 2) and once[:, 0].std() > 0.01
     np.testing.assert_allclose(once[:, 0], twice[:, 0], atol=1e-12)
 
@@ -65,18 +72,26 @@ def test_bootstrap_equals_scikit_learn_on_each_resample() -> None:
     score, target = sample(120, True, 2)
     patients = np.repeat(np.arange(40), 3)
     (weights,) = metrics.resamples(patients, 20, 5)
-    assert (weights.reshape(40, 3, 20) == weights.reshape(40, 3, 20)[:, :1]).all() and (weights.sum(axis=0) == 120).all()
+    assert (weights.reshape(40, 3, 20) == weights.reshape(40, 3, 20)[:, :1]).all() and (
+        weights.sum(axis=0) == 120
+    ).all()
     drawn = bootstrap(score, target, patients, 20, 5)
     for r in range(20):
         assert drawn[r, 0] == pytest.approx(roc_auc_score(target, score, sample_weight=weights[:, r]), abs=1e-12)
-        assert drawn[r, 1] == pytest.approx(average_precision_score(target, score, sample_weight=weights[:, r]), abs=1e-12)
+        assert drawn[r, 1] == pytest.approx(
+            average_precision_score(target, score, sample_weight=weights[:, r]), abs=1e-12
+        )
 
 
 def test_a_resample_without_both_classes_is_undefined() -> None:
     drawn = bootstrap(np.arange(4.0), np.array([1.0, 0, 0, 0]), np.arange(4), 200)
     without = np.concatenate(list(metrics.resamples(np.arange(4), 200)), axis=1)[0] == 0
     assert (
-        20 < without.sum() < 120 and (np.isnan(drawn[:, 0]) == (without | (np.concatenate(list(metrics.resamples(np.arange(4), 200)), axis=1)[0] == 4))).all()
+        20 < without.sum() < 120
+        and (
+            np.isnan(drawn[:, 0])
+            == (without | (np.concatenate(list(metrics.resamples(np.arange(4), 200)), axis=1)[0] == 4))
+        ).all()
     )
 
 
@@ -115,7 +130,9 @@ def test_delong_on_its_published_example() -> None:
     np.testing.assert_allclose(np.sqrt(np.diag(covariance)), [0.0927, 0.1028, 0.1000], atol=5e-5)
     assert metrics.delong_p(albumin, kg, target) == pytest.approx(0.9102, abs=5e-5)
     assert metrics.delong_p(protein, kg, target) == pytest.approx(0.4561, abs=5e-5)
-    assert metrics.delong_p(kg, kg, target) == 1.0 and metrics.delong_interval(albumin, target)[1] == pytest.approx(0.9182, abs=5e-5)
+    assert metrics.delong_p(kg, kg, target) == 1.0 and metrics.delong_interval(albumin, target)[1] == pytest.approx(
+        0.9182, abs=5e-5
+    )
 
 
 def test_thresholds_and_decisions_equal_scikit_learn() -> None:
@@ -123,13 +140,20 @@ def test_thresholds_and_decisions_equal_scikit_learn() -> None:
         score, target = sample(200, seed % 2 == 0, seed)
         tried = np.unique(score)
         for rule in ("f1", "youden"):
-            value = {t: f1_score(target, score >= t) if rule == "f1" else balanced_accuracy_score(target, score >= t) for t in tried}
+            value = {
+                t: f1_score(target, score >= t) if rule == "f1" else balanced_accuracy_score(target, score >= t)
+                for t in tried
+            }
             assert value[metrics.best_threshold(score, target, rule)] == pytest.approx(max(value.values()), abs=1e-12)
         called = score >= 0.5
         tn, fp, fn, tp = confusion_matrix(target, called).ravel()
         ours = metrics.decision_scores(*(np.array(float(v)) for v in (tp, fp, fn, tn)))
-        assert ours["f1"] == pytest.approx(f1_score(target, called)) and ours["precision"] == pytest.approx(precision_score(target, called))
-        assert ours["recall"] == pytest.approx(recall_score(target, called)) and ours["specificity"] == pytest.approx(recall_score(1 - target, ~called))
+        assert ours["f1"] == pytest.approx(f1_score(target, called)) and ours["precision"] == pytest.approx(
+            precision_score(target, called)
+        )
+        assert ours["recall"] == pytest.approx(recall_score(target, called)) and ours["specificity"] == pytest.approx(
+            recall_score(1 - target, ~called)
+        )
     assert np.isnan(metrics.best_threshold(np.arange(3.0), np.ones(3)))
     nothing_called = metrics.decision_scores(*(np.array(v) for v in (0.0, 0.0, 5.0, 5.0)))
     assert np.isnan(nothing_called["precision"]) and nothing_called["f1"] == 0
@@ -141,10 +165,14 @@ def test_calibration_error_is_that_of_its_definition_and_scaling_mends_what_it_c
     target = (rng.random(40000) < 1 / (1 + np.exp(-z))).astype(float)
     honest, sharp = 1 / (1 + np.exp(-z)), 1 / (1 + np.exp(-(2.5 * z + 1)))
     assert calibration.ece(honest, target) < 0.01 < 0.1 < calibration.ece(sharp, target)
-    assert calibration.ece(np.array([0.2, 0.2, 0.9]), np.array([0.0, 1.0, 1.0]), bins=10) == pytest.approx((2 * 0.3 + 0.1) / 3)
+    assert calibration.ece(np.array([0.2, 0.2, 0.9]), np.array([0.0, 1.0, 1.0]), bins=10) == pytest.approx(
+        (2 * 0.3 + 0.1) / 3
+    )
     assert calibration.brier(sharp, target) == pytest.approx(brier_score_loss(target, sharp))
     a, b = calibration.fit_platt(sharp, target)
-    assert (a, b) == pytest.approx((1 / 2.5, -1 / 2.5), abs=0.03) and calibration.ece(calibration.apply("platt", (a, b), sharp), target) < 0.01
+    assert (a, b) == pytest.approx((1 / 2.5, -1 / 2.5), abs=0.03) and calibration.ece(
+        calibration.apply("platt", (a, b), sharp), target
+    ) < 0.01
     (temperature,) = calibration.fit_temperature(1 / (1 + np.exp(-2.5 * z)), target)
     assert temperature == pytest.approx(2.5, abs=0.1)
     assert np.isnan(calibration.fit_platt(honest[:5], np.zeros(5))).all()
@@ -161,11 +189,23 @@ def test_golden_predictions_of_a_published_reproduction(shared: Path) -> None:
     from roi.sources.readers import read_nih
 
     golden = pd.read_csv(shared / "golden" / "chexnet_reproduction_predictions.csv").set_index("Image Index")
-    table = read_nih(shared / "nih_metadata" / "Data_Entry_2017_v2020.csv").set_index("image", drop=False).loc[golden.index]
-    ours = metrics.per_class(metrics.auroc, golden[[f"prob_{c}" for c in LABELS]].to_numpy(), target_matrix(table.reset_index(drop=True), LABELS))
-    theirs = pd.read_csv(shared / "golden" / "chexnet_reproduction_aucs.csv").set_index("label")["auc"].loc[list(LABELS)]
+    table = (
+        read_nih(shared / "nih_metadata" / "Data_Entry_2017_v2020.csv").set_index("image", drop=False).loc[golden.index]
+    )
+    ours = metrics.per_class(
+        metrics.auroc,
+        golden[[f"prob_{c}" for c in LABELS]].to_numpy(),
+        target_matrix(table.reset_index(drop=True), LABELS),
+    )
+    theirs = (
+        pd.read_csv(shared / "golden" / "chexnet_reproduction_aucs.csv").set_index("label")["auc"].loc[list(LABELS)]
+    )
     np.testing.assert_allclose(ours, theirs, atol=5e-5)
-    ap = metrics.per_class(metrics.average_precision, golden[[f"prob_{c}" for c in LABELS]].to_numpy(), target_matrix(table.reset_index(drop=True), LABELS))
+    ap = metrics.per_class(
+        metrics.average_precision,
+        golden[[f"prob_{c}" for c in LABELS]].to_numpy(),
+        target_matrix(table.reset_index(drop=True), LABELS),
+    )
     assert round(ours.mean(), 4) == 0.8383 and round(ap.mean(), 4) == 0.2593
 
 

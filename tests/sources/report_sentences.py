@@ -484,7 +484,7 @@ Opacity without effusion => opacity~ Effusion-
 Opacities: none => opacity-
 Interstitial lung disease, no edema => Fibrosis~ Edema-
 """,
-}  # fmt: skip
+}
 
 # Written in other words after that, by the same hand: 90.5 % of 126 when read for the first time, two flips.
 HELD_OUT = {
@@ -630,7 +630,7 @@ Consolidaion in the RML => Consolidation+
 No pneumothorax is visulaized => PTX-
 Fibrotic tumour => Mass~ Fibrosis+
 """,
-}  # fmt: skip
+}
 
 # Written after HELD_OUT's kinds had been mended: 84.4 % of 109 at first, five flips.
 SECOND_HELD_OUT = {
@@ -752,7 +752,7 @@ Increased bone density =>
 Pleural based mass => Mass+
 Left basilar opacity r/o pneumonia => opacity~ Pneumonia*
 """,
-}  # fmt: skip
+}
 
 # Written last: 88.5 % of 61 at first, no flip. Two are still misread.
 THIRD_HELD_OUT = {
@@ -825,7 +825,7 @@ Nodules smaller than 5 mm are not reliably detected on radiographs => Nodule*
 Nearly total clearing of pneumonia => Pneumonia+
 Effusion completely gone => Effusion-
 """,
-}  # fmt: skip
+}
 
 
 def expectations(kinds: dict[str, str]) -> list[tuple[str, str]]:

@@ -46,10 +46,16 @@ def dataset(pixels: np.ndarray, **more: object) -> "pydicom.Dataset":
     ds.SOPClassUID, ds.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
     bits = 8 * pixels.itemsize
     elements = {
-        **SECRETS, "ViewPosition": "PA", "Rows": pixels.shape[0], "Columns": pixels.shape[1], "BitsAllocated": bits, "BitsStored": bits,
-        "SamplesPerPixel": 1 if pixels.ndim == 2 else 3, "PhotometricInterpretation": "MONOCHROME2" if pixels.ndim == 2 else "RGB",
+        **SECRETS,
+        "ViewPosition": "PA",
+        "Rows": pixels.shape[0],
+        "Columns": pixels.shape[1],
+        "BitsAllocated": bits,
+        "BitsStored": bits,
+        "SamplesPerPixel": 1 if pixels.ndim == 2 else 3,
+        "PhotometricInterpretation": "MONOCHROME2" if pixels.ndim == 2 else "RGB",
         "PixelRepresentation": int(pixels.dtype.kind == "i"),
-    } | more  # fmt: skip
+    } | more
     elements.setdefault("HighBit", int(elements["BitsStored"] or 12) - 1)
     for name, value in elements.items():
         if value is not None:
@@ -78,7 +84,12 @@ def table(entries: list[int], first: int, bits: int, signed: bool = False) -> "p
 
 def ramp(bits: int, height: int = 64, width: int = 80) -> np.ndarray:
     """(H, W) from 0 to the greatest value of `bits`."""
-    return np.linspace(0, 2**bits - 1, height * width).round().astype(np.uint8 if bits <= 8 else np.uint16).reshape(height, width)
+    return (
+        np.linspace(0, 2**bits - 1, height * width)
+        .round()
+        .astype(np.uint8 if bits <= 8 else np.uint16)
+        .reshape(height, width)
+    )
 
 
 def levels(share: np.ndarray, bits: int = 8) -> np.ndarray:
@@ -104,7 +115,13 @@ def test_every_depth_fills_the_range_and_monochrome1_is_its_negative(tmp_path: P
     two = write(tmp_path / "two.dcm", pixels, **window)
     one = write(tmp_path / "one.dcm", top - pixels, PhotometricInterpretation="MONOCHROME1", **window)
     facts = same(two, pixels / top, bits)
-    assert (facts["bits_stored"], facts["photometric"], facts["shown_by"], facts["rows"], facts["columns"]) == (stored, "MONOCHROME2", "window", 64, 80)
+    assert (facts["bits_stored"], facts["photometric"], facts["shown_by"], facts["rows"], facts["columns"]) == (
+        stored,
+        "MONOCHROME2",
+        "window",
+        64,
+        80,
+    )
     assert same(one, pixels / top, bits)["photometric"] == "MONOCHROME1"
     shown = [d.read_dicom(path, "percentile", bits)[0] for path in (one, two)]
     np.testing.assert_array_equal(*shown)
@@ -133,8 +150,14 @@ def test_linear_window_of_ps3_3(tmp_path: Path, center: float, width: float) -> 
 def test_linear_exact_and_sigmoid_of_ps3_3(tmp_path: Path) -> None:
     pixels = np.arange(4096, dtype=np.uint16).reshape(64, 64)
     x, more = pixels.astype(float), {"BitsStored": 12, "WindowCenter": 1500, "WindowWidth": 600}
-    same(write(tmp_path / "e.dcm", pixels, VOILUTFunction="LINEAR_EXACT", **more), np.clip((x - 1500) / 600 + 0.5, 0, 1), 16)
-    same(write(tmp_path / "s.dcm", pixels, VOILUTFunction="SIGMOID", **more), 1 / (1 + np.exp(-4 * (x - 1500) / 600)), 16)
+    same(
+        write(tmp_path / "e.dcm", pixels, VOILUTFunction="LINEAR_EXACT", **more),
+        np.clip((x - 1500) / 600 + 0.5, 0, 1),
+        16,
+    )
+    same(
+        write(tmp_path / "s.dcm", pixels, VOILUTFunction="SIGMOID", **more), 1 / (1 + np.exp(-4 * (x - 1500) / 600)), 16
+    )
     one = write(tmp_path / "s1.dcm", pixels, VOILUTFunction="SIGMOID", PhotometricInterpretation="MONOCHROME1", **more)
     same(one, 1 - 1 / (1 + np.exp(-4 * (x - 1500) / 600)), 16)
 
@@ -147,21 +170,37 @@ def test_first_of_several_windows(tmp_path: Path) -> None:
 
 def test_signed_pixels_with_slope_and_intercept(tmp_path: Path) -> None:
     pixels = (np.arange(4096) - 2048).astype(np.int16).reshape(64, 64)
-    path = write(tmp_path / "a.dcm", pixels, BitsStored=12, RescaleSlope=0.5, RescaleIntercept=-100, WindowCenter=-300, WindowWidth=801)
+    path = write(
+        tmp_path / "a.dcm",
+        pixels,
+        BitsStored=12,
+        RescaleSlope=0.5,
+        RescaleIntercept=-100,
+        WindowCenter=-300,
+        WindowWidth=801,
+    )
     same(path, np.clip((pixels * 0.5 - 100 + 300.5) / 800 + 0.5, 0, 1), 16)
-    falling = write(tmp_path / "b.dcm", pixels, BitsStored=12, RescaleSlope=-1, RescaleIntercept=0, WindowCenter=0, WindowWidth=2001)
+    falling = write(
+        tmp_path / "b.dcm", pixels, BitsStored=12, RescaleSlope=-1, RescaleIntercept=0, WindowCenter=0, WindowWidth=2001
+    )
     same(falling, np.clip((-pixels.astype(float) + 0.5) / 2000 + 0.5, 0, 1))
 
 
 def test_unused_bits_above_and_below(tmp_path: Path) -> None:
-    pixels, window = ramp(12), {"BitsStored": 12, "WindowCenter": 2047.5, "WindowWidth": 4095, "VOILUTFunction": "LINEAR_EXACT"}
+    pixels, window = (
+        ramp(12),
+        {"BitsStored": 12, "WindowCenter": 2047.5, "WindowWidth": 4095, "VOILUTFunction": "LINEAR_EXACT"},
+    )
     same(write(tmp_path / "dirty.dcm", pixels | 0xA000, **window), pixels / 4095)
     same(write(tmp_path / "left.dcm", pixels << 4 | 0x0007, HighBit=15, **window), pixels / 4095)
     signed = (pixels.astype(np.int32) - 2048).astype(np.int16)
     more = window | {"WindowCenter": -0.5}
     same(write(tmp_path / "signed.dcm", signed, **more), pixels / 4095)
     same(write(tmp_path / "no_sign.dcm", (signed.view(np.uint16) & 0x0FFF).view(np.int16), **more), pixels / 4095)
-    same(write(tmp_path / "signed_left.dcm", (signed.astype(np.int32) << 4).astype(np.int16), HighBit=15, **more), pixels / 4095)
+    same(
+        write(tmp_path / "signed_left.dcm", (signed.astype(np.int32) << 4).astype(np.int16), HighBit=15, **more),
+        pixels / 4095,
+    )
 
 
 def test_voi_lut_comes_before_the_window(tmp_path: Path) -> None:
@@ -171,7 +210,9 @@ def test_voi_lut_comes_before_the_window(tmp_path: Path) -> None:
     path = write(tmp_path / "a.dcm", pixels, VOILUTSequence=[table(entries, 500, 12), table([0, 1], 0, 12)], **more)
     share = np.array([entries[min(max(int(x) - 500, 0), 999)] / 4095 for x in pixels.ravel()]).reshape(pixels.shape)
     assert same(path, share, 16)["shown_by"] == "lut"
-    np.testing.assert_array_equal(d.read_dicom(path, bits=16)[0], levels(pydicom.pixels.apply_voi_lut(pixels, pydicom.dcmread(path)) / 4095, 16))
+    np.testing.assert_array_equal(
+        d.read_dicom(path, bits=16)[0], levels(pydicom.pixels.apply_voi_lut(pixels, pydicom.dcmread(path)) / 4095, 16)
+    )
 
 
 def test_voi_lut_of_eight_bits_and_after_a_negative_intercept(tmp_path: Path) -> None:
@@ -190,7 +231,14 @@ def test_voi_lut_of_eight_bits_and_after_a_negative_intercept(tmp_path: Path) ->
 def test_modality_lut_comes_before_the_window(tmp_path: Path) -> None:
     pixels = ramp(10)
     entries = [3 * k for k in range(1024)]
-    path = write(tmp_path / "a.dcm", pixels, BitsStored=10, ModalityLUTSequence=[table(entries, 0, 12)], WindowCenter=1500, WindowWidth=1001)
+    path = write(
+        tmp_path / "a.dcm",
+        pixels,
+        BitsStored=10,
+        ModalityLUTSequence=[table(entries, 0, 12)],
+        WindowCenter=1500,
+        WindowWidth=1001,
+    )
     same(path, np.clip((3.0 * pixels - 1499.5) / 1000 + 0.5, 0, 1), 16)
 
 
@@ -203,14 +251,22 @@ def framed(value: int, kind: str = "<u2") -> np.ndarray:
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
 def test_padding_is_black_and_no_part_of_the_percentiles(tmp_path: Path, photometric: str) -> None:
     pixels = framed(4095)
-    path = write(tmp_path / "a.dcm", pixels, BitsStored=12, PixelPaddingValue=4095, PhotometricInterpretation=photometric)
+    path = write(
+        tmp_path / "a.dcm", pixels, BitsStored=12, PixelPaddingValue=4095, PhotometricInterpretation=photometric
+    )
     inside = pixels != 4095
     low, high = np.percentile(pixels[inside], (0.5, 99.5))
     share = np.clip((pixels - low) / (high - low), 0, 1)
     share = np.where(inside, 1 - share if photometric == "MONOCHROME1" else share, 0)
     assert same(path, share, 16)["shown_by"] == "percentile"
     with_window = write(
-        tmp_path / "w.dcm", pixels, BitsStored=12, PixelPaddingValue=4095, WindowCenter=2000, WindowWidth=3001, PhotometricInterpretation="MONOCHROME1"
+        tmp_path / "w.dcm",
+        pixels,
+        BitsStored=12,
+        PixelPaddingValue=4095,
+        WindowCenter=2000,
+        WindowWidth=3001,
+        PhotometricInterpretation="MONOCHROME1",
     )
     same(with_window, np.where(inside, 1 - np.clip((pixels - 1999.5) / 3000 + 0.5, 0, 1), 0))
 
@@ -241,7 +297,12 @@ def test_percentile_window_is_numpys(tmp_path: Path, seed: int) -> None:
 
 @pytest.mark.parametrize(
     "nonsense",
-    [{"WindowCenter": 2000, "WindowWidth": 0}, {"WindowCenter": 2000, "WindowWidth": -5}, {"WindowCenter": 2000}, {"WindowCenter": 60000, "WindowWidth": 10}],
+    [
+        {"WindowCenter": 2000, "WindowWidth": 0},
+        {"WindowCenter": 2000, "WindowWidth": -5},
+        {"WindowCenter": 2000},
+        {"WindowCenter": 60000, "WindowWidth": 10},
+    ],
 )
 def test_a_window_that_shows_nothing_gives_way_to_percentiles(tmp_path: Path, nonsense: dict) -> None:
     path = write(tmp_path / "a.dcm", ramp(12), BitsStored=12, **nonsense)
@@ -410,9 +471,20 @@ def test_pydicoms_look_up_tables_fail_where_ours_do_not() -> None:
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
 @pytest.mark.parametrize("window", d.WINDOWS)
 def test_an_image_of_one_value_is_all_zero(tmp_path: Path, photometric: str, window: str) -> None:
-    path = write(tmp_path / "a.dcm", np.full((64, 64), 700, np.uint16), WindowCenter=500, WindowWidth=900, PhotometricInterpretation=photometric)
+    path = write(
+        tmp_path / "a.dcm",
+        np.full((64, 64), 700, np.uint16),
+        WindowCenter=500,
+        WindowWidth=900,
+        PhotometricInterpretation=photometric,
+    )
     assert same(path, np.zeros((64, 64)), window=window)["shown_by"] == "constant"
-    padded = write(tmp_path / "b.dcm", np.full((64, 64), 700, np.uint16), PixelPaddingValue=700, PhotometricInterpretation=photometric)
+    padded = write(
+        tmp_path / "b.dcm",
+        np.full((64, 64), 700, np.uint16),
+        PixelPaddingValue=700,
+        PhotometricInterpretation=photometric,
+    )
     same(padded, np.zeros((64, 64)), window=window)
 
 
@@ -429,7 +501,9 @@ def test_colour_becomes_its_luminance(tmp_path: Path) -> None:
     low, high = np.percentile(grey, (0.5, 99.5))
     same(write(tmp_path / "a.dcm", rgb), np.clip((grey - low) / (high - low), 0, 1))
     equal = np.repeat(ramp(8)[:, :, None], 3, axis=2)
-    np.testing.assert_array_equal(d.read_dicom(write(tmp_path / "b.dcm", equal))[0], d.read_dicom(write(tmp_path / "c.dcm", ramp(8)))[0])
+    np.testing.assert_array_equal(
+        d.read_dicom(write(tmp_path / "b.dcm", equal))[0], d.read_dicom(write(tmp_path / "c.dcm", ramp(8)))[0]
+    )
 
 
 # One file: compressed, broken, refused
@@ -443,7 +517,13 @@ def test_compressed_equals_plain(tmp_path: Path, syntax: str, kind: str) -> None
     pixels = np.random.default_rng(1).normal(100, 30, (90, 77)).clip(0, 255).astype(kind)
     if kind != "<u1":
         pixels = pixels * 12 - (1500 if kind == "<i2" else 0)
-    ds = dataset(pixels.astype(kind), BitsStored=8 if kind == "<u1" else 12, PhotometricInterpretation="MONOCHROME1", WindowCenter=90, WindowWidth=120)
+    ds = dataset(
+        pixels.astype(kind),
+        BitsStored=8 if kind == "<u1" else 12,
+        PhotometricInterpretation="MONOCHROME1",
+        WindowCenter=90,
+        WindowWidth=120,
+    )
     ds.save_as(tmp_path / "plain.dcm", enforce_file_format=True)
     ds.compress(getattr(pydicom.uid, syntax))
     ds.save_as(tmp_path / "packed.dcm", enforce_file_format=True)
@@ -469,7 +549,10 @@ def test_jpeg_2000_whose_header_says_another_sign_than_its_stream(
     assert ("read as" in facts["note"]) == (stream != header)
 
 
-@pytest.mark.parametrize("name", ["MR_small_jpeg_ls_lossless", "MR_small_jp2klossless", "MR_small_RLE", "MR_small_bigendian", "MR_small_implicit"])
+@pytest.mark.parametrize(
+    "name",
+    ["MR_small_jpeg_ls_lossless", "MR_small_jp2klossless", "MR_small_RLE", "MR_small_bigendian", "MR_small_implicit"],
+)
 def test_one_picture_in_other_transfer_syntaxes(name: str) -> None:
     if "jp2k" in name:
         pytest.importorskip("openjpeg", reason="pylibjpeg-openjpeg is not installed")
@@ -482,7 +565,9 @@ def test_one_picture_in_other_transfer_syntaxes(name: str) -> None:
 
 def test_jpeg_lossless_equals_what_gdcm_compressed() -> None:
     pytest.importorskip("libjpeg", reason="pylibjpeg-libjpeg is not installed")
-    np.testing.assert_array_equal(d.read_dicom(SAMPLES / "SC_rgb_jpeg_gdcm.dcm")[0], d.read_dicom(SAMPLES / "SC_rgb_rle.dcm")[0])
+    np.testing.assert_array_equal(
+        d.read_dicom(SAMPLES / "SC_rgb_jpeg_gdcm.dcm")[0], d.read_dicom(SAMPLES / "SC_rgb_rle.dcm")[0]
+    )
 
 
 def cut(path: Path) -> Path:
@@ -549,7 +634,9 @@ def without_syntax(path: Path) -> Path:
 
 
 @pytest.mark.parametrize("why", BROKEN)
-def test_what_is_wrong_with_a_file_is_one_line_that_begins_with_its_path(tmp_path: Path, why: str, capfd: pytest.CaptureFixture) -> None:
+def test_what_is_wrong_with_a_file_is_one_line_that_begins_with_its_path(
+    tmp_path: Path, why: str, capfd: pytest.CaptureFixture
+) -> None:
     path = BROKEN[why](tmp_path / "x.dcm")
     with pytest.raises(UnreadableImage, match=why) as error:
         d.read_dicom(path)
@@ -571,7 +658,10 @@ def test_sizes_and_burnt_in_text_can_be_allowed(tmp_path: Path, caplog: pytest.L
 def test_a_decoder_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(d, "find_spec", lambda name: None if name == "libjpeg" else name)
     monkeypatch.setattr(pydicom.pixels.decoders.JPEGLSLosslessDecoder, "_available", {})
-    with pytest.raises(UnreadableImage, match=r"JPEG-LS Lossless .*the package pylibjpeg-libjpeg: pip install -r requirements-dicom.txt"):
+    with pytest.raises(
+        UnreadableImage,
+        match=r"JPEG-LS Lossless .*the package pylibjpeg-libjpeg: pip install -r requirements-dicom.txt",
+    ):
         d.read_dicom(SAMPLES / "MR_small_jpeg_ls_lossless.dcm")
     monkeypatch.setattr(d, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"needs the package pydicom: pip install"):
@@ -585,8 +675,16 @@ def tree(root: Path) -> Path:
     """Seven X-rays under all kinds of names, and files that are none."""
     noise = np.random.default_rng(5).integers(0, 60, (96, 120), dtype=np.uint16)
     picture = ramp(12, 96, 120) // 2 + noise
-    for k, name in enumerate(("train/a.dicom", "train/b.DCM", "test/c.dic", "test/d", "1.2.840.77", "odd [1]/ü,e.dcm", "g.dcm")):
-        write(root / name, picture + k, BitsStored=12, PhotometricInterpretation=f"MONOCHROME{1 + k % 2}", ViewPosition=("PA", "AP", "Sancho^Panza")[k % 3])
+    for k, name in enumerate(
+        ("train/a.dicom", "train/b.DCM", "test/c.dic", "test/d", "1.2.840.77", "odd [1]/ü,e.dcm", "g.dcm")
+    ):
+        write(
+            root / name,
+            picture + k,
+            BitsStored=12,
+            PhotometricInterpretation=f"MONOCHROME{1 + k % 2}",
+            ViewPosition=("PA", "AP", "Sancho^Panza")[k % 3],
+        )
     (root / "notes.txt").write_text("no DICOM")
     (root / "LICENSE").write_text("neither")
     (root / "train" / "picture.png").write_bytes(b"somebody's")
@@ -615,9 +713,19 @@ def test_a_tree_becomes_a_tree(tmp_path: Path) -> None:
     assert [row["image"] for row in facts] == PNG
     row = next(row for row in facts if row["image"] == "train/a.png")
     assert row == {
-        "image": "train/a.png", "rows": "96", "columns": "120", "photometric": "MONOCHROME1", "view": "PA", "bits_stored": "12", "burned_in": "",
-        "shown_by": "percentile", "note": "", "width": "120", "height": "96", "made_with": "v2 voi 8 bit full size",
-    }  # fmt: skip
+        "image": "train/a.png",
+        "rows": "96",
+        "columns": "120",
+        "photometric": "MONOCHROME1",
+        "view": "PA",
+        "bits_stored": "12",
+        "burned_in": "",
+        "shown_by": "percentile",
+        "note": "",
+        "width": "120",
+        "height": "96",
+        "made_with": "v2 voi 8 bit full size",
+    }
     before = contents(tmp_path / "out")
     assert "0 converted, 7 skipped" in run(SCRIPT, "--src", src, "--out", tmp_path / "out", "--workers", 1)
     assert contents(tmp_path / "out") == before
@@ -626,7 +734,9 @@ def test_a_tree_becomes_a_tree(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bits", [8, 16])
 def test_nothing_of_the_header_is_in_the_output(tmp_path: Path, bits: int) -> None:
     run(SCRIPT, "--src", tree(tmp_path / "src"), "--out", tmp_path / "out", "--workers", 1, "--bits", bits)
-    assert not {*SECRETS, "SOPInstanceUID"} & set(d.elements(tmp_path / "src/g.dcm", pixels=True).dir())  # not even read
+    assert not {*SECRETS, "SOPInstanceUID"} & set(
+        d.elements(tmp_path / "src/g.dcm", pixels=True).dir()
+    )  # not even read
     for name, content in contents(tmp_path / "out").items():
         for secret in (*SECRETS.values(), "Quixote", "Sancho", "1.2.3.4", "1.2.840.10008"):
             assert secret.encode() not in content, (name, secret)
@@ -735,7 +845,9 @@ def test_a_png_of_somebody_else_is_never_touched(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     for name in ("dicom_facts.csv", "unreadable.csv"):
         (tmp_path / "other" / name).write_text("my,own\n1,2\n")
-        assert f"{name} is there and not of this program" in one_line_error(SCRIPT, "--src", src, "--out", tmp_path / "other")
+        assert f"{name} is there and not of this program" in one_line_error(
+            SCRIPT, "--src", src, "--out", tmp_path / "other"
+        )
         assert (tmp_path / "other" / name).read_text() == "my,own\n1,2\n"
         (tmp_path / "other" / name).unlink()
 
@@ -781,7 +893,9 @@ def test_killed_and_resumed_is_as_if_never_killed(tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     for k in range(24):
         write(src / f"{k % 3}/{k:02d}.dcm", rng.integers(0, 4096, (700, 900), dtype=np.uint16), BitsStored=12)
-    for number, (code, least) in zip((signal.SIGKILL, signal.SIGTERM, signal.SIGINT), ((-9, 2), (143, 6), (130, 10)), strict=True):
+    for number, (code, least) in zip(
+        (signal.SIGKILL, signal.SIGTERM, signal.SIGINT), ((-9, 2), (143, 6), (130, 10)), strict=True
+    ):
         process = multiprocessing.get_context("fork").Process(target=begin, args=(src, out, tmp_path / "log"))
         process.start()
         while len(list(out.rglob("*.png"))) < least:
@@ -825,7 +939,9 @@ def test_a_decoder_that_crashes_costs_one_image(tmp_path: Path, monkeypatch: pyt
     run(SCRIPT, "--src", src, "--out", tmp_path / "out", "--workers", 2, code=1)
     listed = {row["path"]: row["why"] for row in rows(tmp_path / "out/unreadable.csv")}
     assert sorted(listed) == ["test/c.dic", "train/b.DCM"]
-    assert any("crashed (exit code -11)" in why for why in listed.values()) and any("was killed; out of memory?" in why for why in listed.values())
+    assert any("crashed (exit code -11)" in why for why in listed.values()) and any(
+        "was killed; out of memory?" in why for why in listed.values()
+    )
     monkeypatch.setattr(d, "decode", real)
     assert "2 converted, 5 skipped" in run(SCRIPT, "--src", src, "--out", tmp_path / "out", "--workers", 1)
 
@@ -840,7 +956,9 @@ def test_a_png_that_cannot_be_written_stops_the_run(tmp_path: Path) -> None:
 # Boxes
 
 
-def boxes_of(folder: Path, lines: list[str], header: str = "image_id,rad_id,class_name,x_min,y_min,x_max,y_max") -> Path:
+def boxes_of(
+    folder: Path, lines: list[str], header: str = "image_id,rad_id,class_name,x_min,y_min,x_max,y_max"
+) -> Path:
     path = folder / "annotations.csv"
     path.write_text("\n".join([header, *lines]) + "\n")
     return path
@@ -851,15 +969,41 @@ def test_boxes_follow_their_images(tmp_path: Path) -> None:
     marks = boxes_of(
         tmp_path,
         [
-            "a,R1,Pleural effusion,12,24,72.5,48", "a,R2,Pleural effusion,12,24,70,48", "a,R1,Nodule/Mass,1,1,9,9", "b,R1,No finding,,,,",
-            "c,R1,Cardiomegaly,-0.5,0,120.7,96", "c,R1,Edema,100,0,125,90", "d,R1,Pneumonia,10,10,10,20", "zz,R1,Pulmonary fibrosis,1,1,2,2",
-            "g,R1,ILD,1,1,2,2", "d,R1,Pleural thickening,0,0,1,1", "d,R1,Atelectasis,5,,9,9",
+            "a,R1,Pleural effusion,12,24,72.5,48",
+            "a,R2,Pleural effusion,12,24,70,48",
+            "a,R1,Nodule/Mass,1,1,9,9",
+            "b,R1,No finding,,,,",
+            "c,R1,Cardiomegaly,-0.5,0,120.7,96",
+            "c,R1,Edema,100,0,125,90",
+            "d,R1,Pneumonia,10,10,10,20",
+            "zz,R1,Pulmonary fibrosis,1,1,2,2",
+            "g,R1,ILD,1,1,2,2",
+            "d,R1,Pleural thickening,0,0,1,1",
+            "d,R1,Atelectasis,5,,9,9",
         ],
-    )  # fmt: skip
+    )
     out = tmp_path / "boxes.csv"
-    go = (SCRIPT, "--src", src, "--out", tmp_path / "out", "--size", 60, "--boxes", marks, "--boxes_out", out, "--workers", 2)
+    go = (
+        SCRIPT,
+        "--src",
+        src,
+        "--out",
+        tmp_path / "out",
+        "--size",
+        60,
+        "--boxes",
+        marks,
+        "--boxes_out",
+        out,
+        "--workers",
+        2,
+    )
     said = run(*go)
-    assert "4 boxes of 3 images; 1 rows without a box" in said and "Nodule/Mass 1, ILD 1" in said or "ILD 1, Nodule/Mass 1" in said
+    assert (
+        "4 boxes of 3 images; 1 rows without a box" in said
+        and "Nodule/Mass 1, ILD 1" in said
+        or "ILD 1, Nodule/Mass 1" in said
+    )
     assert "4 boxes left out" in said
     lines = out.read_text().splitlines()
     assert lines[0] == "image,label,x,y,w,h,width,height"
@@ -870,9 +1014,16 @@ def test_boxes_follow_their_images(tmp_path: Path) -> None:
         "test/d.png,Pleural_Thickening,0.0,0.0,0.5,0.5,60,48",
     ]
     lost = rows(tmp_path / "boxes_left_out.csv")
-    assert [(row["image_id"], row["why"]) for row in lost] == [("c", "leaves its image"), ("d", "no area"), ("zz", "no such PNG"), ("d", "no area")]
+    assert [(row["image_id"], row["why"]) for row in lost] == [
+        ("c", "leaves its image"),
+        ("d", "no area"),
+        ("zz", "no such PNG"),
+        ("d", "no area"),
+    ]
     read = read_boxes(out)
-    np.testing.assert_allclose(read.loc[0, ["x", "y", "w", "h"]].astype(float), [12 / 120, 24 / 96, 60.5 / 120, 24 / 96], atol=1e-5)
+    np.testing.assert_allclose(
+        read.loc[0, ["x", "y", "w", "h"]].astype(float), [12 / 120, 24 / 96, 60.5 / 120, 24 / 96], atol=1e-5
+    )
     before = contents(tmp_path)
     run(*go)  # again: all there, the same boxes
     assert contents(tmp_path) == before
@@ -881,7 +1032,11 @@ def test_boxes_follow_their_images(tmp_path: Path) -> None:
 def test_boxes_of_vinbigdata_and_of_readers_without_a_name(tmp_path: Path) -> None:
     src = tree(tmp_path / "src")
     out = ("--out", tmp_path / "out", "--boxes_out", tmp_path / "boxes.csv", "--workers", 2)
-    big = boxes_of(tmp_path, ["a,Infiltration,6,R9,12,24,72,48", "b,No finding,14,R9,,,"], "image_id,class_name,class_id,rad_id,x_min,y_min,x_max,y_max")
+    big = boxes_of(
+        tmp_path,
+        ["a,Infiltration,6,R9,12,24,72,48", "b,No finding,14,R9,,,"],
+        "image_id,class_name,class_id,rad_id,x_min,y_min,x_max,y_max",
+    )
     run(SCRIPT, "--src", src, *out, "--boxes", big)
     expected = "image,label,x,y,w,h,width,height\ntrain/a.png,Infiltration,12.0,24.0,60.0,24.0,120,96\n"
     assert (tmp_path / "boxes.csv").read_text() == expected
@@ -898,7 +1053,19 @@ def test_one_name_in_two_folders_has_no_boxes(tmp_path: Path) -> None:
     src = tree(tmp_path / "src")
     write(src / "test/a.dicom", ramp(12))
     marks = boxes_of(tmp_path, ["a,R1,Edema,1,1,9,9", "b,R1,Edema,1,1,9,9"])
-    run(SCRIPT, "--src", src, "--out", tmp_path / "out", "--boxes", marks, "--boxes_out", tmp_path / "boxes.csv", "--workers", 2)
+    run(
+        SCRIPT,
+        "--src",
+        src,
+        "--out",
+        tmp_path / "out",
+        "--boxes",
+        marks,
+        "--boxes_out",
+        tmp_path / "boxes.csv",
+        "--workers",
+        2,
+    )
     assert pd.read_csv(tmp_path / "boxes.csv")["image"].tolist() == ["train/b.png"]
     assert rows(tmp_path / "boxes_left_out.csv")[0]["why"] == "several PNG of this name"
 

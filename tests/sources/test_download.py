@@ -95,7 +95,9 @@ class Answer(http.server.BaseHTTPRequestHandler):
             return self.end(302, {"Location": site.redirects[self.path]})
         if site.login:
             known = re.match(site.agents, self.headers["User-Agent"]) is not None
-            right = self.headers.get("Authorization") == "Basic " + base64.b64encode(":".join(site.login).encode()).decode()
+            right = (
+                self.headers.get("Authorization") == "Basic " + base64.b64encode(":".join(site.login).encode()).decode()
+            )
             if not known or (right and not site.signed):
                 return self.end(403, {})
             if not right:
@@ -126,7 +128,15 @@ def site():
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Neither the logins nor the proxies of whoever runs the tests."""
-    for name in ("PHYSIONET_USERNAME", "PHYSIONET_PASSWORD", "HF_TOKEN", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+    for name in (
+        "PHYSIONET_USERNAME",
+        "PHYSIONET_PASSWORD",
+        "HF_TOKEN",
+        "http_proxy",
+        "HTTP_PROXY",
+        "all_proxy",
+        "ALL_PROXY",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
@@ -157,11 +167,17 @@ def only_file(folder: Path, name: str = "a.bin") -> bool:
 # --- one file ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("etag", "modified"), [('"one"', ""), ("", "Wed, 21 Oct 2015 07:28:00 GMT"), ('W/"weak"', "Wed, 21 Oct 2015 07:28:00 GMT"), ("", "")])
+@pytest.mark.parametrize(
+    ("etag", "modified"),
+    [('"one"', ""), ("", "Wed, 21 Oct 2015 07:28:00 GMT"), ('W/"weak"', "Wed, 21 Oct 2015 07:28:00 GMT"), ("", "")],
+)
 def test_interrupted_then_only_the_rest_is_sent(site: Site, tmp_path: Path, etag: str, modified: str) -> None:
     site.etag, site.modified = etag, modified
     had = interrupt(site, tmp_path / "a.bin")
-    assert get(f"{site.url}/a.bin", tmp_path / "a.bin", sha256=sha(BODY), md5=hashlib.md5(BODY).hexdigest()).read_bytes() == BODY
+    assert (
+        get(f"{site.url}/a.bin", tmp_path / "a.bin", sha256=sha(BODY), md5=hashlib.md5(BODY).hexdigest()).read_bytes()
+        == BODY
+    )
     (row,) = site.log
     assert row.headers["Range"] == f"bytes={had}-" and row.sent == len(BODY) - had
     assert row.headers.get("If-Range") == ((modified if etag.startswith("W/") else etag or modified) or None)
@@ -240,13 +256,24 @@ def test_a_file_of_the_users_stays_as_it_is(site: Site, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "said"), [(401, "user name or password"), (403, "no permission"), (404, "not there"), (410, "not there"), (400, "answered 400")]
+    ("code", "said"),
+    [
+        (401, "user name or password"),
+        (403, "no permission"),
+        (404, "not there"),
+        (410, "not there"),
+        (400, "answered 400"),
+    ],
 )
 def test_refusals_are_one_clear_line_at_once(site: Site, tmp_path: Path, code: int, said: str) -> None:
     site.codes = [code] * 3
     with pytest.raises(ValueError, match=said) as error:
         get(f"{site.url}/a.bin", tmp_path / "a.bin", auth=LOGIN, hint="sign the agreement")
-    assert SECRET not in str(error.value) and "\n" not in str(error.value) and ("sign the agreement" in str(error.value)) == (code in (401, 403))
+    assert (
+        SECRET not in str(error.value)
+        and "\n" not in str(error.value)
+        and ("sign the agreement" in str(error.value)) == (code in (401, 403))
+    )
     assert len(site.log) == 1 and not list(tmp_path.iterdir())
 
 
@@ -296,7 +323,9 @@ def test_redirect_to_another_host_does_not_carry_the_password(site: Site, tmp_pa
         other.shutdown()
 
 
-def test_full_disk_is_noticed_before_a_byte_is_written(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_is_noticed_before_a_byte_is_written(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     had = interrupt(site, tmp_path / "a.bin")
     free = [len(BODY) - had - 1]
     monkeypatch.setattr("roi.sources.download.shutil.disk_usage", lambda path: SimpleNamespace(free=free[0]))
@@ -316,8 +345,15 @@ def test_a_web_page_is_no_file(site: Site, tmp_path: Path) -> None:
 
 def test_ctrl_c_leaves_a_part_that_the_next_run_resumes(site: Site, tmp_path: Path) -> None:
     site.pause = 20.0
-    code = "import sys; from roi import cli, fetch; cli.run(lambda a: fetch.fetch(*sys.argv[1:]) and None, lambda: None)"
-    process = subprocess.Popen([sys.executable, "-c", code, f"{site.url}/a.bin", str(tmp_path / "a.bin")], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    code = (
+        "import sys; from roi import cli, fetch; cli.run(lambda a: fetch.fetch(*sys.argv[1:]) and None, lambda: None)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, f"{site.url}/a.bin", str(tmp_path / "a.bin")],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     part = tmp_path / "a.bin.part"
     end = time.monotonic() + 20
     while not (part.exists() and part.stat().st_size >= len(BODY) // 2 - 2 * download.BLOCK) and time.monotonic() < end:
@@ -334,7 +370,11 @@ def test_ctrl_c_leaves_a_part_that_the_next_run_resumes(site: Site, tmp_path: Pa
 
 def test_sha256sums_are_read_as_sha256sum_writes_them() -> None:
     a, b = sha(b"a"), sha(b"b")
-    assert download.read_sums(f"{a}  x/y z.csv\n{b.upper()} *b.bin\n\n{a} ./one.txt\n") == {"x/y z.csv": a, "b.bin": b, "one.txt": a}
+    assert download.read_sums(f"{a}  x/y z.csv\n{b.upper()} *b.bin\n\n{a} ./one.txt\n") == {
+        "x/y z.csv": a,
+        "b.bin": b,
+        "one.txt": a,
+    }
     for wrong in ("<html>", f"{a}", f"{a[:-1]}  x", f"{a}  ../x", f"{a}  x/../../y", f"{a}  /etc/x"):
         with pytest.raises(ValueError, match="SHA256SUMS"):
             download.read_sums(wrong)
@@ -343,9 +383,17 @@ def test_sha256sums_are_read_as_sha256sum_writes_them() -> None:
 @pytest.fixture
 def project(site: Site, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     """Its files, by name; some are tables."""
-    files = {"labels.csv": b"a,b\n1,2\n", "files/p10/a b.jpg": BODY[:5000], "files/p11/c.jpg": BODY[7:90_000], "more/t.csv.gz": gzip.compress(b"x\n1\n")}
+    files = {
+        "labels.csv": b"a,b\n1,2\n",
+        "files/p10/a b.jpg": BODY[:5000],
+        "files/p11/c.jpg": BODY[7:90_000],
+        "more/t.csv.gz": gzip.compress(b"x\n1\n"),
+    }
     sums = "".join(f"{sha(data)}  {name}\n" for name, data in files.items())
-    site.files = {f"/files/{NAME}/{download.quote(name)}": data for name, data in {**files, "SHA256SUMS.txt": sums.encode()}.items()}
+    site.files = {
+        f"/files/{NAME}/{download.quote(name)}": data
+        for name, data in {**files, "SHA256SUMS.txt": sums.encode()}.items()
+    }
     site.login = LOGIN
     monkeypatch.setattr(download, "PHYSIONET", f"{site.url}/files/")
     monkeypatch.setitem(CATALOG, "mimic", dataclasses.replace(CATALOG["mimic"], project=NAME, gigabytes=1e-6))
@@ -354,7 +402,17 @@ def project(site: Site, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
 
 
 def mimic(tmp_path: Path, *flags: str, code: int = 0) -> str:
-    said = run("download_datasets.py", "--download", "mimic", "--data_root", tmp_path / "data", "--username", "ada", *flags, code=code)
+    said = run(
+        "download_datasets.py",
+        "--download",
+        "mimic",
+        "--data_root",
+        tmp_path / "data",
+        "--username",
+        "ada",
+        *flags,
+        code=code,
+    )
     everything = [said, *(p.read_bytes().decode("latin-1") for p in tmp_path.rglob("*") if p.is_file())]
     for text in (SECRET, SECRET.encode().decode("latin-1"), base64.b64encode(":".join(LOGIN).encode()).decode()):
         assert not any(text in one for one in everything)
@@ -362,7 +420,11 @@ def mimic(tmp_path: Path, *flags: str, code: int = 0) -> str:
 
 
 def landed(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != "SHA256SUMS.txt"}
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes()
+        for p in folder.rglob("*")
+        if p.is_file() and p.name != "SHA256SUMS.txt"
+    }
 
 
 def test_a_project_of_physionet(site: Site, tmp_path: Path, project: dict[str, bytes]) -> None:
@@ -382,16 +444,25 @@ def test_a_wrong_file_of_physionet_is_not_put_in_place(site: Site, tmp_path: Pat
     assert "checksum" in mimic(tmp_path, code=2) and not landed(tmp_path / "data" / "mimic")
 
 
-def test_wrong_login_and_missing_agreement(site: Site, tmp_path: Path, project: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_login_and_missing_agreement(
+    site: Site, tmp_path: Path, project: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("roi.sources.download.shutil.which", lambda name: None)
     site.signed = False
     said = mimic(tmp_path, code=2)
-    assert "403" in said and f"https://physionet.org/content/{NAME}/" in said and "--ask-password" in said and said.count("error:") == 1
+    assert (
+        "403" in said
+        and f"https://physionet.org/content/{NAME}/" in said
+        and "--ask-password" in said
+        and said.count("error:") == 1
+    )
     site.login = ("ada", "another")
     assert "wrong user name or password (401)" in mimic(tmp_path, code=2) and not landed(tmp_path / "data" / "mimic")
 
 
-def test_username_and_password_are_asked_for(site: Site, tmp_path: Path, project: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_username_and_password_are_asked_for(
+    site: Site, tmp_path: Path, project: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert "--info mimic" in one_line_error("download_datasets.py", "--download", "mimic", "--data_root", tmp_path)
     monkeypatch.delenv("PHYSIONET_PASSWORD")
     monkeypatch.setattr(sys, "stdin", io.StringIO())
@@ -403,7 +474,9 @@ def test_username_and_password_are_asked_for(site: Site, tmp_path: Path, project
     assert len(asked) == 1 and "ada" in asked[0] and landed(tmp_path / "data" / "mimic") == project
 
 
-def test_no_room_for_the_whole_project(site: Site, tmp_path: Path, project: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_room_for_the_whole_project(
+    site: Site, tmp_path: Path, project: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(CATALOG, "mimic", dataclasses.replace(CATALOG["mimic"], gigabytes=1e9))
     assert "GB are needed" in mimic(tmp_path, code=2) and not site.log
 
@@ -412,7 +485,9 @@ wget = pytest.mark.skipif(not shutil.which("wget") or not hasattr(os, "memfd_cre
 
 
 @wget
-def test_wget_goes_on_where_the_server_knows_only_wget(site: Site, tmp_path: Path, project: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wget_goes_on_where_the_server_knows_only_wget(
+    site: Site, tmp_path: Path, project: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As PhysioNet's server does; and no list of processes shows the password."""
     site.agents = "Wget/"
     started: list[str] = []
@@ -427,7 +502,12 @@ def test_wget_goes_on_where_the_server_knows_only_wget(site: Site, tmp_path: Pat
     (folder / ".part" / "files" / "p11").mkdir(parents=True)  # interrupted before
     (folder / ".part" / "files" / "p11" / "c.jpg").write_bytes(project["files/p11/c.jpg"][:80_000])
     said = mimic(tmp_path)
-    assert landed(folder) == project and "4 files by wget" in said and "4 files fetched" in said and not (folder / ".part").exists()
+    assert (
+        landed(folder) == project
+        and "4 files by wget" in said
+        and "4 files fetched" in said
+        and not (folder / ".part").exists()
+    )
     assert len(started) == 2 and not any(SECRET in one or repr(SECRET)[1:-1] in one for one in started)
     (row,) = [row for row in site.log if row.path.endswith("c.jpg")]
     assert row.headers["Range"] == "bytes=80000-" and row.sent == len(project["files/p11/c.jpg"]) - 80_000
@@ -448,7 +528,10 @@ def test_half_a_list_of_checksums_is_not_put_in_place(site: Site, tmp_path: Path
     stage.mkdir(parents=True)
     (stage / "SHA256SUMS.txt").write_bytes(site.files[f"/files/{NAME}/SHA256SUMS.txt"][:100])
     site.codes = [403, 500, 500, 500, 500, 500, 500]
-    assert "did not come whole" in mimic(tmp_path, code=2) and not (tmp_path / "data" / "mimic" / "SHA256SUMS.txt").exists()
+    assert (
+        "did not come whole" in mimic(tmp_path, code=2)
+        and not (tmp_path / "data" / "mimic" / "SHA256SUMS.txt").exists()
+    )
     site.codes = []
     stage.mkdir(exist_ok=True)
     (stage / "SHA256SUMS.txt").write_bytes(b"#" * 100)  # of no known origin: it is not what the rest is added to
@@ -494,20 +577,30 @@ def test_nih_stays_in_the_cache_of_kagglehub(tmp_path: Path, monkeypatch: pytest
     kaggle(monkeypatch, dataset_download=lambda handle: asked.append(handle) or str(cache))
     monkeypatch.chdir(tmp_path)
     said = run("download_datasets.py", "--download", "nih")
-    assert asked == ["nih-chest-xrays/data"] and said.splitlines()[-1] == str(cache) and "1 images of 1 shards linked" in said
+    assert (
+        asked == ["nih-chest-xrays/data"]
+        and said.splitlines()[-1] == str(cache)
+        and "1 images of 1 shards linked" in said
+    )
     assert [p.name for p in tmp_path.iterdir()] == ["cache"]  # no link that nobody asked for
     said = run("download_datasets.py", "--download", "nih", "--data_root", "sets")
     assert Path("sets/nih").resolve() == cache and said.splitlines()[-1] == str(cache)
     assert "is a link" in run("download_datasets.py", "--download", "nih", "--data_root", "sets")
     Path("mine/nih").mkdir(parents=True)
-    assert "stays as it is" in run("download_datasets.py", "--download", "nih", "--data_root", "mine") and not Path("mine/nih").is_symlink()
+    assert (
+        "stays as it is" in run("download_datasets.py", "--download", "nih", "--data_root", "mine")
+        and not Path("mine/nih").is_symlink()
+    )
 
 
 def test_vinbigdata_is_a_competition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     kaggle(monkeypatch, competition_download=lambda handle: asked.append(handle) or str(tmp_path))
     said = run("download_datasets.py", "--download", "vinbigdata", "--data_root", tmp_path / "sets")
-    assert asked == ["vinbigdata-chest-xray-abnormalities-detection"] and (tmp_path / "sets" / "vinbigdata").resolve() == tmp_path
+    assert (
+        asked == ["vinbigdata-chest-xray-abnormalities-detection"]
+        and (tmp_path / "sets" / "vinbigdata").resolve() == tmp_path
+    )
     assert said.splitlines()[-1] == str(tmp_path)
     kaggle(monkeypatch, competition_download=fail(requests.HTTPError("403 Client Error.\n\nYou must accept the rules")))
     said = one_line_error("download_datasets.py", "--download", "vinbigdata", "--data_root", tmp_path / "sets")
@@ -530,11 +623,20 @@ def test_rexgradient_comes_through_the_hub(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("HF_TOKEN", "hf_env")
     run(*command)
     same = {"repo": "rajpurkarlab/ReXGradient-160K", "repo_type": "dataset", "local_dir": str(folder)}
-    assert calls == [{**same, "token": "hf_abc", "allow_patterns": ["metadata/*"]}, {**same, "token": "hf_env", "allow_patterns": None}]
+    assert calls == [
+        {**same, "token": "hf_abc", "allow_patterns": ["metadata/*"]},
+        {**same, "token": "hf_env", "allow_patterns": None},
+    ]
     assert f"cd {folder} && cat deid_png.part* | tar --zstd -x" in said and said.splitlines()[-1] == str(folder)
-    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(snapshot_download=fail(OSError("Access to hf_env is restricted\n\nsign in"))))
+    monkeypatch.setitem(
+        sys.modules,
+        "huggingface_hub",
+        SimpleNamespace(snapshot_download=fail(OSError("Access to hf_env is restricted\n\nsign in"))),
+    )
     said = one_line_error(*command)
-    assert "restricted sign in" in said and "HF_TOKEN" in said and "datasets/rajpurkarlab" in said and "hf_env" not in said
+    assert (
+        "restricted sign in" in said and "HF_TOKEN" in said and "datasets/rajpurkarlab" in said and "hf_env" not in said
+    )
     monkeypatch.setattr("roi.sources.download.shutil.disk_usage", lambda path: SimpleNamespace(free=10**10))
     assert "GB are needed, 10.0 GB are free" in one_line_error(*command)
 
@@ -549,7 +651,9 @@ def tgz(names: dict[str, bytes]) -> bytes:
     return out.getvalue()
 
 
-def test_openi_is_fetched_and_unpacked(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_openi_is_fetched_and_unpacked(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     images = {f"CXR{i}.png": bytes([i]) * 70_000 for i in range(3)}
     site.files = {"/NLMCXR_reports.tgz": tgz({"ecgen-radiology/1.xml": b"<x/>"}), "/NLMCXR_png.tgz": tgz(images)}
     monkeypatch.setattr(download_datasets, "OPENI", f"{site.url}/")
@@ -561,7 +665,11 @@ def test_openi_is_fetched_and_unpacked(site: Site, tmp_path: Path, monkeypatch: 
     (folder / "CXR0.png").unlink()
     (folder / "CXR1.png").write_bytes(b"half")
     download_datasets.main(args)
-    assert "2 files unpacked, 1 were there" in capsys.readouterr().out and landed(folder).items() >= images.items() and len(site.log) == 2
+    assert (
+        "2 files unpacked, 1 were there" in capsys.readouterr().out
+        and landed(folder).items() >= images.items()
+        and len(site.log) == 2
+    )
 
 
 def test_archives_that_are_cut_off_or_lead_outside(tmp_path: Path) -> None:
@@ -593,7 +701,17 @@ def test_wrong_flags_are_one_line(tmp_path: Path) -> None:
 
 
 def test_the_catalog_knows_every_set(tmp_path: Path) -> None:
-    assert set(CATALOG) == {"nih", "openi", "rexgradient", "chexpert", "mimic", "padchest", "vindr", "vinbigdata", "cxrlt"}
+    assert set(CATALOG) == {
+        "nih",
+        "openi",
+        "rexgradient",
+        "chexpert",
+        "mimic",
+        "padchest",
+        "vindr",
+        "vinbigdata",
+        "cxrlt",
+    }
     listed = run("download_datasets.py", "--list", "--data_root", tmp_path).splitlines()
     for name, source in CATALOG.items():
         said = run("download_datasets.py", "--info", name)
@@ -604,13 +722,30 @@ def test_the_catalog_knows_every_set(tmp_path: Path) -> None:
 
 
 def test_published_counts_agree_with_each_other() -> None:
-    rows = {name: {t.names[0].split("/")[-1]: t.rows for e in s.editions for t in e.tables} for name, s in CATALOG.items()}
-    assert rows["nih"]["train_val_list.txt"] + rows["nih"]["test_list.txt"] == CATALOG["nih"].editions[0].images == rows["nih"]["Data_Entry_2017_v2020.csv"]
+    rows = {
+        name: {t.names[0].split("/")[-1]: t.rows for e in s.editions for t in e.tables} for name, s in CATALOG.items()
+    }
+    assert (
+        rows["nih"]["train_val_list.txt"] + rows["nih"]["test_list.txt"]
+        == CATALOG["nih"].editions[0].images
+        == rows["nih"]["Data_Entry_2017_v2020.csv"]
+    )
     assert CATALOG["rexgradient"].editions[0].images == 238_968 + 17_007 + 17_029
-    assert rows["chexpert"]["train.csv"] + rows["chexpert"]["valid.csv"] == CATALOG["chexpert"].editions[0].images == 224_316 - 668
-    assert rows["vindr"]["image_labels_train.csv"] // 3 + rows["vindr"]["image_labels_test.csv"] == CATALOG["vindr"].editions[0].images
+    assert (
+        rows["chexpert"]["train.csv"] + rows["chexpert"]["valid.csv"]
+        == CATALOG["chexpert"].editions[0].images
+        == 224_316 - 668
+    )
+    assert (
+        rows["vindr"]["image_labels_train.csv"] // 3 + rows["vindr"]["image_labels_test.csv"]
+        == CATALOG["vindr"].editions[0].images
+    )
     lt = rows["cxrlt"]
-    assert lt["train_labeled.csv"] + lt["development_labeled_task1.csv"] + lt["test_labeled_task1.csv"] == lt["labels.csv"] == 377_110
+    assert (
+        lt["train_labeled.csv"] + lt["development_labeled_task1.csv"] + lt["test_labeled_task1.csv"]
+        == lt["labels.csv"]
+        == 377_110
+    )
     assert lt["train.csv"] + lt["development.csv"] + lt["test.csv"] == CATALOG["mimic"].editions[0].images
 
 
@@ -635,7 +770,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def shrink(name: str, *editions: tuple[list[int | None], int]) -> None:
         new = tuple(
-            dataclasses.replace(e, images=n, tables=tuple(dataclasses.replace(t, rows=r) for t, r in zip(e.tables, rows, strict=True)))
+            dataclasses.replace(
+                e, images=n, tables=tuple(dataclasses.replace(t, rows=r) for t, r in zip(e.tables, rows, strict=True))
+            )
             for e, (rows, n) in zip(CATALOG[name].editions, editions, strict=True)
         )
         monkeypatch.setitem(CATALOG, name, dataclasses.replace(CATALOG[name], editions=new))
@@ -653,7 +790,9 @@ def nih(root: Path) -> Path:
         shard = root / f"images_{i % 2 + 1:03d}" / "images"
         shard.mkdir(parents=True, exist_ok=True)
         (shard / name).write_bytes(b"")
-    (root / "Data_Entry_2017.csv").write_text("Image Index,Finding Labels\n" + "".join(f'{n},"Mass\n|Nodule"\n' for n in names))
+    (root / "Data_Entry_2017.csv").write_text(
+        "Image Index,Finding Labels\n" + "".join(f'{n},"Mass\n|Nodule"\n' for n in names)
+    )
     (root / "train_val_list.txt").write_text("\n".join(names[:3]))  # no final newline, as published
     (root / "test_list.txt").write_text("\n".join(names[3:]))
     return root
@@ -667,11 +806,21 @@ def state(data_root: Path, *names: str, code: int) -> str:
 def test_check_of_a_complete_set(tmp_path: Path) -> None:
     nih(tmp_path / "nih")
     said = state(tmp_path, "nih", code=0)
-    assert f"nih: complete, {tmp_path / 'nih'}" in said and "Data_Entry_2017.csv: 5 rows\n" in said and "all 5 are there" in said
+    assert (
+        f"nih: complete, {tmp_path / 'nih'}" in said
+        and "Data_Entry_2017.csv: 5 rows\n" in said
+        and "all 5 are there" in said
+    )
     run("download_datasets.py", "--gather", tmp_path / "nih")
     assert state(tmp_path, "nih", code=0) == said  # links are not images
-    assert "mimic: not there" in state(tmp_path, code=0) and "mimic: not there" in state(tmp_path, "nih", "mimic", code=1)
-    (line,) = [line for line in run("download_datasets.py", "--list", "--data_root", tmp_path).splitlines() if line.startswith("nih ")]
+    assert "mimic: not there" in state(tmp_path, code=0) and "mimic: not there" in state(
+        tmp_path, "nih", "mimic", code=1
+    )
+    (line,) = [
+        line
+        for line in run("download_datasets.py", "--list", "--data_root", tmp_path).splitlines()
+        if line.startswith("nih ")
+    ]
     assert line.endswith("tables are there")
 
 
@@ -684,7 +833,11 @@ def test_check_of_a_half_extracted_set(tmp_path: Path) -> None:
     said = state(tmp_path, code=1)
     assert "nih: NOT COMPLETE" in said and "test_list.txt: missing" in said and "4 of 5, 1 are missing" in said
     assert "train_val_list.txt: 1 rows, but 3 are published: cut off?" in said
-    (line,) = [line for line in run("download_datasets.py", "--list", "--data_root", tmp_path).splitlines() if line.startswith("nih ")]
+    (line,) = [
+        line
+        for line in run("download_datasets.py", "--list", "--data_root", tmp_path).splitlines()
+        if line.startswith("nih ")
+    ]
     assert line.endswith("2 of 3 tables")
 
 
@@ -692,7 +845,10 @@ def test_check_of_a_half_extracted_set(tmp_path: Path) -> None:
 def test_check_of_empty_and_wrong_folders(tmp_path: Path) -> None:
     (tmp_path / "nih").mkdir()
     said = state(tmp_path, "nih", code=1)
-    assert "nih: NOT COMPLETE" in said and f"looked in {tmp_path / 'nih'} for Data_Entry_2017_v2020.csv + train_val_list.txt + test_list.txt" in said
+    assert (
+        "nih: NOT COMPLETE" in said
+        and f"looked in {tmp_path / 'nih'} for Data_Entry_2017_v2020.csv + train_val_list.txt + test_list.txt" in said
+    )
     nih(tmp_path / "elsewhere")
     said = state(tmp_path / "elsewhere", "nih", code=1)
     assert "nih: not there" in said and "lies in --data_root itself" in said
@@ -724,7 +880,11 @@ def test_check_knows_other_spellings_editions_and_inner_folders(tmp_path: Path) 
         (tmp_path / "cxr-lt" / name).write_text("dicom_id\na\n")
     assert "cxrlt: complete" in state(tmp_path, "cxr-lt", code=0)
     inner = tmp_path / "chexpert" / "CheXpert-v1.0-small"
-    for path in ("train/patient00001/study1/view1_frontal.jpg", "train/patient00002/study1/view1_frontal.jpg", "valid/patient64541/study1/view1_frontal.jpg"):
+    for path in (
+        "train/patient00001/study1/view1_frontal.jpg",
+        "train/patient00002/study1/view1_frontal.jpg",
+        "valid/patient64541/study1/view1_frontal.jpg",
+    ):
         (inner / path).parent.mkdir(parents=True)
         (inner / path).write_bytes(b"")
     (inner / "train.csv").write_text("Path\na\nb\n")
@@ -768,7 +928,9 @@ def test_check_says_how_to_unpack(tmp_path: Path) -> None:
     root = tmp_path / "rexgradient"
     (root / "metadata").mkdir(parents=True)
     for split, studies in (("train", 2), ("valid", 1), ("test", 1)):
-        text = json.dumps({f"s{i}": {"StudyInstanceUid": f"s{i}", "Findings": 'no "StudyInstanceUid" here'} for i in range(studies)})
+        text = json.dumps(
+            {f"s{i}": {"StudyInstanceUid": f"s{i}", "Findings": 'no "StudyInstanceUid" here'} for i in range(studies)}
+        )
         (root / "metadata" / f"{split}_metadata_view_position.json").write_text(text)
     for i in range(9):
         (root / f"deid_png.part{i:02d}").write_bytes(b"")

@@ -29,11 +29,16 @@ def truth(patients: int = 40, seed: int = 0, images: list[str] | None = None) ->
     patient = np.repeat(np.arange(1, patients + 1), 2)
     return pd.DataFrame(
         {
-            "image": images or [""] * n, "patient": patient, "study": np.tile([1, 2], patients), "view": np.where(rng.random(n) < 0.5, "PA", "AP"),
-            "age": rng.integers(20, 90, n), "sex": np.where(rng.random(n) < 0.5, "M", "F"), "split": np.array(["test", "val", "train", "train"])[patient % 4],
+            "image": images or [""] * n,
+            "patient": patient,
+            "study": np.tile([1, 2], patients),
+            "view": np.where(rng.random(n) < 0.5, "PA", "AP"),
+            "age": rng.integers(20, 90, n),
+            "sex": np.where(rng.random(n) < 0.5, "M", "F"),
+            "split": np.array(["test", "val", "train", "train"])[patient % 4],
             **{label: (rng.random(n) < 0.2).astype(int) for label in LABELS},
         }
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +67,14 @@ def test_the_union_holds_every_set_once_and_says_what_it_knows(nine: Path, tmp_p
         assert found["images"] == len(rows)
         for j, label in enumerate(LABELS):
             cell = found["findings"][label]
-            assert cell["positive"] == (rows[:, j] == 1).sum() and cell["negative"] == (rows[:, j] == 0).sum(), (name, label)
-            assert cell["uncertain"] + cell["unknown"] == np.isnan(rows[:, j]).sum() == sum(cell["because"].values()), (name, label)
+            assert cell["positive"] == (rows[:, j] == 1).sum() and cell["negative"] == (rows[:, j] == 0).sum(), (
+                name,
+                label,
+            )
+            assert cell["uncertain"] + cell["unknown"] == np.isnan(rows[:, j]).sum() == sum(cell["because"].values()), (
+                name,
+                label,
+            )
     assert summary["datasets"]["chexpert"]["findings"]["Hernia"]["because"] == {"the data set never looked for it": 80}
 
 
@@ -81,9 +92,19 @@ def test_cxrlt_fills_what_mimic_does_not_know(nine: Path, tmp_path: Path) -> Non
     assert not np.isnan(after[:, LABELS.index("Hernia")]).any()
 
 
-def merged(mimic: list[int], cxrlt: list[int], splits: tuple[str, str] = ("train", "train")) -> tuple[pd.DataFrame, dict[str, int]]:
+def merged(
+    mimic: list[int], cxrlt: list[int], splits: tuple[str, str] = ("train", "train")
+) -> tuple[pd.DataFrame, dict[str, int]]:
     def one(cells: list[int], split: str) -> pd.DataFrame:
-        row = {"image": "a", "split": split, "label_source": "x", "labels": "", "unknown": "", "uncertain": "", "soft": ""}
+        row = {
+            "image": "a",
+            "split": split,
+            "label_source": "x",
+            "labels": "",
+            "unknown": "",
+            "uncertain": "",
+            "soft": "",
+        }
         return pd.DataFrame([row | dict(zip(LABELS, cells + [ABSENT] * (14 - len(cells)), strict=True))])
 
     return merge.with_cxrlt(one(mimic, splits[0]), one(cxrlt, splits[1]))
@@ -93,10 +114,23 @@ def test_each_rule_of_the_merge() -> None:
     mimic = [UNSEEN, UNSEEN, COARSE, BLANK, BLANK, UNCERTAIN, ABSENT, PRESENT, UNSEEN]
     cxrlt = [PRESENT, ABSENT, PRESENT, PRESENT, ABSENT, PRESENT, PRESENT, ABSENT, UNSEEN]
     table, counts = merged(mimic, cxrlt, ("train", "test"))
-    assert table.loc[0, list(LABELS[:9])].tolist() == [PRESENT, ABSENT, PRESENT, PRESENT, BLANK, UNCERTAIN, ABSENT, PRESENT, UNSEEN]
+    assert table.loc[0, list(LABELS[:9])].tolist() == [
+        PRESENT,
+        ABSENT,
+        PRESENT,
+        PRESENT,
+        BLANK,
+        UNCERTAIN,
+        ABSENT,
+        PRESENT,
+        UNSEEN,
+    ]
     assert table.loc[0, "split"] == "test" and merged(mimic, cxrlt, ("test", "train"))[0].loc[0, "split"] == "test"
     assert counts == {"images": 1, "cells_filled": 4, "moved_to_a_stricter_split": 1, "cells_that_disagree": 2}
-    assert table.loc[0, "labels"] == "Atelectasis,Effusion,Infiltration,Pneumothorax" and table.loc[0, "label_source"] == "x+x"
+    assert (
+        table.loc[0, "labels"] == "Atelectasis,Effusion,Infiltration,Pneumothorax"
+        and table.loc[0, "label_source"] == "x+x"
+    )
 
 
 def test_a_patient_keeps_its_split_whoever_else_is_there(nine: Path, tmp_path: Path) -> None:
@@ -104,7 +138,18 @@ def test_a_patient_keeps_its_split_whoever_else_is_there(nine: Path, tmp_path: P
     run(MAKE, "--datasets", "padchest", "--data_root", nine, "--out_csv", tmp_path / "p.csv", "--no-check_images")
     alone = read_table(tmp_path / "p.csv").set_index("image")["split"]
     assert alone.equals(whole[alone.index]) and alone.nunique() == 3
-    run(MAKE, "--datasets", "padchest", "--data_root", nine, "--out_csv", tmp_path / "q.csv", "--no-check_images", "--seed", 1)
+    run(
+        MAKE,
+        "--datasets",
+        "padchest",
+        "--data_root",
+        nine,
+        "--out_csv",
+        tmp_path / "q.csv",
+        "--no-check_images",
+        "--seed",
+        1,
+    )
     assert not read_table(tmp_path / "q.csv").set_index("image")["split"].equals(alone)
 
 
@@ -116,11 +161,17 @@ def test_drawn_splits_have_their_size_and_official_ones_stay() -> None:
     assert abs(share["test"] - 0.2) < 0.01 and abs(share["val"] - 0.1) < 0.01 and not moved  # 3.5 standard deviations
     table["split"] = ["train_val", "test"] * (n // 2)
     split, _ = merge.assign_splits(table, 0.1, 0.2, 0)
-    assert (split[1::2] == "test").all() and abs((split[::2] == "val").mean() - 0.1) < 0.011 and not (split[::2] == "test").any()
+    assert (
+        (split[1::2] == "test").all()
+        and abs((split[::2] == "val").mean() - 0.1) < 0.011
+        and not (split[::2] == "test").any()
+    )
     table["split"] = ["train", "test"] * (n // 2)  # VinDr has no validation images of its own
     split, _ = merge.assign_splits(table, 0.1, 0.2, 0)
     assert (split[1::2] == "test").all() and abs((split[::2] == "val").mean() - 0.1) < 0.011
-    mixed = pd.DataFrame({"patient_id": ["a", "a", "b", "b", "c"], "split": ["train", "test", "val", "train", "train"], "dataset": "m"})
+    mixed = pd.DataFrame(
+        {"patient_id": ["a", "a", "b", "b", "c"], "split": ["train", "test", "val", "train", "train"], "dataset": "m"}
+    )
     split, moved = merge.assign_splits(mixed, 0.1, 0.2, 0)
     assert split.tolist() == ["test", "test", "val", "val", "train"] and moved == {"m: moved to a stricter split": 2}
 
@@ -132,7 +183,18 @@ def test_views_and_splits_are_chosen_and_counted(nine: Path, tmp_path: Path) -> 
     assert len(chosen) == ((table["view"] == "PA") & (table["split"] != "test")).sum()
     left = sum(sum(fewer["facts"][f"other {what}, left out"].values()) for what in ("views", "splits"))
     assert left == len(table) - len(chosen)
-    error = one_line_error(MAKE, "--datasets", "nih", "--data_root", nine, "--out_csv", tmp_path / "x.csv", "--no-check_images", "--views", "LATERAL")
+    error = one_line_error(
+        MAKE,
+        "--datasets",
+        "nih",
+        "--data_root",
+        nine,
+        "--out_csv",
+        tmp_path / "x.csv",
+        "--no-check_images",
+        "--views",
+        "LATERAL",
+    )
     assert "--views LATERAL: no image is left (there is AP, PA)" in error and not (tmp_path / "x.csv").exists()
 
 
@@ -147,12 +209,27 @@ def test_what_a_report_does_not_mention(nine: Path, tmp_path: Path) -> None:
     asked = made(root, tmp_path / "u.csv")[1]["datasets"]["chexpert"]["findings"]["Edema"]
     negative = made(root, tmp_path / "n.csv", "--blank", "negative")[1]["datasets"]["chexpert"]["findings"]["Edema"]
     assert len(blank) == 7 == asked["unknown"] and asked["because"] == {"not mentioned": 7}
-    assert negative["unknown"] == 0 and negative["negative"] == asked["negative"] + 7 and negative["positive"] == asked["positive"]
+    assert (
+        negative["unknown"] == 0
+        and negative["negative"] == asked["negative"] + 7
+        and negative["positive"] == asked["positive"]
+    )
 
 
 def test_published_format_has_fourteen_digits_and_a_warning(nine: Path, tmp_path: Path) -> None:
     table = made(nine, tmp_path / "u.csv")[0]
-    said = run(MAKE, "--datasets", "all", "--data_root", nine, "--out_csv", tmp_path / "m.csv", "--no-check_images", "--format", "metadata")
+    said = run(
+        MAKE,
+        "--datasets",
+        "all",
+        "--data_root",
+        nine,
+        "--out_csv",
+        tmp_path / "m.csv",
+        "--no-check_images",
+        "--format",
+        "metadata",
+    )
     old = pd.read_csv(tmp_path / "m.csv", dtype=str)
     assert list(old) == ["Image Index", "Processed Image Path", "Harmonized Labels", "Dataset"]
     digits = np.array([[int(d) for d in field] for field in old["Harmonized Labels"]])
@@ -166,11 +243,19 @@ def test_tables_made_of_nih_images_are_audited(nine: Path, tmp_path: Path) -> No
     nih = read_table_of(nine, "nih", tmp_path)
     rows = nih["image"].str.split("/").str[-1]
     (tmp_path / "rsna.csv").write_text(
-        "patientId,img\n" + "".join(f"p{n},{name.replace('.png', '.dcm')}\n" for n, name in enumerate(rows[:10])) + "x,99999999_000.png\n"
+        "patientId,img\n"
+        + "".join(f"p{n},{name.replace('.png', '.dcm')}\n" for n, name in enumerate(rows[:10]))
+        + "x,99999999_000.png\n"
     )
-    facts = made(nine, tmp_path / "u.csv", "--audit", tmp_path / "rsna.csv")[1]["facts"][f"audit of {tmp_path / 'rsna.csv'}"]
+    facts = made(nine, tmp_path / "u.csv", "--audit", tmp_path / "rsna.csv")[1]["facts"][
+        f"audit of {tmp_path / 'rsna.csv'}"
+    ]
     of = nih["split"][:10].value_counts()
-    assert facts == {"nih_images_named": 11, "in_this_table": 10, **{f"of_{part}": int(of.get(part, 0)) for part in ("train", "val", "test")}}
+    assert facts == {
+        "nih_images_named": 11,
+        "in_this_table": 10,
+        **{f"of_{part}": int(of.get(part, 0)) for part in ("train", "val", "test")},
+    }
 
 
 def read_table_of(root: Path, name: str, tmp_path: Path) -> pd.DataFrame:
@@ -187,7 +272,9 @@ def pictures(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = root.parent / "changed"
     folder.mkdir()
     for n, name in enumerate(files[:8]):
-        ImageEnhance.Brightness(Image.open(name).convert("L").resize((96, 96), Image.Resampling.BICUBIC)).enhance(0.9).save(folder / f"{n}.png")
+        ImageEnhance.Brightness(Image.open(name).convert("L").resize((96, 96), Image.Resampling.BICUBIC)).enhance(
+            0.9
+        ).save(folder / f"{n}.png")
     WRITERS["padchest"](truth(4, 5, images=[str(folder / f"{n}.png") for n in range(8)]), root / "padchest")
     return root
 
@@ -199,7 +286,11 @@ def test_equal_pictures_do_not_stand_in_two_splits(pictures: Path, tmp_path: Pat
     assert len(whole) == 32
     said = run(*make, "--out_csv", tmp_path / "u.csv", "--check_duplicates", "--workers", 1)
     groups = pd.read_csv(tmp_path / "u_duplicates.csv")
-    assert len(groups) == 16 and (groups.groupby("group")["dataset"].nunique() == 2).all() and "pictures with a copy 16" in said
+    assert (
+        len(groups) == 16
+        and (groups.groupby("group")["dataset"].nunique() == 2).all()
+        and "pictures with a copy 16" in said
+    )
     rank = whole.set_index("image")["split"].map(merge.RANK)
     strictest = groups.groupby("group")["image"].transform(lambda names: rank[names].max())
     expected = groups["image"][groups["image"].map(rank) < strictest]
@@ -211,12 +302,16 @@ def test_pictures_that_others_test_on_leave_training(pictures: Path, tmp_path: P
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     first = read_table_of(pictures, "nih", tmp_path).query("split == 'train'")["image"].iloc[0].split("/")[-1]
-    Image.open(next(pictures.glob(f"nih/images_*/images/{first}"))).convert("L").resize((64, 64), Image.Resampling.BICUBIC).save(elsewhere / "other.jpg")
+    Image.open(next(pictures.glob(f"nih/images_*/images/{first}"))).convert("L").resize(
+        (64, 64), Image.Resampling.BICUBIC
+    ).save(elsewhere / "other.jpg")
     make = (MAKE, "--datasets", "nih", "--data_root", pictures, "--workers", 1)
     run(*make, "--out_csv", tmp_path / "u.csv", "--check_duplicates", elsewhere)
     left = read_table(tmp_path / "u.csv")
     assert len(left) == 23 and not left["image"].str.endswith(first).any()
-    assert "no picture is there" in one_line_error(*make, "--out_csv", tmp_path / "v.csv", "--check_duplicates", tmp_path / "nowhere")
+    assert "no picture is there" in one_line_error(
+        *make, "--out_csv", tmp_path / "v.csv", "--check_duplicates", tmp_path / "nowhere"
+    )
 
 
 def test_near_pairs_are_those_of_all_with_all() -> None:
@@ -242,7 +337,10 @@ def test_real_pictures_are_told_apart_and_their_copies_are_not(shared: Path) -> 
 
         return phash(read_grey(path, 64))
 
-    a, b = (np.stack([bits(folder) for folder in paths]) for paths in ([large[n] for n in names], [shared / "nih_256" / "images" / n for n in names]))
+    a, b = (
+        np.stack([bits(folder) for folder in paths])
+        for paths in ([large[n] for n in names], [shared / "nih_256" / "images" / n for n in names])
+    )
     apart = (a[:, None] ^ b[None]).sum(axis=2)
     assert np.diag(apart).max() <= 10 and apart[~np.eye(30, dtype=bool)].min() >= 42
 
@@ -268,19 +366,33 @@ def test_wrong_requests_are_one_line(nine: Path, tmp_path: Path) -> None:
         return said
 
     assert "no such folder (--data_root)" in error("--datasets", "all", "--data_root", tmp_path / "nowhere")
-    assert "no folder of a data set is there (looked for nih, openi" in error("--datasets", "all", "--data_root", tmp_path)
+    assert "no folder of a data set is there (looked for nih, openi" in error(
+        "--datasets", "all", "--data_root", tmp_path
+    )
     assert "--datasets mimc: no such data set (known: all, nih" in error("--datasets", "mimc", "--data_root", nine)
     assert "--datasets nih: there is no folder" in error("--datasets", "nih", "--data_root", tmp_path)
     assert "the same X-rays under other names" in error("--datasets", "vindr", "vinbigdata", "--data_root", nine)
-    assert "--views goes with --datasets, not with --src_csv" in error("--src_csv", nine / "nih" / "Data_Entry_2017.csv", "--views", "PA")
-    assert "--filter_list goes with --src_csv" in error("--datasets", "nih", "--filter_list", "x.txt", "--data_root", nine)
-    assert "--check_duplicates looks at the images" in error("--datasets", "nih", "--data_root", nine, "--no-check_images", "--check_duplicates")
+    assert "--views goes with --datasets, not with --src_csv" in error(
+        "--src_csv", nine / "nih" / "Data_Entry_2017.csv", "--views", "PA"
+    )
+    assert "--filter_list goes with --src_csv" in error(
+        "--datasets", "nih", "--filter_list", "x.txt", "--data_root", nine
+    )
+    assert "--check_duplicates looks at the images" in error(
+        "--datasets", "nih", "--data_root", nine, "--no-check_images", "--check_duplicates"
+    )
     assert "all goes alone" in error("--datasets", "all", "nih", "--data_root", nine)
-    assert "leave nobody to train on" in error("--datasets", "nih", "--data_root", nine, "--val_fraction", 0.6, "--test_fraction", 0.6)
+    assert "leave nobody to train on" in error(
+        "--datasets", "nih", "--data_root", nine, "--val_fraction", 0.6, "--test_fraction", 0.6
+    )
     assert "is the table itself" in error("--datasets", "nih", "--data_root", nine, "--summary", tmp_path / "x.csv")
     (tmp_path / "pixels.csv").write_text("image\nfoo.png\n")
-    assert "names no image of NIH" in error("--datasets", "nih", "--data_root", nine, "--no-check_images", "--audit", tmp_path / "pixels.csv")
-    assert "80 of 80 images are missing" in run(MAKE, "--datasets", "nih", "--data_root", nine, "--out_csv", tmp_path / "y.csv", code=2)
+    assert "names no image of NIH" in error(
+        "--datasets", "nih", "--data_root", nine, "--no-check_images", "--audit", tmp_path / "pixels.csv"
+    )
+    assert "80 of 80 images are missing" in run(
+        MAKE, "--datasets", "nih", "--data_root", nine, "--out_csv", tmp_path / "y.csv", code=2
+    )
 
 
 def test_a_table_that_is_there_is_not_replaced(nine: Path, tmp_path: Path) -> None:
@@ -295,7 +407,13 @@ def test_a_table_that_is_there_is_not_replaced(nine: Path, tmp_path: Path) -> No
 
 
 def test_rows_marked_val_are_the_validation_rows() -> None:
-    table = pd.DataFrame({"image": [f"{n}.png" for n in range(8)], "patient_id": list("aabbccdd"), "split": ["val", "", "", "", "train", "", "VAL ", ""]})
+    table = pd.DataFrame(
+        {
+            "image": [f"{n}.png" for n in range(8)],
+            "patient_id": list("aabbccdd"),
+            "split": ["val", "", "", "", "train", "", "VAL ", ""],
+        }
+    )
     train, val = held_out(table, 0.1, 0)
     assert sorted(set(val["patient_id"])) == ["a", "d"] and len(val) == 4  # the other images of their patients too
     for all_or_none in ("val", "train"):
@@ -303,7 +421,9 @@ def test_rows_marked_val_are_the_validation_rows() -> None:
         assert len(train) == 6 and len(val) == 2 and not set(train["patient_id"]) & set(val["patient_id"])
 
 
-def test_paths_are_below_the_data_root_however_it_is_spelled(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_are_below_the_data_root_however_it_is_spelled(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run(MAKE, "--datasets", "all", "--data_root", pictures, "--out_csv", tmp_path / "a.csv")
     monkeypatch.chdir(pictures)
     for n, root in enumerate((".", "../Dataset/", "./")):
@@ -322,7 +442,16 @@ def test_duplicates_are_sought_before_splits_are_chosen(pictures: Path, tmp_path
 def test_nih_without_its_lists_is_refused(nine: Path, tmp_path: Path) -> None:
     shutil.copytree(nine / "nih", tmp_path / "Dataset" / "nih")
     (tmp_path / "Dataset" / "nih" / "test_list.txt").unlink()
-    said = one_line_error(MAKE, "--datasets", "nih", "--data_root", tmp_path / "Dataset", "--out_csv", tmp_path / "x.csv", "--no-check_images")
+    said = one_line_error(
+        MAKE,
+        "--datasets",
+        "nih",
+        "--data_root",
+        tmp_path / "Dataset",
+        "--out_csv",
+        tmp_path / "x.csv",
+        "--no-check_images",
+    )
     assert "20 of its 80 images are in neither train_val_list.txt nor test_list.txt" in said
 
 
@@ -330,14 +459,25 @@ def test_patients_without_an_id_are_those_of_the_file_names(nine: Path, tmp_path
     shutil.copytree(nine / "nih", tmp_path / "Dataset" / "nih")
     csv = tmp_path / "Dataset" / "nih" / "Data_Entry_2017.csv"
     csv.write_text(csv.read_text().replace("Patient ID", "Patient Number"))
-    run(MAKE, "--datasets", "nih", "--data_root", tmp_path / "Dataset", "--out_csv", tmp_path / "x.csv", "--no-check_images")
+    run(
+        MAKE,
+        "--datasets",
+        "nih",
+        "--data_root",
+        tmp_path / "Dataset",
+        "--out_csv",
+        tmp_path / "x.csv",
+        "--no-check_images",
+    )
     table = read_table(tmp_path / "x.csv")
     assert table["patient_id"].tolist() == read_table_of(nine, "nih", tmp_path)["patient_id"].tolist()
 
 
 def test_cxrlt_speaks_before_blanks_become_negative(nine: Path, tmp_path: Path) -> None:
     unknown = target_matrix(made(nine, tmp_path / "u.csv")[0].query("dataset == 'mimic'"), LABELS)
-    negative = target_matrix(made(nine, tmp_path / "n.csv", "--blank", "negative")[0].query("dataset == 'mimic'"), LABELS)
+    negative = target_matrix(
+        made(nine, tmp_path / "n.csv", "--blank", "negative")[0].query("dataset == 'mimic'"), LABELS
+    )
     assert np.array_equal(unknown == 1, negative == 1)
     assert not np.isnan(negative).any()
 
@@ -354,7 +494,9 @@ def test_labels_that_are_none_of_ours_are_counted_and_near_ones_refused(nine: Pa
     assert "Fracture" not in (tmp_path / "u.csv").read_text()
     csv.write_text(text.replace("Cardiomegaly", "Cardiomegally"))
     make = (MAKE, "--datasets", "nih", "--data_root", root, "--no-check_images", "--out_csv", tmp_path / "v.csv")
-    assert "unknown label 'Cardiomegally' in" in one_line_error(*make) and "did you mean 'Cardiomegaly'?" in one_line_error(*make)
+    assert "unknown label 'Cardiomegally' in" in one_line_error(
+        *make
+    ) and "did you mean 'Cardiomegaly'?" in one_line_error(*make)
 
 
 # Every set alone and every filter: a fact may have nothing to count.
@@ -400,7 +542,17 @@ def test_every_set_alone_with_every_filter(alone: Path, tmp_path: Path, name: st
 
 
 def test_the_command_of_the_readme_on_a_set_from_which_it_removes_nothing(nine: Path, tmp_path: Path) -> None:
-    flags = ("--data_root", nine, "--views", "PA", "AP", "FRONTAL", "--no-check_images", "--out_csv", tmp_path / "u.csv")
+    flags = (
+        "--data_root",
+        nine,
+        "--views",
+        "PA",
+        "AP",
+        "FRONTAL",
+        "--no-check_images",
+        "--out_csv",
+        tmp_path / "u.csv",
+    )
     assert "other views, left out: none" in run(MAKE, "--datasets", "vindr", *flags)
 
 
@@ -466,7 +618,15 @@ def test_kaggles_resized_copy_is_found_with_its_lists(pictures: Path, tmp_path: 
     shards, resized = read_table(tmp_path / "a.csv"), read_table(tmp_path / "b.csv")
     assert resized["image"].str.startswith("nih/images-224/images-224/").all()
     pd.testing.assert_frame_equal(shards.assign(image=""), resized.assign(image=""))
-    run(MAKE, "--src_csv", root / "Data_Entry_2017.csv", "--image_dir", root / "images", "--out_csv", tmp_path / "one.csv")
+    run(
+        MAKE,
+        "--src_csv",
+        root / "Data_Entry_2017.csv",
+        "--image_dir",
+        root / "images",
+        "--out_csv",
+        tmp_path / "one.csv",
+    )
     assert len(read_table(tmp_path / "one.csv")) == len(shards)
 
 

@@ -31,11 +31,29 @@ EXPECTED = [
     ("Edema", {"openi": "Pulmonary Congestion", "padchest": "hilar congestion", "reports": "hilar congestion"}),
     ("Edema", {"padchest": "vascular redistribution", "reports": "pulmonary vascular redistribution"}),
     ("Edema", {"padchest": "kerley lines", "reports": "kerley lines"}),
-    ("Emphysema", {"openi": "Pulmonary Disease, Chronic Obstructive", "padchest": "COPD signs", "vindr": "COPD", "reports": "COPD"}),
+    (
+        "Emphysema",
+        {
+            "openi": "Pulmonary Disease, Chronic Obstructive",
+            "padchest": "COPD signs",
+            "vindr": "COPD",
+            "reports": "COPD",
+        },
+    ),
     ("Emphysema", {"openi": "Blister/lung", "padchest": "bullas", "cxrlt": "Bulla", "reports": "a bulla"}),
-    ("Pleural_Thickening", {"openi": "Calcinosis/pleura", "padchest": "calcified pleural plaques", "reports": "pleural plaques"}),
+    (
+        "Pleural_Thickening",
+        {"openi": "Calcinosis/pleura", "padchest": "calcified pleural plaques", "reports": "pleural plaques"},
+    ),
     ("Pleural_Thickening", {"chexpert": "Pleural Other", "cxrlt": "Pleural Other"}),
-    ("Cardiomegaly", {"openi": "Cardiac Shadow/enlarged", "chexpert": "Enlarged Cardiomediastinum", "cxrlt": "Enlarged Cardiomediastinum"}),
+    (
+        "Cardiomegaly",
+        {
+            "openi": "Cardiac Shadow/enlarged",
+            "chexpert": "Enlarged Cardiomediastinum",
+            "cxrlt": "Enlarged Cardiomediastinum",
+        },
+    ),
     ("Fibrosis", {"openi": "Cicatrix/lung", "padchest": "fibrotic band", "reports": "fibrotic bands"}),
     ("Fibrosis", {"openi": "Lung Diseases, Interstitial", "reports": "interstitial lung disease"}),
     ("Effusion", {"openi": "Hemothorax", "padchest": "hemothorax", "reports": "a hemothorax"}),
@@ -43,15 +61,28 @@ EXPECTED = [
     ("Mass", {"vindr": "Lung tumor", "reports": "a lung tumor"}),
     (
         "Effusion Pleural_Thickening",
-        {"openi": "Costophrenic Angle/blunted", "padchest": "costophrenic angle blunting", "reports": "blunting of the costophrenic angle"},
+        {
+            "openi": "Costophrenic Angle/blunted",
+            "padchest": "costophrenic angle blunting",
+            "reports": "blunting of the costophrenic angle",
+        },
     ),
-    ("Mass Nodule", {"vindr": "Nodule/Mass", "chexpert": "Lung Lesion", "cxrlt": "Lung Lesion", "reports": "a lung lesion"}),
+    (
+        "Mass Nodule",
+        {"vindr": "Nodule/Mass", "chexpert": "Lung Lesion", "cxrlt": "Lung Lesion", "reports": "a lung lesion"},
+    ),
     (
         "Infiltration Consolidation Pneumonia",
         {"openi": "Opacity/lung", "chexpert": "Lung Opacity", "cxrlt": "Lung Opacity", "reports": "an opacity"},
     ),
-    ("Infiltration Consolidation Pneumonia", {"openi": "Density", "padchest": "increased density", "reports": "a density"}),
-    ("Infiltration Consolidation Pneumonia", {"openi": "Airspace Disease", "padchest": "alveolar pattern", "reports": "an alveolar pattern"}),
+    (
+        "Infiltration Consolidation Pneumonia",
+        {"openi": "Density", "padchest": "increased density", "reports": "a density"},
+    ),
+    (
+        "Infiltration Consolidation Pneumonia",
+        {"openi": "Airspace Disease", "padchest": "alveolar pattern", "reports": "an alveolar pattern"},
+    ),
     ("Nodule Infiltration Consolidation Pneumonia", {"padchest": "miliary opacities", "reports": "miliary opacities"}),
     # What only one set has, or says of its own word.
     ("Infiltration Consolidation Pneumonia Fibrosis", {"vindr": "Lung Opacity"}),
@@ -62,7 +93,7 @@ EXPECTED = [
     ("Infiltration Consolidation", {"padchest": "air bronchogram"}),
     ("Mass", {"openi": "Mass/thorax"}),
     ("Pneumonia", {"reports": "an infection"}),
-]  # fmt: skip
+]
 CASES = [(source, word, set(found.split())) for found, words in EXPECTED for source, word in words.items()]
 
 
@@ -137,21 +168,59 @@ def test_a_possible_neighbour_is_no_absence() -> None:
 
 
 PADCHEST_ALIKE = (  # names as published that are near to a name of ours, and none of the 14
-    "pericardial effusion", "subcutaneous emphysema", "nipple shadow", "end on vessel", "mediastinal mass", "pleural mass",
-    "breast mass", "soft tissue mass", "bone metastasis", "calcified adenopathy", "calcified mediastinal adenopathy",
-    "calcified densities", "calcified fibroadenoma", "hilar enlargement", "vascular hilar enlargement",
-    "fissure thickening", "minor fissure thickening", "major fissure thickening", "hypoexpansion", "hypoexpansion basal",
-    "pulmonary venous hypertension", "pulmonary artery hypertension", "pulmonary hypertension", "lung vascular paucity",
-    "lymphangitis carcinomatosa", "bronchovascular markings", "cavitation", "abscess", "cyst", "chronic changes",
-    "tuberculosis", "tuberculosis sequelae", "air trapping", "hyperinflated lung", "pneumomediastinum", "pneumoperitoneo",
-)  # fmt: skip
+    "pericardial effusion",
+    "subcutaneous emphysema",
+    "nipple shadow",
+    "end on vessel",
+    "mediastinal mass",
+    "pleural mass",
+    "breast mass",
+    "soft tissue mass",
+    "bone metastasis",
+    "calcified adenopathy",
+    "calcified mediastinal adenopathy",
+    "calcified densities",
+    "calcified fibroadenoma",
+    "hilar enlargement",
+    "vascular hilar enlargement",
+    "fissure thickening",
+    "minor fissure thickening",
+    "major fissure thickening",
+    "hypoexpansion",
+    "hypoexpansion basal",
+    "pulmonary venous hypertension",
+    "pulmonary artery hypertension",
+    "pulmonary hypertension",
+    "lung vascular paucity",
+    "lymphangitis carcinomatosa",
+    "bronchovascular markings",
+    "cavitation",
+    "abscess",
+    "cyst",
+    "chronic changes",
+    "tuberculosis",
+    "tuberculosis sequelae",
+    "air trapping",
+    "hyperinflated lung",
+    "pneumomediastinum",
+    "pneumoperitoneo",
+)
 
 
 def test_names_of_padchest_that_are_alike_are_counted_and_absent(tmp_path: Path) -> None:
     """The table of neighbours makes none of them a misspelling."""
-    known = pd.DataFrame({
-        "image": "", "patient": [1], "study": [1], "view": "PA", "age": 40, "sex": "F", "split": "train", **dict.fromkeys(LABELS, 0),
-    })  # fmt: skip
+    known = pd.DataFrame(
+        {
+            "image": "",
+            "patient": [1],
+            "study": [1],
+            "view": "PA",
+            "age": 40,
+            "sex": "F",
+            "split": "train",
+            **dict.fromkeys(LABELS, 0),
+        }
+    )
     WRITERS["padchest"](pd.concat([known] * 2, ignore_index=True), tmp_path, None)
     path = next(tmp_path.glob("PADCHEST*"))
     table = pd.read_csv(path, dtype=str, keep_default_na=False).assign(Labels=str(list(PADCHEST_ALIKE)))

@@ -29,10 +29,33 @@ from roi.sources.readers import READERS
 LETTERS = "APUSBCXD"
 ALL = ("nih", "openi", "rexgradient", "chexpert", "mimic", "padchest", "vindr", "vinbigdata", "cxrlt")
 CXRLT_2023 = [
-    "Atelectasis", "Calcification of the Aorta", "Cardiomegaly", "Consolidation", "Edema", "Emphysema", "Enlarged Cardiomediastinum", "Fibrosis", "Fracture",
-    "Hernia", "Infiltration", "Lung Lesion", "Lung Opacity", "Mass", "No Finding", "Nodule", "Pleural Effusion", "Pleural Other", "Pleural Thickening",
-    "Pneumomediastinum", "Pneumonia", "Pneumoperitoneum", "Pneumothorax", "Subcutaneous Emphysema", "Support Devices", "Tortuous Aorta",
-]  # fmt: skip
+    "Atelectasis",
+    "Calcification of the Aorta",
+    "Cardiomegaly",
+    "Consolidation",
+    "Edema",
+    "Emphysema",
+    "Enlarged Cardiomediastinum",
+    "Fibrosis",
+    "Fracture",
+    "Hernia",
+    "Infiltration",
+    "Lung Lesion",
+    "Lung Opacity",
+    "Mass",
+    "No Finding",
+    "Nodule",
+    "Pleural Effusion",
+    "Pleural Other",
+    "Pleural Thickening",
+    "Pneumomediastinum",
+    "Pneumonia",
+    "Pneumoperitoneum",
+    "Pneumothorax",
+    "Subcutaneous Emphysema",
+    "Support Devices",
+    "Tortuous Aorta",
+]
 
 
 def read(name: str, root: Path, **options: str) -> pd.DataFrame:
@@ -45,13 +68,18 @@ def read(name: str, root: Path, **options: str) -> pd.DataFrame:
     for field, codes in (("labels", {1}), ("uncertain", {2}), ("unknown", {3, 4, 5, 6, 7})):
         for said, *cells in table[[field, *LABELS]].drop_duplicates().itertuples(index=False):
             ours = [label for label, code in zip(LABELS, cells, strict=True) if code in codes]
-            assert sorted(label for label in said.split(",") if label in LABELS) == sorted(ours)  # NIH's order is the file's
+            assert sorted(label for label in said.split(",") if label in LABELS) == sorted(
+                ours
+            )  # NIH's order is the file's
     return check_table(table, name).set_index("image", drop=False)
 
 
 def words(table: pd.DataFrame) -> dict[str, str]:
     """Image -> its 14 letters."""
-    return {image: "".join(LETTERS[code] for code in cells) for image, *cells in table[["image", *LABELS]].itertuples(index=False)}
+    return {
+        image: "".join(LETTERS[code] for code in cells)
+        for image, *cells in table[["image", *LABELS]].itertuples(index=False)
+    }
 
 
 def write(path: Path, text: str) -> Path:
@@ -71,9 +99,7 @@ def as_csv(header: list[str], rows: list[dict[str, object]]) -> str:
 # NIH
 
 
-NIH_2017 = (
-    "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y],"
-)
+NIH_2017 = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y],"
 NIH_ROWS = (
     "00000001_000.png,Cardiomegaly|Emphysema,0,1,411,M,PA,2682,2749,0.143,0.143\r\n"
     "00000013_005.png,No Finding,5,13,058,F,AP,2682,2749,0.143,0.143\r\n"
@@ -88,17 +114,35 @@ def test_nih(tmp_path: Path, whole_folder: bool) -> None:
     write(tmp_path / "train_val_list.txt", "00000001_000.png\n00000013_006.png")
     write(tmp_path / "test_list.txt", "00000013_005.png")
     table = read("nih", tmp_path if whole_folder else file)
-    assert words(table) == {"00000001_000.png": "APAAAAAAAAPAAA", "00000013_005.png": "AAAAAAAAAAAAAA", "00000013_006.png": "AAAPAAAAAAAAPP"}
-    assert table["patient_id"].tolist() == ["nih:1", "nih:13", "nih:13"] and table["study_id"].tolist() == ["nih:1:0", "nih:13:5", "nih:13:6"]
-    assert table["split"].tolist() == ["train_val", "test", "train_val"] and table["view"].tolist() == ["PA", "AP", "AP"]
+    assert words(table) == {
+        "00000001_000.png": "APAAAAAAAAPAAA",
+        "00000013_005.png": "AAAAAAAAAAAAAA",
+        "00000013_006.png": "AAAPAAAAAAAAPP",
+    }
+    assert table["patient_id"].tolist() == ["nih:1", "nih:13", "nih:13"] and table["study_id"].tolist() == [
+        "nih:1:0",
+        "nih:13:5",
+        "nih:13:6",
+    ]
+    assert table["split"].tolist() == ["train_val", "test", "train_val"] and table["view"].tolist() == [
+        "PA",
+        "AP",
+        "AP",
+    ]
     assert table["age"].str.lstrip("0").tolist() == ["", "58", "59"] and table["sex"].tolist() == ["M", "F", "F"]
     assert set(table["label_source"]) == {"Data_Entry_2017.csv"}
 
 
 def test_nih_keeps_a_label_that_is_not_one_of_the_14(tmp_path: Path) -> None:
-    write(tmp_path / "Data_Entry_2017.csv", f"{NIH_2017}\r\n{NIH_ROWS.replace('Cardiomegaly|', 'Tuberculosis|Cardiomegaly|')}")
+    write(
+        tmp_path / "Data_Entry_2017.csv",
+        f"{NIH_2017}\r\n{NIH_ROWS.replace('Cardiomegaly|', 'Tuberculosis|Cardiomegaly|')}",
+    )
     table = read("nih", tmp_path)
-    assert table["labels"].iloc[0].split(",") == ["Tuberculosis", "Cardiomegaly", "Emphysema"] and words(table)["00000001_000.png"] == "APAAAAAAAAPAAA"
+    assert (
+        table["labels"].iloc[0].split(",") == ["Tuberculosis", "Cardiomegaly", "Emphysema"]
+        and words(table)["00000001_000.png"] == "APAAAAAAAAPAAA"
+    )
 
 
 def test_nih_real_totals(shared: Path) -> None:
@@ -110,7 +154,10 @@ def test_nih_real_totals(shared: Path) -> None:
     with open(shared / "nih_metadata" / "Data_Entry_2017_v2020.csv") as file:
         raw = Counter(label for row in csv.DictReader(file) for label in row["Finding Labels"].split("|"))
     assert [raw[label] for label in LABELS] == totals
-    assert table["split"].value_counts().to_dict() == {"train_val": 86_524, "test": 25_596} and table["patient_id"].nunique() == 30_805
+    assert (
+        table["split"].value_counts().to_dict() == {"train_val": 86_524, "test": 25_596}
+        and table["patient_id"].nunique() == 30_805
+    )
 
 
 # CheXpert and MIMIC-CXR-JPG
@@ -120,29 +167,61 @@ CHEXPERT_HEADER = ["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *CHEXPERT]
 CHEXPERT_CASES = {  # path below the folder of the set -> (cells of the source, letters, letters where blank is negative)
     "train/patient00001/study1/view1_frontal.jpg": ({"No Finding": "1.0"}, "AAASSSAAAASSSS", "AAASSSAAAASSSS"),
     "train/patient00002/study2/view1_frontal.jpg": (
-        {"Cardiomegaly": "-1.0", "Lung Opacity": "1.0", "Edema": "-1.0", "Consolidation": "-1.0", "Atelectasis": "-1.0", "Pleural Effusion": "-1.0",
-         "Fracture": "1.0"},
-        "UUUCSSCBUUSSSS", "UUUCSSCAUUSSSS",
+        {
+            "Cardiomegaly": "-1.0",
+            "Lung Opacity": "1.0",
+            "Edema": "-1.0",
+            "Consolidation": "-1.0",
+            "Atelectasis": "-1.0",
+            "Pleural Effusion": "-1.0",
+            "Fracture": "1.0",
+        },
+        "UUUCSSCBUUSSSS",
+        "UUUCSSCAUUSSSS",
     ),
     "train/patient00002/study2/view2_lateral.jpg": (
-        {"Lung Lesion": "1.0", "Edema": "1.0", "Atelectasis": "0.0", "Pneumothorax": "0", "Pleural Other": "1.0"}, "ABBSCCBABPSSCS", "AAASCCAAAPSSCS"
+        {"Lung Lesion": "1.0", "Edema": "1.0", "Atelectasis": "0.0", "Pneumothorax": "0", "Pleural Other": "1.0"},
+        "ABBSCCBABPSSCS",
+        "AAASCCAAAPSSCS",
     ),
     "train/patient00003/study1/view1_lateral.jpg": ({}, "BBBSSSBBBBSSSS", "AAASSSAAAASSSS"),
-    "train/patient00003/study11/view1_frontal.jpg": ({"No Finding": "1", "Pneumonia": "-1", "Support Devices": "1"}, "AAASSSUAAASSSS", "AAASSSUAAASSSS"),
-    "train/patient64540/study1/view1_frontal.jpg": (
-        {"Lung Lesion": "-1.0", "Lung Opacity": "0.0", "Pleural Other": "0.0", "Pneumonia": "1.0"}, "BBBSSSPBBBSSSS", "AAASSSPAAASSSS"
+    "train/patient00003/study11/view1_frontal.jpg": (
+        {"No Finding": "1", "Pneumonia": "-1", "Support Devices": "1"},
+        "AAASSSUAAASSSS",
+        "AAASSSUAAASSSS",
     ),
-}  # fmt: skip
-CHEXPERT_WHO = (("Female", 68, "Frontal", "AP"), ("Male", 87, "Frontal", "PA"), ("Male", 87, "Lateral", ""), ("Unknown", 0, "Lateral", "LL"),
-                ("Female", 90, "Frontal", ""), ("Male", 18, "Frontal", "AP"))  # fmt: skip
+    "train/patient64540/study1/view1_frontal.jpg": (
+        {"Lung Lesion": "-1.0", "Lung Opacity": "0.0", "Pleural Other": "0.0", "Pneumonia": "1.0"},
+        "BBBSSSPBBBSSSS",
+        "AAASSSPAAASSSS",
+    ),
+}
+CHEXPERT_WHO = (
+    ("Female", 68, "Frontal", "AP"),
+    ("Male", 87, "Frontal", "PA"),
+    ("Male", 87, "Lateral", ""),
+    ("Unknown", 0, "Lateral", "LL"),
+    ("Female", 90, "Frontal", ""),
+    ("Male", 18, "Frontal", "AP"),
+)
 
 
 def chexpert_set(root: Path, folder: str = "CheXpert-v1.0-small", name: str = "train.csv") -> Path:
     who = [dict(zip(CHEXPERT_HEADER[1:5], person, strict=True)) for person in CHEXPERT_WHO]
-    rows = [{"Path": f"{folder}/{path}", **person, **case[0]} for (path, case), person in zip(CHEXPERT_CASES.items(), who, strict=True)]
+    rows = [
+        {"Path": f"{folder}/{path}", **person, **case[0]}
+        for (path, case), person in zip(CHEXPERT_CASES.items(), who, strict=True)
+    ]
     write(root / name, as_csv(CHEXPERT_HEADER, rows))
-    valid = dict.fromkeys(CHEXPERT, "0.0") | {"Path": "CheXpert-v1.0/valid/patient64541/study1/view1_frontal.jpg", "Sex": "Male", "Age": 73}
-    write(root / "valid.csv", as_csv(CHEXPERT_HEADER, [valid | {"Frontal/Lateral": "Frontal", "AP/PA": "AP", "Cardiomegaly": "1.0"}]))
+    valid = dict.fromkeys(CHEXPERT, "0.0") | {
+        "Path": "CheXpert-v1.0/valid/patient64541/study1/view1_frontal.jpg",
+        "Sex": "Male",
+        "Age": 73,
+    }
+    write(
+        root / "valid.csv",
+        as_csv(CHEXPERT_HEADER, [valid | {"Frontal/Lateral": "Frontal", "AP/PA": "AP", "Cardiomegaly": "1.0"}]),
+    )
     return root
 
 
@@ -153,10 +232,22 @@ def test_chexpert(tmp_path: Path, folder: str, blank: str) -> None:
     expected = {path: letters[blank == "negative"] for path, (_, *letters) in CHEXPERT_CASES.items()}
     assert words(table) == expected | {"valid/patient64541/study1/view1_frontal.jpg": "APASSSAAAASSSS"}
     assert table["patient_id"].tolist() == [f"chexpert:{n}" for n in (1, 2, 2, 3, 3, 64540, 64541)]
-    assert table["study_id"].tolist() == [f"chexpert:{n}" for n in ("1:1", "2:2", "2:2", "3:1", "3:11", "64540:1", "64541:1")]
+    assert table["study_id"].tolist() == [
+        f"chexpert:{n}" for n in ("1:1", "2:2", "2:2", "3:1", "3:11", "64540:1", "64541:1")
+    ]
     assert table["view"].tolist() == ["AP", "PA", "LATERAL", "LATERAL", "FRONTAL", "AP", "AP"]
-    assert table["sex"].tolist() == ["F", "M", "M", "", "F", "M", "M"] and table["age"].tolist() == ["68", "87", "87", "0", "90", "18", "73"]
-    assert table["split"].tolist() == ["train"] * 6 + ["val"] and table["label_source"].tolist() == ["train.csv"] * 6 + ["valid.csv"]
+    assert table["sex"].tolist() == ["F", "M", "M", "", "F", "M", "M"] and table["age"].tolist() == [
+        "68",
+        "87",
+        "87",
+        "0",
+        "90",
+        "18",
+        "73",
+    ]
+    assert table["split"].tolist() == ["train"] * 6 + ["val"] and table["label_source"].tolist() == [
+        "train.csv"
+    ] * 6 + ["valid.csv"]
 
 
 def test_chexpert_is_found_inside_the_folder_of_its_archive(tmp_path: Path) -> None:
@@ -202,7 +293,9 @@ def test_what_is_there_instead_of_a_table_is_named(tmp_path: Path) -> None:
     assert "it holds CheXpert-v1.0 batch 2 (train 1);" in refused("chexpert", tmp_path / "chexpert")
     for n in range(9):
         write(tmp_path / "padchest" / f"{n}.zip", "")
-    assert "it holds 0.zip, 1.zip, 2.zip, 3.zip, 4.zip, 5.zip, and 3 more;" in refused("padchest", tmp_path / "padchest")
+    assert "it holds 0.zip, 1.zip, 2.zip, 3.zip, 4.zip, 5.zip, and 3 more;" in refused(
+        "padchest", tmp_path / "padchest"
+    )
     (tmp_path / "nih").mkdir()
     assert "it holds nothing;" in refused("nih", tmp_path / "nih")
 
@@ -213,27 +306,68 @@ DICOMS = [f"{k}2aa804e-bde0afdd-112c0b34-7bc16630-4e384014" for k in range(5)]
 MIMIC_IMAGES = [
     f"files/p{p[:2]}/p{p}/s{s}/{dicom}.jpg"
     for (p, s), dicom in zip(
-        [("10000032", "50414267"), ("10000032", "50414267"), ("10000032", "53189527"), ("19999733", "57132437"), ("19999733", "58825743")], DICOMS, strict=True
+        [
+            ("10000032", "50414267"),
+            ("10000032", "50414267"),
+            ("10000032", "53189527"),
+            ("19999733", "57132437"),
+            ("19999733", "58825743"),
+        ],
+        DICOMS,
+        strict=True,
     )
 ]
 
 
 def mimic_set(root: Path, ending: str = ".csv.gz") -> Path:
     """Two images of one study, a study without labels, images without a view."""
-    header = ["dicom_id", "subject_id", "study_id", "PerformedProcedureStepDescription", "ViewPosition", "Rows", "Columns", "StudyDate", "StudyTime"]
+    header = [
+        "dicom_id",
+        "subject_id",
+        "study_id",
+        "PerformedProcedureStepDescription",
+        "ViewPosition",
+        "Rows",
+        "Columns",
+        "StudyDate",
+        "StudyTime",
+    ]
     header += [f"{name}CodeSequence_CodeMeaning" for name in ("Procedure", "View", "PatientOrientation")]
-    keys = [dict(zip(("subject_id", "study_id", "dicom_id"), (image.split("/")[2][1:], image.split("/")[3][1:], image.split("/")[4][:-4]), strict=True))
-            for image in MIMIC_IMAGES]  # fmt: skip
+    keys = [
+        dict(
+            zip(
+                ("subject_id", "study_id", "dicom_id"),
+                (image.split("/")[2][1:], image.split("/")[3][1:], image.split("/")[4][:-4]),
+                strict=True,
+            )
+        )
+        for image in MIMIC_IMAGES
+    ]
     views = ("PA", "LATERAL", "", "LL", "AP")
-    write(root / f"{MIMIC}-metadata{ending}", as_csv(header, [k | {"ViewPosition": v, "Rows": 3056} for k, v in zip(keys, views, strict=True)]))
+    write(
+        root / f"{MIMIC}-metadata{ending}",
+        as_csv(header, [k | {"ViewPosition": v, "Rows": 3056} for k, v in zip(keys, views, strict=True)]),
+    )
     labels = (
         {"subject_id": 19999733, "study_id": 57132437, "No Finding": "1.0"},
-        {"subject_id": 10000032, "study_id": 50414267, "Atelectasis": "-1.0", "Pleural Effusion": "1.0", "Pneumonia": "0.0", "Lung Lesion": "1.0"},
+        {
+            "subject_id": 10000032,
+            "study_id": 50414267,
+            "Atelectasis": "-1.0",
+            "Pleural Effusion": "1.0",
+            "Pneumonia": "0.0",
+            "Lung Lesion": "1.0",
+        },
         {"subject_id": 10000032, "study_id": 53189527, "Edema": "0.0", "Consolidation": "1.0", "Pneumothorax": "-1.0"},
     )
     write(root / f"{MIMIC}-chexpert{ending}", as_csv(["subject_id", "study_id", *MIMIC_NAMES], list(labels)))
-    write(root / f"{MIMIC}-negbio{ending}", as_csv(["subject_id", "study_id", *MIMIC_NAMES], [row | {"Hernia": ""} and row for row in labels[:1]]))
-    split = [key | {"split": name} for key, name in zip(keys, ("train", "train", "train", "validate", "test"), strict=True)]
+    write(
+        root / f"{MIMIC}-negbio{ending}",
+        as_csv(["subject_id", "study_id", *MIMIC_NAMES], [row | {"Hernia": ""} and row for row in labels[:1]]),
+    )
+    split = [
+        key | {"split": name} for key, name in zip(keys, ("train", "train", "train", "validate", "test"), strict=True)
+    ]
     write(root / f"{MIMIC}-split{ending}", as_csv(["dicom_id", "study_id", "subject_id", "split"], split))
     return root
 
@@ -251,7 +385,9 @@ def test_mimic(tmp_path: Path, ending: str, blank: str) -> None:
         assert found[MIMIC_IMAGES[4]] == unknown[4]
     assert table["patient_id"].tolist() == [f"mimic:{n}" for n in [10000032] * 3 + [19999733] * 2]
     assert table["study_id"].iloc[[0, 4]].tolist() == ["mimic:10000032:50414267", "mimic:19999733:58825743"]
-    assert table["view"].tolist() == ["PA", "LATERAL", "", "LATERAL", "AP"] and table["split"].tolist() == ["train"] * 3 + ["val", "test"]
+    assert table["view"].tolist() == ["PA", "LATERAL", "", "LATERAL", "AP"] and table["split"].tolist() == [
+        "train"
+    ] * 3 + ["val", "test"]
     assert set(table["label_source"]) == {f"{MIMIC}-chexpert.csv"} and set(table["age"]) == set(table["sex"]) == {""}
 
 
@@ -266,11 +402,23 @@ def test_a_study_without_labels_is_blank_whatever_blank_means(tmp_path: Path) ->
 
 PADCHEST_CASES = (  # Labels as published -> letters
     ("['normal']", "AAAAAAAAAAAAAA"),
-    ("['pulmonary mass', ' pleural effusion', 'subcutaneous emphysema ', 'pseudonodule', ' breast mass', 'pericardial effusion']", "AAPAPCAAAAAAAA"),
-    ("['hydropneumothorax', 'laminar atelectasis', ' atypical pneumonia', 'multiple nodules', 'hiatal hernia']", "PAPAAPPPAAAAAP"),
-    ("['costophrenic angle blunting', 'kerley lines', 'COPD signs', 'fibrotic band', 'pleural plaques', 'air bronchogram']", "AACCAAAACCCCCA"),
-    ("['costophrenic angle blunting', 'pleural effusion', 'bullas', 'emphysema', 'infiltrates', 'interstitial pattern', 'consolidation', "
-     "'air bronchogram', 'post radiotherapy changes']", "AAPPAAAAPAPCCA"),
+    (
+        "['pulmonary mass', ' pleural effusion', 'subcutaneous emphysema ', 'pseudonodule', ' breast mass', 'pericardial effusion']",
+        "AAPAPCAAAAAAAA",
+    ),
+    (
+        "['hydropneumothorax', 'laminar atelectasis', ' atypical pneumonia', 'multiple nodules', 'hiatal hernia']",
+        "PAPAAPPPAAAAAP",
+    ),
+    (
+        "['costophrenic angle blunting', 'kerley lines', 'COPD signs', 'fibrotic band', 'pleural plaques', 'air bronchogram']",
+        "AACCAAAACCCCCA",
+    ),
+    (
+        "['costophrenic angle blunting', 'pleural effusion', 'bullas', 'emphysema', 'infiltrates', 'interstitial pattern', 'consolidation', "
+        "'air bronchogram', 'post radiotherapy changes']",
+        "AAPPAAAAPAPCCA",
+    ),
     ("['consolidation']", "AAACAAAAPAAAAA"),
     ("['ground glass pattern']", "AAACAAAAAAAAAA"),
     ("['reticular interstitial pattern']", "AAACAAAAAAACAA"),
@@ -279,7 +427,10 @@ PADCHEST_CASES = (  # Labels as published -> letters
     ("['lobar atelectasis', 'pneumonia', 'cardiomegaly', 'apical pleural thickening']", "PPAAAAPAAAAAPA"),
     ("['segmental atelectasis', 'calcified pleural thickening', 'fissure thickening']", "PAAAAAAAAAAAPA"),
     ("['atelectasis basal', 'mass', 'nipple shadow', 'pulmonary fibrosis']", "PAAAPAAAAAAPAA"),
-    ("['total atelectasis', 'mediastinal mass', 'soft tissue mass', 'pleural mass', 'minor fissure thickening']", "PAAAAAAAAAAAAA"),
+    (
+        "['total atelectasis', 'mediastinal mass', 'soft tissue mass', 'pleural mass', 'minor fissure thickening']",
+        "PAAAAAAAAAAAAA",
+    ),
     ("['round atelectasis', 'loculated pleural effusion', 'nodule', 'pneumothorax']", "PAPAAPAPAAAAAA"),
     ("['atelectasis', 'loculated fissural effusion', 'pulmonary edema', 'pleural thickening']", "PAPAAAAAAPAAPA"),
     ("['calcified pleural plaques', 'heart insufficiency', 'a name that nobody knows']", "AAAAAAAAACAACA"),
@@ -293,21 +444,34 @@ PADCHEST_CASES = (  # Labels as published -> letters
     ("nan", "XXXXXXXXXXXXXX"),
     ("'cardiomegaly'", "XXXXXXXXXXXXXX"),
     ("[]", "XXXXXXXXXXXXXX"),
-)  # fmt: skip
+)
 
 
-def padchest_set(root: Path, ending: str = ".csv.gz", labels: tuple[str, ...] = tuple(case[0] for case in PADCHEST_CASES)) -> Path:
+def padchest_set(
+    root: Path, ending: str = ".csv.gz", labels: tuple[str, ...] = tuple(case[0] for case in PADCHEST_CASES)
+) -> Path:
     """Ids of 36 digits and more, which no number holds; years as 1930.0."""
     views = itertools.chain(["PA", "L", "AP", "AP_horizontal", "COSTAL", ""], itertools.repeat("PA"))
     sexes = itertools.chain(["M", "F", "", "O"], itertools.repeat("F"))
     births = itertools.chain(["1930.0", "", "1801.0", "2014"], itertools.repeat("1950.0"))
     rows = [
-        {"": k, "ImageID": f"2168401113669640138295431665133820131357478{k:02d}_02-094-102.png", "ImageDir": (0, 50, 54)[k % 3], "StudyDate_DICOM": "20140915",
-         "StudyID": f"205366866401363481362486798914558864{k // 2:02d}", "PatientID": f"8398604886942923316379882356814609{k // 4:02d}",
-         "PatientBirth": birth, "PatientSex_DICOM": sex, "ViewPosition_DICOM": "POSTEROANTERIOR", "Projection": view, "Pediatric": "No",
-         "MethodLabel": "Physician" if k % 2 else "RNN_model", "Labels": said}
+        {
+            "": k,
+            "ImageID": f"2168401113669640138295431665133820131357478{k:02d}_02-094-102.png",
+            "ImageDir": (0, 50, 54)[k % 3],
+            "StudyDate_DICOM": "20140915",
+            "StudyID": f"205366866401363481362486798914558864{k // 2:02d}",
+            "PatientID": f"8398604886942923316379882356814609{k // 4:02d}",
+            "PatientBirth": birth,
+            "PatientSex_DICOM": sex,
+            "ViewPosition_DICOM": "POSTEROANTERIOR",
+            "Projection": view,
+            "Pediatric": "No",
+            "MethodLabel": "Physician" if k % 2 else "RNN_model",
+            "Labels": said,
+        }
         for k, (said, view, sex, birth) in enumerate(zip(labels, views, sexes, births, strict=False))
-    ]  # fmt: skip
+    ]
     write(root / f"PADCHEST_chest_x_ray_images_labels_160K_01.02.19{ending}", as_csv(PADCHEST.split(","), rows))
     return root
 
@@ -317,11 +481,24 @@ def test_padchest(tmp_path: Path, ending: str) -> None:
     table = read("padchest", padchest_set(tmp_path, ending))
     assert list(zip((case[0] for case in PADCHEST_CASES), words(table).values(), strict=True)) == list(PADCHEST_CASES)
     assert table["image"].iloc[2] == "54/216840111366964013829543166513382013135747802_02-094-102.png"
-    assert table["patient_id"].iloc[[0, 3, 4]].tolist() == [f"padchest:83986048869429233163798823568146090{k}" for k in (0, 0, 1)]
-    assert table["study_id"].iloc[3] == "padchest:839860488694292331637988235681460900:20536686640136348136248679891455886401"
+    assert table["patient_id"].iloc[[0, 3, 4]].tolist() == [
+        f"padchest:83986048869429233163798823568146090{k}" for k in (0, 0, 1)
+    ]
+    assert (
+        table["study_id"].iloc[3]
+        == "padchest:839860488694292331637988235681460900:20536686640136348136248679891455886401"
+    )
     assert table["view"].iloc[:7].tolist() == ["PA", "LATERAL", "AP", "AP", "COSTAL", "", "PA"]
-    assert table["sex"].iloc[:5].tolist() == ["M", "F", "", "", "F"] and table["age"].iloc[:5].tolist() == ["84", "", "", "0", "64"]
-    assert set(table["split"]) == {""} and set(table["label_source"]) == {"PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"}
+    assert table["sex"].iloc[:5].tolist() == ["M", "F", "", "", "F"] and table["age"].iloc[:5].tolist() == [
+        "84",
+        "",
+        "",
+        "0",
+        "64",
+    ]
+    assert set(table["split"]) == {""} and set(table["label_source"]) == {
+        "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
+    }
 
 
 # VinDr-CXR and VinBigData
@@ -331,9 +508,17 @@ def vindr_set(root: Path) -> Path:
     """Readers who disagree, an image with two of them, and the consensus of the test images, whose table names no reader."""
     votes = {
         "a" * 32: (["Cardiomegaly", "Edema", "ILD", "Nodule/Mass"], ["Cardiomegaly"], ["No finding"]),
-        "b" * 32: (["Lung tumor", "Infiltration"], ["Lung tumor", "Infiltration", "Lung Opacity"], ["Lung Opacity", "Infiltration"]),
+        "b" * 32: (
+            ["Lung tumor", "Infiltration"],
+            ["Lung tumor", "Infiltration", "Lung Opacity"],
+            ["Lung Opacity", "Infiltration"],
+        ),
         "c" * 32: (["Pneumonia"], ["Pneumothorax", "Pneumonia"]),
-        "d" * 32: (["Pulmonary fibrosis", "Other lesion", "COPD"], ["Pulmonary fibrosis", "Other lesion"], ["Pulmonary fibrosis", "Rib fracture"]),
+        "d" * 32: (
+            ["Pulmonary fibrosis", "Other lesion", "COPD"],
+            ["Pulmonary fibrosis", "Other lesion"],
+            ["Pulmonary fibrosis", "Rib fracture"],
+        ),
         "e" * 32: (["No finding"], ["No finding"], ["No finding"]),
     }
     rows = [
@@ -344,15 +529,35 @@ def vindr_set(root: Path) -> Path:
     ]
     write(root / "annotations" / "image_labels_train.csv", as_csv(["image_id", "rad_id", *VINDR], rows))
     header = [name.replace("Other diseases", "Other disease") for name in VINDR]
-    consensus = dict.fromkeys(header, 0) | {"image_id": "f" * 32, "Emphysema": 1, "Pleural effusion": 1, "Pleural thickening": 1, "Atelectasis": 1}
+    consensus = dict.fromkeys(header, 0) | {
+        "image_id": "f" * 32,
+        "Emphysema": 1,
+        "Pleural effusion": 1,
+        "Pleural thickening": 1,
+        "Atelectasis": 1,
+    }
     write(root / "annotations" / "image_labels_test.csv", as_csv(["image_id", *header], [consensus]))
     return root
 
 
 VINDR_EXPECTED = {
-    "majority": ("APAAAAAAAAAAAS", "AAAPCACACAACAS", "AAAAAAPAAAAAAS", "AAACAAAAAAAPAS", "AAAAAAAAAAAAAS", "PAPAAAAAAAPAPS"),
+    "majority": (
+        "APAAAAAAAAAAAS",
+        "AAAPCACACAACAS",
+        "AAAAAAPAAAAAAS",
+        "AAACAAAAAAAPAS",
+        "AAAAAAAAAAAAAS",
+        "PAPAAAAAAAPAPS",
+    ),
     "any": ("APACCCAAAPACAS", "AAAPCACACAACAS", "AAAAAAPPAAAAAS", "AAACAAAAAACPAS", "AAAAAAAAAAAAAS", "PAPAAAAAAAPAPS"),
-    "fraction": ("ADACCCAAADACAS", "AAAPCACACAACAS", "AAAAAAPDAAAAAS", "AAACAAAAAACPAS", "AAAAAAAAAAAAAS", "PAPAAAAAAAPAPS"),
+    "fraction": (
+        "ADACCCAAADACAS",
+        "AAAPCACACAACAS",
+        "AAAAAAPDAAAAAS",
+        "AAACAAAAAACPAS",
+        "AAAAAAAAAAAAAS",
+        "PAPAAAAAAAPAPS",
+    ),
 }
 
 
@@ -371,7 +576,9 @@ def test_vindr_votes(tmp_path: Path, votes: str) -> None:
 
 
 def test_majority_is_the_default_and_more_than_half(tmp_path: Path) -> None:
-    assert words(read("vindr", vindr_set(tmp_path))) == words(read("vindr", tmp_path, votes="majority"))  # one of two readers is no majority
+    assert words(read("vindr", vindr_set(tmp_path))) == words(
+        read("vindr", tmp_path, votes="majority")
+    )  # one of two readers is no majority
 
 
 VINBIG_HEADER = "image_id,class_name,class_id,rad_id,x_min,y_min,x_max,y_max"
@@ -395,7 +602,9 @@ def test_vinbigdata_counts_readers_and_not_their_boxes(tmp_path: Path, votes: st
     write(tmp_path / "train.csv", f"{VINBIG_HEADER}\n{VINBIG_ROWS}")
     table = read("vinbigdata", tmp_path, votes=votes)
     images = [f"train/{letter * 32}.png" for letter in "abcd"]
-    assert sorted(table["image"]) == images and [words(table)[image] for image in images] == list(VINBIG_EXPECTED[votes])
+    assert sorted(table["image"]) == images and [words(table)[image] for image in images] == list(
+        VINBIG_EXPECTED[votes]
+    )
     soft = ["Cardiomegaly=0.667,Effusion=0.333", "Pneumothorax=0.333", "Infiltration=0.333", ""]
     assert table["soft"].loc[images].tolist() == (soft if votes == "fraction" else [""] * 4)
     assert table["patient_id"].loc[images].tolist() == [f"vinbigdata:{letter * 32}" for letter in "abcd"]
@@ -405,28 +614,64 @@ def test_vinbigdata_counts_readers_and_not_their_boxes(tmp_path: Path, votes: st
 # CXR-LT
 
 
-def cxrlt_file(path: Path, names: list[str], rows: list[tuple[int, set[str], dict[str, str]]], image: str = "fpath", prefix: str = "s") -> None:
+def cxrlt_file(
+    path: Path,
+    names: list[str],
+    rows: list[tuple[int, set[str], dict[str, str]]],
+    image: str = "fpath",
+    prefix: str = "s",
+) -> None:
     """Rows (number, labels present, more); numbers name images of MIMIC_IMAGES."""
     header = ["dicom_id", "subject_id", "study_id", "ViewPosition", "ViewCodeSequence_CodeMeaning", image, *names]
     made = []
     for number, found, more in rows:
         assert found <= set(names)
         person, study, file = MIMIC_IMAGES[number].split("/")[2:]
-        row = {"dicom_id": file[:-4], "subject_id": person[1:], "study_id": prefix + study[1:], "ViewPosition": "AP", image: MIMIC_IMAGES[number]}
+        row = {
+            "dicom_id": file[:-4],
+            "subject_id": person[1:],
+            "study_id": prefix + study[1:],
+            "ViewPosition": "AP",
+            image: MIMIC_IMAGES[number],
+        }
         made.append(row | dict.fromkeys(names, 0) | dict.fromkeys(found, 1) | more)
     write(path, as_csv(header + [name for name in ("split",) if any(name in row for row in made)], made))
 
 
 def test_cxrlt_2023(tmp_path: Path) -> None:
-    cxrlt_file(tmp_path / "train.csv", CXRLT_2023, [
-        (0, {"No Finding"}, {"ViewPosition": ""}), (1, {"Pleural Effusion", "Pleural Thickening", "Nodule"}, {"ViewPosition": "LL"})
-    ], "path", "")  # fmt: skip
-    cxrlt_file(tmp_path / "development.csv", CXRLT_2023, [(3, {"Subcutaneous Emphysema", "Lung Lesion", "Pleural Other"}, {})], "path", "")
-    cxrlt_file(tmp_path / "test.csv", CXRLT_2023, [(4, {"Mass", "Hernia", "Fibrosis", "Emphysema", "Infiltration"}, {})], "path", "")
+    cxrlt_file(
+        tmp_path / "train.csv",
+        CXRLT_2023,
+        [
+            (0, {"No Finding"}, {"ViewPosition": ""}),
+            (1, {"Pleural Effusion", "Pleural Thickening", "Nodule"}, {"ViewPosition": "LL"}),
+        ],
+        "path",
+        "",
+    )
+    cxrlt_file(
+        tmp_path / "development.csv",
+        CXRLT_2023,
+        [(3, {"Subcutaneous Emphysema", "Lung Lesion", "Pleural Other"}, {})],
+        "path",
+        "",
+    )
+    cxrlt_file(
+        tmp_path / "test.csv",
+        CXRLT_2023,
+        [(4, {"Mass", "Hernia", "Fibrosis", "Emphysema", "Infiltration"}, {})],
+        "path",
+        "",
+    )
     table = read("cxrlt", tmp_path)
     expected = ("AAAAAAAAAAAAAA", "AAPAAPAAAAAAPA", "AAAACCAAAAAACA", "AAAPPAAAAAPPAP")
     assert words(table) == dict(zip([MIMIC_IMAGES[k] for k in (0, 1, 3, 4)], expected, strict=True))
-    assert table["split"].tolist() == ["train", "train", "val", "test"] and table["view"].tolist() == ["", "LATERAL", "AP", "AP"]
+    assert table["split"].tolist() == ["train", "train", "val", "test"] and table["view"].tolist() == [
+        "",
+        "LATERAL",
+        "AP",
+        "AP",
+    ]
     assert table["patient_id"].tolist() == [f"mimic:{n}" for n in (10000032, 10000032, 19999733, 19999733)]
     assert table["study_id"].iloc[0] == "mimic:10000032:50414267"  # the name that it has in MIMIC-CXR
     assert table["label_source"].tolist() == ["train.csv", "train.csv", "development.csv", "test.csv"]
@@ -435,9 +680,11 @@ def test_cxrlt_2023(tmp_path: Path) -> None:
 @pytest.mark.parametrize("nested", [False, True])
 def test_cxrlt_2024_in_one_table(tmp_path: Path, nested: bool) -> None:
     rows = [
-        (0, {"Normal"}, {"split": "train"}), (1, {"Lobar Atelectasis", "Hydropneumothorax"}, {"split": "train"}),
-        (3, {"Round(ed) Atelectasis", "Bulla"}, {"split": "development"}), (4, {"Mass", "Pneumonia", "Edema", "Consolidation"}, {"split": "test"}),
-    ]  # fmt: skip
+        (0, {"Normal"}, {"split": "train"}),
+        (1, {"Lobar Atelectasis", "Hydropneumothorax"}, {"split": "train"}),
+        (3, {"Round(ed) Atelectasis", "Bulla"}, {"split": "development"}),
+        (4, {"Mass", "Pneumonia", "Edema", "Consolidation"}, {"split": "test"}),
+    ]
     cxrlt_file((tmp_path / "cxr-lt-2024" if nested else tmp_path) / "labels.csv", list(CXRLT), rows)
     table = read("cxrlt", tmp_path)
     assert list(words(table).values()) == ["AAAAAAAAAAAAAA", "PAPAAAAPAAAAAA", "PAAAAAAAAACAAA", "AAAAPAPAPPAAAA"]
@@ -449,7 +696,12 @@ def test_cxrlt_2024_columns_go_by_name(tmp_path: Path) -> None:
     """The tables of task 2 list Mass, Normal, Nodule; those of task 1 Mass, Nodule, Normal."""
     task_1 = [name for name in CXRLT if name not in ("Bulla", "Cardiomyopathy", "Hilum", "Osteopenia", "Scoliosis")]
     task_2 = ["Normal" if name == "No Finding" else name for name in CXRLT_2023]
-    assert len(task_1) == 40 and len(task_2) == 26 and task_2[13:16] == ["Mass", "Normal", "Nodule"] and task_1 == sorted(task_1)
+    assert (
+        len(task_1) == 40
+        and len(task_2) == 26
+        and task_2[13:16] == ["Mass", "Normal", "Nodule"]
+        and task_1 == sorted(task_1)
+    )
     for task, names in ((1, task_1), (2, task_2)):
         root = tmp_path / f"task{task}"
         cxrlt_file(root / "train_labeled.csv", task_1, [(0, {"Nodule", "Lobar Atelectasis"}, {})])
@@ -478,12 +730,24 @@ def test_cxrlt_without_a_column_is_refused(tmp_path: Path) -> None:
 OPENI_CASES = (  # MeSH/major -> letters; FORMATS: heads only, and only some qualifiers
     (["normal"], "AAAAAAAAAAAAAA"),
     (["Pulmonary Atelectasis/base/left", "Pleural Effusion/left/small", "Cardiomegaly/borderline"], "PPPAAAAAAAAAAA"),
-    (["Pericardial Effusion/small", "Subcutaneous Emphysema/neck", "Cystic Fibrosis", "Pneumonectomy/left"], "AAAAAAAAAAAAAA"),
-    (["Infiltrate/lung/base", "Mass/lung/upper lobe/right", "Nodule/lung/middle lobe", "Pneumonia/upper lobe"], "AAAPPPPAAAAAAA"),
+    (
+        ["Pericardial Effusion/small", "Subcutaneous Emphysema/neck", "Cystic Fibrosis", "Pneumonectomy/left"],
+        "AAAAAAAAAAAAAA",
+    ),
+    (
+        ["Infiltrate/lung/base", "Mass/lung/upper lobe/right", "Nodule/lung/middle lobe", "Pneumonia/upper lobe"],
+        "AAAPPPPAAAAAAA",
+    ),
     (["Mass/mediastinum", "Hydropneumothorax/right", "Consolidation/lung/base"], "AAPAAAAPPAAAAA"),
-    (["Mass/hilum/right", "Pulmonary Edema/mild", "Pulmonary Emphysema", "Pulmonary Fibrosis/interstitial"], "AAAAPAAAAPPPAA"),
+    (
+        ["Mass/hilum/right", "Pulmonary Edema/mild", "Pulmonary Emphysema", "Pulmonary Fibrosis/interstitial"],
+        "AAAAPAAAAPPPAA",
+    ),
     (["Thickening/pleura/apex/bilateral", "Hernia, Hiatal/large", "Emphysema"], "AAAAAAAAAAPAPP"),
-    (["Thickening/bronchovascular/bilateral", "Hernia, Diaphragmatic", "Calcified Granuloma/lung/base"], "AAAAACAAAAAAAP"),
+    (
+        ["Thickening/bronchovascular/bilateral", "Hernia, Diaphragmatic", "Calcified Granuloma/lung/base"],
+        "AAAAACAAAAAAAP",
+    ),
     (["Pulmonary Congestion", "Lung Diseases, Interstitial", "Granuloma/lung", "Nodule/lung"], "AAAAAPAAACACAA"),
     (["Opacity/lung/base/left"], "AAACAACACAAAAA"),
     (["Airspace Disease/lung/base", "Pneumonia/lower lobe"], "AAACAAPACAAAAA"),
@@ -499,9 +763,15 @@ def test_openi_reports(tmp_path: Path) -> None:
         write(tmp_path / "ecgen-radiology" / f"{number}.xml", openi_xml(number, majors, "Clear.", images).decode())
     write(tmp_path / "ecgen-radiology" / "99.xml", openi_xml(99, ["normal"], "Clear.", []).decode())
     table = read("openi", tmp_path)
-    rows = [(f"CXR{n}_IM-{n:04d}-{1001 + k}.png", letters) for n, (_, letters) in enumerate(OPENI_CASES, start=1) for k in range(1 + (n == 2))]
+    rows = [
+        (f"CXR{n}_IM-{n:04d}-{1001 + k}.png", letters)
+        for n, (_, letters) in enumerate(OPENI_CASES, start=1)
+        for k in range(1 + (n == 2))
+    ]
     assert words(table) == dict(rows)
-    assert table["patient_id"].loc["CXR2_IM-0002-1002.png"] == "openi:2" and set(table["split"]) == set(table["view"]) == {""}
+    assert table["patient_id"].loc["CXR2_IM-0002-1002.png"] == "openi:2" and set(table["split"]) == set(
+        table["view"]
+    ) == {""}
 
 
 def test_openi_published_archive_need_not_be_unpacked(tmp_path: Path) -> None:
@@ -516,13 +786,24 @@ def test_openi_published_archive_need_not_be_unpacked(tmp_path: Path) -> None:
 
 def test_openi_as_kaggle_has_it(tmp_path: Path) -> None:
     header = ["uid", "MeSH", "Problems", "image", "indication", "comparison", "findings", "impression"]
-    reports = [{"uid": n, "MeSH": ";".join(majors), "Problems": "", "findings": 'Clear, "normal".'} for n, (majors, _) in enumerate(OPENI_CASES, start=1)]
+    reports = [
+        {"uid": n, "MeSH": ";".join(majors), "Problems": "", "findings": 'Clear, "normal".'}
+        for n, (majors, _) in enumerate(OPENI_CASES, start=1)
+    ]
     write(tmp_path / "indiana_reports.csv", as_csv(header, reports))
-    views = [{"uid": n, "filename": f"{n}_IM-{n:04d}-{k}001.dcm.png", "projection": ("Frontal", "Lateral")[k - 3]} for n in (1, 2, 12) for k in (3, 4)]
+    views = [
+        {"uid": n, "filename": f"{n}_IM-{n:04d}-{k}001.dcm.png", "projection": ("Frontal", "Lateral")[k - 3]}
+        for n in (1, 2, 12)
+        for k in (3, 4)
+    ]
     write(tmp_path / "indiana_projections.csv", as_csv(["uid", "filename", "projection"], views))
     table = read("openi", tmp_path)
-    assert [(Path(image).name, letters) for image, letters in words(table).items()] == [(v["filename"], OPENI_CASES[v["uid"] - 1][1]) for v in views]
-    assert table["view"].tolist() == ["FRONTAL", "LATERAL"] * 3 and table["patient_id"].tolist() == [f"openi:{n}" for n in (1, 1, 2, 2, 12, 12)]
+    assert [(Path(image).name, letters) for image, letters in words(table).items()] == [
+        (v["filename"], OPENI_CASES[v["uid"] - 1][1]) for v in views
+    ]
+    assert table["view"].tolist() == ["FRONTAL", "LATERAL"] * 3 and table["patient_id"].tolist() == [
+        f"openi:{n}" for n in (1, 1, 2, 2, 12, 12)
+    ]
 
 
 def test_openi_real_counts(shared: Path, tmp_path: Path) -> None:
@@ -539,19 +820,46 @@ def test_openi_real_counts(shared: Path, tmp_path: Path) -> None:
                 heads.update(majors)
                 for image in tree.iterfind("parentImage"):
                     images[image.get("id", "") + ".png"] = majors
-    published = {"Cardiomegaly": 375, "Pulmonary Atelectasis": 347, "Pleural Effusion": 172, "Nodule": 121, "Infiltrate": 68, "Emphysema": 62,
-                 "Hernia, Hiatal": 48, "Pulmonary Edema": 47, "Pneumonia": 43, "Consolidation": 33, "Pneumothorax": 23, "Pulmonary Fibrosis": 19,
-                 "Mass": 18, "normal": 1391, "No Indexing": 95}  # fmt: skip
+    published = {
+        "Cardiomegaly": 375,
+        "Pulmonary Atelectasis": 347,
+        "Pleural Effusion": 172,
+        "Nodule": 121,
+        "Infiltrate": 68,
+        "Emphysema": 62,
+        "Hernia, Hiatal": 48,
+        "Pulmonary Edema": 47,
+        "Pneumonia": 43,
+        "Consolidation": 33,
+        "Pneumothorax": 23,
+        "Pulmonary Fibrosis": 19,
+        "Mass": 18,
+        "normal": 1391,
+        "No Indexing": 95,
+    }
     assert {head: heads[head] for head in published} == published
     assert len(table) == len(images) == 7470 and table["patient_id"].nunique() == 3851
-    for label, head in (("Atelectasis", "Pulmonary Atelectasis"), ("Cardiomegaly", "Cardiomegaly"), ("Infiltration", "Infiltrate"),
-                        ("Nodule", "Nodule"), ("Pneumonia", "Pneumonia"), ("Consolidation", "Consolidation"), ("Edema", "Pulmonary Edema"),
-                        ("Fibrosis", "Pulmonary Fibrosis")):  # fmt: skip
+    for label, head in (
+        ("Atelectasis", "Pulmonary Atelectasis"),
+        ("Cardiomegaly", "Cardiomegaly"),
+        ("Infiltration", "Infiltrate"),
+        ("Nodule", "Nodule"),
+        ("Pneumonia", "Pneumonia"),
+        ("Consolidation", "Consolidation"),
+        ("Edema", "Pulmonary Edema"),
+        ("Fibrosis", "Pulmonary Fibrosis"),
+    ):
         usable = {
-            image for image, majors in images.items() if head in majors and not {"No Indexing", "Technical Quality of Image Unsatisfactory"} & set(majors)
+            image
+            for image, majors in images.items()
+            if head in majors and not {"No Indexing", "Technical Quality of Image Unsatisfactory"} & set(majors)
         }
         assert set(table["image"][table[label] == PRESENT]) == usable, label
-    unfit = {image for image, majors in images.items() if {"No Indexing", "Technical Quality of Image Unsatisfactory"} & set(majors)}
+    unfit = {
+        image
+        for image, majors in images.items()
+        if {"No Indexing", "Technical Quality of Image Unsatisfactory"} & set(majors)
+    }
     assert set(table["image"][table["Mass"] == UNFIT]) == unfit
     normal = [image for image, majors in images.items() if majors == ["normal"]]
     assert (table.loc[normal, list(LABELS)] == ABSENT).all(axis=None)
@@ -562,14 +870,33 @@ def test_openi_real_counts(shared: Path, tmp_path: Path) -> None:
 
 def rexgradient_set(root: Path, **changed: object) -> Path:
     study = {
-        "PatientID": "GRDN0001", "StudyInstanceUid": "1.2.3", "AccessionNumber": "A1", "PatientSex": "F", "PatientAge": "036Y", "StudyDate": "20170304",
-        "Indication": "Cough.", "Comparison": "None.", "Findings": "There is a pleural effusion. No pneumothorax.", "Impression": "Pleural effusion.",
+        "PatientID": "GRDN0001",
+        "StudyInstanceUid": "1.2.3",
+        "AccessionNumber": "A1",
+        "PatientSex": "F",
+        "PatientAge": "036Y",
+        "StudyDate": "20170304",
+        "Indication": "Cough.",
+        "Comparison": "None.",
+        "Findings": "There is a pleural effusion. No pneumothorax.",
+        "Impression": "Pleural effusion.",
         "ImagePath": [f"../deid_png/GRDN/GRDN0001/studies/1.2.3/series/1.2.{k}/instances/9.{k}.png" for k in range(3)],
         "ImageViewPosition": ["PA", "LATERAL", None],
-    }  # fmt: skip
-    other = study | {"PatientID": "GRDN0002", "PatientAge": "007M", "PatientSex": None, "Findings": float("nan"), "Impression": "No acute disease.",
-                     "ImagePath": ["../deid_png/GRDN/GRDN0002/studies/1.2.4/series/1/instances/1.png"], "ImageViewPosition": ["LL"]}  # fmt: skip
-    third = other | {"PatientID": "GRDN0003", "ImagePath": ["../deid_png/GRDN/GRDN0003/studies/1.2.5/series/1/instances/1.png"], "PatientSex": "M"}
+    }
+    other = study | {
+        "PatientID": "GRDN0002",
+        "PatientAge": "007M",
+        "PatientSex": None,
+        "Findings": float("nan"),
+        "Impression": "No acute disease.",
+        "ImagePath": ["../deid_png/GRDN/GRDN0002/studies/1.2.4/series/1/instances/1.png"],
+        "ImageViewPosition": ["LL"],
+    }
+    third = other | {
+        "PatientID": "GRDN0003",
+        "ImagePath": ["../deid_png/GRDN/GRDN0003/studies/1.2.5/series/1/instances/1.png"],
+        "PatientSex": "M",
+    }
     for name, studies in (("train", {"p1": study | changed}), ("valid", {"p2": other}), ("test", {"p3": third})):
         write(root / "metadata" / f"{name}_metadata_view_position.json", json.dumps(studies))
     return root
@@ -577,9 +904,20 @@ def rexgradient_set(root: Path, **changed: object) -> Path:
 
 def test_rexgradient(tmp_path: Path) -> None:
     table = read("rexgradient", rexgradient_set(tmp_path))
-    assert table["image"].tolist()[:2] == [f"deid_png/GRDN/GRDN0001/studies/1.2.3/series/1.2.{k}/instances/9.{k}.png" for k in (0, 1)]
-    assert table["patient_id"].tolist() == ["rexgradient:GRDN0001"] * 3 + ["rexgradient:GRDN0002", "rexgradient:GRDN0003"]
-    assert table["split"].tolist() == ["train"] * 3 + ["val", "test"] and table["view"].tolist() == ["PA", "LATERAL", "", "LATERAL", "LATERAL"]
+    assert table["image"].tolist()[:2] == [
+        f"deid_png/GRDN/GRDN0001/studies/1.2.3/series/1.2.{k}/instances/9.{k}.png" for k in (0, 1)
+    ]
+    assert table["patient_id"].tolist() == ["rexgradient:GRDN0001"] * 3 + [
+        "rexgradient:GRDN0002",
+        "rexgradient:GRDN0003",
+    ]
+    assert table["split"].tolist() == ["train"] * 3 + ["val", "test"] and table["view"].tolist() == [
+        "PA",
+        "LATERAL",
+        "",
+        "LATERAL",
+        "LATERAL",
+    ]
     assert table["age"].astype(int).tolist() == [36] * 3 + [0, 0] and table["sex"].tolist() == ["F"] * 3 + ["", "M"]
     assert table["study_id"].iloc[:3].nunique() == 1 and set(table["label_source"]) == {"report labeler"}
     for image in table.index[:3]:
@@ -615,8 +953,9 @@ def truth(images: int = 400, seed: int = 0, source: Path | None = None) -> pd.Da
 
 COARSE_IN = {  # findings that a set does not see by themselves
     "chexpert": ("Infiltration", "Mass", "Nodule", "Emphysema", "Fibrosis", "Pleural_Thickening", "Hernia"),
-    "vindr": ("Hernia",), "vinbigdata": ("Edema", "Emphysema", "Pneumonia", "Hernia"),
-}  # fmt: skip
+    "vindr": ("Hernia",),
+    "vinbigdata": ("Edema", "Emphysema", "Pneumonia", "Hernia"),
+}
 COARSE_IN["mimic"] = COARSE_IN["chexpert"]
 
 
@@ -655,17 +994,29 @@ def test_what_is_written_is_read(tmp_path: Path, name: str) -> None:
         assert name == "nih" or same_groups(table["study_id"], known["study"])
     views = {"openi": [""] * len(known), "vindr": ["PA"] * len(known), "vinbigdata": ["PA"] * len(known)}
     assert table["view"].tolist() == views.get(name, known["view"].tolist())
-    splits = {"openi": {}, "padchest": {}, "vinbigdata": {}, "nih": {"train": "train_val", "val": "train_val", "test": "test"},
-              "vindr": {"train": "train", "val": "train", "test": "test"}}  # fmt: skip
+    splits = {
+        "openi": {},
+        "padchest": {},
+        "vinbigdata": {},
+        "nih": {"train": "train_val", "val": "train_val", "test": "test"},
+        "vindr": {"train": "train", "val": "train", "test": "test"},
+    }
     same = {split: split for split in ("train", "val", "test")}
     assert table["split"].tolist() == [splits.get(name, same).get(split, "") for split in known["split"]]
     if name in ("nih", "chexpert", "padchest", "rexgradient"):
-        assert table["age"].astype(int).tolist() == known["age"].tolist() and table["sex"].tolist() == known["sex"].tolist()
+        assert (
+            table["age"].astype(int).tolist() == known["age"].tolist()
+            and table["sex"].tolist() == known["sex"].tolist()
+        )
 
 
 def written_order(name: str, known: pd.DataFrame) -> np.ndarray:
     """Rows of the truth in the order of the table that is read: sets of several files have them one after another."""
-    files = {"rexgradient": ("train", "val", "test"), "chexpert": ("train", "val", "test"), "vindr": ("train+val", "test")}.get(name, ("train+val+test",))
+    files = {
+        "rexgradient": ("train", "val", "test"),
+        "chexpert": ("train", "val", "test"),
+        "vindr": ("train+val", "test"),
+    }.get(name, ("train+val+test",))
     return np.concatenate([np.flatnonzero(known["split"].isin(file.split("+"))) for file in files])
 
 
@@ -706,10 +1057,16 @@ def test_demo_set_in_every_layout_has_its_images(tmp_path: Path, name: str) -> N
 
 
 LOOKED_FOR = {
-    "nih": "Data_Entry_2017", "openi": "NLMCXR_reports.tgz", "rexgradient": "train_metadata_view_position.json", "chexpert": "train.csv",
-    "mimic": "mimic-cxr-2.0.0-metadata.csv", "padchest": "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv",
-    "vindr": "image_labels_train.csv", "vinbigdata": "train.csv", "cxrlt": "labels.csv",
-}  # fmt: skip
+    "nih": "Data_Entry_2017",
+    "openi": "NLMCXR_reports.tgz",
+    "rexgradient": "train_metadata_view_position.json",
+    "chexpert": "train.csv",
+    "mimic": "mimic-cxr-2.0.0-metadata.csv",
+    "padchest": "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv",
+    "vindr": "image_labels_train.csv",
+    "vinbigdata": "train.csv",
+    "cxrlt": "labels.csv",
+}
 
 
 def refused(name: str, root: Path) -> str:
@@ -731,10 +1088,15 @@ def test_a_wrong_folder_says_what_was_looked_for(tmp_path: Path, name: str) -> N
 
 
 HALVES = [
-    ("mimic", "mimic-cxr-2.0.0-chexpert.csv"), ("mimic", "mimic-cxr-2.0.0-split.csv"), ("mimic", "mimic-cxr-2.0.0-metadata.csv"),
-    ("rexgradient", "metadata/valid_metadata_view_position.json"), ("rexgradient", "metadata/test_metadata_view_position.json"),
-    ("chexpert", "valid.csv"), ("vindr", "annotations/image_labels_test.csv"), ("vindr", "annotations/image_labels_train.csv"),
-]  # fmt: skip
+    ("mimic", "mimic-cxr-2.0.0-chexpert.csv"),
+    ("mimic", "mimic-cxr-2.0.0-split.csv"),
+    ("mimic", "mimic-cxr-2.0.0-metadata.csv"),
+    ("rexgradient", "metadata/valid_metadata_view_position.json"),
+    ("rexgradient", "metadata/test_metadata_view_position.json"),
+    ("chexpert", "valid.csv"),
+    ("vindr", "annotations/image_labels_test.csv"),
+    ("vindr", "annotations/image_labels_train.csv"),
+]
 
 
 @pytest.mark.parametrize(("name", "file"), HALVES)
@@ -748,7 +1110,10 @@ def test_half_an_archive_names_the_other_half(tmp_path: Path, name: str, file: s
 def test_half_of_cxrlt_and_of_openi(tmp_path: Path) -> None:
     cxrlt_file(tmp_path / "cxrlt" / "train.csv", CXRLT_2023, [(0, {"Mass"}, {})], "path", "")
     assert "development.csv" in refused("cxrlt", tmp_path / "cxrlt")
-    write(tmp_path / "openi" / "indiana_reports.csv", "uid,MeSH,Problems,image,indication,comparison,findings,impression\n1,normal,normal,,,,,\n")
+    write(
+        tmp_path / "openi" / "indiana_reports.csv",
+        "uid,MeSH,Problems,image,indication,comparison,findings,impression\n1,normal,normal,,,,,\n",
+    )
     assert "indiana_projections.csv" in refused("openi", tmp_path / "openi")
 
 
@@ -760,17 +1125,29 @@ def edit(path: Path, old: str, new: str) -> None:
 
 
 TABLES = {
-    "nih": "Data_Entry_2017.csv", "chexpert": "train.csv", "mimic": "mimic-cxr-2.0.0-metadata.csv.gz",
-    "padchest": "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv.gz", "vindr": "annotations/image_labels_test.csv", "vinbigdata": "train.csv",
+    "nih": "Data_Entry_2017.csv",
+    "chexpert": "train.csv",
+    "mimic": "mimic-cxr-2.0.0-metadata.csv.gz",
+    "padchest": "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv.gz",
+    "vindr": "annotations/image_labels_test.csv",
+    "vinbigdata": "train.csv",
     "cxrlt": "labels.csv",
-}  # fmt: skip
+}
 RENAMED = [
-    ("nih", "Data_Entry_2017.csv", "Finding Labels"), ("chexpert", "train.csv", "Pleural Effusion"), ("chexpert", "train.csv", "Path"),
-    ("mimic", "mimic-cxr-2.0.0-chexpert.csv.gz", "Pleural Effusion"), ("mimic", "mimic-cxr-2.0.0-metadata.csv.gz", "dicom_id"),
-    ("mimic", "mimic-cxr-2.0.0-split.csv.gz", "split"), ("padchest", TABLES["padchest"], "Labels"), ("padchest", TABLES["padchest"], "ImageDir"),
-    ("vindr", "annotations/image_labels_train.csv", "Pleural effusion"), ("vindr", "annotations/image_labels_test.csv", "Nodule/Mass"),
-    ("vinbigdata", "train.csv", "class_name"), ("vinbigdata", "train.csv", "rad_id"), ("cxrlt", "labels.csv", "dicom_id"),
-]  # fmt: skip
+    ("nih", "Data_Entry_2017.csv", "Finding Labels"),
+    ("chexpert", "train.csv", "Pleural Effusion"),
+    ("chexpert", "train.csv", "Path"),
+    ("mimic", "mimic-cxr-2.0.0-chexpert.csv.gz", "Pleural Effusion"),
+    ("mimic", "mimic-cxr-2.0.0-metadata.csv.gz", "dicom_id"),
+    ("mimic", "mimic-cxr-2.0.0-split.csv.gz", "split"),
+    ("padchest", TABLES["padchest"], "Labels"),
+    ("padchest", TABLES["padchest"], "ImageDir"),
+    ("vindr", "annotations/image_labels_train.csv", "Pleural effusion"),
+    ("vindr", "annotations/image_labels_test.csv", "Nodule/Mass"),
+    ("vinbigdata", "train.csv", "class_name"),
+    ("vinbigdata", "train.csv", "rad_id"),
+    ("cxrlt", "labels.csv", "dicom_id"),
+]
 
 
 @pytest.mark.parametrize(("name", "file", "column"), RENAMED)
@@ -805,13 +1182,18 @@ def test_two_rows_of_labels_for_one_study_or_reader_are_refused(tmp_path: Path) 
     ):
         root = tmp_path / f"{name}-{Path(file).stem}"
         WRITERS[name](truth(40), root, None)
-        text = (gzip.decompress((root / file).read_bytes()) if file.endswith(".gz") else (root / file).read_bytes()).decode()
+        text = (
+            gzip.decompress((root / file).read_bytes()) if file.endswith(".gz") else (root / file).read_bytes()
+        ).decode()
         write(root / file, text + text.rstrip("\n").rsplit("\n", 1)[1] + "\n")
         assert Path(file).name in refused(name, root)
 
 
 def test_an_unknown_token_is_named_and_counted(tmp_path: Path) -> None:
-    write(tmp_path / "vinbigdata" / "train.csv", f"{VINBIG_HEADER}\n{VINBIG_ROWS.replace('Pneumothorax,12', 'Pneumo Thorax,12')}")
+    write(
+        tmp_path / "vinbigdata" / "train.csv",
+        f"{VINBIG_HEADER}\n{VINBIG_ROWS.replace('Pneumothorax,12', 'Pneumo Thorax,12')}",
+    )
     said = refused("vinbigdata", tmp_path / "vinbigdata")
     assert "train.csv" in said and "'Pneumo Thorax' in 2 rows" in said
     chexpert_set(tmp_path / "chexpert")
@@ -822,11 +1204,17 @@ def test_an_unknown_token_is_named_and_counted(tmp_path: Path) -> None:
     edit(tmp_path / "mimic" / "mimic-cxr-2.0.0-chexpert.csv.gz", "-1.0", "x")
     said = refused("mimic", tmp_path / "mimic")
     assert "mimic-cxr-2.0.0-chexpert.csv.gz" in said and "'x'" in said
-    cxrlt_file(tmp_path / "cxrlt" / "labels.csv", list(CXRLT), [(k, {"Mass"}, {"split": "train", "Nodule": "-1"}) for k in range(3)])
+    cxrlt_file(
+        tmp_path / "cxrlt" / "labels.csv",
+        list(CXRLT),
+        [(k, {"Mass"}, {"split": "train", "Nodule": "-1"}) for k in range(3)],
+    )
     said = refused("cxrlt", tmp_path / "cxrlt")
     assert "labels.csv" in said and "3 values '-1' in column 'Nodule'" in said
     vindr_set(tmp_path / "vindr")
-    edit(tmp_path / "vindr" / "annotations" / "image_labels_train.csv", ",R10,0,0,0,0", ",R10,0,0,0,2")  # of five images two have a third reader
+    edit(
+        tmp_path / "vindr" / "annotations" / "image_labels_train.csv", ",R10,0,0,0,0", ",R10,0,0,0,2"
+    )  # of five images two have a third reader
     said = refused("vindr", tmp_path / "vindr")
     assert "image_labels_train.csv" in said and "'2'" in said
 
@@ -836,7 +1224,10 @@ def test_an_unknown_split_is_named(tmp_path: Path) -> None:
     assert "'holdout'" in refused("cxrlt", tmp_path)
 
 
-@pytest.mark.parametrize(("name", "option"), [("chexpert", "blank"), ("mimic", "blank"), ("rexgradient", "blank"), ("vindr", "votes"), ("vinbigdata", "votes")])
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [("chexpert", "blank"), ("mimic", "blank"), ("rexgradient", "blank"), ("vindr", "votes"), ("vinbigdata", "votes")],
+)
 def test_an_unknown_option_is_named(tmp_path: Path, name: str, option: str) -> None:
     WRITERS[name](truth(40), tmp_path, None)
     with pytest.raises(ValueError, match="'sometimes'"):
@@ -849,6 +1240,8 @@ def test_columns_that_nobody_asked_for_do_no_harm(tmp_path: Path) -> None:
         WRITERS[name](truth(40), tmp_path / name, None)
         before = read(name, tmp_path / name)
         path = tmp_path / name / TABLES[name]
-        lines = (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode().splitlines()
+        lines = (
+            (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode().splitlines()
+        )
         write(path, "\n".join(f"{'new column' if k == 0 else '1'},{line}" for k, line in enumerate(lines)) + "\n")
         pd.testing.assert_frame_equal(read(name, tmp_path / name), before)

@@ -349,9 +349,34 @@ def test_sentences_are_read_as_a_reader_would(kinds: dict[str, str], share: floa
     assert len(wrong) <= (1 - share) * len(pairs), wrong
 
 
-SPELLED = ("atelectasis", "cardiomegaly", "consolidation", "effusion", "emphysema", "fibrosis", "pneumonia", "pneumothorax")
-OTHER_PARTS = ("bony", "rib", "spinal", "vertebral", "abdominal", "tracheal", "diaphragmatic", "thyroid", "breast", "joint", "disc", "soft tissue",
-               "arterial", "chest wall", "traumatic", "bowel")  # fmt: skip
+SPELLED = (
+    "atelectasis",
+    "cardiomegaly",
+    "consolidation",
+    "effusion",
+    "emphysema",
+    "fibrosis",
+    "pneumonia",
+    "pneumothorax",
+)
+OTHER_PARTS = (
+    "bony",
+    "rib",
+    "spinal",
+    "vertebral",
+    "abdominal",
+    "tracheal",
+    "diaphragmatic",
+    "thyroid",
+    "breast",
+    "joint",
+    "disc",
+    "soft tissue",
+    "arterial",
+    "chest wall",
+    "traumatic",
+    "bowel",
+)
 
 
 @pytest.mark.parametrize("part", OTHER_PARTS)
@@ -393,14 +418,32 @@ def test_a_letter_wrong_missing_extra_or_moved_is_mended(word: str) -> None:
 
 def test_case_line_breaks_and_what_was_removed_do_not_matter() -> None:
     for sentence, expected in SENTENCES.items():
-        spellings = [sentence.upper(), f"  {sentence.replace(' ', '  ')}.\r\n", sentence.lower().replace(" ", "\n"), f"{sentence}!", f"1. {sentence}\n2. Rib"]
+        spellings = [
+            sentence.upper(),
+            f"  {sentence.replace(' ', '  ')}.\r\n",
+            sentence.lower().replace(" ", "\n"),
+            f"{sentence}!",
+            f"1. {sentence}\n2. Rib",
+        ]
         if sentence.lower() not in vocabulary.ALONE:
-            spellings += [f"XXXX {sentence} XXXX.", sentence.replace(" ", " XXXX "), f"- {sentence} ({len(sentence)} mm)"]
+            spellings += [
+                f"XXXX {sentence} XXXX.",
+                sentence.replace(" ", " XXXX "),
+                f"- {sentence} ({len(sentence)} mm)",
+            ]
         for spelling in spellings:
             assert one(spelling) == cells(expected), spelling
 
 
-@pytest.mark.parametrize("unrelated", ["Sternotomy wires are intact", "Tip of the catheter in the superior vena cava", "No rib fracture", "Mild scoliosis"])
+@pytest.mark.parametrize(
+    "unrelated",
+    [
+        "Sternotomy wires are intact",
+        "Tip of the catheter in the superior vena cava",
+        "No rib fracture",
+        "Mild scoliosis",
+    ],
+)
 def test_a_sentence_about_something_else_changes_nothing(unrelated: str) -> None:
     for sentence, expected in SENTENCES.items():
         assert one(f"{unrelated}. {sentence}.") == cells(expected) == one(f"{sentence}. {unrelated}.")
@@ -411,9 +454,13 @@ def test_the_order_of_sentences_and_of_reports_does_not_matter() -> None:
     texts = np.array(list(SENTENCES))
     drawn = [[rng.choice(texts, size).tolist() for _ in range(300)] for size in (4, 2)]
     together = label_reports(*([". ".join(report) for report in section] for section in drawn))
-    np.testing.assert_array_equal(label_reports(*([". ".join(report[::-1]) for report in section] for section in drawn)), together)
+    np.testing.assert_array_equal(
+        label_reports(*([". ".join(report[::-1]) for report in section] for section in drawn)), together
+    )
     order = rng.permutation(300)
-    np.testing.assert_array_equal(label_reports(*([". ".join(section[n]) for n in order] for section in drawn)), together[order])
+    np.testing.assert_array_equal(
+        label_reports(*([". ".join(section[n]) for n in order] for section in drawn)), together[order]
+    )
     for n in range(0, 300, 10):
         assert list(one(*(". ".join(section[n]) for section in drawn)).values()) == together[n].tolist()
 
@@ -534,15 +581,40 @@ def test_mesh_useless_empty_and_neighbours() -> None:
 
 
 PUBLISHED = {  # codes by head in the XML files; some reports have a head twice
-    "Pulmonary Atelectasis": 347, "Cardiomegaly": 375, "Pleural Effusion": 172, "Infiltrate": 68, "Mass": 18, "Nodule": 121, "Pneumonia": 43,
-    "Pneumothorax": 23, "Consolidation": 33, "Pulmonary Edema": 47, "Emphysema": 62, "Pulmonary Emphysema": 36, "Pulmonary Fibrosis": 19,
-    "Thickening": 57, "Hernia, Hiatal": 48, "normal": 1391, "No Indexing": 95,
-}  # fmt: skip
+    "Pulmonary Atelectasis": 347,
+    "Cardiomegaly": 375,
+    "Pleural Effusion": 172,
+    "Infiltrate": 68,
+    "Mass": 18,
+    "Nodule": 121,
+    "Pneumonia": 43,
+    "Pneumothorax": 23,
+    "Consolidation": 33,
+    "Pulmonary Edema": 47,
+    "Emphysema": 62,
+    "Pulmonary Emphysema": 36,
+    "Pulmonary Fibrosis": 19,
+    "Thickening": 57,
+    "Hernia, Hiatal": 48,
+    "normal": 1391,
+    "No Indexing": 95,
+}
 KAGGLE = {  # reports with an image: PRESENT and COARSE cells
-    "Atelectasis": (301, 9), "Cardiomegaly": (318, 20), "Effusion": (141, 41), "Infiltration": (59, 541), "Mass": (11, 2), "Nodule": (102, 374),
-    "Pneumonia": (39, 543), "Pneumothorax": (25, 0), "Consolidation": (30, 547), "Edema": (41, 46), "Emphysema": (97, 47), "Fibrosis": (18, 164),
-    "Pleural_Thickening": (41, 79), "Hernia": (44, 0),
-}  # fmt: skip
+    "Atelectasis": (301, 9),
+    "Cardiomegaly": (318, 20),
+    "Effusion": (141, 41),
+    "Infiltration": (59, 541),
+    "Mass": (11, 2),
+    "Nodule": (102, 374),
+    "Pneumonia": (39, 543),
+    "Pneumothorax": (25, 0),
+    "Consolidation": (30, 547),
+    "Edema": (41, 46),
+    "Emphysema": (97, 47),
+    "Fibrosis": (18, 164),
+    "Pleural_Thickening": (41, 79),
+    "Hernia": (44, 0),
+}
 
 
 @pytest.fixture(scope="module")
@@ -568,7 +640,9 @@ def test_real_mesh_counts(shared: Path, openi: list[dict[str, str]]) -> None:
     assert all([code.strip() for code in row["MeSH"].split(";")] == codes[row["uid"]] for row in openi)
 
     found = mesh_cells([row["MeSH"] for row in openi])
-    assert {label: tuple(int((found[:, j] == code).sum()) for code in (PRESENT, COARSE)) for j, label in enumerate(LABELS)} == KAGGLE
+    assert {
+        label: tuple(int((found[:, j] == code).sum()) for code in (PRESENT, COARSE)) for j, label in enumerate(LABELS)
+    } == KAGGLE
     unfit = (found == UNFIT).all(axis=1)
     assert unfit.sum() == 176 == (found == UNFIT).any(axis=1).sum()
     normal = np.array([row["MeSH"] == "normal" for row in openi])

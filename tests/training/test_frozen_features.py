@@ -23,7 +23,9 @@ def make(mask: str = "features", seed: int = 0) -> RoiModel:
 
 
 def batches(count: int = 5, seed: int = 0) -> list[Batch]:
-    pixels = torch.randint(0, 256, (count, 1, SIZE, SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    pixels = torch.randint(
+        0, 256, (count, 1, SIZE, SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
+    )
     rows = torch.arange(count)
     return [Batch(pixels[n], torch.zeros(len(n), 3), n, []) for n in rows.split(2)]
 
@@ -51,7 +53,9 @@ def frozen(model: RoiModel, folder: Path | None, given: list[Batch]) -> tuple[np
         begun.append(1)
         return given
 
-    arrays = frozen_features(model, begin, 5, None if folder is None else str(folder), torch.device("cpu"), torch.float32)
+    arrays = frozen_features(
+        model, begin, 5, None if folder is None else str(folder), torch.device("cpu"), torch.float32
+    )
     return np.array(arrays.head), begun
 
 
@@ -88,7 +92,11 @@ def test_features_do_not_depend_on_the_size_of_a_batch_but_on_the_type(tmp_path:
     model, given = make(), batches()
     pixels, rows = torch.cat([batch.pixels for batch in given]), torch.arange(5)
     whole = [Batch(pixels, torch.zeros(5, 3), rows, [])]
-    assert key_of(model, given, torch.float32) == key_of(model, whole, torch.float32) != key_of(model, whole, torch.bfloat16)
+    assert (
+        key_of(model, given, torch.float32)
+        == key_of(model, whole, torch.float32)
+        != key_of(model, whole, torch.bfloat16)
+    )
 
 
 def test_a_killed_run_leaves_nothing_that_is_taken_for_whole(tmp_path: Path) -> None:
@@ -105,9 +113,14 @@ def test_a_new_layer_that_learns_alone_begins_at_zero(tmp_path: Path) -> None:
     with torch.no_grad():
         assert not model.backbone(model.normalise(batches()[0].pixels)).any()
     drawn = build_model("test_efficientnet", 3, "none", "none", SIZE)
-    torch.save({"model": drawn.backbone.state_dict(), "mask_net": {}, "classes": ["Mass", "Nodule", "Hernia"]}, tmp_path / "own.pt")
+    torch.save(
+        {"model": drawn.backbone.state_dict(), "mask_net": {}, "classes": ["Mass", "Nodule", "Hernia"]},
+        tmp_path / "own.pt",
+    )
     names = ["Mass", "Nodule", "Hernia"]
-    kept = build_model("test_efficientnet", 3, "none", str(tmp_path / "own.pt"), SIZE, class_names=names, zero_head=True)
+    kept = build_model(
+        "test_efficientnet", 3, "none", str(tmp_path / "own.pt"), SIZE, class_names=names, zero_head=True
+    )
     assert torch.equal(kept.backbone.classifier.weight, drawn.backbone.classifier.weight)  # not new: it came by name
 
 
@@ -130,13 +143,39 @@ def test_what_follows_the_classifier_is_seen_though_it_is_zero() -> None:
 
 def command(demo: Path, tables: tuple[Path, Path], out: Path, *more: object) -> list[object]:
     return [
-        "train_roi_consistency.py", "--freeze_backbone", "--train_csv", tables[0], "--image_root", demo, "--backbone", "test_resnet",
-        "--weights", "none", "--img_size", SIZE, "--batch_size", 16, "--epochs", 3, "--workers", 0, "--device", "cpu", "--save", out / "roi.pt",
-        "--log_csv", out / "metrics.csv", "--val_fraction", 0.2, *more,
-    ]  # fmt: skip
+        "train_roi_consistency.py",
+        "--freeze_backbone",
+        "--train_csv",
+        tables[0],
+        "--image_root",
+        demo,
+        "--backbone",
+        "test_resnet",
+        "--weights",
+        "none",
+        "--img_size",
+        SIZE,
+        "--batch_size",
+        16,
+        "--epochs",
+        3,
+        "--workers",
+        0,
+        "--device",
+        "cpu",
+        "--save",
+        out / "roi.pt",
+        "--log_csv",
+        out / "metrics.csv",
+        "--val_fraction",
+        0.2,
+        *more,
+    ]
 
 
-def test_a_frozen_run_learns_head_and_maps_alone_and_goes_on_bit_for_bit(demo: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_frozen_run_learns_head_and_maps_alone_and_goes_on_bit_for_bit(
+    demo: Path, tables: tuple[Path, Path], tmp_path: Path
+) -> None:
     one, other, kept = tmp_path / "one", tmp_path / "other", ("--cache_dir", tmp_path / "pixels")
     said = run(*command(demo, tables, one, *kept))
     assert said.count(" GB") == 2  # features of training and of validation images
@@ -145,7 +184,9 @@ def test_a_frozen_run_learns_head_and_maps_alone_and_goes_on_bit_for_bit(demo: P
     fixed = {name: value for name, value in begun.backbone.state_dict().items() if not name.startswith("fc.")}
     assert fixed and all(torch.equal(state["model"][name], value) for name, value in fixed.items())
     assert not torch.equal(state["model"]["fc.weight"], begun.backbone.fc.weight)
-    assert begun.mask_net and not torch.equal(state["mask_net"]["layers.3.weight"], begun.mask_net.state_dict()["layers.3.weight"])
+    assert begun.mask_net and not torch.equal(
+        state["mask_net"]["layers.3.weight"], begun.mask_net.state_dict()["layers.3.weight"]
+    )
     with open(one / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [bool(row["mask_border"]) for row in rows] == [False, False, True]  # controls need pixels: in the last epoch
@@ -160,7 +201,9 @@ def test_a_frozen_run_learns_head_and_maps_alone_and_goes_on_bit_for_bit(demo: P
         assert all(torch.equal(state[part][name], again[part][name]) for name in state[part])
 
 
-def test_features_in_the_memory_train_as_those_on_the_disk(demo: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
+def test_features_in_the_memory_train_as_those_on_the_disk(
+    demo: Path, tables: tuple[Path, Path], tmp_path: Path
+) -> None:
     run(*command(demo, tables, tmp_path / "disk", "--cache_dir", tmp_path / "pixels", "--epochs", 1))
     run(*command(demo, tables, tmp_path / "memory", "--epochs", 1))
     disk, memory = (checkpoint.load(tmp_path / name / "roi.pt")["mask_net"] for name in ("disk", "memory"))
@@ -179,6 +222,8 @@ def test_features_in_the_memory_train_as_those_on_the_disk(demo: Path, tables: t
         (("--train_parts", "fc"), "give one of them"),
     ],
 )
-def test_what_features_cannot_serve_is_one_line(demo: Path, tables: tuple[Path, Path], tmp_path: Path, more: tuple[object, ...], said: str) -> None:
+def test_what_features_cannot_serve_is_one_line(
+    demo: Path, tables: tuple[Path, Path], tmp_path: Path, more: tuple[object, ...], said: str
+) -> None:
     assert said in one_line_error(*command(demo, tables, tmp_path / "refused", *more))
     assert not list((tmp_path / "refused").glob("*"))

@@ -59,7 +59,19 @@ def test_accumulation_loses_no_sample(folder: Path, rows: int, batch_size: int, 
         loader, sampler = make_loader(dataset(folder, rows), batch)
         scaler, optimizer = torch.amp.GradScaler("cpu", enabled=False), torch.optim.SGD(model.parameters(), lr=0.1)
         meter, balance = Meter(lambda index: []), FixedWeights({"full": 1.0})
-        steps = train_one_epoch(Step(model, full_term), loader, 0, balance, optimizer, scaler, meter, CPU, torch.float32, accum, sampler.shares)
+        steps = train_one_epoch(
+            Step(model, full_term),
+            loader,
+            0,
+            balance,
+            optimizer,
+            scaler,
+            meter,
+            CPU,
+            torch.float32,
+            accum,
+            sampler.shares,
+        )
         assert sum(steps) == math.ceil(rows / batch)
         return [p.detach() for p in model.parameters()]
 
@@ -67,10 +79,15 @@ def test_accumulation_loses_no_sample(folder: Path, rows: int, batch_size: int, 
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize(("objective", "number"), [("evidence", signal.SIGTERM), ("evidence", signal.SIGINT), ("consistency", signal.SIGTERM)])
+@pytest.mark.parametrize(
+    ("objective", "number"),
+    [("evidence", signal.SIGTERM), ("evidence", signal.SIGINT), ("consistency", signal.SIGTERM)],
+)
 @pytest.mark.parametrize("dynamic", [True, False])
 @pytest.mark.parametrize("stop_at", [1, 3, 7, 11])
-def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(folder: Path, tmp_path: Path, stop_at: int, number: int, dynamic: bool, objective: str) -> None:
+def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(
+    folder: Path, tmp_path: Path, stop_at: int, number: int, dynamic: bool, objective: str
+) -> None:
     """7 batches an epoch, steps of 2 batches, 3 epochs; the signal comes while the batch `stop_at` is computed."""
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
@@ -97,7 +114,9 @@ def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(folder: Path, tmp_
     assert all(torch.equal(one[k], two[k]) for k in one)
     rows = [[line.split(",") for line in (tmp_path / x / "log.csv").read_text().splitlines()] for x in "ab"]
     timed = {COLUMNS.index("images_per_s"), COLUMNS.index("seconds")}
-    assert [[v for n, v in enumerate(r) if n not in timed] for r in rows[0]] == [[v for n, v in enumerate(r) if n not in timed] for r in rows[1]]
+    assert [[v for n, v in enumerate(r) if n not in timed] for r in rows[0]] == [
+        [v for n, v in enumerate(r) if n not in timed] for r in rows[1]
+    ]
     assert whole.balance.weights == second.balance.weights and whole.best == second.best
 
 
@@ -248,7 +267,11 @@ def resumed(folder: Path, out: Path, **more: Any) -> Fit:
 
 def expect_as_untouched(fit: Fit, whole: Fit) -> None:
     one, two = fit.model.state_dict(), whole.model.state_dict()
-    assert all(torch.equal(one[k], two[k]) for k in two) and fit.balance.weights == whole.balance.weights and fit.best == whole.best
+    assert (
+        all(torch.equal(one[k], two[k]) for k in two)
+        and fit.balance.weights == whole.balance.weights
+        and fit.best == whole.best
+    )
 
 
 @pytest.fixture(scope="module")
@@ -314,7 +337,10 @@ def test_a_read_error_saves_the_steps_before_it(every: int, folder: Path, whole:
         return evidence(model, batch, epoch)
 
     fit = make_fit(images, tmp_path, watch, save_every_steps=every)
-    with pytest.raises(UnreadableImage, match=rf"{bad.name}.*--skip_unreadable.* Saved .*c\.pt after epoch 2, batch 4; then go on with --resume auto") as said:
+    with pytest.raises(
+        UnreadableImage,
+        match=rf"{bad.name}.*--skip_unreadable.* Saved .*c\.pt after epoch 2, batch 4; then go on with --resume auto",
+    ) as said:
         fit.run()
     assert "\n" not in str(said.value)
     state = checkpoint.load(tmp_path / "c.pt")
@@ -341,8 +367,12 @@ def failing_at(call: int, error: Exception) -> Callable[..., dict[str, Tensor]]:
 
 
 def test_out_of_memory_is_one_line_that_names_what_to_lower(folder: Path, tmp_path: Path) -> None:
-    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has a total capacity of 8 GiB")
-    with pytest.raises(ValueError, match="out of memory in epoch 2, batch 2 .CUDA out of memory. Tried to allocate 2.00 GiB") as said:
+    error = torch.OutOfMemoryError(
+        "CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has a total capacity of 8 GiB"
+    )
+    with pytest.raises(
+        ValueError, match="out of memory in epoch 2, batch 2 .CUDA out of memory. Tried to allocate 2.00 GiB"
+    ) as said:
         make_fit(folder, tmp_path, failing_at(10, error)).run()
     for flag in ("--batch_size", "--accum_steps", "--checkpoint_activations", "--autocast_dtype bf16", "--img_size"):
         assert flag in str(said.value)
@@ -356,7 +386,9 @@ def test_a_step_that_fails_is_taken_back_and_the_steps_before_it_are_saved(
 ) -> None:
     """Batch 10 begins a step of two batches, batch 11 ends it: by then statistics, dropout and loss weights have moved."""
     fit = make_fit(folder, tmp_path, failing_at(call, RuntimeError("cuDNN error\nmore of it")))
-    with pytest.raises(RunError, match=r"epoch 2.*cuDNN error more of it.*Saved .*c\.pt after epoch .*--resume auto") as said:
+    with pytest.raises(
+        RunError, match=r"epoch 2.*cuDNN error more of it.*Saved .*c\.pt after epoch .*--resume auto"
+    ) as said:
         fit.run()
     assert "\n" not in str(said.value)
     state = checkpoint.load(tmp_path / "c.pt")
@@ -404,7 +436,9 @@ def test_a_worker_that_is_killed_ends_the_run_and_the_steps_before_it_are_saved(
         return evidence(model, batch, epoch)
 
     fit = make_fit(folder, tmp_path, killing, workers=2)
-    with pytest.raises(RunError, match=r"epoch \d.*a worker was killed; out of memory\?.*Saved .*c\.pt after epoch") as said:
+    with pytest.raises(
+        RunError, match=r"epoch \d.*a worker was killed; out of memory\?.*Saved .*c\.pt after epoch"
+    ) as said:
         fit.run()
     assert time.monotonic() - killed < 10 and "\n" not in str(said.value) and not workers_of(fit)
     state = checkpoint.load(tmp_path / "c.pt")
@@ -507,8 +541,12 @@ def test_run_again_does_nothing_or_what_is_left(folder: Path, whole: Fit, tmp_pa
     expect_as_untouched(fit, whole)
 
 
-@pytest.mark.parametrize(("every", "saved"), [(0, [4, 8, 12]), (1, [*range(1, 13), 4, 8, 12]), (3, [3, 4, 6, 8, 9, 12, 12])])
-def test_checkpoints_come_every_so_many_steps_and_each_epoch(every: int, saved: list[int], folder: Path, whole: Fit, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("every", "saved"), [(0, [4, 8, 12]), (1, [*range(1, 13), 4, 8, 12]), (3, [3, 4, 6, 8, 9, 12, 12])]
+)
+def test_checkpoints_come_every_so_many_steps_and_each_epoch(
+    every: int, saved: list[int], folder: Path, whole: Fit, tmp_path: Path
+) -> None:
     """Four steps an epoch. The one before the last stays beside it; saving changes nothing."""
     fit, seen = make_fit(folder, tmp_path, save_every_steps=every), []
     save = fit.save_checkpoint

@@ -94,20 +94,52 @@ def test_a_mask_on_the_evidence_is_told_from_one_on_the_border() -> None:
     assert bad["mask_border"] == 1 and bad["crop_auroc"] == 0.5 and bad["drop_contrast"] == 0
     said = complaints(bad)
     assert len(said) == 3
-    assert said[0].startswith("the mask keeps the border: 100% of its pixels") and "no better than random blobs" in said[1] and "absent ones" in said[2]
+    assert (
+        said[0].startswith("the mask keeps the border: 100% of its pixels")
+        and "no better than random blobs" in said[1]
+        and "absent ones" in said[2]
+    )
     assert complaints({}) == [] == complaints({"val_auroc": 0.5})
 
 
 def test_no_batch_gives_no_figures() -> None:
-    assert MaskControls(PlantedModel("squares"), 0.1, torch.device("cpu"), torch.float32).figures(["Mass", "Nodule"]) == {}
+    assert (
+        MaskControls(PlantedModel("squares"), 0.1, torch.device("cpu"), torch.float32).figures(["Mass", "Nodule"]) == {}
+    )
 
 
-def test_each_epoch_of_masks_has_its_controls_in_the_metrics(demo: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
+def test_each_epoch_of_masks_has_its_controls_in_the_metrics(
+    demo: Path, tables: tuple[Path, Path], tmp_path: Path
+) -> None:
     said = run(
-        "train_roi_consistency.py", "--train_csv", tables[0], "--image_root", demo, "--backbone", "test_resnet", "--weights", "none", "--img_size", 48,
-        "--batch_size", 16, "--epochs", 3, "--warmup_epochs", 1, "--workers", 0, "--device", "cpu", "--val_fraction", 0.3, "--save", tmp_path / "roi.pt",
-        "--log_csv", tmp_path / "metrics.csv",
-    )  # fmt: skip
+        "train_roi_consistency.py",
+        "--train_csv",
+        tables[0],
+        "--image_root",
+        demo,
+        "--backbone",
+        "test_resnet",
+        "--weights",
+        "none",
+        "--img_size",
+        48,
+        "--batch_size",
+        16,
+        "--epochs",
+        3,
+        "--warmup_epochs",
+        1,
+        "--workers",
+        0,
+        "--device",
+        "cpu",
+        "--val_fraction",
+        0.3,
+        "--save",
+        tmp_path / "roi.pt",
+        "--log_csv",
+        tmp_path / "metrics.csv",
+    )
     with open(tmp_path / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [[bool(row[name]) for name in MASK_CONTROLS] for row in rows] == [[False] * 5, [True] * 5, [True] * 5]

@@ -58,7 +58,14 @@ DOUBT = {
     "soft": ["", "Mass=0.25", "Hernia=0.667", "", "", "Mass=0.333,Edema=0.9"],
 }
 PLAIN = [[1, NAN, 0, 0], [NAN, NAN, 0, NAN], [NAN, 1, NAN, 0], [0, 0, 0, 1], [NAN, 0, NAN, NAN], [NAN, NAN, 0, NAN]]
-SHARED = [[1, NAN, 0, 0], [0.25, NAN, 0, NAN], [NAN, 1, 0.667, 0], [0, 0, 0, 1], [NAN, 0, NAN, NAN], [0.333, 0.9, 0, NAN]]
+SHARED = [
+    [1, NAN, 0, 0],
+    [0.25, NAN, 0, NAN],
+    [NAN, 1, 0.667, 0],
+    [0, 0, 0, 1],
+    [NAN, 0, NAN, NAN],
+    [0.333, 0.9, 0, NAN],
+]
 IN_DOUBT = ((0, 1), (1, 1), (4, 0), (4, 2))  # cells that the source calls uncertain
 
 
@@ -101,13 +108,17 @@ def test_draws_are_uniform_and_nothing_but_seed_image_and_finding_matters() -> N
     table = many()
     target = t.target_matrix(table, ["Mass", "Edema"], "soft", seed=1)
     drawn = target[(target != 0) & ~np.isnan(target)]
-    assert len(drawn) == table["uncertain"].map(lambda field: len(t.tokens(field))).sum() and len(set(drawn)) > 0.999 * len(drawn)
+    assert len(drawn) == table["uncertain"].map(lambda field: len(t.tokens(field))).sum() and len(
+        set(drawn)
+    ) > 0.999 * len(drawn)
     assert 0.55 <= drawn.min() < 0.551 and 0.849 < drawn.max() <= np.float32(0.85)
     assert kstest(drawn, "uniform", (0.55, 0.3)).pvalue > 0.01
     both = target[(target > 0).all(axis=1)]
     assert abs(np.corrcoef(both.T)[0, 1]) < 0.1  # the two findings of an image
     order = np.random.default_rng(1).permutation(len(table))[:999]
-    np.testing.assert_array_equal(t.target_matrix(table.iloc[order], ["Edema", "Cold", "Mass"], "soft", seed=1)[:, [2, 0]], target[order])
+    np.testing.assert_array_equal(
+        t.target_matrix(table.iloc[order], ["Edema", "Cold", "Mass"], "soft", seed=1)[:, [2, 0]], target[order]
+    )
     spelled = table.assign(image="images_007/images/" + table["image"])
     np.testing.assert_array_equal(t.target_matrix(spelled, ["Mass", "Edema"], "soft", seed=1), target)
     other = t.target_matrix(table, ["Mass", "Edema"], "soft", seed=2)
@@ -132,16 +143,23 @@ def test_draws_are_uniform_and_nothing_but_seed_image_and_finding_matters() -> N
     ],
 )
 def test_a_bad_share_is_named(tmp_path: Path, soft: str, said: str) -> None:
-    (tmp_path / "t.csv").write_text(f'image,labels,unknown,soft\na.png,Hernia,"Mass,Edema",\nb.png,Hernia,"Mass,Edema","{soft}"\n')
+    (tmp_path / "t.csv").write_text(
+        f'image,labels,unknown,soft\na.png,Hernia,"Mass,Edema",\nb.png,Hernia,"Mass,Edema","{soft}"\n'
+    )
     with pytest.raises(ValueError, match=said) as error:
         t.read_table(tmp_path / "t.csv")
     assert str(tmp_path / "t.csv") in str(error.value) and "\n" not in str(error.value)
 
 
 def test_shares_keep_their_numbers_and_get_our_spelling(tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_text('image,labels,unknown,soft\na.png,,"Infiltrate,Mass"," Infiltrate = 0.3330, Mass=1e-3"\n')
+    (tmp_path / "t.csv").write_text(
+        'image,labels,unknown,soft\na.png,,"Infiltrate,Mass"," Infiltrate = 0.3330, Mass=1e-3"\n'
+    )
     table = t.read_table(tmp_path / "t.csv")
-    assert table["soft"].tolist() == ["Infiltration=0.3330,Mass=1e-3"] and t.shares(table["soft"][0]) == {"Infiltration": 0.333, "Mass": 0.001}
+    assert table["soft"].tolist() == ["Infiltration=0.3330,Mass=1e-3"] and t.shares(table["soft"][0]) == {
+        "Infiltration": 0.333,
+        "Mass": 0.001,
+    }
     assert t.COLUMNS[2:5] == ("unknown", "uncertain", "soft") and tuple(table) == t.COLUMNS
     assert t.target_matrix(table, ["Infiltration"], seed=0).tolist() == [[np.float32(0.333)]]
     assert t.class_list(frame(image=["a"], uncertain=["Hernia"])) == ["Hernia"]  # --uncertain ones learns it
@@ -173,14 +191,18 @@ def test_bce_is_the_mean_over_known_cells_of_whole_and_fractional_targets() -> N
 class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.Sequential(*(nn.Sequential(nn.Conv2d(c, 8, 3, stride=2, padding=1), nn.ReLU()) for c in (3, 8, 8)))
+        self.layers = nn.Sequential(
+            *(nn.Sequential(nn.Conv2d(c, 8, 3, stride=2, padding=1), nn.ReLU()) for c in (3, 8, 8))
+        )
         self.head = nn.Linear(8, 4)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.layers(x).mean(dim=(2, 3)))
 
 
-TARGET = torch.tensor([[1, NAN, 0.7, 0], [NAN, 1, 0, NAN], [NAN, NAN, NAN, 0], [0.6, NAN, 0.9, NAN], [1, 1, NAN, 1], [NAN, 0.99, 1, NAN]])
+TARGET = torch.tensor(
+    [[1, NAN, 0.7, 0], [NAN, 1, 0, NAN], [NAN, NAN, NAN, 0], [0.6, NAN, 0.9, NAN], [1, 1, NAN, 1], [NAN, 0.99, 1, NAN]]
+)
 FINDINGS = (True, True, True, False)
 
 
@@ -204,9 +226,15 @@ def made(mask: str, target: Tensor, evidence: bool) -> tuple[dict[str, Tensor], 
     model.backbone.head.register_forward_hook(keep(seen))  # type: ignore[union-attr, operator]
     if model.mask_net is not None:
         model.mask_net.register_forward_hook(keep(maps))
-    pixels = torch.randint(0, 256, (len(target), 1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    pixels = torch.randint(
+        0, 256, (len(target), 1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
+    )
     seeds = row_seeds(0, 0, torch.arange(len(target)))
-    terms = evidence_terms(model, pixels, target, 0.2, seeds, 0.5) if evidence else consistency_terms(model, pixels, target, 0.2, seeds)
+    terms = (
+        evidence_terms(model, pixels, target, 0.2, seeds, 0.5)
+        if evidence
+        else consistency_terms(model, pixels, target, 0.2, seeds)
+    )
     return terms, seen, maps[0] if maps else None
 
 
@@ -218,7 +246,9 @@ def test_no_term_of_the_evidence_objective_sends_gradient_where_a_label_is_unkno
     slope = logits[view].grad
     assert slope is not None and (slope[TARGET.isnan()] == 0).all()
     if term == "drop":  # of those that are surely there, all or one of an image; nothing of a share, however high
-        one = Chance.draw(row_seeds(0, 0, torch.arange(6)), TARGET.masked_fill(~torch.tensor(FINDINGS), NAN), (32, 32), 0.5).one
+        one = Chance.draw(
+            row_seeds(0, 0, torch.arange(6)), TARGET.masked_fill(~torch.tensor(FINDINGS), NAN), (32, 32), 0.5
+        ).one
         assert torch.equal(slope != 0, one.bool()) and not one[TARGET != 1].any() and one[:, :3].sum() >= 3
     else:
         assert torch.equal(slope != 0, ~TARGET.isnan())
@@ -283,7 +313,9 @@ def test_a_set_is_dealt_out_in_whole_permutations_through_the_epochs() -> None:
             counts = seen[name == GROUPS]
             assert counts.max() - counts.min() <= 1  # nothing a second time before all of its set have come
         if epoch == 1:
-            assert seen[GROUPS == "large"].max() == 1 and seen[GROUPS == "large"].sum() == 92 - 1  # N / 3 * 2 of 92, none twice
+            assert (
+                seen[GROUPS == "large"].max() == 1 and seen[GROUPS == "large"].sum() == 92 - 1
+            )  # N / 3 * 2 of 92, none twice
     assert seen[GROUPS == "small"].min() >= 12 * (N // 3) // 5
 
 
@@ -332,8 +364,12 @@ def test_processes_share_the_balanced_batches_of_one(world: int, start: int) -> 
     dealt = [list(order) for order in parts]
     assert {len(batches) for batches in dealt} == {len(whole)} == {len(order) for order in parts}
     for n, expected in enumerate(whole):
-        own = [len(range(rank, len(expected), world)) for rank in range(world)]  # a process without a row has one that counts nothing
-        assert sorted(row for batches, count in zip(dealt, own, strict=True) for row in batches[n][:count]) == sorted(expected)
+        own = [
+            len(range(rank, len(expected), world)) for rank in range(world)
+        ]  # a process without a row has one that counts nothing
+        assert sorted(row for batches, count in zip(dealt, own, strict=True) for row in batches[n][:count]) == sorted(
+            expected
+        )
 
 
 @pytest.fixture(scope="module")
@@ -350,15 +386,21 @@ def test_every_loader_finds_the_row_that_comes_again(files: list[str], tmp_path:
     groups = np.array(["a"] * 3 + ["b"] * 21)
     loader, order = make_loader(XrayDataset(files, targets, 20), 5, shuffle_seed=3, groups=groups)
     cache = open_cache(tmp_path, [Path(f).name for f in files], files, 20, 1)
-    others = [CacheLoader(cache, targets, Batches(24, 5, 3, groups=groups), CPU, on_device, 2) for on_device in (False, True)]
+    others = [
+        CacheLoader(cache, targets, Batches(24, 5, 3, groups=groups), CPU, on_device, 2) for on_device in (False, True)
+    ]
     again = 0
     for first, *rest in zip(loader, *others, strict=True):
         rows = first.index % 24
         again += int((first.index >= 24).sum())
         np.testing.assert_array_equal(first.target.numpy(), targets[rows])
-        np.testing.assert_array_equal(first.pixels[:, 0].numpy(), np.stack([np.asarray(Image.open(files[row])) for row in rows]))
+        np.testing.assert_array_equal(
+            first.pixels[:, 0].numpy(), np.stack([np.asarray(Image.open(files[row])) for row in rows])
+        )
         for other in rest:
-            assert all(torch.equal(getattr(first, part), getattr(other, part)) for part in ("pixels", "target", "index"))
+            assert all(
+                torch.equal(getattr(first, part), getattr(other, part)) for part in ("pixels", "target", "index")
+            )
     assert again == 12 - 3 and len(order) == 5
 
 
@@ -372,7 +414,11 @@ def test_a_model_that_tells_the_sets_apart_gains_nothing() -> None:
     target = (rng.random((1000, 2)) < np.where(datasets == "a", 0.8, 0.1)[:, None]).astype(np.float32)
     score = np.where(datasets == "a", 1.0, 0.0)[:, None].repeat(2, axis=1)
     assert validation_aurocs(score, target, ["Mass", "Edema"])["val_auroc"] > 0.8
-    assert validation_aurocs(score, target, ["Mass", "Edema"], datasets) == {"val_auroc": 0.5, "val_auroc_a": 0.5, "val_auroc_b": 0.5}
+    assert validation_aurocs(score, target, ["Mass", "Edema"], datasets) == {
+        "val_auroc": 0.5,
+        "val_auroc_a": 0.5,
+        "val_auroc_b": 0.5,
+    }
 
 
 def scored(n: int = 300) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -400,12 +446,20 @@ def test_auroc_of_each_set_is_that_of_scikit_learn_and_their_mean_chooses() -> N
     score, target, datasets = scored()
     found = validation_aurocs(score, target, ["Mass", "Edema", "Normal"], datasets)
     each = {name: expected_mean(score[datasets == name], target[datasets == name], 2) for name in "abc"}
-    assert list(found) == ["val_auroc", "val_auroc_a", "val_auroc_b", "val_auroc_c"] and math.isnan(found["val_auroc_c"]) and math.isnan(each["c"])
+    assert (
+        list(found) == ["val_auroc", "val_auroc_a", "val_auroc_b", "val_auroc_c"]
+        and math.isnan(found["val_auroc_c"])
+        and math.isnan(each["c"])
+    )
     for name in "ab":
         assert found[f"val_auroc_{name}"] == pytest.approx(each[name], abs=1e-9)
     assert found["val_auroc"] == pytest.approx((each["a"] + each["b"]) / 2, abs=1e-9)  # `c` has nothing to say
-    assert validation_aurocs(score, target, ["Mass", "Edema", "Normal"]) == {"val_auroc": pytest.approx(expected_mean(score, target, 2), abs=1e-9)}
-    assert math.isnan(validation_aurocs(score, np.zeros_like(target), ["Mass", "Edema", "Normal"], datasets)["val_auroc"])
+    assert validation_aurocs(score, target, ["Mass", "Edema", "Normal"]) == {
+        "val_auroc": pytest.approx(expected_mean(score, target, 2), abs=1e-9)
+    }
+    assert math.isnan(
+        validation_aurocs(score, np.zeros_like(target), ["Mass", "Edema", "Normal"], datasets)["val_auroc"]
+    )
 
 
 def test_validation_knows_the_set_of_each_row_though_one_cannot_be_read(files: list[str], tmp_path: Path) -> None:
@@ -423,24 +477,46 @@ def test_validation_knows_the_set_of_each_row_though_one_cannot_be_read(files: l
     meta: dict[str, Any] = {"contaminated": False}
     optimizer = make_optimizer(model, 1e-3, 0, 1e-3)
     fit = Fit(
-        model, [], Batches(24, 5, 0), loader, ["Mass", "Edema", "Hernia", "Normal"], lambda *_: {}, FixedWeights({"full": 1.0}), optimizer, CPU,
-        torch.float32, 1, 1, lambda index: [], MetricsLog(None), tmp_path / "c.pt", meta, skip_unreadable=True, datasets=datasets,
-    )  # fmt: skip
+        model,
+        [],
+        Batches(24, 5, 0),
+        loader,
+        ["Mass", "Edema", "Hernia", "Normal"],
+        lambda *_: {},
+        FixedWeights({"full": 1.0}),
+        optimizer,
+        CPU,
+        torch.float32,
+        1,
+        1,
+        lambda index: [],
+        MetricsLog(None),
+        tmp_path / "c.pt",
+        meta,
+        skip_unreadable=True,
+        datasets=datasets,
+    )
     found = fit._validate(Stop())
     assert found is not None
     there = np.array([n for n in range(24) if n != 4])
     with torch.no_grad():
         pixels = torch.from_numpy(np.stack([np.asarray(Image.open(files[n])) for n in there]))[:, None]
         score = model(pixels, 1.0, None, True).full.numpy()
-    each = {name: expected_mean(score[datasets[there] == name], target[there][datasets[there] == name], 3) for name in "xy"}
-    assert found["val_auroc_x"] == pytest.approx(each["x"], abs=1e-6) and found["val_auroc_y"] == pytest.approx(each["y"], abs=1e-6)
+    each = {
+        name: expected_mean(score[datasets[there] == name], target[there][datasets[there] == name], 3) for name in "xy"
+    }
+    assert found["val_auroc_x"] == pytest.approx(each["x"], abs=1e-6) and found["val_auroc_y"] == pytest.approx(
+        each["y"], abs=1e-6
+    )
     assert found["val_auroc"] == pytest.approx((each["x"] + each["y"]) / 2, abs=1e-6)
     known = ~np.isnan(target[there])
     p = 1 / (1 + np.exp(-score.astype(float)))
     assert found["val_loss"] == pytest.approx(-np.log(np.where(target[there] == 1, p, 1 - p))[known].mean(), rel=1e-5)
 
 
-def test_the_log_has_a_column_for_each_set_and_keeps_its_checks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_log_has_a_column_for_each_set_and_keeps_its_checks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path, more = tmp_path / "log.csv", ['val_auroc_a "b", c', "val_auroc_nih"]
     log = MetricsLog(path, more=more)
     for epoch in (1, 2):
@@ -451,8 +527,9 @@ def test_the_log_has_a_column_for_each_set_and_keeps_its_checks(tmp_path: Path, 
     at = COLUMNS.index("val_auroc") + 1
     assert tuple(rows[0]) == (*COLUMNS[:at], *more, *COLUMNS[at:])
     assert [(row["epoch"], row["val_auroc"], row[more[0]], row["val_auroc_nih"], row["seconds"]) for row in rows] == [
-        ("1", "0.6", "0.71", "", "1"), ("2", "0.6", "0.72", "", "1"),
-    ]  # fmt: skip
+        ("1", "0.6", "0.71", "", "1"),
+        ("2", "0.6", "0.72", "", "1"),
+    ]
     whole = path.read_bytes()
     MetricsLog(path, log.lines, more=more)
     assert path.read_bytes() == whole
@@ -480,27 +557,63 @@ def test_evaluate_scores_each_set_on_what_it_knows(knows: int, tmp_path: Path) -
     rows = {
         "image": [f"{k:08d}_000.png" for k in range(n)],
         "labels": [",".join(c for c, y in zip(classes, line, strict=True) if y == 1) for line in target],
-        "unknown": [",".join([*(["Mass"] if divided[k] else []), *(classes[knows:] if datasets[k] == "few" else [])]) for k in range(n)],
+        "unknown": [
+            ",".join([*(["Mass"] if divided[k] else []), *(classes[knows:] if datasets[k] == "few" else [])])
+            for k in range(n)
+        ],
         "uncertain": np.where(doubt, "Mass", ""),
         "soft": np.where(divided, "Mass=0.667", ""),
         "dataset": datasets,
     }
     pd.DataFrame(rows).to_csv(tmp_path / "t.csv", index=False)
-    pd.DataFrame({"image": rows["image"]} | {f"prob_{c}": prob[:, j] for j, c in enumerate(classes)}).to_csv(tmp_path / "p.csv", index=False)
-    said = run("evaluate.py", "--preds", tmp_path / "p.csv", "--csv", tmp_path / "t.csv", "--out", tmp_path / "s", "--resamples", 30)
+    pd.DataFrame({"image": rows["image"]} | {f"prob_{c}": prob[:, j] for j, c in enumerate(classes)}).to_csv(
+        tmp_path / "p.csv", index=False
+    )
+    said = run(
+        "evaluate.py",
+        "--preds",
+        tmp_path / "p.csv",
+        "--csv",
+        tmp_path / "t.csv",
+        "--out",
+        tmp_path / "s",
+        "--resamples",
+        30,
+    )
     result = json.loads((tmp_path / "s" / "metrics.json").read_text())
     assert result["per_class"]["Mass"]["known"] == n - (doubt | divided).sum()
     block = result["subgroups"]["dataset"]
     for name, findings in (("nih", 4), ("few", knows)):
         group, chosen = block["groups"][name], datasets == name
-        assert group["auroc_own"]["value"] == pytest.approx(expected_mean(prob[chosen], target[chosen], findings), abs=1e-6)
-        assert group["findings_own"] == classes[:findings] and group["n_images"] == n // 2 and group["auroc_own"]["low"] < group["auroc_own"]["value"]
-        shared = None if knows == 1 and name == "few" else expected_mean(prob[chosen], target[chosen], 4 if knows == 1 else 2)
+        assert group["auroc_own"]["value"] == pytest.approx(
+            expected_mean(prob[chosen], target[chosen], findings), abs=1e-6
+        )
+        assert (
+            group["findings_own"] == classes[:findings]
+            and group["n_images"] == n // 2
+            and group["auroc_own"]["low"] < group["auroc_own"]["value"]
+        )
+        shared = (
+            None
+            if knows == 1 and name == "few"
+            else expected_mean(prob[chosen], target[chosen], 4 if knows == 1 else 2)
+        )
         assert group["auroc"]["value"] == (shared if shared is None else pytest.approx(shared, abs=1e-6))
     shown = {1: "(4 findings): few undefined; nih 0.", 2: "(2 findings): few 0."}[knows]
     assert f"by dataset {shown}" in said and "each on its own findings: few 0." in said and f"({knows}); nih 0." in said
     pd.DataFrame(rows | {"dataset": "nih"}).to_csv(tmp_path / "t.csv", index=False)
-    run("evaluate.py", "--preds", tmp_path / "p.csv", "--csv", tmp_path / "t.csv", "--out", tmp_path / "s", "--resamples", 0, "--overwrite")
+    run(
+        "evaluate.py",
+        "--preds",
+        tmp_path / "p.csv",
+        "--csv",
+        tmp_path / "t.csv",
+        "--out",
+        tmp_path / "s",
+        "--resamples",
+        0,
+        "--overwrite",
+    )
     assert "dataset" not in json.loads((tmp_path / "s" / "metrics.json").read_text())["subgroups"]
 
 
@@ -519,11 +632,16 @@ def union(tables: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -
     rows = np.arange(len(table))
     kept = [found - set(LACKS) if other else found for found, other in zip(labels, second, strict=True)]
     doubt = [{"Edema", "Effusion"} - found if n % 3 == 0 else set() for n, found in zip(rows, kept, strict=True)]
-    divided = [{"Fibrosis"} - found if other and n % 2 else set() for n, found, other in zip(rows, kept, second, strict=True)]
+    divided = [
+        {"Fibrosis"} - found if other and n % 2 else set() for n, found, other in zip(rows, kept, second, strict=True)
+    ]
     table = table.assign(
         labels=[",".join(sorted(found)) for found in kept],
         uncertain=[",".join(sorted(found)) for found in doubt],
-        unknown=[",".join(sorted(found | (set(LACKS) if other else set()))) for found, other in zip(divided, second, strict=True)],
+        unknown=[
+            ",".join(sorted(found | (set(LACKS) if other else set())))
+            for found, other in zip(divided, second, strict=True)
+        ],
         soft=["Fibrosis=0.667" if found else "" for found in divided],
         dataset=np.where(second, "open i", "nih"),
     )
@@ -534,10 +652,41 @@ def union(tables: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -
 
 def command(demo: Path, table: Path, out: Path, *more: object) -> tuple[object, ...]:
     return (
-        "train_roi_baselines.py", "--mode", "standard", "--train_csv", table, "--image_root", demo, "--save", out / "c.pt", "--log_csv", out / "metrics.csv",
-        "--backbone", "squeezenet1_1", "--weights", "none", "--img_size", 32, "--batch_size", 8, "--accum_steps", 2, "--workers", 0, "--device", "cpu",
-        "--val_fraction", 0.4, "--epochs", 2, "--uncertain", "soft", "--sampler", "balanced", *more,
-    )  # fmt: skip
+        "train_roi_baselines.py",
+        "--mode",
+        "standard",
+        "--train_csv",
+        table,
+        "--image_root",
+        demo,
+        "--save",
+        out / "c.pt",
+        "--log_csv",
+        out / "metrics.csv",
+        "--backbone",
+        "squeezenet1_1",
+        "--weights",
+        "none",
+        "--img_size",
+        32,
+        "--batch_size",
+        8,
+        "--accum_steps",
+        2,
+        "--workers",
+        0,
+        "--device",
+        "cpu",
+        "--val_fraction",
+        0.4,
+        "--epochs",
+        2,
+        "--uncertain",
+        "soft",
+        "--sampler",
+        "balanced",
+        *more,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -555,35 +704,57 @@ def fit_of(demo: Path, union: Path, out: Path, *more: object) -> Fit:
 
 @pytest.mark.parametrize("cache", [False, True])
 @pytest.mark.parametrize("uncertain", ["ignore", "ones", "zeros", "soft"])
-def test_a_run_trains_on_its_policy_and_validates_on_what_is_certain(uncertain: str, cache: bool, demo: Path, union: Path, tmp_path: Path) -> None:
-    fit = fit_of(demo, union, tmp_path, "--uncertain", uncertain, "--seed", 3, *(("--cache_dir", tmp_path / "cache") if cache else ()))
+def test_a_run_trains_on_its_policy_and_validates_on_what_is_certain(
+    uncertain: str, cache: bool, demo: Path, union: Path, tmp_path: Path
+) -> None:
+    fit = fit_of(
+        demo,
+        union,
+        tmp_path,
+        "--uncertain",
+        uncertain,
+        "--seed",
+        3,
+        *(("--cache_dir", tmp_path / "cache") if cache else ()),
+    )
     table = t.read_table(union).set_index("image")
 
     def expect(batches: Any, names: Any, seed: int | None) -> int:
         cells = 0
         for batch in batches:
             rows = table.loc[names(batch.index)].reset_index()
-            np.testing.assert_array_equal(batch.target.numpy(), t.target_matrix(rows, fit.classes, uncertain if seed else "ignore", seed))
+            np.testing.assert_array_equal(
+                batch.target.numpy(), t.target_matrix(rows, fit.classes, uncertain if seed else "ignore", seed)
+            )
             cells += int(((batch.target > 0) & (batch.target < 1)).sum())
         return cells
 
     assert expect(fit.train_loader, fit.names, 3) > 0  # shares of readers, and with soft the draws
     rows = fit_of(demo, union, tmp_path / "again", "--seed", 3).datasets
     assert fit.datasets is not None and rows is not None and fit.datasets.tolist() == rows.tolist()
-    held = roi_run.choose_rows(train_roi_baselines.parse_args([str(flag) for flag in command(demo, union, tmp_path, "--seed", 3)[1:]])).val
+    held = roi_run.choose_rows(
+        train_roi_baselines.parse_args([str(flag) for flag in command(demo, union, tmp_path, "--seed", 3)[1:]])
+    ).val
     assert held is not None and fit.val_loader is not None
     assert expect(fit.val_loader, lambda index: held["image"].to_numpy()[index.numpy()], None) == 0
     assert held["uncertain"].any() and held["soft"].any() and fit.datasets.tolist() == held["dataset"].tolist()
 
 
-def test_each_set_has_its_column_and_the_mean_of_them_chooses(demo: Path, union: Path, whole: Path, tmp_path: Path) -> None:
+def test_each_set_has_its_column_and_the_mean_of_them_chooses(
+    demo: Path, union: Path, whole: Path, tmp_path: Path
+) -> None:
     with open(whole / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 and {"val_auroc_nih", "val_auroc_open i"} <= set(rows[0])
     for row in rows:
-        assert float(row["val_auroc"]) == pytest.approx((float(row["val_auroc_nih"]) + float(row["val_auroc_open i"])) / 2, abs=1e-5)
+        assert float(row["val_auroc"]) == pytest.approx(
+            (float(row["val_auroc_nih"]) + float(row["val_auroc_open i"])) / 2, abs=1e-5
+        )
     said = (whole / "said.txt").read_text()
-    assert f"val_auroc_open i {float(rows[1]['val_auroc_open i']):.4g}" in said and "training images of each data set: nih " in said
+    assert (
+        f"val_auroc_open i {float(rows[1]['val_auroc_open i']):.4g}" in said
+        and "training images of each data set: nih " in said
+    )
     best = torch.load(whole / "c_best.pt", weights_only=True)
     assert best["epoch"] == 1 + int(np.argmax([float(row["val_auroc"]) for row in rows]))
     model, state = checkpoint.load_model(whole / "c.pt")
@@ -597,11 +768,15 @@ def test_each_set_has_its_column_and_the_mean_of_them_chooses(demo: Path, union:
     assert state["classes"] == fit.classes == list(LABELS)
     for name in ("nih", "open i"):
         chosen = fit.datasets == name
-        assert float(rows[1][f"val_auroc_{name}"]) == pytest.approx(expected_mean(score[chosen], target[chosen], len(LABELS)), abs=1e-5)
+        assert float(rows[1][f"val_auroc_{name}"]) == pytest.approx(
+            expected_mean(score[chosen], target[chosen], len(LABELS)), abs=1e-5
+        )
 
 
 @pytest.mark.parametrize("stop_at", [2, 4])
-def test_a_stopped_run_goes_on_bit_for_bit(stop_at: int, demo: Path, union: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_run_goes_on_bit_for_bit(
+    stop_at: int, demo: Path, union: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In the middle of the first epoch, and of the second; three steps each."""
     steps = 0
 
@@ -619,8 +794,14 @@ def test_a_stopped_run_goes_on_bit_for_bit(stop_at: int, demo: Path, union: Path
     assert stopped["batch"] > 0 and stopped["epoch"] == (stop_at > 3)
     run(*command(demo, union, tmp_path, "--resume", "auto"))
     a, b = (torch.load(folder / "c.pt", weights_only=True) for folder in (whole, tmp_path))
-    assert all(torch.equal(a["model"][name], b["model"][name]) for name in a["model"]) and a["best"] == b["best"] and a["labels"] == b["labels"]
-    logs = [pd.read_csv(folder / "metrics.csv").drop(columns=["images_per_s", "seconds"]) for folder in (whole, tmp_path)]
+    assert (
+        all(torch.equal(a["model"][name], b["model"][name]) for name in a["model"])
+        and a["best"] == b["best"]
+        and a["labels"] == b["labels"]
+    )
+    logs = [
+        pd.read_csv(folder / "metrics.csv").drop(columns=["images_per_s", "seconds"]) for folder in (whole, tmp_path)
+    ]
     pd.testing.assert_frame_equal(*logs, check_exact=True)
 
 
@@ -632,7 +813,9 @@ def test_a_stopped_run_goes_on_bit_for_bit(stop_at: int, demo: Path, union: Path
         (("--sampler", "proportional"), "was trained with --sampler balanced, now proportional"),
     ],
 )
-def test_another_policy_or_sampler_is_another_run(flags: tuple[str, ...], said: str, demo: Path, union: Path, whole: Path) -> None:
+def test_another_policy_or_sampler_is_another_run(
+    flags: tuple[str, ...], said: str, demo: Path, union: Path, whole: Path
+) -> None:
     before = {path.name: path.read_bytes() for path in whole.iterdir()}
     error = one_line_error(*command(demo, union, whole, "--resume", "auto", "--epochs", 3, *flags))
     assert said in error and "give the old value, or another --save" in error
@@ -642,21 +825,36 @@ def test_another_policy_or_sampler_is_another_run(flags: tuple[str, ...], said: 
 def test_other_shares_doubts_or_sets_are_another_run(demo: Path, union: Path, whole: Path, tmp_path: Path) -> None:
     table = t.read_table(union)
     swapped = table["dataset"].map({"nih": "open i", "open i": "nih"})
-    doubts = table["uncertain"].str.replace("Edema", "Edema,Pneumonia").where(~table["labels"].str.contains("Pneumonia"), table["uncertain"])
+    doubts = (
+        table["uncertain"]
+        .str.replace("Edema", "Edema,Pneumonia")
+        .where(~table["labels"].str.contains("Pneumonia"), table["uncertain"])
+    )
     for change in ({"soft": table["soft"].str.replace("0.667", "0.333")}, {"uncertain": doubts}, {"dataset": swapped}):
         table.assign(**change).to_csv(tmp_path / "other.csv", index=False)
-        assert "other classes, labels" in one_line_error(*command(demo, tmp_path / "other.csv", whole, "--resume", "auto"))
+        assert "other classes, labels" in one_line_error(
+            *command(demo, tmp_path / "other.csv", whole, "--resume", "auto")
+        )
     table.to_csv(tmp_path / "other.csv", index=False)
     run(*command(demo, tmp_path / "other.csv", whole, "--resume", "auto"))  # the same: nothing is left to do
 
 
-@pytest.mark.parametrize(("dataset", "said"), [("nih", "names 'nih' alone"), ("", "is empty for "), (None, "is empty for "), ("some", "is empty for ")])
-def test_balanced_needs_to_know_several_sets(dataset: str | None, said: str, demo: Path, union: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("dataset", "said"),
+    [("nih", "names 'nih' alone"), ("", "is empty for "), (None, "is empty for "), ("some", "is empty for ")],
+)
+def test_balanced_needs_to_know_several_sets(
+    dataset: str | None, said: str, demo: Path, union: Path, tmp_path: Path
+) -> None:
     table = pd.read_csv(union, dtype=str, keep_default_na=False)
     column = table["dataset"].where(table["dataset"] == "nih", "") if dataset == "some" else dataset
-    (table.drop(columns="dataset") if dataset is None else table.assign(dataset=column)).to_csv(tmp_path / "t.csv", index=False)
+    (table.drop(columns="dataset") if dataset is None else table.assign(dataset=column)).to_csv(
+        tmp_path / "t.csv", index=False
+    )
     error = one_line_error(*command(demo, tmp_path / "t.csv", tmp_path / "out"))
-    assert "--sampler balanced: column 'dataset' of" in error and said in error and not list((tmp_path / "out").glob("*"))
+    assert (
+        "--sampler balanced: column 'dataset' of" in error and said in error and not list((tmp_path / "out").glob("*"))
+    )
     if dataset == "nih":
         fit = fit_of(demo, tmp_path / "t.csv", tmp_path / "out", "--sampler", "proportional")
         assert fit.datasets is None and not fit.sampler.groups
