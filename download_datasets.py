@@ -23,7 +23,7 @@ from pathlib import Path
 
 from roi import cli
 from roi.errors import UserError
-from roi.files import reason, replacing
+from roi.files import reason, atomic_write
 from roi.sources.catalog import CATALOG, check, folder_of, source_name, tables_there
 
 NIH_KAGGLE = "nih-chest-xrays/data"
@@ -116,7 +116,7 @@ def main(args: argparse.Namespace) -> int | None:
     else:
         root = download(args.download, data_root, args)
     if args.path_file:
-        with replacing(args.path_file) as file:
+        with atomic_write(args.path_file) as file:
             file.write(f"{root}\n")
     print(root)
     return None

@@ -40,7 +40,7 @@ from roi import cli
 from roi.data.boxes import read_boxes
 from roi.data.table import AMBIGUOUS, class_list, match_images, overlap, read_table, target_matrix
 from roi.errors import UserError
-from roi.files import refuse_existing, replacing
+from roi.files import refuse_existing, atomic_write
 from roi.labels import LABELS, NORMAL, canonical
 from roi.scoring import faithfulness, localization, metrics, prediction_sets, predictions, summary
 from roi.scoring.fixed_places import LabelledMaps
@@ -218,9 +218,9 @@ def main(args: argparse.Namespace) -> None:
         }
     if args.ensemble:
         predictions.write(args.preds, predictions.records(preds), preds.meta)
-    with replacing(out / "metrics.json") as file:
+    with atomic_write(out / "metrics.json") as file:
         json.dump(result, file, indent=1)
-    with replacing(out / "per_class.csv") as file:
+    with atomic_write(out / "per_class.csv") as file:
         as_table(result).to_csv(file, index=False, float_format=six_digits)
     show(result)
 

@@ -37,7 +37,7 @@ import numpy as np
 
 from roi import cli
 from roi.errors import UserError
-from roi.files import locked, refuse_existing, replacing, writable
+from roi.files import locked, refuse_existing, atomic_write, writable
 from roi.text import decimal
 
 if TYPE_CHECKING:
@@ -490,7 +490,7 @@ def mark_folder(folder: Path, images: list[str]) -> None:
     if not images:
         path.unlink(missing_ok=True)  # of an earlier run: no longer true
         return
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write("The checkpoint was trained on these images or on other images of their patients:\n")
         file.writelines(f"{image}\n" for image in images)
 
@@ -532,7 +532,7 @@ def loader_of(
     """-> a loader of the rows from .. to, less those that cannot be read. `table` has a column path."""
     import torch
 
-    from roi.data.dataset import Batches, CacheLoader, XrayDataset, cached, make_loader
+    from roi.data.dataset import ShardedBatchSampler, CacheLoader, XrayDataset, cached, make_loader
 
     device, size = computing(args)[0], state["args"]["img_size"]
     if not args.cache_dir:
@@ -548,7 +548,7 @@ def loader_of(
 
     def gathering(first: int, end: int) -> Iterable[Batch]:
         part = replace(cache, rows=cache.rows[first:end])
-        sampler = Batches(end - first, args.batch_size)
+        sampler = ShardedBatchSampler(end - first, args.batch_size)
         sampler.unreadable = part.rows < 0
         targets = no_targets(end - first, state)
         return CacheLoader(part, targets, sampler, torch.device(device), False, args.prefetch_factor)

@@ -29,7 +29,7 @@ from roi import cli
 from roi.data.images import locate
 from roi.data.table import COLUMNS, check_table, class_list, csv_text, listed, match_images, tokens, unmatched
 from roi.errors import UserError
-from roi.files import contents, replacing
+from roi.files import contents, atomic_write
 from roi.labels import LABELS, normal_name
 from roi.sources.readers import VOTES, read_nih
 
@@ -249,9 +249,9 @@ def make_union(args: argparse.Namespace) -> None:
         args.overwrite,
     )
     if groups is not None:
-        with replacing(out.with_name(f"{out.stem}_duplicates.csv")) as file:
+        with atomic_write(out.with_name(f"{out.stem}_duplicates.csv")) as file:
             file.write(groups.to_csv(index=False, lineterminator="\n"))
-    with replacing(summary_file) as file:
+    with atomic_write(summary_file) as file:
         json.dump(counted | {"facts": facts, "flags": vars(args)}, file, indent=1, default=str)
         file.write("\n")
     print(f"{out}: {len(table):,} images of {table['patient_id'].nunique():,} patients; counted in {summary_file}")
@@ -284,7 +284,7 @@ def report_missing(missing: list[str], of: int, folder: Path, side_file: Path, a
     if not missing:
         side_file.unlink(missing_ok=True)  # of an earlier run: no longer true
         return
-    with replacing(side_file) as file:
+    with atomic_write(side_file) as file:
         file.writelines(f"{name}\n" for name in missing)
     said = f"{len(missing):,} of {of:,} images are missing under {folder}, listed in {side_file}"
     if len(missing) == of or not allow_missing:
@@ -303,7 +303,7 @@ def write(table: pd.DataFrame, out: Path, overwrite: bool) -> None:
         return  # nothing to do
     if out.exists() and not overwrite:
         raise UserError(f"{out} exists and differs; choose another --out_csv, or replace it with --overwrite")
-    with replacing(out) as file:
+    with atomic_write(out) as file:
         file.write(text)
 
 

@@ -41,7 +41,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
-    from roi.files import refuse_existing, replacing, writable
+    from roi.files import refuse_existing, atomic_write, writable
     from roi.report.build import page
     from roi.report.run_folder import read_run
 
@@ -54,7 +54,7 @@ def main(args: argparse.Namespace) -> None:
         if run.log_odd:
             print(f"{run.log_odd}; the curves of training are left out")
     text = page(runs, args.image_root, args.cases, args.title)
-    with replacing(args.out) as file:
+    with atomic_write(args.out) as file:
         file.write(text)
     print(f"{args.out}: {len(text.encode()) / 1e6:.1f} MB, {len(runs)} run{'s' if len(runs) > 1 else ''}")
 

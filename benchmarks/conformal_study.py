@@ -140,7 +140,7 @@ def official(
         prob[cal], target[cal], patients[cal], classes, 0.1, 0.1, "image", "none", 0, prob[test]
     )
     found = prediction_sets.realised(thresholds, prob[test], target[test], patients[test], resamples, 0)
-    weight = conformal.tilted(target[cal], np.nanmean(target[test], axis=0))
+    weight = conformal.label_shift_weights(target[cal], np.nanmean(target[test], axis=0))
     known = conformal.fnr_threshold(prob[cal], target[cal], 0.1, weight)
     assert known is not None
     risk = {

@@ -262,7 +262,7 @@ class Study:
 
     def batches(self, table: pd.DataFrame | None = None) -> Iterator[Any]:
         """The images of a table, of the test images if none is given, in its order."""
-        from roi.data.dataset import Batches, CacheLoader, cached, present
+        from roi.data.dataset import ShardedBatchSampler, CacheLoader, cached, present
 
         table = self.table if table is None else table
         table, paths = present(table, str(self.args.data_path), False, self.args.out / "test.csv")
@@ -276,7 +276,7 @@ class Study:
             self.args.out / "test.csv",
         )
         no_targets = np.full((len(table), len(LABELS)), np.nan, dtype=np.float32)
-        yield from CacheLoader(cache, no_targets, Batches(len(table), 32), self.device(), False, 2)
+        yield from CacheLoader(cache, no_targets, ShardedBatchSampler(len(table), 32), self.device(), False, 2)
 
     def device(self) -> Any:
         import torch
@@ -320,10 +320,10 @@ class Study:
 
     def boxed(self, maps: Any) -> np.ndarray:
         """Maps of all test images -> those of the images that have a box, in CELLS x CELLS. (N, K, h, w) -> (n, K, CELLS * CELLS)"""
-        from roi.models.masks import enlarged
+        from roi.models.masks import upsample
 
         chosen = np.flatnonzero(self.table["image"].isin(self.rows["image"]))
-        return enlarged(maps[chosen], (CELLS, CELLS)).flatten(2).numpy()
+        return upsample(maps[chosen], (CELLS, CELLS)).flatten(2).numpy()
 
     def hits(self, maps: np.ndarray) -> np.ndarray:
         """Whether the highest cell of a pair's own map lies in its box. (n, K, cells) -> (Q,)"""

@@ -480,7 +480,7 @@ def launches(bench: Bench) -> list[Figure]:
 
 def loader(bench: Bench) -> list[Figure]:
     """CacheLoader alone: from the memory of the host through pinned pages, and with all pixels on the device."""
-    from roi.data.dataset import Batches, CacheLoader
+    from roi.data.dataset import ShardedBatchSampler, CacheLoader
     from roi.data.pixel_cache import PixelCache
     from roi.labels import LABELS
 
@@ -489,7 +489,7 @@ def loader(bench: Bench) -> list[Figure]:
     cache, targets = PixelCache(pixels, np.arange(rows), {}), np.zeros((rows, len(LABELS)), dtype=np.float32)
     figures = []
     for name, on_device in (("from the host", False), ("on the device", True)):
-        batches = CacheLoader(cache, targets, Batches(rows, size, seed=0), bench.device, on_device, 6)
+        batches = CacheLoader(cache, targets, ShardedBatchSampler(rows, size, seed=0), bench.device, on_device, 6)
         epoch = bench.whole(lambda batches=batches: [batch.to(bench.device) for batch in batches])  # type: ignore[misc]
         epoch()
         rate = rows / statistics.median(timed(epoch) for _ in range(3))
@@ -531,7 +531,7 @@ def gradnorm(bench: Bench) -> list[Figure]:
 
 def syncs(bench: Bench) -> list[Figure]:
     """Steps in which torch may not wait for the GPU (it raises where it would), pixels from the host and on the device."""
-    from roi.data.dataset import Batches, CacheLoader
+    from roi.data.dataset import ShardedBatchSampler, CacheLoader
     from roi.data.pixel_cache import PixelCache
     from roi.labels import LABELS
 
@@ -545,7 +545,7 @@ def syncs(bench: Bench) -> list[Figure]:
     for objective, *flags in kinds:
         run = bench.train(objective, bench.small, *flags)
         for place, on_device in (("host", False), ("device", True)):
-            batches = CacheLoader(cache, targets, Batches(rows, bench.small, seed=0), bench.device, on_device, 2)
+            batches = CacheLoader(cache, targets, ShardedBatchSampler(rows, bench.small, seed=0), bench.device, on_device, 2)
             run.run(batches)  # what is done once may wait
             found[" ".join([objective, *flags, f"({place})"])] = waited(bench, run, batches)
         del run

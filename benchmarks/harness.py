@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from roi import cli  # noqa: E402
-from roi.files import replacing  # noqa: E402
+from roi.files import atomic_write  # noqa: E402
 from roi.text import decimal  # noqa: E402
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def write_result(name: str, machine: str, result: dict[str, Any], folder: Path |
     """benchmarks/results/<name>-<machine>.json (or in `folder`), with the processor, versions and the commit."""
     path = (folder or ROOT / "benchmarks" / "results") / f"{name}-{machine}.json"
     origin = {"versions": versions(), "commit": commit()}
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         json.dump(origin | result | {"machine": machine, "processor": processor()}, file, indent=1)
         file.write("\n")
     return path
@@ -274,11 +274,11 @@ class Training:
         """The same, step by step; nobody looks."""
         import torch
 
-        from roi.data.dataset import Batches
+        from roi.data.dataset import ShardedBatchSampler
         from roi.training.loop import train_one_epoch
 
         scaler = torch.amp.GradScaler(self.device.type, enabled=False)
-        shares = Batches(0, self.args.batch_size).shares  # of one process: the sizes of the batches alone count
+        shares = ShardedBatchSampler(0, self.args.batch_size).shares  # of one process: the sizes of the batches alone count
         return train_one_epoch(
             self.step,
             batches,

@@ -36,7 +36,7 @@ from roi import cli
 from roi.errors import UserError
 from roi.labels import LABELS
 from roi.sources import report_labeler, report_scopes, report_text, report_vocabulary
-from roi.sources.label_states import ABSENT, BLANK, COARSE, PRESENT, UNCERTAIN
+from roi.sources.label_states import ABSENT, NOT_MENTIONED, PARENT_ONLY, PRESENT, UNCERTAIN
 from roi.sources.mesh import mesh_cells
 
 COLUMNS = ("uid", "MeSH", "findings", "impression")
@@ -211,7 +211,7 @@ def accuracy(
             "cells that are ABSENT, all",
             100 * float((cells == ABSENT).mean()),
             unit="%",
-            details={"BLANK": 100 * float((cells == BLANK).mean())},
+            details={"BLANK": 100 * float((cells == NOT_MENTIONED).mean())},
         )
     )
     figures.append(Figure("of them present by MeSH", 100 * float((reference[absent] == PRESENT).mean()), unit="%"))
@@ -223,10 +223,10 @@ def categories(cells: np.ndarray, reference: np.ndarray, wider: np.ndarray) -> d
     missed, invented = (reference == PRESENT) & (cells != PRESENT), (reference == ABSENT) & (cells == PRESENT)
     kinds = {
         "coded, the text hedges": missed & (cells == UNCERTAIN),
-        "coded, the text has a wider word": missed & (cells == COARSE),
+        "coded, the text has a wider word": missed & (cells == PARENT_ONLY),
         "coded, the text denies it or says normal": missed & (cells == ABSENT),
-        "coded, not said in a word that is known": missed & (cells == BLANK),
-        "said, a neighbouring code stands for it": invented & (wider == COARSE),
+        "coded, not said in a word that is known": missed & (cells == NOT_MENTIONED),
+        "said, a neighbouring code stands for it": invented & (wider == PARENT_ONLY),
         "said, not coded": invented & (wider == ABSENT),
     }
     return {kind: {LABELS[j]: int(n) for j, n in enumerate(where.sum(axis=0)) if n} for kind, where in kinds.items()}

@@ -225,13 +225,13 @@ def loader(args: argparse.Namespace) -> list[Figure]:
     """The second epoch over the cache, against as many steps on one batch that is there."""
     import torch
 
-    from roi.data.dataset import Batches, CacheLoader
+    from roi.data.dataset import ShardedBatchSampler, CacheLoader
     from roi.labels import LABELS
 
     side, size, device = (32, 4, torch.device("cpu")) if args.smoke else (96, 16, torch.device("cpu"))
     rows = size * args.sizes.steps
     images = np.random.default_rng(0).integers(0, 256, (rows, side, side), dtype=np.uint8)
-    sampler = Batches(rows, size, seed=0)
+    sampler = ShardedBatchSampler(rows, size, seed=0)
     sampler.epoch = 1
     loaded = CacheLoader(
         large(args.out / "loader.u8", images, rows),

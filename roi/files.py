@@ -19,7 +19,7 @@ _held: set[Path] = set()  # locks of this process, to which the system gives a l
 
 
 @contextmanager
-def replacing(path: str | Path, mode: str = "w", keep: Path | None = None) -> Iterator[IO]:
+def atomic_write(path: str | Path, mode: str = "w", keep: Path | None = None) -> Iterator[IO]:
     """Open a temporary neighbour of `path`; it takes the name `path` only when the block ends without an error.
 
     The data is on the disk (fsync) before the name changes. What `path` was before then has the name `keep`, if given. Text is UTF-8 with "\\n" line ends.

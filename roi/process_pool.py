@@ -1,6 +1,6 @@
 """Processes that work for this one, and end with it.
 
-    with closing(crew(decode, jobs, workers=8)) as ready:
+    with closing(run_jobs(decode, jobs, workers=8)) as ready:
         for k, outcome in ready:  # of the k-th job, or an Exception
 
 Letters: J is a job, R what comes of it; both go through pipes.
@@ -47,7 +47,7 @@ class Died(OSError):
     """The process that was at a job crashed or was killed."""
 
 
-def crew(
+def run_jobs(
     function: Callable[[J], R], jobs: Iterable[J], workers: int, patience: float = 0
 ) -> Generator[tuple[int, R | Exception], None, None]:
     """(place among the jobs, what came of it) as the jobs end, in whatever order; a job is taken when a worker is free for it.
@@ -64,7 +64,7 @@ def crew(
     doing: dict[Any, int] = {}
     try:
         for k, job in islice(todo, workers):
-            assign(job, hire(function, staff), k, doing)
+            assign(job, start_worker(function, staff), k, doing)
         while doing:
             ended: list[Any] = multiprocessing.connection.wait(list(doing))
             for end in ended:
@@ -72,9 +72,9 @@ def crew(
                 try:
                     outcome = end.recv()
                 except (EOFError, OSError):
-                    outcome = bury(staff, end)
+                    outcome = reap_worker(staff, end)
                 for k, job in islice(todo, 1):
-                    assign(job, end if end in staff else hire(function, staff), k, doing)
+                    assign(job, end if end in staff else start_worker(function, staff), k, doing)
                 yield done, outcome
     finally:
         dismiss(staff, patience)
@@ -84,7 +84,7 @@ def in_order(function: Callable[[J], R], jobs: Iterable[J], workers: int) -> Gen
     """What comes of the jobs, in their order. Raises what `function` raised, or Died."""
     early: dict[int, R] = {}
     due = 0
-    with closing(crew(function, jobs, workers)) as ready:
+    with closing(run_jobs(function, jobs, workers)) as ready:
         for k, outcome in ready:
             if isinstance(outcome, Exception):
                 raise outcome
@@ -102,7 +102,7 @@ def assign(job: Any, end: Any, k: int, doing: dict[Any, int]) -> None:
         end.send(job)
 
 
-def hire(function: Callable, staff: dict[Any, Any]) -> Any:
+def start_worker(function: Callable, staff: dict[Any, Any]) -> Any:
     """Start a worker. -> our end of its pipe"""
     context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     ours, theirs = context.Pipe()
@@ -112,7 +112,7 @@ def hire(function: Callable, staff: dict[Any, Any]) -> Any:
     return ours
 
 
-def bury(staff: dict[Any, Any], end: Any) -> Died:
+def reap_worker(staff: dict[Any, Any], end: Any) -> Died:
     """Why there is no outcome."""
     process = staff.pop(end)
     process.join()

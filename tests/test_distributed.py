@@ -17,7 +17,7 @@ from conftest import ROOT, one_line_error, run
 
 import train_roi_consistency
 from roi import distributed
-from roi.data.dataset import Batch, Batches
+from roi.data.dataset import Batch, ShardedBatchSampler
 from roi.data.table import read_list, read_table, target_matrix
 from roi.models.roi_model import build_backbone
 from roi.training import setup as roi_run
@@ -36,7 +36,7 @@ def batch(rows: list[int]) -> Batch:
     return Batch(torch.zeros(n, 1, 2, 2, dtype=torch.uint8), torch.zeros(n, 1), torch.tensor(rows), [])
 
 
-def counted(order: Batches, accum_steps: int) -> list[list[tuple[Batch, float, float]]]:
+def counted(order: ShardedBatchSampler, accum_steps: int) -> list[list[tuple[Batch, float, float]]]:
     """Steps of (the rows of a batch that count, of_batch, of_step), as the loop takes them."""
     groups, found = [batch(rows) for rows in order], []
     start = order.start
@@ -44,7 +44,7 @@ def counted(order: Batches, accum_steps: int) -> list[list[tuple[Batch, float, f
         group = groups[first : first + accum_steps]
         found.append(
             [
-                (b._replace(index=b.index[: s.images]), s.of_batch, s.of_step)
+                (b._replace(index=b.index[: s.images]), s.count_of_batch, s.of_step)
                 for b, s in zip(group, order.shares(group), strict=True)
             ]
         )
@@ -56,8 +56,8 @@ def counted(order: Batches, accum_steps: int) -> list[list[tuple[Batch, float, f
 @pytest.mark.parametrize("rows", [37, 36, 35, 5, 1])
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
 def test_processes_share_the_batches_of_one_and_each_row_counts_once(rows: int, world: int) -> None:
-    whole = Batches(rows, TOGETHER, seed=7)
-    parts = [Batches(rows, TOGETHER // world, 7, rank, world) for rank in range(world)]
+    whole = ShardedBatchSampler(rows, TOGETHER, seed=7)
+    parts = [ShardedBatchSampler(rows, TOGETHER // world, 7, rank, world) for rank in range(world)]
     for epoch, start in ((0, 0), (1, 0), (1, min(1, len(whole) - 1))):
         for order in (whole, *parts):
             order.epoch, order.start = epoch, start
@@ -78,7 +78,7 @@ def test_what_a_batch_counts_makes_the_mean_over_processes_the_mean_over_images(
     value = np.random.default_rng(0).normal(size=ROWS)
     groups: list[list[list[tuple[Batch, float, float]]]] = []
     for rank in range(world):
-        order = Batches(ROWS, TOGETHER // world, 7, rank, world)
+        order = ShardedBatchSampler(ROWS, TOGETHER // world, 7, rank, world)
         groups.append(counted(order, accum_steps))
     for group in zip(*groups, strict=True):  # of each process, the batches of a step
         images = [n for part in group for b, _, _ in part for n in b.index.tolist()]
@@ -97,7 +97,7 @@ def test_what_a_batch_counts_makes_the_mean_over_processes_the_mean_over_images(
 def test_no_process_has_a_batch_of_one_image_where_two_are_needed(world: int, rest: int) -> None:
     """What is left of an epoch goes into the batch before it, every row still comes once, and an epoch can be entered anywhere."""
     rows = 2 * TOGETHER + rest
-    parts = [Batches(rows, TOGETHER // world, 7, rank, world) for rank in range(world)]
+    parts = [ShardedBatchSampler(rows, TOGETHER // world, 7, rank, world) for rank in range(world)]
     for order in parts:
         order.least = 2
     flat = [list(order) for order in parts]
@@ -119,10 +119,10 @@ def test_no_process_has_a_batch_of_one_image_where_two_are_needed(world: int, re
 
 def test_batches_stay_where_nothing_is_to_be_merged() -> None:
     for rows, batch_size in ((1, 4), (9, 1), (0, 4)):
-        order, plain = Batches(rows, batch_size, 7), Batches(rows, batch_size, 7)
+        order, plain = ShardedBatchSampler(rows, batch_size, 7), ShardedBatchSampler(rows, batch_size, 7)
         order.least = 2
         assert list(order) == list(plain) and len(order) == len(plain) == len(list(plain)) and not order.merged
-    in_order = Batches(9, 4)
+    in_order = ShardedBatchSampler(9, 4)
     in_order.least = 2
     assert [len(b) for b in in_order] == [4, 4, 1]
 
@@ -130,7 +130,7 @@ def test_batches_stay_where_nothing_is_to_be_merged() -> None:
 @pytest.mark.parametrize("rows", [37, 11, 2, 1])
 def test_rows_in_order_are_dealt_out_once(rows: int) -> None:
     for world in (1, 2, 3):
-        parts = [Batches(rows, 4, None, rank, world) for rank in range(world)]
+        parts = [ShardedBatchSampler(rows, 4, None, rank, world) for rank in range(world)]
         dealt = [[n for b in order for n in b] for order in parts]
         assert sorted(sum(dealt, [])) == list(range(rows)) and all(d == sorted(d) for d in dealt)
         assert [len(order) for order in parts] == [len(list(order)) for order in parts]

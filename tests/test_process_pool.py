@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from roi.process_pool import Died, crew, in_order
+from roi.process_pool import Died, run_jobs, in_order
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are forks there")
 
@@ -33,10 +33,10 @@ def moody(n: int) -> int:
 
 @pytest.mark.parametrize("workers", [0, 1, 2, 5])
 def test_every_job_once_and_in_order(workers: int) -> None:
-    with closing(crew(square, iter(range(12)), workers)) as ready:
+    with closing(run_jobs(square, iter(range(12)), workers)) as ready:
         assert sorted(ready) == [(n, n * n) for n in range(12)]
     assert list(in_order(square, range(12), workers)) == [n * n for n in range(12)]
-    assert list(crew(square, [], workers)) == list(in_order(square, [], workers)) == []
+    assert list(run_jobs(square, [], workers)) == list(in_order(square, [], workers)) == []
     assert not multiprocessing.active_children()
 
 
@@ -51,7 +51,7 @@ def test_jobs_are_taken_when_a_worker_is_free(workers: int) -> None:
             assert taken - done <= max(workers, 1) + 1  # the one that is yielded counts as done only here
             yield n
 
-    for _ in crew(square, jobs(), workers):
+    for _ in run_jobs(square, jobs(), workers):
         done += 1
         assert taken <= done + workers and len(multiprocessing.active_children()) <= workers
     assert done == taken == 9
@@ -59,7 +59,7 @@ def test_jobs_are_taken_when_a_worker_is_free(workers: int) -> None:
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_errors_and_deaths_cost_their_job_alone(workers: int) -> None:
-    came = dict(crew(moody, range(16), workers))
+    came = dict(run_jobs(moody, range(16), workers))
     assert sorted(came) == list(range(16))
     for n, outcome in came.items():
         if n % 4 in (0, 2):
@@ -79,7 +79,7 @@ def test_errors_and_deaths_cost_their_job_alone(workers: int) -> None:
 
 
 def test_a_worker_that_is_killed_while_it_has_nothing_to_do() -> None:
-    ready = crew(square, iter([0, 3, 6, 9]), 1)
+    ready = run_jobs(square, iter([0, 3, 6, 9]), 1)
     crewed = dict([next(ready)])
     crewed |= dict([next(ready)])
     (worker,) = multiprocessing.active_children()
@@ -103,7 +103,7 @@ def write_slowly(path: str) -> None:
 def test_closing_kills_or_lets_them_end(tmp_path: Path, patience: int) -> None:
     paths = [str(tmp_path / str(k)) for k in range(6)]
     paths[0] = ""
-    ready = crew(lambda path: write_slowly(path) if path else None, paths, 2, patience)
+    ready = run_jobs(lambda path: write_slowly(path) if path else None, paths, 2, patience)
     assert next(ready) == (0, None)
     while len(list(tmp_path.glob("*.begun"))) < 2:
         time.sleep(0.01)

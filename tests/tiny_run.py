@@ -15,7 +15,7 @@ from roi.losses.objectives import LAYER, OBJECTIVES, consistency_terms, evidence
 from roi.losses.terms import bce
 from roi.models.roi_model import RoiModel
 from roi.training import checkpoint
-from roi.training.loop import Fit
+from roi.training.loop import TrainingRun
 from roi.training.metrics_log import MetricsLog
 from roi.training.optim import make_optimizer
 
@@ -47,7 +47,7 @@ def make_fit(
     dynamic: bool = True,
     objective: str = "evidence",
     **more: Any,
-) -> Fit:
+) -> TrainingRun:
     """Three epochs; of the evidence objective the first is warm-up."""
     torch.manual_seed(0)
     evidence = objective == "evidence"
@@ -64,7 +64,7 @@ def make_fit(
         "train_patients": checkpoint.fingerprints(["nih:1"]),
         "versions": {},
     }
-    return Fit(
+    return TrainingRun(
         model=model,
         train_loader=loader,
         sampler=sampler,

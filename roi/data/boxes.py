@@ -10,7 +10,7 @@ import pandas as pd
 from roi.data.table import ABSENT, AMBIGUOUS, match_images
 from roi.data.text_table import numbers, read_text_table
 from roi.errors import UserError
-from roi.files import replacing
+from roi.files import atomic_write
 from roi.labels import LABELS, canonical, normal_name
 from roi.sources.readers import VINDR
 
@@ -171,7 +171,7 @@ def write_boxes(marks: pd.DataFrame, csv: Path, out: Path, facts: list[dict[str,
     }
     boxes["why"] = np.select(list(whys.values()), list(whys), "")
     kept, lost = boxes[boxes["why"] == ""], boxes[boxes["why"] != ""]
-    with replacing(out) as file:
+    with atomic_write(out) as file:
         kept[list(BOXES)].astype({"width": int, "height": int}).to_csv(file, index=False, lineterminator="\n")
     print(
         f"{out}: {len(kept):,} boxes of {kept['image'].nunique():,} images; {len(marks) - len(drawn):,} rows without a box"
@@ -185,7 +185,7 @@ def write_boxes(marks: pd.DataFrame, csv: Path, out: Path, facts: list[dict[str,
     if lost.empty:
         left_out(out).unlink(missing_ok=True)  # of an earlier run: no longer true
         return
-    with replacing(left_out(out)) as file:
+    with atomic_write(left_out(out)) as file:
         lost[[*MARKS, "why"]].to_csv(file, index=False, lineterminator="\n")
     print(
         f"  {len(lost):,} boxes left out, listed in {left_out(out)}: "

@@ -25,7 +25,7 @@ from roi import distributed
 from roi.data.images import UnreadableImage, is_constant, locate, read_grey, said_outside
 from roi.data.pixel_cache import PixelCache, open_cache
 from roi.errors import RunError, UserError
-from roi.files import replacing
+from roi.files import atomic_write
 from roi.process_pool import cause_of_death, children, kill
 
 LOADER_ERRORS = (RuntimeError, OSError, MemoryError)
@@ -92,7 +92,7 @@ class XrayDataset(Dataset):
         return Batch(torch.from_numpy(stack), target, index, failed, constant=constant)
 
 
-class Batches:
+class ShardedBatchSampler:
     """A batch sampler: rows in table order, or shuffled by (seed, epoch). `start` batches of an epoch can be skipped (resume).
 
     Several processes share a shuffled batch of batch_size * world rows, each takes every world-th of it; of rows in order each takes
@@ -202,8 +202,8 @@ class Batches:
         sizes = [self._size(self.start + n) for n in range(len(group))]
         own = [len(range(self.rank, size, self.world)) for size in sizes]
         total = max(1, sum(sizes))
-        of_batch = [n * self.world / max(1, size) for n, size in zip(own, sizes, strict=True)]
-        return [Share(n, share, n * self.world / total) for n, share in zip(own, of_batch, strict=True)]
+        count_of_batch = [n * self.world / max(1, size) for n, size in zip(own, sizes, strict=True)]
+        return [Share(n, share, n * self.world / total) for n, share in zip(own, count_of_batch, strict=True)]
 
     def _size(self, n: int) -> int:
         """Images of batch number `n` of a shuffled epoch, over all processes."""
@@ -215,7 +215,7 @@ class Batches:
 
 class Share(NamedTuple):
     images: int  # of this process that count
-    of_batch: float  # relative to the mean over the processes
+    count_of_batch: float  # relative to the mean over the processes
     of_step: float  # the same over all batches of an optimiser step; the mean over the processes of loss * of_step is the loss of the step
 
 
@@ -231,7 +231,7 @@ def present(table: pd.DataFrame, image_root: str, skip: bool, output: Path) -> t
     if missing:
         side_file = output.with_name(f"{output.stem}_missing.txt")
         if distributed.rank() == 0:
-            with replacing(side_file) as file:
+            with atomic_write(side_file) as file:
                 file.writelines(f"{image}\n" for image in missing)
         print(f"{len(missing):,} images are missing and were left out; listed in {side_file}")
     here = np.array([path is not None for path in paths])
@@ -285,7 +285,7 @@ def note_unreadable(unreadable: set[str], output: Path) -> None:
     """List what `checked` left out in <output>_unreadable.txt, and say how many."""
     if unreadable:
         side_file = output.with_name(f"{output.stem}_unreadable.txt")
-        with replacing(side_file) as file:
+        with atomic_write(side_file) as file:
             file.writelines(f"{why}\n" for why in sorted(unreadable))
         print(f"{len(unreadable):,} images could not be read and were left out; listed in {side_file}", flush=True)
 
@@ -294,7 +294,7 @@ def note_constant(constant: set[str], output: Path) -> None:
     """List images whose pixels are all alike in <output>_constant.txt, and say how many."""
     if constant:
         side_file = output.with_name(f"{output.stem}_constant.txt")
-        with replacing(side_file) as file:
+        with atomic_write(side_file) as file:
             file.writelines(f"{path}\n" for path in sorted(constant))
         print(
             f"{len(constant):,} images are of one grey value: nothing is to be seen in them, they are taken anyway; "
@@ -423,7 +423,7 @@ class CacheLoader:
         self,
         cache: PixelCache,
         targets: np.ndarray,
-        sampler: Batches,
+        sampler: ShardedBatchSampler,
         device: torch.device,
         on_device: bool,
         prefetch: int,
@@ -516,9 +516,9 @@ def make_loader(
     rank: int = 0,
     world: int = 1,
     groups: np.ndarray | None = None,
-) -> tuple[FileLoader, Batches]:
+) -> tuple[FileLoader, ShardedBatchSampler]:
     """-> (loader of Batch that decodes files, its sampler, whose `epoch` and `start` say what comes next)."""
-    sampler = Batches(len(dataset), batch_size, shuffle_seed, rank, world, groups)
+    sampler = ShardedBatchSampler(len(dataset), batch_size, shuffle_seed, rank, world, groups)
     make = partial(
         DataLoader,
         dataset,

@@ -38,8 +38,8 @@ import PIL
 
 from roi.data.images import UnreadableImage, is_constant, read_picture
 from roi.errors import UserError
-from roi.files import reason, replacing
-from roi.process_pool import crew
+from roi.files import reason, atomic_write
+from roi.process_pool import run_jobs
 from roi.progress import progress, say
 
 try:
@@ -310,7 +310,7 @@ def read_shard(path: Path) -> Shard:
 
 
 def write_shard(home: Path, shard: Shard) -> None:
-    with replacing(home / f"shard-{shard.first // SHARD:06d}.json") as file:
+    with atomic_write(home / f"shard-{shard.first // SHARD:06d}.json") as file:
         json.dump(shard._asdict(), file)
 
 
@@ -425,11 +425,11 @@ def fill(
     failed: dict[Identity, str] = {}
     try:
         if not (home / "cache.json").exists():
-            with replacing(home / "cache.json") as file:
+            with atomic_write(home / "cache.json") as file:
                 json.dump(recipe, file, indent=1)
         alone = min(workers, len(jobs)) <= 1
         with (
-            closing(crew(decode, jobs, 0 if alone else workers)) as ready,
+            closing(run_jobs(decode, jobs, 0 if alone else workers)) as ready,
             progress(None, len(missing), "decoding") as bar,
         ):
             for _, outcome in ready:

@@ -18,7 +18,7 @@ from roi import distributed
 from roi.data.dataset import Batch
 from roi.errors import UserError
 from roi.inference.grad_cam import GradCam
-from roi.models.masks import enlarged, exact_topk, kept_pixels
+from roi.models.masks import upsample, exact_topk, kept_pixels
 from roi.models.roi_model import RoiModel, Views
 from roi.scoring.map_file import REINIT, pack
 from roi.scoring.npz_stream import ArrayWriter, origin
@@ -141,7 +141,7 @@ class ClassMaps(MapsFile):
 
     def _sized(self, maps: Tensor) -> Tensor:
         return (
-            enlarged(maps, (self.size, self.size))
+            upsample(maps, (self.size, self.size))
             if maps.shape[-1] < self.size
             else F.adaptive_avg_pool2d(maps, self.size)
         )

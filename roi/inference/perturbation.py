@@ -15,7 +15,7 @@ from torch import Tensor
 from roi import distributed
 from roi.data.dataset import Batch
 from roi.errors import UserError
-from roi.models.masks import exact_topk, graded, kept_pixels, random_mask
+from roi.models.masks import exact_topk, quantize_scores, kept_pixels, random_mask
 from roi.models.roi_model import RoiModel, Views
 from roi.scoring.npz_stream import ArrayWriter, origin
 
@@ -34,7 +34,7 @@ def ranks(score: Tensor, hard: Tensor) -> Tensor:
     `hard` is exact_topk(score, k), so that the first k places are exactly it, and masks of other sizes nest around it.
     """
     chosen = hard.flatten(1).argsort(dim=1, descending=True, stable=True)  # (B, HW)
-    order = chosen.gather(1, graded(score).gather(1, chosen).argsort(dim=1, descending=True, stable=True))
+    order = chosen.gather(1, quantize_scores(score).gather(1, chosen).argsort(dim=1, descending=True, stable=True))
     places = torch.arange(order.shape[1], device=order.device).expand_as(order)
     return torch.empty_like(order).scatter_(1, order, places).view_as(score)
 

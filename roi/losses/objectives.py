@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from roi.counter_rng import uniform
-from roi.losses.terms import Over, bce, consist, drop, log_mean_exp, lost, of_batch, total_variation
-from roi.models.masks import competing, enlarged, exact_topk, kept_pixels, random_mask, straight_through
+from roi.losses.terms import Denominator, bce, consist, drop, log_mean_exp, lost, count_of_batch, total_variation
+from roi.models.masks import soft_topk, upsample, exact_topk, kept_pixels, random_mask, straight_through
 from roi.models.roi_model import RoiModel
 
 OBJECTIVES = {
@@ -32,7 +32,7 @@ LAYER = {
     "tv": "mask",
     "locate": "mask",
 }  # whose output a term is made of
-LabelLoss = Callable[[Tensor, Tensor, Over], Tensor]  # logits, target, over -> (): what `full` is
+LabelLoss = Callable[[Tensor, Tensor, Denominator], Tensor]  # logits, target, over -> (): what `full` is
 LIGHT = (0.9, 0.98)  # share of an image that stays when the classifier sees it through a random mask
 
 
@@ -42,7 +42,7 @@ def consistency_terms(
     target: Tensor,
     keep_ratio: float,
     seeds: Tensor | None = None,
-    over: Over = of_batch,
+    over: Denominator = count_of_batch,
     label_loss: LabelLoss = bce,
 ) -> dict[str, Tensor]:
     """(B, 1, H, W) in 0..255, (B, K) -> {"full": (), "consist": (), ...}
@@ -65,7 +65,7 @@ def consistency_terms(
 
 
 @dataclass(frozen=True)
-class Chance:
+class RandomViews:
     """What one step of the evidence objective draws, from one seed an image."""
 
     light: Tensor  # (B, 1, H, W) 0/1: the image as the classifier sees it in the full view
@@ -83,7 +83,7 @@ class Chance:
         single = (coin < 0.5) & (present.sum(1) > 0)
         chosen = (uniform(seeds, target.shape[1], stream=4) + present).argmax(1)  # a uniform draw among what is present
         one = torch.zeros_like(present).scatter_(1, chosen[:, None], 1.0)
-        return Chance(light, torch.where(single[:, None], one, present), single)
+        return RandomViews(light, torch.where(single[:, None], one, present), single)
 
 
 def label_terms(
@@ -92,7 +92,7 @@ def label_terms(
     target: Tensor,
     findings: Tensor,
     sharpness: float,
-    over: Over = of_batch,
+    over: Denominator = count_of_batch,
     label_loss: LabelLoss = bce,
 ) -> dict[str, Tensor]:
     """`full` and, where there is a map a finding, `locate`: what is learned from labels alone, of pixels or of features of a frozen backbone.
@@ -113,7 +113,7 @@ def evidence_terms(
     seeds: Tensor,
     random_views: float,
     warm_up: bool = False,
-    over: Over = of_batch,
+    over: Denominator = count_of_batch,
     label_loss: LabelLoss = bce,
     sharpness: float = 4.0,
 ) -> dict[str, Tensor]:
@@ -133,19 +133,19 @@ def evidence_terms(
         return label_terms(logits, maps if model.per_class else None, target, findings, sharpness, over, label_loss)
     size = (x.shape[-2], x.shape[-1])
     k = kept_pixels(*size, keep_ratio)
-    chance = Chance.draw(seeds, findings, size, random_views)
+    chance = RandomViews.draw(seeds, findings, size, random_views)
     logits, maps = model.read(model.keep(x, chance.light, seeds))
     terms = label_terms(logits, maps if model.per_class else None, target, findings, sharpness, over, label_loss)
     score = model.union(maps, logits, size)
-    hard, soft = exact_topk(score, k), competing(score, k)
+    hard, soft = exact_topk(score, k), soft_topk(score, k)
     m = dropped = straight_through(hard, soft)
     present = (findings == 1).float()
     if model.per_class:
-        own = enlarged(
+        own = upsample(
             maps[torch.arange(len(maps), device=maps.device), chance.one.argmax(1)][:, None], size
         )  # (B, 1, H, W)
         dropped = torch.where(
-            chance.single[:, None, None, None], straight_through(exact_topk(own, k), competing(own, k)), m
+            chance.single[:, None, None, None], straight_through(exact_topk(own, k), soft_topk(own, k)), m
         )
         present = chance.one
     terms["consist"] = bce(model.crop(x, m, seeds), target, over)

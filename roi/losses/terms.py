@@ -14,28 +14,28 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Over = Callable[
+Denominator = Callable[
     [Tensor], Tensor
 ]  # how many values a sum is divided by: those of this batch -> those that count (roi/distributed.py)
 
 
-def of_batch(values: Tensor) -> Tensor:
+def count_of_batch(values: Tensor) -> Tensor:
     return values
 
 
-def bce(logits: Tensor, target: Tensor, over: Over = of_batch) -> Tensor:
+def bce(logits: Tensor, target: Tensor, over: Denominator = count_of_batch) -> Tensor:
     """Mean binary cross-entropy over what is known. (B, K), (B, K) with NaN = unknown -> ()"""
     known = ~target.isnan()  # (B, K)
     nll = F.binary_cross_entropy_with_logits(logits, target.nan_to_num(), reduction="none")
     return torch.where(known, nll, 0).sum() / _divisor(known.sum(), over)
 
 
-def weighted(logits: Tensor, target: Tensor, over: Over = of_batch, *, weight: Tensor) -> Tensor:
+def weighted(logits: Tensor, target: Tensor, over: Denominator = count_of_batch, *, weight: Tensor) -> Tensor:
     """BCE in which what is present counts `weight` times (positive_weights). (B, K), (B, K), weight (K,) -> ()"""
     return _expected(weight * F.softplus(-logits), F.softplus(logits), target, over)
 
 
-def focal(logits: Tensor, target: Tensor, over: Over = of_batch, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+def focal(logits: Tensor, target: Tensor, over: Denominator = count_of_batch, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
     """-alpha_t (1 - p_t)^gamma log p_t, what is sure already counts less (Lin et al. 2017, eq. 5). (B, K), (B, K) -> ()
 
     alpha weighs what is present and 1 - alpha what is absent; below 0: neither (eq. 4). gamma 0 without alpha is BCE.
@@ -51,7 +51,7 @@ def focal(logits: Tensor, target: Tensor, over: Over = of_batch, *, alpha: float
 def asymmetric(
     logits: Tensor,
     target: Tensor,
-    over: Over = of_batch,
+    over: Denominator = count_of_batch,
     *,
     gamma_pos: float = 0.0,
     gamma_neg: float = 4.0,
@@ -67,12 +67,12 @@ def asymmetric(
     return _expected(present, q**gamma_neg * nll, target, over)
 
 
-def class_balanced(logits: Tensor, target: Tensor, over: Over = of_batch, *, weight: Tensor) -> Tensor:
+def class_balanced(logits: Tensor, target: Tensor, over: Denominator = count_of_batch, *, weight: Tensor) -> Tensor:
     """BCE with weights by the effective number of images (balanced_weights). (B, K), (B, K), weight (2, K) of present and absent -> ()"""
     return _expected(weight[0] * F.softplus(-logits), weight[1] * F.softplus(logits), target, over)
 
 
-def ldam(logits: Tensor, target: Tensor, over: Over = of_batch, *, margin: Tensor, scale: float = 1.0) -> Tensor:
+def ldam(logits: Tensor, target: Tensor, over: Denominator = count_of_batch, *, margin: Tensor, scale: float = 1.0) -> Tensor:
     """BCE at s (z - margin) for what is present and s (z + margin) for what is absent: the rarer the wider (margins; Cao et al. 2019).
 
     (B, K), (B, K), margin (2, K) of present and absent -> (). The paper's margin stands in a softmax over classes; a finding has two, present and absent.
@@ -80,7 +80,7 @@ def ldam(logits: Tensor, target: Tensor, over: Over = of_batch, *, margin: Tenso
     return _expected(F.softplus(-scale * (logits - margin[0])), F.softplus(scale * (logits + margin[1])), target, over)
 
 
-def _expected(present: Tensor, absent: Tensor, target: Tensor, over: Over) -> Tensor:
+def _expected(present: Tensor, absent: Tensor, target: Tensor, over: Denominator) -> Tensor:
     """Mean over what is known of y present + (1 - y) absent, the losses of each cell if its finding were there and if not. (B, K) each -> ()"""
     known = ~target.isnan()  # (B, K)
     y = target.nan_to_num()
@@ -114,7 +114,7 @@ def margins(present: np.ndarray, absent: np.ndarray, largest: float) -> np.ndarr
     return largest * n.min() / n
 
 
-def _divisor(values: Tensor, over: Over) -> Tensor:
+def _divisor(values: Tensor, over: Denominator) -> Tensor:
     count = over(values.float())
     return torch.where(count > 0, count, 1.0)
 
@@ -129,7 +129,7 @@ def drop(logits_full: Tensor, logits_drop: Tensor) -> Tensor:
     return F.relu(logits_drop.sigmoid() - logits_full.sigmoid()).mean()
 
 
-def lost(logits_drop: Tensor, present: Tensor, over: Over = of_batch) -> Tensor:
+def lost(logits_drop: Tensor, present: Tensor, over: Denominator = count_of_batch) -> Tensor:
     """mean -log(1 - p_drop) over what is present: without its evidence a finding is not found. (B, K), (B, K) 0/1 -> ()
 
     Present is a target of 1. Of one between 0 and 1 nobody is sure that there is evidence to lose.

@@ -19,12 +19,12 @@ def kept_pixels(height: int, width: int, keep_ratio: float) -> int:
 
 def exact_topk(score: Tensor, k: int) -> Tensor:
     """(B, 1, H, W) -> 0/1 of the same shape: exactly k ones an image, on its highest scores, whatever the ties (`graded`)."""
-    flat = graded(score)
+    flat = quantize_scores(score)
     best = flat.topk(k, dim=1, sorted=False).indices  # (B, k)
     return torch.zeros_like(flat).scatter_(1, best, 1.0).view_as(score)
 
 
-def graded(score: Tensor) -> Tensor:
+def quantize_scores(score: Tensor) -> Tensor:
     """(B, 1, H, W) -> (B, HW) in grades of a 512th of the spread of an image: scores of one grade tie, so that rounding errors, which
     differ with the batch and the machine, do not choose among pixels that are equal but for them."""
     flat = score.detach().flatten(1).float()
@@ -42,12 +42,12 @@ def standardised(maps: Tensor) -> Tensor:
     return (maps - flat.mean(2)[:, :, None, None]) / (flat.std(2)[:, :, None, None] + 1e-6)
 
 
-def enlarged(maps: Tensor, size: tuple[int, int]) -> Tensor:
+def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Cells to pixels, bilinear. (B, M, h, w) -> (B, M, H, W)"""
     return maps if maps.shape[-2:] == size else F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 
 
-def competing(score: Tensor, k: int, tau: float = 0.5) -> Tensor:
+def soft_topk(score: Tensor, k: int, tau: float = 0.5) -> Tensor:
     """s = sigmoid((z - z_(k)) / tau), z with mean 0 and spread 1, z_(k) its k-th highest value: pixels compete for k places, so that
     s neither saturates nor dies, whatever the scale of the score. (B, 1, H, W) -> (B, 1, H, W) in (0, 1); no gradient through z_(k)."""
     z = standardised(score)

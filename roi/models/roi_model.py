@@ -20,7 +20,7 @@ from roi.errors import UserError
 from roi.files import reason
 from roi.labels import is_finding
 from roi.models.mask_net import ConvMask, FeatureMask, Stages
-from roi.models.masks import cutout_mask, enlarged, exact_topk, kept_pixels, random_mask, standardised, straight_through
+from roi.models.masks import cutout_mask, upsample, exact_topk, kept_pixels, random_mask, standardised, straight_through
 from roi.models.view_norms import ViewNorms
 from roi.models.weights import load_weights, read_tensors, read_weights
 
@@ -149,7 +149,7 @@ class RoiModel(nn.Module):
         if maps.shape[1] > 1:
             weight = F.logsigmoid(logits.detach()).masked_fill(~self.findings, -torch.inf)  # (B, K)
             maps = (standardised(maps) + weight[:, :, None, None]).logsumexp(1, keepdim=True)
-        return enlarged(maps, size)
+        return upsample(maps, size)
 
     def masks(self, x: Tensor, keep_ratio: float, seeds: Tensor | None) -> tuple[Tensor | None, Tensor]:
         """(B, 3, H, W) normalised -> score (None unless learned), hard mask, both (B, 1, H, W)."""

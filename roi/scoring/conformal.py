@@ -162,7 +162,7 @@ def shifted_prevalence(
     return q
 
 
-def tilted(target: np.ndarray, prevalence: np.ndarray, share: np.ndarray | None = None) -> np.ndarray:
+def label_shift_weights(target: np.ndarray, prevalence: np.ndarray, share: np.ndarray | None = None) -> np.ndarray:
     """Weights of the calibration images under which each finding has the given prevalence: exp(b . y), the closest ones in relative entropy
     (entropy balancing, Hainmueller 2012). Valid where the pictures of a combination of findings stay as they are and only its frequency changes as exp(b . y).
 

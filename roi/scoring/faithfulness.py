@@ -13,7 +13,7 @@ import numpy as np
 from roi.errors import UserError
 from roi.scoring import metrics
 from roi.scoring.npz_stream import read_arrays, read_meta, scalar, trained_on
-from roi.scoring.summary import Drawn, Weighed, estimate, scored, weighted_mean
+from roi.scoring.summary import BootstrapEstimate, WeightedStatistic, estimate, scored, weighted_mean
 
 WHAT = "file of curves (infer_roi_consistency.py --curves)"
 
@@ -66,7 +66,7 @@ def read_curves(path: str | Path) -> Curves:
     )
 
 
-def confidence_scores(prob: dict[str, np.ndarray], target: np.ndarray) -> dict[str, Weighed]:
+def confidence_scores(prob: dict[str, np.ndarray], target: np.ndarray) -> dict[str, WeightedStatistic]:
     """Mean of full - drop on positives and on negatives, f(weights) = (R, K)."""
     lost = prob["full"] - prob["drop"]
     return {
@@ -75,7 +75,7 @@ def confidence_scores(prob: dict[str, np.ndarray], target: np.ndarray) -> dict[s
     }
 
 
-def confidence(drawn: dict[str, Drawn], classes: Sequence[str], findings: np.ndarray) -> dict[str, Any]:
+def confidence(drawn: dict[str, BootstrapEstimate], classes: Sequence[str], findings: np.ndarray) -> dict[str, Any]:
     """-> positives and negatives of the block `faithfulness`; the means are over `findings` (K,) bool"""
     return {
         name: {
@@ -96,7 +96,7 @@ def controls(curves: Curves, target: np.ndarray, patients: np.ndarray, resamples
     (trapezoids). A good mask has a high insertion and a low deletion curve, both against its controls. positives, negatives: mean of
     full - drop at keep_ratio. minus: the mask less each control, paired.
     """
-    scores: dict[str, Weighed] = {}
+    scores: dict[str, WeightedStatistic] = {}
     findings = scored(target, curves.classes)
     at = int(np.argmin(np.abs(curves.fractions - curves.keep_ratio)))
     for s, source in enumerate(curves.sources):
@@ -109,10 +109,10 @@ def controls(curves: Curves, target: np.ndarray, patients: np.ndarray, resamples
                 scores[f"{source}/{f}/{part}"] = lambda w, g=ranked: g(w)[..., 0]  # type: ignore[misc]
     drawn = {name: score.over(findings) for name, score in estimate(scores, patients, resamples, seed).items()}
     block: dict[str, Any] = {}
-    figures: dict[str, dict[str, Drawn]] = {}
+    figures: dict[str, dict[str, BootstrapEstimate]] = {}
     for source in curves.sources:
         lines = {
-            part: Drawn(
+            part: BootstrapEstimate(
                 np.array([drawn[f"{source}/{f}/{part}"].value for f in range(len(curves.fractions))]),
                 np.stack([drawn[f"{source}/{f}/{part}"].drawn for f in range(len(curves.fractions))], axis=-1),
             )
@@ -131,7 +131,7 @@ def controls(curves: Curves, target: np.ndarray, patients: np.ndarray, resamples
     if "mask" in figures:
         block["mask"]["minus"] = {
             control: {
-                name: Drawn(ours.value - theirs[name].value, ours.drawn - theirs[name].drawn).summary()
+                name: BootstrapEstimate(ours.value - theirs[name].value, ours.drawn - theirs[name].drawn).summary()
                 for name, ours in figures["mask"].items()
             }
             for control, theirs in figures.items()

@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 
 from roi.errors import UserError
-from roi.files import beside, reason, replacing
+from roi.files import beside, reason, atomic_write
 from roi.scoring.provenance import check_origin
 
 
@@ -76,7 +76,7 @@ class ArrayWriter:
         if kinds is None:
             raise UserError(f"{self.path}: no image was left to write about")
         if distributed.rank() == 0:
-            with replacing(self.path, "wb") as target, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+            with atomic_write(self.path, "wb") as target, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
                 for name, (kind, shape) in kinds.items():
                     header = {
                         "descr": np.lib.format.dtype_to_descr(kind),

@@ -15,7 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 from roi.data.boxes import Box
 from roi.data.images import read_grey
 from roi.data.table import image_keys
-from roi.files import replacing
+from roi.files import atomic_write
 from roi.labels import is_finding
 from roi.text import printable
 
@@ -116,7 +116,7 @@ def save_png(image: Image.Image, path: str | Path, contaminated: bool = False) -
     facts = PngInfo()
     if contaminated:
         facts.add_text("Warning", CONTAMINATED)
-    with replacing(path, "wb") as file:
+    with atomic_write(path, "wb") as file:
         image.save(file, format="PNG", pnginfo=facts)
 
 

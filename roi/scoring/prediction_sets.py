@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 
 from roi.errors import UserError
-from roi.files import replacing
+from roi.files import atomic_write
 from roi.labels import NORMAL, is_finding
 from roi.scoring import calibration, conformal
 from roi.scoring.json_schema import COUNT, NUMBER, TEXT, Each, Items, Keys, Maybe, problems
 from roi.scoring.provenance import ORIGIN
-from roi.scoring.summary import Drawn, Weighed, estimate, weighted_by
+from roi.scoring.summary import BootstrapEstimate, WeightedStatistic, estimate, weighted_by
 
 VERSION = 1
 SHIFT = 0.25  # prevalences that differ by more than this share of the calibration's are worth a warning
@@ -183,7 +183,7 @@ def shifted(
     q = conformal.shifted_prevalence(apply_scale(unlabelled, classes, "platt", platt), base, weight=unlabelled_share)
     found = {"prevalence": dict(zip(classes, q.tolist(), strict=True)), "n_unlabelled": len(unlabelled)}
     try:
-        tilt = conformal.tilted(y, q, share)
+        tilt = conformal.label_shift_weights(y, q, share)
     except ValueError as error:
         return found | {"threshold": None, "why": f"{error}; more than prevalence differs there"}
     weight = tilt * share
@@ -218,7 +218,7 @@ def hashes(patients: np.ndarray) -> list[str]:
 
 
 def write(path: str | Path, thresholds: dict[str, Any]) -> None:
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         json.dump(thresholds, file, indent=1, allow_nan=False)
         file.write("\n")
 
@@ -299,10 +299,10 @@ def realised(
     some = whole & positive.any(axis=1)
     everyone = np.stack([whole, some, whole, whole, some], axis=1)
 
-    def mean(values: np.ndarray, counted: np.ndarray) -> Weighed:
+    def mean(values: np.ndarray, counted: np.ndarray) -> WeightedStatistic:
         return weighted_by(values, shares(counted, patients, thresholds["unit"]))
 
-    measures: dict[str, Weighed] = {}
+    measures: dict[str, WeightedStatistic] = {}
     for rule in (r for r in RULES if r in sets):
         inside = sets[rule]
         lost = (~inside & positive).sum(axis=1) / np.maximum(positive.sum(axis=1), 1)
@@ -357,7 +357,7 @@ def shares(counted: np.ndarray, patients: np.ndarray, unit: str) -> np.ndarray:
     return held / np.maximum(total[code], 1)
 
 
-def column(drawn: Drawn, j: int) -> dict[str, float | None]:
+def column(drawn: BootstrapEstimate, j: int) -> dict[str, float | None]:
     return drawn.map(lambda values: values[..., j]).summary()
 
 

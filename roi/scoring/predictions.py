@@ -18,7 +18,7 @@ import pandas as pd
 from roi.data.table import class_list, image_keys, match_images, unmatched
 from roi.data.text_table import numbers, read_text_table
 from roi.errors import UserError
-from roi.files import beside, replacing
+from roi.files import beside, atomic_write
 from roi.labels import LABELS, NORMAL, canonical
 from roi.scoring.provenance import check_origin
 
@@ -69,7 +69,7 @@ def write(path: str | Path, rows: Iterable[dict[str, Any]], meta: dict[str, Any]
     path = Path(path)
     count = marked = 0
     with ExitStack() as stack:
-        own = stack.enter_context(replacing(path) if distributed.rank() == 0 else beside(path))
+        own = stack.enter_context(atomic_write(path) if distributed.rank() == 0 else beside(path))
         if distributed.rank() == 0:
             own.write("[")
         for row in rows:
@@ -91,7 +91,7 @@ def write(path: str | Path, rows: Iterable[dict[str, Any]], meta: dict[str, Any]
             known = {**meta, "images": count, "contaminated_images": marked}
             if marked:
                 known["contaminated"] = True
-            with replacing(meta_path(path)) as file:
+            with atomic_write(meta_path(path)) as file:
                 json.dump(known, file, indent=1)
         distributed.wait()
     return count, marked

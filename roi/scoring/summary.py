@@ -16,12 +16,12 @@ import pandas as pd
 from roi.labels import is_finding
 from roi.scoring import calibration, metrics
 
-Weighed = Callable[[np.ndarray], np.ndarray]
+WeightedStatistic = Callable[[np.ndarray], np.ndarray]
 AGES = ((0, 18, "0-17"), (18, 40, "18-39"), (40, 60, "40-59"), (60, 80, "60-79"), (80, 200, "80+"))  # years
 CURVE_POINTS = 101
 
 
-class Drawn:
+class BootstrapEstimate:
     """A score: `value` (...) and `drawn` (R, ...)."""
 
     def __init__(self, value: np.ndarray, drawn: np.ndarray) -> None:
@@ -29,13 +29,13 @@ class Drawn:
 
     def map(self, function: Callable[[np.ndarray], np.ndarray]) -> "Drawn":
         """`function` works on arrays with resamples first."""
-        return Drawn(function(self.value[None])[0], function(self.drawn))
+        return BootstrapEstimate(function(self.value[None])[0], function(self.drawn))
 
     def over(self, findings: np.ndarray) -> "Drawn":
         """(..., K), (K,) bool -> (...): the mean over those of `findings` that are defined; the same ones in each resample."""
         chosen = findings & ~np.isnan(self.value)
         if not chosen.any():
-            return Drawn(np.array(math.nan), np.full(len(self.drawn), math.nan))
+            return BootstrapEstimate(np.array(math.nan), np.full(len(self.drawn), math.nan))
         return self.map(lambda v: _nanmean(v[..., chosen]))
 
     def summary(self) -> dict[str, float | None]:
@@ -63,7 +63,7 @@ def scored(target: np.ndarray, classes: Sequence[str]) -> np.ndarray:
     return is_finding(classes) & (target == 1).any(axis=0) & (target == 0).any(axis=0)
 
 
-def estimate(scores: dict[str, Weighed], patients: np.ndarray, resamples: int, seed: int) -> dict[str, Drawn]:
+def estimate(scores: dict[str, WeightedStatistic], patients: np.ndarray, resamples: int, seed: int) -> dict[str, BootstrapEstimate]:
     """Every score on the images themselves and in `resamples` draws of their patients; one patient alone has no spread to draw."""
     resamples = resamples if len(set(patients)) > 1 else 0
     ones, none = np.ones((len(patients), 1), dtype=np.int32), np.zeros((len(patients), 0), dtype=np.int32)
@@ -71,10 +71,10 @@ def estimate(scores: dict[str, Weighed], patients: np.ndarray, resamples: int, s
     for weights in metrics.resamples(patients, resamples, seed):
         for name, score in scores.items():
             blocks[name].append(score(weights))
-    return {name: Drawn(score(ones)[0], np.concatenate(blocks[name])) for name, score in scores.items()}
+    return {name: BootstrapEstimate(score(ones)[0], np.concatenate(blocks[name])) for name, score in scores.items()}
 
 
-def weighted_mean(values: np.ndarray, counted: np.ndarray) -> Weighed:
+def weighted_mean(values: np.ndarray, counted: np.ndarray) -> WeightedStatistic:
     """(N, M), (N, M) bool -> f(weights) = (R, M): the mean of the counted values."""
     held, top = counted.astype(np.float32), np.where(counted, values, 0).astype(np.float32)
 
@@ -86,7 +86,7 @@ def weighted_mean(values: np.ndarray, counted: np.ndarray) -> Weighed:
     return score
 
 
-def weighted_by(values: np.ndarray, share: np.ndarray) -> Weighed:
+def weighted_by(values: np.ndarray, share: np.ndarray) -> WeightedStatistic:
     """(N, M), (N, M) -> f(weights (N, R)) = (R, M): the mean of the values, each counting its share."""
     top = np.where(share > 0, values, 0) * share
 
@@ -98,12 +98,12 @@ def weighted_by(values: np.ndarray, share: np.ndarray) -> Weighed:
     return score
 
 
-def within(rows: np.ndarray, score: Weighed) -> Weighed:
+def within(rows: np.ndarray, score: WeightedStatistic) -> WeightedStatistic:
     """The score of the images `rows` (N,) bool alone."""
     return lambda weights: score(weights[rows])
 
 
-def confusion(called: np.ndarray, target: np.ndarray, usable: np.ndarray) -> Weighed:
+def confusion(called: np.ndarray, target: np.ndarray, usable: np.ndarray) -> WeightedStatistic:
     """(N, K) bool, (N, K), (K,) bool -> f(weights) = (R, K, 4): weighted counts of TP, FP, FN, TN; NaN where not usable."""
     cells = [called & (target == 1), called & (target == 0), ~called & (target == 1), ~called & (target == 0)]
     flat = np.stack(cells, axis=-1).reshape(len(called), -1).astype(np.float32)  # (N, 4K)
@@ -122,9 +122,9 @@ def decisions(counts: np.ndarray) -> dict[str, np.ndarray]:
         return {**metrics.decision_scores(tp, fp, fn, tn), "accuracy": (tp + tn) / (tp + fp + fn + tn)}
 
 
-def main_scores(prob: dict[str, np.ndarray], target: np.ndarray, threshold: np.ndarray | None) -> dict[str, Weighed]:
+def main_scores(prob: dict[str, np.ndarray], target: np.ndarray, threshold: np.ndarray | None) -> dict[str, WeightedStatistic]:
     """What `tables` reads: ranking of each part, squared error, and counts at thresholds."""
-    scores: dict[str, Weighed] = {f"ranking_{part}": metrics.ranking(p, target) for part, p in prob.items()}
+    scores: dict[str, WeightedStatistic] = {f"ranking_{part}": metrics.ranking(p, target) for part, p in prob.items()}
     known = ~np.isnan(target)
     scores["brier"] = weighted_mean((prob["full"] - np.nan_to_num(target)) ** 2, known)
     if threshold is not None:
@@ -133,11 +133,11 @@ def main_scores(prob: dict[str, np.ndarray], target: np.ndarray, threshold: np.n
 
 
 def tables(
-    drawn: dict[str, Drawn], prob: np.ndarray, target: np.ndarray, classes: Sequence[str], threshold: np.ndarray | None
+    drawn: dict[str, BootstrapEstimate], prob: np.ndarray, target: np.ndarray, classes: Sequence[str], threshold: np.ndarray | None
 ) -> dict[str, Any]:
     """-> mean, per_class, and with thresholds micro and hamming; all means over the same findings"""
     findings = scored(target, classes)
-    columns: dict[str, Drawn] = {}  # score -> (K,)
+    columns: dict[str, BootstrapEstimate] = {}  # score -> (K,)
     for name, score in drawn.items():
         if name.startswith("ranking_"):
             suffix = "" if name == "ranking_full" else name.removeprefix("ranking")
@@ -258,8 +258,8 @@ def groups_of(rows: pd.DataFrame) -> dict[str, dict[str, np.ndarray]]:
 
 def subgroup_scores(
     prob: np.ndarray, target: np.ndarray, groups: dict[str, dict[str, np.ndarray]]
-) -> dict[str, Weighed]:
-    scores: dict[str, Weighed] = {}
+) -> dict[str, WeightedStatistic]:
+    scores: dict[str, WeightedStatistic] = {}
     for name, parts in groups.items():
         for group, chosen in parts.items():
             ranked = metrics.ranking(prob[chosen], target[chosen])
@@ -268,7 +268,7 @@ def subgroup_scores(
 
 
 def subgroups(
-    drawn: dict[str, Drawn], groups: dict[str, dict[str, np.ndarray]], patients: np.ndarray, classes: Sequence[str]
+    drawn: dict[str, BootstrapEstimate], groups: dict[str, dict[str, np.ndarray]], patients: np.ndarray, classes: Sequence[str]
 ) -> dict[str, Any]:
     """Mean AUROC of each group over the findings that all groups of the attribute have in both classes, and the gap between best
     and worst. A group with less than half as many such findings as another is too small: undefined, and not in the gap.
@@ -309,11 +309,11 @@ def subgroups(
 
 
 def comparison(
-    ours: Drawn, theirs: Drawn, a: np.ndarray, b: np.ndarray, target: np.ndarray, classes: Sequence[str]
+    ours: BootstrapEstimate, theirs: BootstrapEstimate, a: np.ndarray, b: np.ndarray, target: np.ndarray, classes: Sequence[str]
 ) -> dict[str, Any]:
     """Paired difference ours - theirs of the AUROC, with p from the resamples and, per finding, from DeLong. (N, K) each"""
     both = is_finding(classes) & ~np.isnan(ours.value[:, 0]) & ~np.isnan(theirs.value[:, 0])
-    difference = Drawn(ours.value[:, 0] - theirs.value[:, 0], ours.drawn[..., 0] - theirs.drawn[..., 0])  # (K,)
+    difference = BootstrapEstimate(ours.value[:, 0] - theirs.value[:, 0], ours.drawn[..., 0] - theirs.drawn[..., 0])  # (K,)
     mean = difference.map(lambda v: _nanmean(np.where(both, v, np.nan)))
     per_class: dict[str, Any] = {}
     for j, c in enumerate(classes):

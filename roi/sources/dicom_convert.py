@@ -21,8 +21,8 @@ from PIL import Image
 
 from roi.data.images import UnreadableImage
 from roi.errors import UserError
-from roi.files import replacing
-from roi.process_pool import Died, crew
+from roi.files import atomic_write
+from roi.process_pool import Died, run_jobs
 from roi.progress import progress
 from roi.sources.dicom import read_dicom
 
@@ -157,7 +157,7 @@ def read_facts(out: Path) -> dict[str, Row]:
 
 
 def write_rows(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
@@ -184,7 +184,7 @@ def convert_all(
                 os.fsync(file.fileno())
                 yield str(src / name), str(out / image), how
 
-        with closing(crew(convert, jobs(), workers, PATIENCE)) as ready, progress(None, len(todo), "converting") as bar:
+        with closing(run_jobs(convert, jobs(), workers, PATIENCE)) as ready, progress(None, len(todo), "converting") as bar:
             for k, outcome in ready:
                 image = images[k]
                 if isinstance(outcome, str | Died):
@@ -209,7 +209,7 @@ def convert(job: Job) -> Row | str:
     except MemoryError:
         return "too large for the memory of this machine; fewer --workers need less"
     pixels = fit(pixels, how.size)
-    with replacing(target, "wb") as file:
+    with atomic_write(target, "wb") as file:
         Image.fromarray(pixels).save(
             file, format="PNG", compress_level=1, compress_type=zlib.Z_RLE
         )  # a third of the time of level 6, and no larger

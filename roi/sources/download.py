@@ -26,7 +26,7 @@ from requests.auth import HTTPBasicAuth
 from tqdm import tqdm
 
 from roi.errors import UserError
-from roi.files import reason, replacing, writable
+from roi.files import reason, atomic_write, writable
 
 AGENT = "roi-download/1.0"
 PHYSIONET = "https://physionet.org/files/"
@@ -148,7 +148,7 @@ def _transfer(
             offset = 0  # a server without ranges, or another file than before
         if total is not None:
             room(part.parent, total - offset - (0 if offset else _size(part)))
-        with replacing(_tag(part)) as file:
+        with atomic_write(_tag(part)) as file:
             json.dump({"url": url, "validator": validator, "total": total}, file)
         _write(answer, part, offset, total, quiet)
 

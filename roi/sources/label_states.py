@@ -11,14 +11,14 @@ import pandas as pd
 
 from roi.labels import LABELS
 
-ABSENT, PRESENT, UNCERTAIN, UNSEEN, BLANK, COARSE, UNFIT, DIVIDED = range(8)
+ABSENT, PRESENT, UNCERTAIN, NOT_LABELED, NOT_MENTIONED, PARENT_ONLY, EXCLUDED, READERS_DISAGREE = range(8)
 REASONS = {
     UNCERTAIN: "the source says that it is uncertain",
-    UNSEEN: "the data set never looked for it",
-    BLANK: "not mentioned",
-    COARSE: "a wider or neighbouring label is present that may mean it",
-    UNFIT: "the image or its labels are of no use: excluded, not indexed, not readable",
-    DIVIDED: "the readers disagree",
+    NOT_LABELED: "the data set never looked for it",
+    NOT_MENTIONED: "not mentioned",
+    PARENT_ONLY: "a wider or neighbouring label is present that may mean it",
+    EXCLUDED: "the image or its labels are of no use: excluded, not indexed, not readable",
+    READERS_DISAGREE: "the readers disagree",
 }
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 from roi.data.images import locate
 from roi.errors import UserError
 from roi.labels import LABELS
-from roi.sources.label_states import ABSENT, BLANK, COARSE, PRESENT, REASONS, UNCERTAIN, UNSEEN, fields
+from roi.sources.label_states import ABSENT, NOT_MENTIONED, PARENT_ONLY, PRESENT, REASONS, UNCERTAIN, NOT_LABELED, fields
 from roi.sources.readers import CHEXPERT, READERS, negated
 from roi.sources.views import LEFT_OUT, chosen_views, shown, unknown_views
 
@@ -103,8 +103,8 @@ def with_cxrlt(mimic: pd.DataFrame, cxrlt: pd.DataFrame) -> tuple[pd.DataFrame, 
     # MIMIC's labels look for seven findings: where its report does not mention one, a 1 alone says more, whatever
     # neighbour is beside it.
     asked = np.isin(LABELS, list(CHEXPERT.values()))
-    unmentioned = (was == BLANK) | (was == COARSE) & asked
-    filled = known & np.isin(was, (UNSEEN, COARSE)) & ~unmentioned | (more == PRESENT) & unmentioned
+    unmentioned = (was == NOT_MENTIONED) | (was == PARENT_ONLY) & asked
+    filled = known & np.isin(was, (NOT_LABELED, PARENT_ONLY)) & ~unmentioned | (more == PRESENT) & unmentioned
     after = before.copy()
     after[own] = np.where(filled, more, was)
     out = mimic.assign(**fields(after), **{label: after[:, j] for j, label in enumerate(LABELS)})

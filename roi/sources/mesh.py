@@ -10,7 +10,7 @@ import numpy as np
 
 from roi.errors import UserError
 from roi.labels import LABELS
-from roi.sources.label_states import ABSENT, COARSE, PRESENT, UNFIT
+from roi.sources.label_states import ABSENT, PARENT_ONLY, PRESENT, EXCLUDED
 from roi.sources.near_names import words_of
 
 SAYS = {  # head, or head/qualifier wherever the qualifier stands
@@ -56,7 +56,7 @@ def mesh_cells(entries: Sequence[str], neighbours: bool = True) -> np.ndarray:
     that say nothing of the 14 are ABSENT. UserError: a report without any code, which is not the same as `normal`.
     """
     near = NEIGHBOURS if neighbours else {code: NEIGHBOURS[code] for code in WIDER}
-    rules = [(SAYS, PRESENT), (near, COARSE)]
+    rules = [(SAYS, PRESENT), (near, PARENT_ONLY)]
     known: dict[str, np.ndarray] = {}
     for number, entry in enumerate(entries):
         if entry not in known:
@@ -80,7 +80,7 @@ def _row(entry: str, rules: list[tuple[dict[str, tuple[str, ...]], int]], number
             f"report {number} has no MeSH code ({entry!r}); a normal one says 'normal', so is the file cut off?"
         )
     if not names.isdisjoint(USELESS):
-        return np.full(len(LABELS), UNFIT, dtype=np.int8)
+        return np.full(len(LABELS), EXCLUDED, dtype=np.int8)
     row = np.full(len(LABELS), ABSENT, dtype=np.int8)
     for rule, code in reversed(rules):  # what is said outranks what may be meant
         for name, findings in rule.items():

@@ -29,7 +29,7 @@ from roi.data.text_table import refuse_long_rows
 from roi.errors import UserError
 from roi.files import contents
 from roi.labels import LABELS, normal_name, refuse_no_label, spelled
-from roi.sources.label_states import ABSENT, BLANK, COARSE, DIVIDED, PRESENT, UNCERTAIN, UNFIT, UNSEEN, fields
+from roi.sources.label_states import ABSENT, NOT_MENTIONED, PARENT_ONLY, READERS_DISAGREE, PRESENT, UNCERTAIN, EXCLUDED, NOT_LABELED, fields
 from roi.sources.near_names import words_of
 from roi.sources.views import view_of
 
@@ -400,7 +400,7 @@ def negated(cells: np.ndarray, blank: str) -> np.ndarray:
     """The policy for what is not mentioned: 'unknown' leaves it so, 'negative' makes it absent."""
     if blank not in ("unknown", "negative"):
         raise UserError(f"blank {blank!r} is neither unknown nor negative")
-    return np.where(cells == BLANK, ABSENT, cells).astype(np.int8) if blank == "negative" else cells
+    return np.where(cells == NOT_MENTIONED, ABSENT, cells).astype(np.int8) if blank == "negative" else cells
 
 
 # CheXpert and MIMIC-CXR-JPG: the labels of the CheXpert labeler
@@ -418,7 +418,7 @@ CHEXPERT_NEAR = words_of("chexpert")
 CHEXPERT_FOLDER = "[Cc]he[Xx]pert*"
 CHEXPERT_BATCH = re.compile(r"chexpert.* batch \d", re.IGNORECASE)
 CHEXPERT_NAMES = list(dict.fromkeys([*CHEXPERT, *CHEXPERT_NEAR, "No Finding"]))
-SAID = {"1.0": PRESENT, "1": PRESENT, "0.0": ABSENT, "0": ABSENT, "-1.0": UNCERTAIN, "-1": UNCERTAIN, "": BLANK}
+SAID = {"1.0": PRESENT, "1": PRESENT, "0.0": ABSENT, "0": ABSENT, "-1.0": UNCERTAIN, "-1": UNCERTAIN, "": NOT_MENTIONED}
 
 
 def chexpert_cells(raw: pd.DataFrame, name: str | Path, blank: str) -> np.ndarray:
@@ -428,7 +428,7 @@ def chexpert_cells(raw: pd.DataFrame, name: str | Path, blank: str) -> np.ndarra
     absent. What is still blank, or was never looked for, is unknown because of a neighbour (Lung Opacity, Lung Lesion
     …) where that is present or uncertain: `blank` says nothing of it then.
     """
-    cells = np.full((len(raw), len(LABELS)), UNSEEN, dtype=np.int8)
+    cells = np.full((len(raw), len(LABELS)), NOT_LABELED, dtype=np.int8)
     said = {}
     for column in CHEXPERT_NAMES:
         code, kinds = pd.factorize(raw[column])
@@ -439,10 +439,10 @@ def chexpert_cells(raw: pd.DataFrame, name: str | Path, blank: str) -> np.ndarra
         said[column] = np.array([SAID[kind.strip()] for kind in kinds], dtype=np.int8)[code]
     normal = said["No Finding"] == PRESENT
     for theirs, ours in CHEXPERT.items():
-        cells[:, PLACE[ours]] = np.where(normal & (said[theirs] == BLANK), ABSENT, said[theirs])
+        cells[:, PLACE[ours]] = np.where(normal & (said[theirs] == NOT_MENTIONED), ABSENT, said[theirs])
     for theirs, findings in CHEXPERT_NEAR.items():
-        leave_unknown(cells, said[theirs] == PRESENT, findings, (BLANK, UNSEEN))
-        leave_unknown(cells, said[theirs] == UNCERTAIN, findings, (BLANK,))
+        leave_unknown(cells, said[theirs] == PRESENT, findings, (NOT_MENTIONED, NOT_LABELED))
+        leave_unknown(cells, said[theirs] == UNCERTAIN, findings, (NOT_MENTIONED,))
     return negated(cells, blank)
 
 
@@ -450,7 +450,7 @@ def leave_unknown(cells: np.ndarray, rows: np.ndarray, findings: Sequence[str], 
     """Make COARSE the cells of `findings` that are one of `open_cells`, in `rows` (N,) bool: a neighbour is present."""
     for finding in findings:
         column = cells[:, PLACE[finding]]
-        column[rows & np.isin(column, open_cells)] = COARSE
+        column[rows & np.isin(column, open_cells)] = PARENT_ONLY
 
 
 def read_chexpert(root: str | Path, blank: str = "unknown") -> pd.DataFrame:
@@ -543,8 +543,8 @@ def read_mimic(root: str | Path, blank: str = "unknown") -> pd.DataFrame:
     study = pd.Index(said["subject_id"] + "/" + said["study_id"]).get_indexer(
         pd.Index(raw["subject_id"] + "/" + raw["study_id"])
     )
-    nothing = np.full((1, len(LABELS)), UNSEEN, dtype=np.int8)
-    nothing[0, [PLACE[ours] for ours in CHEXPERT.values()]] = BLANK
+    nothing = np.full((1, len(LABELS)), NOT_LABELED, dtype=np.int8)
+    nothing[0, [PLACE[ours] for ours in CHEXPERT.values()]] = NOT_MENTIONED
     cells = np.concatenate([chexpert_cells(said, labels, blank), nothing])[study]
     parts = read_columns(split, ["dicom_id", "split"])
     if parts["dicom_id"].duplicated().any():
@@ -719,10 +719,10 @@ def padchest_cells(field: str) -> np.ndarray:
     """One `Labels` field -> (K,)"""
     names = padchest_names(field)
     if not names or names & {"exclude", "suboptimal study"}:
-        return np.full(len(LABELS), UNFIT, dtype=np.int8)
-    cells = np.full(len(LABELS), BLANK if "unchanged" in names else ABSENT, dtype=np.int8)
+        return np.full(len(LABELS), EXCLUDED, dtype=np.int8)
+    cells = np.full(len(LABELS), NOT_MENTIONED if "unchanged" in names else ABSENT, dtype=np.int8)
     for name in names & PADCHEST_NEAR.keys():
-        cells[[PLACE[finding] for finding in PADCHEST_NEAR[name]]] = COARSE
+        cells[[PLACE[finding] for finding in PADCHEST_NEAR[name]]] = PARENT_ONLY
     for label, exact in PADCHEST.items():
         if names.intersection(exact):
             cells[PLACE[label]] = PRESENT
@@ -767,13 +767,13 @@ def voted(share: dict[str, np.ndarray], votes: str) -> tuple[np.ndarray, np.ndar
     if votes not in VOTES:
         raise UserError(f"votes {votes!r} is none of {', '.join(VOTES)}")
     above = {theirs: part > 0.5 if votes == "majority" else part > 0 for theirs, part in share.items()}
-    cells = np.full((len(next(iter(share.values()))), len(LABELS)), UNSEEN, dtype=np.int8)
+    cells = np.full((len(next(iter(share.values()))), len(LABELS)), NOT_LABELED, dtype=np.int8)
     shown = np.zeros(cells.shape)
     for ours, theirs in VINDR.items():
         if theirs in share:
             part = share[theirs]
             divided = (votes == "fraction") & (part > 0) & (part < 1)
-            cells[:, PLACE[ours]] = np.where(divided, DIVIDED, above[theirs])
+            cells[:, PLACE[ours]] = np.where(divided, READERS_DISAGREE, above[theirs])
             shown[:, PLACE[ours]] = np.where(divided, part, 0)
     cells[:, [PLACE["Mass"], PLACE["Nodule"]]] = ABSENT
     for theirs, findings in VINDR_NEAR.items():

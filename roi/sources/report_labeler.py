@@ -25,14 +25,14 @@ import numpy as np
 
 from roi.errors import UserError
 from roi.labels import LABELS
-from roi.sources.label_states import ABSENT, BLANK, COARSE, PRESENT, UNCERTAIN
+from roi.sources.label_states import ABSENT, NOT_MENTIONED, PARENT_ONLY, PRESENT, UNCERTAIN
 from roi.sources.report_scopes import meetings, scopes_of
 from roi.sources.report_text import Item, matches, places, sentences, signature
 from roi.sources.report_vocabulary import ACUTE, COVERS
 
 # What a sentence says of a finding; the higher outranks within a section.
 NOTHING, COVERED, NEAR, DENIED, HEDGED, SAID = range(6)
-CODES = np.array([BLANK, ABSENT, COARSE, ABSENT, UNCERTAIN, PRESENT], dtype=np.int8)
+CODES = np.array([NOT_MENTIONED, ABSENT, PARENT_ONLY, ABSENT, UNCERTAIN, PRESENT], dtype=np.int8)
 WHERE_DENIED = {"named": DENIED, "wider": COVERED, "neighbour": NOTHING}
 COVERED_BY = {part: places(findings) for part, findings in COVERS.items()}
 HEART = LABELS.index("Cardiomegaly")

@@ -14,7 +14,7 @@ from roi import distributed
 from roi.data.patients import named_patients
 from roi.data.table import image_keys, patients_from_names
 from roi.errors import UserError
-from roi.files import reason, replacing
+from roi.files import reason, atomic_write
 from roi.models.roi_model import RoiModel, described
 from roi.models.weights import misfits, read_tensors
 
@@ -60,7 +60,7 @@ def save(path: str | Path, state: dict[str, Any], keep: Path | None = None) -> N
     """Write a checkpoint, whole or not at all; the one that it replaces is then called `keep`. UserError when the disk is full."""
     path = Path(path)
     try:
-        with replacing(path, "wb", keep) as file:
+        with atomic_write(path, "wb", keep) as file:
             torch.save(state, file)
     except (OSError, RuntimeError) as error:  # torch's writer has errors of its own
         raise UserError(

@@ -26,9 +26,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from roi.data.dataset import Batch, Batches, Features, ahead
+from roi.data.dataset import Batch, ShardedBatchSampler, Features, ahead
 from roi.errors import UserError
-from roi.files import replacing
+from roi.files import atomic_write
 from roi.models.roi_model import RoiModel, head
 from roi.progress import progress, say
 
@@ -52,7 +52,7 @@ class FeatureLoader:
 
     features: FeatureArrays
     targets: np.ndarray
-    sampler: Batches
+    sampler: ShardedBatchSampler
     prefetch: int = 2
 
     def __iter__(self) -> Iterator[Batch]:
@@ -183,7 +183,7 @@ def computed(
         return FeatureArrays(arrays[0], arrays[1:])
     for array in arrays:
         array.flush()  # type: ignore[attr-defined]  # a memory map
-    with replacing(home / "done.json") as file:
+    with atomic_write(home / "done.json") as file:
         json.dump({"images": rows, "stages": len(arrays) - 1}, file)
     return opened(home)
 

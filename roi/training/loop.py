@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from roi import distributed
-from roi.data.dataset import Batch, Batches, FileLoader, Share, checked, note_constant, note_unreadable
+from roi.data.dataset import Batch, ShardedBatchSampler, FileLoader, Share, checked, note_constant, note_unreadable
 from roi.data.images import UnreadableImage
 from roi.errors import RunError, UserError
 from roi.files import reason
@@ -34,7 +34,7 @@ from roi.training import checkpoint
 from roi.training.mask_controls import MaskControls
 from roi.training.mask_verdict import complaints
 from roi.training.metrics_log import TERMS, MetricsLog
-from roi.training.optim import Average, Schedule, batch_norms
+from roi.training.optim import EMA, Schedule, batch_norms
 
 NORM_OF_ONE = "more than 1 value per channel"  # what torch says of a batch norm that sees one image and one cell
 LossesFn = Callable[[RoiModel, Batch, int], dict[str, Tensor]]
@@ -183,11 +183,11 @@ def train_one_epoch(
     while group := list(itertools.islice(iterator, accum_steps)):
         counted = [(batch, share) for batch, share in zip(group, shares(group), strict=True) if len(batch.index)]
         for place, (batch, share) in enumerate(counted, 1):
-            batch = batch.to(device)._replace(share=share.of_batch)
+            batch = batch.to(device)._replace(share=share.count_of_batch)
             with distributed.no_sync(step, place < len(counted)):
                 with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                     losses = step(batch, epoch)
-                    loss = balance(losses, share.of_batch)
+                    loss = balance(losses, share.count_of_batch)
                 scaler.scale(loss * share.of_step).backward()
             meter.add({"loss": loss, **losses}, batch.index, share.images)
         if counted:
@@ -304,12 +304,12 @@ def what_failed(error: BaseException, where: str, less_memory: str = LESS_MEMORY
 
 
 @dataclass
-class Fit:
+class TrainingRun:
     """A training run: what it trains on, with what, and where it writes. `meta` goes into the checkpoint as it is."""
 
     model: RoiModel
     train_loader: Iterable[Batch]
-    sampler: Batches
+    sampler: ShardedBatchSampler
     val_loader: Iterable[Batch] | None
     classes: list[str]
     losses_fn: LossesFn
@@ -332,7 +332,7 @@ class Fit:
     save_every_steps: int = 0  # 0: at the end of an epoch alone
     datasets: np.ndarray | None = None  # (N,) data set of each validation row, where there are several
     schedule: Schedule = None  # type: ignore[assignment]  # constant, where none is given
-    average: Average | None = None  # what is validated, and saved as the best
+    average: EMA | None = None  # what is validated, and saved as the best
     decisions: bool = False  # whether validation counts right and wrong ones as well
     patience: int = 0  # epochs without a better val_auroc after which it stops; 0: never
     epoch: int = 0  # finished epochs

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from roi.errors import UserError
-from roi.files import replacing
+from roi.files import atomic_write
 from roi.progress import say
 from roi.training.mask_verdict import MASK_CONTROLS
 
@@ -89,7 +89,7 @@ class MetricsLog:
                 )
             if lines[1:] == done:
                 return  # the same file goes on, and so does a `tail -f` on it
-        with replacing(path) as file:
+        with atomic_write(path) as file:
             file.writelines(f"{line}\n" for line in (header, *done))
 
     def row(self, values: dict[str, Any]) -> None:

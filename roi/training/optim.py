@@ -133,7 +133,7 @@ def climbing(warmup: int, total: int | None) -> Callable[[int], float]:
     return factor
 
 
-class Average:
+class EMA:
     """Exponential moving average of the weights and of the statistics of batch norm (Polyak & Juditsky 1992): m = d m + (1 - d) w after each step.
 
     Of step n it is d = min(decay, (1 + n) / (10 + n)), so that a young average forgets where it began. The model itself goes on

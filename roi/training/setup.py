@@ -16,7 +16,7 @@ from torch import Tensor
 from roi import cli, distributed
 from roi.counter_rng import row_seeds
 from roi.data.augment import Augment, augmented
-from roi.data.dataset import Batch, Batches, CacheLoader, XrayDataset, cached, checked, fits, make_loader, present
+from roi.data.dataset import Batch, ShardedBatchSampler, CacheLoader, XrayDataset, cached, checked, fits, make_loader, present
 from roi.data.patients import named_patients
 from roi.data.splits import split_word
 from roi.data.table import (
@@ -33,7 +33,7 @@ from roi.data.table import (
     tokens,
 )
 from roi.errors import UserError
-from roi.files import refuse_existing, replacing, writable
+from roi.files import refuse_existing, atomic_write, writable
 from roi.labels import is_finding
 from roi.losses import terms as losses
 from roi.losses.gradnorm import FixedWeights, GradNorm, Taps
@@ -43,9 +43,9 @@ from roi.models.roi_model import IMAGENET, LEARNED, RoiModel, build_model, head,
 from roi.scoring.metrics import VALIDATION_DECISIONS, can_be_scored
 from roi.training import checkpoint, mask_controls
 from roi.training.frozen_features import FeatureLoader, check_head, frozen_features
-from roi.training.loop import Fit, LossesFn, best_path, pick_device, pick_dtype, previous_path, what_failed
+from roi.training.loop import TrainingRun, LossesFn, best_path, pick_device, pick_dtype, previous_path, what_failed
 from roi.training.metrics_log import MetricsLog
-from roi.training.optim import Average, Schedule, batch_norms, learn_only, make_optimizer
+from roi.training.optim import EMA, Schedule, batch_norms, learn_only, make_optimizer
 
 FEW = 5  # images with a finding, below which a class is warned of
 
@@ -70,7 +70,7 @@ def train(args: argparse.Namespace, mask: str, without: Sequence[str] = ()) -> i
         return fit.run()
 
 
-def fit_of(args: argparse.Namespace, mask: str, without: Sequence[str], device: torch.device) -> Fit:
+def fit_of(args: argparse.Namespace, mask: str, without: Sequence[str], device: torch.device) -> TrainingRun:
     """From flags to a run that is ready. All checks come before the first file is written or removed."""
     cli.settle_augment(args)
     evidence = args.objective == "evidence" and mask in LEARNED
@@ -164,7 +164,7 @@ def fit_of(args: argparse.Namespace, mask: str, without: Sequence[str], device: 
     if args.compile:
         compiled(model)
     distributed.wait()  # every process has looked at what is there
-    fit = Fit(
+    fit = TrainingRun(
         model,
         train_loader,
         sampler,
@@ -188,7 +188,7 @@ def fit_of(args: argparse.Namespace, mask: str, without: Sequence[str], device: 
         save_every_steps=args.save_every_steps,
         datasets=None if rows.val is None else datasets_of(rows.val),
         schedule=schedule,
-        average=Average(model, args.ema) if args.ema else None,
+        average=EMA(model, args.ema) if args.ema else None,
         patience=args.patience,
         decisions=args.val_decisions,
     )
@@ -210,7 +210,7 @@ def flags_of(args: argparse.Namespace, mask: str, without: Sequence[str], dtype:
     return flags
 
 
-def open_files(fit: Fit, args: argparse.Namespace, rows: Rows, state: dict[str, Any] | None) -> None:
+def open_files(fit: TrainingRun, args: argparse.Namespace, rows: Rows, state: dict[str, Any] | None) -> None:
     """What a run writes beside its checkpoints; `state`: the checkpoint that it goes on from."""
     if state is None:
         if distributed.rank() == 0:
@@ -311,7 +311,7 @@ def write_validation(table: pd.DataFrame, save: Path) -> None:
     if (
         not path.is_file() or path.read_text(encoding="utf-8") != text
     ):  # a finished run that is resumed leaves it as it is
-        with replacing(path) as file:
+        with atomic_write(path) as file:
             file.write(text)
 
 
@@ -550,7 +550,7 @@ def loader_of(
     device: torch.device,
     output: Path,
     seed: int | None,
-) -> tuple[Iterable[Batch], Batches, pd.DataFrame]:
+) -> tuple[Iterable[Batch], ShardedBatchSampler, pd.DataFrame]:
     """-> (batches, their sampler, the rows whose image is there): for validation in table order, for training shuffled.
 
     The rows are the same with and without a cache: what cannot be read is left out of its batch.
@@ -578,7 +578,7 @@ def loader_of(
     images = table["image"].tolist()
     cache = cached(images, paths, args.cache_dir, args.img_size, args.workers, args.skip_unreadable, output)
     targets, groups = learned_from(table, classes, args, seed)
-    sampler = Batches(len(table), args.batch_size, seed, *share, groups)
+    sampler = ShardedBatchSampler(len(table), args.batch_size, seed, *share, groups)
     if cache.unreadable:
         sampler.unreadable = cache.rows < 0
     on_device = fits(cache, len(table), device, args.cache_on_device)
@@ -620,12 +620,12 @@ def frozen_loader(
     device: torch.device,
     output: Path,
     seed: int | None,
-) -> tuple[Iterable[Batch], Batches, pd.DataFrame]:
+) -> tuple[Iterable[Batch], ShardedBatchSampler, pd.DataFrame]:
     """`loader_of` for a frozen backbone: batches of its features in the place of pixels."""
     pixels, in_order, table = loader_of(table, classes, args, device, output, None)
     features = frozen_features(model, lambda: checked(pixels, False, set()), len(table), args.cache_dir, device, dtype)
     targets, groups = learned_from(table, classes, args, seed)
-    sampler = Batches(len(table), args.batch_size, seed, groups=groups)
+    sampler = ShardedBatchSampler(len(table), args.batch_size, seed, groups=groups)
     sampler.unreadable = in_order.unreadable
     return FeatureLoader(features, targets, sampler, args.prefetch_factor), sampler, table
 

@@ -611,15 +611,15 @@ def test_a_worker_that_is_killed_ends_the_build(
 ) -> None:
     build = start(build_at, 60, tmp_path / "c", source, tmp_path / "began")
     wait_for(lambda: len(workers_of(tmp_path / "began")) == 2)
-    crew = workers_of(tmp_path / "began")
-    os.kill(min(crew), signal.SIGKILL)  # as the kernel does when memory runs out
+    run_jobs = workers_of(tmp_path / "began")
+    os.kill(min(run_jobs), signal.SIGKILL)  # as the kernel does when memory runs out
     build.join(5)
     assert (
         build.exitcode == 1
         and "UserError" in (said := capfd.readouterr().err)
         and "out of memory? Fewer --workers" in said
     )
-    assert not any(map(alive, crew))
+    assert not any(map(alive, run_jobs))
 
 
 @needs_fork

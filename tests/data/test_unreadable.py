@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from roi.data.dataset import Batch, Batches, CacheLoader, XrayDataset, cached, checked, make_loader
+from roi.data.dataset import Batch, ShardedBatchSampler, CacheLoader, XrayDataset, cached, checked, make_loader
 from roi.data.images import UnreadableImage
 from roi.data.pixel_cache import open_cache
 
@@ -30,7 +30,7 @@ def paths(tmp_path: Path) -> list[str]:
     return found
 
 
-def dealt(loader: object, sampler: Batches) -> list[list[Batch]]:
+def dealt(loader: object, sampler: ShardedBatchSampler) -> list[list[Batch]]:
     """The batches of three epochs."""
     found = []
     for epoch in range(3):
@@ -47,7 +47,7 @@ def test_the_same_batches_with_and_without_a_cache(
     loader, sampler = make_loader(XrayDataset(paths, TARGETS, SIZE), 4, seed, groups=groups)
     cache = cached([Path(p).name for p in paths], paths, str(tmp_path / "c"), SIZE, 0, True, tmp_path / "out")
     assert sorted(cache.unreadable) == list(BAD)
-    other = Batches(N, 4, seed, groups=groups)
+    other = ShardedBatchSampler(N, 4, seed, groups=groups)
     other.unreadable = cache.rows < 0
     gathered = CacheLoader(cache, TARGETS, other, torch.device("cpu"), on_device, 2)
     assert len(loader) == len(gathered) == 6
@@ -63,8 +63,8 @@ def test_the_same_batches_with_and_without_a_cache(
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("start", [0, 1])
 def test_processes_share_the_batches_that_one_would_have(world: int, start: int) -> None:
-    whole = Batches(N, 6, 7)
-    parts = [Batches(N, 6 // world, 7, rank, world) for rank in range(world)]
+    whole = ShardedBatchSampler(N, 6, 7)
+    parts = [ShardedBatchSampler(N, 6 // world, 7, rank, world) for rank in range(world)]
     for order in (whole, *parts):
         order.unreadable, order.start = np.isin(np.arange(N), BAD), start
     for epoch in range(5):
@@ -76,7 +76,7 @@ def test_processes_share_the_batches_that_one_would_have(world: int, start: int)
             counted = [own[n][: share[n].images] for own, share in zip(batches, shares, strict=True)]
             assert sorted(sum(counted, [])) == sorted(batch)
             assert all(own[n] for own in batches) or not batch  # all do the same work
-            assert sum(share[n].of_batch for share in shares) == pytest.approx(world if batch else 0)
+            assert sum(share[n].count_of_batch for share in shares) == pytest.approx(world if batch else 0)
         total = sum(len(batch) for batch in whole)
         for share in shares:
             assert sum(s.of_step for s in share) == pytest.approx(world * sum(s.images for s in share) / total)
@@ -88,7 +88,7 @@ def batch_of(rows: list[int]) -> Batch:
 
 def test_a_batch_of_nothing_but_unreadable_rows_is_a_batch_all_the_same(tmp_path: Path, paths: list[str]) -> None:
     cache = open_cache(tmp_path / "c", [Path(p).name for p in paths], paths, SIZE, 0)
-    order = Batches(N, 1, None)
+    order = ShardedBatchSampler(N, 1, None)
     order.unreadable = cache.rows < 0
     sizes = [len(batch.index) for batch in CacheLoader(cache, TARGETS, order, torch.device("cpu"), False, 2)]
     assert sizes == [0 if k in BAD else 1 for k in range(N)]

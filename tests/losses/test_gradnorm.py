@@ -17,7 +17,7 @@ from roi import distributed
 from roi.losses import objectives as objectives
 from roi.losses.gradnorm import FixedWeights, GradNorm, Taps
 from roi.losses.objectives import LAYER, OBJECTIVES, consistency_terms, evidence_terms
-from roi.losses.terms import Over, of_batch
+from roi.losses.terms import Denominator, count_of_batch
 from roi.models.roi_model import RoiModel, build_backbone
 
 SIZE, K = 32, 4
@@ -72,7 +72,7 @@ def batch() -> tuple[Tensor, Tensor]:
 
 
 def terms_of(
-    objective: str, model: RoiModel, rows: slice = slice(None), warm_up: bool = False, over: Over = of_batch
+    objective: str, model: RoiModel, rows: slice = slice(None), warm_up: bool = False, over: Denominator = count_of_batch
 ) -> dict[str, Tensor]:
     pixels, target = batch()
     if objective == "consistency":

@@ -195,7 +195,7 @@ def test_flags_reach_their_loss_and_nothing_but_the_term_full(name: str) -> None
         "class_balanced": partial(losses.class_balanced, weight=t(losses.balanced_weights(*counts, 0.9)).float()),
         "ldam": partial(losses.ldam, margin=t(losses.margins(*counts, 0.7)).float(), scale=2.0),
     }[name]
-    assert torch.equal(loss(logits, target, losses.of_batch), expected(logits, target))
+    assert torch.equal(loss(logits, target, losses.count_of_batch), expected(logits, target))
     pixels = torch.randint(0, 256, (6, 1, 20, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     seeds = row_seeds(0, 0, torch.arange(6))
     evidence = partial(evidence_terms, random_views=0.5)

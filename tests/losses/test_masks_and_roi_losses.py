@@ -34,7 +34,7 @@ def test_topk_keeps_exactly_k_whatever_the_ties(score: str, k: int) -> None:
 def test_rounding_does_not_choose_among_equal_scores(k: int) -> None:
     """Enlarged cells are flat at the border, and another batch size rounds them otherwise."""
     g = torch.Generator().manual_seed(0)
-    score = masks.enlarged(torch.randn(8, 1, 4, 4, generator=g), (32, 32))
+    score = masks.upsample(torch.randn(8, 1, 4, 4, generator=g), (32, 32))
     noise = torch.randn(score.shape, generator=g) * 3e-7
     kth = score.flatten(1).topk(k).values[:, -1]
     assert (((score - kth[:, None, None, None]).abs() < 1e-6).sum((1, 2, 3)) > 1).any()  # there are ties to break
@@ -72,32 +72,32 @@ def test_standardised_and_enlarged_are_closed_forms() -> None:
     expected = (flat - flat.mean(2, keepdims=True)) / flat.std(2, ddof=1, keepdims=True)
     np.testing.assert_allclose(masks.standardised(maps).numpy().reshape(2, 3, 20), expected, atol=1e-5)
     assert (masks.standardised(torch.full((1, 1, 4, 4), 3.0)) == 0).all()
-    assert masks.enlarged(maps, (4, 5)) is maps
+    assert masks.upsample(maps, (4, 5)) is maps
     ramp = torch.tensor(
         [[[[0.0, 4.0], [8.0, 12.0]]]]
     )  # pixel centres at -1/4, 1/4, 3/4, 5/4 cells, cut off at the outer centres
     place = np.array([0, 0.25, 0.75, 1])
     np.testing.assert_allclose(
-        masks.enlarged(ramp, (4, 4))[0, 0].numpy(), 8 * place[:, None] + 4 * place[None], atol=1e-6
+        masks.upsample(ramp, (4, 4))[0, 0].numpy(), 8 * place[:, None] + 4 * place[None], atol=1e-6
     )
 
 
 @pytest.mark.parametrize("k", [1, 14, 100, 144])
 def test_competing_puts_exactly_k_pixels_above_one_half_whatever_the_scale(k: int) -> None:
     score = distinct()
-    s = masks.competing(score, k)
+    s = masks.soft_topk(score, k)
     assert (
         torch.equal((s >= 0.5).double(), masks.exact_topk(score, k))
         and (s == 0.5).sum(dim=(1, 2, 3)).tolist() == [1] * 3
     )
     for scale, shift in ((1000.0, 0.0), (1.0, -40.0), (0.01, 5.0)):
-        torch.testing.assert_close(masks.competing(scale * score + shift, k), s, rtol=1e-3, atol=1e-4)
-    assert not torch.allclose(masks.competing(score**3, k), s, atol=1e-2)  # its shape does matter
+        torch.testing.assert_close(masks.soft_topk(scale * score + shift, k), s, rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(masks.soft_topk(score**3, k), s, atol=1e-2)  # its shape does matter
 
 
 def test_competing_is_near_the_kept_share_and_neither_saturates_nor_dies() -> None:
     for share in (0.05, 0.1, 0.3):
-        s = masks.competing(distinct(size=64) * 300, masks.kept_pixels(64, 64, share))
+        s = masks.soft_topk(distinct(size=64) * 300, masks.kept_pixels(64, 64, share))
         assert share < s.mean().item() < share + 0.1 and s.min() > 1e-5 and s.max() < 1 - 1e-5
     assert (distinct(size=64) * 300).sigmoid().mean().item() == pytest.approx(
         0.5, abs=0.02
@@ -114,7 +114,7 @@ def test_the_gradient_of_competing_takes_the_kth_value_for_a_constant() -> None:
         return (((masks.standardised(z) - kth) / tau).sigmoid() * weight).sum()
 
     z = score.clone().requires_grad_()
-    (found,) = torch.autograd.grad((masks.competing(z, k, tau) * weight).sum(), z)
+    (found,) = torch.autograd.grad((masks.soft_topk(z, k, tau) * weight).sum(), z)
     expected = torch.empty_like(score)
     for n in range(score.numel()):
         step = torch.zeros(score.numel(), dtype=score.dtype)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from roi.losses import terms as losses
 from roi.losses.gradnorm import GradNorm, Taps
-from roi.losses.objectives import LAYER, LIGHT, OBJECTIVES, Chance, consistency_terms, evidence_terms
+from roi.losses.objectives import LAYER, LIGHT, OBJECTIVES, RandomViews, consistency_terms, evidence_terms
 from roi.models import masks
 from roi.models.roi_model import FILLS, RoiModel
 
@@ -112,7 +112,7 @@ def test_a_dropped_map_is_that_of_its_finding(mask: str) -> None:
     """Where one finding is lost its map alone learns; where all are lost every map of a finding does."""
     target = torch.tensor([0.0, 1, 0, 1]).expand(len(SEEDS), K)
     for seeds, rows in ((SINGLE, [1]), (ALL, [0, 1, 2])):
-        assert Chance.draw(seeds, target, (SIZE, SIZE), 0.5).single.all() == (rows == [1])
+        assert RandomViews.draw(seeds, target, (SIZE, SIZE), 0.5).single.all() == (rows == [1])
         model = make(mask)
         terms(model, target, seeds=seeds)["drop"].backward()
         weight = model.mask_net.layers[-1].weight
@@ -123,7 +123,7 @@ def by_hand(model: RoiModel, target: Tensor, random_views: float) -> dict[str, f
     """The definition, in eval mode."""
     x, findings = model.normalise(images()), target.clone()
     findings[:, ~torch.tensor(FINDINGS)] = math.nan
-    chance = Chance.draw(SEEDS, findings, (SIZE, SIZE), random_views)
+    chance = RandomViews.draw(SEEDS, findings, (SIZE, SIZE), random_views)
     assert chance.single.tolist() == [True, True] + [False] * 4 and (chance.one[0] != target[0].nan_to_num()).any()
     full, maps = model.read(model.keep(x, chance.light, SEEDS))
     hard = masks.exact_topk(model.union(maps, full, (SIZE, SIZE)), KEPT)
@@ -217,7 +217,7 @@ def test_only_the_full_view_moves_running_statistics_and_training_goes_on_as_bef
         terms(model)["consist"].backward()
         torch.manual_seed(5)
         x = other.normalise(images())
-        other.backbone(other.keep(x, Chance.draw(SEEDS, targets(), (SIZE, SIZE), 0.5).light))
+        other.backbone(other.keep(x, RandomViews.draw(SEEDS, targets(), (SIZE, SIZE), 0.5).light))
     after, expected = state_of(model.backbone), state_of(other.backbone)
     assert all(torch.equal(after[name], expected[name]) for name in after)
     assert {name for name in after if torch.equal(after[name], before[name])} == {
@@ -287,14 +287,14 @@ def test_seeds_alone_decide() -> None:
     assert all(torch.equal(a[name], b[name]) for name in a) and all(
         a[name] != c[name] for name in ("full", "consist", "drop", "locate")
     )
-    both, alone = (Chance.draw(SEEDS[n:], targets()[n:], (SIZE, SIZE), 0.5) for n in (0, 3))
+    both, alone = (RandomViews.draw(SEEDS[n:], targets()[n:], (SIZE, SIZE), 0.5) for n in (0, 3))
     for field in ("light", "one", "single"):
         assert torch.equal(getattr(both, field)[3:], getattr(alone, field))  # the rest of the batch does not matter
 
 
 def test_random_views_is_the_share_of_images_that_are_seen_through_blobs() -> None:
     seeds, target = torch.arange(1500), torch.ones(1500, K)
-    shares = {r: Chance.draw(seeds, target, (SIZE, SIZE), r).light.mean((1, 2, 3)) for r in (0.0, 0.3, 1.0)}
+    shares = {r: RandomViews.draw(seeds, target, (SIZE, SIZE), r).light.mean((1, 2, 3)) for r in (0.0, 0.3, 1.0)}
     assert (
         (shares[0.0] == 1).all()
         and (shares[1.0] < 1).all()
@@ -312,7 +312,7 @@ def test_random_views_is_the_share_of_images_that_are_seen_through_blobs() -> No
     with torch.no_grad():
         x = model.normalise(images())
         assert torch.equal(terms(model, random_views=0)["full"], losses.bce(model.backbone(x), targets()))
-        light = Chance.draw(SEEDS, targets(), (SIZE, SIZE), 1.0).light
+        light = RandomViews.draw(SEEDS, targets(), (SIZE, SIZE), 1.0).light
         torch.testing.assert_close(
             terms(model, random_views=1)["full"], losses.bce(model.backbone(x * light), targets())
         )
@@ -320,7 +320,7 @@ def test_random_views_is_the_share_of_images_that_are_seen_through_blobs() -> No
 
 def test_half_of_the_images_with_findings_lose_one_of_them() -> None:
     target = torch.tensor([[1, 1, math.nan, 0], [0, 0, math.nan, 0], [1, 1, 1, 1]]).repeat(1000, 1)
-    chance = Chance.draw(torch.arange(3000), target, (SIZE, SIZE), 0)
+    chance = RandomViews.draw(torch.arange(3000), target, (SIZE, SIZE), 0)
     present = target == 1
     assert not (chance.one.bool() & ~present).any() and not chance.single[1::3].any()  # nothing to lose in the second
     for row in (0, 2):
@@ -333,7 +333,7 @@ def test_half_of_the_images_with_findings_lose_one_of_them() -> None:
 
 
 def test_the_place_of_the_holes_does_not_follow_the_coin() -> None:
-    chance = Chance.draw(torch.arange(1200), torch.ones(1200, K), (112, 112), 1.0)
+    chance = RandomViews.draw(torch.arange(1200), torch.ones(1200, K), (112, 112), 1.0)
     hole = 1 - chance.light[:, 0, :16, :16].mean((1, 2))  # the corner, where the first numbers of a seed go
     a, b = hole[chance.single], hole[~chance.single]
     assert abs(a.mean() - b.mean()) < 4 * math.sqrt(a.var() / len(a) + b.var() / len(b))

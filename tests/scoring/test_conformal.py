@@ -149,8 +149,8 @@ def test_em_finds_the_new_prevalence_and_weights_restore_the_promise() -> None:
         assert np.abs(q - test_y.mean(axis=0)).max() < 0.06
         for name, weight in (
             ("plain", None),
-            ("true", conformal.tilted(y, known)),
-            ("estimated", conformal.tilted(y, q)),
+            ("true", conformal.label_shift_weights(y, known)),
+            ("estimated", conformal.label_shift_weights(y, q)),
         ):
             t = conformal.fnr_threshold(prob, y, 0.1, weight)
             risks[name].append(conformal.missed(test_prob, test_y, t).mean())
@@ -162,11 +162,11 @@ def test_em_finds_the_new_prevalence_and_weights_restore_the_promise() -> None:
 def test_tilted_weights_have_the_asked_prevalence() -> None:
     _, y = drawn(3000, 0)
     q = np.array([0.2, 0.05, 0.3, 0.3, 0.1])
-    weight = conformal.tilted(y, q)
+    weight = conformal.label_shift_weights(y, q)
     assert weight.mean() == pytest.approx(1) and (weight > 0).all()
     assert weight @ y / len(y) == pytest.approx(q, abs=1e-4)
     with pytest.raises(ValueError, match="without a positive"):
-        conformal.tilted(y * [1, 1, 1, 1, 0], q)
+        conformal.label_shift_weights(y * [1, 1, 1, 1, 0], q)
 
 
 def test_images_of_one_patient_count_as_one_under_a_shift() -> None:

@@ -15,7 +15,7 @@ from roi.demo.source_layouts import WRITERS
 from roi.labels import LABELS
 from roi.sources import merge
 from roi.sources.duplicates import groups, near_pairs, phash
-from roi.sources.label_states import ABSENT, BLANK, COARSE, PRESENT, UNCERTAIN, UNSEEN
+from roi.sources.label_states import ABSENT, NOT_MENTIONED, PARENT_ONLY, PRESENT, UNCERTAIN, NOT_LABELED
 from roi.sources.readers import READERS
 from roi.training.setup import held_out
 
@@ -86,7 +86,7 @@ def test_cxrlt_fills_what_mimic_does_not_know(nine: Path, tmp_path: Path) -> Non
     after = target_matrix(both, LABELS)
     before, more = alone.loc[row, list(LABELS)].to_numpy(), given.loc[row, list(LABELS)].to_numpy()
     expected = np.where(before <= PRESENT, before.astype(float), np.nan)
-    fills = np.isin(before, (UNSEEN, COARSE)) | (before == BLANK) & (more == PRESENT)
+    fills = np.isin(before, (NOT_LABELED, PARENT_ONLY)) | (before == NOT_MENTIONED) & (more == PRESENT)
     expected[fills] = more[fills]
     assert fills.any() and np.array_equal(after, expected, equal_nan=True)
     assert not np.isnan(after[:, LABELS.index("Hernia")]).any()
@@ -111,19 +111,19 @@ def merged(
 
 
 def test_each_rule_of_the_merge() -> None:
-    mimic = [UNSEEN, UNSEEN, COARSE, BLANK, BLANK, UNCERTAIN, ABSENT, PRESENT, UNSEEN]
-    cxrlt = [PRESENT, ABSENT, PRESENT, PRESENT, ABSENT, PRESENT, PRESENT, ABSENT, UNSEEN]
+    mimic = [NOT_LABELED, NOT_LABELED, PARENT_ONLY, NOT_MENTIONED, NOT_MENTIONED, UNCERTAIN, ABSENT, PRESENT, NOT_LABELED]
+    cxrlt = [PRESENT, ABSENT, PRESENT, PRESENT, ABSENT, PRESENT, PRESENT, ABSENT, NOT_LABELED]
     table, counts = merged(mimic, cxrlt, ("train", "test"))
     assert table.loc[0, list(LABELS[:9])].tolist() == [
         PRESENT,
         ABSENT,
         PRESENT,
         PRESENT,
-        BLANK,
+        NOT_MENTIONED,
         UNCERTAIN,
         ABSENT,
         PRESENT,
-        UNSEEN,
+        NOT_LABELED,
     ]
     assert table.loc[0, "split"] == "test" and merged(mimic, cxrlt, ("test", "train"))[0].loc[0, "split"] == "test"
     assert counts == {"images": 1, "cells_filled": 4, "moved_to_a_stricter_split": 1, "cells_that_disagree": 2}

@@ -8,7 +8,7 @@ import pytest
 
 from roi.demo.source_layouts import CXRLT, VINDR, WRITERS
 from roi.labels import LABELS
-from roi.sources.label_states import ABSENT, BLANK, COARSE, PRESENT, UNCERTAIN, UNSEEN
+from roi.sources.label_states import ABSENT, NOT_MENTIONED, PARENT_ONLY, PRESENT, UNCERTAIN, NOT_LABELED
 from roi.sources.mesh import mesh_cells
 from roi.sources.near_names import NEIGHBOURS, REPORTS, SOURCES, phrases_of, words_of
 from roi.sources.readers import CHEXPERT_NAMES, chexpert_cells, padchest_cells, read_cxrlt, read_padchest, voted
@@ -122,8 +122,8 @@ def cxrlt_cells(found: set[str], folder: Path) -> np.ndarray:
 @pytest.mark.parametrize(("source", "word", "findings"), CASES)
 def test_what_a_word_leaves_unknown(source: str, word: str, findings: set[str], tmp_path: Path) -> None:
     cells = cells_of(source, word, tmp_path)
-    assert {label for label, cell in zip(LABELS, cells, strict=True) if cell == COARSE} == findings
-    assert set(cells[cells != COARSE].tolist()) <= {ABSENT, BLANK, UNSEEN}
+    assert {label for label, cell in zip(LABELS, cells, strict=True) if cell == PARENT_ONLY} == findings
+    assert set(cells[cells != PARENT_ONLY].tolist()) <= {ABSENT, NOT_MENTIONED, NOT_LABELED}
 
 
 def test_every_word_of_the_table_is_read(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_every_word_of_the_table_is_read(tmp_path: Path) -> None:
         for word, findings in words_of(source).items():
             spoken = next(phrases(word)) if source in REPORTS else word
             cells = dict(zip(LABELS, cells_of(source, spoken, tmp_path), strict=True))
-            assert {label for label, cell in cells.items() if cell == COARSE} | {
+            assert {label for label, cell in cells.items() if cell == PARENT_ONLY} | {
                 label for label in findings if cells[label] == PRESENT
             } == set(findings), (source, word)
 
@@ -163,8 +163,8 @@ def test_a_possible_neighbour_is_no_absence() -> None:
     """CheXpert's -1 of a wider label: what is blank beside it is not negative; what was never looked for stays that."""
     row = dict.fromkeys(CHEXPERT_NAMES, "") | {"Lung Opacity": "-1.0"}
     cells = dict(zip(LABELS, chexpert_cells(pd.DataFrame([row]), "train.csv", "negative")[0], strict=True))
-    assert cells["Consolidation"] == cells["Pneumonia"] == COARSE
-    assert cells["Infiltration"] == UNSEEN and cells["Edema"] == ABSENT
+    assert cells["Consolidation"] == cells["Pneumonia"] == PARENT_ONLY
+    assert cells["Infiltration"] == NOT_LABELED and cells["Edema"] == ABSENT
 
 
 PADCHEST_ALIKE = (  # names as published that are near to a name of ours, and none of the 14

@@ -23,7 +23,7 @@ from roi.data.images import locate
 from roi.data.table import COLUMNS, check_table
 from roi.demo.source_layouts import CHEXPERT, CXRLT, PADCHEST, VINDR, WRITERS, make_demo_layout, openi_xml
 from roi.labels import LABELS
-from roi.sources.label_states import ABSENT, BLANK, COARSE, PRESENT, UNFIT, UNSEEN
+from roi.sources.label_states import ABSENT, NOT_MENTIONED, PARENT_ONLY, PRESENT, EXCLUDED, NOT_LABELED
 from roi.sources.readers import READERS
 
 LETTERS = "APUSBCXD"
@@ -860,7 +860,7 @@ def test_openi_real_counts(shared: Path, tmp_path: Path) -> None:
         for image, majors in images.items()
         if {"No Indexing", "Technical Quality of Image Unsatisfactory"} & set(majors)
     }
-    assert set(table["image"][table["Mass"] == UNFIT]) == unfit
+    assert set(table["image"][table["Mass"] == EXCLUDED]) == unfit
     normal = [image for image, majors in images.items() if majors == ["normal"]]
     assert (table.loc[normal, list(LABELS)] == ABSENT).all(axis=None)
 
@@ -921,10 +921,10 @@ def test_rexgradient(tmp_path: Path) -> None:
     assert table["age"].astype(int).tolist() == [36] * 3 + [0, 0] and table["sex"].tolist() == ["F"] * 3 + ["", "M"]
     assert table["study_id"].iloc[:3].nunique() == 1 and set(table["label_source"]) == {"report labeler"}
     for image in table.index[:3]:
-        assert table.loc[image, ["Effusion", "Pneumothorax", "Hernia"]].tolist() == [PRESENT, ABSENT, BLANK]
+        assert table.loc[image, ["Effusion", "Pneumothorax", "Hernia"]].tolist() == [PRESENT, ABSENT, NOT_MENTIONED]
     negative = read("rexgradient", tmp_path, blank="negative")
     assert negative.iloc[0][["Effusion", "Pneumothorax", "Hernia"]].tolist() == [PRESENT, ABSENT, ABSENT]
-    assert ((table[list(LABELS)] == negative[list(LABELS)]) | (table[list(LABELS)] == BLANK)).all(axis=None)
+    assert ((table[list(LABELS)] == negative[list(LABELS)]) | (table[list(LABELS)] == NOT_MENTIONED)).all(axis=None)
 
 
 def test_rexgradient_refuses_lists_of_different_length(tmp_path: Path) -> None:
@@ -962,19 +962,19 @@ COARSE_IN["mimic"] = COARSE_IN["chexpert"]
 def expected_cells(name: str, known: pd.DataFrame) -> np.ndarray:
     """(N, 14): what the set can say of what is known."""
     cells = known[list(LABELS)].to_numpy().copy()
-    cells[:, [LABELS.index(label) for label in COARSE_IN.get(name, ())]] = UNSEEN
+    cells[:, [LABELS.index(label) for label in COARSE_IN.get(name, ())]] = NOT_LABELED
     column = {label: cells[:, k] for k, label in enumerate(LABELS)}
     if name in ("chexpert", "mimic"):
         lesion = (known["Mass"] | known["Nodule"]) == 1
-        column["Mass"][lesion] = column["Nodule"][lesion] = COARSE
-        column["Pleural_Thickening"][known["Pleural_Thickening"] == 1] = COARSE
-        column["Infiltration"][known["Infiltration"] == 1] = COARSE
+        column["Mass"][lesion] = column["Nodule"][lesion] = PARENT_ONLY
+        column["Pleural_Thickening"][known["Pleural_Thickening"] == 1] = PARENT_ONLY
+        column["Infiltration"][known["Infiltration"] == 1] = PARENT_ONLY
     if name in ("vindr", "vinbigdata"):
         lesion = (known["Mass"] | known["Nodule"]) == 1
-        column["Mass"][lesion] = column["Nodule"][lesion] = COARSE
+        column["Mass"][lesion] = column["Nodule"][lesion] = PARENT_ONLY
         column["Mass"][~lesion] = column["Nodule"][~lesion] = ABSENT
     if name == "padchest":
-        column["Infiltration"][(known["Consolidation"] == 1) & (known["Infiltration"] == 0)] = COARSE
+        column["Infiltration"][(known["Consolidation"] == 1) & (known["Infiltration"] == 0)] = PARENT_ONLY
     return cells
 
 
@@ -1046,7 +1046,7 @@ def test_demo_set_in_every_layout_has_its_images(tmp_path: Path, name: str) -> N
     assert json.loads((out / "demo.json").read_text())["positives"] == made["positives"]
     if name == "padchest":
         assert all(np.asarray(picture).max() > 255 for picture in pictures)
-        assert any((table["Infiltration"] == COARSE) | (table["Infiltration"] == PRESENT))
+        assert any((table["Infiltration"] == PARENT_ONLY) | (table["Infiltration"] == PRESENT))
     with pytest.raises(ValueError, match="not empty"):
         make_demo_layout(out, name, images=20, size=32, seed=5, workers=1, overwrite=False)
     make_demo_layout(out, name, images=20, size=32, seed=6, workers=1, overwrite=True)

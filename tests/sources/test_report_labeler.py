@@ -16,11 +16,11 @@ from report_sentences import GRID, HELD_OUT, SECOND_HELD_OUT, THIRD_HELD_OUT, ex
 from roi.labels import LABELS
 from roi.sources import report_text
 from roi.sources import report_vocabulary as vocabulary
-from roi.sources.label_states import ABSENT, BLANK, COARSE, PRESENT, UNCERTAIN, UNFIT
+from roi.sources.label_states import ABSENT, NOT_MENTIONED, PARENT_ONLY, PRESENT, UNCERTAIN, EXCLUDED
 from roi.sources.mesh import mesh_cells
 from roi.sources.report_labeler import label_reports
 
-MARKS = {"+": PRESENT, "-": ABSENT, "?": UNCERTAIN, "~": COARSE}
+MARKS = {"+": PRESENT, "-": ABSENT, "?": UNCERTAIN, "~": PARENT_ONLY}
 SHORT = {
     "lungs": "Atelectasis Infiltration Mass Nodule Pneumonia Consolidation Edema",
     "opacity": "Infiltration Consolidation Pneumonia",
@@ -304,7 +304,7 @@ SENTENCES = {
 
 def cells(expected: str) -> dict[str, int]:
     """'lungs- Nodule+' -> the cell of each finding; later words outrank, what no word names is BLANK."""
-    row = dict.fromkeys(LABELS, BLANK)
+    row = dict.fromkeys(LABELS, NOT_MENTIONED)
     for word in expected.split():
         for finding in SHORT.get(word[:-1], word[:-1]).split():
             row[finding] = MARKS[word[-1]]
@@ -325,10 +325,10 @@ def misread(sentence: str, expected: str) -> dict[str, str]:
     """What the labeler says otherwise than expected -> {finding: "expected/said"}. A * accepts all that is unknown."""
     row, said = cells(expected.replace("*", "?")), one(sentence)
     unknown = " ".join(SHORT.get(word[:-1], word[:-1]) for word in expected.split() if word[-1] == "*").split()
-    names = {code: mark for mark, code in MARKS.items()} | {BLANK: "blank"}
+    names = {code: mark for mark, code in MARKS.items()} | {NOT_MENTIONED: "blank"}
     wrong = {}
     for finding in LABELS:
-        accepted = {row[finding], BLANK, COARSE} if finding in unknown else {row[finding]}
+        accepted = {row[finding], NOT_MENTIONED, PARENT_ONLY} if finding in unknown else {row[finding]}
         if said[finding] not in accepted:
             wrong[finding] = f"{names[row[finding]]}/{names[said[finding]]}"
     return wrong
@@ -394,7 +394,7 @@ def test_what_the_reading_of_real_reports_found() -> None:
     assert one("Atelectasis, seen on the lateral film, otherwise lungs are clear") == cells("lungs- Atelectasis+")
     assert one("No new abnormality") == cells("") == one("No new focal abnormality")
     rest = one("The remainder of the lungs is clear")
-    assert rest == cells("lungs-") | {"Mass": BLANK, "Nodule": BLANK}
+    assert rest == cells("lungs-") | {"Mass": NOT_MENTIONED, "Nodule": NOT_MENTIONED}
 
 
 @pytest.mark.parametrize(
@@ -467,7 +467,7 @@ def test_the_order_of_sentences_and_of_reports_does_not_matter() -> None:
 
 def test_within_a_section_what_is_said_outranks() -> None:
     said = ["Effusion", "Possible effusion", "No effusion", "Blunted costophrenic angle", "Pleural spaces are clear"]
-    codes = [PRESENT, UNCERTAIN, ABSENT, COARSE, ABSENT]
+    codes = [PRESENT, UNCERTAIN, ABSENT, PARENT_ONLY, ABSENT]
     for first, code in enumerate(codes):
         for second in range(first, len(said)):
             assert one(f"{said[second]}. {said[first]}")["Effusion"] == code
@@ -484,10 +484,10 @@ def test_within_a_section_what_is_said_outranks() -> None:
         ("Pneumonia", "No acute abnormality", PRESENT),  # too wide to overrule what was said
         ("Pneumonia", "Opacity at the right base", PRESENT),
         ("No pneumonia", "Opacity at the right base", ABSENT),
-        ("Opacity at the right base", "No acute abnormality", COARSE),
+        ("Opacity at the right base", "No acute abnormality", PARENT_ONLY),
         ("Opacity at the right base", "Pneumonia", PRESENT),
         ("Pneumonia", "", PRESENT),
-        ("", "", BLANK),
+        ("", "", NOT_MENTIONED),
     ],
 )
 def test_the_impression_outranks(findings: str, impression: str, code: int) -> None:
@@ -496,7 +496,7 @@ def test_the_impression_outranks(findings: str, impression: str, code: int) -> N
 
 def test_shapes_and_what_does_not_fit() -> None:
     assert label_reports([], []).shape == (0, 14) and label_reports([], []).dtype == np.int8
-    assert label_reports(["x"] * 3, [""] * 3).tolist() == [[BLANK] * 14] * 3
+    assert label_reports(["x"] * 3, [""] * 3).tolist() == [[NOT_MENTIONED] * 14] * 3
     with pytest.raises(ValueError, match="2 findings and 1 impressions"):
         label_reports(["a", "b"], ["c"])
 
@@ -528,8 +528,8 @@ def test_every_phrase_is_asserted_denied_and_hedged_alone(mark: str) -> None:
         words = " ".join(f"{finding}{mark}" for finding in findings)
         assert one(phrase) == cells(words), phrase
         for denial in (f"No {phrase}", f"There is no evidence of {phrase}", f"{phrase}: None", f"{phrase} is not seen"):
-            denied = {finding for finding, cell in one(denial).items() if cell != BLANK}
-            assert denied <= set(findings) and set(one(denial).values()) <= {ABSENT, BLANK}, denial
+            denied = {finding for finding, cell in one(denial).items() if cell != NOT_MENTIONED}
+            assert denied <= set(findings) and set(one(denial).values()) <= {ABSENT, NOT_MENTIONED}, denial
             assert mark == "~" or denied == set(findings), denial
         hedged = cells(words.replace("+", "?"))
         assert one(f"Possible {phrase}") == one(f"{phrase} is suspected") == one(f"{phrase}?") == hedged, phrase
@@ -565,14 +565,14 @@ CODES = {
 
 @pytest.mark.parametrize("entry", CODES)
 def test_a_mesh_entry_says(entry: str) -> None:
-    row = [ABSENT if code == BLANK else code for code in cells(CODES[entry]).values()]
+    row = [ABSENT if code == NOT_MENTIONED else code for code in cells(CODES[entry]).values()]
     assert mesh_cells([entry])[0].tolist() == row
     assert mesh_cells([f" {entry.upper()} ; "])[0].tolist() == row
 
 
 def test_mesh_useless_empty_and_neighbours() -> None:
     for useless in ("No Indexing", "Cardiomegaly;Technical Quality of Image Unsatisfactory "):
-        assert mesh_cells([useless]).tolist() == [[UNFIT] * 14]
+        assert mesh_cells([useless]).tolist() == [[EXCLUDED] * 14]
     for empty in ("", " ; "):
         with pytest.raises(ValueError, match="report 1 has no MeSH code"):
             mesh_cells(["normal", empty])
@@ -641,14 +641,14 @@ def test_real_mesh_counts(shared: Path, openi: list[dict[str, str]]) -> None:
 
     found = mesh_cells([row["MeSH"] for row in openi])
     assert {
-        label: tuple(int((found[:, j] == code).sum()) for code in (PRESENT, COARSE)) for j, label in enumerate(LABELS)
+        label: tuple(int((found[:, j] == code).sum()) for code in (PRESENT, PARENT_ONLY)) for j, label in enumerate(LABELS)
     } == KAGGLE
-    unfit = (found == UNFIT).all(axis=1)
-    assert unfit.sum() == 176 == (found == UNFIT).any(axis=1).sum()
+    unfit = (found == EXCLUDED).all(axis=1)
+    assert unfit.sum() == 176 == (found == EXCLUDED).any(axis=1).sum()
     normal = np.array([row["MeSH"] == "normal" for row in openi])
     assert normal.sum() == 1379 and (found[normal] == ABSENT).all()
     everything = mesh_cells([";".join(majors) for majors in codes.values()])
-    assert [int((everything[:, 1] == code).sum()) for code in (PRESENT, UNFIT)] == [347, 181]
+    assert [int((everything[:, 1] == code).sum()) for code in (PRESENT, EXCLUDED)] == [347, 181]
 
 
 def f1(positive: np.ndarray, reference: np.ndarray) -> np.ndarray:
@@ -669,7 +669,7 @@ def test_real_reports_reach_the_goals(openi: list[dict[str, str]]) -> None:
     assert not low
     normal = np.array([row["MeSH"] == "normal" for row in openi])
     assert (found[normal] == PRESENT).any(axis=1).sum() == 2
-    counts = [int((found == code).sum()) for code in (PRESENT, ABSENT, UNCERTAIN, BLANK, COARSE)]
+    counts = [int((found == code).sum()) for code in (PRESENT, ABSENT, UNCERTAIN, NOT_MENTIONED, PARENT_ONLY)]
     assert counts == [1281, 26930, 311, 23040, 2352]
     assert (found == PRESENT).sum(axis=0).tolist() == [293, 357, 144, 53, 15, 91, 41, 24, 33, 40, 98, 19, 27, 46]
     covered = (found == ABSENT) & (reference <= PRESENT)

@@ -20,19 +20,19 @@ from tiny_run import CPU, TERMS_OF, Net, consistency, dataset, evidence, full_te
 from torch import Tensor, nn
 
 from roi.counter_rng import row_seeds
-from roi.data.dataset import Batch, Batches, ahead, make_loader
+from roi.data.dataset import Batch, ShardedBatchSampler, ahead, make_loader
 from roi.data.images import UnreadableImage, locate
 from roi.errors import RunError
 from roi.losses.gradnorm import FixedWeights
 from roi.models.roi_model import RoiModel
 from roi.training import checkpoint
-from roi.training.loop import Fit, Meter, Step, train_one_epoch
+from roi.training.loop import TrainingRun, Meter, Step, train_one_epoch
 from roi.training.metrics_log import COLUMNS, MetricsLog
 from roi.training.optim import make_optimizer
 
 
 def test_batches_are_a_seeded_permutation_and_can_be_entered_anywhere() -> None:
-    order = Batches(26, 4, seed=7)
+    order = ShardedBatchSampler(26, 4, seed=7)
     first = list(order)
     assert sorted(i for batch in first for i in batch) == list(range(26)) and len(first) == len(order) == 7
     assert list(order) == first
@@ -40,7 +40,7 @@ def test_batches_are_a_seeded_permutation_and_can_be_entered_anywhere() -> None:
     assert list(order) != first
     order.epoch, order.start = 0, 5
     assert list(order) == first[5:] and len(order) == 2
-    assert list(Batches(5, 2)) == [[0, 1], [2, 3], [4]]
+    assert list(ShardedBatchSampler(5, 2)) == [[0, 1], [2, 3], [4]]
 
 
 def test_the_loader_takes_nothing_from_the_global_generator(folder: Path) -> None:
@@ -256,7 +256,7 @@ def test_workers_give_the_same_batches(folder: Path) -> None:
 # --- faults ----------------------------------------------------------------------------------------------------------
 
 
-def resumed(folder: Path, out: Path, **more: Any) -> Fit:
+def resumed(folder: Path, out: Path, **more: Any) -> TrainingRun:
     """What the same command does with --resume auto."""
     torch.manual_seed(99)
     state = checkpoint.load(out / "c.pt")
@@ -265,7 +265,7 @@ def resumed(folder: Path, out: Path, **more: Any) -> Fit:
     return fit
 
 
-def expect_as_untouched(fit: Fit, whole: Fit) -> None:
+def expect_as_untouched(fit: TrainingRun, whole: TrainingRun) -> None:
     one, two = fit.model.state_dict(), whole.model.state_dict()
     assert (
         all(torch.equal(one[k], two[k]) for k in two)
@@ -275,7 +275,7 @@ def expect_as_untouched(fit: Fit, whole: Fit) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Fit:
+def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainingRun:
     """The run that nothing happens to."""
     fit = make_fit(folder, tmp_path_factory.mktemp("whole"))
     assert fit.run() == 0
@@ -284,7 +284,7 @@ def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Fit:
 
 @pytest.mark.parametrize("how", ["no space left", "file size limit"])
 def test_a_full_disk_is_one_line_and_the_checkpoint_before_it_stays(
-    how: str, folder: Path, whole: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    how: str, folder: Path, whole: TrainingRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second checkpoint does not fit; a real limit makes torch's own writer fail in its own way."""
     write, calls = torch.save, 0
@@ -320,13 +320,13 @@ def test_a_full_disk_is_one_line_and_the_checkpoint_before_it_stays(
 
 
 @pytest.mark.parametrize("every", [0, 2])
-def test_a_read_error_saves_the_steps_before_it(every: int, folder: Path, whole: Fit, tmp_path: Path) -> None:
+def test_a_read_error_saves_the_steps_before_it(every: int, folder: Path, whole: TrainingRun, tmp_path: Path) -> None:
     """An image goes bad in the second epoch: the steps before it are good. Mended, the run ends as if nothing had happened."""
     images = tmp_path / "images"
     images.mkdir()
     for path in folder.iterdir():
         (images / path.name).write_bytes(path.read_bytes())
-    order = Batches(26, 4, seed=7)
+    order = ShardedBatchSampler(26, 4, seed=7)
     order.epoch = 1
     bad = images / f"{list(order)[4][0]:02d}.png"  # of the third step
     good = bad.read_bytes()
@@ -382,7 +382,7 @@ def test_out_of_memory_is_one_line_that_names_what_to_lower(folder: Path, tmp_pa
 
 @pytest.mark.parametrize("call", [10, 11])
 def test_a_step_that_fails_is_taken_back_and_the_steps_before_it_are_saved(
-    call: int, folder: Path, whole: Fit, tmp_path: Path
+    call: int, folder: Path, whole: TrainingRun, tmp_path: Path
 ) -> None:
     """Batch 10 begins a step of two batches, batch 11 ends it: by then statistics, dropout and loss weights have moved."""
     fit = make_fit(folder, tmp_path, failing_at(call, RuntimeError("cuDNN error\nmore of it")))
@@ -415,13 +415,13 @@ def test_an_optimiser_that_fails_half_way_saves_nothing(folder: Path, tmp_path: 
     assert checkpoint.load(tmp_path / "c.pt")["steps"] == 4
 
 
-def workers_of(fit: Fit) -> list[int]:
+def workers_of(fit: TrainingRun) -> list[int]:
     return sorted(worker.pid for worker in multiprocessing.active_children() if worker.pid)
 
 
 @pytest.mark.parametrize("at", [5, 11])
 def test_a_worker_that_is_killed_ends_the_run_and_the_steps_before_it_are_saved(
-    at: int, folder: Path, whole: Fit, tmp_path: Path
+    at: int, folder: Path, whole: TrainingRun, tmp_path: Path
 ) -> None:
     """By the kernel when memory is short, say; while a batch is computed, which is then not interrupted."""
     calls, killed = 0, 0.0
@@ -463,7 +463,7 @@ def test_workers_that_die_as_they_start_are_one_line(
 
 
 def test_a_signal_while_workers_start_waits_until_they_have(
-    folder: Path, whole: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, whole: TrainingRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("roi.data.dataset.quiet_worker", lambda worker: os.kill(os.getppid(), signal.SIGTERM))
     assert make_fit(folder, tmp_path, workers=3).run() == 128 + signal.SIGTERM
@@ -474,7 +474,7 @@ def test_a_signal_while_workers_start_waits_until_they_have(
     expect_as_untouched(fit, whole)
 
 
-def test_a_worker_that_hangs_does_not_keep_a_run_that_is_told_to_stop(folder: Path, whole: Fit, tmp_path: Path) -> None:
+def test_a_worker_that_hangs_does_not_keep_a_run_that_is_told_to_stop(folder: Path, whole: TrainingRun, tmp_path: Path) -> None:
     """A disk that answers no more: the signal comes while the main process waits for a batch that never comes."""
     calls, told = 0, 0.0
 
@@ -528,7 +528,7 @@ def test_a_defect_of_ours_in_a_worker_shows_where_it_is_and_ends_all_the_same(
     assert not multiprocessing.active_children()
 
 
-def test_run_again_does_nothing_or_what_is_left(folder: Path, whole: Fit, tmp_path: Path) -> None:
+def test_run_again_does_nothing_or_what_is_left(folder: Path, whole: TrainingRun, tmp_path: Path) -> None:
     begun: list[int] = []
     fit = make_fit(folder, tmp_path, workers=2)
     fit.begin = lambda: begun.append(1)
@@ -545,7 +545,7 @@ def test_run_again_does_nothing_or_what_is_left(folder: Path, whole: Fit, tmp_pa
     ("every", "saved"), [(0, [4, 8, 12]), (1, [*range(1, 13), 4, 8, 12]), (3, [3, 4, 6, 8, 9, 12, 12])]
 )
 def test_checkpoints_come_every_so_many_steps_and_each_epoch(
-    every: int, saved: list[int], folder: Path, whole: Fit, tmp_path: Path
+    every: int, saved: list[int], folder: Path, whole: TrainingRun, tmp_path: Path
 ) -> None:
     """Four steps an epoch. The one before the last stays beside it; saving changes nothing."""
     fit, seen = make_fit(folder, tmp_path, save_every_steps=every), []
@@ -565,7 +565,7 @@ def test_checkpoints_come_every_so_many_steps_and_each_epoch(
 
 
 @pytest.mark.parametrize("stop_at", [1, 4, 5, 11])
-def test_what_is_saved_every_step_survives_a_sudden_end(stop_at: int, folder: Path, whole: Fit, tmp_path: Path) -> None:
+def test_what_is_saved_every_step_survives_a_sudden_end(stop_at: int, folder: Path, whole: TrainingRun, tmp_path: Path) -> None:
     """Nothing is left but what is on the disk; the log may be one epoch ahead of it."""
 
     class Killed(BaseException):

@@ -19,8 +19,8 @@ from torch import nn
 
 from roi.models.roi_model import RoiModel, build_backbone, build_model
 from roi.training import checkpoint
-from roi.training.loop import Fit, Stop
-from roi.training.optim import Average, Schedule, learn_only, make_optimizer
+from roi.training.loop import TrainingRun, Stop
+from roi.training.optim import EMA, Schedule, learn_only, make_optimizer
 
 # --- the learning rate -----------------------------------------------------------------------------------------------
 
@@ -85,11 +85,11 @@ def test_a_plateau_is_counted_in_epochs_after_the_warm_up_and_a_score_that_is_un
     ]
 
 
-def recipe_fit(folder: Path, out: Path, name: str, **more: Any) -> Fit:
+def recipe_fit(folder: Path, out: Path, name: str, **more: Any) -> TrainingRun:
     """Three epochs of four steps, with a schedule and an average."""
     fit = make_fit(folder, out, **more)
     fit.schedule = Schedule(fit.optimizer, name, 12, 3, 0.5, 0)
-    fit.average = Average(fit.model, 0.8)
+    fit.average = EMA(fit.model, 0.8)
     return fit
 
 
@@ -140,7 +140,7 @@ def test_a_stopped_run_goes_on_along_its_schedule_and_with_its_average(
 # --- early stopping --------------------------------------------------------------------------------------------------
 
 
-def scored(fit: Fit, scores: list[float]) -> Fit:
+def scored(fit: TrainingRun, scores: list[float]) -> TrainingRun:
     fit._validate = lambda stop: {"val_loss": 0.5, "val_auroc": scores[fit.epoch]}  # type: ignore[method-assign]
     return fit
 
@@ -198,7 +198,7 @@ def test_it_stops_when_patience_ends_stays_stopped_and_the_best_weights_are_ther
 def test_an_average_follows_its_formula_buffers_too_and_is_lent_but_not_given() -> None:
     torch.manual_seed(0)
     model = RoiModel(Net(), "conv")
-    average = Average(model, 0.6)
+    average = EMA(model, 0.6)
     live = checkpoint.parts(model)
     names = [(part, name) for part in live for name in live[part]]
     mine = {key: live[key[0]][key[1]].double().clone() for key in names}
@@ -231,7 +231,7 @@ def test_what_is_validated_and_saved_as_the_best_is_the_average(folder: Path, tm
     plain, fit = make_fit(folder, tmp_path), make_fit(folder, tmp_path)
     for each in (plain, fit):
         each.epochs = 1
-    fit.average = Average(fit.model, 0.8)
+    fit.average = EMA(fit.model, 0.8)
     fit.run()
     best, last = checkpoint.load(tmp_path / "c_best.pt"), checkpoint.load(tmp_path / "c.pt")
     assert all(torch.equal(best["model"][k], last["average"]["model"][k]) for k in best["model"])

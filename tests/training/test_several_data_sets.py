@@ -24,17 +24,17 @@ import train_roi_baselines
 from roi import cli
 from roi.counter_rng import row_seeds
 from roi.data import table as t
-from roi.data.dataset import Batch, Batches, CacheLoader, XrayDataset, make_loader
+from roi.data.dataset import Batch, ShardedBatchSampler, CacheLoader, XrayDataset, make_loader
 from roi.data.pixel_cache import open_cache
 from roi.labels import LABELS
 from roi.losses import terms as losses
 from roi.losses.gradnorm import FixedWeights
-from roi.losses.objectives import Chance, consistency_terms, evidence_terms
+from roi.losses.objectives import RandomViews, consistency_terms, evidence_terms
 from roi.models.roi_model import RoiModel
 from roi.scoring.metrics import validation_aurocs
 from roi.training import checkpoint
 from roi.training import setup as roi_run
-from roi.training.loop import Fit, Stop
+from roi.training.loop import TrainingRun, Stop
 from roi.training.metrics_log import COLUMNS, MetricsLog
 from roi.training.optim import make_optimizer
 
@@ -246,7 +246,7 @@ def test_no_term_of_the_evidence_objective_sends_gradient_where_a_label_is_unkno
     slope = logits[view].grad
     assert slope is not None and (slope[TARGET.isnan()] == 0).all()
     if term == "drop":  # of those that are surely there, all or one of an image; nothing of a share, however high
-        one = Chance.draw(
+        one = RandomViews.draw(
             row_seeds(0, 0, torch.arange(6)), TARGET.masked_fill(~torch.tensor(FINDINGS), NAN), (32, 32), 0.5
         ).one
         assert torch.equal(slope != 0, one.bool()) and not one[TARGET != 1].any() and one[:, :3].sum() >= 3
@@ -285,13 +285,13 @@ GROUPS = np.random.default_rng(0).permutation(np.repeat(list(SIZES), list(SIZES.
 N = len(GROUPS)  # 137
 
 
-def epoch_of(order: Batches, epoch: int) -> np.ndarray:
+def epoch_of(order: ShardedBatchSampler, epoch: int) -> np.ndarray:
     order.epoch = epoch
     return np.array([row for batch in order for row in batch])
 
 
 def test_every_data_set_has_the_same_part_of_each_epoch() -> None:
-    order = Batches(N, 8, seed=4, groups=GROUPS)
+    order = ShardedBatchSampler(N, 8, seed=4, groups=GROUPS)
     total: Counter[str] = Counter()
     for epoch in range(12):
         rows = epoch_of(order, epoch)
@@ -304,7 +304,7 @@ def test_every_data_set_has_the_same_part_of_each_epoch() -> None:
 
 
 def test_a_set_is_dealt_out_in_whole_permutations_through_the_epochs() -> None:
-    order = Batches(N, 8, seed=4, groups=GROUPS)
+    order = ShardedBatchSampler(N, 8, seed=4, groups=GROUPS)
     seen = np.zeros(N, dtype=int)
     for epoch in range(12):
         rows = epoch_of(order, epoch) % N
@@ -322,7 +322,7 @@ def test_a_set_is_dealt_out_in_whole_permutations_through_the_epochs() -> None:
 @pytest.mark.parametrize("size", [1, 3, 4095, 4096, 4097, 9000])
 def test_permutations_go_on_over_the_blocks_in_which_they_are_drawn(size: int) -> None:
     groups = np.array(["a"] * size + ["b"] * (20000 - size))
-    order, seen = Batches(20000, 512, seed=1, groups=groups), np.zeros(20000, dtype=int)
+    order, seen = ShardedBatchSampler(20000, 512, seed=1, groups=groups), np.zeros(20000, dtype=int)
     for epoch in range(3):
         seen += np.bincount(epoch_of(order, epoch) % 20000, minlength=20000)
         for part in (seen[:size], seen[size:]):
@@ -330,7 +330,7 @@ def test_permutations_go_on_over_the_blocks_in_which_they_are_drawn(size: int) -
 
 
 def test_a_row_that_comes_again_in_an_epoch_is_told_apart() -> None:
-    order = Batches(N, 8, seed=4, groups=GROUPS)
+    order = ShardedBatchSampler(N, 8, seed=4, groups=GROUPS)
     for epoch in (0, 3):
         rows = epoch_of(order, epoch)
         assert len(set(rows.tolist())) == N  # so its random views differ
@@ -339,26 +339,26 @@ def test_a_row_that_comes_again_in_an_epoch_is_told_apart() -> None:
 
 
 def test_order_depends_on_seed_and_epoch_alone_and_can_be_entered_anywhere() -> None:
-    order, again = (Batches(N, 8, seed=4, groups=GROUPS) for _ in range(2))
+    order, again = (ShardedBatchSampler(N, 8, seed=4, groups=GROUPS) for _ in range(2))
     later = epoch_of(order, 7)
     for epoch in range(8):
         last = epoch_of(again, epoch)
     assert np.array_equal(later, last) and not np.array_equal(later, epoch_of(again, 6))
-    assert not np.array_equal(later, epoch_of(Batches(N, 8, seed=5, groups=GROUPS), 7))
+    assert not np.array_equal(later, epoch_of(ShardedBatchSampler(N, 8, seed=5, groups=GROUPS), 7))
     order.epoch = 7
     batches = list(order)
     for start in (1, 9, len(batches) - 1):
         order.start = start
         assert list(order) == batches[start:] and len(order) == len(batches) - start
     plain = np.random.default_rng([2, 0]).permutation(9)
-    assert list(Batches(9, 4, seed=2)) == [part.tolist() for part in np.split(plain, [4, 8])]  # without groups as ever
+    assert list(ShardedBatchSampler(9, 4, seed=2)) == [part.tolist() for part in np.split(plain, [4, 8])]  # without groups as ever
 
 
 @pytest.mark.parametrize("world", [2, 3, 4])
 @pytest.mark.parametrize("start", [0, 3])
 def test_processes_share_the_balanced_batches_of_one(world: int, start: int) -> None:
-    whole = Batches(N, 12, seed=4, groups=GROUPS)
-    parts = [Batches(N, 12 // world, 4, rank, world, GROUPS) for rank in range(world)]
+    whole = ShardedBatchSampler(N, 12, seed=4, groups=GROUPS)
+    parts = [ShardedBatchSampler(N, 12 // world, 4, rank, world, GROUPS) for rank in range(world)]
     for order in (whole, *parts):
         order.epoch, order.start = 2, start
     dealt = [list(order) for order in parts]
@@ -387,7 +387,7 @@ def test_every_loader_finds_the_row_that_comes_again(files: list[str], tmp_path:
     loader, order = make_loader(XrayDataset(files, targets, 20), 5, shuffle_seed=3, groups=groups)
     cache = open_cache(tmp_path, [Path(f).name for f in files], files, 20, 1)
     others = [
-        CacheLoader(cache, targets, Batches(24, 5, 3, groups=groups), CPU, on_device, 2) for on_device in (False, True)
+        CacheLoader(cache, targets, ShardedBatchSampler(24, 5, 3, groups=groups), CPU, on_device, 2) for on_device in (False, True)
     ]
     again = 0
     for first, *rest in zip(loader, *others, strict=True):
@@ -476,10 +476,10 @@ def test_validation_knows_the_set_of_each_row_though_one_cannot_be_read(files: l
     loader, _ = make_loader(XrayDataset(paths, target, 20), 5)
     meta: dict[str, Any] = {"contaminated": False}
     optimizer = make_optimizer(model, 1e-3, 0, 1e-3)
-    fit = Fit(
+    fit = TrainingRun(
         model,
         [],
-        Batches(24, 5, 0),
+        ShardedBatchSampler(24, 5, 0),
         loader,
         ["Mass", "Edema", "Hernia", "Normal"],
         lambda *_: {},
@@ -696,7 +696,7 @@ def whole(demo: Path, union: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return out
 
 
-def fit_of(demo: Path, union: Path, out: Path, *more: object) -> Fit:
+def fit_of(demo: Path, union: Path, out: Path, *more: object) -> TrainingRun:
     args = train_roi_baselines.parse_args([str(flag) for flag in command(demo, union, out, *more)[1:]])
     cli.settle_objective(args, "consistency")
     return roi_run.fit_of(args, "none", ("consist", "drop", "sparse", "tv"), CPU)
