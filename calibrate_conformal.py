@@ -31,7 +31,7 @@ from roi.errors import UserError
 from roi.files import refuse_existing
 from roi.labels import canonical
 from roi.scoring import prediction_sets, predictions
-from roi.scoring.predictions import matched, same_model, trained_on
+from roi.scoring.predictions import align_with_table, is_contaminated, same_model
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -86,8 +86,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     refuse_existing(Path(args.out), overwrite=args.overwrite)
     table = read_table(args.csv)
-    preds, rows = matched(args.preds, table, args.csv)
-    if trained_on(preds):
+    preds, rows = align_with_table(args.preds, table, args.csv)
+    if is_contaminated(preds):
         raise UserError(
             f"--preds {args.preds}: the model was trained on some of these images or patients; calibrate on others"
         )
@@ -114,7 +114,7 @@ def main(args: argparse.Namespace) -> None:
         "preds": args.preds,
         "csv": args.csv,
         "command": shlex.join(sys.argv),
-        "contaminated": trained_on(preds),  # false, or null where nobody says
+        "contaminated": is_contaminated(preds),  # false, or null where nobody says
         "model": {k: preds.meta[k] for k in ("checkpoint", "epoch", "ensemble") if k in preds.meta},
     }
     prediction_sets.write(args.out, found)
@@ -129,7 +129,7 @@ def read_unlabelled(
     preds = predictions.read(path)
     same_model(calibration, preds.meta, f"--target_preds {path}")
     shared = int((match_images(preds.images, calibration.images) != ABSENT).sum())
-    if shared or trained_on(preds):
+    if shared or is_contaminated(preds):
         why = (
             f"{shared:,} of its images set the thresholds"
             if shared

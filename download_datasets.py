@@ -23,7 +23,7 @@ from pathlib import Path
 
 from roi import cli
 from roi.errors import UserError
-from roi.files import reason, atomic_write
+from roi.files import atomic_write, reason
 from roi.sources.catalog import CATALOG, check, folder_of, source_name, tables_there
 
 NIH_KAGGLE = "nih-chest-xrays/data"

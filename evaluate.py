@@ -40,12 +40,12 @@ from roi import cli
 from roi.data.boxes import read_boxes
 from roi.data.table import AMBIGUOUS, class_list, match_images, overlap, read_table, target_matrix
 from roi.errors import UserError
-from roi.files import refuse_existing, atomic_write
+from roi.files import atomic_write, refuse_existing
 from roi.labels import LABELS, NORMAL, canonical
 from roi.scoring import faithfulness, localization, metrics, prediction_sets, predictions, summary
 from roi.scoring.fixed_places import LabelledMaps
 from roi.scoring.map_file import REINIT, Maps, read_maps
-from roi.scoring.predictions import columns, matched, models_of, places, same_model, trained_on
+from roi.scoring.predictions import align_with_table, columns, is_contaminated, match_rows, models_of, same_model
 from roi.text import decimal
 
 ORIGIN = (
@@ -178,7 +178,7 @@ def main(args: argparse.Namespace) -> None:
         out / "metrics.json", out / "per_class.csv", args.preds if args.ensemble else None, overwrite=args.overwrite
     )
     table = read_table(args.csv)
-    preds, rows = matched(args.preds, table, args.csv, args.ensemble)
+    preds, rows = align_with_table(args.preds, table, args.csv, args.ensemble)
     target, classes = target_matrix(rows, preds.classes), preds.classes
     prob, patients = preds.prob["full"], rows["patient_id"].to_numpy()
     fit = validation(args, preds, rows)
@@ -231,9 +231,9 @@ def validation(
     """Probabilities and targets of --threshold_preds, classes in the order of `scored`; it may share nobody with the scored rows."""
     if not args.threshold_preds:
         return None
-    preds, theirs = matched(args.threshold_preds, read_table(args.threshold_csv), args.threshold_csv)
+    preds, theirs = align_with_table(args.threshold_preds, read_table(args.threshold_csv), args.threshold_csv)
     same_model(scored, preds.meta, args.threshold_preds)
-    if trained_on(preds):
+    if is_contaminated(preds):
         raise UserError(
             f"--threshold_preds {args.threshold_preds}: the model was trained on some of these images or patients; choose thresholds on others"
         )
@@ -252,21 +252,21 @@ def other_model(
     path: str, preds: predictions.Predictions, csv: str, table: pd.DataFrame
 ) -> tuple[np.ndarray, bool | None]:
     """(N, K) probabilities of --compare in the order of `preds`, and whether that model was trained on them; the images must be the same."""
-    other, _ = matched(path, table, csv)
+    other, _ = align_with_table(path, table, csv)
     if len(other.images) != len(preds.images):
         raise UserError(
             f"--compare {path}: predicts {len(other.images):,} images, not the same {len(preds.images):,}; compare on the same images"
         )
-    return other.prob["full"][places(preds.images, other.images, "--preds", path)][
+    return other.prob["full"][match_rows(preds.images, other.images, "--preds", path)][
         :, columns(other.classes, preds.classes, path)
-    ], trained_on(other)
+    ], is_contaminated(other)
 
 
 def curves_of(args: argparse.Namespace, preds: predictions.Predictions, rows: pd.DataFrame) -> dict[str, Any]:
     curves = faithfulness.read_curves(args.curves)
     same_model(preds, curves.meta, args.curves)
     curves.classes = [canonical(c, preds.classes, args.curves) for c in curves.classes]
-    theirs = rows.iloc[places(curves.images, preds.images, args.curves, args.preds)]
+    theirs = rows.iloc[match_rows(curves.images, preds.images, args.curves, args.preds)]
     return faithfulness.controls(
         curves, target_matrix(theirs, curves.classes), theirs["patient_id"].to_numpy(), args.resamples, args.seed
     )
@@ -388,7 +388,7 @@ def provenance(
         "n_images": len(rows),
         "n_patients": int(rows["patient_id"].nunique()),
         "split": ", ".join(sorted(set(rows["split"]) - {""})) or "unknown",
-        "contaminated": trained_on(preds),
+        "contaminated": is_contaminated(preds),
         "label_source": f"{', '.join(sources)} ({args.csv})" if sources else args.csv,
         "classes_not_predicted": [
             c for c in sorted(present, key=lambda c: (c not in LABELS, c)) if c not in preds.classes and c not in NORMAL

@@ -37,7 +37,7 @@ import numpy as np
 
 from roi import cli
 from roi.errors import UserError
-from roi.files import locked, refuse_existing, atomic_write, writable
+from roi.files import atomic_write, locked, refuse_existing, writable
 from roi.text import decimal
 
 if TYPE_CHECKING:
@@ -235,7 +235,7 @@ def predict_with(args: argparse.Namespace) -> None:
         print(
             "--tta flips: half of each mean sees the heart on the right, and side markers mirrored; laterality and dextrocardia are lost to it"
         )
-    distributed.wait()  # every process has looked at what is there
+    distributed.barrier()  # every process has looked at what is there
     with locked(*(path for path in files if path and distributed.rank() == 0)):
         if args.image:
             predict_image(args, model, state)
@@ -314,7 +314,7 @@ def outcomes(
                 record(images[row], state["classes"], values, contaminated[row]) | sets[i],
                 None if masks is None else masks[i],
             )
-    unreadable = set().union(*distributed.gathered(unreadable))
+    unreadable = set().union(*distributed.all_gather_objects(unreadable))
     if distributed.rank() == 0:
         note_unreadable(unreadable, output_of(args))
 
@@ -412,7 +412,7 @@ def predict_table(args: argparse.Namespace, model: RoiModel, state: dict[str, An
     from roi.models.compile import compiled
     from roi.progress import progress
     from roi.scoring.pictures import file_stems, save_cam, save_pictures
-    from roi.training.checkpoint import trained_on
+    from roi.training.checkpoint import is_contaminated
 
     whole = read_table(args.csv)
     table = whole[: args.max_samples]
@@ -436,7 +436,7 @@ def predict_table(args: argparse.Namespace, model: RoiModel, state: dict[str, An
     table, paths = present(table, args.image_root, args.skip_unreadable, output_of(args))
     table["path"] = paths
     loader = loader_of(args, state, table)
-    table["contaminated"] = trained_on(state, table)
+    table["contaminated"] = is_contaminated(state, table)
     marked = set(table["image"][table["contaminated"]])
     stems = file_stems(table["image"])
     shown = min(args.max_vis or len(table), len(table)) if args.save_vis_dir else 0
@@ -475,7 +475,7 @@ def predict_table(args: argparse.Namespace, model: RoiModel, state: dict[str, An
         for output in outputs:
             count = output.close(state["classes"], provenance(args, state), marked)
             print(f"{output.file.path}: {count:,} images")
-    everyone = [image for images in distributed.gathered(done) for image in images]
+    everyone = [image for images in distributed.all_gather_objects(done) for image in images]
     if shown:
         print(f"{args.save_vis_dir}: pictures of {shown:,} images")
         if distributed.rank() == 0:
@@ -532,7 +532,7 @@ def loader_of(
     """-> a loader of the rows from .. to, less those that cannot be read. `table` has a column path."""
     import torch
 
-    from roi.data.dataset import ShardedBatchSampler, CacheLoader, XrayDataset, cached, make_loader
+    from roi.data.dataset import CacheLoader, ShardedBatchSampler, XrayDataset, cached, make_loader
 
     device, size = computing(args)[0], state["args"]["img_size"]
     if not args.cache_dir:

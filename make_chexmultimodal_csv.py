@@ -29,7 +29,7 @@ from roi import cli
 from roi.data.images import locate
 from roi.data.table import COLUMNS, check_table, class_list, csv_text, listed, match_images, tokens, unmatched
 from roi.errors import UserError
-from roi.files import contents, atomic_write
+from roi.files import atomic_write, contents
 from roi.labels import LABELS, normal_name
 from roi.sources.readers import VOTES, read_nih
 

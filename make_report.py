@@ -41,7 +41,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
-    from roi.files import refuse_existing, atomic_write, writable
+    from roi.files import atomic_write, refuse_existing, writable
     from roi.report.build import page
     from roi.report.run_folder import read_run
 

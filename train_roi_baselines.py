@@ -132,7 +132,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     recipe = recipe_of(parser, args)
     parser.set_defaults(**recipe)
-    args = settled(parser.parse_args(argv))
+    args = resolve_defaults(parser.parse_args(argv))
     if args.print_config:
         given = cli.given(parser, argv)
         origin = {
@@ -173,7 +173,7 @@ def recipe_of(parser: cli.Parser, args: argparse.Namespace) -> dict[str, Any]:
     return {**recipe, "stage": stage, **STAGES[stage]}
 
 
-def settled(args: argparse.Namespace) -> argparse.Namespace:
+def resolve_defaults(args: argparse.Namespace) -> argparse.Namespace:
     """With what --augment and --mode stand for."""
     cli.settle_augment(args)
     if args.mode:

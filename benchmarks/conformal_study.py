@@ -112,7 +112,7 @@ def halves(prob: np.ndarray, target: np.ndarray, patients: np.ndarray, seeds: in
                 test = ~cal & chosen
                 result += (
                     [
-                        float(conformal.missed(prob[test], target[test], t).mean()),
+                        float(conformal.false_negative_proportion(prob[test], target[test], t).mean()),
                         float((prob[test] >= t).sum(axis=1).mean()),
                     ]
                     if t is not None
@@ -145,7 +145,7 @@ def official(
     assert known is not None
     risk = {
         "threshold": known,
-        "fnr": float(conformal.missed(prob[test], target[test], known).mean()),
+        "fnr": float(conformal.false_negative_proportion(prob[test], target[test], known).mean()),
         "size": float((prob[test] >= known).sum(axis=1).mean()),
     }
     return found | {

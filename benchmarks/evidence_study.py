@@ -262,7 +262,7 @@ class Study:
 
     def batches(self, table: pd.DataFrame | None = None) -> Iterator[Any]:
         """The images of a table, of the test images if none is given, in its order."""
-        from roi.data.dataset import ShardedBatchSampler, CacheLoader, cached, present
+        from roi.data.dataset import CacheLoader, ShardedBatchSampler, cached, present
 
         table = self.table if table is None else table
         table, paths = present(table, str(self.args.data_path), False, self.args.out / "test.csv")
@@ -502,14 +502,14 @@ class Study:
         with torch.no_grad():
             for batch in self.batches():
                 rows = batch.index
-                hard = exact_topk(model.union(maps[rows], logits[rows], size), k)
+                hard = exact_topk(model.combine_maps(maps[rows], logits[rows], size), k)
                 blobs = random_mask(row_seeds(0, 0, rows), size, k)
                 border.append(border_share(hard))
                 share = torch.nn.functional.adaptive_avg_pool2d(hard, CELLS)
                 inside.append((share * thorax).sum((1, 2, 3)) / share.sum((1, 2, 3)))
                 x = model.normalise(batch.pixels)
                 for name, m in (("crop", hard), ("drop", 1 - hard), ("crop_blobs", blobs), ("drop_blobs", 1 - blobs)):
-                    pooled[name].append(pooled_of(model, model.keep(x, m)))
+                    pooled[name].append(pooled_of(model, model.apply_mask(x, m)))
             given = {name: torch.cat(parts) for name, parts in pooled.items()}
             views = {name: classifier_of(model)(values).numpy() for name, values in given.items()}
             judged = {f"judged {name}": judge(values).numpy() for name, values in given.items()}
@@ -553,7 +553,7 @@ class Study:
             for batch in self.batches(table):
                 x = model.normalise(batch.pixels)
                 blobs = random_mask(row_seeds(1, 0, batch.index), size, k)
-                shares.append(torch.stack([pooled_of(model, model.keep(x, m)) for m in (blobs, 1 - blobs)], 1))
+                shares.append(torch.stack([pooled_of(model, model.apply_mask(x, m)) for m in (blobs, 1 - blobs)], 1))
         x, y = torch.cat(shares).float(), target  # (N, 2, D), (N, K)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
@@ -618,9 +618,9 @@ class Study:
             image = self.rows["image"].iloc[boxes.image[q]]
             n = int(np.flatnonzero(self.table["image"] == image)[0])
             grey = read_grey(self.args.data_path / "images" / image, self.args.img_size)
-            mask = exact_topk(model.union(maps[n : n + 1], logits[n : n + 1], size), kept_pixels(*size, KEEP_RATIO))[
-                0, 0
-            ].numpy()
+            mask = exact_topk(
+                model.combine_maps(maps[n : n + 1], logits[n : n + 1], size), kept_pixels(*size, KEEP_RATIO)
+            )[0, 0].numpy()
             heat = {
                 "its map": own[boxes.image[q], boxes.column[q]],
                 "Grad-CAM": cam[boxes.image[q], boxes.column[q]].astype(float),
@@ -671,9 +671,9 @@ class Study:
 
 
 def classifier_of(model: Any) -> Any:
-    from roi.models.roi_model import head
+    from roi.models.roi_model import classifier_layer
 
-    return head(model.backbone)[1]
+    return classifier_layer(model.backbone)[1]
 
 
 def pooled_of(model: Any, x: Any) -> Any:

@@ -480,7 +480,7 @@ def launches(bench: Bench) -> list[Figure]:
 
 def loader(bench: Bench) -> list[Figure]:
     """CacheLoader alone: from the memory of the host through pinned pages, and with all pixels on the device."""
-    from roi.data.dataset import ShardedBatchSampler, CacheLoader
+    from roi.data.dataset import CacheLoader, ShardedBatchSampler
     from roi.data.pixel_cache import PixelCache
     from roi.labels import LABELS
 
@@ -531,7 +531,7 @@ def gradnorm(bench: Bench) -> list[Figure]:
 
 def syncs(bench: Bench) -> list[Figure]:
     """Steps in which torch may not wait for the GPU (it raises where it would), pixels from the host and on the device."""
-    from roi.data.dataset import ShardedBatchSampler, CacheLoader
+    from roi.data.dataset import CacheLoader, ShardedBatchSampler
     from roi.data.pixel_cache import PixelCache
     from roi.labels import LABELS
 
@@ -545,7 +545,9 @@ def syncs(bench: Bench) -> list[Figure]:
     for objective, *flags in kinds:
         run = bench.train(objective, bench.small, *flags)
         for place, on_device in (("host", False), ("device", True)):
-            batches = CacheLoader(cache, targets, ShardedBatchSampler(rows, bench.small, seed=0), bench.device, on_device, 2)
+            batches = CacheLoader(
+                cache, targets, ShardedBatchSampler(rows, bench.small, seed=0), bench.device, on_device, 2
+            )
             run.run(batches)  # what is done once may wait
             found[" ".join([objective, *flags, f"({place})"])] = waited(bench, run, batches)
         del run
@@ -587,7 +589,7 @@ def waited(bench: Bench, run: Training, batches: Iterable[Batch]) -> str:
     finally:
         if bench.device.type == "cuda":
             torch.cuda.set_sync_debug_mode("default")
-    meter.look()
+    meter.flush()
     return ""
 
 

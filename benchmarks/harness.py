@@ -262,8 +262,8 @@ class Training:
         meter = self.meter()
         for _ in self.steps(batches, meter, epoch):
             if self.device.type == "cpu":
-                meter.look()
-        meter.look()
+                meter.flush()
+        meter.flush()
 
     def meter(self) -> Meter:
         from roi.training.loop import Meter
@@ -278,7 +278,9 @@ class Training:
         from roi.training.loop import train_one_epoch
 
         scaler = torch.amp.GradScaler(self.device.type, enabled=False)
-        shares = ShardedBatchSampler(0, self.args.batch_size).shares  # of one process: the sizes of the batches alone count
+        shares = ShardedBatchSampler(
+            0, self.args.batch_size
+        ).shares  # of one process: the sizes of the batches alone count
         return train_one_epoch(
             self.step,
             batches,

@@ -344,7 +344,7 @@ def looked_at(args: argparse.Namespace, variant: str, seed: int) -> dict[str, fl
                 if part == "test":
                     blobs = random_mask(row_seeds(0, 0, batch.index), (args.img_size, args.img_size), k).to(device)
                     for name, m in (("random_crop", blobs), ("random_drop", 1 - blobs)):
-                        logits[name].append(model.backbone(model.keep(x, m, row_seeds(0, 0, batch.index))))
+                        logits[name].append(model.backbone(model.apply_mask(x, m, row_seeds(0, 0, batch.index))))
                 if variant in LEARNED:
                     hard = model.masks(x, 0.1, None)[1]
                     logits["mask"].append(torch.nn.functional.adaptive_avg_pool2d(hard, CELLS).flatten(1))

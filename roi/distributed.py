@@ -51,14 +51,14 @@ def processes(device: torch.device) -> Iterator[torch.device]:
         yield device
     finally:
         sys.stdout = spoken
-    wait()  # process 0 may still be writing
+    barrier()  # process 0 may still be writing
     td.destroy_process_group()  # not after an error: it would wait for the others, and torchrun ends them all
 
 
 _host: Any = None  # the group that talks over the host, whatever the device: no GPU waits for it
 
 
-def shared(step: nn.Module) -> nn.Module:
+def wrap_ddp(step: nn.Module) -> nn.Module:
     """`step` with gradients averaged over the processes (DistributedDataParallel: overlapped with the backward pass)."""
     if world() == 1:
         return step
@@ -102,7 +102,7 @@ def counting(values: Tensor, share: float) -> Tensor:
     return mean(values * (share > 0)) * share
 
 
-def gathered(thing: T) -> list[T]:
+def all_gather_objects(thing: T) -> list[T]:
     """What each process has, in their order, on all of them; for small things (it travels as a pickle between our own processes)."""
     if world() == 1:
         return [thing]
@@ -120,7 +120,7 @@ def highest(number: int) -> int:
     return int(value)
 
 
-def wait() -> None:
+def barrier() -> None:
     """Until every process is here."""
     if world() > 1:
         td.barrier(group=_host)
@@ -131,7 +131,7 @@ def one_a_machine_first() -> Iterator[None]:
     """A block that the first process of each machine goes through before its others: it makes what all of them read."""
     if local_rank() == 0:
         yield
-        wait()
+        barrier()
     else:
-        wait()
+        barrier()
         yield

@@ -163,7 +163,9 @@ def test_a_signal_to_one_process_stops_all_of_them_at_the_same_step(monkeypatch:
     """They ask each other after as many steps as the slowest does in a second."""
     stop, asked, others = Stop(), [], [(0, 4.7), (int(signal.SIGTERM), 4.7)]
     monkeypatch.setattr(distributed, "world", lambda: 2)
-    monkeypatch.setattr(distributed, "gathered", lambda told: asked.append(told) or [told, others[len(asked) - 1]])
+    monkeypatch.setattr(
+        distributed, "all_gather_objects", lambda told: asked.append(told) or [told, others[len(asked) - 1]]
+    )
     stop.began = time.perf_counter() - 0.1  # ten steps a second here
     assert stop.agreed() == 0 and len(asked) == 1 and asked[0][1] == pytest.approx(10, rel=0.2)
     assert [stop.agreed() for _ in range(3)] == [0] * 3 and len(asked) == 1
@@ -175,18 +177,18 @@ def test_alone_nothing_is_shared() -> None:
     assert (distributed.rank(), distributed.world(), distributed.local_rank()) == (0, 1, 0)
     module, tensor = torch.nn.Linear(1, 1), torch.ones(2)
     assert (
-        distributed.shared(module) is module
+        distributed.wrap_ddp(module) is module
         and distributed.mean(tensor) is tensor
         and distributed.counting(tensor, 0.5) is tensor
     )
-    assert distributed.gathered("a") == ["a"] and distributed.highest(3) == 3
+    assert distributed.all_gather_objects("a") == ["a"] and distributed.highest(3) == 3
     with (
         distributed.processes(torch.device("cpu")) as device,
         distributed.one_a_machine_first(),
         distributed.no_sync(module, True),
     ):
         assert device.type == "cpu" and not torch.distributed.is_initialized()
-    distributed.wait()
+    distributed.barrier()
 
 
 # --- real processes --------------------------------------------------------------------------------------------------

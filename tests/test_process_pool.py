@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from roi.process_pool import Died, run_jobs, in_order
+from roi.process_pool import Died, in_order, run_jobs
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are forks there")
 

@@ -38,7 +38,7 @@ import PIL
 
 from roi.data.images import UnreadableImage, is_constant, read_picture
 from roi.errors import UserError
-from roi.files import reason, atomic_write
+from roi.files import atomic_write, reason
 from roi.process_pool import run_jobs
 from roi.progress import progress, say
 

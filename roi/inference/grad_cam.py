@@ -14,7 +14,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional as F
 
 from roi.errors import UserError
-from roi.models.roi_model import RoiModel, head
+from roi.models.roi_model import RoiModel, classifier_layer
 
 Part = Callable[[Tensor], Tensor]
 POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)  # they only resize what stands before them
@@ -86,7 +86,7 @@ def _split_traced(backbone: nn.Module, x: Tensor) -> tuple[Part, Part]:
     graph = _Tracer().trace(backbone)
     ShapeProp(fx.GraphModule(backbone, graph)).propagate(x)
     nodes = list(graph.nodes)
-    name = head(backbone)[0]
+    name = classifier_layer(backbone)[0]
     end = next(n for n, node in enumerate(nodes) if node.op == "call_module" and node.target == name)
     for node in reversed(nodes[:end]):
         shape: Sequence[int] = getattr(node.meta.get("tensor_meta"), "shape", ())

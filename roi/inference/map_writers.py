@@ -18,7 +18,7 @@ from roi import distributed
 from roi.data.dataset import Batch
 from roi.errors import UserError
 from roi.inference.grad_cam import GradCam
-from roi.models.masks import upsample, exact_topk, kept_pixels
+from roi.models.masks import exact_topk, kept_pixels, upsample
 from roi.models.roi_model import RoiModel, Views
 from roi.scoring.map_file import REINIT, pack
 from roi.scoring.npz_stream import ArrayWriter, origin
@@ -64,7 +64,7 @@ class MapsFile:
             meta: where the maps come from.
             contaminated: the images that the checkpoint was trained on, or on others of their patients.
         """
-        self.images = [name for names in distributed.gathered(self.images) for name in names]
+        self.images = [name for names in distributed.all_gather_objects(self.images) for name in names]
         self.file.close(
             **origin(self.images, meta, contaminated),
             classes=np.array(classes),
@@ -135,7 +135,7 @@ class ClassMaps(MapsFile):
             raise UserError(f"{self.file.path}: the checkpoint has one map for all classes; leave out --class_masks")
         device = views.maps.device
         with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
-            _, other = self.reinit.read(self.reinit.normalise(batch.pixels[chosen].to(device)))
+            _, other = self.reinit.logits_and_maps(self.reinit.normalise(batch.pixels[chosen].to(device)))
         maps = {"class_mask": views.maps[chosen], "class_mask" + REINIT: other}
         self.rows([names[n] for n in chosen], {s: self._sized(m) for s, m in maps.items()}, {})
 

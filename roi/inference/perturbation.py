@@ -15,7 +15,7 @@ from torch import Tensor
 from roi import distributed
 from roi.data.dataset import Batch
 from roi.errors import UserError
-from roi.models.masks import exact_topk, quantize_scores, kept_pixels, random_mask
+from roi.models.masks import exact_topk, kept_pixels, quantize_scores, random_mask
 from roi.models.roi_model import RoiModel, Views
 from roi.scoring.npz_stream import ArrayWriter, origin
 
@@ -127,7 +127,7 @@ class Curves:
         """Write the file; -> its images. `meta`: where it comes from; `contaminated`: images that were trained on."""
         if self.waiting:
             self._flush()
-        self.images = [name for names in distributed.gathered(self.images) for name in names]
+        self.images = [name for names in distributed.all_gather_objects(self.images) for name in names]
         self.file.close(
             **origin(self.images, meta, contaminated),
             classes=np.array(classes),

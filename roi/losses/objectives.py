@@ -16,8 +16,17 @@ import torch
 from torch import Tensor, nn
 
 from roi.counter_rng import uniform
-from roi.losses.terms import Denominator, bce, consist, drop, log_mean_exp, lost, count_of_batch, total_variation
-from roi.models.masks import soft_topk, upsample, exact_topk, kept_pixels, random_mask, straight_through
+from roi.losses.terms import (
+    Denominator,
+    bce,
+    consist,
+    count_of_batch,
+    drop,
+    log_mean_exp,
+    suppression_loss,
+    total_variation,
+)
+from roi.models.masks import exact_topk, kept_pixels, random_mask, soft_topk, straight_through, upsample
 from roi.models.roi_model import RoiModel
 
 OBJECTIVES = {
@@ -73,7 +82,7 @@ class RandomViews:
     single: Tensor  # (B,) bool: one of them
 
     @staticmethod
-    def draw(seeds: Tensor, target: Tensor, size: tuple[int, int], random_views: float) -> "Chance":
+    def draw(seeds: Tensor, target: Tensor, size: tuple[int, int], random_views: float) -> "RandomViews":
         """(B,) seeds, (B, K) -> all on their device, no loop over images"""
         present = (target == 1).float()  # (B, K)
         through, share, coin = uniform(seeds, 3, stream=3).unbind(1)  # (B,) each
@@ -129,14 +138,14 @@ def evidence_terms(
     x = model.normalise(pixels)
     findings = target.masked_fill(~model.findings, torch.nan)  # Normal has no place
     if warm_up:
-        logits, maps = model.read(x)
+        logits, maps = model.logits_and_maps(x)
         return label_terms(logits, maps if model.per_class else None, target, findings, sharpness, over, label_loss)
     size = (x.shape[-2], x.shape[-1])
     k = kept_pixels(*size, keep_ratio)
     chance = RandomViews.draw(seeds, findings, size, random_views)
-    logits, maps = model.read(model.keep(x, chance.light, seeds))
+    logits, maps = model.logits_and_maps(model.apply_mask(x, chance.light, seeds))
     terms = label_terms(logits, maps if model.per_class else None, target, findings, sharpness, over, label_loss)
-    score = model.union(maps, logits, size)
+    score = model.combine_maps(maps, logits, size)
     hard, soft = exact_topk(score, k), soft_topk(score, k)
     m = dropped = straight_through(hard, soft)
     present = (findings == 1).float()
@@ -150,9 +159,9 @@ def evidence_terms(
         present = chance.one
     terms["consist"] = bce(model.crop(x, m, seeds), target, over)
     # The classifier must not learn from the drop view: only the mask is asked to remove evidence.
-    with fixed(model.backbone):
+    with frozen(model.backbone):
         left = model.drop(x, dropped, seeds)
-    terms["drop"] = lost(left, present, over)
+    terms["drop"] = suppression_loss(left, present, over)
     return terms | {
         "mask_kept": hard.mean(),
         "mask_mean": soft.detach().mean(),
@@ -161,7 +170,7 @@ def evidence_terms(
 
 
 @contextmanager
-def fixed(module: nn.Module) -> Iterator[None]:
+def frozen(module: nn.Module) -> Iterator[None]:
     """What goes through it for a while sends no gradient into its parameters."""
     learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in learning:

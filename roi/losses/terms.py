@@ -35,7 +35,9 @@ def weighted(logits: Tensor, target: Tensor, over: Denominator = count_of_batch,
     return _expected(weight * F.softplus(-logits), F.softplus(logits), target, over)
 
 
-def focal(logits: Tensor, target: Tensor, over: Denominator = count_of_batch, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+def focal(
+    logits: Tensor, target: Tensor, over: Denominator = count_of_batch, *, alpha: float = 0.25, gamma: float = 2.0
+) -> Tensor:
     """-alpha_t (1 - p_t)^gamma log p_t, what is sure already counts less (Lin et al. 2017, eq. 5). (B, K), (B, K) -> ()
 
     alpha weighs what is present and 1 - alpha what is absent; below 0: neither (eq. 4). gamma 0 without alpha is BCE.
@@ -72,7 +74,9 @@ def class_balanced(logits: Tensor, target: Tensor, over: Denominator = count_of_
     return _expected(weight[0] * F.softplus(-logits), weight[1] * F.softplus(logits), target, over)
 
 
-def ldam(logits: Tensor, target: Tensor, over: Denominator = count_of_batch, *, margin: Tensor, scale: float = 1.0) -> Tensor:
+def ldam(
+    logits: Tensor, target: Tensor, over: Denominator = count_of_batch, *, margin: Tensor, scale: float = 1.0
+) -> Tensor:
     """BCE at s (z - margin) for what is present and s (z + margin) for what is absent: the rarer the wider (margins; Cao et al. 2019).
 
     (B, K), (B, K), margin (2, K) of present and absent -> (). The paper's margin stands in a softmax over classes; a finding has two, present and absent.
@@ -129,7 +133,7 @@ def drop(logits_full: Tensor, logits_drop: Tensor) -> Tensor:
     return F.relu(logits_drop.sigmoid() - logits_full.sigmoid()).mean()
 
 
-def lost(logits_drop: Tensor, present: Tensor, over: Denominator = count_of_batch) -> Tensor:
+def suppression_loss(logits_drop: Tensor, present: Tensor, over: Denominator = count_of_batch) -> Tensor:
     """mean -log(1 - p_drop) over what is present: without its evidence a finding is not found. (B, K), (B, K) 0/1 -> ()
 
     Present is a target of 1. Of one between 0 and 1 nobody is sure that there is evidence to lose.

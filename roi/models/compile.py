@@ -15,12 +15,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from roi.errors import UserError
-from roi.models.roi_model import RoiModel, head
+from roi.models.roi_model import RoiModel, classifier_layer
 
 
 def compiled(model: RoiModel) -> None:
     """torch.compile the largest parts inside which nobody looks, one by one. The first batch of a new size takes minutes."""
-    found = list(parts(model.backbone, head(model.backbone)[1]))
+    found = list(parts(model.backbone, classifier_layer(model.backbone)[1]))
     for part in found:
         part.forward = torch.compile(part.forward)
     limits = torch._dynamo.config  # of the forms of one function: stages share theirs, and each comes in train and eval mode, with and without gradients
@@ -45,7 +45,7 @@ def recomputed(model: RoiModel) -> None:
 
     UserError: the backbone has no repeated blocks.
     """
-    found = list(blocks(model.backbone, head(model.backbone)[1]))
+    found = list(blocks(model.backbone, classifier_layer(model.backbone)[1]))
     if not found:
         raise UserError(
             f"--checkpoint_activations: {type(model.backbone).__name__} has no repeated blocks; leave it out"

@@ -20,7 +20,7 @@ from roi.errors import UserError
 from roi.files import reason
 from roi.labels import is_finding
 from roi.models.mask_net import ConvMask, FeatureMask, Stages
-from roi.models.masks import cutout_mask, upsample, exact_topk, kept_pixels, random_mask, standardised, straight_through
+from roi.models.masks import cutout_mask, exact_topk, kept_pixels, random_mask, standardised, straight_through, upsample
 from roi.models.view_norms import ViewNorms
 from roi.models.weights import load_weights, read_tensors, read_weights
 
@@ -84,7 +84,7 @@ class RoiModel(nn.Module):
         self.backbone = backbone
         self.mask, self.fill, self.per_class = mask, fill, per_class and mask in LEARNED
         self.frozen: list[nn.Module] = []  # batch norms that keep their statistics (roi.training.optim.learn_only)
-        last = head(backbone)[1]
+        last = classifier_layer(backbone)[1]
         classes = len(last.weight)  # type: ignore[arg-type]
         maps = classes if self.per_class else 1
         self.stages = Stages(backbone, last, img_size, map_stride, widened_stage) if mask == "features" else None
@@ -111,21 +111,21 @@ class RoiModel(nn.Module):
         """(B, 1, H, W) uint8, or float in 0..255 -> (B, 3, H, W) float, with the mean and spread that the weights were trained with."""
         return ((pixels.float() / 255 - self.mean) / self.std).contiguous(memory_format=self.memory_format)
 
-    def keep(self, x: Tensor, m: Tensor, seeds: Tensor | None = None) -> Tensor:
+    def apply_mask(self, x: Tensor, m: Tensor, seeds: Tensor | None = None) -> Tensor:
         """What a mask keeps: x m + fill (1 - m). (B, 3, H, W) normalised, (B, 1, H, W) in 0..1 -> (B, 3, H, W); only noise needs `seeds`."""
         return x * m if self.fill == "mean" else torch.lerp(filling(x, self.fill, seeds), x, m)
 
     def crop(self, x: Tensor, m: Tensor, seeds: Tensor | None = None) -> Tensor:
         """Logits of the crop view, what a mask keeps: (B, 3, H, W) normalised, (B, 1, H, W) in 0..1 -> (B, K) fp32."""
         with self.view_norms.of("crop"):
-            return self.backbone(self.keep(x, m, seeds)).float()
+            return self.backbone(self.apply_mask(x, m, seeds)).float()
 
     def drop(self, x: Tensor, m: Tensor, seeds: Tensor | None = None) -> Tensor:
         """Logits of the drop view, what a mask leaves over: (B, 3, H, W) normalised, (B, 1, H, W) in 0..1 -> (B, K) fp32."""
         with self.view_norms.of("drop"):
-            return self.backbone(self.keep(x, 1 - m, seeds)).float()
+            return self.backbone(self.apply_mask(x, 1 - m, seeds)).float()
 
-    def read(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def logits_and_maps(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and maps of a learned mask: (B, 3, H, W) normalised -> (B, K), (B, M, h, w), both fp32. No gradient goes from the
         maps into the backbone: what it learns comes from its own logits."""
         assert self.mask_net is not None
@@ -138,10 +138,10 @@ class RoiModel(nn.Module):
     def read_features(self, pooled: Tensor, stages: list[Tensor]) -> tuple[Tensor, Tensor | None]:
         """`read`, from what a frozen backbone has made of the images: (B, D) the input of the classifier layer, (B, D_i, h_i, w_i)
         each stage -> logits (B, K), maps (B, M, h, w) or None without a learned mask, both fp32."""
-        logits = head(self.backbone)[1](pooled).float()
+        logits = classifier_layer(self.backbone)[1](pooled).float()
         return logits, None if self.mask_net is None else self.mask_net(stages).float()
 
-    def union(self, maps: Tensor, logits: Tensor, size: tuple[int, int]) -> Tensor:
+    def combine_maps(self, maps: Tensor, logits: Tensor, size: tuple[int, int]) -> Tensor:
         """The score of one mask for all classes at the size of the image: (B, M, h, w), (B, K) -> (B, 1, H, W).
 
         A map stands for what the full view finds present: log sum over findings of p_k exp(z_k), each z_k with mean 0 and spread 1.
@@ -153,10 +153,10 @@ class RoiModel(nn.Module):
 
     def masks(self, x: Tensor, keep_ratio: float, seeds: Tensor | None) -> tuple[Tensor | None, Tensor]:
         """(B, 3, H, W) normalised -> score (None unless learned), hard mask, both (B, 1, H, W)."""
-        score = self.look(x)[2] if self.mask in LEARNED else None
-        return score, self.hard(x, score, keep_ratio, seeds)
+        score = self.score(x)[2] if self.mask in LEARNED else None
+        return score, self.binary_mask(x, score, keep_ratio, seeds)
 
-    def look(self, x: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def score(self, x: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """(B, 3, H, W) -> logits (B, K), maps (B, M, h, w), score (B, 1, H, W), each None where the mask does not need it."""
         size = (x.shape[-2], x.shape[-1])
         if self.mask == "conv" and not self.per_class:  # three views in one forward, as the mask needs no features
@@ -164,11 +164,11 @@ class RoiModel(nn.Module):
             maps = self.mask_net(x).float()
             return None, maps, maps
         if self.mask in LEARNED:
-            logits, maps = self.read(x)
-            return logits, maps, self.union(maps, logits, size)
+            logits, maps = self.logits_and_maps(x)
+            return logits, maps, self.combine_maps(maps, logits, size)
         return None, None, None
 
-    def hard(self, x: Tensor, score: Tensor | None, keep_ratio: float, seeds: Tensor | None) -> Tensor:
+    def binary_mask(self, x: Tensor, score: Tensor | None, keep_ratio: float, seeds: Tensor | None) -> Tensor:
         size = (x.shape[-2], x.shape[-1])
         k = kept_pixels(*size, keep_ratio)
         if score is not None:
@@ -184,14 +184,14 @@ class RoiModel(nn.Module):
         x = self.normalise(pixels)
         if self.mask == "none" or full_only:
             return Views(self.backbone(x).float(), None, None, None, None)
-        full, maps, score = self.look(x)
-        hard = self.hard(x, score, keep_ratio, seeds)
+        full, maps, score = self.score(x)
+        hard = self.binary_mask(x, score, keep_ratio, seeds)
         soft = None if score is None else score.sigmoid()
         m = hard if soft is None else straight_through(hard, soft)
         if full is not None and any(self.view_norms.learned.values()) and not self.training:
             crop, drop = self.crop(x, m, seeds), self.drop(x, m, seeds)
             return Views(full, crop, drop, soft, hard, score, maps if self.per_class else None)
-        parts = [self.keep(x, m, seeds), self.keep(x, 1 - m, seeds)]
+        parts = [self.apply_mask(x, m, seeds), self.apply_mask(x, 1 - m, seeds)]
         logits = self.backbone(torch.cat(parts if full is not None else [x, *parts])).float()
         full, crop, drop = (full, *logits.chunk(2)) if full is not None else logits.chunk(3)
         return Views(full, crop, drop, soft, hard, score, maps if self.per_class else None)
@@ -199,7 +199,7 @@ class RoiModel(nn.Module):
     def last_layers(self) -> dict[str, nn.Module]:
         """The last layers that the terms of a loss are made of, for GradNorm: "head" of the classifier and, if it is learned, of the "mask"."""
         mask = {} if self.mask_net is None else {"mask": self.mask_net.layers[-1]}
-        return {"head": head(self.backbone)[1], **mask}
+        return {"head": classifier_layer(self.backbone)[1], **mask}
 
 
 def filling(x: Tensor, fill: str, seeds: Tensor | None) -> Tensor:
@@ -213,7 +213,7 @@ def filling(x: Tensor, fill: str, seeds: Tensor | None) -> Tensor:
     return grey.view(len(x), 1, *x.shape[-2:]).expand_as(x)
 
 
-def head(backbone: nn.Module) -> tuple[str, nn.Module]:
+def classifier_layer(backbone: nn.Module) -> tuple[str, nn.Module]:
     """-> (name, module) of the classifier: timm's own answer, or the last linear or convolutional layer."""
     layers = [(name, m) for name, m in backbone.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     own = backbone.get_classifier() if hasattr(backbone, "get_classifier") else None  # type: ignore[operator]
@@ -242,13 +242,15 @@ def build_backbone(
             _torchvision(name, classes, img_size) if name in torchvision_names() else _timm(name, classes, img_size)
         )
     if zero_head:
-        for parameter in head(backbone)[1].parameters():
+        for parameter in classifier_layer(backbone)[1].parameters():
             nn.init.zeros_(parameter)
     if weights == "imagenet":
-        load_weights(backbone, head(backbone)[0], imagenet_weights(name, img_size), f"the ImageNet weights of {name}")
+        load_weights(
+            backbone, classifier_layer(backbone)[0], imagenet_weights(name, img_size), f"the ImageNet weights of {name}"
+        )
     elif weights != "none":
         state, its_classes = read_weights(Path(weights))
-        load_weights(backbone, head(backbone)[0], state, weights, class_names, its_classes)
+        load_weights(backbone, classifier_layer(backbone)[0], state, weights, class_names, its_classes)
     return backbone
 
 
@@ -393,10 +395,10 @@ def reinitialised(args: dict[str, Any], classes: Sequence[str], seed: int, chann
     The draw is another one than that of the run, which began from build_model(..., seed=args["seed"]).
     """
     other = int(np.random.SeedSequence([seed, args["seed"], 1]).generate_state(1)[0])
-    return described(args, classes, other, channels_last).eval()
+    return model_from_args(args, classes, other, channels_last).eval()
 
 
-def described(args: dict[str, Any], classes: Sequence[str], seed: int, channels_last: bool = True) -> RoiModel:
+def model_from_args(args: dict[str, Any], classes: Sequence[str], seed: int, channels_last: bool = True) -> RoiModel:
     """The model that the training flags of a checkpoint describe, with weights drawn from `seed`."""
     return build_model(
         args["backbone"],

@@ -21,7 +21,7 @@ STEEPEST = 5.0  # log of the largest weight that a finding may have relative to 
 STARTS = 8  # where fixed-sequence tests of a precision begin
 
 
-def missed(prob: np.ndarray, target: np.ndarray, threshold: float | np.ndarray) -> np.ndarray:
+def false_negative_proportion(prob: np.ndarray, target: np.ndarray, threshold: float | np.ndarray) -> np.ndarray:
     """Share of its findings that an image's set lacks; 0 for an image without any. (N, K), (N, K), () or (K,) -> (N,) in [0, 1]"""
     present = target == 1
     return ((prob < threshold) & present).sum(axis=1) / np.maximum(present.sum(axis=1), 1)

@@ -5,6 +5,7 @@ Letters: N images, K classes, S sources of masks (the mask and its controls), F 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from roi.errors import UserError
 from roi.scoring import metrics
-from roi.scoring.npz_stream import read_arrays, read_meta, scalar, trained_on
+from roi.scoring.npz_stream import is_contaminated, read_arrays, read_meta, scalar
 from roi.scoring.summary import BootstrapEstimate, WeightedStatistic, estimate, scored, weighted_mean
 
 WHAT = "file of curves (infer_roi_consistency.py --curves)"
@@ -62,7 +63,7 @@ def read_curves(path: str | Path) -> Curves:
         arrays["full"],
         scalar(arrays, "keep_ratio", path),
         meta,
-        trained_on(arrays, meta, np.arange(n), path),
+        is_contaminated(arrays, meta, np.arange(n), path),
     )
 
 
@@ -81,8 +82,8 @@ def confidence(drawn: dict[str, BootstrapEstimate], classes: Sequence[str], find
         name: {
             "mean": drawn[f"faithfulness_{name}"].over(findings).summary(),
             "per_class": {
-                c: drawn[f"faithfulness_{name}"].map(lambda v, j=j: v[..., j]).summary() for j, c in enumerate(classes)
-            },  # type: ignore[misc]
+                c: drawn[f"faithfulness_{name}"].map(itemgetter((..., j))).summary() for j, c in enumerate(classes)
+            },
         }
         for name in ("positives", "negatives")
     }

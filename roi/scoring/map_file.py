@@ -16,7 +16,7 @@ import pandas as pd
 
 from roi.data.table import AMBIGUOUS, match_images, unmatched
 from roi.errors import UserError
-from roi.scoring.npz_stream import read_arrays, read_meta, scalar, trained_on
+from roi.scoring.npz_stream import is_contaminated, read_arrays, read_meta, scalar
 
 WHAT = "file of maps (infer_roi_consistency.py --save_masks or --cam)"
 REINIT = "_reinit"  # a source of the same name from a model with new weights: the check of Adebayo et al. (2018)
@@ -78,7 +78,7 @@ def read_maps(path: str | Path, images: Sequence[str] | None = None, wanted: np.
     kept = {s: unpack(data[f"kept_{s}"][rows], side) for s in sources if f"kept_{s}" in data}
     meta = read_meta(data["meta"], path, WHAT)
     known = names if images is None else images
-    marked = trained_on(data, meta, rows, path)
+    marked = is_contaminated(data, meta, rows, path)
     return Maps([known[n] for n in place], classes, maps, kept, scalar(data, "keep_ratio", path), meta, marked)
 
 

@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 
 from roi.errors import UserError
-from roi.files import beside, reason, atomic_write
+from roi.files import atomic_write, beside, reason
 from roi.scoring.provenance import check_origin
 
 
@@ -69,7 +69,7 @@ class ArrayWriter:
 
         for file in self._files.values():
             file.flush()
-        everyone = distributed.gathered(
+        everyone = distributed.all_gather_objects(
             (self.rows, self._kinds, {name: file.name for name, file in self._files.items()})
         )
         kinds = next((kinds for _, kinds, _ in everyone if kinds), None)
@@ -94,7 +94,7 @@ class ArrayWriter:
                 for name, value in fixed.items():
                     with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
                         np.lib.format.write_array(entry, np.asanyarray(value), allow_pickle=False)
-        distributed.wait()
+        distributed.barrier()
         self.__exit__()
 
 
@@ -143,7 +143,9 @@ def read_meta(value: np.ndarray, path: str | Path, what: str) -> dict[str, Any]:
     return check_origin(meta, f"{path}: meta")
 
 
-def trained_on(arrays: dict[str, np.ndarray], meta: dict[str, Any], rows: np.ndarray, path: str | Path) -> bool | None:
+def is_contaminated(
+    arrays: dict[str, np.ndarray], meta: dict[str, Any], rows: np.ndarray, path: str | Path
+) -> bool | None:
     """Was the checkpoint trained on one of these rows, or another image of their patients? None: nobody says."""
     marked = arrays.get("contaminated")
     if marked is None:

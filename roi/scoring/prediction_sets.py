@@ -330,7 +330,10 @@ def realised(
     )
     steps = [row for row in thresholds["curve"] if row["fnr"] is not None and whole.any()]
     curve = [
-        {"alpha": row["alpha"], "fnr": float(np.average(conformal.missed(scaled, target, row["fnr"]), weights=share))}
+        {
+            "alpha": row["alpha"],
+            "fnr": float(np.average(conformal.false_negative_proportion(scaled, target, row["fnr"]), weights=share)),
+        }
         for row in steps
     ]
     found = {

@@ -18,7 +18,7 @@ import pandas as pd
 from roi.data.table import class_list, image_keys, match_images, unmatched
 from roi.data.text_table import numbers, read_text_table
 from roi.errors import UserError
-from roi.files import beside, atomic_write
+from roi.files import atomic_write, beside
 from roi.labels import LABELS, NORMAL, canonical
 from roi.scoring.provenance import check_origin
 
@@ -77,7 +77,7 @@ def write(path: str | Path, rows: Iterable[dict[str, Any]], meta: dict[str, Any]
             count += 1
             marked += bool(row.get("contaminated"))
         own.flush()
-        everyone = distributed.gathered((own.name, count, marked))  # and all are done
+        everyone = distributed.all_gather_objects((own.name, count, marked))  # and all are done
         if distributed.rank() == 0:
             for before, (name, there, _) in zip(
                 itertools.accumulate(n for _, n, _ in everyone), everyone[1:], strict=False
@@ -93,7 +93,7 @@ def write(path: str | Path, rows: Iterable[dict[str, Any]], meta: dict[str, Any]
                 known["contaminated"] = True
             with atomic_write(meta_path(path)) as file:
                 json.dump(known, file, indent=1)
-        distributed.wait()
+        distributed.barrier()
     return count, marked
 
 
@@ -220,7 +220,9 @@ def _nothing_more(path: Path, rows: list[dict[str, Any]], classes: list[str], pa
 # Predictions and the table of their images
 
 
-def matched(path: str, table: pd.DataFrame, csv: str, members: Sequence[str] = ()) -> tuple[Predictions, pd.DataFrame]:
+def align_with_table(
+    path: str, table: pd.DataFrame, csv: str, members: Sequence[str] = ()
+) -> tuple[Predictions, pd.DataFrame]:
     """Predictions, or the mean of an ensemble, their classes spelled as here, and the rows of the table in their order; every prediction needs one."""
     preds = ensemble(members) if members else read(path)
     known = (
@@ -250,7 +252,7 @@ def columns(have: list[str], wanted: list[str], path: str) -> list[int]:
     return [have.index(c) for c in wanted]
 
 
-def places(images: list[str], have: list[str], path: str, whose: str) -> np.ndarray:
+def match_rows(images: list[str], have: list[str], path: str, whose: str) -> np.ndarray:
     """Rows of `images` among `have`. UserError: one is not there."""
     place = match_images(images, have)
     if (place < 0).any():
@@ -259,7 +261,7 @@ def places(images: list[str], have: list[str], path: str, whose: str) -> np.ndar
     return place
 
 
-def trained_on(preds: Predictions) -> bool | None:
+def is_contaminated(preds: Predictions) -> bool | None:
     """Was the model trained on these images or their patients? None: nobody says."""
     said = preds.meta.get("contaminated", False if preds.meta else None)
     return True if preds.contaminated.any() or said else said

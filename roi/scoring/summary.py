@@ -8,6 +8,8 @@ Letters: N images, K classes, R resamples.
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -27,11 +29,11 @@ class BootstrapEstimate:
     def __init__(self, value: np.ndarray, drawn: np.ndarray) -> None:
         self.value, self.drawn = value, drawn
 
-    def map(self, function: Callable[[np.ndarray], np.ndarray]) -> "Drawn":
+    def map(self, function: Callable[[np.ndarray], np.ndarray]) -> "BootstrapEstimate":
         """`function` works on arrays with resamples first."""
         return BootstrapEstimate(function(self.value[None])[0], function(self.drawn))
 
-    def over(self, findings: np.ndarray) -> "Drawn":
+    def over(self, findings: np.ndarray) -> "BootstrapEstimate":
         """(..., K), (K,) bool -> (...): the mean over those of `findings` that are defined; the same ones in each resample."""
         chosen = findings & ~np.isnan(self.value)
         if not chosen.any():
@@ -63,7 +65,9 @@ def scored(target: np.ndarray, classes: Sequence[str]) -> np.ndarray:
     return is_finding(classes) & (target == 1).any(axis=0) & (target == 0).any(axis=0)
 
 
-def estimate(scores: dict[str, WeightedStatistic], patients: np.ndarray, resamples: int, seed: int) -> dict[str, BootstrapEstimate]:
+def estimate(
+    scores: dict[str, WeightedStatistic], patients: np.ndarray, resamples: int, seed: int
+) -> dict[str, BootstrapEstimate]:
     """Every score on the images themselves and in `resamples` draws of their patients; one patient alone has no spread to draw."""
     resamples = resamples if len(set(patients)) > 1 else 0
     ones, none = np.ones((len(patients), 1), dtype=np.int32), np.zeros((len(patients), 0), dtype=np.int32)
@@ -122,7 +126,14 @@ def decisions(counts: np.ndarray) -> dict[str, np.ndarray]:
         return {**metrics.decision_scores(tp, fp, fn, tn), "accuracy": (tp + tn) / (tp + fp + fn + tn)}
 
 
-def main_scores(prob: dict[str, np.ndarray], target: np.ndarray, threshold: np.ndarray | None) -> dict[str, WeightedStatistic]:
+def decision(name: str, counts: np.ndarray) -> np.ndarray:
+    """One of `decisions`."""
+    return decisions(counts)[name]
+
+
+def main_scores(
+    prob: dict[str, np.ndarray], target: np.ndarray, threshold: np.ndarray | None
+) -> dict[str, WeightedStatistic]:
     """What `tables` reads: ranking of each part, squared error, and counts at thresholds."""
     scores: dict[str, WeightedStatistic] = {f"ranking_{part}": metrics.ranking(p, target) for part, p in prob.items()}
     known = ~np.isnan(target)
@@ -133,7 +144,11 @@ def main_scores(prob: dict[str, np.ndarray], target: np.ndarray, threshold: np.n
 
 
 def tables(
-    drawn: dict[str, BootstrapEstimate], prob: np.ndarray, target: np.ndarray, classes: Sequence[str], threshold: np.ndarray | None
+    drawn: dict[str, BootstrapEstimate],
+    prob: np.ndarray,
+    target: np.ndarray,
+    classes: Sequence[str],
+    threshold: np.ndarray | None,
 ) -> dict[str, Any]:
     """-> mean, per_class, and with thresholds micro and hamming; all means over the same findings"""
     findings = scored(target, classes)
@@ -141,12 +156,11 @@ def tables(
     for name, score in drawn.items():
         if name.startswith("ranking_"):
             suffix = "" if name == "ranking_full" else name.removeprefix("ranking")
-            columns |= {
-                f"{kind}{suffix}": score.map(lambda v, m=m: v[..., m]) for m, kind in enumerate(("auroc", "ap"))
-            }  # type: ignore[misc]
+            for m, kind in enumerate(("auroc", "ap")):
+                columns[f"{kind}{suffix}"] = score.map(itemgetter((..., m)))
     columns["brier"] = drawn["brier"]
     if threshold is not None:
-        columns |= {name: drawn["counts"].map(lambda c, n=name: decisions(c)[n]) for name in metrics.DECISIONS}  # type: ignore[misc]
+        columns |= {name: drawn["counts"].map(partial(decision, name)) for name in metrics.DECISIONS}
     blocks: dict[str, Any] = {
         "mean": {name: score.over(findings).summary() for name, score in columns.items()},
         "per_class": {
@@ -161,10 +175,9 @@ def tables(
         usable = findings & ~np.isnan(threshold)
         pooled = drawn["counts"].map(lambda c: c[:, usable].sum(axis=1))
         blocks["micro"] = {
-            n: pooled.map(lambda c, n=n: decisions(c)[n]).summary()
-            for n in ("f1", "precision", "recall", "specificity")
-        }  # type: ignore[misc]
-        blocks["hamming"] = pooled.map(lambda c: decisions(c)["accuracy"]).summary()
+            name: pooled.map(partial(decision, name)).summary() for name in ("f1", "precision", "recall", "specificity")
+        }
+        blocks["hamming"] = pooled.map(partial(decision, "accuracy")).summary()
     return blocks
 
 
@@ -268,7 +281,10 @@ def subgroup_scores(
 
 
 def subgroups(
-    drawn: dict[str, BootstrapEstimate], groups: dict[str, dict[str, np.ndarray]], patients: np.ndarray, classes: Sequence[str]
+    drawn: dict[str, BootstrapEstimate],
+    groups: dict[str, dict[str, np.ndarray]],
+    patients: np.ndarray,
+    classes: Sequence[str],
 ) -> dict[str, Any]:
     """Mean AUROC of each group over the findings that all groups of the attribute have in both classes, and the gap between best
     and worst. A group with less than half as many such findings as another is too small: undefined, and not in the gap.
@@ -309,11 +325,18 @@ def subgroups(
 
 
 def comparison(
-    ours: BootstrapEstimate, theirs: BootstrapEstimate, a: np.ndarray, b: np.ndarray, target: np.ndarray, classes: Sequence[str]
+    ours: BootstrapEstimate,
+    theirs: BootstrapEstimate,
+    a: np.ndarray,
+    b: np.ndarray,
+    target: np.ndarray,
+    classes: Sequence[str],
 ) -> dict[str, Any]:
     """Paired difference ours - theirs of the AUROC, with p from the resamples and, per finding, from DeLong. (N, K) each"""
     both = is_finding(classes) & ~np.isnan(ours.value[:, 0]) & ~np.isnan(theirs.value[:, 0])
-    difference = BootstrapEstimate(ours.value[:, 0] - theirs.value[:, 0], ours.drawn[..., 0] - theirs.drawn[..., 0])  # (K,)
+    difference = BootstrapEstimate(
+        ours.value[:, 0] - theirs.value[:, 0], ours.drawn[..., 0] - theirs.drawn[..., 0]
+    )  # (K,)
     mean = difference.map(lambda v: _nanmean(np.where(both, v, np.nan)))
     per_class: dict[str, Any] = {}
     for j, c in enumerate(classes):

@@ -184,7 +184,10 @@ def convert_all(
                 os.fsync(file.fileno())
                 yield str(src / name), str(out / image), how
 
-        with closing(run_jobs(convert, jobs(), workers, PATIENCE)) as ready, progress(None, len(todo), "converting") as bar:
+        with (
+            closing(run_jobs(convert, jobs(), workers, PATIENCE)) as ready,
+            progress(None, len(todo), "converting") as bar,
+        ):
             for k, outcome in ready:
                 image = images[k]
                 if isinstance(outcome, str | Died):

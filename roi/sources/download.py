@@ -26,7 +26,7 @@ from requests.auth import HTTPBasicAuth
 from tqdm import tqdm
 
 from roi.errors import UserError
-from roi.files import reason, atomic_write, writable
+from roi.files import atomic_write, reason, writable
 
 AGENT = "roi-download/1.0"
 PHYSIONET = "https://physionet.org/files/"

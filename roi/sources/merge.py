@@ -16,7 +16,16 @@ import pandas as pd
 from roi.data.images import locate
 from roi.errors import UserError
 from roi.labels import LABELS
-from roi.sources.label_states import ABSENT, NOT_MENTIONED, PARENT_ONLY, PRESENT, REASONS, UNCERTAIN, NOT_LABELED, fields
+from roi.sources.label_states import (
+    ABSENT,
+    NOT_LABELED,
+    NOT_MENTIONED,
+    PARENT_ONLY,
+    PRESENT,
+    REASONS,
+    UNCERTAIN,
+    fields,
+)
 from roi.sources.readers import CHEXPERT, READERS, negated
 from roi.sources.views import LEFT_OUT, chosen_views, shown, unknown_views
 

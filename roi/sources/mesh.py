@@ -10,7 +10,7 @@ import numpy as np
 
 from roi.errors import UserError
 from roi.labels import LABELS
-from roi.sources.label_states import ABSENT, PARENT_ONLY, PRESENT, EXCLUDED
+from roi.sources.label_states import ABSENT, EXCLUDED, PARENT_ONLY, PRESENT
 from roi.sources.near_names import words_of
 
 SAYS = {  # head, or head/qualifier wherever the qualifier stands

@@ -29,7 +29,17 @@ from roi.data.text_table import refuse_long_rows
 from roi.errors import UserError
 from roi.files import contents
 from roi.labels import LABELS, normal_name, refuse_no_label, spelled
-from roi.sources.label_states import ABSENT, NOT_MENTIONED, PARENT_ONLY, READERS_DISAGREE, PRESENT, UNCERTAIN, EXCLUDED, NOT_LABELED, fields
+from roi.sources.label_states import (
+    ABSENT,
+    EXCLUDED,
+    NOT_LABELED,
+    NOT_MENTIONED,
+    PARENT_ONLY,
+    PRESENT,
+    READERS_DISAGREE,
+    UNCERTAIN,
+    fields,
+)
 from roi.sources.near_names import words_of
 from roi.sources.views import view_of
 

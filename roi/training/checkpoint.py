@@ -14,8 +14,8 @@ from roi import distributed
 from roi.data.patients import named_patients
 from roi.data.table import image_keys, patients_from_names
 from roi.errors import UserError
-from roi.files import reason, atomic_write
-from roi.models.roi_model import RoiModel, described
+from roi.files import atomic_write, reason
+from roi.models.roi_model import RoiModel, model_from_args
 from roi.models.weights import misfits, read_tensors
 
 NEEDED = ("model", "mask_net", "classes", "args", "epoch", "contaminated", "train_images", "train_patients", "versions")
@@ -99,7 +99,7 @@ def load_model(path: str | Path, channels_last: bool = True) -> tuple[RoiModel, 
     undescribed = [name for name in DESCRIBES if name not in state["args"]]
     if undescribed:
         raise UserError(f"{path}: does not say how its model is built (its args have no {undescribed[0]!r})")
-    model = described(state["args"], state["classes"], 0, channels_last)
+    model = model_from_args(state["args"], state["classes"], 0, channels_last)
     load_parts(model, state | state.get("average", {}), path)
     return model.eval(), state
 
@@ -186,7 +186,7 @@ def fingerprints(images: Sequence[str]) -> torch.Tensor:
     )
 
 
-def trained_on(state: dict[str, Any], table: pd.DataFrame) -> np.ndarray:
+def is_contaminated(state: dict[str, Any], table: pd.DataFrame) -> np.ndarray:
     """Was the checkpoint trained on the image, or on another image of its patient?
 
     Args:
@@ -206,7 +206,7 @@ def trained_on_file(state: dict[str, Any], path: Path) -> bool:
     """As trained_on, for a file that no table names: a table may have named it by any end of its path."""
     parts = path.absolute().parts[1:]
     names = pd.Series(["/".join(parts[n:]) for n in range(len(parts))], dtype=str)
-    return bool(trained_on(state, pd.DataFrame({"image": names, "patient_id": patients_from_names(names)})).any())
+    return bool(is_contaminated(state, pd.DataFrame({"image": names, "patient_id": patients_from_names(names)})).any())
 
 
 def rng_state(device: torch.device) -> dict[str, torch.Tensor]:

@@ -26,10 +26,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from roi.data.dataset import Batch, ShardedBatchSampler, Features, ahead
+from roi.data.dataset import Batch, Features, ShardedBatchSampler, ahead
 from roi.errors import UserError
 from roi.files import atomic_write
-from roi.models.roi_model import RoiModel, head
+from roi.models.roi_model import RoiModel, classifier_layer
 from roi.progress import progress, say
 
 
@@ -75,7 +75,7 @@ class FeatureLoader:
 
 def check_head(model: RoiModel, img_size: int) -> None:
     """UserError unless the classifier layer is linear and the last thing that the backbone does: then its input is all there is to keep."""
-    name, layer = head(model.backbone)
+    name, layer = classifier_layer(model.backbone)
     problem = f"its classifier {name!r} is a {type(layer).__name__}"
     if isinstance(layer, nn.Linear):
         calls: list[tuple[Tensor, Tensor]] = []
@@ -100,7 +100,7 @@ def check_head(model: RoiModel, img_size: int) -> None:
 def features_of(model: RoiModel, pixels: Tensor, dtype: torch.dtype = torch.float32) -> Features:
     """(B, 1, H, W) uint8 -> what the classifier layer and the maps are given, without gradients."""
     given: list[Tensor] = []
-    hook = head(model.backbone)[1].register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
+    hook = classifier_layer(model.backbone)[1].register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
     try:
         with torch.no_grad(), torch.autocast(pixels.device.type, dtype, enabled=dtype != torch.float32):
             x = model.normalise(pixels)
@@ -145,7 +145,7 @@ def frozen_features(
 
 def key_of(model: RoiModel, batches: Iterable[Batch], dtype: torch.dtype) -> str:
     """Which features: weights below the classifier layer, stages, normalisation, type of the forward pass, and the pixels of all images."""
-    name = head(model.backbone)[0]
+    name = classifier_layer(model.backbone)[0]
     digest = hashlib.blake2b(digest_size=8)
     for key, value in sorted(model.backbone.state_dict().items()):
         if not key.startswith(f"{name}."):

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from roi import distributed
-from roi.data.dataset import Batch, ShardedBatchSampler, FileLoader, Share, checked, note_constant, note_unreadable
+from roi.data.dataset import Batch, FileLoader, ShardedBatchSampler, Share, checked, note_constant, note_unreadable
 from roi.data.images import UnreadableImage
 from roi.errors import RunError, UserError
 from roi.files import reason
@@ -98,7 +98,7 @@ class Stop:
         if self.steps > 0:
             return 0
         rate = self.every / max(time.perf_counter() - self.began, 1e-3)
-        told = distributed.gathered((self.signal, rate))
+        told = distributed.all_gather_objects((self.signal, rate))
         self.signal = max(number for number, _ in told)
         self.steps = self.every = max(1, int(min(rate for _, rate in told)))
         self.began = time.perf_counter()
@@ -120,7 +120,7 @@ class Meter:
     def add(self, losses: dict[str, Tensor], index: Tensor, images: int) -> None:
         self.unseen.append((list(losses), torch.stack([v.detach().float() for v in losses.values()]), index, images))
 
-    def look(self) -> None:
+    def flush(self) -> None:
         """Count what came since the last look, in one transfer. UserError on a value that is not finite: the term and the images."""
         if not self.unseen:
             return
@@ -145,7 +145,7 @@ class Meter:
 
     def of_all(self) -> "Meter":
         """The same over the images of all processes."""
-        parts = distributed.gathered((self.sums, self.images))
+        parts = distributed.all_gather_objects((self.sums, self.images))
         sums = {term: sum(part.get(term, 0.0) for part, _ in parts) for term in self.sums}
         return Meter(self.names, sums, sum(images for _, images in parts), self.seconds)
 
@@ -247,7 +247,7 @@ class StepBackup:
     several do not stand at the same step when one of them fails.
     """
 
-    def __init__(self, fit: "Fit") -> None:
+    def __init__(self, fit: "TrainingRun") -> None:
         self.fit = fit
         self.between_steps = False  # whether the weights are those of finished steps
         self.kept: list[tuple[list[Tensor], list[Tensor]]] = []  # buffers of a type, and their copies
@@ -376,7 +376,7 @@ class TrainingRun:
 
     def run(self) -> int:
         """Train what is left; -> 0, or 128 + signal when stopped (the checkpoint then goes on from there)."""
-        self.step = distributed.shared(Step(self.model, self.losses_fn))
+        self.step = distributed.wrap_ddp(Step(self.model, self.losses_fn))
         self.backup = StepBackup(self)
         # Of batch norm: each process has seen its own images, one set is validated and saved.
         both = [values for norm in batch_norms(self.model) for values in (norm.running_mean, norm.running_var)]
@@ -473,7 +473,7 @@ class TrainingRun:
                 self.meter.seconds = before + time.perf_counter() - began
                 if self.device.type == "cpu" or self.meter.seconds - looked > REFRESH:
                     looked = self.meter.seconds
-                    self.meter.look()
+                    self.meter.flush()
                     bar.set_postfix(loss=f"{self.meter.means().get('loss', math.nan):.4f}", refresh=False)
                     bar.update(self.meter.images * distributed.world() - bar.n)
                 if stopped := stop.agreed():
@@ -481,7 +481,7 @@ class TrainingRun:
                 if self.save_every_steps and self.steps % self.save_every_steps == 0:
                     self.save_checkpoint()
                 self.backup.take()
-        self.meter.look()
+        self.meter.flush()
         if not self.meter.images and not stopped and distributed.world() == 1:
             raise UserError("no training image could be read; see --skip_unreadable")
         return not stopped
@@ -511,7 +511,7 @@ class TrainingRun:
             if found
             else (torch.zeros(0), torch.zeros(0), torch.zeros(0))
         )
-        everyone = distributed.gathered((logit.numpy(), target.numpy(), index.numpy(), stop.signal))
+        everyone = distributed.all_gather_objects((logit.numpy(), target.numpy(), index.numpy(), stop.signal))
         stop.signal = max(part[3] for part in everyone)
         if stop.signal:
             return None
@@ -567,7 +567,7 @@ class TrainingRun:
                 say(f"warning: {line}")
         elif not math.isnan(score):
             self.before_masks = max(self.before_masks, score)
-        constant = set().union(*distributed.gathered(self.constant))
+        constant = set().union(*distributed.all_gather_objects(self.constant))
         if distributed.rank() == 0:
             note_unreadable(self.unreadable, self.save)
             if len(constant) > self.constant_noted:
@@ -601,8 +601,8 @@ class TrainingRun:
 
     def save_checkpoint(self) -> None:
         """All processes together; process 0 writes. The checkpoint before it stays as previous_path(save)."""
-        self.meter.look()
-        meter, rng = self.meter.of_all(), distributed.gathered(checkpoint.rng_state(self.device))
+        self.meter.flush()
+        meter, rng = self.meter.of_all(), distributed.all_gather_objects(checkpoint.rng_state(self.device))
         if distributed.rank() == 0:
             state = {
                 **self.meta,

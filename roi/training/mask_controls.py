@@ -64,7 +64,7 @@ class MaskControls:
 
     def figures(self, classes: Sequence[str]) -> dict[str, float]:
         """Over the images of all processes; {} where none was added."""
-        everyone = [part for parts in distributed.gathered(self.parts) for part in parts]
+        everyone = [part for parts in distributed.all_gather_objects(self.parts) for part in parts]
         if not everyone:
             return {}
         index, target, border, full, crop, drop, crop_blobs, drop_blobs = (

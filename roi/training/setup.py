@@ -16,7 +16,17 @@ from torch import Tensor
 from roi import cli, distributed
 from roi.counter_rng import row_seeds
 from roi.data.augment import Augment, augmented
-from roi.data.dataset import Batch, ShardedBatchSampler, CacheLoader, XrayDataset, cached, checked, fits, make_loader, present
+from roi.data.dataset import (
+    Batch,
+    CacheLoader,
+    ShardedBatchSampler,
+    XrayDataset,
+    cached,
+    checked,
+    fits,
+    make_loader,
+    present,
+)
 from roi.data.patients import named_patients
 from roi.data.splits import split_word
 from roi.data.table import (
@@ -33,17 +43,17 @@ from roi.data.table import (
     tokens,
 )
 from roi.errors import UserError
-from roi.files import refuse_existing, atomic_write, writable
+from roi.files import atomic_write, refuse_existing, writable
 from roi.labels import is_finding
 from roi.losses import terms as losses
 from roi.losses.gradnorm import FixedWeights, GradNorm, Taps
 from roi.losses.objectives import LAYER, OBJECTIVES, LabelLoss, consistency_terms, evidence_terms, label_terms
 from roi.models.compile import compiled, recomputed
-from roi.models.roi_model import IMAGENET, LEARNED, RoiModel, build_model, head, normalisation_of
+from roi.models.roi_model import IMAGENET, LEARNED, RoiModel, build_model, classifier_layer, normalisation_of
 from roi.scoring.metrics import VALIDATION_DECISIONS, can_be_scored
 from roi.training import checkpoint, mask_controls
 from roi.training.frozen_features import FeatureLoader, check_head, frozen_features
-from roi.training.loop import TrainingRun, LossesFn, best_path, pick_device, pick_dtype, previous_path, what_failed
+from roi.training.loop import LossesFn, TrainingRun, best_path, pick_device, pick_dtype, previous_path, what_failed
 from roi.training.metrics_log import MetricsLog
 from roi.training.optim import EMA, Schedule, batch_norms, learn_only, make_optimizer
 
@@ -163,7 +173,7 @@ def fit_of(args: argparse.Namespace, mask: str, without: Sequence[str], device: 
         recomputed(model)
     if args.compile:
         compiled(model)
-    distributed.wait()  # every process has looked at what is there
+    distributed.barrier()  # every process has looked at what is there
     fit = TrainingRun(
         model,
         train_loader,
@@ -608,7 +618,7 @@ def freeze(args: argparse.Namespace, model: RoiModel, mask: str, without: Sequen
             "--freeze_backbone with --skip_unreadable needs --cache_dir: which images cannot be read must be known before their features are made"
         )
     check_head(model, args.img_size)
-    learn_only(model, [head(model.backbone)[0]])
+    learn_only(model, [classifier_layer(model.backbone)[0]])
 
 
 def frozen_loader(

@@ -118,7 +118,7 @@ def is_noticed(place: str, folder: Path, ours: tuple[str, str], theirs: tuple[st
     mine, elsewhere = read_table(table), read_table(other)
     if place == "audit":
         return overlap(mine, elsewhere)[1] == 1
-    return bool(checkpoint.trained_on(remembered(mine), elsewhere)[0])
+    return bool(checkpoint.is_contaminated(remembered(mine), elsewhere)[0])
 
 
 def remembered(table: pd.DataFrame) -> dict:
@@ -296,7 +296,7 @@ def test_a_list_that_names_one_image_takes_the_others_of_its_patient() -> None:
         False,
     ]
     state = remembered(pd.DataFrame({"image": ["a.png"], "patient_id": ["image:a.png"]}))
-    assert checkpoint.trained_on(state, table).tolist() == [True, True, False]
+    assert checkpoint.is_contaminated(state, table).tolist() == [True, True, False]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

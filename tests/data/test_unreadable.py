@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from roi.data.dataset import Batch, ShardedBatchSampler, CacheLoader, XrayDataset, cached, checked, make_loader
+from roi.data.dataset import Batch, CacheLoader, ShardedBatchSampler, XrayDataset, cached, checked, make_loader
 from roi.data.images import UnreadableImage
 from roi.data.pixel_cache import open_cache
 

@@ -72,7 +72,11 @@ def batch() -> tuple[Tensor, Tensor]:
 
 
 def terms_of(
-    objective: str, model: RoiModel, rows: slice = slice(None), warm_up: bool = False, over: Denominator = count_of_batch
+    objective: str,
+    model: RoiModel,
+    rows: slice = slice(None),
+    warm_up: bool = False,
+    over: Denominator = count_of_batch,
 ) -> dict[str, Tensor]:
     pixels, target = batch()
     if objective == "consistency":

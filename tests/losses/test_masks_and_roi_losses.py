@@ -183,14 +183,14 @@ def test_log_mean_exp_goes_from_the_mean_to_the_maximum() -> None:
 def test_lost_is_the_surprise_at_what_is_present_alone() -> None:
     logits = torch.tensor([[2.0, -1.0, 0.5], [30.0, -40.0, 1.0]], requires_grad=True)
     present = torch.tensor([[1.0, 0.0, 1.0], [1.0, 1.0, 0.0]])
-    loss = losses.lost(logits, present)
+    loss = losses.suppression_loss(logits, present)
     odds = np.exp(logits.detach().double().numpy())
     assert loss.item() == pytest.approx(
         np.log1p(odds)[present == 1].mean(), rel=1e-6
     )  # -log(1 - p) of the 4 that are present
     loss.backward()
     np.testing.assert_allclose(logits.grad, odds / (1 + odds) * present.numpy() / 4, rtol=1e-5)  # 0 where absent
-    assert losses.lost(logits, torch.zeros_like(present)).item() == 0
+    assert losses.suppression_loss(logits, torch.zeros_like(present)).item() == 0
 
 
 class Mean(nn.Module):

@@ -125,8 +125,8 @@ def by_hand(model: RoiModel, target: Tensor, random_views: float) -> dict[str, f
     findings[:, ~torch.tensor(FINDINGS)] = math.nan
     chance = RandomViews.draw(SEEDS, findings, (SIZE, SIZE), random_views)
     assert chance.single.tolist() == [True, True] + [False] * 4 and (chance.one[0] != target[0].nan_to_num()).any()
-    full, maps = model.read(model.keep(x, chance.light, SEEDS))
-    hard = masks.exact_topk(model.union(maps, full, (SIZE, SIZE)), KEPT)
+    full, maps = model.logits_and_maps(model.apply_mask(x, chance.light, SEEDS))
+    hard = masks.exact_topk(model.combine_maps(maps, full, (SIZE, SIZE)), KEPT)
     gone, lose = hard.clone(), findings == 1
     if model.per_class:
         for n in chance.single.nonzero().flatten().tolist():
@@ -139,7 +139,7 @@ def by_hand(model: RoiModel, target: Tensor, random_views: float) -> dict[str, f
     def bce(p: Tensor, of: Tensor) -> float:
         return F.binary_cross_entropy(p.double()[~of.isnan()], of.double()[~of.isnan()]).item()
 
-    crop, drop = (model.backbone(model.keep(x, m, SEEDS)).sigmoid() for m in (hard, 1 - gone))
+    crop, drop = (model.backbone(model.apply_mask(x, m, SEEDS)).sigmoid() for m in (hard, 1 - gone))
     found = {
         "full": bce(full.sigmoid(), target),
         "consist": bce(crop, target),
@@ -191,10 +191,10 @@ def test_a_class_that_is_no_finding_has_no_place() -> None:
     other[:, 3] = 1 - other[:, 3]
     with torch.no_grad():
         a, b = terms(model, target), terms(model, other)
-        logits, maps = model.read(model.normalise(images()))
-        score, raised = model.union(maps, logits, (SIZE, SIZE)), maps.clone()
+        logits, maps = model.logits_and_maps(model.normalise(images()))
+        score, raised = model.combine_maps(maps, logits, (SIZE, SIZE)), maps.clone()
         raised[:, 3] = maps[:, 3].flip(2) * 9
-        assert torch.equal(model.union(raised, logits + torch.tensor([0.0, 0, 0, 9]), (SIZE, SIZE)), score)
+        assert torch.equal(model.combine_maps(raised, logits + torch.tensor([0.0, 0, 0, 9]), (SIZE, SIZE)), score)
     assert (
         a["drop"] == b["drop"]
         and a["locate"] == b["locate"]
@@ -217,7 +217,7 @@ def test_only_the_full_view_moves_running_statistics_and_training_goes_on_as_bef
         terms(model)["consist"].backward()
         torch.manual_seed(5)
         x = other.normalise(images())
-        other.backbone(other.keep(x, RandomViews.draw(SEEDS, targets(), (SIZE, SIZE), 0.5).light))
+        other.backbone(other.apply_mask(x, RandomViews.draw(SEEDS, targets(), (SIZE, SIZE), 0.5).light))
     after, expected = state_of(model.backbone), state_of(other.backbone)
     assert all(torch.equal(after[name], expected[name]) for name in after)
     assert {name for name in after if torch.equal(after[name], before[name])} == {
@@ -266,7 +266,7 @@ def test_the_warm_up_learns_labels_without_masks() -> None:
         torch.manual_seed(5)
         found = terms(model, random_views=1.0, warm_up=True)  # no random views either
         torch.manual_seed(5)
-        logits, maps = other.read(other.normalise(images()))
+        logits, maps = other.logits_and_maps(other.normalise(images()))
     assert set(found) == {"full", "locate"}
     assert torch.equal(found["full"], losses.bce(logits, targets()))
     assert torch.equal(found["locate"], losses.bce(losses.log_mean_exp(maps, SHARPNESS), findings))
@@ -370,7 +370,7 @@ def test_gradnorm_moves_the_weights_of_all_four_terms() -> None:
 
 def kept(fill: str, x: Tensor, m: float | Tensor, seeds: Tensor | None = SEEDS) -> Tensor:
     where = torch.full((len(x), 1, *x.shape[2:]), m) if isinstance(m, float) else m
-    return make("none", fill=fill).keep(x, where, seeds)
+    return make("none", fill=fill).apply_mask(x, where, seeds)
 
 
 @pytest.mark.parametrize("fill", FILLS)
@@ -443,7 +443,7 @@ def test_union_weighs_maps_by_their_probability() -> None:
     z = maps.detach().double().numpy()
     z = (z - z.mean((2, 3), keepdims=True)) / z.std((2, 3), ddof=1, keepdims=True)
     p = 1 / (1 + np.exp(-logits.detach().double().numpy()))
-    found = model.union(maps, logits, (4, 4))
+    found = model.combine_maps(maps, logits, (4, 4))
     np.testing.assert_allclose(
         found.detach()[:, 0], np.log((p[:, :3, None, None] * np.exp(z[:, :3])).sum(1)), rtol=1e-4, atol=1e-5
     )
@@ -459,10 +459,11 @@ def test_union_weighs_maps_by_their_probability() -> None:
 def test_union_is_the_map_of_what_is_certain_and_a_single_map_itself() -> None:
     model = make()
     maps = torch.randn(1, K, 4, 4, generator=torch.Generator().manual_seed(0))
-    sure = model.union(maps, torch.tensor([[-30.0, 30.0, -30.0, 30.0]]), (4, 4))
+    sure = model.combine_maps(maps, torch.tensor([[-30.0, 30.0, -30.0, 30.0]]), (4, 4))
     torch.testing.assert_close(sure, masks.standardised(maps)[:, 1:2])
     single = make(per_class=False)
-    assert torch.equal(single.union(maps[:, :1], torch.full((1, K), -30.0), (4, 4)), maps[:, :1])
+    assert torch.equal(single.combine_maps(maps[:, :1], torch.full((1, K), -30.0), (4, 4)), maps[:, :1])
     assert torch.equal(
-        single.union(maps[:, :1], torch.zeros(1, K), (8, 8)), F.interpolate(maps[:, :1], size=(8, 8), mode="bilinear")
+        single.combine_maps(maps[:, :1], torch.zeros(1, K), (8, 8)),
+        F.interpolate(maps[:, :1], size=(8, 8), mode="bilinear"),
     )

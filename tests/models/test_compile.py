@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from roi.losses.gradnorm import GradNorm, Taps
 from roi.losses.objectives import LAYER, OBJECTIVES, consistency_terms, evidence_terms
 from roi.models import compile
-from roi.models.roi_model import RoiModel, build_backbone, head
+from roi.models.roi_model import RoiModel, build_backbone, classifier_layer
 
 SIZE, K = 64, 4
 SEEDS = torch.arange(6)
@@ -95,7 +95,7 @@ def test_computed_twice_is_the_same_bit_for_bit(name: str, objective: str) -> No
     compile.recomputed(twice)
     calls = {model: 0 for model in (plain, twice)}
     for model in calls:
-        inside = list(compile.blocks(model.backbone, head(model.backbone)[1]))
+        inside = list(compile.blocks(model.backbone, classifier_layer(model.backbone)[1]))
         assert len(inside) > 2
         layer = next(m for m in inside[0].modules() if isinstance(m, nn.Conv2d))
 
@@ -175,9 +175,13 @@ def test_parts_hold_nobody_who_looks_and_not_the_head(
 ) -> None:
     """Hooks inside a compiled part may not run: with all hooks switched off there, everything is still seen."""
     plain, model = make(name, objective), make(name, objective)
-    found = list(compile.parts(model.backbone, head(model.backbone)[1]))
+    found = list(compile.parts(model.backbone, classifier_layer(model.backbone)[1]))
     inside = [m for part in found for m in part.modules() if m is not part]
-    assert found and not any(m._forward_hooks for m in inside) and head(model.backbone)[1] not in inside + found
+    assert (
+        found
+        and not any(m._forward_hooks for m in inside)
+        and classifier_layer(model.backbone)[1] not in inside + found
+    )
     assert len({id(m) for m in found} | {id(m) for m in inside}) == len(found) + len(inside)  # none inside another
     weights = sum(p.numel() for part in found for p in part.parameters())
     assert weights > 0.5 * sum(p.numel() for p in model.backbone.parameters())  # most of the work

@@ -30,13 +30,13 @@ def test_backbones_give_raw_logits_of_the_asked_number(name: str) -> None:
     with torch.no_grad():
         logits = backbone(torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
     assert logits.shape == (8, 5)
-    assert m.head(backbone)[1].weight.shape[0] == 5
+    assert m.classifier_layer(backbone)[1].weight.shape[0] == 5
 
 
 def test_squeezenet_logits_can_fall_below_zero() -> None:
     backbone = m.build_backbone("squeezenet1_1", 5, "none").eval()
     with torch.no_grad():
-        m.head(backbone)[1].bias.fill_(-3)
+        m.classifier_layer(backbone)[1].bias.fill_(-3)
         assert (backbone(torch.zeros(1, 3, 64, 64)) < 0).all()
 
 
@@ -45,7 +45,7 @@ def test_building_depends_on_the_seed_and_leaves_the_global_generator_alone() ->
     a, b, c = (m.build_model("test_resnet", 3, "conv", "none", seed=s) for s in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
-    assert not torch.equal(m.head(a.backbone)[1].weight, m.head(c.backbone)[1].weight)
+    assert not torch.equal(m.classifier_layer(a.backbone)[1].weight, m.classifier_layer(c.backbone)[1].weight)
 
 
 def test_unknown_backbone_shows_its_neighbours() -> None:
@@ -258,7 +258,7 @@ STAGES = {
 
 
 def stages_of(backbone: nn.Module, img_size: int) -> m.Stages:
-    return m.Stages(backbone, m.head(backbone)[1], img_size)
+    return m.Stages(backbone, m.classifier_layer(backbone)[1], img_size)
 
 
 def hooks_of(backbone: nn.Module) -> list[str]:
@@ -363,12 +363,12 @@ def test_crop_and_drop_are_the_backbone_on_what_a_mask_of_features_keeps(name: s
     with torch.no_grad():
         views = model(pixels, 0.1)
         x = model.normalise(pixels)
-        logits, maps = model.read(x)
+        logits, maps = model.logits_and_maps(x)
         assert views.hard is not None and views.score is not None and views.soft is not None
         for found, expected in ((views.full, x), (views.crop, x * views.hard), (views.drop, x * (1 - views.hard))):
             torch.testing.assert_close(found, model.backbone(expected), rtol=1e-4, atol=1e-5)
     assert views.hard.sum((1, 2, 3)).tolist() == [410] * 4 and set(views.hard.unique().tolist()) == {0.0, 1.0}
-    torch.testing.assert_close(views.score, model.union(maps, logits, (64, 64)))
+    torch.testing.assert_close(views.score, model.combine_maps(maps, logits, (64, 64)))
     assert torch.equal(views.soft, views.score.sigmoid()) and maps.shape == (4, 3 if per_class else 1, 8, 8)
     assert views.maps is None if not per_class else torch.equal(views.maps, maps)  # type: ignore[arg-type]
     only = model(pixels, 0.1, full_only=True)
@@ -406,15 +406,15 @@ def test_the_normalisation_reaches_the_pixels_and_a_checkpoint_keeps_its_own(tmp
 @pytest.mark.parametrize(("img_size", "finest"), [(224, 16), (160, 16), (96, 8), (64, 8), (512, 16)])
 def test_maps_are_of_stride_16_where_that_gives_ten_cells_a_side(img_size: int, finest: int) -> None:
     backbone = m.build_backbone("resnet18", 2, "none", img_size)
-    assert m.Stages(backbone, m.head(backbone)[1], img_size).finest == finest
-    assert m.Stages(backbone, m.head(backbone)[1], img_size, 8).finest == 8
+    assert m.Stages(backbone, m.classifier_layer(backbone)[1], img_size).finest == finest
+    assert m.Stages(backbone, m.classifier_layer(backbone)[1], img_size, 8).finest == 8
 
 
 def test_a_checkpoint_from_before_the_flag_has_its_finest_stage() -> None:
     args = {"backbone": "resnet18", "mask": "features", "img_size": 224, "mask_per_class": True, "fill": "mean"}
-    assert len(m.described(args, ["Mass"], 0).stages.names) == 3
+    assert len(m.model_from_args(args, ["Mass"], 0).stages.names) == 3
     older = {**args, "backbone": "test_efficientnet", "map_stride": 32}
-    assert m.described(older, ["Mass"], 0).stages.channels == [256] and m.described(
+    assert m.model_from_args(older, ["Mass"], 0).stages.channels == [256] and m.model_from_args(
         older | {"widened_stage": False}, ["Mass"], 0
     ).stages.channels == [64]
-    assert len(m.described(args | {"map_stride": 16}, ["Mass"], 0).stages.names) == 2
+    assert len(m.model_from_args(args | {"map_stride": 16}, ["Mass"], 0).stages.names) == 2

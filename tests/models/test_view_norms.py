@@ -91,9 +91,9 @@ def test_statistics_of_the_views_come_back_with_a_checkpoint_and_may_lack() -> N
     assert torch.equal(views.crop, expected.crop) and torch.equal(views.drop, expected.drop)
     x = model.normalise(pixels)
     assert torch.equal(expected.crop, model.crop(x, expected.hard)) and not torch.allclose(
-        expected.crop, model.backbone(model.keep(x, expected.hard))
+        expected.crop, model.backbone(model.apply_mask(x, expected.hard))
     )
     old = model_of(1)
     checkpoint.load_parts(old, {name: part for name, part in state.items() if name != "view_norms"}, Path("some.pt"))
     old.eval()
-    torch.testing.assert_close(old(pixels, 0.1).crop, old.backbone(old.keep(x, expected.hard)))
+    torch.testing.assert_close(old(pixels, 0.1).crop, old.backbone(old.apply_mask(x, expected.hard)))

@@ -45,8 +45,10 @@ def test_risk_control_is_the_largest_threshold_that_is_allowed(seed: int) -> Non
             assert expected < 0 and alpha < 1 / 61  # not even the empty threshold: n too small
         else:
             # between two scores of findings any threshold loses the same; ours is the score of a finding
-            assert conformal.missed(prob, y, found).sum() == pytest.approx(conformal.missed(prob, y, expected).sum())
-            assert (conformal.missed(prob, y, found).sum() + 1) / 61 <= alpha + 1e-12
+            assert conformal.false_negative_proportion(prob, y, found).sum() == pytest.approx(
+                conformal.false_negative_proportion(prob, y, expected).sum()
+            )
+            assert (conformal.false_negative_proportion(prob, y, found).sum() + 1) / 61 <= alpha + 1e-12
 
 
 def test_too_few_images_are_infeasible() -> None:
@@ -63,7 +65,7 @@ def test_risk_control_keeps_its_promise() -> None:
         for seed in range(200):
             prob, y = drawn(1300, seed)
             t = conformal.fnr_threshold(prob[:300], y[:300], alpha)
-            risks.append(conformal.missed(prob[300:], y[300:], t).mean())
+            risks.append(conformal.false_negative_proportion(prob[300:], y[300:], t).mean())
         error = np.std(risks) / math.sqrt(len(risks))
         assert alpha - 0.01 < np.mean(risks) <= alpha + 3 * error
 
@@ -153,7 +155,7 @@ def test_em_finds_the_new_prevalence_and_weights_restore_the_promise() -> None:
             ("estimated", conformal.label_shift_weights(y, q)),
         ):
             t = conformal.fnr_threshold(prob, y, 0.1, weight)
-            risks[name].append(conformal.missed(test_prob, test_y, t).mean())
+            risks[name].append(conformal.false_negative_proportion(test_prob, test_y, t).mean())
     assert np.mean(risks["plain"]) > 0.12
     for name in ("true", "estimated"):
         assert 0.085 < np.mean(risks[name]) <= 0.1 + 3 * np.std(risks[name]) / math.sqrt(60), name
@@ -201,7 +203,7 @@ def test_the_promise_under_a_shift_holds_for_the_next_patient() -> None:
             found = prediction_sets.shifted(
                 many[0], many[1], others, classes, 0.1, many[2], share, np.ones(len(others))
             )
-            lost = conformal.missed(test_prob, test_y, found["threshold"] or 0.0).mean()
+            lost = conformal.false_negative_proportion(test_prob, test_y, found["threshold"] or 0.0).mean()
             losses.append(lost * 260 / 300)  # of easy patients nothing is lost
     assert np.mean(risks["patient"]) <= 0.1 + 3 * np.std(risks["patient"]) / math.sqrt(20) < np.mean(risks["image"])
 
@@ -323,11 +325,11 @@ def test_the_next_patient_counts_once(files: Path) -> None:
     run(*calibrate(files, unit="patient"))
     prob, y = drawn(1000, 0)
     thr = json.loads((files / "thr.json").read_text())
-    losses = conformal.missed(prob, y, thr["fnr"]).reshape(500, 2).mean(axis=1)
+    losses = conformal.false_negative_proportion(prob, y, thr["fnr"]).reshape(500, 2).mean(axis=1)
     assert (losses.sum() + 1) / 501 <= 0.1 < (losses.sum() + 2) / 501
     found, _ = scores(files, "test")
     prob, y = drawn(1000, 1)
-    lost = conformal.missed(prob, y, thr["fnr"])
+    lost = conformal.false_negative_proportion(prob, y, thr["fnr"])
     assert found["rules"]["fnr"]["fnr"]["value"] == pytest.approx(lost.mean(), abs=1e-6)  # two images each
     with_some = np.where(y.any(axis=1), lost, np.nan).reshape(500, 2)
     expected = np.nanmean(with_some[~np.isnan(with_some).all(axis=1)], axis=1).mean()
@@ -478,7 +480,7 @@ def test_real_predictions_behave_as_measured_before(shared: Path) -> None:
             u = conformal.fnr_threshold(prob[cal & some], y[cal & some], alpha)
             results.append(
                 (
-                    conformal.missed(prob[~cal], y[~cal], t).mean(),
+                    conformal.false_negative_proportion(prob[~cal], y[~cal], t).mean(),
                     (prob[~cal] >= t).sum(axis=1).mean(),
                     (prob[~cal & some] >= u).sum(axis=1).mean(),
                 )

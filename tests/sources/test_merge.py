@@ -15,7 +15,7 @@ from roi.demo.source_layouts import WRITERS
 from roi.labels import LABELS
 from roi.sources import merge
 from roi.sources.duplicates import groups, near_pairs, phash
-from roi.sources.label_states import ABSENT, NOT_MENTIONED, PARENT_ONLY, PRESENT, UNCERTAIN, NOT_LABELED
+from roi.sources.label_states import ABSENT, NOT_LABELED, NOT_MENTIONED, PARENT_ONLY, PRESENT, UNCERTAIN
 from roi.sources.readers import READERS
 from roi.training.setup import held_out
 
@@ -111,7 +111,17 @@ def merged(
 
 
 def test_each_rule_of_the_merge() -> None:
-    mimic = [NOT_LABELED, NOT_LABELED, PARENT_ONLY, NOT_MENTIONED, NOT_MENTIONED, UNCERTAIN, ABSENT, PRESENT, NOT_LABELED]
+    mimic = [
+        NOT_LABELED,
+        NOT_LABELED,
+        PARENT_ONLY,
+        NOT_MENTIONED,
+        NOT_MENTIONED,
+        UNCERTAIN,
+        ABSENT,
+        PRESENT,
+        NOT_LABELED,
+    ]
     cxrlt = [PRESENT, ABSENT, PRESENT, PRESENT, ABSENT, PRESENT, PRESENT, ABSENT, NOT_LABELED]
     table, counts = merged(mimic, cxrlt, ("train", "test"))
     assert table.loc[0, list(LABELS[:9])].tolist() == [

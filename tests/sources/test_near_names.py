@@ -8,7 +8,7 @@ import pytest
 
 from roi.demo.source_layouts import CXRLT, VINDR, WRITERS
 from roi.labels import LABELS
-from roi.sources.label_states import ABSENT, NOT_MENTIONED, PARENT_ONLY, PRESENT, UNCERTAIN, NOT_LABELED
+from roi.sources.label_states import ABSENT, NOT_LABELED, NOT_MENTIONED, PARENT_ONLY, PRESENT, UNCERTAIN
 from roi.sources.mesh import mesh_cells
 from roi.sources.near_names import NEIGHBOURS, REPORTS, SOURCES, phrases_of, words_of
 from roi.sources.readers import CHEXPERT_NAMES, chexpert_cells, padchest_cells, read_cxrlt, read_padchest, voted

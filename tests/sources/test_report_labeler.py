@@ -16,7 +16,7 @@ from report_sentences import GRID, HELD_OUT, SECOND_HELD_OUT, THIRD_HELD_OUT, ex
 from roi.labels import LABELS
 from roi.sources import report_text
 from roi.sources import report_vocabulary as vocabulary
-from roi.sources.label_states import ABSENT, NOT_MENTIONED, PARENT_ONLY, PRESENT, UNCERTAIN, EXCLUDED
+from roi.sources.label_states import ABSENT, EXCLUDED, NOT_MENTIONED, PARENT_ONLY, PRESENT, UNCERTAIN
 from roi.sources.mesh import mesh_cells
 from roi.sources.report_labeler import label_reports
 
@@ -641,7 +641,8 @@ def test_real_mesh_counts(shared: Path, openi: list[dict[str, str]]) -> None:
 
     found = mesh_cells([row["MeSH"] for row in openi])
     assert {
-        label: tuple(int((found[:, j] == code).sum()) for code in (PRESENT, PARENT_ONLY)) for j, label in enumerate(LABELS)
+        label: tuple(int((found[:, j] == code).sum()) for code in (PRESENT, PARENT_ONLY))
+        for j, label in enumerate(LABELS)
     } == KAGGLE
     unfit = (found == EXCLUDED).all(axis=1)
     assert unfit.sum() == 176 == (found == EXCLUDED).any(axis=1).sum()

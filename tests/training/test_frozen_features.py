@@ -38,7 +38,7 @@ def test_features_give_what_the_model_gives(mask: str) -> None:
         features = features_of(model, pixels)
         logits, maps = model.read_features(features.head, features.stages)
         x = model.normalise(pixels)
-        expected = model.read(x) if mask == "features" else (model.backbone(x), None)
+        expected = model.logits_and_maps(x) if mask == "features" else (model.backbone(x), None)
     torch.testing.assert_close(logits, expected[0])
     assert (maps is None) == (mask == "none")
     if maps is not None:

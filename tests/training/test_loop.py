@@ -26,7 +26,7 @@ from roi.errors import RunError
 from roi.losses.gradnorm import FixedWeights
 from roi.models.roi_model import RoiModel
 from roi.training import checkpoint
-from roi.training.loop import TrainingRun, Meter, Step, train_one_epoch
+from roi.training.loop import Meter, Step, TrainingRun, train_one_epoch
 from roi.training.metrics_log import COLUMNS, MetricsLog
 from roi.training.optim import make_optimizer
 
@@ -474,7 +474,9 @@ def test_a_signal_while_workers_start_waits_until_they_have(
     expect_as_untouched(fit, whole)
 
 
-def test_a_worker_that_hangs_does_not_keep_a_run_that_is_told_to_stop(folder: Path, whole: TrainingRun, tmp_path: Path) -> None:
+def test_a_worker_that_hangs_does_not_keep_a_run_that_is_told_to_stop(
+    folder: Path, whole: TrainingRun, tmp_path: Path
+) -> None:
     """A disk that answers no more: the signal comes while the main process waits for a batch that never comes."""
     calls, told = 0, 0.0
 
@@ -565,7 +567,9 @@ def test_checkpoints_come_every_so_many_steps_and_each_epoch(
 
 
 @pytest.mark.parametrize("stop_at", [1, 4, 5, 11])
-def test_what_is_saved_every_step_survives_a_sudden_end(stop_at: int, folder: Path, whole: TrainingRun, tmp_path: Path) -> None:
+def test_what_is_saved_every_step_survives_a_sudden_end(
+    stop_at: int, folder: Path, whole: TrainingRun, tmp_path: Path
+) -> None:
     """Nothing is left but what is on the disk; the log may be one epoch ahead of it."""
 
     class Killed(BaseException):

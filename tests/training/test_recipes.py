@@ -19,7 +19,7 @@ from torch import nn
 
 from roi.models.roi_model import RoiModel, build_backbone, build_model
 from roi.training import checkpoint
-from roi.training.loop import TrainingRun, Stop
+from roi.training.loop import Stop, TrainingRun
 from roi.training.optim import EMA, Schedule, learn_only, make_optimizer
 
 # --- the learning rate -----------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ import train_roi_baselines
 from roi import cli
 from roi.counter_rng import row_seeds
 from roi.data import table as t
-from roi.data.dataset import Batch, ShardedBatchSampler, CacheLoader, XrayDataset, make_loader
+from roi.data.dataset import Batch, CacheLoader, ShardedBatchSampler, XrayDataset, make_loader
 from roi.data.pixel_cache import open_cache
 from roi.labels import LABELS
 from roi.losses import terms as losses
@@ -34,7 +34,7 @@ from roi.models.roi_model import RoiModel
 from roi.scoring.metrics import validation_aurocs
 from roi.training import checkpoint
 from roi.training import setup as roi_run
-from roi.training.loop import TrainingRun, Stop
+from roi.training.loop import Stop, TrainingRun
 from roi.training.metrics_log import COLUMNS, MetricsLog
 from roi.training.optim import make_optimizer
 
@@ -351,7 +351,9 @@ def test_order_depends_on_seed_and_epoch_alone_and_can_be_entered_anywhere() -> 
         order.start = start
         assert list(order) == batches[start:] and len(order) == len(batches) - start
     plain = np.random.default_rng([2, 0]).permutation(9)
-    assert list(ShardedBatchSampler(9, 4, seed=2)) == [part.tolist() for part in np.split(plain, [4, 8])]  # without groups as ever
+    assert list(ShardedBatchSampler(9, 4, seed=2)) == [
+        part.tolist() for part in np.split(plain, [4, 8])
+    ]  # without groups as ever
 
 
 @pytest.mark.parametrize("world", [2, 3, 4])
@@ -387,7 +389,8 @@ def test_every_loader_finds_the_row_that_comes_again(files: list[str], tmp_path:
     loader, order = make_loader(XrayDataset(files, targets, 20), 5, shuffle_seed=3, groups=groups)
     cache = open_cache(tmp_path, [Path(f).name for f in files], files, 20, 1)
     others = [
-        CacheLoader(cache, targets, ShardedBatchSampler(24, 5, 3, groups=groups), CPU, on_device, 2) for on_device in (False, True)
+        CacheLoader(cache, targets, ShardedBatchSampler(24, 5, 3, groups=groups), CPU, on_device, 2)
+        for on_device in (False, True)
     ]
     again = 0
     for first, *rest in zip(loader, *others, strict=True):
