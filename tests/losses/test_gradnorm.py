@@ -109,7 +109,7 @@ def test_what_is_measured_is_the_norm_of_the_gradient(
     model, free = make(kind, mask, per_class), make(kind, mask, per_class)
     balance, seen = measuring(model, objective)
     losses = terms_of(objective, model)
-    monkeypatch.setattr(objectives, "fixed", lambda module: nullcontext())
+    monkeypatch.setattr(objectives, "frozen", lambda module: nullcontext())
     same = terms_of(objective, free)
     total = balance(losses)
     ((names, found, now),) = seen
