@@ -214,7 +214,8 @@ def digests_of(folder: Path, out: Path) -> Iterator[tuple[str, str]]:
     for path in sorted(folder.glob("*.npz")):
         yield path.name, arrays(path)
     page = (folder / "report.html").read_text(encoding="utf-8")
-    yield "report tables", text("".join(re.findall(r"<table.*?</table>", page, re.DOTALL)).replace(str(out), "OUT"))
+    tables = "".join(re.findall(r"<table.*?</table>", page, re.DOTALL)).replace(str(out), "OUT")
+    yield "report tables", text(re.sub(r"\b[0-9a-f]{40}\b", "COMMIT", tables))
 
 
 def text(content: str) -> str:

@@ -19,7 +19,7 @@ from roi.report.section_scores import calibration, headline, per_finding, subgro
 from roi.report.section_sets import conformal_sets
 from roi.report.section_training import training
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 # Blocks of metrics.json that stand in sections of other names
 OF_SCORES = ("n_patients", "split", "label_source", "classes_not_predicted", "classes_undefined", "command")
 OF_FINDINGS = ("thresholds", "micro", "hamming")

@@ -464,7 +464,7 @@ def test_maps_of_each_class_are_those_behind_the_mask(
         ("class_mask_reinit", reinitialised(state["args"], state["classes"], 0)),
     ):
         with torch.no_grad():
-            _, cells = net.read(net.normalise(grey))
+            _, cells = net.logits_and_maps(net.normalise(grey))
         expected = F.interpolate(cells, size=(16, 16), mode="bilinear").numpy()
         np.testing.assert_allclose(maps.maps[source], expected, rtol=2e-3, atol=2e-3)
     assert np.abs(maps.maps["class_mask"] - maps.maps["class_mask_reinit"]).max() > 0.01

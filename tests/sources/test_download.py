@@ -346,7 +346,7 @@ def test_a_web_page_is_no_file(site: Site, tmp_path: Path) -> None:
 def test_ctrl_c_leaves_a_part_that_the_next_run_resumes(site: Site, tmp_path: Path) -> None:
     site.pause = 20.0
     code = (
-        "import sys; from roi import cli, fetch; cli.run(lambda a: fetch.fetch(*sys.argv[1:]) and None, lambda: None)"
+        "import sys; from roi import cli; from roi.sources import download; cli.run(lambda a: download.fetch(*sys.argv[1:]) and None, lambda: None)"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, f"{site.url}/a.bin", str(tmp_path / "a.bin")],

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from roi.data.dataset import Batch
 from roi.models.masks import exact_topk
 from roi.models.roi_model import RoiModel, Views
+from roi.models.view_norms import ViewNorms
 from roi.training.mask_controls import MaskControls, border_share, contrast
 from roi.training.mask_verdict import MASK_CONTROLS, complaints
 
@@ -53,6 +54,7 @@ class PlantedModel(RoiModel):
     def __init__(self, keeps: str) -> None:
         nn.Module.__init__(self)
         self.backbone, self.keeps, self.fill, self.mask = Planted(), keeps, "mean", "features"
+        self.view_norms = ViewNorms(self.backbone)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         return pixels.float() / 255
