@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from conftest import ROOT, run
 
 
@@ -32,33 +31,24 @@ def folder(demo: Path, tables: tuple[Path, Path], tmp_path_factory: pytest.TempP
         *("--weights", "none", "--img_size", 64, "--epochs", 2, "--batch_size", 8, "--save", out / "roi.pt"),
         *("--log_csv", out / "metrics.csv"),
     )
-    evidence = (
-        "--save_masks",
-        out / "masks.npz",
-        "--class_masks",
-        out / "class_masks.npz",
-        "--curves",
-        out / "curves.npz",
-    )
+    maps = ("--save_masks", out / "masks.npz", "--class_masks", out / "class_masks.npz")
+    curves = ("--curves", out / "curves.npz", "--curve_samples", 4)
     boxes = ("--bbox_csv", demo / "BBox_List_2017.csv")
     predict = ("infer_roi_consistency.py", "--checkpoint", out / "roi.pt", *compute)
-    run(*predict, "--csv", test, "--save_json", out / "preds.json", *evidence, "--curve_samples", 4, *boxes)
+    run(*predict, "--csv", test, "--save_json", out / "preds.json", *maps, *curves, *boxes)
     run(*predict, "--csv", out / "roi_val.csv", "--save_json", out / "val.json")
     calibration = ("--preds", out / "val.json", "--csv", out / "roi_val.csv")
     common = json.loads((out / "val.json").read_text())[0]["prob_full"]
-    labels = ",".join(row["labels"] for row in csv.DictReader(open(out / "roi_val.csv", newline="")))
+    with open(out / "roi_val.csv", newline="", encoding="utf-8") as file:
+        labels = ",".join(row["labels"] for row in csv.DictReader(file))
     finding = next(name for name in common if name in labels and name != "Normal")
     run("calibrate_conformal.py", *calibration, "--alpha", 0.5, "--classes", finding, "--out", out / "thresholds.json")
-    maps = ("--masks", out / "masks.npz", out / "class_masks.npz", "--curves", out / "curves.npz", *boxes)
-    off = (
-        "--threshold_preds",
-        out / "val.json",
-        "--threshold_csv",
-        out / "roi_val.csv",
-        "--thresholds",
-        out / "thresholds.json",
+    files = ("--masks", out / "masks.npz", out / "class_masks.npz", "--curves", out / "curves.npz", *boxes)
+    off = ("--threshold_preds", out / "val.json", "--threshold_csv", out / "roi_val.csv")
+    sets = ("--thresholds", out / "thresholds.json")
+    run(
+        "evaluate.py", "--preds", out / "preds.json", "--csv", test, *off, *sets, *files, "--resamples", 5, "--out", out
     )
-    run("evaluate.py", "--preds", out / "preds.json", "--csv", test, *off, *maps, "--resamples", 5, "--out", out)
     return out
 
 
