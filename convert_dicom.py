@@ -20,15 +20,7 @@ from roi import cli
 from roi.data.boxes import BOXES, MARKS, left_out, read_marks, write_boxes
 from roi.errors import UserError
 from roi.files import writable
-from roi.sources.dicom.convert import (
-    FACT_COLUMNS,
-    FACT_COLUMNS_BEFORE,
-    FACTS_FILE,
-    UNREADABLE_COLUMNS,
-    UNREADABLE_FILE,
-    ConvertSettings,
-    convert_tree,
-)
+from roi.sources.dicom import convert
 from roi.sources.dicom.header import SIDES, needs_pydicom
 from roi.sources.dicom.reader import WINDOWS
 
@@ -64,6 +56,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="N",
         help="processes; change no file (default: %(default)s)",
     )
+    add_limits(parser)
+    add_boxes(parser)
+    cli.add_overwrite(parser, "PNG of this program that were made with other settings")
+    return parser.parse_args(argv)
+
+
+def add_limits(parser: cli.Parser) -> None:
+    """Flags that say which images are refused."""
     parser.add_argument(
         "--min_side",
         type=cli.number(int, 1),
@@ -84,6 +84,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         default=False,
         help="take images whose header says that text is burnt in, perhaps a name (default: refuse)",
     )
+
+
+def add_boxes(parser: cli.Parser) -> None:
     parser.add_argument(
         "--boxes",
         type=Path,
@@ -96,16 +99,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="CSV",
         help="the same boxes in pixels of the PNG; what is left out stands in <stem>_left_out.csv",
     )
-    cli.add_overwrite(parser, "PNG of this program that were made with other settings")
-    return parser.parse_args(argv)
 
 
 def main(args: argparse.Namespace) -> int:
     check(args)
     marks = read_marks(args.boxes) if args.boxes else None
     sides = (args.min_side, args.max_side)
-    settings = ConvertSettings(args.size, args.window, args.bits, sides, args.allow_burned_in)
-    rows, refused = convert_tree(args.src, args.out, settings, args.workers, args.overwrite)
+    settings = convert.ConvertSettings(args.size, args.window, args.bits, sides, args.allow_burned_in)
+    rows, refused = convert.convert_tree(args.src, args.out, settings, args.workers, args.overwrite)
     if marks is not None:
         write_boxes(marks, args.boxes, args.boxes_out, rows)
     return 1 if refused else 0
@@ -120,8 +121,9 @@ def check(args: argparse.Namespace) -> None:
         raise UserError(f"--min_side {args.min_side} is above --max_side {args.max_side}")
     if (args.boxes is None) != (args.boxes_out is None):
         raise UserError("--boxes and --boxes_out go together: give both or none")
-    check_own(args.out / FACTS_FILE, FACT_COLUMNS, FACT_COLUMNS_BEFORE)
-    check_own(args.out / UNREADABLE_FILE, UNREADABLE_COLUMNS)
+    # A tree of the version before is known by its columns, so that --overwrite can make it anew.
+    check_own(args.out / convert.FACTS_FILE, convert.FACT_COLUMNS, convert.FACT_COLUMNS_BEFORE)
+    check_own(args.out / convert.UNREADABLE_FILE, convert.UNREADABLE_COLUMNS)
     if args.boxes_out:
         check_own(args.boxes_out, BOXES)
         check_own(left_out(args.boxes_out), (*MARKS, "why"))

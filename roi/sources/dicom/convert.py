@@ -83,7 +83,8 @@ def convert_tree(
     present = {image for image in files if (out / image).exists()}
     own = present & facts.keys()
     if not overwrite:
-        check_settings(out, {image: facts[image]["made_with"] for image in files if image in own}, made_with)
+        made = {image: facts[image]["made_with"] for image in files if image in own}
+        check_settings(out, made, made_with)
     for image in sorted(present - own):
         refused[files[image]] = f"{image} is there and not of this program; move it away, or name another --out"
     todo = {}
@@ -95,14 +96,21 @@ def convert_tree(
     start = time.perf_counter()
     unread = convert_all(src, out, todo, settings, workers, facts) if todo else {}
     seconds = time.perf_counter() - start
-    kept = [facts[image] for image in sorted(facts) if facts[image]["made_with"] or (out / image).exists()]
-    write_rows(out / FACTS_FILE, FACT_COLUMNS, kept)
+    write_rows(out / FACTS_FILE, FACT_COLUMNS, _rows_to_keep(out, facts))
     refused |= unread
     print_summary(out, len(todo) - len(unread), len(own - todo.keys()), len(refused), seconds)
     write_unreadable(out, refused)
     rows = [facts[image] for image in files if image in facts and facts[image]["made_with"]]
     print_notes(out, rows)
     return rows, refused
+
+
+def _rows_to_keep(out: Path, facts: dict[str, Row]) -> Iterator[Row]:
+    """Yields the rows in order, but for those of PNG that were begun and never written."""
+    for image in sorted(facts):
+        row = facts[image]
+        if row["made_with"] or (out / image).exists():
+            yield row
 
 
 def check_settings(out: Path, made: dict[str, str], made_with: str) -> None:
@@ -223,6 +231,7 @@ def convert_all(
         OSError: a PNG cannot be written.
     """
     path = out / FACTS_FILE
+    # Whole lines, and of this version: what was torn or has other columns is not added to.
     write_rows(path, FACT_COLUMNS, facts.values())
     images = list(todo)
     made_with = settings.made_with()
@@ -236,6 +245,7 @@ def convert_all(
         ):
             for k, outcome in outcomes:
                 image = images[k]
+                # A picture that cannot be read costs itself, a disk that cannot be written the run.
                 if isinstance(outcome, str | Died):
                     unread[todo[image]] = str(outcome)
                 elif isinstance(outcome, Exception):
@@ -284,9 +294,9 @@ def resize(pixels: np.ndarray, size: int | None) -> np.ndarray:
         return pixels
     height, width = (max(1, round(side * size / longer)) for side in pixels.shape)
     # PIL filters no 16-bit pictures.
-    image = Image.fromarray(pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32))
-    resized = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
-    return np.rint(resized).astype(pixels.dtype)
+    unfiltered = pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32)
+    image = Image.fromarray(unfiltered).resize((width, height), Image.Resampling.BILINEAR)
+    return np.rint(np.asarray(image)).astype(pixels.dtype)
 
 
 def print_summary(out: Path, made: int, skipped: int, unreadable: int, seconds: float) -> None:

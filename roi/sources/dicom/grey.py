@@ -40,18 +40,23 @@ def shade(ds: Any, values: np.ndarray, counts: np.ndarray, window: str, notes: l
         ((V,) in 0..1, 1 = bright; what it was shown by: lut, window, percentile or constant).
     """
     x = modality(ds, values, notes)
-    used = x[counts > 0]
-    if not used.size or used.min() == used.max():
+    used = counts > 0
+    if not used.any() or np.ptp(x[used]) == 0:
         return np.zeros(len(x)), "constant"
-    grey, shown_by = _between_percentiles(x, counts), "percentile"
-    if window == "voi":
-        levels = min(LEVELS, grey_levels(grey[counts > 0]))
-        for name, read_curve in (("lut", voi_lut), ("window", voi_window)):
-            curve = read_curve(ds, x)
-            if curve is not None and _is_of_use(curve, counts, levels, name, notes):
-                grey, shown_by = curve.grey, name
-                break
-    return 1 - grey if is_inverted(ds, notes) else grey, shown_by
+    grey = _between_percentiles(x, counts)
+    shown_by = "percentile"
+    # A picture of few values cannot have more levels than those.
+    levels = min(LEVELS, grey_levels(grey[used]))
+    curves = (("lut", voi_lut), ("window", voi_window)) if window == "voi" else ()
+    for name, read_curve in curves:
+        curve = read_curve(ds, x)
+        if curve is not None and _is_of_use(curve, counts, levels, name, notes):
+            grey = curve.grey
+            shown_by = name
+            break
+    if is_inverted(ds, notes):
+        grey = 1 - grey
+    return grey, shown_by
 
 
 def _between_percentiles(x: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -64,6 +69,7 @@ def _between_percentiles(x: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 def _is_of_use(curve: Curve, counts: np.ndarray, levels: int, name: str, notes: list[str]) -> bool:
     """Whether a curve leaves so many grey levels and shows more than nearly nothing; if not, `notes` says why."""
+    # Files carry windows of other pictures: one that shows next to nothing is no window of this one.
     left = grey_levels(curve.grey[counts > 0])
     share = counts[curve.in_range].sum() / counts.sum()
     if left < levels:
@@ -96,8 +102,9 @@ def modality(ds: Any, values: np.ndarray, notes: list[str]) -> np.ndarray:
 
     items = ds.get("ModalityLUTSequence")
     if items:
-        if items[0].get("LUTDescriptor") or items[0].get("LUTData"):
-            return look_up(ds, items[0], values)
+        item = items[0]
+        if item.get("LUTDescriptor") or item.get("LUTData"):
+            return look_up(ds, item, values)
         notes.append("an empty modality LUT is left out")
     slope = first_number(ds.get("RescaleSlope"))
     if slope == 0:
@@ -111,15 +118,19 @@ def modality(ds: Any, values: np.ndarray, notes: list[str]) -> np.ndarray:
 def voi_lut(ds: Any, x: np.ndarray) -> Curve | None:
     """The first VOI LUT, scaled from its least to its greatest entry; None where there is none. PS3.3 C.11.2.1.1."""
     items = ds.get("VOILUTSequence")
-    if not items or not items[0].get("LUTDescriptor") or not items[0].get("LUTData"):
+    if not items:
         return None
-    entries = entries_of(ds, items[0])
+    item = items[0]
+    if not item.get("LUTDescriptor") or not item.get("LUTData"):
+        return None
+    entries = entries_of(ds, item)
     low, high = entries.min(), entries.max()
     if high == low:
         return None
-    start = first_mapped(items[0])
-    grey = (look_up(ds, items[0], x) - low) / (high - low)
-    return Curve(grey, (x >= start) & (x < start + len(entries)))
+    start = first_mapped(item)
+    end = start + len(entries)
+    grey = (look_up(ds, item, x) - low) / (high - low)
+    return Curve(grey, (x >= start) & (x < end))
 
 
 def voi_window(ds: Any, x: np.ndarray) -> Curve | None:
@@ -134,6 +145,7 @@ def voi_window(ds: Any, x: np.ndarray) -> Curve | None:
         kind = "LINEAR"
     if center is None or width is None or width <= 0:
         return None
+    # Its formula divides by width - 1.
     if kind == "LINEAR" and width < 1:
         return None
     # A header of its own: what pydicom makes of the window is then between 0 and TOP, whatever was rescaled before.
@@ -150,7 +162,9 @@ def voi_window(ds: Any, x: np.ndarray) -> Curve | None:
 def first_number(value: Any) -> float | None:
     """The first number of an element with one, several or none."""
     try:
-        number = float(value if isinstance(value, str | int | float) else value[0])
+        if not isinstance(value, str | int | float):
+            value = value[0]
+        number = float(value)
     except (TypeError, ValueError, IndexError):
         return None
     return number if np.isfinite(number) else None
@@ -187,6 +201,7 @@ def first_mapped(item: Any) -> int:
 
 def look_up(ds: Any, item: Any, x: np.ndarray) -> np.ndarray:
     """The entry of each value, (V,) float64; below or above the table its first or last one. PS3.3 C.11.1.1.1."""
+    # x is float after a rescale; entries are of integers.
     entries = entries_of(ds, item)
     place = np.rint(x) - first_mapped(item)
     return entries[place.clip(0, len(entries) - 1).astype(np.intp)]
@@ -197,12 +212,14 @@ def percentiles(x: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
     # Counts are looked at, not pixels: a picture has millions of these and few thousand values.
     order = np.argsort(x, kind="stable")
     ranks = counts[order].cumsum()
-    low, high = (_ranked(x[order], ranks, percent / 100 * (ranks[-1] - 1)) for percent in PERCENTILES)
+    last = ranks[-1] - 1
+    low, high = (_ranked(x[order], ranks, percent / 100 * last) for percent in PERCENTILES)
     return low, high
 
 
 def _ranked(x: np.ndarray, ranks: np.ndarray, rank: float) -> float:
     """The value of a rank, between two ranks by linear interpolation."""
-    below = x[np.searchsorted(ranks, np.floor(rank), side="right")]
+    floor = np.floor(rank)
+    below = x[np.searchsorted(ranks, floor, side="right")]
     above = x[np.searchsorted(ranks, np.ceil(rank), side="right")]
-    return float(below + (above - below) * (rank - np.floor(rank)))
+    return float(below + (above - below) * (rank - floor))

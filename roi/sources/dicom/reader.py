@@ -52,6 +52,7 @@ def read_dicom(
     needs_pydicom()
     try:
         with silent_pydicom():
+            # The header first: a picture that is refused costs no memory.
             header = read_elements(path, pixels=False)
             check_header(header, sides, allow_burned_in)
             facts = describe(header)
@@ -71,6 +72,7 @@ def _picture(ds: Any, window: str, bits: int) -> tuple[np.ndarray, dict[str, str
     """The grey picture, (H, W), and how it was made."""
     notes: list[str] = []
     place = decode(ds, notes).astype(np.intp)
+    # From here on each value is looked at once, however many pixels have it.
     low = int(place.min())
     place -= low
     counts = np.bincount(place.ravel())  # (V,)

@@ -49,10 +49,10 @@ def decode(ds: Any, notes: list[str]) -> np.ndarray:
     shift = _unused_bits_below(ds, syntax)
     pixels = _unpack(ds, syntax)
     if pixels.ndim == 3:
-        pixels = (pixels.astype(np.int64) @ np.array(LUMA) + 0x8000) >> 16
-        pixels >>= shift
-    if pixels.shape != (ds.Rows, ds.Columns):
-        raise UnreadableImage(f"its pixels are {pixels.shape}, its header says {(ds.Rows, ds.Columns)}")
+        pixels = luminance(pixels) >> shift
+    size = (ds.Rows, ds.Columns)
+    if pixels.shape != size:
+        raise UnreadableImage(f"its pixels are {pixels.shape}, its header says {size}")
     if ds.SamplesPerPixel > 1:
         return pixels
     if syntax.name.startswith(JPEG_2000):
@@ -60,8 +60,16 @@ def decode(ds: Any, notes: list[str]) -> np.ndarray:
     return without_unused_bits(ds, pixels, shift, notes)
 
 
+def luminance(pixels: np.ndarray) -> np.ndarray:
+    """Grey of colour, (H, W, 3) integers -> (H, W)."""
+    weighted = pixels.astype(np.int64) @ np.array(LUMA)
+    half = 2**15
+    return (weighted + half) >> 16
+
+
 def _unused_bits_below(ds: Any, syntax: Any) -> int:
-    """The number of bits below the stored ones. A compressed stream has none, whatever its header says."""
+    """The number of bits below the stored ones."""
+    # A compressed stream has none, whatever its header says.
     is_plain = not syntax.is_compressed or syntax.name.startswith("RLE")
     if not is_plain or ds.get("HighBit") is None:
         return 0
@@ -91,7 +99,8 @@ def _missing_packages(syntax: Any) -> list[str]:
     """The packages that decode a transfer syntax and are not installed."""
     for beginning, plugin in PLUGINS.items():
         if syntax.name.startswith(beginning):
-            return [package for package in ("pylibjpeg", plugin) if find_spec(MODULES[package]) is None]
+            needed = ("pylibjpeg", plugin)
+            return [package for package in needed if find_spec(MODULES[package]) is None]
     return []
 
 
@@ -122,7 +131,8 @@ def _mean_jump(picture: np.ndarray) -> float:
 
 def with_sign(values: np.ndarray, bits: int) -> np.ndarray:
     """Two's complement of so many bits."""
-    return values - ((values >> (bits - 1) & 1) << bits)
+    is_negative = values >> (bits - 1) & 1
+    return values - (is_negative << bits)
 
 
 def without_unused_bits(ds: Any, pixels: np.ndarray, shift: int, notes: list[str]) -> np.ndarray:
@@ -140,7 +150,8 @@ def without_unused_bits(ds: Any, pixels: np.ndarray, shift: int, notes: list[str
     if shift == 0 and _fits(pixels, stored, signed):
         return pixels
     above = allocated - shift - stored
-    wide = (pixels.astype(np.int32) & (2**allocated - 1)) >> shift
+    all_bits = pixels.astype(np.int32)
+    wide = (all_bits & (2**allocated - 1)) >> shift
     narrow = wide & (2**stored - 1)
     upper = wide >> stored
     if signed:
@@ -148,10 +159,10 @@ def without_unused_bits(ds: Any, pixels: np.ndarray, shift: int, notes: list[str
         wide = with_sign(wide, stored + above)
     if above <= 0:
         return narrow
-    if ds.get("PixelPaddingValue") is not None:
+    padding = ds.get("PixelPaddingValue")
+    if padding is not None:
         # It may need bits that the picture does not have, and is no part of it.
-        distance = pixels.astype(np.int32) - int(ds.PixelPaddingValue)
-        is_pad = distance % 2**allocated == 0
+        is_pad = (all_bits - int(padding)) % 2**allocated == 0
         narrow = np.where(is_pad, wide, narrow)
         upper = np.where(is_pad, 0, upper)
     # The sign goes on into the bits above.
@@ -159,8 +170,8 @@ def without_unused_bits(ds: Any, pixels: np.ndarray, shift: int, notes: list[str
     is_odd = (upper != 0) & (upper != sign)
     if not is_odd.any() or upper.min() == upper.max():
         return narrow
-    needed = int(max(wide.max(), -wide.min() - 1)).bit_length() + signed
-    if not _upper_bits_count(wide, narrow, upper, 2**stored * NEAR, needed, stored):
+    needed = _bits_needed(wide, signed)
+    if not _upper_bits_count(wide, narrow, upper, needed, stored):
         return narrow
     notes.append(f"BitsStored is {stored}, its pixels have {needed}")
     ds.BitsStored = needed
@@ -169,23 +180,37 @@ def without_unused_bits(ds: Any, pixels: np.ndarray, shift: int, notes: list[str
 
 def _fits(pixels: np.ndarray, bits: int, signed: bool) -> bool:
     """Whether so many bits hold all values."""
-    least, most = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+    least, most = 0, 2**bits - 1
+    if signed:
+        half = 2 ** (bits - 1)
+        least, most = -half, half - 1
     return bool(least <= pixels.min() and pixels.max() <= most)
 
 
-def _upper_bits_count(
-    wide: np.ndarray, narrow: np.ndarray, upper: np.ndarray, near: float, needed: int, stored: int
-) -> bool:
+def _bits_needed(values: np.ndarray, signed: bool) -> int:
+    """The number of bits that hold all values."""
+    largest = max(values.max(), -values.min() - 1)
+    return int(largest).bit_length() + signed
+
+
+def _upper_bits_count(wide: np.ndarray, narrow: np.ndarray, upper: np.ndarray, needed: int, stored: int) -> bool:
     """Whether the values with the bits above (`wide`), and not those without, go on from a pixel to the next one."""
     changes = np.diff(upper) != 0
-    wide_goes_on = (np.abs(np.diff(wide)) <= near)[changes].mean()
-    narrow_goes_on = (np.abs(np.diff(narrow)) <= near)[changes].mean()
+    near = 2**stored * NEAR
+    wide_goes_on = _share_of_near(wide, changes, near)
+    narrow_goes_on = _share_of_near(narrow, changes, near)
+    if max(wide_goes_on, narrow_goes_on) >= 0.5:
+        return wide_goes_on >= narrow_goes_on
     # Neighbours differ by more than the stored bits hold, or are no picture at all.
-    if max(wide_goes_on, narrow_goes_on) < 0.5:
-        if smoothness(wide) > max(SMOOTH, smoothness(narrow) + 0.05):
-            return True
-        raise UnreadableImage(f"BitsStored is {stored}, its pixels have {needed} bits: which of them count is unknown")
-    return bool(wide_goes_on >= narrow_goes_on)
+    if smoothness(wide) > max(SMOOTH, smoothness(narrow) + 0.05):
+        return True
+    raise UnreadableImage(f"BitsStored is {stored}, its pixels have {needed} bits: which of them count is unknown")
+
+
+def _share_of_near(picture: np.ndarray, changes: np.ndarray, near: float) -> float:
+    """Of the neighbours at `changes`, those that differ by no more than `near`."""
+    jumps = np.abs(np.diff(picture))
+    return float((jumps <= near)[changes].mean())
 
 
 def smoothness(picture: np.ndarray) -> float:
@@ -209,7 +234,8 @@ def declared_padding(ds: Any, values: np.ndarray) -> np.ndarray:
     span = 2 ** int(ds.BitsAllocated)
     least = -span // 2 if ds.PixelRepresentation else 0
     ends = [(int(end) - least) % span + least for end in (value, limit)]
-    return (values >= min(ends)) & (values <= max(ends))
+    low, high = sorted(ends)
+    return (values >= low) & (values <= high)
 
 
 def undeclared_padding(
@@ -228,14 +254,22 @@ def undeclared_padding(
     """
     padding = np.zeros(len(counts), dtype=bool)
     used = np.flatnonzero((counts > 0) & ~declared)
+    # A drawing of few values has no padding to be told apart.
     if len(used) <= LEVELS:
         return padding
     border = np.concatenate([place[0], place[-1], place[:, 0], place[:, -1]])
-    for end, rest in ((used[0], used[1:]), (used[-1], used[:-1])):
-        gap = min(abs(int(end) - int(rest[0])), abs(int(end) - int(rest[-1])))
-        lowest, highest = percentiles(rest.astype(float), counts[rest])
-        is_common = counts[end] >= PADDING * counts.sum() and np.mean(border == end) >= PADDING
-        if is_common and gap > GAP * (highest - lowest):
+    least_pixels = PADDING * counts.sum()
+    for end, others in ((used[0], used[1:]), (used[-1], used[:-1])):
+        share_of_border = np.mean(border == end)
+        if counts[end] < least_pixels or share_of_border < PADDING:
+            continue
+        lowest, highest = percentiles(others.astype(float), counts[others])
+        if _distance(end, others) > GAP * (highest - lowest):
             padding[end] = True
             notes.append(f"padding {low + int(end)} is not declared")
     return padding
+
+
+def _distance(value: int, others: np.ndarray) -> int:
+    """How far a value lies outside of others, which are sorted."""
+    return min(abs(int(value) - int(others[0])), abs(int(value) - int(others[-1])))

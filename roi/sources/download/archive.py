@@ -29,6 +29,7 @@ def unpack(archive: Path, folder: Path) -> tuple[int, int]:
                     outside = f"{member.name!r} lies outside the folder"
                     raise UserError(f"{archive}: {outside}; this is not the published archive")
                 path = folder / member.name
+                # A file has its name only when it is whole, but it may be of an older archive.
                 if path.is_file() and path.stat().st_size == member.size:
                     kept += 1
                 else:

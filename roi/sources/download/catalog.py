@@ -18,18 +18,21 @@ CHEXPERT_TABLES = (
     Table(("valid.csv", f"{CHEXPERT_BATCH}/valid.csv"), 234),
     Table(("train_cheXbert.csv",), None, needed=False),
 )
+# Splits and positions are of images, labels of studies.
 MIMIC_TABLES = (
     Table(("mimic-cxr-2.0.0-metadata.csv.gz", "mimic-cxr-2.0.0-metadata.csv"), 377_110),
     Table(("mimic-cxr-2.0.0-split.csv.gz", "mimic-cxr-2.0.0-split.csv"), 377_110),
     Table(("mimic-cxr-2.0.0-chexpert.csv.gz", "mimic-cxr-2.0.0-chexpert.csv"), 227_827),
     Table(("mimic-cxr-2.0.0-negbio.csv.gz", "mimic-cxr-2.0.0-negbio.csv"), 227_827),
 )
+# Rows are studies.
 REXGRADIENT_TABLES = (
     Table(("metadata/train_metadata_view_position.json",), 140_000),
     Table(("metadata/valid_metadata_view_position.json",), 10_000),
     Table(("metadata/test_metadata_view_position.json",), 10_000),
 )
 PADCHEST_TABLE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
+# A row each image and reader, of whom three read an image of train; and the boxes, whose number is not published.
 VINDR_TABLES = (
     Table(("annotations/image_labels_train.csv",), 45_000),
     Table(("annotations/image_labels_test.csv",), 3_000),
@@ -78,6 +81,7 @@ CATALOG: dict[str, DataSet] = {
         editions=(
             Edition(
                 (
+                    # Kaggle's resized copies give the lists other names.
                     Table(("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv"), 112_120),
                     Table(("train_val_list.txt", "train_val_list_NIH.txt"), 86_524),
                     Table(("test_list.txt", "test_list_NIH.txt"), 25_596),
@@ -105,6 +109,7 @@ CATALOG: dict[str, DataSet] = {
             "then both are unpacked beside them.",
         ),
         editions=(
+            # NLM's archives, or Kaggle's tables, which have the reports that have an image.
             Edition((Table(("ecgen-radiology/*.xml", "NLMCXR_reports.tgz"), 3_955),), 7_470, name="NLM"),
             Edition(
                 (Table(("indiana_reports.csv",), 3_851), Table(("indiana_projections.csv",), 7_466)),
@@ -158,6 +163,7 @@ CATALOG: dict[str, DataSet] = {
             "('CheXpert-v1.0 batch 1 (validate & csv)', 'CheXpert-v1.0 batch 2 (train 1)', ...). 224,316 counts the "
             "668 images of the test set too, which lie elsewhere: train and valid are 223,648.",
         ),
+        # Of the 224,316 of the paper 668 are of the test set, which lies elsewhere.
         editions=(Edition(CHEXPERT_TABLES, 223_648, ("train", "valid", "CheXpert-v1.0 batch *"), ".jpg"),),
         inner=("", "CheXpert-v1.0", "CheXpert-v1.0-small", "chexpertchestxrays-u20210408"),
     ),

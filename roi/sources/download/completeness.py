@@ -34,7 +34,9 @@ class Completeness:
     def state(self) -> str:
         if self.complete:
             return f"complete, {self.folder}"
-        return f"NOT COMPLETE, {self.folder}" if self.exists else "not there"
+        if self.exists:
+            return f"NOT COMPLETE, {self.folder}"
+        return "not there"
 
 
 @dataclass
@@ -52,7 +54,8 @@ class TablesFound:
 
 def list_sets(data_root: Path) -> None:
     """Prints a line a data set: what is published, and whether its tables are there."""
-    print(f"{'name':<12} {'images':<24} {'size':<41} {'access':<36} in {data_root}")
+    line = "{:<12} {:<24} {:<41} {:<36} {}"
+    print(line.format("name", "images", "size", "access", f"in {data_root}"))
     for name, data_set in CATALOG.items():
         tables = find_tables(name, data_root)
         needed = sum(table.needed for table in tables.edition.tables)
@@ -61,7 +64,7 @@ def list_sets(data_root: Path) -> None:
             state = "tables are there"
         elif tables.paths:
             state = f"{tables.needed()} of {needed} tables"
-        print(f"{name:<12} {data_set.images:<24} {data_set.size:<41} {data_set.access:<36} {state}")
+        print(line.format(name, data_set.images, data_set.size, data_set.access, state))
     print("--check counts what is there; --info NAME says how to get it")
 
 
@@ -86,6 +89,7 @@ def check_sets(names: list[str], data_root: Path) -> bool:
 
 def find_tables(name: str, data_root: Path) -> TablesFound:
     """Looks for the edition of which most tables are there. Only names are looked at."""
+    # The edition of which most is there is the one that the user has.
     candidates = []
     for inner in CATALOG[name].inner:
         folder = folder_of(name, data_root) / inner
@@ -209,7 +213,8 @@ def _archive_lines(data_set: DataSet, folder: Path) -> list[str]:
         present = [path for path in folder.glob(pattern) if not path.name.endswith(".part")]
         if present:
             advice = f"to unpack: {how}" if len(present) >= number else "the download is not complete"
-            lines.append(f"{pattern}: {len(present)} of {number} here; {advice}")
+            counted = f"{len(present)} of {number} here"
+            lines.append(f"{pattern}: {counted}; {advice}")
     return lines
 
 
@@ -231,6 +236,7 @@ def count_rows(path: Path) -> int:
         if path.suffix == ".tgz":
             with tarfile.open(path) as tar:
                 return sum(name.endswith(".xml") for name in tar.getnames())
+        # A .gz that was cut off shows only at its end.
         with _open_text(path) as file:
             rows = sum(bool(row) for row in csv.reader(file))
             return max(0, rows - 1)
@@ -239,6 +245,7 @@ def count_rows(path: Path) -> int:
 
 
 def _open_text(path: Path) -> IO[str]:
+    # Rows are counted and cells are not read: odd bytes in them do not matter.
     if path.suffix == ".gz":
         return gzip.open(path, "rt", encoding="utf-8", errors="replace", newline="")
     return open(path, encoding="utf-8", errors="replace", newline="")
@@ -263,6 +270,7 @@ def count_images(folder: Path, edition: Edition) -> int:
     """Counts the files with the ending of the edition in its folders and below."""
     if not edition.images:
         return 0
+    # By os.scandir: hundreds of thousands of names, of which pathlib would make a Path each.
     todo = [str(path) for path in _image_folders(folder, edition)]
     several = len(todo) > 1
     number = 0

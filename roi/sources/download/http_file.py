@@ -21,7 +21,7 @@ from roi.files import atomic_write, reason, writable
 
 AGENT = "roi-download/1.0"
 BLOCK = 1 << 16  # bytes at a time: what an interruption may lose
-CONNECT = 15.0  # seconds
+CONNECT = 15.0  # seconds; a server may be slow with a file, but it answers at once
 PARTIAL, RANGE_NOT_SATISFIABLE = 206, 416  # answers to a request for the rest of a file
 
 
@@ -71,11 +71,14 @@ def fetch(
                 break
             except RETRIED as error:
                 # A flaky line may go on for as long as it brings something.
-                failures = 1 if _size(part) > before else failures + 1
+                if _size(part) > before:
+                    failures = 0
+                failures += 1
                 if failures >= tries:
                     gave_up = f"gave up after {failures} tries ({reason(error)})"
                     raise UserError(f"{url}: {gave_up}; the same command goes on where it stopped") from error
             time.sleep(wait * 2 ** (failures - 1))
+    # Killed before this line, the next run is told that nothing is missing (416) and gives the name.
     os.replace(part, path)
     _drop(part)
     return path
@@ -86,7 +89,6 @@ def _transfer(session: requests.Session, url: str, part: Path, timeout: float, q
     old = _read_tag(part, url)
     offset = _size(part) if old else 0
     old = old or Tag(url)
-    # A server may give up slowly, but it answers fast.
     timeouts = (min(CONNECT, timeout), timeout)
     with session.get(url, headers=_headers(old, offset), timeout=timeouts, stream=True) as answer:
         if answer.status_code == RANGE_NOT_SATISFIABLE:
@@ -101,9 +103,11 @@ def _transfer(session: requests.Session, url: str, part: Path, timeout: float, q
         elif not _continues(answer, offset, old, new):
             _drop(part)
             raise TryAgain("the file has changed on the server")
+        # A full disk is noticed before a byte is written.
         if new.total is not None:
             freed = 0 if offset else _size(part)
             require_space(part.parent, new.total - offset - freed)
+        # Before the bytes: a part without a tag is of unknown origin and begun anew.
         with atomic_write(_tag_path(part)) as file:
             json.dump(asdict(new), file)
         _write(answer, part, offset, new.total, quiet)
@@ -111,7 +115,8 @@ def _transfer(session: requests.Session, url: str, part: Path, timeout: float, q
 
 def _headers(tag: Tag, offset: int) -> dict[str, str]:
     """Asks for the rest of a file from `offset`, if it is still the same file."""
-    headers = {"User-Agent": AGENT, "Accept-Encoding": "identity"}  # lengths are those of the file
+    # Compressed on their way, lengths would not be those of the file.
+    headers = {"User-Agent": AGENT, "Accept-Encoding": "identity"}
     if offset:
         headers["Range"] = f"bytes={offset}-"
         if tag.validator:
@@ -150,6 +155,8 @@ def _continues(answer: requests.Response, offset: int, old: Tag, new: Tag) -> bo
 
 
 def _write(answer: requests.Response, part: Path, offset: int, total: int | None, quiet: bool) -> None:
+    # A log needs fewer lines than a terminal.
+    mininterval = 0.2 if sys.stderr.isatty() else 20
     bar = tqdm(
         total=total,
         initial=offset,
@@ -159,7 +166,7 @@ def _write(answer: requests.Response, part: Path, offset: int, total: int | None
         desc=part.stem,
         leave=False,
         disable=quiet,
-        mininterval=0.2 if sys.stderr.isatty() else 20,  # a log needs fewer lines
+        mininterval=mininterval,
     )
     with bar, open(part, "ab" if offset else "wb") as file:
         for block in answer.iter_content(BLOCK):

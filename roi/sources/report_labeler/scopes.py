@@ -144,6 +144,7 @@ class _ScopeReader:
         if self.scope == "past":
             return self._leaves_past(place)
         rest = self._up_to_next_cue(place)
+        # "Effusion, no pneumothorax, and cardiomegaly": what counts stands behind "and".
         resumed = rest[:1] == ["and"]
         if resumed:
             rest = rest[1:]
@@ -158,7 +159,6 @@ class _ScopeReader:
         if previous == "abnormality" and self.scope == "no":  # "no acute disease, emphysema"
             return "finding" in rest
         in_scope = self.kinds[self.opened : place]
-        # "Effusion, no pneumothorax, and cardiomegaly".
         if resumed and "," not in in_scope and self._findings_before(self.opened):
             return True
         listed = "," in in_scope and "or" not in in_scope and self.clause_opener != "while"
