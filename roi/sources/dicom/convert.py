@@ -87,12 +87,10 @@ def convert_tree(
         check_settings(out, made, made_with)
     for image in sorted(present - own):
         refused[files[image]] = f"{image} is there and not of this program; move it away, or name another --out"
-    todo = {}
-    for image, name in files.items():
-        # Made with other settings, or begun and perhaps not finished.
-        outdated = image in own and facts[image]["made_with"] != made_with
-        if image not in present or outdated:
-            todo[image] = name
+    # Made are those that are missing, of other settings, or begun and perhaps not finished; never somebody else's.
+    finished = {image for image in own if facts[image]["made_with"] == made_with}
+    untouched = finished | (present - own)
+    todo = {image: name for image, name in files.items() if image not in untouched}
     start = time.perf_counter()
     unread = convert_all(src, out, todo, settings, workers, facts) if todo else {}
     seconds = time.perf_counter() - start

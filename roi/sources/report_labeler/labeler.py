@@ -87,7 +87,8 @@ def _section_levels(texts: Sequence[str]) -> np.ndarray:
                     table.append(_signature_levels(reduced))
                 row_of_sentence[sentence] = row
             rows.append(row)
-    by_signature = np.frombuffer(b"".join(table), dtype=np.int8).reshape(-1, len(LABELS))  # (U, K)
+    by_signature = np.frombuffer(b"".join(table), dtype=np.int8)
+    by_signature = by_signature.reshape(-1, len(LABELS))  # (U, K)
     levels = by_signature[np.array(rows, dtype=np.intp)]  # (S, K)
     # reduceat takes no empty list.
     if not starts:
@@ -145,7 +146,8 @@ def _levels_of_predicates(row: list[Item], scopes: list[str]) -> Iterator[tuple[
     for place, parts in attach_parts(row):
         kinds = {item.kind for item in row[start:place]}
         modifiers = kinds & {"acute", "new"}
-        yield from _predicate_levels(row[place].kind, scopes[place], _meant_parts(parts), modifiers)
+        predicate = row[place].kind
+        yield from _predicate_levels(predicate, scopes[place], _meant_parts(parts), modifiers)
         start = place
 
 

@@ -34,6 +34,14 @@ def _up_to(kinds: list[str], kind: str) -> list[str]:
     return kinds[: kinds.index(kind)] if kind in kinds else kinds
 
 
+def _asserts(kinds: list[str]) -> bool:
+    """'No effusion, consolidation is present': a finding with a verb behind it."""
+    if "finding" not in kinds:
+        return False
+    finding = kinds.index("finding")
+    return "is" in kinds[finding:]
+
+
 class _ScopeReader:
     """Reads a sentence from left to right.
 
@@ -161,17 +169,19 @@ class _ScopeReader:
         in_scope = self.kinds[self.opened : place]
         if resumed and "," not in in_scope and self._findings_before(self.opened):
             return True
-        listed = "," in in_scope and "or" not in in_scope and self.clause_opener != "while"
-        return not listed and self._asserts(_up_to(rest, ","))
+        # Behind a comma of a list a finding with a verb is the list's last one.
+        is_list = "," in in_scope and "or" not in in_scope
+        if is_list and self.clause_opener != "while":
+            return False
+        return _asserts(_up_to(rest, ","))
 
     def _leaves_past(self, place: int) -> bool:
         """'Status post resection, small effusion': the effusion is there now."""
-        passing = self.kinds[self.opened] in ("post", "taken") and self.kinds[place] in (",", "with")
-        return passing and not {"finding", "part"}.isdisjoint(self.kinds[place:])
-
-    def _asserts(self, kinds: list[str]) -> bool:
-        """'No effusion, consolidation is present': a finding with a verb behind it."""
-        return "finding" in kinds and "is" in kinds[kinds.index("finding") :]
+        cue = self.kinds[self.opened]
+        if cue not in ("post", "taken") or self.kinds[place] not in (",", "with"):
+            return False
+        rest = self.kinds[place:]
+        return "finding" in rest or "part" in rest
 
     def _up_to_next_cue(self, place: int) -> list[str]:
         end = place + 1
@@ -235,7 +245,9 @@ class _ScopeReader:
     def _takes_up(self, place: int) -> bool:
         """'... but it has resolved', '... but is not seen': the clause is about what the one before it has said."""
         clause = self.kinds[self.clause : place]
-        return "it" in clause or (clause[:1] == ["stop"] and set(clause[1:]) <= {"is"})
+        if "it" in clause:
+            return True
+        return clause[:1] == ["stop"] and set(clause[1:]) <= {"is"}
 
     def _rescope(self, findings: list[int], scope: str, denials_too: bool = False) -> None:
         """Changes the scope of findings before a cue; doubt changes those that a "no" denies only if `denials_too`."""
@@ -325,7 +337,8 @@ class _ScopeReader:
     def _close_exception(self, place: int) -> None:
         """'No nodule except a granuloma', 'clear except for the left base': what was said before does not hold."""
         excepted = self._findings(place, len(self.row))
-        before = [n for n in range(place) if self.kinds[n] in ("finding", *PREDICATES)]
+        statements = ("finding", *PREDICATES)
+        before = [n for n in range(place) if self.kinds[n] in statements]
         for n in before:
             if self.scopes[n] == "no" and excepted & self._findings(n, n + 1):
                 self.scopes[n] = "past"

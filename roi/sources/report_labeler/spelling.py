@@ -41,7 +41,8 @@ enlarge fibrosis granuloma hydropneumothorax infiltrate mediastinal negative pne
 silhouette thickening without
 """)
 LONG_WORDS = [word for word in sorted({*FORMS, *VOCABULARY}) if len(word) >= 8]
-MENDED = ["without", "pleural", "nodule", *[word for word in LONG_WORDS if FORMS.get(word, word) in MENDED_GROUPS]]
+MENDED = ["without", "pleural", "nodule"]
+MENDED += [word for word in LONG_WORDS if FORMS.get(word, word) in MENDED_GROUPS]
 # Words of their own, a letter or two beside one of those.
 NOT_MENDED = word_set(
     "absences appreciable demonstrable dissolved filtration identity infusion presented presents resolve"
