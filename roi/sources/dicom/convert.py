@@ -83,8 +83,8 @@ def convert_tree(
     present = {image for image in files if (out / image).exists()}
     own = present & facts.keys()
     if not overwrite:
-        made = {image: facts[image]["made_with"] for image in files if image in own}
-        check_settings(out, made, made_with)
+        settings_of = {image: facts[image]["made_with"] for image in files if image in own}
+        check_settings(out, settings_of, made_with)
     for image in sorted(present - own):
         refused[files[image]] = f"{image} is there and not of this program; move it away, or name another --out"
     # Made are those that are missing, of other settings, or begun and perhaps not finished; never somebody else's.
@@ -96,7 +96,8 @@ def convert_tree(
     seconds = time.perf_counter() - start
     write_rows(out / FACTS_FILE, FACT_COLUMNS, _rows_to_keep(out, facts))
     refused |= unread
-    print_summary(out, len(todo) - len(unread), len(own - todo.keys()), len(refused), seconds)
+    made = len(todo) - len(unread)
+    print_summary(out, made, len(own - todo.keys()), len(refused), seconds)
     write_unreadable(out, refused)
     rows = [facts[image] for image in files if image in facts and facts[image]["made_with"]]
     print_notes(out, rows)
@@ -310,7 +311,8 @@ def write_unreadable(out: Path, refused: dict[str, str]) -> None:
     if not refused:
         path.unlink(missing_ok=True)  # of an earlier run: no longer true
         return
-    write_rows(path, UNREADABLE_COLUMNS, [{"path": name, "why": refused[name]} for name in sorted(refused)])
+    rows = [{"path": name, "why": why} for name, why in sorted(refused.items())]
+    write_rows(path, UNREADABLE_COLUMNS, rows)
     reasons = Counter(refused.values()).most_common()
     parts = [f"{count:,} x {why}" for why, count in reasons[:3]]
     if len(reasons) > 3:

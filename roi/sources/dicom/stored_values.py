@@ -233,8 +233,7 @@ def declared_padding(ds: Any, values: np.ndarray) -> np.ndarray:
     # They may be written as unsigned where the pixels are signed, or the other way round.
     span = 2 ** int(ds.BitsAllocated)
     least = -span // 2 if ds.PixelRepresentation else 0
-    ends = [(int(end) - least) % span + least for end in (value, limit)]
-    low, high = sorted(ends)
+    low, high = sorted((int(end) - least) % span + least for end in (value, limit))
     return (values >= low) & (values <= high)
 
 
@@ -257,7 +256,9 @@ def undeclared_padding(
     # A drawing of few values has no padding to be told apart.
     if len(used) <= LEVELS:
         return padding
-    border = np.concatenate([place[0], place[-1], place[:, 0], place[:, -1]])
+    top, bottom = place[0], place[-1]
+    left, right = place[:, 0], place[:, -1]
+    border = np.concatenate([top, bottom, left, right])
     least_pixels = PADDING * counts.sum()
     for end, others in ((used[0], used[1:]), (used[-1], used[:-1])):
         share_of_border = np.mean(border == end)
@@ -272,4 +273,5 @@ def undeclared_padding(
 
 def _distance(value: int, others: np.ndarray) -> int:
     """How far a value lies outside of others, which are sorted."""
-    return min(abs(int(value) - int(others[0])), abs(int(value) - int(others[-1])))
+    lowest, highest = int(others[0]), int(others[-1])
+    return min(abs(int(value) - lowest), abs(int(value) - highest))

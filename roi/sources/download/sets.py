@@ -65,6 +65,7 @@ def download_vinbigdata() -> Path:
 
 def download_rexgradient(folder: Path, token: str | None, only: str | None) -> Path:
     """Fetches the files of the gated set, all or those whose names match `only`."""
+    # A few tables fit everywhere.
     if not only:
         present = sum(path.stat().st_size for path in folder.glob("deid_png.part*"))
         require_space(folder, CATALOG["rexgradient"].gigabytes * 1e9 * SPARE - present)
