@@ -303,9 +303,11 @@ def outcomes(
         for output in outputs:
             output.add(batch, [images[row] for row in rows], views)
         prob = {
-            part: getattr(views, part).sigmoid().cpu().numpy() for part in PARTS if getattr(views, part) is not None
+            part: getattr(views, f"logits_{part}").sigmoid().cpu().numpy()
+            for part in PARTS
+            if getattr(views, f"logits_{part}") is not None
         }
-        masks = None if views.hard is None else views.hard[:, 0].cpu().numpy()
+        masks = None if views.binary_mask is None else views.binary_mask[:, 0].cpu().numpy()
         sets = args.sets(prob["full"]) if args.sets else [{}] * len(rows)
         for i, row in enumerate(rows):
             values = {part: p[i] for part, p in prob.items()}

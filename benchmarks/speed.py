@@ -282,7 +282,7 @@ def published_operators(backbone: str, side: int) -> dict[str, int]:
     from published import ACCUM, BATCH, PublishedModel, make_optimizer, train
 
     from roi.labels import LABELS
-    from roi.models.roi_model import build_backbone
+    from roi.models.backbones import build_backbone
 
     model = PublishedModel(build_backbone(backbone, len(LABELS), "none", side))
     optimizer = make_optimizer(model)
@@ -377,7 +377,7 @@ def inference(args: argparse.Namespace) -> list[Figure]:
     from published import PublishedModel, predict
 
     from roi.labels import LABELS
-    from roi.models.roi_model import build_backbone
+    from roi.models.backbones import build_backbone
 
     paths, figures, device = originals(args), [], torch.device("cpu")
     decoded(args, paths)

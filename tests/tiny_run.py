@@ -99,4 +99,4 @@ TERMS_OF = {"consistency": consistency, "evidence": evidence}
 
 
 def full_term(model: RoiModel, batch: Batch, epoch: int) -> dict[str, Tensor]:
-    return {"full": bce(model(batch.pixels, 0.1).full, batch.target)}
+    return {"full": bce(model(batch.pixels, 0.1).logits_full, batch.target)}

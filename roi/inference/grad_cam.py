@@ -14,7 +14,8 @@ from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional as F
 
 from roi.errors import UserError
-from roi.models.roi_model import RoiModel, classifier_layer
+from roi.models.backbones import classifier_layer
+from roi.models.roi_model import RoiModel
 
 Part = Callable[[Tensor], Tensor]
 POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)  # they only resize what stands before them

@@ -89,12 +89,12 @@ class MaskMaps(MapsFile):
 
     @torch.inference_mode()
     def add(self, batch: Batch, names: list[str], views: Views) -> None:
-        if views.hard is None:
+        if views.binary_mask is None:
             raise UserError(f"{self.file.path}: the checkpoint has no mask; leave out --save_masks")
-        scores = {"mask": views.hard if views.score is None else views.score}
-        hard = {"mask": views.hard}
+        scores = {"mask": views.binary_mask if views.score is None else views.score}
+        hard = {"mask": views.binary_mask}
         if self.reinit is not None:
-            device = views.hard.device
+            device = views.binary_mask.device
             with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
                 z, _ = self.reinit.masks(self.reinit.normalise(batch.pixels.to(device)), self.keep_ratio, None)
             if z is not None:
@@ -171,7 +171,7 @@ class CamMaps(MapsFile):
         chosen = boxed(names, self.only)
         if not chosen:
             return
-        pixels = batch.pixels[chosen].to(views.full.device)
+        pixels = batch.pixels[chosen].to(views.logits_full.device)
         with torch.autocast(pixels.device.type, self.dtype, enabled=self.dtype != torch.float32):
             maps = {source: cam(pixels, self.size) for source, cam in self.cams.items()}
         self.rows(

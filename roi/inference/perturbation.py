@@ -96,8 +96,13 @@ class Curves:
     @torch.inference_mode()
     def add(self, batch: Batch, names: list[str], views: Views) -> None:
         for n, name in enumerate(names):
-            if name in self.seeds and views.score is not None and views.hard is not None:
-                row = [batch.pixels[n].to(views.full.device), views.score[n], views.hard[n], views.full[n]]
+            if name in self.seeds and views.score is not None and views.binary_mask is not None:
+                row = [
+                    batch.pixels[n].to(views.logits_full.device),
+                    views.score[n],
+                    views.binary_mask[n],
+                    views.logits_full[n],
+                ]
                 self.images.append(name)
                 self.waiting.append(
                     (self.seeds[name], [t.clone() for t in row])

@@ -60,15 +60,15 @@ def consistency_terms(
     one whose mask is not learned has no `sparse` and no `tv`. Random masks need `seeds`, one an image.
     """
     views = model(pixels, keep_ratio, seeds)
-    terms = {"full": label_loss(views.full, target, over)}
-    if views.hard is not None:
+    terms = {"full": label_loss(views.logits_full, target, over)}
+    if views.binary_mask is not None:
         terms |= {
-            "consist": consist(views.full, views.crop),
-            "drop": drop(views.full, views.drop),
-            "mask_kept": views.hard.mean(),
+            "consist": consist(views.logits_full, views.logits_crop),
+            "drop": drop(views.logits_full, views.logits_drop),
+            "mask_kept": views.binary_mask.mean(),
         }
-    if views.soft is not None:
-        terms |= {"sparse": views.soft.mean(), "tv": total_variation(views.soft)}
+    if views.soft_mask is not None:
+        terms |= {"sparse": views.soft_mask.mean(), "tv": total_variation(views.soft_mask)}
         terms |= {"mask_mean": terms["sparse"].detach(), "mask_tv": terms["tv"].detach()}
     return terms
 

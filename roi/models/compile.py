@@ -15,7 +15,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from roi.errors import UserError
-from roi.models.roi_model import RoiModel, classifier_layer
+from roi.models.backbones import classifier_layer
+from roi.models.roi_model import RoiModel
 
 
 def compiled(model: RoiModel) -> None:

@@ -48,8 +48,9 @@ from roi.labels import is_finding
 from roi.losses import terms as losses
 from roi.losses.gradnorm import FixedWeights, GradNorm, Taps
 from roi.losses.objectives import LAYER, OBJECTIVES, LabelLoss, consistency_terms, evidence_terms, label_terms
+from roi.models.backbones import IMAGENET, classifier_layer, normalisation_of
 from roi.models.compile import compiled, recomputed
-from roi.models.roi_model import IMAGENET, LEARNED, RoiModel, build_model, classifier_layer, normalisation_of
+from roi.models.roi_model import LEARNED, RoiModel, build_model
 from roi.scoring.metrics import VALIDATION_DECISIONS, can_be_scored
 from roi.training import checkpoint, mask_controls
 from roi.training.frozen_features import FeatureLoader, check_head, frozen_features

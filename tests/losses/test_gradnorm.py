@@ -18,7 +18,8 @@ from roi.losses import objectives as objectives
 from roi.losses.gradnorm import FixedWeights, GradNorm, Taps
 from roi.losses.objectives import LAYER, OBJECTIVES, consistency_terms, evidence_terms
 from roi.losses.terms import Denominator, count_of_batch
-from roi.models.roi_model import RoiModel, build_backbone
+from roi.models.backbones import build_backbone
+from roi.models.roi_model import RoiModel
 
 SIZE, K = 32, 4
 SEEDS = torch.tensor([4, 8, 1, 22, 6, 17])

@@ -420,14 +420,14 @@ def test_the_consistency_objective_and_inference_take_each_fill(mask: str, fill:
     with torch.no_grad():
         found, views = consistency_terms(model, images(), targets(), RATIO, SEEDS), model(images(), RATIO, SEEDS)
         x = model.normalise(images())
-        crop, drop = (model.backbone(kept(fill, x, m)) for m in (views.hard, 1 - views.hard))
+        crop, drop = (model.backbone(kept(fill, x, m)) for m in (views.binary_mask, 1 - views.binary_mask))
         full = model.backbone(x)
-    for got, expected in ((views.full, full), (views.crop, crop), (views.drop, drop)):
+    for got, expected in ((views.logits_full, full), (views.logits_crop, crop), (views.logits_drop, drop)):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
     expected_terms: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"consist": losses.consist, "drop": losses.drop}
     for (name, term), view in zip(expected_terms.items(), (crop, drop), strict=True):
         torch.testing.assert_close(found[name], term(full, view), rtol=1e-3, atol=1e-5)
-    assert views.hard.sum((1, 2, 3)).tolist() == [KEPT] * len(SEEDS)
+    assert views.binary_mask.sum((1, 2, 3)).tolist() == [KEPT] * len(SEEDS)
 
 
 # --- the union of maps -----------------------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from roi.losses.gradnorm import GradNorm, Taps
 from roi.losses.objectives import LAYER, OBJECTIVES, consistency_terms, evidence_terms
 from roi.models import compile
-from roi.models.roi_model import RoiModel, build_backbone, classifier_layer
+from roi.models.backbones import build_backbone, classifier_layer
+from roi.models.roi_model import RoiModel
 
 SIZE, K = 64, 4
 SEEDS = torch.arange(6)

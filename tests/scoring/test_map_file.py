@@ -16,8 +16,9 @@ from roi.data.boxes import read_boxes
 from roi.data.table import read_table
 from roi.inference.grad_cam import GradCam, grad_cam
 from roi.inference.perturbation import FRACTIONS, SOURCES, perturbations, ranks
+from roi.models.backbones import build_backbone
 from roi.models.masks import exact_topk, kept_pixels
-from roi.models.roi_model import RoiModel, build_backbone, build_model, reinitialised
+from roi.models.roi_model import RoiModel, build_model, reinitialised
 from roi.scoring.map_file import pack, read_maps, unpack
 from roi.scoring.npz_stream import ArrayWriter, read_arrays
 from roi.training.checkpoint import load_model
@@ -392,7 +393,7 @@ def test_masks_are_those_of_the_model(written: Path, demo: Path, tables: tuple[P
     with torch.no_grad():
         views = model(torch.from_numpy(grey)[:, None], 0.15)
         z, _ = other.masks(other.normalise(torch.from_numpy(grey)[:, None]), 0.15, None)
-    assert views.score is not None and z is not None and torch.equal(views.soft, views.score.sigmoid())
+    assert views.score is not None and z is not None and torch.equal(views.soft_mask, views.score.sigmoid())
     for source, score in (("mask", views.score), ("mask_reinit", z)):
         assert_best(maps.kept[source], score, kept_pixels(SIZE, SIZE, 0.15))
         cells = score.reshape(len(images), 1, 16, 4, 16, 4).mean((3, 5))
