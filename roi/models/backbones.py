@@ -25,8 +25,14 @@ HALVES: Normalisation = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def classifier_layer(backbone: nn.Module) -> tuple[str, nn.Module]:
-    """Name and module of the layer that gives the logits: timm's own answer, or the last linear or convolutional one."""
-    layers = [(name, layer) for name, layer in backbone.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    """Name and module of the layer that gives the logits.
+
+    It is what timm's models call their classifier, or else the last linear or convolutional layer.
+    """
+    layers = []
+    for name, module in backbone.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            layers.append((name, module))
     if hasattr(backbone, "get_classifier"):
         classifier = backbone.get_classifier()  # type: ignore[operator]
         for name, layer in layers:
@@ -99,7 +105,8 @@ def _timm_model(name: str, classes: int, img_size: int) -> nn.Module:
         similar = difflib.get_close_matches(name, {*torchvision_names(), *timm.list_models()}, n=4)
         hint = f"; near it: {', '.join(similar)}" if similar else ""
         raise UserError(f"--backbone {name!r}: neither a torchvision nor a timm classifier{hint}")
-    tags = [model.partition(".")[2] for model in timm.list_models(f"{base}.*", pretrained=True)]
+    names_with_tags = timm.list_models(f"{base}.*", pretrained=True)
+    tags = [tagged.partition(".")[2] for tagged in names_with_tags]
     if tag and tag not in tags:
         hint = f"; there are {', '.join(tags)}" if tags else ""
         raise UserError(f"--backbone {name!r}: weights of that name are not there for {base}{hint}")
