@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from roi import distributed
 from roi.losses import objectives as objectives
 from roi.losses.gradnorm import FixedWeights, GradNorm, Taps
-from roi.losses.objectives import LAYER, OBJECTIVES, consistency_terms, evidence_terms
+from roi.losses.loss_terms import LAYERS, OBJECTIVES
+from roi.losses.objectives import consistency_terms, evidence_terms
 from roi.losses.terms import Denominator, count_of_batch
 from roi.models.backbones import build_backbone
 from roi.models.roi_model import RoiModel
@@ -89,7 +90,7 @@ def measuring(
     model: RoiModel, objective: str, **more: Callable
 ) -> tuple[GradNorm, list[tuple[list[str], Tensor, Tensor]]]:
     """-> (balance, what it measures at each call: terms, g_i, L_i)"""
-    balance, seen = GradNorm(dict.fromkeys(OBJECTIVES[objective], 0.5), Taps(model.last_layers()), LAYER, **more), []
+    balance, seen = GradNorm(dict.fromkeys(OBJECTIVES[objective], 0.5), Taps(model.last_layers()), LAYERS, **more), []
     update = balance.update
 
     def spy(here: Tensor, g: Tensor, now: Tensor) -> None:
@@ -121,7 +122,7 @@ def test_what_is_measured_is_the_norm_of_the_gradient(
         sum(0.5 * losses[n].item() for n in names), rel=1e-6
     )  # the weights before this step
     for name, g in zip(names, found.tolist(), strict=True):
-        weight = free.last_layers()[LAYER[name]].weight
+        weight = free.last_layers()[LAYERS[name]].weight
         (expected,) = torch.autograd.grad(same[name], weight, retain_graph=True)
         assert g == pytest.approx(expected.norm().item(), rel=1e-5) and g > 1e-7, name
 

@@ -12,7 +12,8 @@ from conftest import run
 from torch import Tensor, nn
 
 from roi.losses.gradnorm import GradNorm, Taps
-from roi.losses.objectives import LAYER, OBJECTIVES, consistency_terms, evidence_terms
+from roi.losses.loss_terms import LAYERS, OBJECTIVES
+from roi.losses.objectives import consistency_terms, evidence_terms
 from roi.models import compile
 from roi.models.backbones import build_backbone, classifier_layer
 from roi.models.roi_model import RoiModel
@@ -66,7 +67,7 @@ def trained(model: RoiModel, objective: str, steps: int) -> tuple[list[float], d
     pixels = torch.randint(0, 256, (len(SEEDS), 1, SIZE, SIZE), dtype=torch.uint8, generator=g)
     target = torch.randint(0, 2, (len(SEEDS), K), generator=g).float()
     target[0, 0] = math.nan
-    balance = GradNorm(dict.fromkeys(OBJECTIVES[objective], 0.5), Taps(model.last_layers()), LAYER)
+    balance = GradNorm(dict.fromkeys(OBJECTIVES[objective], 0.5), Taps(model.last_layers()), LAYERS)
     optimizer, seen = torch.optim.SGD(model.parameters(), lr=0.05), []
     with torch.random.fork_rng():
         torch.manual_seed(5)  # dropout

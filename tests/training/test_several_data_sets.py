@@ -248,7 +248,7 @@ def test_no_term_of_the_evidence_objective_sends_gradient_where_a_label_is_unkno
     if term == "drop":  # of those that are surely there, all or one of an image; nothing of a share, however high
         one = RandomViews.draw(
             row_seeds(0, 0, torch.arange(6)), TARGET.masked_fill(~torch.tensor(FINDINGS), NAN), (32, 32), 0.5
-        ).one
+        ).to_lose
         assert torch.equal(slope != 0, one.bool()) and not one[TARGET != 1].any() and one[:, :3].sum() >= 3
     else:
         assert torch.equal(slope != 0, ~TARGET.isnan())
