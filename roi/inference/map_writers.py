@@ -1,8 +1,7 @@
-"""What infer_roi_consistency.py writes beside its predictions, while the images go by: maps of masks, Grad-CAM, curves.
+"""Files of maps that are written beside predictions while the images go by: masks, maps of classes, Grad-CAM.
 
 Each output has `add(batch, names, views)` and `close`; as a context manager it leaves no file when an error comes
-first.
-Letters: B images of a batch, m x m the cells of a map, P x P the pixels of the input.
+first. Letters: B images of a batch, C classes of a map, m x m its cells, P x P the pixels of the input.
 """
 
 from collections.abc import Collection
@@ -25,6 +24,8 @@ from roi.scoring.npz_stream import ArrayWriter, origin
 
 
 class Output(Protocol):
+    """What is written beside predictions."""
+
     file: ArrayWriter
 
     def __enter__(self) -> object: ...
@@ -47,17 +48,25 @@ class MapsFile:
     def __exit__(self, *exc: object) -> None:
         self.file.__exit__(*exc)
 
-    def rows(self, names: list[str], maps: dict[str, Tensor], hard: dict[str, Tensor]) -> None:
-        """source -> (B, C, m, m), and (B, C, P, P) 0/1 for sources that have a mask."""
+    def write(self, names: list[str], maps: dict[str, Tensor], masks: dict[str, Tensor]) -> None:
+        """Write the rows of some images.
+
+        Args:
+            maps: source -> (B, C, m, m).
+            masks: source -> (B, C, P, P) 0/1, for sources that have one.
+        """
+        # A number has two bytes: what is beyond them would become infinite.
         limit = float(np.finfo(np.float16).max)
-        self.file.add(
-            **{f"map_{s}": m.clamp(-limit, limit).half().cpu().numpy() for s, m in maps.items()},
-            **{f"kept_{s}": pack(m.cpu().numpy()) for s, m in hard.items()},
-        )
+        arrays = {}
+        for source, values in maps.items():
+            arrays[f"map_{source}"] = values.clamp(-limit, limit).half().cpu().numpy()
+        for source, mask in masks.items():
+            arrays[f"kept_{source}"] = pack(mask.cpu().numpy())
+        self.file.add(**arrays)
         self.images += names
 
     def close(self, classes: list[str], meta: dict[str, Any], contaminated: Collection[str]) -> int:
-        """Write the file; -> its images.
+        """Write the file, and count its images.
 
         Args:
             classes: [""] where one map serves all.
@@ -76,15 +85,21 @@ class MapsFile:
 
 
 class MaskMaps(MapsFile):
-    """The masks of all images: score (or the 0/1 mask where none is learned) averaged over m x m cells, and the kept pixels.
+    """The masks of all images: score, averaged over m x m cells, and the kept pixels.
 
-    `reinit`: the re-initialised model, given where the mask is learned.
+    Where no mask is learned the 0/1 mask stands for its score.
+
+    Args:
+        reinit: the re-initialised model, given where the mask is learned.
+        size: cells a side.
+        side: pixels a side of the input.
     """
 
     def __init__(
         self, path: str | Path, reinit: RoiModel | None, keep_ratio: float, size: int, side: int, dtype: torch.dtype
     ) -> None:
-        super().__init__(path, ["mask"] if reinit is None else ["mask", "mask" + REINIT], keep_ratio, side)
+        sources = ["mask"] if reinit is None else ["mask", "mask" + REINIT]
+        super().__init__(path, sources, keep_ratio, side)
         self.reinit, self.size, self.dtype = reinit, size, dtype
 
     @torch.inference_mode()
@@ -92,27 +107,37 @@ class MaskMaps(MapsFile):
         if views.binary_mask is None:
             raise UserError(f"{self.file.path}: the checkpoint has no mask; leave out --save_masks")
         scores = {"mask": views.binary_mask if views.score is None else views.score}
-        hard = {"mask": views.binary_mask}
+        masks = {"mask": views.binary_mask}
         if self.reinit is not None:
             device = views.binary_mask.device
             with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
-                z, _ = self.reinit.masks(self.reinit.normalise(batch.pixels.to(device)), self.keep_ratio, None)
-            if z is not None:
-                scores["mask" + REINIT] = z
-                hard["mask" + REINIT] = exact_topk(z, kept_pixels(self.side, self.side, self.keep_ratio))
-        self.rows(names, {s: F.adaptive_avg_pool2d(z.cpu(), self.size) for s, z in scores.items()}, hard)
+                x = self.reinit.normalise(batch.pixels.to(device))
+                score, _ = self.reinit.masks(x, self.keep_ratio, None)
+            if score is not None:
+                scores["mask" + REINIT] = score
+                masks["mask" + REINIT] = exact_topk(score, kept_pixels(self.side, self.side, self.keep_ratio))
+        maps = {}
+        for source, score in scores.items():
+            maps[source] = F.adaptive_avg_pool2d(score.cpu(), self.size)
+        self.write(names, maps, masks)
 
     def close(self, classes: list[str], meta: dict[str, Any], contaminated: Collection[str]) -> int:
+        # One mask serves all classes.
         return super().close([""], meta, contaminated)
 
 
-def boxed(names: list[str], only: Collection[str] | None) -> list[int]:
+def places_of(names: list[str], only: Collection[str] | None) -> list[int]:
     """The places of the images that are in `only` (None: of all)."""
     return [n for n, name in enumerate(names) if only is None or name in only]
 
 
 class ClassMaps(MapsFile):
-    """The map of each class behind a mask, of the model and of the re-initialised one, for the images in `only`."""
+    """The map of each class behind a mask, of the model and of the re-initialised one.
+
+    Args:
+        size: cells a side.
+        only: the images that are written; None: all.
+    """
 
     def __init__(
         self,
@@ -128,29 +153,35 @@ class ClassMaps(MapsFile):
 
     @torch.inference_mode()
     def add(self, batch: Batch, names: list[str], views: Views) -> None:
-        chosen = boxed(names, self.only)
+        chosen = places_of(names, self.only)
         if not chosen:
             return
         if views.maps is None:
             raise UserError(f"{self.file.path}: the checkpoint has one map for all classes; leave out --class_masks")
         device = views.maps.device
         with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
-            _, other = self.reinit.logits_and_maps(self.reinit.normalise(batch.pixels[chosen].to(device)))
-        maps = {"class_mask": views.maps[chosen], "class_mask" + REINIT: other}
-        self.rows([names[n] for n in chosen], {s: self._sized(m) for s, m in maps.items()}, {})
+            x = self.reinit.normalise(batch.pixels[chosen].to(device))
+            _, maps_reinit = self.reinit.logits_and_maps(x)
+        maps = {
+            "class_mask": self._resized(views.maps[chosen]),
+            "class_mask" + REINIT: self._resized(maps_reinit),
+        }
+        self.write([names[n] for n in chosen], maps, {})
 
-    def _sized(self, maps: Tensor) -> Tensor:
-        return (
-            upsample(maps, (self.size, self.size))
-            if maps.shape[-1] < self.size
-            else F.adaptive_avg_pool2d(maps, self.size)
-        )
+    def _resized(self, maps: Tensor) -> Tensor:
+        if maps.shape[-1] < self.size:
+            return upsample(maps, (self.size, self.size))
+        return F.adaptive_avg_pool2d(maps, self.size)
 
 
 class CamMaps(MapsFile):
-    """Grad-CAM of every class, of the model and of the re-initialised one, for the images in `only` (None: all).
+    """Grad-CAM of every class, of the model and of the re-initialised one.
 
-    A map is divided by its highest value: the ranking of its cells stays, small gradients survive the two bytes of a number.
+    Args:
+        models: the two.
+        size: cells a side.
+        side: pixels a side of the input.
+        only: the images that are written; None: all.
     """
 
     def __init__(
@@ -168,14 +199,15 @@ class CamMaps(MapsFile):
         self.size, self.dtype, self.only = size, dtype, only
 
     def add(self, batch: Batch, names: list[str], views: Views) -> None:
-        chosen = boxed(names, self.only)
+        chosen = places_of(names, self.only)
         if not chosen:
             return
         pixels = batch.pixels[chosen].to(views.logits_full.device)
         with torch.autocast(pixels.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            maps = {source: cam(pixels, self.size) for source, cam in self.cams.items()}
-        self.rows(
-            [names[n] for n in chosen],
-            {s: m / m.amax((2, 3), keepdim=True).clamp_min(1e-30) for s, m in maps.items()},
-            {},
-        )
+            cams = {source: cam(pixels, self.size) for source, cam in self.cams.items()}
+        maps = {}
+        for source, values in cams.items():
+            # By the highest value: the ranking of the cells stays, small gradients survive the two bytes of a number.
+            highest = values.amax((2, 3), keepdim=True)
+            maps[source] = values / highest.clamp_min(1e-30)
+        self.write([names[n] for n in chosen], maps, {})

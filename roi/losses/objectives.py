@@ -4,7 +4,14 @@ consistency  as published: the crop view agrees with the full view, the drop vie
              one classifier that learns from all of them.
 evidence     the crop view predicts the labels, the drop view loses what is present. Only the mask learns from the drop
              view, and the classifier has seen images with holes at random places, so that a hole is nothing special
-             (REAL-X, Jethani et al. 2021).
+             (REAL-X, Jethani et al. 2021). Its terms:
+    full     BCE, or another loss of labels, on the image, a share of the images seen through random blobs that keep 90
+             to 98 %
+    consist  BCE on the crop of the mask of all classes; the classifier and the mask learn from it
+    drop     -log(1 - p) on what is dropped, of what is present: half of the images drop the mask of all classes and
+             must lose all findings, half drop the map of one finding and must lose that one (one map: always all)
+    locate   BCE on the maps alone, pooled over their cells: a map is high somewhere exactly where its finding is
+             present
 
 Letters: B images, K classes, M maps, H x W pixels, h x w cells. A NaN target is unknown.
 """
@@ -139,36 +146,24 @@ def evidence_terms(
     label_loss: LabelLoss = bce,
     sharpness: float = 4.0,
 ) -> dict[str, Tensor]:
-    """The terms of the evidence objective.
-
-    full     BCE, or another loss of labels, on the image, a share `random_views` of the images seen through random
-             blobs that keep 90 to 98 %
-    consist  BCE on the crop of the mask of all classes; the classifier and the mask learn from it
-    drop     -log(1 - p) on what is dropped, of what is present: half of the images drop the mask of all classes and
-             must lose all findings, half drop the map of one finding and must lose that one (one map: always all). Only
-             the mask learns
-    locate   BCE on the maps alone, pooled over their cells with `sharpness`: a map is high somewhere exactly where its
-             finding is present
-
-    In the crop and the drop view dropout is off, and batch norm has statistics of their own (roi/models/view_norms.py).
+    """The terms of the evidence objective, () each; mask_mean, mask_kept and mask_tv carry no gradient.
 
     Args:
         pixels: (B, 1, H, W) in 0..255.
         target: (B, K).
         seeds: (B,).
+        random_views: share of the images that the classifier sees through random blobs.
         warm_up: no mask is drawn: `full` and `locate` alone.
-
-    Returns:
-        Terms, () each. mask_mean, mask_kept and mask_tv say what the mask did and carry no gradient.
+        sharpness: with which the cells of a map are pooled (log_mean_exp).
     """
     x = model.normalise(pixels)
     findings = target.masked_fill(~model.findings, torch.nan)  # Normal has no place
-    if warm_up:
-        logits, maps = model.logits_and_maps(x)
-    else:
-        size = (x.shape[-2], x.shape[-1])
+    size = (x.shape[-2], x.shape[-1])
+    seen = x
+    if not warm_up:
         random = RandomViews.draw(seeds, findings, size, random_views)
-        logits, maps = model.logits_and_maps(model.apply_mask(x, random.light_mask, seeds))
+        seen = model.apply_mask(x, random.light_mask, seeds)
+    logits, maps = model.logits_and_maps(seen)
     class_maps = maps if model.per_class else None
     terms = label_terms(logits, class_maps, target, findings, sharpness, denominator, label_loss)
     if warm_up:
@@ -177,19 +172,22 @@ def evidence_terms(
     score = model.combine_maps(maps, logits, size)
     hard, soft = exact_topk(score, k), soft_topk(score, k)
     m = dropped = straight_through(hard, soft)
-    present = (findings == 1).float()
+    to_lose = (findings == 1).float()
     if model.per_class:
         dropped = torch.where(random.loses_one[:, None, None, None], _mask_of_one(maps, random, size, k), m)
-        present = random.to_lose
+        to_lose = random.to_lose
+    # In both views dropout is off, and batch norm has statistics of their own (roi/models/view_norms.py).
     terms["consist"] = bce(model.crop(x, m, seeds), target, denominator)
     # The classifier must not learn from the drop view: only the mask is asked to remove evidence.
     with frozen(model.backbone):
         logits_drop = model.drop(x, dropped, seeds)
-    terms["drop"] = suppression_loss(logits_drop, present, denominator)
-    terms["mask_kept"] = hard.mean()
-    terms["mask_mean"] = soft.detach().mean()
-    terms["mask_tv"] = total_variation(soft.detach())
-    return terms
+    terms["drop"] = suppression_loss(logits_drop, to_lose, denominator)
+    return terms | mask_figures(hard, soft.detach())
+
+
+def mask_figures(hard: Tensor, soft: Tensor) -> dict[str, Tensor]:
+    """What the mask did, for the metrics CSV."""
+    return {"mask_kept": hard.mean(), "mask_mean": soft.mean(), "mask_tv": total_variation(soft)}
 
 
 def _mask_of_one(maps: Tensor, random: RandomViews, size: tuple[int, int], k: int) -> Tensor:
