@@ -142,13 +142,11 @@ class Curves:
     @torch.inference_mode()
     def _flush(self) -> None:
         """Predict on the perturbations of the images that wait, and write them."""
-        pixels = torch.stack([image.pixels for image in self.waiting])
-        score = torch.stack([image.score for image in self.waiting])
-        hard = torch.stack([image.hard for image in self.waiting])
-        logits = torch.stack([image.logits for image in self.waiting])
-        device = logits.device
-        seeds = torch.tensor([image.seed for image in self.waiting], device=device)
+        seeds_of_images, *columns = zip(*self.waiting, strict=True)
+        pixels, score, hard, logits = (torch.stack(column) for column in columns)
         self.waiting = []
+        device = logits.device
+        seeds = torch.tensor(seeds_of_images, device=device)
         shape = (len(logits), len(SOURCES), len(self.kept), logits.shape[1])  # (B, S, F, K)
         crop, drop = torch.empty(shape, device=device), torch.empty(shape, device=device)
         with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
@@ -159,7 +157,8 @@ class Curves:
                 s = SOURCES.index(source)
                 crop[:, s, f] = self.model.crop(x, m, seeds).sigmoid()
                 drop[:, s, f] = self.model.drop(x, m, seeds).sigmoid()
-        self.file.add(full=logits.sigmoid().cpu().numpy(), crop=crop.cpu().numpy(), drop=drop.cpu().numpy())
+        full = logits.sigmoid()
+        self.file.add(full=full.cpu().numpy(), crop=crop.cpu().numpy(), drop=drop.cpu().numpy())
 
     def close(self, classes: list[str], meta: dict[str, Any], contaminated: Collection[str]) -> int:
         """Write the file, and count its images.

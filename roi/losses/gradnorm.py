@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
-Call = tuple[Tensor, Tensor]  # what a layer was given, and what it gave
-STATE = ("w", "first", "slope", "square", "steps")  # (T,) each
+# What a layer was given, and what it gave.
+Call = tuple[Tensor, Tensor]
+# What is learned, (T,) each: attributes, and keys of a checkpoint.
+STATE = ("w", "first", "slope", "square", "steps")
 
 
 class FixedWeights:
@@ -59,6 +61,7 @@ class Taps:
 
     def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            # Validation and maps go through the same layers, without gradients.
             if self.calls is not None and torch.is_grad_enabled():
                 self.calls[name].append((inputs[0].detach(), output))
 
@@ -112,7 +115,8 @@ class GradNorm(FixedWeights):
         self.names = list(weights)
         self.total = sum(weights.values())
         self.w = torch.tensor(list(weights.values()), dtype=torch.float32, device=device)
-        self.first = torch.zeros_like(self.w)  # L_i(0); 0: not seen yet
+        # L_i(0); 0: not seen yet.
+        self.first = torch.zeros_like(self.w)
         # Adam's moments and count of each term: one that joins after the warm-up begins its own.
         self.slope = torch.zeros_like(self.w)
         self.square = torch.zeros_like(self.w)
@@ -142,13 +146,17 @@ class GradNorm(FixedWeights):
 
     def _measure(self, losses: dict[str, Tensor], terms: Sequence[str], share: float) -> tuple[Tensor, Tensor]:
         """g_i and L_i of the images of all processes, (T,) each."""
-        gradients = [self._gradient(losses[name], self.at[name]).flatten() for name in terms]
-        values = torch.stack([losses[name].detach().float() for name in terms])
+        gradients, values = [], []
+        for name in terms:
+            gradient = self._gradient(losses[name], self.at[name])
+            gradients.append(gradient.flatten())
+            values.append(losses[name].detach().float())
         # One tensor, so that processes talk to each other once a step.
-        flat = torch.cat([*gradients, values])
+        flat = torch.cat([*gradients, torch.stack(values)])
         sizes = [gradient.numel() for gradient in gradients]
-        *gradients, values = self.mean(flat * share).split([*sizes, len(terms)])
-        return torch.stack([gradient.norm() for gradient in gradients]), values
+        means = self.mean(flat * share).split([*sizes, len(values)])
+        norms = [gradient.norm() for gradient in means[:-1]]
+        return torch.stack(norms), means[-1]
 
     def _gradient(self, loss: Tensor, layer_name: str) -> Tensor:
         """The gradient of `loss` in the weight of a layer, fp32.
@@ -170,8 +178,10 @@ class GradNorm(FixedWeights):
             if isinstance(layer, nn.Conv2d):
                 total += _convolution_gradient(layer, x.float(), gradient.float())
             else:
-                # Tokens are rows like images.
-                total += gradient.float().flatten(0, -2).T @ x.float().flatten(0, -2)
+                # Tokens of an image are rows like images.
+                inputs = x.float().flatten(0, -2)
+                slopes = gradient.float().flatten(0, -2)
+                total += slopes.T @ inputs
         return total
 
     @torch.no_grad()
@@ -204,10 +214,11 @@ class GradNorm(FixedWeights):
         sum_of_others = self.w.index_fill(0, places, 0.0).sum()
         moved = moved * ((self.total - sum_of_others) / moved.sum())
         # Chosen on the device: to ask here whether the numbers are finite would make each step wait for it.
-        new = {"w": moved, "first": first, "slope": slope, "square": square, "steps": steps}
-        for key, values_of_terms in new.items():
+        state = {"w": moved, "first": first, "slope": slope, "square": square, "steps": steps}
+        for key, of_terms in state.items():
             old = getattr(self, key)
-            setattr(self, key, torch.where(finite, old.index_copy(0, places, values_of_terms), old))
+            new = old.index_copy(0, places, of_terms)
+            setattr(self, key, torch.where(finite, new, old))
 
     def state_dict(self) -> dict[str, Any]:
         state: dict[str, Any] = {"names": list(self.names)}

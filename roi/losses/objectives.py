@@ -37,8 +37,10 @@ from roi.losses.terms import (
 from roi.models.masks import exact_topk, kept_pixels, random_mask, soft_topk, straight_through, upsample
 from roi.models.roi_model import RoiModel
 
-LabelLoss = Callable[[Tensor, Tensor, Denominator], Tensor]  # logits, target, denominator -> (): what `full` is
-LIGHT = (0.9, 0.98)  # share of an image that stays when the classifier sees it through a random mask
+# Logits, target, denominator -> (): what `full` is.
+LabelLoss = Callable[[Tensor, Tensor, Denominator], Tensor]
+# The share of an image that stays when the classifier sees it through a random mask.
+LIGHT = (0.9, 0.98)
 
 
 def consistency_terms(
@@ -71,6 +73,7 @@ def consistency_terms(
     if views.soft_mask is not None:
         terms["sparse"] = views.soft_mask.mean()
         terms["tv"] = total_variation(views.soft_mask)
+        # The columns of the metrics CSV that both objectives fill.
         terms["mask_mean"] = terms["sparse"].detach()
         terms["mask_tv"] = terms["tv"].detach()
     return terms
@@ -91,6 +94,7 @@ class RandomViews:
         Args:
             random_views: share of the images that get a light mask.
         """
+        # Of a target between 0 and 1 nobody is sure that there is something to lose.
         present = (target == 1).float()  # (B, K)
         has_light_mask, kept_share, coin = uniform(seeds, 3, stream=3).unbind(1)  # (B,) each
         # Masks are drawn for all images and then chosen: to ask who needs one would wait for the device.
@@ -172,9 +176,11 @@ def evidence_terms(
     score = model.combine_maps(maps, logits, size)
     hard, soft = exact_topk(score, k), soft_topk(score, k)
     m = dropped = straight_through(hard, soft)
+    # One map for all findings can only lose all of them at once.
     to_lose = (findings == 1).float()
     if model.per_class:
-        dropped = torch.where(random.loses_one[:, None, None, None], _mask_of_one(maps, random, size, k), m)
+        mask_of_one = _mask_of_one(maps, random, size, k)
+        dropped = torch.where(random.loses_one[:, None, None, None], mask_of_one, m)
         to_lose = random.to_lose
     # In both views dropout is off, and batch norm has statistics of their own (roi/models/view_norms.py).
     terms["consist"] = bce(model.crop(x, m, seeds), target, denominator)

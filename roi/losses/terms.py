@@ -26,6 +26,7 @@ def count_of_batch(values: Tensor) -> Tensor:
 
 def bce(logits: Tensor, target: Tensor, denominator: Denominator = count_of_batch) -> Tensor:
     """Mean binary cross-entropy over what is known: (B, K), (B, K) with NaN = unknown -> ()."""
+    # A number for what is unknown: its loss is computed and then left out.
     nll = F.binary_cross_entropy_with_logits(logits, target.nan_to_num(), reduction="none")
     return _mean_of_known(nll, target, denominator)
 
@@ -50,7 +51,9 @@ def focal(
     alpha weighs what is present and 1 - alpha what is absent; below 0: neither (eq. 4). gamma 0 without alpha is BCE.
     Lin et al. 2017, eq. 5.
     """
-    weight_present, weight_absent = (alpha, 1 - alpha) if alpha >= 0 else (1.0, 1.0)
+    weight_present, weight_absent = 1.0, 1.0
+    if alpha >= 0:
+        weight_present, weight_absent = alpha, 1 - alpha
     # Powers by their logarithm: slopes stay finite for any gamma.
     focus_present = (gamma * F.logsigmoid(-logits)).exp()
     present = weight_present * focus_present * F.softplus(-logits)
@@ -164,6 +167,7 @@ def balanced_weights(present: np.ndarray, absent: np.ndarray, beta: float) -> np
     A finding has two classes, present and absent; as in the paper its weights add up to their number. beta 0: no
     weights; beta to 1: 1 / n. Cui et al. 2019.
     """
+    # What no image has counts as one, so that no weight is infinite.
     n = np.maximum(np.stack([present, absent]), 1.0)
     weight = 1 / n if beta == 1 else (1 - beta) / (1 - beta**n)
     return 2 * weight / weight.sum(axis=0)

@@ -31,8 +31,11 @@ def compiled(model: RoiModel) -> None:
     # Stages share the code of their forward, and torch counts the forms of one code: each part comes in train and eval
     # mode, with and without gradients.
     config = torch._dynamo.config
-    limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # before torch 2.7
-    setattr(config, limit, max(getattr(config, limit), 16 * len(compiled_parts)))
+    limit = "recompile_limit"
+    if not hasattr(config, limit):
+        limit = "cache_size_limit"  # before torch 2.7
+    needed = 16 * len(compiled_parts)
+    setattr(config, limit, max(getattr(config, limit), needed))
 
 
 def parts(module: nn.Module, last: nn.Module) -> Iterator[nn.Module]:
@@ -137,9 +140,10 @@ def _as_it_was(block: nn.Module, modes: list[bool], requires_grad: list[bool], f
 
 
 def _cloned(buffers: dict[str, Tensor | None]) -> dict[str, Tensor | None]:
-    copies: dict[str, Tensor | None] = {}
+    copies = dict(buffers)
     for name, value in buffers.items():
-        copies[name] = None if value is None else value.clone()
+        if value is not None:
+            copies[name] = value.clone()
     return copies
 
 

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from roi.errors import UserError
 
-STRIDES = (8, 16, 32)  # pixels a cell
+# Pixels a cell of the stages that a mask may be made of.
+STRIDES = (8, 16, 32)
 # Cells a side, at least, of the finest stage that is used: finer ones see edges, not findings (benchmarks/RESULTS.md,
 # "Evidence").
 CELLS = 10
@@ -48,8 +49,9 @@ class FeatureMask(nn.Module):
 
     def __init__(self, channels: list[int], maps: int = 1) -> None:
         super().__init__()
-        projections = [nn.Sequential(nn.GroupNorm(1, depth), nn.Conv2d(depth, WIDTH, 1)) for depth in channels]
-        self.project = nn.ModuleList(projections)
+        self.project = nn.ModuleList()
+        for depth in channels:
+            self.project.append(nn.Sequential(nn.GroupNorm(1, depth), nn.Conv2d(depth, WIDTH, 1)))
         self.layers = nn.Sequential(
             nn.GELU(), nn.Conv2d(WIDTH, WIDTH, 3, padding=1), nn.GELU(), nn.Conv2d(WIDTH, maps, 1)
         )
@@ -89,11 +91,7 @@ class Stages:
         self, backbone: nn.Module, head: nn.Module, img_size: int, finest: int = 0, widened: bool = False
     ) -> None:
         activations = _activations(backbone, head, img_size)
-        by_stride: dict[int, list[Activation]] = {}
-        for stride in STRIDES:
-            fitting = [found for found in activations if _has_stride(found.shape, stride, img_size)]
-            if fitting:
-                by_stride[stride] = fitting
+        by_stride = _by_stride(activations, img_size)
         self.finest = finest or _finest_stride(list(by_stride), img_size)  # pixels a cell of the maps
         self.names: list[str] = []
         self.channels: list[int] = []
@@ -105,8 +103,9 @@ class Stages:
             if not widened:
                 stage = _before_widening(backbone, fitting, stage.name)
             self.names.append(stage.name)
-            self.axes.append(_channels_last(stage.shape))
-            self.channels.append(stage.shape[3] if _channels_last(stage.shape) else stage.shape[1])
+            channels_last = _channels_last(stage.shape)
+            self.axes.append(channels_last)
+            self.channels.append(stage.shape[3] if channels_last else stage.shape[1])
         # A net whose maps all have one size (ViT) has no stages, even where that size fits a stride.
         sides = {_side(activation.shape) for activation in activations}
         if len(sides) < 2 or not self.names:
@@ -155,8 +154,10 @@ def _activations(backbone: nn.Module, head: nn.Module, img_size: int) -> list[Ac
         if isinstance(output, Tensor) and output.ndim == 4 and _side(output.shape) > 1:
             activations.append(Activation(name, output.shape))
 
-    hooks = [module.register_forward_hook(partial(note, name)) for name, module in backbone.named_modules() if name]
-    hooks.append(head.register_forward_pre_hook(begin))
+    hooks = [head.register_forward_pre_hook(begin)]
+    for name, module in backbone.named_modules():
+        if module is not backbone:
+            hooks.append(module.register_forward_hook(partial(note, name)))
     training = [module for module in backbone.modules() if module.training]
     device = next(backbone.parameters()).device
     try:
@@ -171,10 +172,23 @@ def _activations(backbone: nn.Module, head: nn.Module, img_size: int) -> list[Ac
     return activations
 
 
+def _by_stride(activations: list[Activation], img_size: int) -> dict[int, list[Activation]]:
+    """The activations of each stride that has some, finest first."""
+    by_stride: dict[int, list[Activation]] = {}
+    for stride in STRIDES:
+        for activation in activations:
+            if _has_stride(activation.shape, stride, img_size):
+                by_stride.setdefault(stride, []).append(activation)
+    return by_stride
+
+
 def _finest_stride(strides: list[int], img_size: int) -> int:
     """The coarsest stride up to 16 that gives CELLS cells a side; without one the finest there is, 0 without any."""
-    fine_enough = [stride for stride in strides if stride <= 16 and img_size / stride >= CELLS]
-    return max(fine_enough) if fine_enough else min(strides, default=0)
+    finest = min(strides, default=0)
+    for stride in strides:
+        if stride <= 16 and img_size / stride >= CELLS:
+            finest = max(finest, stride)
+    return finest
 
 
 def _depth(name: str) -> int:
@@ -183,8 +197,11 @@ def _depth(name: str) -> int:
 
 def _outermost(activations: list[Activation]) -> Activation:
     """The last of those whose modules lie outermost."""
-    depth = min(_depth(activation.name) for activation in activations)
-    return [activation for activation in activations if _depth(activation.name) == depth][-1]
+    outermost = activations[0]
+    for activation in activations:
+        if _depth(activation.name) <= _depth(outermost.name):
+            outermost = activation
+    return outermost
 
 
 def _before_widening(backbone: nn.Module, activations: list[Activation], name: str) -> Activation:
@@ -212,13 +229,17 @@ def _before_widening(backbone: nn.Module, activations: list[Activation], name: s
 
 def _largest_kernel(module: nn.Module) -> int:
     """The largest side of its convolutions, 0 without one."""
-    convolutions = [part for part in module.modules() if isinstance(part, nn.Conv2d)]
-    return max((max(convolution.kernel_size) for convolution in convolutions), default=0)
+    largest = 0
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            largest = max(largest, *part.kernel_size)
+    return largest
 
 
 def _has_stride(shape: torch.Size, stride: int, img_size: int) -> bool:
     # By powers of two, for a size that the stride does not divide is rounded up or down.
-    return round(math.log2(img_size / _side(shape))) == int(math.log2(stride))
+    power = math.log2(img_size / _side(shape))
+    return round(power) == int(math.log2(stride))
 
 
 def _channels_last(shape: torch.Size) -> bool:

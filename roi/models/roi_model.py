@@ -95,11 +95,11 @@ class RoiModel(nn.Module):
             self.mask_net = ConvMask(maps)
         self.view_norms = ViewNorms(backbone)
         # Not persistent: a checkpoint says them by its flags and classes.
-        mean, std = normalisation or IMAGENET
-        finding_flags = torch.tensor([True] * classes if findings is None else list(findings))
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("findings", finding_flags, persistent=False)
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in normalisation or IMAGENET)
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
+        finding_flags = [True] * classes if findings is None else list(findings)
+        self.register_buffer("findings", torch.tensor(finding_flags), persistent=False)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.to(memory_format=self.memory_format)
 
@@ -176,7 +176,7 @@ class RoiModel(nn.Module):
 
     def masks(self, x: Tensor, keep_ratio: float, seeds: Tensor | None) -> tuple[Tensor | None, Tensor]:
         """The score (None unless learned) and the binary mask, both (B, 1, H, W), of (B, 3, H, W) normalised."""
-        score = self.score(x)[2] if self.mask in LEARNED else None
+        _, _, score = self.score(x)
         return score, self.binary_mask(x, score, keep_ratio, seeds)
 
     def score(self, x: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -222,10 +222,20 @@ class RoiModel(nn.Module):
             crop, drop = self.apply_mask(x, m, seeds), self.apply_mask(x, 1 - m, seeds)
             if logits_full is None:
                 # One forward of 3B is faster than three of B.
-                logits_full, logits_crop, logits_drop = self.backbone(torch.cat([x, crop, drop])).float().chunk(3)
+                logits = self.backbone(torch.cat([x, crop, drop]))
+                logits_full, logits_crop, logits_drop = logits.float().chunk(3)
             else:
-                logits_crop, logits_drop = self.backbone(torch.cat([crop, drop])).float().chunk(2)
-        return Views(logits_full, logits_crop, logits_drop, soft, hard, score, maps if self.per_class else None)
+                logits = self.backbone(torch.cat([crop, drop]))
+                logits_crop, logits_drop = logits.float().chunk(2)
+        return Views(
+            logits_full,
+            logits_crop,
+            logits_drop,
+            soft_mask=soft,
+            binary_mask=hard,
+            score=score,
+            maps=maps if self.per_class else None,
+        )
 
     def last_layers(self) -> dict[str, nn.Module]:
         """The layers that GradNorm measures at: "head", of the classifier, and "mask", if one is learned."""

@@ -1,6 +1,6 @@
 """Weights from files of others: what a file may be, what of it fits a backbone, and which classes come along."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from roi.errors import UserError
 from roi.files import reason
 
-AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")  # training-time heads of Inception and GoogLeNet, not built here
-FOREIGN = {  # how a file begins -> what it is
+# Heads that Inception and GoogLeNet have in training; they are not built here.
+AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
+# How a file begins -> what it is.
+FOREIGN = {
     b"": "is empty",
     b"version https://git-lfs": "is a pointer of Git LFS, not the file itself; fetch it with git lfs pull",
     b"<": "is a web page, not weights: its download went wrong",
@@ -71,6 +73,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], list[str] | None]:
         )
     # A checkpoint of this project has both keys; that of others may call anything its classes.
     classes = state.get("classes") if "mask_net" in state else None
+    # Training scripts of others keep the weights under one of these names, beside optimiser and epoch.
     for key in ("model", "state_dict"):
         if isinstance(state.get(key), dict):
             state = state[key]
@@ -103,21 +106,34 @@ def load_weights(
         UserError: they do not fit; it names what differs.
     """
     drawn = backbone.state_dict()
-    head_keys = [key for key in (f"{last}.weight", f"{last}.bias") if key in drawn]
-    state = without_wrappers(state, drawn)
-    state = {key: value for key, value in state.items() if not key.startswith(AUXILIARY)}
-    file_head = {key: state.pop(key) for key in head_keys if key in state}
-    body = {key: value for key, value in drawn.items() if key not in head_keys}
-    differences = misfits(body, state)
+    drawn_head, drawn_body = _split(drawn, (f"{last}.weight", f"{last}.bias"))
+    file_head, file_body = _split(without_wrappers(state, drawn), drawn_head)
+    differences = misfits(drawn_body, file_body)
     if differences:
+        # A model of another kind differs in every name: a few of them tell which it is.
+        shown = "; ".join(differences[:3])
         more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
-        raise UserError(f"{source} does not fit the backbone: {'; '.join(differences[:3])}{more}")
+        raise UserError(f"{source} does not fit the backbone: {shown}{more}")
     head = file_head
     if classes is not None:
-        drawn_head = {key: drawn[key] for key in head_keys}
         head = head_by_class(drawn_head, file_head, classes, file_classes, source)
-    fitting = {key: value for key, value in head.items() if value.shape == drawn[key].shape}
-    backbone.load_state_dict(drawn | state | fitting)
+    weights = drawn | file_body
+    for key, value in head.items():
+        if value.shape == drawn[key].shape:
+            weights[key] = value
+    backbone.load_state_dict(weights)
+
+
+def _split(state: dict[str, Tensor], head_keys: Collection[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The last layer, and all other weights but those of auxiliary heads."""
+    head: dict[str, Tensor] = {}
+    body: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if key in head_keys:
+            head[key] = value
+        elif not key.startswith(AUXILIARY):
+            body[key] = value
+    return head, body
 
 
 def head_by_class(
@@ -144,13 +160,18 @@ def head_by_class(
     print(f"{source}: of the last layer came {', '.join(shared) or 'no class'}; new {', '.join(new) or 'none'}")
     if not shared:
         return drawn
-    rows = torch.tensor([list(classes).index(c) for c in shared], dtype=torch.int64)
-    file_rows = torch.tensor([list(file_classes).index(c) for c in shared], dtype=torch.int64)
+    rows = _places(shared, classes)
+    file_rows = _places(shared, file_classes)
     head = {}
     for key, value in drawn.items():
         taken = file_head[key][file_rows].to(value.dtype)
         head[key] = value.index_copy(0, rows, taken)
     return head
+
+
+def _places(names: Sequence[str], among: Sequence[str]) -> Tensor:
+    places = [list(among).index(name) for name in names]
+    return torch.tensor(places, dtype=torch.int64)
 
 
 def _same_layers(drawn: dict[str, Tensor], file_head: dict[str, Tensor], file_classes: int) -> bool:
@@ -165,14 +186,17 @@ def _same_layers(drawn: dict[str, Tensor], file_head: dict[str, Tensor], file_cl
 
 def misfits(expected: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:
     """How the names and shapes of `state` differ from those that are expected, in words."""
-    missing = [key for key in expected if key not in state]
-    # Files of old versions of torch have no count of batches, and nothing needs it.
-    differences = [f"{key} is missing" for key in missing if not key.endswith("num_batches_tracked")]
-    differences += [f"{key} is not part of the model" for key in state if key not in expected]
+    missing, unknown, other_shape = [], [], []
+    for key in expected:
+        # Files of old versions of torch have no count of batches, and nothing needs it.
+        if key not in state and not key.endswith("num_batches_tracked"):
+            missing.append(f"{key} is missing")
     for key, value in state.items():
-        if key in expected and value.shape != expected[key].shape:
-            differences.append(f"{key} is {tuple(value.shape)}, not {tuple(expected[key].shape)}")
-    return differences
+        if key not in expected:
+            unknown.append(f"{key} is not part of the model")
+        elif value.shape != expected[key].shape:
+            other_shape.append(f"{key} is {tuple(value.shape)}, not {tuple(expected[key].shape)}")
+    return missing + unknown + other_shape
 
 
 def without_wrappers(state: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, Tensor]:
