@@ -4,8 +4,10 @@ import argparse
 
 from roi import cli
 
+# Flags that name an output.
 OUTPUTS = ("save_json", "save_vis_dir", "save_mask", "save_crop", "save_masks", "cam", "class_masks", "curves")
-EVIDENCE = ("save_masks", "cam", "class_masks", "curves")  # files for evaluate.py
+# Those of them that evaluate.py reads to judge the masks.
+EVIDENCE = ("save_masks", "cam", "class_masks", "curves")
 
 
 def add_flags(parser: cli.Parser) -> None:

@@ -18,7 +18,8 @@ from roi.models.backbones import classifier_layer
 from roi.models.roi_model import RoiModel
 
 Part = Callable[[Tensor], Tensor]
-POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)  # they only resize what stands before them
+# They only resize what stands before them.
+POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 
 
 class GradCam:
@@ -41,11 +42,13 @@ class GradCam:
             features = self.body(x)
         if not isinstance(features, Tensor) or features.ndim != 4:
             raise no_map(backbone)
+        self.axes, self.channels = (2, 3), 1  # of h and w, of D
         # Some models of timm (Swin) keep their channels last.
-        channels_last = str(getattr(backbone, "output_fmt", "NCHW")).endswith("NHWC")
-        self.axes, self.channels = ((1, 2), 3) if channels_last else ((2, 3), 1)  # of h and w, of D
-        height, width = (features.shape[axis] for axis in self.axes)
-        if height * width < 2:
+        layout = str(getattr(backbone, "output_fmt", "NCHW"))
+        if layout.endswith("NHWC"):
+            self.axes, self.channels = (1, 2), 3
+        cells = features[0].numel() // features.shape[self.channels]
+        if cells < 2:
             raise UserError(
                 f"{type(backbone).__name__} has a single cell left of an image of {img_size} pixels, no map; "
                 "Grad-CAM needs a larger --img_size"
@@ -64,11 +67,13 @@ class GradCam:
             cams = []
             for k in range(classes):
                 # Images do not mix in eval mode, so that one gradient of their sum serves all.
-                (gradient,) = torch.autograd.grad(logits[:, k].sum(), features, retain_graph=k + 1 < classes)
+                total = logits[:, k].sum()
+                (gradient,) = torch.autograd.grad(total, features, retain_graph=k + 1 < classes)
                 weight = gradient.mean(self.axes, keepdim=True)  # eq. 1, of a channel
-                weighted = (weight * features.detach()).sum(self.channels)
-                cams.append(weighted.relu())  # eq. 2
-        return F.interpolate(torch.stack(cams, 1), size=(size, size), mode="bilinear", align_corners=False)
+                weighted = weight * features.detach()
+                cams.append(weighted.sum(self.channels).relu())  # eq. 2
+        maps = torch.stack(cams, 1)
+        return F.interpolate(maps, size=(size, size), mode="bilinear", align_corners=False)
 
 
 def grad_cam(model: RoiModel, pixels: Tensor, size: int) -> Tensor:
@@ -103,7 +108,8 @@ def _split_traced(backbone: nn.Module, x: Tensor) -> tuple[Part, Part]:
     nodes = list(graph.nodes)
     for node in reversed(nodes[: _classifier_place(backbone, nodes)]):
         shape = _shape_of(node)
-        if len(shape) == 3:  # tokens
+        # Tokens: a map that comes before them, as that of patches, is not of the last features.
+        if len(shape) == 3:
             break
         if not _is_map(shape) or node.op == "placeholder" or _resizes(backbone, node):
             continue
@@ -116,8 +122,11 @@ def _split_traced(backbone: nn.Module, x: Tensor) -> tuple[Part, Part]:
 
 
 def _classifier_place(backbone: nn.Module, nodes: list[fx.Node]) -> int:
-    name = classifier_layer(backbone)[0]
-    return next(n for n, node in enumerate(nodes) if node.op == "call_module" and node.target == name)
+    classifier, _ = classifier_layer(backbone)
+    for place, node in enumerate(nodes):
+        if node.op == "call_module" and node.target == classifier:
+            return place
+    raise no_map(backbone)
 
 
 def _shape_of(node: fx.Node) -> Sequence[int]:
@@ -126,7 +135,9 @@ def _shape_of(node: fx.Node) -> Sequence[int]:
 
 def _is_map(shape: Sequence[int]) -> bool:
     # One cell, (B, D, 1, 1) or (B, 1, 1, D) on its way through a layer norm, is no map.
-    return len(shape) >= 4 and shape[2] * shape[3] >= 2 and shape[1] * shape[2] >= 2
+    if len(shape) < 4:
+        return False
+    return shape[2] * shape[3] >= 2 and shape[1] * shape[2] >= 2
 
 
 def _resizes(backbone: nn.Module, node: fx.Node) -> bool:

@@ -57,6 +57,7 @@ def _gathering(predictor: Predictor, table: pd.DataFrame, loading: Loading, cach
     cache = cached(images, paths, cache_dir, predictor.img_size, loading.workers, loading.skip_unreadable, side_file)
 
     def load(first: int, end: int) -> Iterable[Batch]:
+        # A view of the cache: its pixels stay one mapped file.
         rows = replace(cache, rows=cache.rows[first:end])
         sampler = ShardedBatchSampler(end - first, loading.batch_size)
         sampler.unreadable = rows.rows < 0

@@ -73,6 +73,7 @@ class MapsFile:
             meta: where the maps come from.
             contaminated: the images that the checkpoint was trained on, or on others of their patients.
         """
+        # Those of process 0 come first, as do its rows in the file.
         self.images = [name for names in distributed.all_gather_objects(self.images) for name in names]
         self.file.close(
             **origin(self.images, meta, contaminated),
@@ -169,6 +170,7 @@ class ClassMaps(MapsFile):
         self.write([names[n] for n in chosen], maps, {})
 
     def _resized(self, maps: Tensor) -> Tensor:
+        # Averages of what is finer, so that no cell is passed over.
         if maps.shape[-1] < self.size:
             return upsample(maps, (self.size, self.size))
         return F.adaptive_avg_pool2d(maps, self.size)

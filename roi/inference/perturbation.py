@@ -19,7 +19,9 @@ from roi.models.masks import exact_topk, kept_pixels, quantize_scores, random_ma
 from roi.models.roi_model import RoiModel, Views
 from roi.scoring.npz_stream import ArrayWriter, origin
 
+# Shares of the pixels that are kept.
 FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5)
+# Which pixels these are: those of the mask, and controls (perturbations).
 SOURCES = ("mask", "inverted", "random", "centre", "reinit")
 
 

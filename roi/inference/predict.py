@@ -90,24 +90,31 @@ class Predictor:
             self.model, readable, self.device, self.dtype, self.keep_ratio, seeds, others=others
         ):
             rows = batch.index.tolist()
+            # Nothing of this batch could be read.
             if not rows:
                 continue
             names = [images[row] for row in rows]
             for output in outputs:
                 output.add(batch, names, views)
             yield from self._of_batch(rows, names, [contaminated[row] for row in rows], views)
+        # Each process has seen its own rows; the first one lists those of all.
         unreadable = set().union(*distributed.all_gather_objects(unreadable))
         if distributed.rank() == 0:
             note_unreadable(unreadable, side_file)
 
     def _of_batch(self, rows: list[int], names: list[str], contaminated: list[bool], views: Views) -> Iterator[Outcome]:
         prob = probabilities(views)
-        masks = None if views.binary_mask is None else views.binary_mask[:, 0].cpu().numpy()
-        sets = self.sets(prob["full"]) if self.sets else [{} for _ in rows]
+        # One transfer a batch, not one an image.
+        masks: Sequence[np.ndarray | None] = [None] * len(rows)
+        if views.binary_mask is not None:
+            masks = list(views.binary_mask[:, 0].cpu().numpy())
+        sets: list[dict[str, Any]] = [{}] * len(rows)
+        if self.sets:
+            sets = self.sets(prob["full"])
         for i, row in enumerate(rows):
             values = {part: of_batch[i] for part, of_batch in prob.items()}
             entry = record(names[i], self.classes, values, contaminated[i])
-            yield Outcome(row, entry | sets[i], None if masks is None else masks[i])
+            yield Outcome(row, entry | sets[i], masks[i])
 
 
 def probabilities(views: Views) -> dict[str, np.ndarray]:
@@ -133,6 +140,7 @@ def sets_of_checkpoint(
     thresholds = prediction_sets.read(path)
     unknown = [c for c in thresholds["classes"] if c not in state["classes"]]
     origin = thresholds["model"]
+    # Thresholds hold for the scores that they were chosen on: another epoch has others.
     message = ""
     if unknown:
         message = f"it has {unknown[0]!r}, which this one does not predict"

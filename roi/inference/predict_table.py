@@ -36,11 +36,13 @@ def predict_table(
     Args:
         table: image, path, labels and contaminated of each row.
     """
-    # Each process has a run of rows: files of several are then one after the other.
-    first = len(table) * distributed.rank() // distributed.world()
-    end = len(table) * (distributed.rank() + 1) // distributed.world()
+    # Each process has rows that follow each other, so that the parts of a file are put together in order.
+    rank, world = distributed.rank(), distributed.world()
+    first = len(table) * rank // world
+    end = len(table) * (rank + 1) // world
     predicted: list[str] = []  # images of this process
 
+    # A generator: what is written does not gather in memory, however long the table is.
     def records() -> Iterator[dict[str, Any]]:
         with progress(None, end - first, "predict") as bar:
             for outcome in predictor.outcomes(
@@ -53,12 +55,14 @@ def predict_table(
                 yield outcome.record
 
     contaminated = set(table["image"][table["contaminated"]])
+    # An error before the end leaves no file: each is complete or absent.
     with ExitStack() as stack:
         for output in outputs.evidence:
             stack.enter_context(output)
         if outputs.predictions:
             save_predictions(outputs.predictions, records(), outputs.origin)
         else:
+            # Maps, curves and pictures are made on the way; nobody wants the records.
             deque(records(), maxlen=0)
         for output in outputs.evidence:
             count = output.close(predictor.classes, outputs.origin, contaminated)

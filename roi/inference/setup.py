@@ -46,31 +46,33 @@ def run(args: argparse.Namespace) -> None:
 
 def predict(args: argparse.Namespace, device: torch.device) -> None:
     """Check what can be checked before the first batch, then predict the image or the table."""
+    # Before the checkpoint is read: what the user must know is said in the first second.
     outputs = [getattr(args, name) for name in OUTPUTS]
     meta = predictions.meta_path(args.save_json) if args.save_json else None
     refuse_existing(meta, *outputs, overwrite=args.overwrite)
     for name in EVIDENCE:
-        if getattr(args, name):
-            writable(Path(getattr(args, name)))
+        path = getattr(args, name)
+        if path:
+            writable(Path(path))
     model, state = checkpoint.load_model(args.checkpoint, args.channels_last)
     check_model(args, model)
-    predictor = Predictor(
-        model.to(device),
-        state,
-        device,
-        pick_dtype(args.autocast_dtype, device),
-        keep_ratio=state["args"]["keep_ratio"] if args.keep_ratio is None else args.keep_ratio,
-        seed=args.seed,
-        tta=args.tta,
-        sets=sets_of_checkpoint(args.thresholds, args.checkpoint, state) if args.thresholds else None,
-    )
+    keep_ratio, sets = args.keep_ratio, None
+    if keep_ratio is None:
+        keep_ratio = state["args"]["keep_ratio"]
+    if args.thresholds:
+        sets = sets_of_checkpoint(args.thresholds, args.checkpoint, state)
+    dtype = pick_dtype(args.autocast_dtype, device)
+    predictor = Predictor(model.to(device), state, device, dtype, keep_ratio, args.seed, args.tta, sets)
     if args.tta == "flips":
         print(
             "--tta flips: half of each mean sees the heart on the right, and side markers mirrored; "
             "laterality and dextrocardia are lost to it"
         )
-    distributed.barrier()  # every process has looked at what is there
-    with locked(*(path for path in outputs if path and distributed.rank() == 0)):
+    # From here on files are written: every process has looked at what is there.
+    distributed.barrier()
+    # The first process holds the locks for all, so that no other run writes the same files.
+    locks = [path for path in outputs if path and distributed.rank() == 0]
+    with locked(*locks):
         origin = provenance(args, predictor)
         if args.image:
             files = ImageOutputs(args.save_json, args.save_mask, args.save_crop, side_file_base(args))
@@ -117,8 +119,8 @@ def provenance(args: argparse.Namespace, predictor: Predictor) -> dict[str, Any]
 
 def side_file_base(args: argparse.Namespace) -> Path:
     """The output beside which side files (missing, unreadable images) are written."""
-    files = (args.save_json, args.save_mask, args.save_crop, *(getattr(args, name) for name in EVIDENCE))
-    for path in files:
+    for name in ("save_json", "save_mask", "save_crop", *EVIDENCE):
+        path = getattr(args, name)
         if path:
             return Path(path)
     return Path(args.save_vis_dir or ".") / "roi_vis.png"
@@ -193,17 +195,17 @@ def evidence_outputs(
         return []
     outputs: list[Output] = []
     model, dtype, keep_ratio = predictor.model, predictor.dtype, predictor.keep_ratio
+    # What a map shows that a network without training shows as well is no evidence.
     reinit = reinitialised(predictor.state["args"], predictor.classes, args.seed, args.channels_last)
     reinit = reinit.to(predictor.device)
+    cells, side = args.map_size, predictor.img_size
     if args.save_masks:
         learned = model.mask in LEARNED
-        outputs.append(
-            MaskMaps(args.save_masks, reinit if learned else None, keep_ratio, args.map_size, predictor.img_size, dtype)
-        )
+        outputs.append(MaskMaps(args.save_masks, reinit if learned else None, keep_ratio, cells, side, dtype))
     if args.cam:
-        outputs.append(CamMaps(args.cam, (model, reinit), keep_ratio, args.map_size, predictor.img_size, dtype, boxed))
+        outputs.append(CamMaps(args.cam, (model, reinit), keep_ratio, cells, side, dtype, boxed))
     if args.class_masks:
-        outputs.append(ClassMaps(args.class_masks, reinit, keep_ratio, args.map_size, dtype, boxed))
+        outputs.append(ClassMaps(args.class_masks, reinit, keep_ratio, cells, dtype, boxed))
     if args.curves:
         seeds = curve_seeds(images, args.curve_samples, args.seed)
         outputs.append(Curves(args.curves, (model, reinit), keep_ratio, args.batch_size, dtype, seeds))

@@ -34,7 +34,15 @@ from roi.losses.terms import (
     suppression_loss,
     total_variation,
 )
-from roi.models.masks import exact_topk, kept_pixels, random_mask, soft_topk, straight_through, upsample
+from roi.models.masks import (
+    exact_topk,
+    kept_pixels,
+    per_image,
+    random_mask,
+    soft_topk,
+    straight_through,
+    upsample,
+)
 from roi.models.roi_model import RoiModel
 
 # Logits, target, denominator -> (): what `full` is.
@@ -102,7 +110,7 @@ class RandomViews:
         pixels = size[0] * size[1]
         blobs = random_mask(seeds, size, (kept_share * pixels).round().long())
         seen_through = has_light_mask < random_views
-        light_mask = torch.where(seen_through[:, None, None, None], blobs, 1.0)
+        light_mask = torch.where(per_image(seen_through), blobs, 1.0)
         loses_one = (coin < 0.5) & (present.sum(1) > 0)
         # What is present has a draw above 1, so that the highest is a uniform draw among it.
         draws = uniform(seeds, target.shape[1], stream=4) + present
@@ -180,7 +188,7 @@ def evidence_terms(
     to_lose = (findings == 1).float()
     if model.per_class:
         mask_of_one = _mask_of_one(maps, random, size, k)
-        dropped = torch.where(random.loses_one[:, None, None, None], mask_of_one, m)
+        dropped = torch.where(per_image(random.loses_one), mask_of_one, m)
         to_lose = random.to_lose
     # In both views dropout is off, and batch norm has statistics of their own (roi/models/view_norms.py).
     terms["consist"] = bce(model.crop(x, m, seeds), target, denominator)

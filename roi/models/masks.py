@@ -48,9 +48,9 @@ def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
 def standardised(maps: Tensor) -> Tensor:
     """Each map with mean 0 and spread 1, a constant one with 0 everywhere: (B, M, h, w) -> (B, M, h, w)."""
     flat = maps.flatten(2)
-    mean = flat.mean(2)[:, :, None, None]
-    spread = flat.std(2)[:, :, None, None]
-    return (maps - mean) / (spread + 1e-6)
+    mean, spread = flat.mean(2), flat.std(2)  # (B, M)
+    centred = maps - mean[:, :, None, None]
+    return centred / (spread[:, :, None, None] + 1e-6)
 
 
 def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -58,6 +58,11 @@ def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
     if maps.shape[-2:] == size:
         return maps
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+
+
+def per_image(values: Tensor) -> Tensor:
+    """(B,) -> (B, 1, 1, 1), to go with maps."""
+    return values[:, None, None, None]
 
 
 def soft_topk(score: Tensor, k: int, tau: float = 0.5) -> Tensor:
@@ -69,7 +74,7 @@ def soft_topk(score: Tensor, k: int, tau: float = 0.5) -> Tensor:
     z = standardised(score)
     flat = z.detach().flatten(1)  # (B, HW)
     highest = flat.topk(k, dim=1).values  # (B, k)
-    margin = z - highest[:, -1, None, None, None]
+    margin = z - per_image(highest[:, -1])
     return torch.sigmoid(margin / tau)
 
 

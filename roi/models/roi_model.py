@@ -213,8 +213,10 @@ class RoiModel(nn.Module):
             return Views(self.backbone(x).float())
         logits_full, maps, score = self.score(x)
         hard = self.binary_mask(x, score, keep_ratio, seeds)
-        soft = None if score is None else score.sigmoid()
-        m = hard if soft is None else straight_through(hard, soft)
+        soft, m = None, hard
+        if score is not None:
+            soft = score.sigmoid()
+            m = straight_through(hard, soft)
         if logits_full is not None and not self.training and any(self.view_norms.learned.values()):
             # Crop and drop view have statistics of their own, so that they cannot share a forward.
             logits_crop, logits_drop = self.crop(x, m, seeds), self.drop(x, m, seeds)
