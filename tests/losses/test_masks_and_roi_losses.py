@@ -1,4 +1,6 @@
-"""The maths of one step: masks of exactly k pixels, where gradients go, losses against closed forms, the consistency objective."""
+"""The maths of one step: masks of exactly k pixels, where gradients go, losses against closed forms, the consistency
+objective.
+"""
 
 import math
 

@@ -1,4 +1,6 @@
-"""The evidence objective: who learns from which term, terms against their definition, what chance draws, what the warm-up leaves out; fills of holes."""
+"""The evidence objective: who learns from which term, terms against their definition, what chance draws, what the
+warm-up leaves out; fills of holes.
+"""
 
 import math
 from collections.abc import Callable
@@ -81,7 +83,10 @@ def terms(
 
 
 def learns(module: nn.Module) -> set[str]:
-    """The parameters that have a gradient. The last bias moves a map as a whole, which masks do not see; its noise is left out."""
+    """The parameters that have a gradient.
+
+    The last bias moves a map as a whole, which masks do not see; its noise is left out.
+    """
     return {name for name, p in module.named_parameters() if p.grad is not None and p.grad.abs().max() > 1e-6}
 
 
@@ -171,7 +176,7 @@ def test_terms_are_their_definition(mask: str, per_class: bool, fill: str) -> No
 
 
 def test_unknown_adds_nothing_to_any_term() -> None:
-    """A batch with an image of which nothing is known gives the terms of the batch without it; a gap is not an absence."""
+    """A batch with an image of which nothing is known gives the terms of the batch without it; a gap is no absence."""
     model, target = make("conv").eval(), targets()  # pixels, not cells: no ties for batches of another size to break
     blank = target.clone()
     blank[2] = math.nan
@@ -234,7 +239,9 @@ def test_only_the_full_view_moves_running_statistics_and_training_goes_on_as_bef
 
 
 def test_crop_and_drop_are_normalised_by_their_own_batch() -> None:
-    """Running statistics are those of whole images, and trail the weights: a crop that is judged by them trains the weights against them."""
+    """Running statistics are those of whole images, and trail the weights: a crop that is judged by them trains the
+    weights against them.
+    """
     model = make()
     norm = next(part for part in model.backbone.modules() if isinstance(part, nn.BatchNorm2d))
     outputs: list[Tensor] = []
