@@ -142,6 +142,7 @@ def add_computing(parser: cli.Parser) -> None:
 
 def check_flags(parser: cli.Parser, args: argparse.Namespace) -> None:
     """End with an error where flags do not go together."""
+    # Here and not later: torch and the checkpoint are not even loaded.
     asks_evidence = any(getattr(args, name) for name in EVIDENCE)
     if bool(args.csv) == bool(args.image):
         parser.error("give either --csv with --image_root, or --image")

@@ -42,11 +42,13 @@ class GradCam:
             features = self.body(x)
         if not isinstance(features, Tensor) or features.ndim != 4:
             raise no_map(backbone)
-        self.axes, self.channels = (2, 3), 1  # of h and w, of D
+        self.axes = (2, 3)  # of h and w
+        self.channels = 1  # of D
         # Some models of timm (Swin) keep their channels last.
         layout = str(getattr(backbone, "output_fmt", "NCHW"))
         if layout.endswith("NHWC"):
-            self.axes, self.channels = (1, 2), 3
+            self.axes = (1, 2)
+            self.channels = 3
         cells = features[0].numel() // features.shape[self.channels]
         if cells < 2:
             raise UserError(
@@ -116,8 +118,9 @@ def _split_traced(backbone: nn.Module, x: Tensor) -> tuple[Part, Part]:
         rest = _needed(nodes[-1], stop=node)
         # Where the input is needed too, something goes round this activation.
         if not any(other.op == "placeholder" for other in rest):
-            body = _needed(node)
-            return _body(backbone, nodes, body, node), _rest(backbone, nodes, rest, node)
+            to_features = _body(backbone, nodes, _needed(node), node)
+            to_logits = _rest(backbone, nodes, rest, node)
+            return to_features, to_logits
     raise no_map(backbone)
 
 

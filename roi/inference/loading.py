@@ -40,6 +40,7 @@ def _decoding(predictor: Predictor, table: pd.DataFrame, loading: Loading) -> Lo
 
     def load(first: int, end: int) -> Iterable[Batch]:
         dataset = XrayDataset(paths[first:end], predictor.no_targets(end - first), predictor.img_size)
+        # Pinned memory goes to a GPU while it computes.
         loader, _ = make_loader(
             dataset,
             loading.batch_size,
@@ -53,7 +54,8 @@ def _decoding(predictor: Predictor, table: pd.DataFrame, loading: Loading) -> Lo
 
 
 def _gathering(predictor: Predictor, table: pd.DataFrame, loading: Loading, cache_dir: str, side_file: Path) -> Loader:
-    images, paths = table["image"].tolist(), table["path"].tolist()
+    images = table["image"].tolist()
+    paths = table["path"].tolist()
     cache = cached(images, paths, cache_dir, predictor.img_size, loading.workers, loading.skip_unreadable, side_file)
 
     def load(first: int, end: int) -> Iterable[Batch]:

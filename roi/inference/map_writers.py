@@ -39,7 +39,9 @@ class MapsFile:
 
     def __init__(self, path: str | Path, sources: list[str], keep_ratio: float, side: int = 0) -> None:
         self.file = ArrayWriter(path)
-        self.sources, self.keep_ratio, self.side = sources, keep_ratio, side
+        self.sources = sources
+        self.keep_ratio = keep_ratio
+        self.side = side
         self.images: list[str] = []
 
     def __enter__(self) -> "MapsFile":
@@ -101,7 +103,9 @@ class MaskMaps(MapsFile):
     ) -> None:
         sources = ["mask"] if reinit is None else ["mask", "mask" + REINIT]
         super().__init__(path, sources, keep_ratio, side)
-        self.reinit, self.size, self.dtype = reinit, size, dtype
+        self.reinit = reinit
+        self.size = size
+        self.dtype = dtype
 
     @torch.inference_mode()
     def add(self, batch: Batch, names: list[str], views: Views) -> None:
@@ -115,8 +119,9 @@ class MaskMaps(MapsFile):
                 x = self.reinit.normalise(batch.pixels.to(device))
                 score, _ = self.reinit.masks(x, self.keep_ratio, None)
             if score is not None:
+                k = kept_pixels(self.side, self.side, self.keep_ratio)
                 scores["mask" + REINIT] = score
-                masks["mask" + REINIT] = exact_topk(score, kept_pixels(self.side, self.side, self.keep_ratio))
+                masks["mask" + REINIT] = exact_topk(score, k)
         maps = {}
         for source, score in scores.items():
             maps[source] = F.adaptive_avg_pool2d(score.cpu(), self.size)
@@ -150,7 +155,10 @@ class ClassMaps(MapsFile):
         only: Collection[str] | None,
     ) -> None:
         super().__init__(path, ["class_mask", "class_mask" + REINIT], keep_ratio)
-        self.reinit, self.size, self.dtype, self.only = reinit, size, dtype, only
+        self.reinit = reinit
+        self.size = size
+        self.dtype = dtype
+        self.only = only
 
     @torch.inference_mode()
     def add(self, batch: Batch, names: list[str], views: Views) -> None:
@@ -167,7 +175,8 @@ class ClassMaps(MapsFile):
             "class_mask": self._resized(views.maps[chosen]),
             "class_mask" + REINIT: self._resized(maps_reinit),
         }
-        self.write([names[n] for n in chosen], maps, {})
+        chosen_names = [names[n] for n in chosen]
+        self.write(chosen_names, maps, {})
 
     def _resized(self, maps: Tensor) -> Tensor:
         # Averages of what is finer, so that no cell is passed over.
@@ -197,8 +206,11 @@ class CamMaps(MapsFile):
         only: Collection[str] | None,
     ) -> None:
         super().__init__(path, ["cam", "cam" + REINIT], keep_ratio)
-        self.cams = {source: GradCam(model, side) for source, model in zip(self.sources, models, strict=True)}
-        self.size, self.dtype, self.only = size, dtype, only
+        model, reinit = models
+        self.cams = {"cam": GradCam(model, side), "cam" + REINIT: GradCam(reinit, side)}
+        self.size = size
+        self.dtype = dtype
+        self.only = only
 
     def add(self, batch: Batch, names: list[str], views: Views) -> None:
         chosen = places_of(names, self.only)
@@ -212,4 +224,5 @@ class CamMaps(MapsFile):
             # By the highest value: the ranking of the cells stays, small gradients survive the two bytes of a number.
             highest = values.amax((2, 3), keepdim=True)
             maps[source] = values / highest.clamp_min(1e-30)
-        self.write([names[n] for n in chosen], maps, {})
+        chosen_names = [names[n] for n in chosen]
+        self.write(chosen_names, maps, {})

@@ -40,6 +40,7 @@ def predict_image(
     dataset = XrayDataset([str(path)], predictor.no_targets(1), predictor.img_size)
     contaminated = trained_on_file(predictor.state, path)
     table = pd.DataFrame({"image": [path.name], "contaminated": [contaminated]})
+    # A batch as a loader gives it, without the workers of one.
     batches = [dataset.collate([dataset[0]])]
     (outcome,) = predictor.outcomes(table, batches, outputs.side_file, skip_unreadable)
     print_record(outcome.record, predictor)
@@ -59,7 +60,8 @@ def print_record(record: dict[str, Any], predictor: Predictor) -> None:
     for finding in predictor.classes:
         line = f"{finding:20s}"
         for part in parts:
-            line += f"  {part.removeprefix('prob_')} {decimal(record[part][finding], 3)}"
+            view = part.removeprefix("prob_")
+            line += f"  {view} {decimal(record[part][finding], 3)}"
         print(line)
     if predictor.sets:
         for kind in ("set", "certain", "possible"):
@@ -75,7 +77,8 @@ def save_mask(mask: np.ndarray, grey: np.ndarray, outputs: ImageOutputs, contami
     """
     height, width = grey.shape
     picture = mask_picture(mask, (width, height))
-    for path, image in ((outputs.mask, picture), (outputs.crop, crop_picture(grey, picture))):
+    crop = crop_picture(grey, picture)
+    for path, image in ((outputs.mask, picture), (outputs.crop, crop)):
         if path:
             save_png(image, path, contaminated)
             print(f"{path}: {image.width} x {image.height} pixels")

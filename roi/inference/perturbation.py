@@ -114,8 +114,11 @@ class Curves:
                 f"{path}: the checkpoint has no learned mask ({self.model.mask!r}), nothing ranks the pixels; "
                 "leave out --curves"
             )
-        self.keep_ratio, self.kept = keep_ratio, fractions(keep_ratio)
-        self.batch_size, self.dtype, self.seeds = batch_size, dtype, seeds
+        self.keep_ratio = keep_ratio
+        self.kept = fractions(keep_ratio)
+        self.batch_size = batch_size
+        self.dtype = dtype
+        self.seeds = seeds
         self.file = ArrayWriter(path)
         self.images: list[str] = []
         self.waiting: list[Waiting] = []
@@ -134,10 +137,16 @@ class Curves:
             if name not in self.seeds:
                 continue
             # Copies, for a slice of the batch would keep all of it in memory.
-            pixels = batch.pixels[n].to(views.logits_full.device).clone()
-            score, hard = views.score[n].clone(), views.binary_mask[n].clone()
+            image = Waiting(
+                seed=self.seeds[name],
+                pixels=batch.pixels[n].to(views.logits_full.device).clone(),
+                score=views.score[n].clone(),
+                hard=views.binary_mask[n].clone(),
+                logits=views.logits_full[n].clone(),
+            )
+            # Few images of a batch may have a curve: they wait until they are a full one.
             self.images.append(name)
-            self.waiting.append(Waiting(self.seeds[name], pixels, score, hard, views.logits_full[n].clone()))
+            self.waiting.append(image)
             if len(self.waiting) == self.batch_size:
                 self._flush()
 
@@ -150,15 +159,19 @@ class Curves:
         device = logits.device
         seeds = torch.tensor(seeds_of_images, device=device)
         shape = (len(logits), len(SOURCES), len(self.kept), logits.shape[1])  # (B, S, F, K)
-        crop, drop = torch.empty(shape, device=device), torch.empty(shape, device=device)
+        crop = torch.empty(shape, device=device)
+        drop = torch.empty(shape, device=device)
         with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
             x = self.model.normalise(pixels)
             reinit, _ = self.reinit.masks(x, self.keep_ratio, None)
             assert reinit is not None
             for source, f, m in perturbations(score, hard, reinit, seeds, self.kept):
                 s = SOURCES.index(source)
-                crop[:, s, f] = self.model.crop(x, m, seeds).sigmoid()
-                drop[:, s, f] = self.model.drop(x, m, seeds).sigmoid()
+                logits_crop = self.model.crop(x, m, seeds)
+                crop[:, s, f] = logits_crop.sigmoid()
+                logits_drop = self.model.drop(x, m, seeds)
+                drop[:, s, f] = logits_drop.sigmoid()
+        # What the whole image gives: curves are measured against it.
         full = logits.sigmoid()
         self.file.add(full=full.cpu().numpy(), crop=crop.cpu().numpy(), drop=drop.cpu().numpy())
 
@@ -171,6 +184,7 @@ class Curves:
         """
         if self.waiting:
             self._flush()
+        # Those of process 0 come first, as do its rows in the file.
         self.images = [name for names in distributed.all_gather_objects(self.images) for name in names]
         self.file.close(
             **origin(self.images, meta, contaminated),

@@ -42,7 +42,10 @@ class PictureWriter:
         boxes: Mapping[str, Sequence[Box]],
         cam: CamOfFile | None = None,
     ) -> None:
-        self.folder, self.table, self.count, self.size = Path(folder), table, count, size
+        self.folder = Path(folder)
+        self.table = table
+        self.count = count
+        self.size = size
         self.boxes, self.cam = boxes, cam
         # Of the whole table, so that the name of a picture does not depend on how many are made.
         self.stems = file_stems(table["image"])
@@ -53,7 +56,9 @@ class PictureWriter:
         if n >= self.count:
             return
         row = self.table.iloc[n]
-        path, labels, record = row["path"], row["labels"], outcome.record
+        path = row["path"]
+        labels = row["labels"]
+        record = outcome.record
         stem = self.folder / self.stems[n]
         boxes = self.boxes.get(row["image"], [])
         if self.cam is not None:
@@ -95,6 +100,7 @@ def cam_of_files(predictor: Predictor, map_size: int) -> CamOfFile:
         # A copy, for torch takes no array that nobody may write to.
         grey = torch.from_numpy(read_grey(path, side).copy())
         maps = cam(grey[None, None].to(predictor.device), map_size)[0]
+        # The highest place of each map is shown as brightly as that of any other.
         highest = maps.amax((1, 2), keepdim=True)
         return (maps / highest.clamp_min(1e-30)).cpu().numpy()
 

@@ -82,6 +82,7 @@ class Predictor:
         unreadable: set[str] = set()
 
         def seeds(index: Tensor) -> Tensor:
+            # By the place in the whole table: random masks are the same however many processes share it.
             return row_seeds(self.seed, 0, index + first)
 
         readable = checked(batches, skip_unreadable, unreadable)

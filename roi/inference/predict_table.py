@@ -37,7 +37,8 @@ def predict_table(
         table: image, path, labels and contaminated of each row.
     """
     # Each process has rows that follow each other, so that the parts of a file are put together in order.
-    rank, world = distributed.rank(), distributed.world()
+    rank = distributed.rank()
+    world = distributed.world()
     first = len(table) * rank // world
     end = len(table) * (rank + 1) // world
     predicted: list[str] = []  # images of this process

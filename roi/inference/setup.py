@@ -170,6 +170,7 @@ def predict_rows(args: argparse.Namespace, predictor: Predictor, origin: dict[st
     load = row_loader(predictor, table, loading, side_file)
     table["contaminated"] = checkpoint.is_contaminated(predictor.state, table)
     evidence = evidence_outputs(args, predictor, table["image"].tolist(), rows.boxed)
+    # Without a mask there is Grad-CAM to look at.
     pictures = None
     if args.save_vis_dir:
         count = min(args.max_vis or len(table), len(table))
@@ -194,7 +195,9 @@ def evidence_outputs(
     if not any(getattr(args, name) for name in EVIDENCE):
         return []
     outputs: list[Output] = []
-    model, dtype, keep_ratio = predictor.model, predictor.dtype, predictor.keep_ratio
+    model = predictor.model
+    dtype = predictor.dtype
+    keep_ratio = predictor.keep_ratio
     # What a map shows that a network without training shows as well is no evidence.
     reinit = reinitialised(predictor.state["args"], predictor.classes, args.seed, args.channels_last)
     reinit = reinit.to(predictor.device)
@@ -215,6 +218,7 @@ def evidence_outputs(
 def curve_seeds(images: list[str], count: int, seed: int) -> dict[str, int]:
     """The images of the curves, drawn with `seed`, and the seed of the random blobs of each."""
     rows = np.random.default_rng(seed).permutation(len(images))[:count]
+    # By the row, so that an image has the same blobs however many processes share the table.
     row_numbers = torch.from_numpy(rows)
     chosen = [images[row] for row in rows]
     return dict(zip(chosen, row_seeds(seed, 0, row_numbers).tolist(), strict=True))

@@ -110,7 +110,9 @@ class GradNorm(FixedWeights):
         mean: Callable[[Tensor], Tensor] = _unchanged,
     ) -> None:
         super().__init__(weights)
-        self.taps, self.at, self.mean = taps, at, mean
+        self.taps = taps
+        self.at = at
+        self.mean = mean
         self.alpha, self.lr = alpha, lr
         self.names = list(weights)
         self.total = sum(weights.values())
@@ -128,6 +130,7 @@ class GradNorm(FixedWeights):
         return dict(zip(self.names, self.w.tolist(), strict=True))
 
     def __call__(self, losses: dict[str, Tensor], share: float = 1.0) -> Tensor:
+        # A term may be missing in the warm-up.
         terms = [name for name in self.names if self._weights[name] and name in losses]
         places = self._places(tuple(terms))
         values = torch.stack([losses[name] for name in terms])

@@ -19,6 +19,7 @@ Letters: B images, K classes, M maps, H x W pixels, h x w cells. A NaN target is
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -180,23 +181,42 @@ def evidence_terms(
     terms = label_terms(logits, class_maps, target, findings, sharpness, denominator, label_loss)
     if warm_up:
         return terms
-    k = kept_pixels(*size, keep_ratio)
-    score = model.combine_maps(maps, logits, size)
-    hard, soft = exact_topk(score, k), soft_topk(score, k)
-    m = dropped = straight_through(hard, soft)
-    # One map for all findings can only lose all of them at once.
-    to_lose = (findings == 1).float()
-    if model.per_class:
-        mask_of_one = _mask_of_one(maps, random, size, k)
-        dropped = torch.where(per_image(random.loses_one), mask_of_one, m)
-        to_lose = random.to_lose
+    masks = _masks_of_step(model, maps, logits, findings, random, kept_pixels(*size, keep_ratio))
     # In both views dropout is off, and batch norm has statistics of their own (roi/models/view_norms.py).
-    terms["consist"] = bce(model.crop(x, m, seeds), target, denominator)
+    logits_crop = model.crop(x, masks.kept, seeds)
+    terms["consist"] = bce(logits_crop, target, denominator)
     # The classifier must not learn from the drop view: only the mask is asked to remove evidence.
     with frozen(model.backbone):
-        logits_drop = model.drop(x, dropped, seeds)
-    terms["drop"] = suppression_loss(logits_drop, to_lose, denominator)
-    return terms | mask_figures(hard, soft.detach())
+        logits_drop = model.drop(x, masks.dropped, seeds)
+    terms["drop"] = suppression_loss(logits_drop, masks.to_lose, denominator)
+    return terms | mask_figures(masks.hard, masks.soft.detach())
+
+
+class StepMasks(NamedTuple):
+    """What one step of the evidence objective keeps and drops; masks are (B, 1, H, W)."""
+
+    hard: Tensor  # the mask of all classes, 0/1
+    soft: Tensor  # the same in (0, 1)
+    kept: Tensor  # `hard` with the gradient of `soft`
+    dropped: Tensor  # what the drop view goes without: `kept`, or the mask of one finding
+    to_lose: Tensor  # (B, K) 0/1: the findings that it must lose
+
+
+def _masks_of_step(
+    model: RoiModel, maps: Tensor, logits: Tensor, findings: Tensor, random: RandomViews, k: int
+) -> StepMasks:
+    """Masks of k pixels from the maps (B, M, h, w) and the logits (B, K) of the full view."""
+    height, width = random.light_mask.shape[-2:]
+    score = model.combine_maps(maps, logits, (height, width))
+    hard = exact_topk(score, k)
+    soft = soft_topk(score, k)
+    kept = straight_through(hard, soft)
+    if not model.per_class:
+        # One map for all findings can only lose all of them at once.
+        return StepMasks(hard, soft, kept, kept, (findings == 1).float())
+    mask_of_one = _mask_of_one(maps, random, (height, width), k)
+    dropped = torch.where(per_image(random.loses_one), mask_of_one, kept)
+    return StepMasks(hard, soft, kept, dropped, random.to_lose)
 
 
 def mask_figures(hard: Tensor, soft: Tensor) -> dict[str, Tensor]:

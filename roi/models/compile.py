@@ -44,6 +44,7 @@ def parts(module: nn.Module, last: nn.Module) -> Iterator[nn.Module]:
     They hold neither the classifier layer `last` nor a module that somebody hooked.
     """
     for child in module.children():
+        # A single layer gains nothing, and the classifier layer is looked at by GradNorm.
         if child is last or not _descendants(child):
             continue
         if _is_watched(child, last):
@@ -97,7 +98,8 @@ def _recomputing_forward(block: nn.Module, forward: Callable[..., Any]) -> Calla
     def run(*inputs: Any) -> Any:
         if not torch.is_grad_enabled():
             return forward(*inputs)
-        modes, requires_grad = modes_of(block), _requires_grad(block)
+        modes = modes_of(block)
+        requires_grad = _requires_grad(block)
         calls = 0
 
         def again(*inputs: Any) -> Any:

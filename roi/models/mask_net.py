@@ -51,7 +51,8 @@ class FeatureMask(nn.Module):
         super().__init__()
         self.project = nn.ModuleList()
         for depth in channels:
-            self.project.append(nn.Sequential(nn.GroupNorm(1, depth), nn.Conv2d(depth, WIDTH, 1)))
+            norm = nn.GroupNorm(1, depth)
+            self.project.append(nn.Sequential(norm, nn.Conv2d(depth, WIDTH, 1)))
         self.layers = nn.Sequential(
             nn.GELU(), nn.Conv2d(WIDTH, WIDTH, 3, padding=1), nn.GELU(), nn.Conv2d(WIDTH, maps, 1)
         )

@@ -48,7 +48,8 @@ def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
 def standardised(maps: Tensor) -> Tensor:
     """Each map with mean 0 and spread 1, a constant one with 0 everywhere: (B, M, h, w) -> (B, M, h, w)."""
     flat = maps.flatten(2)
-    mean, spread = flat.mean(2), flat.std(2)  # (B, M)
+    mean = flat.mean(2)  # (B, M)
+    spread = flat.std(2)
     centred = maps - mean[:, :, None, None]
     return centred / (spread[:, :, None, None] + 1e-6)
 
@@ -100,8 +101,11 @@ def random_mask(seeds: Tensor, size: tuple[int, int], k: int | Tensor, cell: int
     y = top[:, None] + torch.arange(height, device=device)  # (B, H)
     x = left[:, None] + torch.arange(width, device=device)  # (B, W)
     image = torch.arange(len(seeds), device=device)
-    score = noise[image[:, None, None], 0, y[:, :, None], x[:, None, :]]  # (B, H, W)
-    score = score[:, None]
+    # The window of each image in its own noise, without a loop over them.
+    image = image[:, None, None]
+    y = y[:, :, None]
+    x = x[:, None, :]
+    score = noise[image, 0, y, x][:, None]  # (B, 1, H, W)
     if isinstance(k, int):
         return exact_topk(score, k)
     return without_lowest(score, height * width - k)
@@ -129,9 +133,11 @@ def cutout_mask(seeds: Tensor, size: tuple[int, int], k: int) -> Tensor:
         places = torch.arange(pixels, dtype=torch.float32, device=seeds.device)
         middles = places + 0.5
         # The square lies inside the image.
-        first, room = min(half, pixels / 2), max(pixels - 2 * half, 0)
+        first = min(half, pixels / 2)
+        room = max(pixels - 2 * half, 0)
         centre = first + draws[:, axis] * room  # (B,)
         distances.append((middles - centre[:, None]).abs())
     rows, columns = distances  # (B, H), (B, W)
-    distance = torch.maximum(rows[:, :, None], columns[:, None, :])  # (B, H, W)
-    return exact_topk(-distance[:, None], k)
+    # The larger of the two is alike all along the sides of a square.
+    distance = torch.maximum(rows[:, None, :, None], columns[:, None, None, :])  # (B, 1, H, W)
+    return exact_topk(-distance, k)

@@ -105,6 +105,7 @@ class RoiModel(nn.Module):
 
     def train(self, mode: bool = True) -> "RoiModel":
         super().train(mode)
+        # What does not learn may not take on the statistics of the new images either.
         for norm in self.frozen:
             norm.eval()
         return self
@@ -219,9 +220,11 @@ class RoiModel(nn.Module):
             m = straight_through(hard, soft)
         if logits_full is not None and not self.training and any(self.view_norms.learned.values()):
             # Crop and drop view have statistics of their own, so that they cannot share a forward.
-            logits_crop, logits_drop = self.crop(x, m, seeds), self.drop(x, m, seeds)
+            logits_crop = self.crop(x, m, seeds)
+            logits_drop = self.drop(x, m, seeds)
         else:
-            crop, drop = self.apply_mask(x, m, seeds), self.apply_mask(x, 1 - m, seeds)
+            crop = self.apply_mask(x, m, seeds)
+            drop = self.apply_mask(x, 1 - m, seeds)
             if logits_full is None:
                 # One forward of 3B is faster than three of B.
                 logits = self.backbone(torch.cat([x, crop, drop]))

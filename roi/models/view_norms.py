@@ -75,7 +75,8 @@ class ViewNorms(nn.Module):
     def _put(self, view: str) -> None:
         """Give the batch norms the statistics of `view`, as the tensors that they are: a batch is learned in place."""
         for n, norm in enumerate(self.norms):
-            mean, var = self._get(view, n, "mean"), self._get(view, n, "var")
+            mean = self._get(view, n, "mean")
+            var = self._get(view, n, "var")
             # Without a count of its own a batch norm leaves that of whole images alone.
             norm._buffers.update(running_mean=mean, running_var=var, num_batches_tracked=None)
 

@@ -157,7 +157,8 @@ def head_by_class(
     if _same_layers(drawn, file_head, len(file_classes)):
         shared = [c for c in classes if c in file_classes]
     new = [c for c in classes if c not in shared]
-    print(f"{source}: of the last layer came {', '.join(shared) or 'no class'}; new {', '.join(new) or 'none'}")
+    came = ", ".join(shared) or "no class"
+    print(f"{source}: of the last layer came {came}; new {', '.join(new) or 'none'}")
     if not shared:
         return drawn
     rows = _places(shared, classes)
@@ -179,7 +180,8 @@ def _same_layers(drawn: dict[str, Tensor], file_head: dict[str, Tensor], file_cl
     if file_head.keys() != drawn.keys():
         return False
     for key, value in drawn.items():
-        if len(file_head[key]) != file_classes or file_head[key].shape[1:] != value.shape[1:]:
+        in_file = file_head[key]
+        if len(in_file) != file_classes or in_file.shape[1:] != value.shape[1:]:
             return False
     return True
 
@@ -194,8 +196,10 @@ def misfits(expected: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:
     for key, value in state.items():
         if key not in expected:
             unknown.append(f"{key} is not part of the model")
-        elif value.shape != expected[key].shape:
-            other_shape.append(f"{key} is {tuple(value.shape)}, not {tuple(expected[key].shape)}")
+            continue
+        shape, expected_shape = tuple(value.shape), tuple(expected[key].shape)
+        if shape != expected_shape:
+            other_shape.append(f"{key} is {shape}, not {expected_shape}")
     return missing + unknown + other_shape
 
 
