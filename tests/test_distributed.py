@@ -19,7 +19,7 @@ import train_roi_consistency
 from roi import distributed
 from roi.data.dataset import Batch, ShardedBatchSampler
 from roi.data.table import read_list, read_table, target_matrix
-from roi.models.roi_model import build_backbone
+from roi.models.backbones import build_backbone
 from roi.training import setup as roi_run
 from roi.training.loop import Stop
 from roi.training.mask_verdict import MASK_CONTROLS

@@ -28,12 +28,12 @@ from roi.data.images import locate, read_grey
 from roi.data.table import read_table
 from roi.errors import RunError, UserError
 from roi.files import locked
-from roi.losses.objectives import OBJECTIVES
+from roi.losses.loss_terms import OBJECTIVES, TERMS
 from roi.text import Console, printable
 from roi.training import checkpoint
 from roi.training import setup as roi_run
 from roi.training.loop import TrainingRun
-from roi.training.metrics_log import COLUMNS, TERMS
+from roi.training.metrics_log import COLUMNS
 
 TINY = (
     "--backbone",

@@ -234,7 +234,7 @@ def averaged(views: Sequence[Views]) -> Views:
 
     if len(views) == 1:
         return views[0]
-    there = [part for part in ("full", "crop", "drop") if getattr(views[0], part) is not None]
+    there = [part for part in ("logits_full", "logits_crop", "logits_drop") if getattr(views[0], part) is not None]
     return views[0]._replace(
         **{part: torch.stack([getattr(one, part).sigmoid() for one in views]).mean(0).logit() for part in there}
     )
@@ -498,7 +498,7 @@ class TrainingRun:
                 self.model, batches, self.device, self.dtype, 1.0, lambda index: None, full_only=True
             ):
                 if len(batch.index):
-                    found.append((views.full, batch.target, batch.index))
+                    found.append((views.logits_full, batch.target, batch.index))
                     if controls and self.mask_loader is None:
                         controls.add(batch)
                 if distributed.world() == 1 and stop.signal:

@@ -47,9 +47,11 @@ from roi.files import atomic_write, refuse_existing, writable
 from roi.labels import is_finding
 from roi.losses import terms as losses
 from roi.losses.gradnorm import FixedWeights, GradNorm, Taps
-from roi.losses.objectives import LAYER, OBJECTIVES, LabelLoss, consistency_terms, evidence_terms, label_terms
+from roi.losses.loss_terms import LAYERS, LOSS_TERMS
+from roi.losses.objectives import LabelLoss, consistency_terms, evidence_terms, label_terms
+from roi.models.backbones import IMAGENET, classifier_layer, normalisation_of
 from roi.models.compile import compiled, recomputed
-from roi.models.roi_model import IMAGENET, LEARNED, RoiModel, build_model, classifier_layer, normalisation_of
+from roi.models.roi_model import LEARNED, RoiModel, build_model
 from roi.scoring.metrics import VALIDATION_DECISIONS, can_be_scored
 from roi.training import checkpoint, mask_controls
 from roi.training.frozen_features import FeatureLoader, check_head, frozen_features
@@ -713,18 +715,16 @@ def loss_weights(
     args: argparse.Namespace, model: RoiModel, without: Sequence[str], device: torch.device
 ) -> FixedWeights:
     """The weights of --alpha … --epsilon, or GradNorm from --w_*_init; 0 for the terms in `without`."""
-    fixed = {
-        "full": 1.0,
-        "consist": args.alpha,
-        "drop": args.beta,
-        "sparse": args.gamma,
-        "tv": args.delta,
-        "locate": args.epsilon,
-    }
-    weights = {
-        t: getattr(args, f"w_{t}_init") if args.dynamic_weights else fixed[t] for t in OBJECTIVES[args.objective]
-    }
-    weights = {t: 0.0 if t in without else w for t, w in weights.items()}
+    weights = {}
+    for term in LOSS_TERMS:
+        if args.objective not in term.objectives:
+            continue
+        if term.name in without:
+            weights[term.name] = 0.0
+        elif args.dynamic_weights:
+            weights[term.name] = getattr(args, f"w_{term.name}_init")
+        else:
+            weights[term.name] = getattr(args, term.weight_flag) if term.weight_flag else 1.0
     if args.warmup_epochs and not weights["full"] + weights.get("locate", 0) * args.mask_per_class:
         raise UserError(
             "full and locate, the terms of the warm-up, have weight 0; give one of them a weight, or --warmup_epochs 0"
@@ -733,4 +733,4 @@ def loss_weights(
         raise UserError("every term of the loss has weight 0; there is nothing to learn")
     if not args.dynamic_weights:
         return FixedWeights(weights)
-    return GradNorm(weights, Taps(model.last_layers()), LAYER, device=device, mean=distributed.mean)
+    return GradNorm(weights, Taps(model.last_layers()), LAYERS, device=device, mean=distributed.mean)
