@@ -45,7 +45,7 @@ from roi.labels import LABELS, NORMAL, canonical
 from roi.scoring import faithfulness, localization, metrics, prediction_sets, predictions, summary
 from roi.scoring.fixed_places import LabelledMaps
 from roi.scoring.map_file import REINIT, Maps, read_maps
-from roi.scoring.predictions import align_with_table, columns, is_contaminated, match_rows, models_of, same_model
+from roi.scoring.predictions import align_with_table, class_columns, is_contaminated, match_rows, models_of, same_model
 from roi.text import decimal
 
 ORIGIN = (
@@ -243,7 +243,7 @@ def validation(
             f"--threshold_preds {args.threshold_preds}: shares {images:,} images and {patients:,} patients with those that are scored; "
             "thresholds and calibration must be chosen on others (validation)"
         )
-    return preds.prob["full"][:, columns(preds.classes, scored.classes, args.threshold_preds)], target_matrix(
+    return preds.prob["full"][:, class_columns(preds.classes, scored.classes, args.threshold_preds)], target_matrix(
         theirs, scored.classes
     )
 
@@ -258,7 +258,7 @@ def other_model(
             f"--compare {path}: predicts {len(other.images):,} images, not the same {len(preds.images):,}; compare on the same images"
         )
     return other.prob["full"][match_rows(preds.images, other.images, "--preds", path)][
-        :, columns(other.classes, preds.classes, path)
+        :, class_columns(other.classes, preds.classes, path)
     ], is_contaminated(other)
 
 
@@ -281,7 +281,7 @@ def promises(args: argparse.Namespace, preds: predictions.Predictions, rows: pd.
         raise UserError(
             f"--thresholds {args.thresholds}: {len(shared):,} patients who are scored set the thresholds; score others, or calibrate on others"
         )
-    place = columns(preds.classes, thresholds["classes"], args.thresholds)
+    place = class_columns(preds.classes, thresholds["classes"], args.thresholds)
     target = target_matrix(rows, thresholds["classes"])
     found = prediction_sets.realised(
         thresholds, preds.prob["full"][:, place], target, rows["patient_id"].to_numpy(), args.resamples, args.seed

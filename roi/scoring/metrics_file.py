@@ -12,7 +12,7 @@ from typing import Any
 from roi.errors import UserError
 from roi.scoring.json_schema import COUNT, FLAG, NUMBER, TEXT, Each, Either, Items, Keys, Maybe, problems
 from roi.scoring.localization import controls_of
-from roi.scoring.provenance import MODEL, ORIGIN
+from roi.scoring.json_schema import MODEL, ORIGIN
 
 SCORE = {"value": Maybe(NUMBER), "low": Maybe(NUMBER), "high": Maybe(NUMBER)}
 V = Keys(optional=SCORE)

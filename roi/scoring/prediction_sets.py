@@ -18,7 +18,7 @@ from roi.files import atomic_write
 from roi.labels import NORMAL, is_finding
 from roi.scoring import calibration, conformal
 from roi.scoring.json_schema import COUNT, NUMBER, TEXT, Each, Items, Keys, Maybe, problems
-from roi.scoring.provenance import ORIGIN
+from roi.scoring.json_schema import ORIGIN
 from roi.scoring.summary import BootstrapEstimate, WeightedStatistic, estimate, weighted_by
 
 VERSION = 1
