@@ -1,7 +1,7 @@
-"""torchrun in a handful of functions: tensors, gradients and objects between processes. In one process each does nothing.
+"""torchrun in a handful of functions: tensors and gradients between processes. In one process each does nothing.
 
-Started by `torchrun --nproc_per_node N script.py …`. Process 0 writes and speaks. What needs no torch (who is who, barriers,
-gathered objects) is roi/process_group.py; code that loads torch anyway finds it here too.
+Started by `torchrun --nproc_per_node N script.py …`. Process 0 writes and speaks. What needs no torch (who is who,
+barriers, gathered objects) is roi/process_group.py; code that loads torch anyway finds it here too.
 """
 
 import inspect
@@ -83,7 +83,7 @@ def processes(device: torch.device) -> Iterator[torch.device]:
 
 
 def wrap_ddp(step: nn.Module) -> nn.Module:
-    """`step` with gradients averaged over the processes (DistributedDataParallel: overlapped with the backward pass)."""
+    """`step` with gradients averaged over the processes while the backward pass still runs."""
     if world() == 1:
         return step
     # A warm-up leaves the mask net out. Statistics of batch norm are averaged after each step, not those of process 0;
@@ -124,8 +124,8 @@ def average(tensors: Sequence[Tensor]) -> None:
 def counting(values: Tensor, share: float) -> Tensor:
     """What a sum over the batch of this process is divided by to count every value of all processes once.
 
-    The mean over the processes of (its loss times `share`) is then the sum over all of them divided by all their values.
-    A process with share 0 counts nothing. () -> ()
+    The mean over the processes of (its loss times `share`) is then the sum over all of them divided by all their
+    values. A process with share 0 counts nothing. () -> ()
     """
     if world() == 1:
         return values

@@ -1,7 +1,9 @@
-"""Which of several processes this one is, and what they tell each other. No torch: predictions and maps are written and read without it.
+"""Which of several processes this one is, and what they tell each other, without torch.
 
-torchrun says in the environment who is who (RANK, LOCAL_RANK, WORLD_SIZE); roi/distributed.py gives the group through which
-they talk. In one process nothing here waits for anything.
+Predictions and maps are written and read by what should not wait for torch.
+
+torchrun says in the environment who is who (RANK, LOCAL_RANK, WORLD_SIZE); roi/distributed.py gives the group through
+which they talk. In one process nothing here waits for anything.
 """
 
 import os
@@ -81,7 +83,8 @@ def one_a_machine_first() -> Iterator[None]:
 def open_part(path: Path) -> AbstractContextManager[IO[bytes]]:
     """A temporary file for the rows that this process adds to `path`, open for writing and reading.
 
-    That of process 0 has no name, so that a kill leaves nothing behind. The others' have one, by which process 0 reads them.
+    That of process 0 has no name, so that a kill leaves nothing behind. The others' have one, by which process 0 reads
+    them.
     """
     if rank() == 0:
         path.parent.mkdir(parents=True, exist_ok=True)

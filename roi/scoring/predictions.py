@@ -140,7 +140,8 @@ def _read_meta(path: Path) -> dict[str, Any]:
         meta = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(
-            f"{path}: is damaged ({error}); predict anew, or remove it (then nobody knows where the predictions come from)"
+            f"{path}: is damaged ({error}); predict anew, "
+            "or remove it (then nobody knows where the predictions come from)"
         ) from error
     return check_origin(meta, str(path))
 

@@ -13,6 +13,8 @@ from scipy.stats import binom
 
 from roi.labels import LABELS
 from roi.scoring import conformal, prediction_sets
+from roi.scoring.conformal_calibration import Promise, Unlabelled, image_weights, shifted
+from roi.scoring.conformal_calibration import calibrate as calibrate_images
 
 K = 5
 
@@ -176,11 +178,11 @@ def test_images_of_one_patient_count_as_one_under_a_shift() -> None:
     classes = list(LABELS[:K])
     prob, y = drawn(400, 5)
     others, _ = drawn(400, 6, shift=0.7)
-    once = prediction_sets.calibrate(prob, y, np.arange(400), classes, 0.1, 0.1, "image", "none", 0, others)
+    once = calibrate_images(prob, y, np.arange(400), classes, Promise(0.1, 0.1, "image"), "none", 0, Unlabelled(others))
     many = [np.repeat(values, 20, axis=0) for values in (prob, y, np.arange(400), others, np.arange(400))]
     found = {}
     for unit in ("patient", "image"):
-        found[unit] = prediction_sets.calibrate(*many[:3], classes, 0.1, 0.1, unit, "none", 0, *many[3:])
+        found[unit] = calibrate_images(*many[:3], classes, Promise(0.1, 0.1, unit), "none", 0, Unlabelled(*many[3:]))
     assert found["patient"]["fnr_shifted"] == once["fnr_shifted"] != found["image"]["fnr_shifted"]
     assert found["patient"]["shift"]["effective_images"] == pytest.approx(once["shift"]["effective_images"], rel=1e-3)
     assert found["image"]["shift"]["effective_images"] == pytest.approx(20 * once["shift"]["effective_images"], rel=0.1)
@@ -199,10 +201,8 @@ def test_the_promise_under_a_shift_holds_for_the_next_patient() -> None:
         test_prob, test_y = drawn(2000, 500 + seed, shift=0.5)
         others = drawn(1000, 900 + seed, shift=0.5)[0]
         for unit, losses in risks.items():
-            share = prediction_sets.image_weights(many[2], unit)
-            found = prediction_sets.shifted(
-                many[0], many[1], others, classes, 0.1, many[2], share, np.ones(len(others))
-            )
+            share = image_weights(many[2], unit)
+            found = shifted(many[0], many[1], others, classes, 0.1, many[2], share, np.ones(len(others)))
             lost = conformal.false_negative_proportion(test_prob, test_y, found["threshold"] or 0.0).mean()
             losses.append(lost * 260 / 300)  # of easy patients nothing is lost
     assert np.mean(risks["patient"]) <= 0.1 + 3 * np.std(risks["patient"]) / math.sqrt(20) < np.mean(risks["image"])
@@ -351,7 +351,7 @@ def test_promises_for_a_patient_hold_where_images_are_alike() -> None:
     broken, missed = {"fdr": 0, "precision": 0}, []
     for seed in range(150):
         prob, y, who = correlated(60, 10, seed)
-        thr = prediction_sets.calibrate(prob, y, who, list("abcde"), 0.2, 0.1, "patient", "none", 0)
+        thr = calibrate_images(prob, y, who, list("abcde"), Promise(0.2, 0.1, "patient"), "none", 0)
         if thr["fdr"] is not None:
             broken["fdr"] += conformal.false_share(test_prob, test_y, thr["fdr"]).mean() > 0.2
         row = thr["each"]["a"]
@@ -367,9 +367,9 @@ def test_images_that_are_half_known_set_no_common_threshold() -> None:
     holes = y.copy()
     holes[np.random.default_rng(1).random(y.shape) < 0.2] = np.nan
     whole = ~np.isnan(holes).any(axis=1)
-    with_holes = prediction_sets.calibrate(prob, holes, np.arange(4000), list("abcde"), 0.1, 0.1, "image", "none", 0)
-    without = prediction_sets.calibrate(
-        prob[whole], y[whole], np.arange(whole.sum()), list("abcde"), 0.1, 0.1, "image", "none", 0
+    with_holes = calibrate_images(prob, holes, np.arange(4000), list("abcde"), Promise(0.1, 0.1, "image"), "none", 0)
+    without = calibrate_images(
+        prob[whole], y[whole], np.arange(whole.sum()), list("abcde"), Promise(0.1, 0.1, "image"), "none", 0
     )
     assert [with_holes[rule] for rule in ("fnr", "fnr_with_finding", "fdr")] == [
         without[rule] for rule in ("fnr", "fnr_with_finding", "fdr")
@@ -378,7 +378,7 @@ def test_images_that_are_half_known_set_no_common_threshold() -> None:
     assert with_holes["each"]["a"]["known"] == (~np.isnan(holes[:, 0])).sum()
     holes[:, 0] = np.where(holes[:, 0] == 1, 1, np.nan)
     with pytest.raises(ValueError, match="is known to lack 'a'.*--classes b,c,d,e"):
-        prediction_sets.calibrate(prob, holes, np.arange(4000), list("abcde"), 0.1, 0.1, "image", "none", 0)
+        calibrate_images(prob, holes, np.arange(4000), list("abcde"), Promise(0.1, 0.1, "image"), "none", 0)
 
 
 def test_scaling_is_fitted_on_other_patients(files: Path) -> None:

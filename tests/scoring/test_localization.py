@@ -13,9 +13,17 @@ from roi.data.table import image_keys, patients_from_names
 from roi.demo.nih_set import plan
 from roi.demo.phantom import SPACE, plant
 from roi.labels import LABELS
-from roi.scoring.box_matching import BY_BOX, METRICS, boxes_around, cells_of, other_patients, top_cells
-from roi.scoring.fixed_places import FOLDS, LabelledMaps, count_boxes, deal_folds, folds_of, label_differences
+from roi.scoring.box_matching import BY_BOX, METRICS, boxes_around, cells_of, top_cells
 from roi.scoring.localization import COMPARED, READINGS, controls_of, headline_source, reading, score_maps
+from roi.scoring.map_controls import (
+    FOLDS,
+    LabelledMaps,
+    count_boxes,
+    deal_folds,
+    folds_of,
+    label_differences,
+    other_patients,
+)
 from roi.scoring.map_file import Maps
 
 

@@ -17,6 +17,7 @@ from sklearn.metrics import (
 )
 
 from roi.scoring import calibration, metrics
+from roi.scoring.bootstrap import interval, resample_weights
 
 
 def sample(n: int, ties: bool, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -53,7 +54,7 @@ def test_one_sided_findings_are_undefined_and_unknown_is_left_out() -> None:
 def bootstrap(score: np.ndarray, target: np.ndarray, patients: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
     """(N,), (N,), (N,) -> (count, 2)"""
     measure = metrics.ranking(score[:, None], target[:, None])
-    return np.concatenate([measure(w) for w in metrics.resamples(patients, count, seed)])[:, 0]
+    return np.concatenate([measure(w) for w in resample_weights(patients, count, seed)])[:, 0]
 
 
 def test_bootstrap_draws_whole_patients() -> None:
@@ -71,7 +72,7 @@ def test_bootstrap_draws_whole_patients() -> None:
 def test_bootstrap_equals_scikit_learn_on_each_resample() -> None:
     score, target = sample(120, True, 2)
     patients = np.repeat(np.arange(40), 3)
-    (weights,) = metrics.resamples(patients, 20, 5)
+    (weights,) = resample_weights(patients, 20, 5)
     assert (weights.reshape(40, 3, 20) == weights.reshape(40, 3, 20)[:, :1]).all() and (
         weights.sum(axis=0) == 120
     ).all()
@@ -85,12 +86,12 @@ def test_bootstrap_equals_scikit_learn_on_each_resample() -> None:
 
 def test_a_resample_without_both_classes_is_undefined() -> None:
     drawn = bootstrap(np.arange(4.0), np.array([1.0, 0, 0, 0]), np.arange(4), 200)
-    without = np.concatenate(list(metrics.resamples(np.arange(4), 200)), axis=1)[0] == 0
+    without = np.concatenate(list(resample_weights(np.arange(4), 200)), axis=1)[0] == 0
     assert (
         20 < without.sum() < 120
         and (
             np.isnan(drawn[:, 0])
-            == (without | (np.concatenate(list(metrics.resamples(np.arange(4), 200)), axis=1)[0] == 4))
+            == (without | (np.concatenate(list(resample_weights(np.arange(4), 200)), axis=1)[0] == 4))
         ).all()
     )
 
@@ -108,7 +109,7 @@ def test_interval_covers_the_truth(clustered: bool) -> None:
         target = np.repeat(rng.random(150) < 0.4, 2).astype(float)
         own, shared = rng.normal(size=300), np.repeat(rng.normal(size=150), 2)
         score = target + np.sqrt(0.3) * own + np.sqrt(0.7) * shared
-        low, high = metrics.interval(bootstrap(score, target, people if clustered else np.arange(300), 256, seed)[:, 0])
+        low, high = interval(bootstrap(score, target, people if clustered else np.arange(300), 256, seed)[:, 0])
         hits += low <= truth <= high
     assert 0.93 <= hits / 1000 <= 0.97 if clustered else hits / 1000 < 0.92
 
@@ -225,5 +226,5 @@ def test_bootstrap_of_the_whole_test_split_is_quick(shared: Path) -> None:
     """25,596 images, 14 findings, 1,000 resamples: goal 30 s on two cores."""
     run = np.load(shared / "golden" / "nih28_official_test_densenet121_seed0.npz")
     began, measure = time.perf_counter(), metrics.ranking(run["test_logits"], run["test_labels"])
-    assert sum(measure(w).shape[0] for w in metrics.resamples(run["test_patient"], 1000)) == 1000
+    assert sum(measure(w).shape[0] for w in resample_weights(run["test_patient"], 1000)) == 1000
     assert time.perf_counter() - began < 30
