@@ -8,7 +8,7 @@ Letters: N images, K classes, M columns of values, R resamples.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
@@ -46,18 +46,27 @@ class BootstrapEstimate:
             return BootstrapEstimate(np.array(math.nan), np.full(len(self.resampled), math.nan))
         return self.map(partial(mean_of_columns, chosen))
 
+    def mean_where(self, findings: np.ndarray) -> "BootstrapEstimate":
+        """The mean over those of `findings` that each resample has. (K,), (K,) bool -> ()"""
+        return self.map(partial(nan_mean_where, findings))
+
     def with_interval(self) -> Interval:
-        """() -> {"value", "low", "high"}"""
-        return with_interval(float(self.value), self.resampled)
+        """The value and its 95 % interval, as they stand in metrics.json. ()"""
+        low, high = interval(self.resampled)
+        value = float(self.value)
+        return {"value": none_if_nan(value), "low": none_if_nan(low), "high": none_if_nan(high)}
+
+    def by_name(self, names: Sequence[str]) -> dict[str, Interval]:
+        """Each column by its name. (M,)"""
+        return {name: self.column(j).with_interval() for j, name in enumerate(names)}
+
+    def with_p(self) -> Interval:
+        """A difference with its interval and its p. ()"""
+        p = difference_p(self.resampled)
+        return {**self.with_interval(), "p": none_if_nan(p)}
 
 
 UNDEFINED: Interval = {"value": None, "low": None, "high": None}
-
-
-def with_interval(value: float, resampled: np.ndarray) -> Interval:
-    """A value and its 95 % interval, as it stands in metrics.json. (), (R,)"""
-    low, high = interval(resampled)
-    return {"value": none_if_nan(value), "low": none_if_nan(low), "high": none_if_nan(high)}
 
 
 def none_if_nan(value: float) -> float | None:
@@ -80,7 +89,9 @@ def difference_p(resampled: np.ndarray) -> float:
     if not len(defined):
         return math.nan
     tail = min((defined <= 0).sum(), (defined >= 0).sum())
-    return float(min(1.0, 2 * (tail + 1) / (len(defined) + 1)))
+    # The value itself counts as one of the resamples.
+    p = 2 * (tail + 1) / (len(defined) + 1)
+    return float(min(1.0, p))
 
 
 def nan_mean(values: np.ndarray) -> np.ndarray:
@@ -88,7 +99,13 @@ def nan_mean(values: np.ndarray) -> np.ndarray:
     known = ~np.isnan(values)
     count = known.sum(axis=-1)
     total = np.where(known, values, 0).sum(axis=-1)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    mean = total / np.maximum(count, 1)
+    return np.where(count > 0, mean, np.nan)
+
+
+def nan_mean_where(chosen: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """(K,) bool, (R, K) -> (R,)"""
+    return nan_mean(np.where(chosen, values, np.nan))
 
 
 def mean_of_columns(chosen: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -110,15 +127,17 @@ def resample_weights(patients: np.ndarray, count: int, seed: int = 0) -> Iterato
     Yields:
         blocks (N, at most CHUNK) of int32 weights, `count` columns in all.
     """
-    _, patient = np.unique(patients, return_inverse=True)
-    people = int(patient.max()) + 1
+    names, patient = np.unique(patients, return_inverse=True)
+    people = len(names)
     rng = np.random.default_rng(seed)
     for first in range(0, count, CHUNK):
+        # One call a resample: the numbers that are drawn do not depend on CHUNK.
         draws = []
         for _ in range(min(CHUNK, count - first)):
             drawn = rng.integers(0, people, people)
             draws.append(np.bincount(drawn, minlength=people))
-        yield np.stack(draws, axis=1).astype(np.int32)[patient]
+        of_patients = np.stack(draws, axis=1).astype(np.int32)
+        yield of_patients[patient]
 
 
 def patient_weights(patients: int, count: int, seed: int) -> np.ndarray:
@@ -160,7 +179,8 @@ def weighted_mean(values: np.ndarray, counted: np.ndarray) -> WeightedStatistic:
     def statistic(weights: np.ndarray) -> np.ndarray:
         w = weights.T.astype(np.float32)
         count = w @ held
-        return np.where(count > 0, (w @ summed) / np.maximum(count, 1), np.nan)
+        mean = (w @ summed) / np.maximum(count, 1)
+        return np.where(count > 0, mean, np.nan)
 
     return statistic
 
@@ -172,7 +192,9 @@ def share_weighted_mean(values: np.ndarray, share: np.ndarray) -> WeightedStatis
     def statistic(weights: np.ndarray) -> np.ndarray:
         w = weights.T.astype(float)
         count = w @ share
-        return np.where(count > 0, (w @ summed) / np.where(count > 0, count, 1), np.nan)
+        # Parts of patients may sum to less than 1, so that nothing but 0 is replaced.
+        mean = (w @ summed) / np.where(count > 0, count, 1)
+        return np.where(count > 0, mean, np.nan)
 
     return statistic
 
@@ -193,3 +215,26 @@ def of_column(j: int, statistic: WeightedStatistic) -> WeightedStatistic:
         return statistic(weights)[..., j]
 
     return of_that
+
+
+# ---- means over patients ---------------------------------------------------------------------------------------------
+
+
+def grouped_mean(
+    value: np.ndarray, share: np.ndarray, patient: np.ndarray, group: np.ndarray, groups: int, weights: np.ndarray
+) -> np.ndarray:
+    """Mean of each group in each resample, every unit counting its share times its patient. (n,) each -> (R, groups)"""
+    known = ~np.isnan(value)
+    value, share = value[known], share[known]
+    place = patient[known] * groups + group[known]
+    # First the sums of each patient: resamples draw patients.
+    shape = (weights.shape[1], groups)
+    total = np.bincount(place, value * share, np.prod(shape)).reshape(shape)
+    count = np.bincount(place, share, np.prod(shape)).reshape(shape)
+    return divide(weights @ total, weights @ count)
+
+
+def divide(total: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """total / count, NaN where nothing is counted."""
+    undefined = np.full(total.shape, np.nan)
+    return np.divide(total, count, out=undefined, where=count > 0)

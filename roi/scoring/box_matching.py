@@ -96,6 +96,13 @@ def areas(box: np.ndarray) -> np.ndarray:
     return (box[:, 2:] - box[:, :2]).prod(1)
 
 
+def intersections(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Area that two boxes share. (B, 4), (B, 4) -> (B,)"""
+    end = np.minimum(a[:, 2:], b[:, 2:])
+    begin = np.maximum(a[:, :2], b[:, :2])
+    return np.clip(end - begin, 0, None).prod(1)
+
+
 @dataclass(frozen=True)
 class CellWeights:
     """Sparse weights of the cells of a grid: entry e says that row[e] gives weight[e] to cell[e]."""
@@ -107,22 +114,25 @@ class CellWeights:
 
     def total(self, field: np.ndarray, map_index: np.ndarray) -> np.ndarray:
         """Weighted sum of field[map_index[row]] for every row. (U, cells), (rows,) -> (rows,)"""
-        values = field[map_index[self.row], self.cell]
+        which_map = map_index[self.row]
+        values = field[which_map, self.cell]
         return np.bincount(self.row, self.weight * values, self.rows)
 
 
 def cover(low: np.ndarray, high: np.ndarray, side: int) -> np.ndarray:
     """Part of each cell of an axis inside [low, high]. (n,), (n,) in 0..1 -> (n, side) in 0..1"""
     edge = np.arange(side)
-    end = np.minimum(high[:, None] * side, edge + 1)
-    begin = np.maximum(low[:, None] * side, edge)
+    high, low = high[:, None] * side, low[:, None] * side
+    end = np.minimum(high, edge + 1)
+    begin = np.maximum(low, edge)
     return np.clip(end - begin, 0, 1)
 
 
 def holds(low: np.ndarray, high: np.ndarray, side: int) -> np.ndarray:
     """1 where a cell's centre lies in [low, high]. (n,), (n,) in 0..1 -> (n, side) of 0/1"""
     centre = (np.arange(side) + 0.5) / side
-    after_begin, before_end = low[:, None] <= centre, centre <= high[:, None]
+    after_begin = low[:, None] <= centre
+    before_end = centre <= high[:, None]
     return (after_begin & before_end).astype(float)
 
 
@@ -136,11 +146,13 @@ def cells_of(box: np.ndarray, members: Sequence[np.ndarray], side: int, centres:
         centres: 0/1 by the cell's centre instead of the part that is covered.
     """
     axis = holds if centres else cover
-    across = axis(box[:, 0], box[:, 2], side)  # (B, side)
-    down = axis(box[:, 1], box[:, 3], side)  # (B, side)
+    left, top, right, bottom = box.T
+    across = axis(left, right, side)  # (B, side)
+    down = axis(top, bottom, side)  # (B, side)
     rows, cells, weights = [], [], []
     for r, group in enumerate(members):
         covered = down[group, :, None] * across[group, None, :]
+        # The largest over the boxes of the group: what two boxes share is not counted twice.
         covered = covered.max(0).ravel()
         cell = np.flatnonzero(covered)
         rows.append(np.full(len(cell), r))
@@ -188,10 +200,11 @@ def boxes_around(*cuts: np.ndarray) -> Detected:
         regions, _ = label(cut, IN_PLANE)
         for u, y, x in find_objects(regions):
             corners.append((u.start, x.start, y.start, x.stop, y.stop))
-    unique = np.unique(np.array(corners, dtype=int).reshape(-1, 5), axis=0)  # sorted by map
     maps, side = len(cuts[0]), cuts[0].shape[-1]
-    start = np.searchsorted(unique[:, 0], np.arange(maps + 1))
-    return Detected(unique[:, 1:] / side, start)
+    table = np.array(corners, dtype=int).reshape(-1, 5)
+    table = np.unique(table, axis=0)  # sorted by map
+    start = np.searchsorted(table[:, 0], np.arange(maps + 1))
+    return Detected(table[:, 1:] / side, start)
 
 
 def prepare(maps: np.ndarray, kept: np.ndarray | None, keep_ratio: float, rng: np.random.Generator) -> PreparedMaps:
@@ -206,11 +219,13 @@ def prepare(maps: np.ndarray, kept: np.ndarray | None, keep_ratio: float, rng: n
     low = maps.min((1, 2), keepdims=True).astype(float)
     high = maps.max((1, 2), keepdims=True).astype(float)
     varies = high > low
-    scaled = (maps - low) / np.where(varies, high - low, 1) * 255
+    width = np.where(varies, high - low, 1)
+    scaled = (maps - low) / width * 255
     top = top_cells(maps, keep_ratio, rng)
     peak = (maps == high).reshape(len(maps), -1)
     region = top if kept is None else kept
-    detected = boxes_around(*(varies & (scaled >= cut) for cut in CUTS))
+    cuts = [varies & (scaled >= cut) for cut in CUTS]
+    detected = boxes_around(*cuts)
     return PreparedMaps(
         peak=peak / peak.sum(1, keepdims=True),
         kept=region.reshape(len(maps), -1),
@@ -232,16 +247,19 @@ def match_boxes(truth: GroundTruth, detected: Detected, map_index: np.ndarray) -
     count = np.diff(detected.start)[map_index]  # (Q,) detected boxes of each pair
     # E entries, one for every box and detected box of its pair; nth counts the detected ones of one box.
     times = count[truth.box_pair]
-    box = np.repeat(np.arange(len(truth.box)), times)
-    nth = np.arange(len(box)) - np.repeat(np.cumsum(times) - times, times)
+    boxes = len(truth.box)
+    box = np.repeat(np.arange(boxes), times)
+    first_entry = np.cumsum(times) - times
+    nth = np.arange(len(box)) - np.repeat(first_entry, times)
     pair = truth.box_pair[box]
+    start = detected.start[map_index[pair]]
     true = truth.box[box]  # (E, 4)
-    found = detected.box[detected.start[map_index[pair]] + nth]  # (E, 4)
-    sides = np.minimum(true[:, 2:], found[:, 2:]) - np.maximum(true[:, :2], found[:, :2])
-    shared = np.clip(sides, 0, None).prod(1)
-    iou = shared / (areas(true) + areas(found) - shared)
+    found = detected.box[start + nth]  # (E, 4)
+    shared = intersections(true, found)
+    union = areas(true) + areas(found) - shared
+    iou = shared / union
     iobb = shared / areas(found)
-    best_iou, best_iobb = np.zeros(len(truth.box)), np.zeros(len(truth.box))
+    best_iou, best_iobb = np.zeros(boxes), np.zeros(boxes)
     np.maximum.at(best_iou, box, iou)
     np.maximum.at(best_iobb, box, iobb)
     # The same seen from the detected boxes, those of pair 0 first: one far from every box of its pair is false.
@@ -286,9 +304,11 @@ class Scorer:
         """Score pair q on map map_index[q]. (Q,) -> METRICS"""
         truth = self.truth
         side = round(source.peak.shape[1] ** 0.5)
+        of_pair = self.cells("pair", side, centres=True)
+        of_image = self.cells("image", side, centres=True)
         values = {
-            "pointing": self.cells("pair", side, centres=True).total(source.peak, map_index),
-            "pointing_union": self.cells("image", side, centres=True).total(source.peak, map_index),
+            "pointing": of_pair.total(source.peak, map_index),
+            "pointing_union": of_image.total(source.peak, map_index),
         }
         values |= self._score_region(source.kept, map_index)
         detected = match_boxes(truth, source.detected, map_index)
@@ -306,23 +326,27 @@ class Scorer:
         truth = self.truth
         map_of_box = map_index[truth.box_pair]  # (B,)
         side = round(kept.shape[1] ** 0.5)
+        box_size = areas(truth.box) * side**2
         size = kept.sum(1, dtype=float)
-        size = np.where(size > 0, size, np.nan)[map_index]  # (Q,)
+        size = np.where(size > 0, size, np.nan)  # of nothing there is no precision
+        size = size[map_index]  # (Q,)
         centre = (truth.box[:, :2] + truth.box[:, 2:]) / 2 * side
         x, y = np.minimum(centre, side - 1).astype(int).T
+        at_centre = kept[map_of_box, y * side + x]
         return {
-            "recall": self.cells("box", side).total(kept, map_of_box) / (areas(truth.box) * side**2),
+            "recall": self.cells("box", side).total(kept, map_of_box) / box_size,
             "precision": self.cells("pair", side).total(kept, map_index) / size,
             "precision_union": self.cells("image", side).total(kept, map_index) / size,
-            "centre_small": np.where(truth.small, kept[map_of_box, y * side + x], np.nan),
+            "centre_small": np.where(truth.small, at_centre, np.nan),
         }
 
 
 def undefined_values(truth: GroundTruth) -> Values:
     """METRICS of a control that there is not."""
     values = {}
+    boxes, pairs = len(truth.box), len(truth.pair_image)
     for name in METRICS:
-        units = len(truth.box) if name in BY_BOX else len(truth.pair_image)
+        units = boxes if name in BY_BOX else pairs
         values[name] = np.full(units, np.nan)
     return values
 

@@ -20,18 +20,23 @@ TEMPERATURES = (0.05, 20.0)
 
 def brier(prob: np.ndarray, target: np.ndarray) -> float:
     """Mean squared error of the probability (Brier 1950). -> in [0, 1]"""
-    return float(np.mean((prob - target) ** 2)) if len(prob) else math.nan
+    if not len(prob):
+        return math.nan
+    error = prob - target
+    return float(np.mean(error**2))
 
 
 def reliability(prob: np.ndarray, target: np.ndarray, bins: int = BINS) -> np.ndarray:
     """Mean probability, observed rate and count in bins of equal width. -> (bins in use, 3)"""
+    place = (prob * bins).astype(int)
     # A probability of 1 belongs to the last bin.
-    place = np.minimum((prob * bins).astype(int), bins - 1)
+    place = np.minimum(place, bins - 1)
     count = np.bincount(place, minlength=bins).astype(float)
     used = count > 0
-    mean = np.bincount(place, prob, bins)[used] / count[used]
-    rate = np.bincount(place, target, bins)[used] / count[used]
-    return np.stack([mean, rate, count[used]], axis=1)
+    size = count[used]
+    mean = np.bincount(place, prob, bins)[used] / size
+    rate = np.bincount(place, target, bins)[used] / size
+    return np.stack([mean, rate, size], axis=1)
 
 
 def ece(prob: np.ndarray, target: np.ndarray, bins: int = BINS) -> float:
@@ -42,19 +47,22 @@ def ece(prob: np.ndarray, target: np.ndarray, bins: int = BINS) -> float:
     if not len(prob):
         return math.nan
     mean, rate, count = reliability(prob, target, bins).T
-    return float(np.sum(np.abs(mean - rate) * count) / len(prob))
+    distance = np.abs(mean - rate)
+    return float(np.sum(distance * count) / len(prob))
 
 
 def log_loss(margin: np.ndarray, target: np.ndarray) -> float:
     """Mean of log(1 + e^m) - t m"""
-    return float(np.mean(np.logaddexp(0, margin) - target * margin))
+    losses = np.logaddexp(0, margin) - target * margin
+    return float(np.mean(losses))
 
 
 # ---- two ways to mend -----------------------------------------------------------------------------------------------
 
 
 def logits(prob: np.ndarray) -> np.ndarray:
-    return logit(np.clip(prob, NEAREST, 1 - NEAREST))
+    clipped = np.clip(prob, NEAREST, 1 - NEAREST)
+    return logit(clipped)
 
 
 def fit_temperature(prob: np.ndarray, target: np.ndarray) -> tuple[float]:
@@ -66,11 +74,14 @@ def fit_temperature(prob: np.ndarray, target: np.ndarray) -> tuple[float]:
         return (math.nan,)
     z = logits(prob)
 
+    # In the logarithm the search is as fine below 1 as above.
     def loss(log_t: float) -> float:
-        return log_loss(z * np.exp(-log_t), target)
+        inverse = np.exp(-log_t)
+        return log_loss(z * inverse, target)
 
     low, high = TEMPERATURES
-    best = minimize_scalar(loss, bounds=(np.log(low), np.log(high)), method="bounded")
+    bounds = (np.log(low), np.log(high))
+    best = minimize_scalar(loss, bounds=bounds, method="bounded")
     return (float(np.exp(best.x)),)
 
 
@@ -85,20 +96,27 @@ def fit_platt(prob: np.ndarray, target: np.ndarray, weight: np.ndarray | None = 
     The smoothed targets of Platt 1999 keep the parameters finite where there are few positives.
     """
     w = np.ones(len(target)) if weight is None else weight
-    positives, negatives = float(w @ (target == 1)), float(w @ (target != 1))
+    positives = float(w @ (target == 1))
+    negatives = float(w @ (target != 1))
     if not positives or not negatives:
         return math.nan, math.nan
     z = logits(prob)
-    smooth = np.where(target == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+    for_positive = (positives + 1) / (positives + 2)
+    for_negative = 1 / (negatives + 2)
+    smooth = np.where(target == 1, for_positive, for_negative)
 
     def loss(ab: np.ndarray) -> tuple[float, np.ndarray]:
         margin = ab[0] * z + ab[1]
         error = expit(margin) - smooth
         losses = np.logaddexp(0, margin) - smooth * margin
-        gradient = np.array([np.average(error * z, weights=w), np.average(error, weights=w)])
-        return float(np.average(losses, weights=w)), gradient
+        by_a = np.average(error * z, weights=w)
+        by_b = np.average(error, weights=w)
+        value = np.average(losses, weights=w)
+        return float(value), np.array([by_a, by_b])
 
-    a, b = minimize(loss, np.array([1.0, 0.0]), jac=True, method="BFGS").x
+    # It starts from the probabilities as they are.
+    start = np.array([1.0, 0.0])
+    a, b = minimize(loss, start, jac=True, method="BFGS").x
     return float(a), float(b)
 
 

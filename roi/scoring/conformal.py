@@ -17,6 +17,7 @@ from scipy.stats import binom
 
 from roi.errors import UserError
 from roi.scoring.calibration import logits
+from roi.scoring.metrics import counts_by_threshold
 
 NOTHING = 1.0 + 2.0**-52  # a threshold that no probability reaches
 STEEPEST = 5.0  # log of the largest weight that a finding may have relative to its absence
@@ -35,14 +36,16 @@ def false_negative_proportion(prob: np.ndarray, target: np.ndarray, threshold: f
     """
     present = target == 1
     missed = (prob < threshold) & present
-    return missed.sum(axis=1) / np.maximum(present.sum(axis=1), 1)
+    findings = present.sum(axis=1)
+    return missed.sum(axis=1) / np.maximum(findings, 1)
 
 
 def false_share(prob: np.ndarray, target: np.ndarray, threshold: float | np.ndarray) -> np.ndarray:
     """Share of an image's set that is not present, its false discovery proportion; 0 for an empty set. -> (N,)"""
     chosen = (prob >= threshold) & ~np.isnan(target)
     wrong = chosen & (target == 0)
-    return wrong.sum(axis=1) / np.maximum(chosen.sum(axis=1), 1)
+    size = chosen.sum(axis=1)
+    return wrong.sum(axis=1) / np.maximum(size, 1)
 
 
 # ---- conformal risk control -----------------------------------------------------------------------------------------
@@ -69,11 +72,15 @@ def fnr_threshold(
     """
     w = np.ones(len(prob)) if weight is None else weight
     present = target == 1
+    findings = present.sum(axis=1)
     row, column = np.nonzero(present)
     score = prob[row, column]
-    loss = (w / np.maximum(present.sum(axis=1), 1))[row]
-    new = float(w.max()) if new is None else new
-    bound = alpha * (w.sum() + new) - new  # of the summed losses
+    loss_of_one = w / np.maximum(findings, 1)
+    loss = loss_of_one[row]
+    if new is None:
+        new = float(w.max())
+    # The next image may lose everything, whatever the threshold: what is left of alpha bounds the summed losses.
+    bound = alpha * (w.sum() + new) - new
     if bound < 0:
         return None
     steps, place = np.unique(score, return_inverse=True)
@@ -81,8 +88,11 @@ def fnr_threshold(
     lost = np.cumsum(np.bincount(place, loss, len(steps)))
     lost = np.concatenate([[0.0], lost])
     # steps[m - 1] may be the threshold: what lies below it is affordable.
-    m = int(np.searchsorted(lost, bound * (1 + 1e-12), side="right"))
-    return float(steps[m - 1]) if m <= len(steps) else NOTHING
+    affordable = bound * (1 + 1e-12)
+    m = int(np.searchsorted(lost, affordable, side="right"))
+    if m > len(steps):
+        return NOTHING
+    return float(steps[m - 1])
 
 
 def class_thresholds(prob: np.ndarray, target: np.ndarray, alpha: float) -> tuple[float | None, float | None]:
@@ -94,14 +104,19 @@ def class_thresholds(prob: np.ndarray, target: np.ndarray, alpha: float) -> tupl
     Class-conditional (Mondrian) split conformal prediction, Vovk et al. 2005.
     """
     present_from = _quantile(prob[target == 1], alpha)
-    mirrored = _quantile(-prob[target == 0], alpha)
-    return present_from, None if mirrored is None else -mirrored
+    absent_to = _quantile(-prob[target == 0], alpha)
+    if absent_to is not None:
+        absent_to = -absent_to
+    return present_from, absent_to
 
 
 def _quantile(score: np.ndarray, alpha: float) -> float | None:
     """The floor(alpha (n + 1))-th smallest score."""
     k = math.floor(alpha * (len(score) + 1) + 1e-9)
-    return float(np.partition(score, k - 1)[k - 1]) if k >= 1 else None
+    if k < 1:
+        return None
+    in_place = np.partition(score, k - 1)
+    return float(in_place[k - 1])
 
 
 # ---- learn then test ------------------------------------------------------------------------------------------------
@@ -113,9 +128,12 @@ def hoeffding_bentkus(risk: np.ndarray, n: int, alpha: float) -> np.ndarray:
     Angelopoulos et al. 2021, Prop. 1.
     """
     r = np.minimum(risk, alpha)
-    divergence = xlogy(r, r / alpha) + xlogy(1 - r, (1 - r) / (1 - alpha))
+    complement = (1 - r) / (1 - alpha)
+    divergence = xlogy(r, r / alpha) + xlogy(1 - r, complement)
     hoeffding = np.exp(-n * divergence)
-    bentkus = math.e * binom.cdf(np.ceil(n * risk - 1e-9), n, alpha)
+    # A whole number of losses must not be rounded up by its last digit.
+    losses = np.ceil(n * risk - 1e-9)
+    bentkus = math.e * binom.cdf(losses, n, alpha)
     return np.minimum(hoeffding, np.minimum(bentkus, 1.0))
 
 
@@ -140,20 +158,23 @@ def fdr_threshold(
     """
     w = np.ones(len(prob)) if weight is None else weight
     n = round(float(w.sum()))
-    known = ~np.isnan(target)
-    score = np.where(known, prob, -np.inf)
+    # Unknown classes come last, and never enter the set.
+    score = np.where(np.isnan(target), -np.inf, prob)
     order = np.argsort(-score, axis=1, kind="stable")
-    absent = np.take_along_axis((target == 0) & known, order, 1)
+    absent = np.take_along_axis(target == 0, order, 1)
     wrong = np.cumsum(absent, axis=1)
-    share = wrong / np.arange(1, prob.shape[1] + 1)  # (N, K) after each class that enters the set
-    change = (np.diff(share, axis=1, prepend=0.0) * w[:, None]).ravel()
-    entered = np.take_along_axis(score, order, 1).ravel()
-    finite = np.isfinite(entered)
-    change, entered = change[finite], entered[finite]
-    steps, place = np.unique(-entered, return_inverse=True)  # highest scores first
-    risk = np.cumsum(np.bincount(place, change, len(steps))) / n  # (M,) with the threshold at each score
-    passed = hoeffding_bentkus(np.maximum(risk, 0), n, alpha) <= delta
-    return _last_pass(-steps, passed)
+    size = np.arange(1, prob.shape[1] + 1)
+    share = wrong / size  # (N, K) after each class that enters the set
+    change = np.diff(share, axis=1, prepend=0.0) * w[:, None]
+    entered = np.take_along_axis(score, order, 1)
+    known = np.isfinite(entered)
+    change, entered = change[known], entered[known]
+    # Highest scores first; risk[m] is that with the threshold at score m.
+    steps, place = np.unique(-entered, return_inverse=True)
+    changes = np.bincount(place, change, len(steps))
+    risk = np.cumsum(changes) / n
+    p = hoeffding_bentkus(np.maximum(risk, 0), n, alpha)
+    return _last_pass(-steps, p <= delta)
 
 
 def precision_threshold(prob: np.ndarray, target: np.ndarray, alpha: float, delta: float) -> float | None:
@@ -168,22 +189,17 @@ def precision_threshold(prob: np.ndarray, target: np.ndarray, alpha: float, delt
     Angelopoulos et al. 2021, section 3.2.
     """
     known = ~np.isnan(target)
-    score, absent = prob[known], target[known] == 0
-    order = np.argsort(-score, kind="stable")
-    in_order = score[order]
-    if not len(order):
+    if not known.any():
         return None
-    ends_tie = np.append(np.diff(in_order) != 0, True)
-    last = np.flatnonzero(ends_tie)
-    steps = in_order[last]
-    count = last + 1
-    errors = np.cumsum(absent[order])[last]
+    steps, count, hits = counts_by_threshold(prob[known], target[known])
+    errors = count - hits
     level = delta / STARTS
     passed = binom.cdf(errors, count, alpha) <= level
     smallest = math.ceil(math.log(level) / math.log(1 - alpha))
     feasible = []
     for n in range(STARTS):
-        first = int(np.searchsorted(count, smallest * 2**n))
+        size = smallest * 2**n
+        first = int(np.searchsorted(count, size))
         threshold = _last_pass(steps[first:], passed[first:])
         if threshold is not None:
             feasible.append(threshold)
@@ -192,8 +208,12 @@ def precision_threshold(prob: np.ndarray, target: np.ndarray, alpha: float, delt
 
 def _last_pass(thresholds: np.ndarray, passed: np.ndarray) -> float | None:
     """The last threshold before the first test that fails."""
-    run = len(passed) if passed.all() else int(np.argmin(passed))
-    return float(thresholds[run - 1]) if run else None
+    run = len(passed)
+    if not passed.all():
+        run = int(np.argmin(passed))
+    if not run:
+        return None
+    return float(thresholds[run - 1])
 
 
 # ---- label shift ----------------------------------------------------------------------------------------------------
@@ -216,14 +236,15 @@ def shifted_prevalence(
     q = prevalence.astype(float)
     for _ in range(rounds):
         before = q
-        q = np.average(expit(evidence + logits(q)), axis=0, weights=weight)
+        posterior = expit(evidence + logits(q))
+        q = np.average(posterior, axis=0, weights=weight)
         if np.abs(q - before).max() < CONVERGED:
             break
     return q
 
 
 def label_shift_weights(target: np.ndarray, prevalence: np.ndarray, share: np.ndarray | None = None) -> np.ndarray:
-    """Weights of the calibration images under which each finding has the given prevalence: exp(b . y).
+    """Weights exp(b . y) of the calibration images under which each finding has the given prevalence.
 
     They are the closest ones in relative entropy. Valid where the pictures of a combination of findings stay as they
     are and only its frequency changes as exp(b . y).
@@ -256,8 +277,9 @@ def label_shift_weights(target: np.ndarray, prevalence: np.ndarray, share: np.nd
         value = top + np.log(weight.sum()) - b @ q
         return float(value), weight @ y / weight.sum() - q
 
-    start = np.clip(logits(q) - logits(part @ y), -STEEPEST, STEEPEST)
     bounds = [(-STEEPEST, STEEPEST)] * len(q)
+    start = logits(q) - logits(part @ y)
+    start = np.clip(start, -STEEPEST, STEEPEST)
     b = minimize(dual, start, jac=True, method="L-BFGS-B", bounds=bounds).x
     z = y @ b
     weight = np.exp(z - z.max())

@@ -7,7 +7,7 @@ sets, never Normal.
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from roi.data.table import ABSENT, match_images, patients_from_names, read_table
 from roi.errors import UserError
 from roi.labels import NORMAL, canonical, is_finding
 from roi.scoring import calibration, conformal, predictions
+from roi.scoring.metrics import known_columns
 from roi.scoring.prediction_sets import CURVE, VERSION, Scaling, apply_scale, hashes, prevalence
 from roi.scoring.predictions import Predictions, align_with_table, is_contaminated, same_model
 
@@ -53,7 +54,8 @@ class CalibrationImages:
     def fnr_threshold(self, alpha: float, unit: str) -> float | None:
         if not len(self.prob):
             return None
-        return conformal.fnr_threshold(self.prob, self.target, alpha, image_weights(self.patients, unit), 1.0)
+        weights = image_weights(self.patients, unit)
+        return conformal.fnr_threshold(self.prob, self.target, alpha, weights, 1.0)
 
 
 def calibrate(
@@ -71,9 +73,7 @@ def calibrate(
     Thresholds of all findings together come from images of which all of `classes` are known.
 
     Args:
-        prob: (N, K).
-        target: (N, K).
-        patients: (N,).
+        prob, target, patients: (N, K), (N, K), (N,) of the calibration images.
         classes: findings that the sets are made of.
         promise: what the thresholds must keep.
         scale: none, temperature or platt, fitted on half of the patients, which then set no threshold.
@@ -83,47 +83,41 @@ def calibrate(
     Raises:
         UserError: no image has all findings known, or a finding is without both kinds.
     """
-    alpha, unit = promise.alpha, promise.unit
     fit = scaling_rows(patients, scale, seed)
     check_both(target, fit, classes)
     scaling = fit_scaling(prob[fit], target[fit], classes, scale)
-    images = CalibrationImages(apply_scale(prob[~fit], classes, scale, scaling), target[~fit], patients[~fit])
+    scaled = apply_scale(prob[~fit], classes, scale, scaling)
+    images = CalibrationImages(scaled, target[~fit], patients[~fit])
     complete = images.only(~np.isnan(images.target).any(axis=1))
     if not len(complete.target):
         raise UserError("no calibration image has all of these findings known; name fewer with --classes")
-    with_finding = complete.only((complete.target == 1).any(axis=1))
-    share = image_weights(complete.patients, unit)
     shift = None
     if unlabelled is not None:
-        there = unlabelled.patients
-        if there is None:
-            there = np.arange(len(unlabelled.prob))
-        scaled = apply_scale(unlabelled.prob, classes, scale, scaling)
-        weights = image_weights(there, unit)
-        shift = shifted(complete.prob, complete.target, scaled, classes, alpha, complete.patients, share, weights)
+        there = apply_scale(unlabelled.prob, classes, scale, scaling)
+        shift = shift_to(complete, Unlabelled(there, unlabelled.patients), classes, promise)
     return {
         "version": VERSION,
-        "alpha": alpha,
-        "delta": promise.delta,
-        "unit": unit,
+        **asdict(promise),
         "classes": list(classes),
-        "fnr": complete.fnr_threshold(alpha, unit),
-        "fnr_with_finding": with_finding.fnr_threshold(alpha, unit),
-        "fnr_shifted": shift and shift["threshold"],
-        "fdr": conformal.fdr_threshold(complete.prob, complete.target, alpha, promise.delta, share),
+        **common_thresholds(complete, promise, shift),
         "each": {c: finding_thresholds(images, k, promise, seed) for k, c in enumerate(classes)},
         "shift": shift,
         "scale": scale,
         "scaling": scaling,
-        "curve": [{"alpha": level, "fnr": complete.fnr_threshold(level, unit)} for level in CURVE],
+        "curve": [{"alpha": alpha, "fnr": complete.fnr_threshold(alpha, promise.unit)} for alpha in CURVE],
         "n_images": len(images.target),
         "n_whole": len(complete.target),
         "n_patients": len(np.unique(images.patients)),
         "n_fitted": int(fit.sum()),
-        "with_finding": float((images.target == 1).any(axis=1).mean()),
+        "with_finding": float(has_finding(images.target).mean()),
         "prevalence": prevalence(images.target, classes),
         "patients": hashes(patients),
     }
+
+
+def has_finding(target: np.ndarray) -> np.ndarray:
+    """(N, K) -> (N,) bool"""
+    return (target == 1).any(axis=1)
 
 
 # ---- scaling --------------------------------------------------------------------------------------------------------
@@ -133,8 +127,10 @@ def scaling_rows(patients: np.ndarray, scale: str, seed: int) -> np.ndarray:
     """The images of the half of the patients on which the scaling is fitted. (N,) -> (N,) bool"""
     if scale == "none":
         return np.zeros(len(patients), dtype=bool)
+    # Halves of patients, not of images: what is fitted on must be independent of what sets thresholds.
     names = np.unique(patients)
-    half = np.random.default_rng(seed).permutation(names)[: len(names) // 2]
+    order = np.random.default_rng(seed).permutation(names)
+    half = order[: len(names) // 2]
     return np.isin(patients, half)
 
 
@@ -142,10 +138,10 @@ def fit_scaling(prob: np.ndarray, target: np.ndarray, classes: Sequence[str], sc
     """Class -> parameters, from the images where it is known."""
     if scale == "none":
         return None
+    fit_one = calibration.FITS[scale]
     scaling = {}
-    for k, c in enumerate(classes):
-        known = ~np.isnan(target[:, k])
-        scaling[c] = list(calibration.FITS[scale](prob[known, k], target[known, k]))
+    for c, (p, y) in zip(classes, known_columns(prob, target), strict=True):
+        scaling[c] = list(fit_one(p, y))
     return scaling
 
 
@@ -153,10 +149,10 @@ def check_both(target: np.ndarray, fit: np.ndarray, classes: Sequence[str]) -> N
     """UserError: a finding that no calibration image has, or that none is known to lack, in either half."""
     halves = [half for half in (fit, ~fit) if half.any()]
     for kind, verb in ((1, "has"), (0, "is known to lack")):
-        poor = []
-        for c, column in zip(classes, target.T, strict=True):
-            if not all((column[half] == kind).any() for half in halves):
-                poor.append(c)
+        held = np.ones(len(classes), dtype=bool)
+        for half in halves:
+            held &= (target[half] == kind).any(axis=0)
+        poor = [c for c, ok in zip(classes, held, strict=True) if not ok]
         if poor:
             rest = ",".join(c for c in classes if c not in poor) or "(none is left)"
             raise UserError(
@@ -181,8 +177,10 @@ def one_each(kind: np.ndarray, patients: np.ndarray, unit: str, seed: int) -> np
     if unit == "image":
         return known
     order = np.random.default_rng(seed).permutation(known)
+    # The first of each patient and kind in a random order is a random one.
     patient, _ = pd.factorize(patients[order])
-    _, first = np.unique(patient * 2 + kind[order].astype(int), return_index=True)
+    group = patient * 2 + kind[order].astype(int)
+    _, first = np.unique(group, return_index=True)
     return np.sort(order[first])
 
 
@@ -197,9 +195,22 @@ def image_weights(patients: np.ndarray, unit: str) -> np.ndarray:
 # ---- thresholds -----------------------------------------------------------------------------------------------------
 
 
+def common_thresholds(complete: CalibrationImages, promise: Promise, shift: dict[str, Any] | None) -> dict[str, Any]:
+    """The thresholds of all findings together, by rule."""
+    with_finding = complete.only(has_finding(complete.target))
+    share = image_weights(complete.patients, promise.unit)
+    return {
+        "fnr": complete.fnr_threshold(promise.alpha, promise.unit),
+        "fnr_with_finding": with_finding.fnr_threshold(promise.alpha, promise.unit),
+        "fnr_shifted": shift and shift["threshold"],
+        "fdr": conformal.fdr_threshold(complete.prob, complete.target, promise.alpha, promise.delta, share),
+    }
+
+
 def finding_thresholds(images: CalibrationImages, k: int, promise: Promise, seed: int) -> dict[str, Any]:
     """The thresholds of one finding, and from how many images."""
-    prob, target = images.prob[:, k], images.target[:, k]
+    prob = images.prob[:, k]
+    target = images.target[:, k]
     known = ~np.isnan(target)
     rows = one_each(target, images.patients, promise.unit, seed)
     present_from, absent_to = conformal.class_thresholds(prob[rows], target[rows], promise.alpha)
@@ -212,6 +223,25 @@ def finding_thresholds(images: CalibrationImages, k: int, promise: Promise, seed
         "positives": int((target == 1).sum()),
         "known": int(known.sum()),
     }
+
+
+def shift_to(
+    complete: CalibrationImages, unlabelled: Unlabelled, classes: Sequence[str], promise: Promise
+) -> dict[str, Any]:
+    """`shifted`, each image counting its part of its patient."""
+    patients = unlabelled.patients
+    if patients is None:
+        patients = np.arange(len(unlabelled.prob))
+    return shifted(
+        complete.prob,
+        complete.target,
+        unlabelled.prob,
+        classes,
+        promise.alpha,
+        complete.patients,
+        image_weights(complete.patients, promise.unit),
+        image_weights(patients, promise.unit),
+    )
 
 
 def shifted(
@@ -255,7 +285,8 @@ def shifted(
     threshold = conformal.fnr_threshold(scaled, target, alpha, weight, float(relative.max()))
     units = weight
     if (share != 1).any():
-        units = np.bincount(pd.factorize(patients)[0], weight)
+        patient, _ = pd.factorize(patients)
+        units = np.bincount(patient, weight)
     effective = units.sum() ** 2 / (units**2).sum()
     return {**block, "threshold": threshold, "effective_images": float(effective)}
 
@@ -282,7 +313,8 @@ def calibrate_file(
             f"--preds {path}: the model was trained on some of these images or patients; calibrate on others"
         )
     classes = findings_of(preds.classes, wanted)
-    prob = preds.prob["full"][:, [preds.classes.index(c) for c in classes]]
+    columns = [preds.classes.index(c) for c in classes]
+    prob = preds.prob["full"][:, columns]
     target, patients = target_matrix(rows, classes), rows["patient_id"].to_numpy()
     unlabelled = read_unlabelled(target_path, classes, preds) if target_path else None
     try:
@@ -325,4 +357,5 @@ def read_unlabelled(path: str, classes: list[str], calibrated_on: Predictions) -
         if c not in names:
             raise UserError(f"--target_preds {path}: has no prediction for {c!r}")
     patients = patients_from_names(pd.Series(preds.images, dtype=str)).to_numpy()
-    return Unlabelled(preds.prob["full"][:, [names.index(c) for c in classes]], patients)
+    columns = [names.index(c) for c in classes]
+    return Unlabelled(preds.prob["full"][:, columns], patients)

@@ -134,12 +134,10 @@ def provenance(scored: Scored, options: Options) -> dict[str, Any]:
     sources = sorted(set(rows["label_source"]) - {""})
     splits = sorted(set(rows["split"]) - {""})
     labelled = set(class_list(scored.table)) if scored.table["labels"].any() else set()
-    unpredicted = []
-    for c in (*sorted(labelled & set(LABELS)), *sorted(labelled - set(LABELS))):
-        if c not in preds.classes and c not in NORMAL:
-            unpredicted.append(c)
+    unpredicted = labelled - set(preds.classes) - set(NORMAL)
     undefined = []
-    for c, defined in zip(preds.classes, summary.scored(scored.target, preds.classes), strict=True):
+    is_defined = summary.scored(scored.target, preds.classes)
+    for c, defined in zip(preds.classes, is_defined, strict=True):
         if not defined and c not in NORMAL:
             undefined.append(c)
     origin = {key: preds.meta[key] for key in ORIGIN if key in preds.meta}
@@ -149,7 +147,7 @@ def provenance(scored: Scored, options: Options) -> dict[str, Any]:
         "split": ", ".join(splits) or "unknown",
         "contaminated": is_contaminated(preds),
         "label_source": f"{', '.join(sources)} ({scored.csv})" if sources else scored.csv,
-        "classes_not_predicted": unpredicted,
+        "classes_not_predicted": sorted(unpredicted & set(LABELS)) + sorted(unpredicted - set(LABELS)),
         "classes_undefined": undefined,
         "command": shlex.join(sys.argv),
         "predictions": {"file": scored.path, **origin},
@@ -247,10 +245,11 @@ def score_boxes(scored: Scored, bbox_csv: str, options: Options) -> dict[str, An
     place = match_images(boxes["image"], names)  # (boxes,)
     boxed = np.isin(np.arange(len(table)), place) & is_scored(scored)
     if not boxed.any():
+        example, predicted = boxes["image"].iloc[0], rows["image"].iloc[0]
         raise UserError(
             f"{bbox_csv}: none of its {len(boxes):,} boxes is of an image "
             f"that {scored.csv} lists and that is predicted "
-            f"(a box of {boxes['image'].iloc[0]!r}, a prediction of {rows['image'].iloc[0]!r})"
+            f"(a box of {example!r}, a prediction of {predicted!r})"
         )
     # From here on an image has the name that the table gives it; maps of other images would only fill the memory.
     sets = [read_maps(path, names, boxed) for path in options.masks]
@@ -287,8 +286,12 @@ def with_labels(maps: Maps, table: pd.DataFrame, origin: str) -> LabelledMaps:
     """The maps of images that the table lists, with its labels; without those of new weights."""
     row = match_images(maps.images, table["image"])
     known = np.flatnonzero(row >= 0)
-    grids = {name: grid[known] for name, grid in maps.maps.items() if not name.endswith(REINIT)}
-    chosen = replace(maps, images=[maps.images[n] for n in known], maps=grids, kept={})
+    grids = {}
+    for name, grid in maps.maps.items():
+        if not name.endswith(REINIT):
+            grids[name] = grid[known]
+    images = [maps.images[n] for n in known]
+    chosen = replace(maps, images=images, maps=grids, kept={})
     labels = table.iloc[row[known]]
     patients = labels["patient_id"].to_numpy().astype(str)
     return LabelledMaps(chosen, target_matrix(labels, maps.classes), patients, origin)

@@ -45,16 +45,17 @@ class Curves:
 def read_curves(path: str | Path) -> Curves:
     """Read a file of curves. UserError: not such a file, or a probability that is none."""
     arrays = read_arrays(path, ARRAYS, KIND)
-    sizes = {name: len(np.atleast_1d(arrays[name])) for name in ("images", "sources", "fractions", "classes")}
-    n, s, f, k = sizes.values()
+    n, s, f, k = (np.atleast_1d(arrays[name]).size for name in ("images", "sources", "fractions", "classes"))
     shapes = {"crop": (n, s, f, k), "drop": (n, s, f, k), "full": (n, k)}
-    for name, shape in shapes.items():
-        if arrays[name].shape != shape:
-            raise UserError(f"{path}: not a {KIND}: {name} is {arrays[name].shape}, not {shape}")
+    for name, wanted in shapes.items():
+        shape = arrays[name].shape
+        if shape != wanted:
+            raise UserError(f"{path}: not a {KIND}: {name} is {shape}, not {wanted}")
     if f < 2 or (np.diff(arrays["fractions"]) <= 0).any():
         raise UserError(f"{path}: not a {KIND}: its fractions do not ascend")
     for name in shapes:
-        if not ((arrays[name] >= 0) & (arrays[name] <= 1)).all():
+        inside = (arrays[name] >= 0) & (arrays[name] <= 1)
+        if not inside.all():
             raise UserError(f"{path}: holds values of {name!r} that are no probabilities in 0..1")
     meta = read_meta(arrays["meta"], path, KIND)
     return Curves(
@@ -85,8 +86,8 @@ def confidence(estimates: dict[str, BootstrapEstimate], classes: Sequence[str], 
     block: dict[str, Any] = {}
     for name in SIGNS:
         score = estimates[f"faithfulness_{name}"]
-        of_class = {c: score.column(j).with_interval() for j, c in enumerate(classes)}
-        block[name] = {"mean": score.mean_over(findings).with_interval(), "per_class": of_class}
+        mean = score.mean_over(findings)
+        block[name] = {"mean": mean.with_interval(), "per_class": score.by_name(classes)}
     return block
 
 
@@ -120,9 +121,12 @@ def controls(curves: Curves, target: np.ndarray, patients: np.ndarray, resamples
         figures[source] = figures_of(lines, curves)
         for name in SIGNS:
             figures[source][name] = means[f"{source}/{name}"]
-        blocks[source] = {name: figure.with_interval() for name, figure in figures[source].items()}
+        blocks[source] = {}
+        for name, figure in figures[source].items():
+            blocks[source][name] = figure.with_interval()
         for name, line in lines.items():
-            blocks[source][name] = [none_if_nan(round(float(height), 6)) for height in line.value]
+            heights = line.value.tolist()
+            blocks[source][name] = [none_if_nan(round(height, 6)) for height in heights]
     if "mask" in figures:
         blocks["mask"]["minus"] = differences(figures)
     return {
@@ -142,8 +146,10 @@ def curve_scores(curves: Curves, target: np.ndarray) -> dict[str, WeightedStatis
         for name, value in SIGNS.items():
             scores[f"{source}/{name}"] = weighted_mean(loss, target == value)
         for f in range(len(curves.fractions)):
-            scores[f"{source}/{f}/insertion"] = of_column(0, metrics.ranking(curves.crop[:, s, f], target))
-            scores[f"{source}/{f}/deletion"] = of_column(0, metrics.ranking(curves.drop[:, s, f], target))
+            insertion = metrics.ranking(curves.crop[:, s, f], target)
+            deletion = metrics.ranking(curves.drop[:, s, f], target)
+            scores[f"{source}/{f}/insertion"] = of_column(0, insertion)
+            scores[f"{source}/{f}/deletion"] = of_column(0, deletion)
     return scores
 
 
@@ -151,7 +157,8 @@ def curve_of(means: dict[str, BootstrapEstimate], source: str, name: str, fracti
     """The heights of one curve at all fractions: (F,)"""
     points = [means[f"{source}/{f}/{name}"] for f in range(fractions)]
     value = np.array([point.value for point in points])
-    return BootstrapEstimate(value, np.stack([point.resampled for point in points], axis=-1))
+    resampled = np.stack([point.resampled for point in points], axis=-1)
+    return BootstrapEstimate(value, resampled)
 
 
 def figures_of(lines: dict[str, BootstrapEstimate], curves: Curves) -> dict[str, BootstrapEstimate]:
@@ -180,4 +187,5 @@ def differences(figures: dict[str, dict[str, BootstrapEstimate]]) -> dict[str, A
 def area(height: np.ndarray, fractions: np.ndarray) -> np.ndarray:
     """The mean height between the first and the last fraction. (..., F), (F,) ascending -> (...)"""
     middle = (height[..., 1:] + height[..., :-1]) / 2
-    return (middle * np.diff(fractions)).sum(axis=-1) / (fractions[-1] - fractions[0])
+    total = (middle * np.diff(fractions)).sum(axis=-1)
+    return total / (fractions[-1] - fractions[0])

@@ -17,7 +17,7 @@ import pandas as pd
 from roi.data.table import match_images
 from roi.errors import UserError
 from roi.labels import LABELS
-from roi.scoring.bootstrap import BootstrapEstimate, Interval, patient_weights
+from roi.scoring.bootstrap import BootstrapEstimate, Interval, divide, grouped_mean, patient_weights
 from roi.scoring.box_matching import BY_BOX, SMALL, UNION, GroundTruth, Scorer, Values
 from roi.scoring.map_controls import SHARED, LabelledMaps, add_controls, label_sources, score_shuffled
 from roi.scoring.map_file import REINIT, Maps
@@ -57,11 +57,13 @@ def read_truth(sets: Sequence[Maps], boxes: pd.DataFrame, patients: pd.Series) -
     finding = boxes["label"].map(number).to_numpy()
     _, first, image = np.unique(places[0], return_index=True, return_inverse=True)
     pair, box_pair = np.unique(image * len(findings) + finding, return_inverse=True)
-    names = pd.Series([sets[0].images[row] for row in places[0, first]], dtype=str)
+    images = np.array(sets[0].images, dtype=object)
+    names = pd.Series(images[places[0, first]], dtype=str)
     known = match_images(names, patients.index)
-    if (known < 0).any():
+    unknown = names[known < 0]
+    if len(unknown):
         raise UserError(
-            f"{names[known < 0].iloc[0]!r} has a map and a box, but no patient; give the table that lists this image"
+            f"{unknown.iloc[0]!r} has a map and a box, but no patient; give the table that lists this image"
         )
     people, patient = np.unique(patients.to_numpy().astype(str)[known], return_inverse=True)
     truth = GroundTruth(
@@ -84,7 +86,8 @@ def boxes_with_maps(sets: Sequence[Maps], boxes: pd.DataFrame) -> tuple[pd.DataF
     if not inside.any():
         example = ""
         if len(boxes) and sets[0].images:
-            example = f" (a box of {boxes['image'].iloc[0]!r}, a map of {sets[0].images[0]!r})"
+            boxed, mapped = boxes["image"].iloc[0], sets[0].images[0]
+            example = f" (a box of {boxed!r}, a map of {mapped!r})"
         raise UserError(
             f"none of the {len(boxes)} boxes belongs to an image that every maps file has{example}; "
             "make the maps of images that have boxes"
@@ -102,15 +105,18 @@ def boxes_with_maps(sets: Sequence[Maps], boxes: pd.DataFrame) -> tuple[pd.DataF
 
 def box_corners(boxes: pd.DataFrame) -> np.ndarray:
     """(left, top, right, bottom) of each box, cut to the image. UserError: nothing is left. -> (B, 4)"""
+    # Annotators draw over the edge now and then: what lies outside the image is no part of a box.
     corner = boxes[["x", "y"]].to_numpy(float)
     opposite = corner + boxes[["w", "h"]].to_numpy(float)
-    box = np.clip(np.concatenate([corner, opposite], axis=1), 0, 1)
-    empty = ~((box[:, 2:] - box[:, :2]) > 0).all(1)
+    box = np.concatenate([corner, opposite], axis=1)
+    box = np.clip(box, 0, 1)
+    sides = box[:, 2:] - box[:, :2]
+    empty = ~(sides > 0).all(1)
     if empty.any():
-        x, y, w, h = boxes.loc[empty, ["x", "y", "w", "h"]].iloc[0]
+        image, x, y, w, h = boxes.loc[empty, ["image", "x", "y", "w", "h"]].iloc[0]
         raise UserError(
-            f"the box ({x:g}, {y:g}, {w:g}, {h:g}) of {boxes['image'][empty].iloc[0]!r} has no area inside the image "
-            "(sides are 0..1); correct it"
+            f"the box ({x:g}, {y:g}, {w:g}, {h:g}) of {image!r} has no area inside the image (sides are 0..1); "
+            "correct it"
         )
     return box
 
@@ -157,17 +163,12 @@ def score_maps(
         boxes: image, label, x, y, w, h in 0..1.
         patients: image -> patient.
         keep_ratio: used where the files say none; the controls keep that share of the cells of a grid.
-        resamples: of the intervals.
-        seed: of everything that is drawn.
+        resamples, seed: of the intervals; the controls are drawn with the same seed.
         labelled: maps of images with known labels, from which label_place is chosen; none: there is no label_place.
 
     Returns:
-        n_boxes, n_small_boxes, n_images, n_patients, keep_ratio;
-        findings {finding: the same counts};
-        headline: the source that stands for the model (headline_source), its pointing and its differences;
-        controls: how they were made, and for how many pairs there was no place;
-        sources {name: kind ("finding": a map a finding, "union": one map for all findings, "control"), mean, per_class,
-        minus {control: {metric: V}}, minus_per_class {control: {finding: {metric: V}}}}.
+        n_boxes, n_small_boxes, n_images, n_patients, keep_ratio; findings {finding: the same counts}; headline;
+        controls: how they were made (add_controls); sources {name: what summaries gives}.
     """
     if not sets:
         raise UserError("no maps to score; give a maps file")
@@ -175,7 +176,8 @@ def score_maps(
     truth, rows = read_truth(sets, boxes, patients)
     scorer = Scorer(truth, ratio, ties=np.random.default_rng([seed, 1]))
     kinds, values, shuffled = score_sources(scorer, sets, rows, seed)
-    values, places = add_controls(scorer, values, shuffled, label_sources(kinds, labelled), map_side(sets), seed)
+    by_labels = label_sources(kinds, labelled)
+    values, places = add_controls(scorer, values, shuffled, by_labels, map_side(sets), seed)
     sources = summaries(truth, values, kinds, resamples, seed)
     return {
         **counts(truth),
@@ -225,11 +227,14 @@ def controls_of(name: str, sources: Iterable[str]) -> dict[str, str]:
     """Control -> the source that it is, those that there are. New weights are a control themselves, beside blobs
     and disc.
     """
-    wanted = {key: key if key in SHARED else f"{name}_{key}" for key in CONTROL_NAMES}
-    if name.endswith(REINIT):
-        wanted = {key: key for key in ("random", "centre")}
+    wanted = ("random", "centre") if name.endswith(REINIT) else tuple(CONTROL_NAMES)
     existing = set(sources)
-    return {key: control for key, control in wanted.items() if control in existing}
+    controls = {}
+    for key in wanted:
+        control = key if key in SHARED else f"{name}_{key}"
+        if control in existing:
+            controls[key] = control
+    return controls
 
 
 # ---- means and intervals --------------------------------------------------------------------------------------------
@@ -238,7 +243,13 @@ def controls_of(name: str, sources: Iterable[str]) -> dict[str, str]:
 def summaries(
     truth: GroundTruth, values: dict[str, Values], kinds: dict[str, str], resamples: int, seed: int
 ) -> dict[str, Any]:
-    """Every source with its means, its findings and its differences, all from the same resamples of patients."""
+    """Every source with its means, its findings and its differences, all from the same resamples of patients.
+
+    Returns:
+        source -> kind ("finding": a map a finding, "union": one map for all findings, "control"), mean {metric: V},
+        per_class {finding: {metric: V}}, minus {control: {metric: V}} and minus_per_class.
+    """
+    # The same draws for every source, so that differences are paired.
     weights = patient_weights(len(truth.patients), resamples, seed)
     sources: dict[str, Any] = {}
     for name, own in values.items():
@@ -268,9 +279,9 @@ def metric_tables(
     estimate = BootstrapEstimate(point, metric_means(truth, values, weights))
     tables = []
     for j in range(1 + len(truth.findings)):
-        column = estimate.column(j)  # (M,)
-        tables.append({metric: column.column(k).with_interval() for k, metric in enumerate(values)})
-    return tables[0], dict(zip(truth.findings, tables[1:], strict=True))
+        tables.append(estimate.column(j).by_name(list(values)))
+    of_findings = dict(zip(truth.findings, tables[1:], strict=True))
+    return tables[0], of_findings
 
 
 def metric_means(truth: GroundTruth, values: Values, weights: np.ndarray) -> np.ndarray:
@@ -285,32 +296,18 @@ def metric_means(truth: GroundTruth, values: Values, weights: np.ndarray) -> np.
     means = np.full((len(weights), len(values), 1 + findings), np.nan)
     for k, (name, value) in enumerate(values.items()):
         pair = truth.box_pair if name in BY_BOX else np.arange(len(patient))
-        each = grouped_mean(value, np.ones(len(pair)), patient[pair], truth.pair_finding[pair], findings, weights)
+        alike = np.ones(len(pair))
+        each = grouped_mean(value, alike, patient[pair], truth.pair_finding[pair], findings, weights)
         means[:, k, 1:] = each
         if name in UNION:
             one_group = np.zeros(len(patient), dtype=int)
-            means[:, k, 0] = grouped_mean(value, share, patient, one_group, 1, weights)[:, 0]
+            mean = grouped_mean(value, share, patient, one_group, 1, weights)
+            means[:, k, 0] = mean[:, 0]
         else:
+            # A mean over all boxes would be that of the finding with the most of them.
             defined = (~np.isnan(each)).sum(1)
             means[:, k, 0] = divide(np.nansum(each, axis=1), defined)
     return means
-
-
-def grouped_mean(
-    value: np.ndarray, share: np.ndarray, patient: np.ndarray, group: np.ndarray, groups: int, weights: np.ndarray
-) -> np.ndarray:
-    """Mean of each group in each resample, every unit counting its share times its patient. (n,) each -> (R, groups)"""
-    known = ~np.isnan(value)
-    place = (patient * groups + group)[known]
-    shape = (weights.shape[1], groups)
-    total = np.bincount(place, (value * share)[known], np.prod(shape)).reshape(shape)
-    count = np.bincount(place, share[known], np.prod(shape)).reshape(shape)
-    return divide(weights @ total, weights @ count)
-
-
-def divide(total: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """total / count, NaN where nothing is counted."""
-    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
 
 
 def counts(truth: GroundTruth, finding: int | None = None) -> dict[str, int]:

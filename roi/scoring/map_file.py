@@ -49,16 +49,15 @@ def read_maps(path: str | Path, images: Sequence[str] | None = None, wanted: np.
             finite.
     """
     data = read_arrays(path, ARRAYS, KIND)
-    names, classes, sources = (
-        np.atleast_1d(data[key]).astype(str).tolist() for key in ("images", "classes", "sources")
-    )
+    names, classes, sources = strings(data["images"]), strings(data["classes"]), strings(data["sources"])
     side = int(scalar(data, "side", path))
     masked = [source for source in sources if f"kept_{source}" in data]
     for source in sources:
         check_map(path, data, source, names, classes)
     for source in masked:
         check_mask(path, data, source, names, classes, side)
-    repeated = pd.Series(names)[pd.Series(names).duplicated().to_numpy()]
+    listed = pd.Series(names)
+    repeated = listed[listed.duplicated()]
     if len(repeated):
         raise UserError(f"{path}: lists {repeated.iloc[0]!r} twice")
     rows, place = match_maps(path, names, images, wanted)
@@ -73,6 +72,10 @@ def read_maps(path: str | Path, images: Sequence[str] | None = None, wanted: np.
         meta=meta,
         contaminated=is_contaminated(data, meta, rows, path),
     )
+
+
+def strings(array: np.ndarray) -> list[str]:
+    return np.atleast_1d(array).astype(str).tolist()
 
 
 def check_map(path: str | Path, data: dict[str, np.ndarray], source: str, names: list[str], classes: list[str]) -> None:
@@ -118,7 +121,8 @@ def match_maps(
         raise UserError(f"{path}: its images cannot be told apart by their names: {examples}")
     inside = place >= 0
     if wanted is not None:
-        inside[inside] = wanted[place[inside]]
+        asked = wanted[place[inside]]
+        inside[inside] = asked
     return np.flatnonzero(inside), place[inside]
 
 

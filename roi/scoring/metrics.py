@@ -7,7 +7,7 @@ of 1, 0, NaN; weights (N, R): how often a resample drew each image (roi/scoring/
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -37,12 +37,14 @@ VALIDATION_DECISIONS = (
 def auroc(score: np.ndarray, target: np.ndarray) -> float:
     """Area under the ROC curve by ranks, ties counted half (Mann & Whitney 1947). (N,), (N,) of 0/1 -> in [0, 1]"""
     positive = target == 1
-    images, positives = len(target), int(positive.sum())
+    images = len(target)
+    positives = int(positive.sum())
     if positives in (0, images):
         return math.nan
     ranks = rankdata(score)[positive].sum()
+    least = positives * (positives + 1) / 2  # sum of ranks if every positive lay below every negative
     pairs = positives * (images - positives)
-    return float((ranks - positives * (positives + 1) / 2) / pairs)
+    return float((ranks - least) / pairs)
 
 
 def average_precision(score: np.ndarray, target: np.ndarray) -> float:
@@ -74,12 +76,15 @@ def counts_by_threshold(score: np.ndarray, target: np.ndarray) -> ThresholdCount
 
 def per_class(measure: Measure, score: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Each class on the images where it is known. (N, K), (N, K) -> (K,)"""
+    return np.array([measure(s, t) for s, t in known_columns(score, target)])
+
+
+def known_columns(score: np.ndarray, target: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Scores and targets of each class where its target is known. (N, K), (N, K) -> K times (n,), (n,)"""
     known = ~np.isnan(target)
-    values = []
     for j in range(target.shape[1]):
         rows = known[:, j]
-        values.append(measure(score[rows, j], target[rows, j]))
-    return np.array(values)
+        yield score[rows, j], target[rows, j]
 
 
 def mean_over_findings(values: np.ndarray, classes: Sequence[str]) -> float:
@@ -110,13 +115,17 @@ def validation_aurocs(
         {"val_auroc"} and, with `datasets`, {"val_auroc_NAME"} of each.
     """
     if datasets is None:
-        return {"val_auroc": mean_over_findings(per_class(auroc, score, target), classes)}
+        areas = per_class(auroc, score, target)
+        return {"val_auroc": mean_over_findings(areas, classes)}
     of_sets = {}
     for name in sorted(set(datasets)):
         rows = datasets == name
-        of_sets[f"val_auroc_{name}"] = mean_over_findings(per_class(auroc, score[rows], target[rows]), classes)
+        areas = per_class(auroc, score[rows], target[rows])
+        of_sets[f"val_auroc_{name}"] = mean_over_findings(areas, classes)
     defined = [value for value in of_sets.values() if not math.isnan(value)]
-    mean = math.fsum(defined) / len(defined) if defined else math.nan
+    mean = math.nan
+    if defined:
+        mean = math.fsum(defined) / len(defined)
     return {"val_auroc": mean, **of_sets}
 
 
@@ -125,7 +134,8 @@ def can_be_scored(target: np.ndarray, classes: Sequence[str], datasets: np.ndarr
     if not len(target):
         return False
     scores = np.zeros(target.shape)
-    return not math.isnan(validation_aurocs(scores, target, classes, datasets)["val_auroc"])
+    aurocs = validation_aurocs(scores, target, classes, datasets)
+    return not math.isnan(aurocs["val_auroc"])
 
 
 # ---- ranking in many resamples --------------------------------------------------------------------------------------
@@ -139,7 +149,8 @@ def by_weight(score: np.ndarray, target: np.ndarray) -> Callable[[np.ndarray], t
     order = np.argsort(-score, kind="stable")
     in_order = score[order]
     # Images of one score share a tie; the highest scores come first.
-    tie = np.cumsum(np.diff(in_order, prepend=in_order[:1]) != 0)
+    changes = np.diff(in_order, prepend=in_order[:1]) != 0
+    tie = np.cumsum(changes)
     places = np.flatnonzero(target[order] == 1)
     # Only ties that hold a positive matter for either; what lies before and in each of them is a cumulative weight.
     ties, first = np.unique(tie[places], return_index=True)
@@ -148,24 +159,29 @@ def by_weight(score: np.ndarray, target: np.ndarray) -> Callable[[np.ndarray], t
 
     def measure(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if not len(places):
-            undefined = np.full(weights.shape[1], np.nan)
-            return undefined, undefined
+            nothing = np.full(weights.shape[1], np.nan)
+            return nothing, nothing
         w = weights[order]
         positive = np.add.reduceat(w[places], first, axis=0).astype(np.float64)  # (T, R) of each tie
         hits = np.cumsum(positive, axis=0)
         np.cumsum(w, axis=0, out=w)
         total = w[-1].astype(np.float64)
         seen = w[end - 1].astype(np.float64)
+        # Where a tie begins at 0, begin - 1 is the last image, whose weight is not meant.
         above = np.where(begin[:, None] > 0, w[begin - 1], 0)
         negatives_above = above - (hits - positive)
         false = seen - hits
         positives = hits[-1]
         negatives = total - positives
         with np.errstate(divide="ignore", invalid="ignore"):
+            # Negatives in the tie itself count half.
             ranked_below = negatives - (negatives_above + false) / 2
-            area = (positive * ranked_below).sum(axis=0) / (positives * negatives)
-            precision = (positive * hits / np.maximum(seen, 1)).sum(axis=0) / positives
-        area[(positives == 0) | (negatives == 0)] = np.nan
+            area = (positive * ranked_below).sum(axis=0)
+            area = area / (positives * negatives)
+            precision = (positive * hits / np.maximum(seen, 1)).sum(axis=0)
+            precision = precision / positives
+        undefined = (positives == 0) | (negatives == 0)
+        area[undefined] = np.nan
         precision[np.isnan(area)] = np.nan
         return area, precision
 
@@ -175,10 +191,7 @@ def by_weight(score: np.ndarray, target: np.ndarray) -> Callable[[np.ndarray], t
 def ranking(score: np.ndarray, target: np.ndarray) -> WeightedStatistic:
     """AUROC and average precision of each class in each resample. (N, K), (N, K) -> f(weights (N, R)) = (R, K, 2)"""
     known = ~np.isnan(target)
-    measures = []
-    for j in range(target.shape[1]):
-        rows = known[:, j]
-        measures.append(by_weight(score[rows, j], target[rows, j]))
+    measures = [by_weight(s, t) for s, t in known_columns(score, target)]
     known_everywhere = known.all(axis=0)
 
     def statistic(weights: np.ndarray) -> np.ndarray:
@@ -203,18 +216,26 @@ def delong(scores: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
     DeLong et al. 1988, by ranks as in Sun & Xu 2014.
     """
-    positive = target == 1
-    p, n = int(positive.sum()), int((~positive).sum())
+    positive, negative = target == 1, target != 1
+    p = int(positive.sum())
+    n = int(negative.sum())
     if p < 2 or n < 2:
         areas = [auroc(score, target) for score in scores]
-        return np.array(areas), np.full((len(scores), len(scores)), np.nan)
-    ranks = np.stack([rankdata(score) for score in scores])
-    among_positives = np.stack([rankdata(score[positive]) for score in scores])
-    among_negatives = np.stack([rankdata(score[~positive]) for score in scores])
-    below = (ranks[:, positive] - among_positives) / n  # (M, p): share of negatives below each positive
-    above = 1 - (ranks[:, ~positive] - among_negatives) / p  # (M, n): share of positives above each negative
-    covariance = np.atleast_2d(np.cov(below)) / p + np.atleast_2d(np.cov(above)) / n
-    return below.mean(axis=1), covariance
+        undefined = np.full((len(scores), len(scores)), np.nan)
+        return np.array(areas), undefined
+    below, above = [], []
+    for score in scores:
+        ranks = rankdata(score)
+        # Less the rank among its own kind, a rank counts those of the other kind.
+        others_below = ranks[positive] - rankdata(score[positive])
+        others_above = ranks[negative] - rankdata(score[negative])
+        below.append(others_below / n)
+        above.append(1 - others_above / p)
+    negatives_below = np.stack(below)  # (M, p): share of the negatives below each positive
+    positives_above = np.stack(above)  # (M, n): share of the positives above each negative
+    covariance = np.atleast_2d(np.cov(negatives_below)) / p
+    covariance = covariance + np.atleast_2d(np.cov(positives_above)) / n
+    return negatives_below.mean(axis=1), covariance
 
 
 def delong_interval(score: np.ndarray, target: np.ndarray) -> tuple[float, float]:
@@ -223,19 +244,24 @@ def delong_interval(score: np.ndarray, target: np.ndarray) -> tuple[float, float
     variance = covariance[0, 0]
     if not variance >= 0:
         return math.nan, math.nan
-    area, half = float(areas[0]), NORMAL_97_5 * math.sqrt(variance)
+    area = float(areas[0])
+    half = NORMAL_97_5 * math.sqrt(variance)
     return max(0.0, area - half), min(1.0, area + half)
 
 
 def delong_p(a: np.ndarray, b: np.ndarray, target: np.ndarray) -> float:
     """Two-sided p of the difference of two AUROCs on the same images. (N,), (N,), (N,) -> ()"""
     areas, covariance = delong(np.stack([a, b]), target)
-    variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
+    of_a, of_b = np.diag(covariance)
+    variance = of_a + of_b - 2 * covariance[0, 1]
     if variance > 1e-18:
-        return math.erfc(abs(areas[0] - areas[1]) / math.sqrt(2 * variance))
-    # The same ranks: nothing to tell apart. Otherwise there are too few images, or scores without any spread.
-    same_ranks = areas[0] == areas[1] and not math.isnan(variance)
-    return 1.0 if same_ranks else math.nan
+        difference = abs(areas[0] - areas[1])
+        return math.erfc(difference / math.sqrt(2 * variance))
+    # The same ranks: nothing to tell apart.
+    if areas[0] == areas[1] and not math.isnan(variance):
+        return 1.0
+    # Too few images, or scores without any spread.
+    return math.nan
 
 
 # ---- decisions ------------------------------------------------------------------------------------------------------
@@ -247,7 +273,8 @@ def best_threshold(score: np.ndarray, target: np.ndarray, rule: str = "f1") -> f
     Candidates are the scores themselves; of equally good ones the highest is taken. NaN without both classes.
     (N,), (N,) of 0/1 -> in [0, 1]
     """
-    positives, negatives = float((target == 1).sum()), float((target == 0).sum())
+    positives = float((target == 1).sum())
+    negatives = float((target == 0).sum())
     if not positives or not negatives:
         return math.nan
     threshold, called, hits = counts_by_threshold(score, target)
@@ -260,16 +287,20 @@ def best_threshold(score: np.ndarray, target: np.ndarray, rule: str = "f1") -> f
 
 def decision_scores(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray, tn: np.ndarray) -> dict[str, np.ndarray]:
     """Counts of any shape -> DECISIONS of that shape; NaN where the denominator is 0 (no positive, nothing called)."""
+    positives, negatives, called = tp + fn, tn + fp, tp + fp
     with np.errstate(divide="ignore", invalid="ignore"):
-        recall, specificity = tp / (tp + fn), tn / (tn + fp)
-        has_positives = tp + fn > 0
-        return {
-            "f1": np.where(has_positives, 2 * tp / (2 * tp + fp + fn), np.nan),
-            "precision": np.where(has_positives, tp / (tp + fp), np.nan),
-            "recall": recall,
-            "specificity": specificity,
-            "youden": recall + specificity - 1,
-        }
+        recall = tp / positives
+        specificity = tn / negatives
+        precision = tp / called
+        f1 = 2 * tp / (2 * tp + fp + fn)
+    # Without a positive neither says anything, though nothing need be divided by 0.
+    return {
+        "f1": np.where(positives > 0, f1, np.nan),
+        "precision": np.where(positives > 0, precision, np.nan),
+        "recall": recall,
+        "specificity": specificity,
+        "youden": recall + specificity - 1,
+    }
 
 
 def validation_decisions(called: np.ndarray, target: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
@@ -279,16 +310,19 @@ def validation_decisions(called: np.ndarray, target: np.ndarray, classes: Sequen
     of right answers. (N, K) bool, (N, K) -> {name: value}
     """
     findings = is_finding(classes)
-    called, target = called[:, findings], target[:, findings]
+    called = called[:, findings]
+    target = target[:, findings]
     present, absent = target == 1, target == 0
     cells = (called & present, called & absent, ~called & present, ~called & absent)  # TP, FP, FN, TN
-    of_each = decision_scores(*(cell.sum(axis=0).astype(float) for cell in cells))
-    of_all = decision_scores(*(np.asarray(cell.sum(), dtype=float) for cell in cells))
+    counts = np.stack([cell.sum(axis=0) for cell in cells]).astype(float)  # (4, findings)
+    of_each = decision_scores(*counts)
+    of_all = decision_scores(*counts.sum(axis=1))
     values = {}
     for name in AVERAGED_DECISIONS:
         values[f"val_{name}_micro"] = float(of_all[name])
         values[f"val_{name}_macro"] = mean_defined(of_each[name])
     known = (~np.isnan(target)).sum()
-    right = (cells[0] | cells[3]).sum()
+    tp, _, _, tn = cells
+    right = (tp | tn).sum()
     values["val_hamming"] = float(right / known) if known else math.nan
     return values

@@ -62,7 +62,8 @@ class ArrayWriter:
         for name, array in arrays.items():
             # An empty array has no buffer that could be cast.
             if array.size:
-                self._files[name].write(np.ascontiguousarray(array).data.cast("B"))
+                contiguous = np.ascontiguousarray(array)
+                self._files[name].write(contiguous.data.cast("B"))
         self.rows += lengths[0]
 
     def close(self, **fixed: object) -> None:
@@ -104,7 +105,9 @@ class ArrayWriter:
 
 
 def describe(row_types: RowTypes) -> str:
-    described = [f"{name} {dtype}{list(shape)}" for name, (dtype, shape) in row_types.items()]
+    described = []
+    for name, (dtype, shape) in row_types.items():
+        described.append(f"{name} {dtype}{list(shape)}")
     return ", ".join(described) or "nothing"
 
 
@@ -137,14 +140,16 @@ def read_arrays(path: str | Path, needed: Sequence[str], kind: str) -> dict[str,
         raise UserError(f"{path}: not a {kind}, or a damaged one ({reason(error)})") from error
     missing = [repr(name) for name in needed if name not in arrays]
     if missing:
-        raise UserError(f"{path}: not a {kind} (it has no {', '.join(missing)}, but {sorted(arrays)[:12]})")
+        names, existing = ", ".join(missing), sorted(arrays)[:12]
+        raise UserError(f"{path}: not a {kind} (it has no {names}, but {existing})")
     return arrays
 
 
 def scalar(arrays: dict[str, np.ndarray], name: str, path: str | Path) -> float:
     """A number of the file. UserError: it is none."""
     value = arrays[name]
-    if value.ndim or not np.issubdtype(value.dtype, np.number) or not np.isfinite(value):
+    is_number = value.ndim == 0 and np.issubdtype(value.dtype, np.number)
+    if not is_number or not np.isfinite(value):
         raise UserError(f"{path}: {name!r} is {value.dtype}{list(value.shape)}, not a number; write the file anew")
     return float(value)
 

@@ -4,7 +4,6 @@ Letters: H x W pixels of the picture, S x S of the model's input, K classes, m x
 """
 
 from collections.abc import Sequence
-from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -35,24 +34,28 @@ CONTAMINATED = "CONTAMINATED: trained on this image or its patient"
 
 def mask_picture(mask: np.ndarray, size: tuple[int, int]) -> Image.Image:
     """(S, S) 0/1 -> picture of (W, H) = `size`, 255 where kept; each pixel of the mask stays a sharp rectangle."""
-    white = (mask > 0).astype(np.uint8) * 255
+    kept = (mask > 0).astype(np.uint8)
+    white = kept * 255
     return Image.fromarray(white).resize(size, Image.Resampling.NEAREST)
 
 
 def crop_picture(grey: np.ndarray, mask: Image.Image) -> Image.Image:
     """(H, W) uint8 and its mask -> the kept pixels as they are, the others in the mean grey that the model sees."""
     kept = np.asarray(mask) > 0
-    return Image.fromarray(np.where(kept, grey, np.uint8(DROPPED)).astype(np.uint8))
+    pixels = np.where(kept, grey, np.uint8(DROPPED))
+    return Image.fromarray(pixels.astype(np.uint8))
 
 
 def overlay_picture(grey: np.ndarray, mask: Image.Image, boxes: Sequence[Box], lines: Sequence[str]) -> Image.Image:
     """The X-ray with the kept pixels tinted and outlined, boxes (label, x, y, w, h in 0..1), and a caption below."""
     kept = np.asarray(mask) > 0  # (H, W)
+    # A kept pixel with a neighbour that is not kept lies on the edge.
     inside = kept.copy()
     for step, axis in NEIGHBOURS:
         inside &= np.roll(kept, step, axis)
-    colour = np.repeat(grey[:, :, None], 3, axis=2).astype(np.float32)
     tint = np.array(TINT, dtype=np.float32)
+    colour = np.repeat(grey[:, :, None], 3, axis=2)
+    colour = colour.astype(np.float32)
     colour[kept] = (1 - TINTED) * colour[kept] + TINTED * tint
     colour[kept & ~inside] = EDGE
     return annotated(colour, boxes, lines)
@@ -60,30 +63,38 @@ def overlay_picture(grey: np.ndarray, mask: Image.Image, boxes: Sequence[Box], l
 
 def heat_picture(grey: np.ndarray, heat: Image.Image, boxes: Sequence[Box], lines: Sequence[str]) -> Image.Image:
     """The X-ray with a map of (W, H) laid over it, stronger where it is higher; the rest as in overlay_picture."""
-    height = np.asarray(heat, dtype=np.float32)[:, :, None]
-    weight = HOTTEST * height / 255
-    colour = (1 - weight) * grey[:, :, None] + weight * np.array(TINT, dtype=np.float32)
+    tint = np.array(TINT, dtype=np.float32)
+    height = np.asarray(heat, dtype=np.float32)
+    weight = HOTTEST * height[:, :, None] / 255
+    colour = (1 - weight) * grey[:, :, None] + weight * tint
     return annotated(colour, boxes, lines)
 
 
 def annotated(colour: np.ndarray, boxes: Sequence[Box], lines: Sequence[str]) -> Image.Image:
     """(H, W, 3) of 0 to 255 -> a picture with boxes (label, x, y, w, h in 0..1) and lines of text below."""
     height, width = colour.shape[:2]
-    line = max(11, height // 36)
-    below = (line + 4) * len(lines) + 4 if lines else 0
+    size = max(11, height // 36)
+    spacing = size + 4
+    below = spacing * len(lines)
+    if lines:
+        below += 4
     picture = Image.new("RGB", (width, height + below), BLACK)
-    picture.paste(Image.fromarray(colour.astype(np.uint8)), (0, 0))
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=line)
+    pixels = Image.fromarray(colour.astype(np.uint8))
+    picture.paste(pixels, (0, 0))
+    draw = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(size=size)
     for label, x, y, w, h in boxes:
         left, top = x * width, y * height
-        corners = (left, top, (x + w) * width, (y + h) * height)
-        draw.rectangle(corners, outline=BOX, width=max(1, height // 256))
-        place = (left + 2, max(0, top - line - 3))
+        right, bottom = (x + w) * width, (y + h) * height
+        draw.rectangle((left, top, right, bottom), outline=BOX, width=max(1, height // 256))
+        # Above the box, and still in the picture where the box is at its upper edge.
+        place = (left + 2, max(0, top - size - 3))
         draw.text(place, label, fill=BOX, font=font, stroke_width=1, stroke_fill=BLACK)
-    for row, text in enumerate(lines):
+    place = (4, height + 2)
+    for text in lines:
         ink = ALARM if text == CONTAMINATED else TEXT
-        place = (4, height + 2 + row * (line + 4))
         draw.text(place, printable(text), fill=ink, font=font)
+        place = (4, place[1] + spacing)
     return picture
 
 
@@ -98,7 +109,10 @@ def save_pictures(
     picture = mask_picture(mask, (size, size))
     lines = caption(record, labels)
     for c in probable(record)[:SHOWN_FINDINGS]:
-        values = [f"{part} {record[f'prob_{part}'][c]:.2f}" for part in ("full", "crop", "drop")]
+        values = []
+        for part in ("full", "crop", "drop"):
+            prob = record[f"prob_{part}"][c]
+            values.append(f"{part} {prob:.2f}")
         lines.append(f"{c}: {', '.join(values)}")
     marked = bool(record.get("contaminated"))
     save_png(picture, f"{stem}_mask.png", marked)
@@ -118,11 +132,13 @@ def save_cam(
     prob = record["prob_full"]
     chosen = np.zeros_like(maps[0])
     for c in probable(record)[:1]:
-        chosen = maps[list(prob).index(c)]
+        k = list(prob).index(c)
+        chosen = maps[k]
         lines.append(f"Grad-CAM of {c}: {prob[c]:.2f}")
     levels = np.rint(255 * chosen).astype(np.uint8)
     heat = Image.fromarray(levels).resize((size, size), Image.Resampling.BILINEAR)
-    save_png(heat_picture(grey, heat, boxes, lines), f"{stem}_cam.png", bool(record.get("contaminated")))
+    picture = heat_picture(grey, heat, boxes, lines)
+    save_png(picture, f"{stem}_cam.png", bool(record.get("contaminated")))
 
 
 def caption(record: dict[str, Any], labels: str) -> list[str]:
@@ -135,8 +151,8 @@ def caption(record: dict[str, Any], labels: str) -> list[str]:
 def probable(record: dict[str, Any]) -> list[str]:
     """The findings of a record, most probable first."""
     prob = record["prob_full"]
-    findings = [(c, p) for c, p in prob.items() if is_finding([c])[0]]
-    return [c for c, _ in sorted(findings, key=itemgetter(1), reverse=True)]
+    findings = [c for c in prob if is_finding([c])[0]]
+    return sorted(findings, key=prob.__getitem__, reverse=True)
 
 
 def save_png(image: Image.Image, path: str | Path, contaminated: bool = False) -> None:

@@ -91,14 +91,18 @@ def _missing_class(thresholds: dict[str, Any]) -> str:
 
 def hashes(patients: np.ndarray) -> list[str]:
     """Who was calibrated on, without names: enough to notice them among the images that are scored."""
-    names = set(patients.tolist())
-    return sorted(hashlib.blake2b(str(name).encode(), digest_size=6).hexdigest() for name in names)
+    digests = []
+    for name in set(patients.tolist()):
+        digest = hashlib.blake2b(str(name).encode(), digest_size=6)
+        digests.append(digest.hexdigest())
+    return sorted(digests)
 
 
 def prevalence(target: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
     present = (target == 1).sum(axis=0)
     known = (~np.isnan(target)).sum(axis=0)
-    return {c: float(present[k] / max(1, known[k])) for k, c in enumerate(classes)}
+    rates = present / np.maximum(known, 1)
+    return dict(zip(classes, rates.tolist(), strict=True))
 
 
 # ---- the sets of images ---------------------------------------------------------------------------------------------
@@ -108,7 +112,10 @@ def apply_scale(prob: np.ndarray, classes: Sequence[str], scale: str, scaling: S
     """(N, K) -> (N, K) as the thresholds see them."""
     if scale == "none" or scaling is None:
         return prob
-    columns = [calibration.apply(scale, tuple(scaling[c]), prob[:, k]) for k, c in enumerate(classes)]
+    columns = []
+    for k, c in enumerate(classes):
+        parameters = tuple(scaling[c])
+        columns.append(calibration.apply(scale, parameters, prob[:, k]))
     return np.stack(columns, axis=1)
 
 
@@ -146,14 +153,13 @@ def described(thresholds: dict[str, Any], prob: np.ndarray) -> list[dict[str, An
     names = np.array(thresholds["classes"], dtype=object)
     rows = []
     for n in range(len(prob)):
-        rows.append(
-            {
-                "set": names[wide[n]].tolist(),
-                "set_rule": rule,
-                "certain": names[certain[n]].tolist(),
-                "possible": names[possible[n]].tolist(),
-            }
-        )
+        row = {
+            "set": names[wide[n]].tolist(),
+            "set_rule": rule,
+            "certain": names[certain[n]].tolist(),
+            "possible": names[possible[n]].tolist(),
+        }
+        rows.append(row)
     return rows
 
 
@@ -184,11 +190,11 @@ def realised(
     rules: dict[str, Any] = {}
     for rule in RULES:
         if rule in estimates:
-            risks = {name: estimates[rule].column(j).with_interval() for j, name in enumerate(RISKS)}
-            rules[rule] = {**risks, "threshold": thresholds[rule]}
-    each: dict[str, Any] = {}
-    for k, c in enumerate(classes):
-        each[c] = {name: estimates[name].column(k).with_interval() for name in RATES}
+            rules[rule] = {**estimates[rule].by_name(RISKS), "threshold": thresholds[rule]}
+    each: dict[str, Any] = {c: {} for c in classes}
+    for name in RATES:
+        for c, rate in estimates[name].by_name(classes).items():
+            each[c][name] = rate
     asked = [rule for rule in RULES if rule != "fnr_shifted" or thresholds["shift"]]
     curve = []
     if complete.any():
@@ -211,7 +217,8 @@ def set_statistics(
     sets: dict[str, np.ndarray], target: np.ndarray, patients: np.ndarray, unit: str
 ) -> dict[str, WeightedStatistic]:
     """RISKS of each rule that has a threshold, and RATES."""
-    positive, negative, known = target == 1, target == 0, ~np.isnan(target)
+    positive, negative = target == 1, target == 0
+    known = ~np.isnan(target)
     complete = known.all(axis=1)
     with_finding = complete & positive.any(axis=1)
     counted = np.stack([complete, with_finding, complete, complete, with_finding], axis=1)  # in the order of RISKS
@@ -225,14 +232,22 @@ def set_statistics(
             continue
         inside = sets[rule]
         size = inside.sum(axis=1)
-        missed = (~inside & positive).sum(axis=1) / np.maximum(positive.sum(axis=1), 1)
-        false = (inside & negative).sum(axis=1) / np.maximum((inside & known).sum(axis=1), 1)
-        statistics[rule] = mean(np.stack([missed, missed, false, size, size], axis=1), counted)
+        missed = share_of(~inside & positive, positive)
+        false = share_of(inside & negative, inside & known)
+        values = np.stack([missed, missed, false, size, size], axis=1)
+        statistics[rule] = mean(values, counted)
     statistics["sensitivity"] = mean(sets["present"], positive)
     statistics["specificity"] = mean(sets["absent"], negative)
     statistics["precision"] = mean(positive, sets["precise"] & known)
-    statistics["single"] = mean(sets["present"] != sets["absent"], np.ones(target.shape, dtype=bool))
+    single = sets["present"] != sets["absent"]
+    statistics["single"] = mean(single, np.ones(target.shape, dtype=bool))
     return statistics
+
+
+def share_of(part: np.ndarray, everything: np.ndarray) -> np.ndarray:
+    """The share of each row that is in `part`; 0 where there is nothing. (N, K) bool, (N, K) bool -> (N,)"""
+    size = everything.sum(axis=1)
+    return part.sum(axis=1) / np.maximum(size, 1)
 
 
 def risk_curve(
@@ -244,7 +259,8 @@ def risk_curve(
     for row in thresholds["curve"]:
         if row["fnr"] is not None:
             proportion = conformal.false_negative_proportion(scaled, target, row["fnr"])
-            curve.append({"alpha": row["alpha"], "fnr": float(np.average(proportion, weights=share))})
+            rate = np.average(proportion, weights=share)
+            curve.append({"alpha": row["alpha"], "fnr": float(rate)})
     return curve
 
 
@@ -256,8 +272,8 @@ def shares(counted: np.ndarray, patients: np.ndarray, unit: str) -> np.ndarray:
     held = counted.astype(float)
     if unit == "image":
         return held
-    patient = pd.factorize(patients)[0]
-    total = np.zeros((patient.max() + 1, *held.shape[1:]))
+    patient, people = pd.factorize(patients)
+    total = np.zeros((len(people), *held.shape[1:]))
     np.add.at(total, patient, held)
     return held / np.maximum(total[patient], 1)
 
@@ -283,7 +299,9 @@ def prevalence_shift(thresholds: dict[str, Any], target: np.ndarray, people: int
     far = []
     for c in classes:
         pooled = (now[c] + before[c]) / 2
-        error = math.sqrt(max(pooled * (1 - pooled), 1e-12) * variance)
+        # A prevalence of 0 or 1 in both has no spread, and no error of 0 may call it far.
+        spread = max(pooled * (1 - pooled), 1e-12)
+        error = math.sqrt(spread * variance)
         if abs(now[c] - before[c]) > max(SHIFT * before[c], 3 * error):
             far.append(c)
 

@@ -125,7 +125,8 @@ def read(path: str | Path) -> Predictions:
     if len(repeated):
         raise UserError(f"{path}: lists {repeated.iloc[0]!r} twice; one row an image")
     for part, values in preds.prob.items():
-        outside = np.argwhere(~((values >= 0) & (values <= 1)))
+        inside = (values >= 0) & (values <= 1)
+        outside = np.argwhere(~inside)
         if len(outside):
             n, k = outside[0]
             cell = f"prob_{part} of {preds.images[n]!r} for {preds.classes[k]!r}"
@@ -231,8 +232,9 @@ def ensemble(paths: Sequence[str]) -> Predictions:
         _reorder(other, path, first, paths[0])
     prob = {}
     for part in PARTS:
-        if all(part in member.prob for member in members):
-            prob[part] = np.mean([member.prob[part] for member in members], axis=0)
+        values = [member.prob[part] for member in members if part in member.prob]
+        if len(values) == len(members):
+            prob[part] = np.mean(values, axis=0)
     contaminated = np.any([member.contaminated for member in members], axis=0)
     origin: list[dict[str, Any]] = []
     for path, member in zip(paths, members, strict=True):
@@ -242,9 +244,9 @@ def ensemble(paths: Sequence[str]) -> Predictions:
                 known[key] = member.meta[key]
         origin.append({"file": path, **known})
     answers = [member.meta.get("contaminated") for member in members]
-    answer = None if None in answers else False
-    if any(answers):
-        answer = True
+    answer: bool | None = any(answers)
+    if not answer and None in answers:
+        answer = None
     return Predictions(first.images, first.classes, prob, contaminated, {"ensemble": origin, "contaminated": answer})
 
 
@@ -288,10 +290,13 @@ def same_model(preds: Predictions, meta: dict[str, Any], path: str) -> None:
 
 def models_of(meta: dict[str, Any]) -> list[str]:
     """The checkpoints behind predictions; none where nobody says."""
-    members = meta.get("ensemble", [meta])
-    if not all(member.get("checkpoint") for member in members):
-        return []
-    return sorted(f"{Path(member['checkpoint']).name}, epoch {member.get('epoch')}" for member in members)
+    models = []
+    for member in meta.get("ensemble", [meta]):
+        if not member.get("checkpoint"):
+            return []
+        checkpoint = Path(member["checkpoint"]).name
+        models.append(f"{checkpoint}, epoch {member.get('epoch')}")
+    return sorted(models)
 
 
 # ---- predictions and the table of their images ----------------------------------------------------------------------
@@ -317,9 +322,12 @@ def align_with_table(
         if c in preds.classes[:n]:
             raise UserError(f"{path}: has two columns for {c!r}")
     place = match_images(preds.images, table["image"])
-    if (place < 0).any():
-        missing = f"{(place < 0).sum():,} of its {len(place):,} images are not in {csv}"
-        raise UserError(f"{path}: {missing}, {unmatched(preds.images, place)}; give their own table")
+    missing = (place < 0).sum()
+    if missing:
+        examples = unmatched(preds.images, place)
+        raise UserError(
+            f"{path}: {missing:,} of its {len(place):,} images are not in {csv}, {examples}; give their own table"
+        )
     unpredicted = len(table) - len(preds.images)
     if unpredicted > 0:
         print(f"{csv}: {unpredicted:,} of its {len(table):,} images have no prediction in {path}; they are not scored")
@@ -337,7 +345,11 @@ def class_columns(classes: list[str], wanted: list[str], path: str) -> list[int]
 def match_rows(images: list[str], known: list[str], path: str, known_path: str) -> np.ndarray:
     """Rows of `images` among `known`. UserError: one is not there."""
     place = match_images(images, known)
-    if (place < 0).any():
-        missing = f"{(place < 0).sum():,} of {len(images):,} images are not in {known_path}"
-        raise UserError(f"{path}: {missing}, {unmatched(images, place)}; give files of the same images")
+    missing = (place < 0).sum()
+    if missing:
+        examples = unmatched(images, place)
+        raise UserError(
+            f"{path}: {missing:,} of {len(images):,} images are not in {known_path}, {examples}; "
+            "give files of the same images"
+        )
     return place

@@ -6,7 +6,6 @@ subgroup_scores), estimated together, so that all see the same resamples, and pu
 Letters: N images, K classes, R resamples.
 """
 
-import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -20,17 +19,20 @@ from roi.scoring.bootstrap import (
     UNDEFINED,
     BootstrapEstimate,
     WeightedStatistic,
-    difference_p,
-    nan_mean,
     none_if_nan,
     of_column,
     of_rows,
     weighted_mean,
-    with_interval,
 )
 
 Fit = tuple[np.ndarray, np.ndarray]  # (N, K) probabilities and targets of images that are not scored
-AGES = ((0, 18, "0-17"), (18, 40, "18-39"), (40, 60, "40-59"), (60, 80, "60-79"), (80, 200, "80+"))  # years
+AGES = {  # band -> from, to below, in years
+    "0-17": (0, 18),
+    "18-39": (18, 40),
+    "40-59": (40, 60),
+    "60-79": (60, 80),
+    "80+": (80, 200),
+}
 POOLED = ("f1", "precision", "recall", "specificity")  # scores of all findings counted together
 CURVE_POINTS = 101
 RANKING = "ranking_"  # begins the names of ranking scores
@@ -38,7 +40,9 @@ RANKING = "ranking_"  # begins the names of ranking scores
 
 def scored(target: np.ndarray, classes: Sequence[str]) -> np.ndarray:
     """The findings that means are taken over, those with both classes among the images. (N, K) -> (K,) bool"""
-    return is_finding(classes) & (target == 1).any(axis=0) & (target == 0).any(axis=0)
+    has_positive = (target == 1).any(axis=0)
+    has_negative = (target == 0).any(axis=0)
+    return is_finding(classes) & has_positive & has_negative
 
 
 # ---- scores ---------------------------------------------------------------------------------------------------------
@@ -51,10 +55,12 @@ def main_scores(
     scores: dict[str, WeightedStatistic] = {}
     for part, values in prob.items():
         scores[f"{RANKING}{part}"] = metrics.ranking(values, target)
-    error = (prob["full"] - np.nan_to_num(target)) ** 2
+    full = prob["full"]
+    error = (full - np.nan_to_num(target)) ** 2
     scores["brier"] = weighted_mean(error, ~np.isnan(target))
     if threshold is not None:
-        scores["counts"] = confusion(prob["full"] >= threshold, target, ~np.isnan(threshold))
+        called = full >= threshold
+        scores["counts"] = confusion(called, target, ~np.isnan(threshold))
     return scores
 
 
@@ -62,13 +68,17 @@ def confusion(called: np.ndarray, target: np.ndarray, usable: np.ndarray) -> Wei
     """Weighted counts of TP, FP, FN, TN; NaN where not usable. (N, K), (N, K), (K,) bool -> f(weights) = (R, K, 4)"""
     present, absent = target == 1, target == 0
     cells = [called & present, called & absent, ~called & present, ~called & absent]
-    flat = np.stack(cells, axis=-1).reshape(len(called), -1).astype(np.float32)  # (N, 4K)
-    shape = (called.shape[1], 4)
+    images, classes = called.shape
+    # One product of matrices counts all four for all classes.
+    flat = np.stack(cells, axis=-1).reshape(images, 4 * classes)
+    flat = flat.astype(np.float32)
+    usable = usable[None, :, None]
 
     def statistic(weights: np.ndarray) -> np.ndarray:
+        resamples = weights.shape[1]
         counts = weights.T.astype(np.float32) @ flat
-        counts = counts.reshape(weights.shape[1], *shape).astype(np.float64)
-        return np.where(usable[None, :, None], counts, np.nan)
+        counts = counts.reshape(resamples, classes, 4)
+        return np.where(usable, counts.astype(np.float64), np.nan)
 
     return statistic
 
@@ -112,17 +122,24 @@ def tables(
     """
     findings = scored(target, classes)
     columns = score_columns(estimates, threshold is not None)
-    mean = {name: score.mean_over(findings).with_interval() for name, score in columns.items()}
-    of_class: dict[str, Any] = {}
+    blocks: dict[str, Any] = {"mean": {}, "per_class": {}}
+    for name, score in columns.items():
+        blocks["mean"][name] = score.mean_over(findings).with_interval()
     for j, c in enumerate(classes):
-        values: dict[str, Any] = {name: score.column(j).with_interval() for name, score in columns.items()}
-        of_class[c] = values | facts(prob[:, j], target[:, j], None if threshold is None else float(threshold[j]))
-    blocks: dict[str, Any] = {"mean": mean, "per_class": of_class}
+        values: dict[str, Any] = {}
+        for name, score in columns.items():
+            values[name] = score.column(j).with_interval()
+        limit = None if threshold is None else float(threshold[j])
+        blocks["per_class"][c] = values | facts(prob[:, j], target[:, j], limit)
     if threshold is not None:
         usable = findings & ~np.isnan(threshold)
         counts = estimates["counts"].map(partial(sum_over, usable))
-        blocks["micro"] = {name: counts.map(partial(decision, name)).with_interval() for name in POOLED}
-        blocks["hamming"] = counts.map(partial(decision, "accuracy")).with_interval()
+        blocks["micro"] = {}
+        for name in POOLED:
+            pooled = counts.map(partial(decision, name))
+            blocks["micro"][name] = pooled.with_interval()
+        right = counts.map(partial(decision, "accuracy"))
+        blocks["hamming"] = right.with_interval()
     return blocks
 
 
@@ -149,8 +166,13 @@ def facts(prob: np.ndarray, target: np.ndarray, threshold: float | None) -> dict
     p, y = prob[known], target[known]
     low, high = metrics.delong_interval(p, y)
     area = metrics.auroc(p, y)
+    delong = {
+        "value": none_if_nan(area),
+        "low": none_if_nan(low),
+        "high": none_if_nan(high),
+    }
     return {
-        "auroc_delong": {"value": none_if_nan(area), "low": none_if_nan(low), "high": none_if_nan(high)},
+        "auroc_delong": delong,
         "positives": int((y == 1).sum()),
         "known": int(known.sum()),
         "threshold": None if threshold is None else none_if_nan(threshold),
@@ -163,19 +185,28 @@ def curves(prob: np.ndarray, target: np.ndarray) -> dict[str, list[list[float]]]
 
     (N,), (N,) of 0/1 -> {"roc": [fpr, tpr], "pr": [recall, precision]}; empty if undefined
     """
-    positives, negatives = int((target == 1).sum()), int((target == 0).sum())
+    positives = int((target == 1).sum())
+    negatives = int((target == 0).sum())
     if not positives or not negatives:
         return {"roc": [[], []], "pr": [[], []]}
     _, called, hits = metrics.counts_by_threshold(prob, target)
     recall = hits / positives
+    precision = hits / called
+    false_rate = (called - hits) / negatives
     tpr = np.append(0, recall)
-    fpr = np.append(0, (called - hits) / negatives)
+    fpr = np.append(0, false_rate)
     # Even steps in both directions: the corner at the left holds most of what one looks for in a ROC curve.
     steps = np.linspace(0, 1, CURVE_POINTS // 2)
-    corners = np.concatenate([np.searchsorted(fpr, steps), np.searchsorted(tpr, steps)])
+    across, up = np.searchsorted(fpr, steps), np.searchsorted(tpr, steps)
+    corners = np.concatenate([across, up])
     roc = np.unique(corners.clip(max=len(fpr) - 1))
-    pr = np.linspace(0, len(recall) - 1, min(CURVE_POINTS, len(recall))).round().astype(int)
-    return {"roc": [_points(fpr, roc), _points(tpr, roc)], "pr": [_points(recall, pr), _points(hits / called, pr)]}
+    points = min(CURVE_POINTS, len(recall))
+    pr = np.linspace(0, len(recall) - 1, points)
+    pr = pr.round().astype(int)
+    return {
+        "roc": [_points(fpr, roc), _points(tpr, roc)],
+        "pr": [_points(recall, pr), _points(precision, pr)],
+    }
 
 
 def _points(values: np.ndarray, chosen: np.ndarray) -> list[float]:
@@ -196,28 +227,26 @@ def calibrations(prob: np.ndarray, target: np.ndarray, classes: Sequence[str], f
     if fit is not None:
         for method in calibration.FITS:
             parameters = fit_classes(method, fit)
-            columns = [calibration.apply(method, parameters[j], prob[:, j]) for j in range(len(classes))]
-            scaled[method] = np.stack(columns, axis=1)
+            columns = []
             fitted[method] = {}
-            for c, of_class in zip(classes, parameters, strict=True):
-                fitted[method][c] = [none_if_nan(value) for value in of_class]
+            for j, c in enumerate(classes):
+                columns.append(calibration.apply(method, parameters[j], prob[:, j]))
+                fitted[method][c] = [none_if_nan(value) for value in parameters[j]]
+            scaled[method] = np.stack(columns, axis=1)
     findings = scored(target, classes)
     for values in scaled.values():
         findings = findings & ~np.isnan(values).any(axis=0)
     methods: dict[str, Any] = {}
     for method, values in scaled.items():
-        methods[method] = {**calibration_errors(values, target, classes, findings), "parameters": fitted[method]}
+        errors = calibration_errors(values, target, classes, findings)
+        methods[method] = {**errors, "parameters": fitted[method]}
     return methods
 
 
 def fit_classes(method: str, fit: Fit) -> list[tuple[float, ...]]:
     """The parameters of each class, from the images where it is known."""
-    prob, target = fit
-    parameters = []
-    for j in range(target.shape[1]):
-        known = ~np.isnan(target[:, j])
-        parameters.append(calibration.FITS[method](prob[known, j], target[known, j]))
-    return parameters
+    fit_one = calibration.FITS[method]
+    return [fit_one(prob, target) for prob, target in metrics.known_columns(*fit)]
 
 
 def calibration_errors(
@@ -225,18 +254,23 @@ def calibration_errors(
 ) -> dict[str, Any]:
     """Mean, per_class and reliability of one method; (K,) `findings` are those of the mean."""
     known = ~np.isnan(target) & ~np.isnan(prob)
+    # A class that could not be fitted has no probability, and no error.
+    columns = list(metrics.known_columns(prob, np.where(known, target, np.nan)))
     measures = (("ece", calibration.ece), ("brier", calibration.brier))
     mean: dict[str, float | None] = {}
     of_class: dict[str, dict[str, float | None]] = {c: {} for c in classes}
     for name, measure in measures:
-        errors = np.array([measure(prob[known[:, j], j], target[known[:, j], j]) for j in range(len(classes))])
-        mean[name] = none_if_nan(float(errors[findings].mean())) if findings.any() else None
+        errors = np.array([measure(p, y) for p, y in columns])
         for c, error in zip(classes, errors, strict=True):
-            of_class[c][name] = none_if_nan(float(error))
+            of_class[c][name] = none_if_nan(error)
+        mean[name] = None
+        if findings.any():
+            mean[name] = none_if_nan(errors[findings].mean())
     pooled = known & findings
     bins = []
     if pooled.any():
-        bins = calibration.reliability(prob[pooled], target[pooled]).round(6).tolist()
+        table = calibration.reliability(prob[pooled], target[pooled])
+        bins = table.round(6).tolist()
     return {"mean": mean, "per_class": of_class, "reliability": bins}
 
 
@@ -250,8 +284,11 @@ def groups_of(rows: pd.DataFrame) -> dict[str, dict[str, np.ndarray]]:
         values = sorted(set(rows[name]) - {""})
         attributes[name] = {value: (rows[name] == value).to_numpy() for value in values}
     age = pd.to_numeric(rows["age"], errors="coerce").to_numpy()
-    bands = {label: (age >= low) & (age < high) for low, high, label in AGES}
-    attributes["age"] = {label: inside for label, inside in bands.items() if inside.any()}
+    attributes["age"] = {}
+    for band, (low, high) in AGES.items():
+        inside = (age >= low) & (age < high)
+        if inside.any():
+            attributes["age"][band] = inside
     return {name: groups for name, groups in attributes.items() if len(groups) > 1}
 
 
@@ -291,8 +328,10 @@ def subgroups(
         areas = {group: estimates[f"group_{attribute}_{group}"] for group in parts}
         defined = {group: findings & ~np.isnan(area.value) for group, area in areas.items()}
         large = large_groups(defined)
-        common = np.all([defined[group] for group in large], axis=0) if large else np.zeros(len(classes), dtype=bool)
-        means = {group: areas[group].map(partial(nan_mean_of, common)) for group in large}
+        common = findings if large else np.zeros(len(classes), dtype=bool)
+        for group in large:
+            common = common & defined[group]
+        means = {group: areas[group].mean_where(common) for group in large}
         block: dict[str, Any] = {"findings": named(classes, common), "groups": {}}
         for group, rows in parts.items():
             block["groups"][group] = {
@@ -318,21 +357,20 @@ def large_groups(defined: dict[str, np.ndarray]) -> list[str]:
 
 def gap_between(means: dict[str, BootstrapEstimate]) -> dict[str, Any] | None:
     """The best group, the worst, and their difference; None with fewer than two."""
-    values = {group: float(mean.value) for group, mean in means.items()}
-    ranked = sorted((group for group in values if not math.isnan(values[group])), key=values.__getitem__)
-    if len(ranked) < 2:
+    values = {}
+    for group, mean in means.items():
+        if not np.isnan(mean.value):
+            values[group] = float(mean.value)
+    if len(values) < 2:
         return None
+    ranked = sorted(values, key=values.__getitem__)
     worst, best = ranked[0], ranked[-1]
-    return {"best": best, "worst": worst, **means[best].minus(means[worst]).with_interval()}
+    gap = means[best].minus(means[worst])
+    return {"best": best, "worst": worst, **gap.with_interval()}
 
 
 def named(classes: Sequence[str], chosen: np.ndarray) -> list[str]:
     return [c for c, is_chosen in zip(classes, chosen, strict=True) if is_chosen]
-
-
-def nan_mean_of(findings: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Mean over those of `findings` that each resample has. (K,) bool, (R, K) -> (R,)"""
-    return nan_mean(np.where(findings, values, np.nan))
 
 
 # ---- two models -----------------------------------------------------------------------------------------------------
@@ -356,15 +394,12 @@ def comparison(
     """
     difference = a.column(0).minus(b.column(0))  # (K,)
     both = is_finding(classes) & ~np.isnan(difference.value)
-    mean = difference.map(partial(nan_mean_of, both))
     of_class: dict[str, Any] = {}
     for j, c in enumerate(classes):
         known = ~np.isnan(target[:, j])
-        p_delong = metrics.delong_p(prob_a[known, j], prob_b[known, j], target[known, j])
-        of_class[c] = {"auroc": {**with_p(difference.column(j)), "p_delong": none_if_nan(p_delong)}}
-    return {"mean": {"auroc": with_p(mean)}, "per_class": of_class}
-
-
-def with_p(difference: BootstrapEstimate) -> dict[str, float | None]:
-    interval = with_interval(float(difference.value), difference.resampled)
-    return {**interval, "p": none_if_nan(difference_p(difference.resampled))}
+        of_a, of_b, present = prob_a[known, j], prob_b[known, j], target[known, j]
+        p_delong = metrics.delong_p(of_a, of_b, present)
+        score = difference.column(j).with_p()
+        of_class[c] = {"auroc": {**score, "p_delong": none_if_nan(p_delong)}}
+    mean = difference.mean_where(both)
+    return {"mean": {"auroc": mean.with_p()}, "per_class": of_class}
