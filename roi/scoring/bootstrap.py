@@ -16,8 +16,10 @@ from operator import itemgetter
 import numpy as np
 
 WeightedStatistic = Callable[[np.ndarray], np.ndarray]
-Interval = dict[str, float | None]  # value, low, high; None: undefined
-CHUNK = 64  # resamples computed at once: their cumulative weights stay in the cache of a core
+# Value, low, high; None: undefined.
+Interval = dict[str, float | None]
+# Resamples computed at once: their cumulative weights stay in the cache of a core.
+CHUNK = 64
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,8 @@ class BootstrapEstimate:
 
     def map(self, function: Callable[[np.ndarray], np.ndarray]) -> "BootstrapEstimate":
         """Apply `function`, which works on arrays with resamples first."""
-        return BootstrapEstimate(function(self.value[None])[0], function(self.resampled))
+        value = function(self.value[None])
+        return BootstrapEstimate(value[0], function(self.resampled))
 
     def column(self, j: int) -> "BootstrapEstimate":
         """(..., M) -> (...): one of the last axis."""
@@ -43,7 +46,8 @@ class BootstrapEstimate:
         """The mean over the defined ones of `findings`, the same in each resample. (..., K), (K,) -> (...)"""
         chosen = findings & ~np.isnan(self.value)
         if not chosen.any():
-            return BootstrapEstimate(np.array(math.nan), np.full(len(self.resampled), math.nan))
+            undefined = np.full(len(self.resampled), math.nan)
+            return BootstrapEstimate(np.array(math.nan), undefined)
         return self.map(partial(mean_of_columns, chosen))
 
     def mean_where(self, findings: np.ndarray) -> "BootstrapEstimate":
@@ -164,7 +168,8 @@ def estimate(
             blocks[name].append(statistic(weights))
     estimates = {}
     for name, statistic in statistics.items():
-        estimates[name] = BootstrapEstimate(statistic(ones)[0], np.concatenate(blocks[name]))
+        value = statistic(ones)
+        estimates[name] = BootstrapEstimate(value[0], np.concatenate(blocks[name]))
     return estimates
 
 

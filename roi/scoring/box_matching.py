@@ -31,10 +31,13 @@ from typing import NamedTuple
 import numpy as np
 from scipy.ndimage import find_objects, label
 
-CUTS = (60.0, 180.0)  # of 255
+# Where a map that is scaled to 0..255 is cut, as Wang et al. 2017 did.
+CUTS = (60.0, 180.0)
 SMALL = 80 / 1024
-IOU, IOBB = tuple(k / 10 for k in range(1, 8)), tuple(k / 10 for k in range(1, 10))
-UNION = ("pointing_union", "precision_union")  # their mean is over images, not over findings
+IOU = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+IOBB = (*IOU, 0.8, 0.9)
+# Their mean is over images, not over findings.
+UNION = ("pointing_union", "precision_union")
 BY_BOX = (
     "recall",
     "centre_small",
@@ -44,11 +47,12 @@ BY_BOX = (
 )
 BY_PAIR = ("pointing", "pointing_union", "precision", "precision_union", *(f"false@{t}" for t in IOU))
 METRICS = (*BY_PAIR, *BY_BOX)
-# Neighbours in a stack of maps: the eight in the plane, none in another map.
+# Neighbours in a stack of maps: the eight in the plane, none in another map. One call then labels all maps.
 IN_PLANE = np.zeros((3, 3, 3), dtype=int)
 IN_PLANE[1] = 1
 
-Values = dict[str, np.ndarray]  # metric -> (B,) of BY_BOX or (Q,) of BY_PAIR, NaN = undefined
+# Metric -> (B,) of BY_BOX or (Q,) of BY_PAIR, NaN = undefined.
+Values = dict[str, np.ndarray]
 
 
 # ---- boxes ----------------------------------------------------------------------------------------------------------
@@ -93,7 +97,8 @@ class GroundTruth:
 
 def areas(box: np.ndarray) -> np.ndarray:
     """(B, 4) -> (B,)"""
-    return (box[:, 2:] - box[:, :2]).prod(1)
+    sides = box[:, 2:] - box[:, :2]
+    return sides.prod(1)
 
 
 def intersections(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -122,9 +127,8 @@ class CellWeights:
 def cover(low: np.ndarray, high: np.ndarray, side: int) -> np.ndarray:
     """Part of each cell of an axis inside [low, high]. (n,), (n,) in 0..1 -> (n, side) in 0..1"""
     edge = np.arange(side)
-    high, low = high[:, None] * side, low[:, None] * side
-    end = np.minimum(high, edge + 1)
-    begin = np.maximum(low, edge)
+    end = np.minimum(high[:, None] * side, edge + 1)
+    begin = np.maximum(low[:, None] * side, edge)
     return np.clip(end - begin, 0, 1)
 
 
@@ -158,7 +162,12 @@ def cells_of(box: np.ndarray, members: Sequence[np.ndarray], side: int, centres:
         rows.append(np.full(len(cell), r))
         cells.append(cell)
         weights.append(covered[cell])
-    return CellWeights(np.concatenate(rows), np.concatenate(cells), np.concatenate(weights), len(members))
+    return CellWeights(
+        row=np.concatenate(rows),
+        cell=np.concatenate(cells),
+        weight=np.concatenate(weights),
+        rows=len(members),
+    )
 
 
 # ---- maps -----------------------------------------------------------------------------------------------------------
@@ -187,7 +196,8 @@ def top_cells(maps: np.ndarray, keep_ratio: float, rng: np.random.Generator) -> 
     flat = maps.reshape(len(maps), -1)
     count = max(1, round(keep_ratio * flat.shape[1]))
     lots = rng.random(flat.shape)
-    best = np.lexsort((lots, -flat), axis=-1)[:, :count]
+    order = np.lexsort((lots, -flat), axis=-1)
+    best = order[:, :count]
     top = np.zeros(flat.shape, dtype=bool)
     np.put_along_axis(top, best, True, axis=1)
     return top.reshape(maps.shape)
@@ -200,11 +210,12 @@ def boxes_around(*cuts: np.ndarray) -> Detected:
         regions, _ = label(cut, IN_PLANE)
         for u, y, x in find_objects(regions):
             corners.append((u.start, x.start, y.start, x.stop, y.stop))
-    maps, side = len(cuts[0]), cuts[0].shape[-1]
+    maps, _, side = cuts[0].shape
     table = np.array(corners, dtype=int).reshape(-1, 5)
     table = np.unique(table, axis=0)  # sorted by map
-    start = np.searchsorted(table[:, 0], np.arange(maps + 1))
-    return Detected(table[:, 1:] / side, start)
+    owner, box = table[:, 0], table[:, 1:]
+    start = np.searchsorted(owner, np.arange(maps + 1))
+    return Detected(box / side, start)
 
 
 def prepare(maps: np.ndarray, kept: np.ndarray | None, keep_ratio: float, rng: np.random.Generator) -> PreparedMaps:
@@ -267,7 +278,10 @@ def match_boxes(truth: GroundTruth, detected: Detected, map_index: np.ndarray) -
     first = np.cumsum(count) - count
     np.maximum.at(nearest, first[pair] + nth, iou)
     owner = np.repeat(np.arange(len(map_index)), count)
-    false = [np.bincount(owner, nearest <= t, len(map_index)) for t in IOU]
+    false = []
+    for t in IOU:
+        far = nearest <= t
+        false.append(np.bincount(owner, far, len(map_index)))
     return Matches(best_iou, best_iobb, np.stack(false, axis=1))
 
 
@@ -287,14 +301,19 @@ class Scorer:
         self.truth = truth
         self.keep_ratio = keep_ratio
         self.ties = ties
-        self.members = {"box": truth.of_boxes(), "pair": truth.of_pairs(), "image": truth.of_images()}
+        self.members = {
+            "box": truth.of_boxes(),
+            "pair": truth.of_pairs(),
+            "image": truth.of_images(),
+        }
         self._cells: dict[tuple[str, int, bool], CellWeights] = {}
 
     def cells(self, unit: str, side: int, centres: bool = False) -> CellWeights:
         """The cells of each box, of the boxes of each pair, or of those of each pair's image. unit: box, pair, image"""
         key = (unit, side, centres)
         if key not in self._cells:
-            self._cells[key] = cells_of(self.truth.box, self.members[unit], side, centres)
+            members = self.members[unit]
+            self._cells[key] = cells_of(self.truth.box, members, side, centres)
         return self._cells[key]
 
     def prepare(self, maps: np.ndarray, kept: np.ndarray | None = None) -> PreparedMaps:
@@ -330,8 +349,10 @@ class Scorer:
         size = kept.sum(1, dtype=float)
         size = np.where(size > 0, size, np.nan)  # of nothing there is no precision
         size = size[map_index]  # (Q,)
-        centre = (truth.box[:, :2] + truth.box[:, 2:]) / 2 * side
-        x, y = np.minimum(centre, side - 1).astype(int).T
+        corner, opposite = truth.box[:, :2], truth.box[:, 2:]
+        centre = (corner + opposite) / 2 * side
+        centre = np.minimum(centre, side - 1)  # the image's own edge belongs to its last cell
+        x, y = centre.astype(int).T
         at_centre = kept[map_of_box, y * side + x]
         return {
             "recall": self.cells("box", side).total(kept, map_of_box) / box_size,
@@ -353,4 +374,8 @@ def undefined_values(truth: GroundTruth) -> Values:
 
 def mean_values(draws: Sequence[Values]) -> Values:
     """Mean of each unit's values over the draws of a control."""
-    return {name: np.mean([draw[name] for draw in draws], axis=0) for name in METRICS}
+    means = {}
+    for name in METRICS:
+        values = [draw[name] for draw in draws]
+        means[name] = np.mean(values, axis=0)
+    return means

@@ -4,14 +4,21 @@ Letters: N images, K classes. Probabilities are (N,) in [0, 1], targets (N,) of 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit, logit
 
+from roi.scoring.bootstrap import none_if_nan
+from roi.scoring.metrics import known_columns
+
+# (N, K) probabilities and targets of images that are not scored.
+Fit = tuple[np.ndarray, np.ndarray]
 BINS = 15
-NEAREST = 1e-7  # to 0 and 1 that a probability may come before it is made a logit
+# A probability of 0 or 1 has no finite logit: this near it may come.
+NEAREST = 1e-7
 TEMPERATURES = (0.05, 20.0)
 
 
@@ -120,7 +127,10 @@ def fit_platt(prob: np.ndarray, target: np.ndarray, weight: np.ndarray | None = 
     return float(a), float(b)
 
 
-FITS: dict[str, Callable[..., tuple[float, ...]]] = {"temperature": fit_temperature, "platt": fit_platt}
+FITS: dict[str, Callable[..., tuple[float, ...]]] = {
+    "temperature": fit_temperature,
+    "platt": fit_platt,
+}
 
 
 def apply(method: str, parameters: tuple[float, ...], prob: np.ndarray) -> np.ndarray:
@@ -129,3 +139,71 @@ def apply(method: str, parameters: tuple[float, ...], prob: np.ndarray) -> np.nd
         return expit(logits(prob) / parameters[0])
     slope, offset = parameters
     return expit(slope * logits(prob) + offset)
+
+
+# ---- the block of metrics.json --------------------------------------------------------------------------------------
+
+
+def calibrations(
+    prob: np.ndarray, target: np.ndarray, classes: Sequence[str], findings: np.ndarray, fit: Fit | None
+) -> dict[str, Any]:
+    """ECE, Brier and reliability as they are and, with `fit`, after temperature and Platt scaling.
+
+    Args:
+        prob, target: (N, K), (N, K) with NaN = unknown.
+        classes: their names.
+        findings: (K,) bool, those of the means; of them the ones for which every method is defined.
+        fit: images on which the scaling is fitted.
+
+    Returns:
+        the methods of the block `calibration`.
+    """
+    scaled: dict[str, np.ndarray] = {"raw": prob}
+    fitted: dict[str, dict[str, list[float | None]]] = {"raw": {}}
+    if fit is not None:
+        for method in FITS:
+            parameters = fit_classes(method, fit)
+            columns = []
+            fitted[method] = {}
+            for j, c in enumerate(classes):
+                columns.append(apply(method, parameters[j], prob[:, j]))
+                fitted[method][c] = [none_if_nan(value) for value in parameters[j]]
+            scaled[method] = np.stack(columns, axis=1)
+    for values in scaled.values():
+        findings = findings & ~np.isnan(values).any(axis=0)
+    methods: dict[str, Any] = {}
+    for method, values in scaled.items():
+        errors = calibration_errors(values, target, classes, findings)
+        methods[method] = {**errors, "parameters": fitted[method]}
+    return methods
+
+
+def fit_classes(method: str, fit: Fit) -> list[tuple[float, ...]]:
+    """The parameters of each class, from the images where it is known."""
+    fit_one = FITS[method]
+    return [fit_one(prob, target) for prob, target in known_columns(*fit)]
+
+
+def calibration_errors(
+    prob: np.ndarray, target: np.ndarray, classes: Sequence[str], findings: np.ndarray
+) -> dict[str, Any]:
+    """Mean, per_class and reliability of one method; (K,) `findings` are those of the mean."""
+    known = ~np.isnan(target) & ~np.isnan(prob)
+    # A class that could not be fitted has no probability, and no error.
+    columns = list(known_columns(prob, np.where(known, target, np.nan)))
+    measures = (("ece", ece), ("brier", brier))
+    mean: dict[str, float | None] = {}
+    of_class: dict[str, dict[str, float | None]] = {c: {} for c in classes}
+    for name, measure in measures:
+        errors = np.array([measure(p, y) for p, y in columns])
+        for c, error in zip(classes, errors, strict=True):
+            of_class[c][name] = none_if_nan(error)
+        mean[name] = None
+        if findings.any():
+            mean[name] = none_if_nan(errors[findings].mean())
+    pooled = known & findings
+    bins = []
+    if pooled.any():
+        table = reliability(prob[pooled], target[pooled])
+        bins = table.round(6).tolist()
+    return {"mean": mean, "per_class": of_class, "reliability": bins}

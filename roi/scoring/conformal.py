@@ -19,11 +19,16 @@ from roi.errors import UserError
 from roi.scoring.calibration import logits
 from roi.scoring.metrics import counts_by_threshold
 
-NOTHING = 1.0 + 2.0**-52  # a threshold that no probability reaches
-STEEPEST = 5.0  # log of the largest weight that a finding may have relative to its absence
-STARTS = 8  # where fixed-sequence tests of a precision begin
-CONVERGED = 1e-9  # change of a prevalence at which EM ends
-SMALLEST_SHARE = 1 / 20  # of the units that a weighting must leave, in effect
+# A threshold that no probability reaches.
+NOTHING = 1.0 + 2.0**-52
+# Log of the largest weight that a finding may have relative to its absence.
+STEEPEST = 5.0
+# Where fixed-sequence tests of a precision begin.
+STARTS = 8
+# Change of a prevalence at which EM ends.
+CONVERGED = 1e-9
+# Share of the units that a weighting must leave, in effect: fewer would decide for all.
+SMALLEST_SHARE = 1 / 20
 
 
 # ---- risks ----------------------------------------------------------------------------------------------------------
@@ -193,6 +198,7 @@ def precision_threshold(prob: np.ndarray, target: np.ndarray, alpha: float, delt
         return None
     steps, count, hits = counts_by_threshold(prob[known], target[known])
     errors = count - hits
+    # Each sequence may be wrong, all of them together with delta.
     level = delta / STARTS
     passed = binom.cdf(errors, count, alpha) <= level
     smallest = math.ceil(math.log(level) / math.log(1 - alpha))
@@ -263,15 +269,31 @@ def label_shift_weights(target: np.ndarray, prevalence: np.ndarray, share: np.nd
 
     Entropy balancing, Hainmueller 2012.
     """
-    y = target
-    part = np.ones(len(y)) if share is None else share
+    part = np.ones(len(target)) if share is None else share
     part = part / part.sum()
-    if (y.sum(axis=0) == 0).any():
+    # No weight raises a prevalence of 0.
+    if (target.sum(axis=0) == 0).any():
         raise UserError("a finding without a positive calibration image cannot be weighted")
     q = np.clip(prevalence, 1e-6, 1 - 1e-6)
+    weight = balance(target, q, part)
+    weight /= weight @ part
+    reached = (weight * part) @ target
+    # The mean square bounds the effective number of units, (sum w)^2 / sum w^2, from below.
+    mean_square = (weight**2) @ part
+    if np.abs(reached - q).max() > 0.01 or mean_square > 1 / SMALLEST_SHARE:
+        raise UserError("no sound weighting of the calibration images has these prevalences")
+    return weight
+
+
+def balance(y: np.ndarray, q: np.ndarray, part: np.ndarray) -> np.ndarray:
+    """Entropy balancing: exp(b . y), up to a factor, with b within STEEPEST as near to prevalences q as can be.
+
+    (N, K) of 1 and 0, (K,), (N,) parts that sum to 1 -> (N,)
+    """
 
     def dual(b: np.ndarray) -> tuple[float, np.ndarray]:
         z = y @ b
+        # The largest exponent is taken out, so that nothing overflows.
         top = z.max()
         weight = np.exp(z - top) * part
         value = top + np.log(weight.sum()) - b @ q
@@ -282,11 +304,4 @@ def label_shift_weights(target: np.ndarray, prevalence: np.ndarray, share: np.nd
     start = np.clip(start, -STEEPEST, STEEPEST)
     b = minimize(dual, start, jac=True, method="L-BFGS-B", bounds=bounds).x
     z = y @ b
-    weight = np.exp(z - z.max())
-    weight /= weight @ part
-    reached = (weight * part) @ y
-    # The mean square bounds the effective number of units, (sum w)^2 / sum w^2, from below.
-    mean_square = (weight**2) @ part
-    if np.abs(reached - q).max() > 0.01 or mean_square > 1 / SMALLEST_SHARE:
-        raise UserError("no sound weighting of the calibration images has these prevalences")
-    return weight
+    return np.exp(z - z.max())

@@ -83,36 +83,49 @@ def calibrate(
     Raises:
         UserError: no image has all findings known, or a finding is without both kinds.
     """
-    fit = scaling_rows(patients, scale, seed)
-    check_both(target, fit, classes)
-    scaling = fit_scaling(prob[fit], target[fit], classes, scale)
-    scaled = apply_scale(prob[~fit], classes, scale, scaling)
-    images = CalibrationImages(scaled, target[~fit], patients[~fit])
-    complete = images.only(~np.isnan(images.target).any(axis=1))
-    if not len(complete.target):
-        raise UserError("no calibration image has all of these findings known; name fewer with --classes")
+    images, scaling = scale_images(prob, target, patients, classes, scale, seed)
+    complete = complete_images(images)
     shift = None
     if unlabelled is not None:
         there = apply_scale(unlabelled.prob, classes, scale, scaling)
         shift = shift_to(complete, Unlabelled(there, unlabelled.patients), classes, promise)
+    each = {c: finding_thresholds(images, k, promise, seed) for k, c in enumerate(classes)}
     return {
         "version": VERSION,
         **asdict(promise),
         "classes": list(classes),
         **common_thresholds(complete, promise, shift),
-        "each": {c: finding_thresholds(images, k, promise, seed) for k, c in enumerate(classes)},
+        "each": each,
         "shift": shift,
         "scale": scale,
         "scaling": scaling,
         "curve": [{"alpha": alpha, "fnr": complete.fnr_threshold(alpha, promise.unit)} for alpha in CURVE],
+        **facts(images, complete, patients, classes),
+    }
+
+
+def facts(
+    images: CalibrationImages, complete: CalibrationImages, patients: np.ndarray, classes: Sequence[str]
+) -> dict[str, Any]:
+    """What the thresholds come from; `patients` (N,) are those of all images, the ones of the scaling among them."""
+    return {
         "n_images": len(images.target),
         "n_whole": len(complete.target),
         "n_patients": len(np.unique(images.patients)),
-        "n_fitted": int(fit.sum()),
+        "n_fitted": len(patients) - len(images.patients),
         "with_finding": float(has_finding(images.target).mean()),
         "prevalence": prevalence(images.target, classes),
+        # Nobody who had a part in it may be scored later, also not who was only fitted on.
         "patients": hashes(patients),
     }
+
+
+def complete_images(images: CalibrationImages) -> CalibrationImages:
+    """Those of which all findings are known. UserError: there is none."""
+    complete = images.only(~np.isnan(images.target).any(axis=1))
+    if not len(complete.target):
+        raise UserError("no calibration image has all of these findings known; name fewer with --classes")
+    return complete
 
 
 def has_finding(target: np.ndarray) -> np.ndarray:
@@ -121,6 +134,17 @@ def has_finding(target: np.ndarray) -> np.ndarray:
 
 
 # ---- scaling --------------------------------------------------------------------------------------------------------
+
+
+def scale_images(
+    prob: np.ndarray, target: np.ndarray, patients: np.ndarray, classes: Sequence[str], scale: str, seed: int
+) -> tuple[CalibrationImages, Scaling | None]:
+    """The images that set thresholds, scaled, and the scaling that was fitted on the others."""
+    fit = scaling_rows(patients, scale, seed)
+    check_both(target, fit, classes)
+    scaling = fit_scaling(prob[fit], target[fit], classes, scale)
+    scaled = apply_scale(prob[~fit], classes, scale, scaling)
+    return CalibrationImages(scaled, target[~fit], patients[~fit]), scaling
 
 
 def scaling_rows(patients: np.ndarray, scale: str, seed: int) -> np.ndarray:
@@ -259,8 +283,7 @@ def shifted(
     It is estimated by EM from Platt-scaled predictions, and the calibration images are weighted to it.
 
     Args:
-        scaled: (N, K) probabilities of the calibration images.
-        target: (N, K), all known.
+        scaled, target: (N, K) probabilities and targets of the calibration images, all known.
         unlabelled: (M, K) probabilities.
         classes: their names.
         alpha: rate that is allowed.
@@ -269,6 +292,7 @@ def shifted(
             (image_weights).
     """
     base = share @ target / share.sum()
+    # EM wants probabilities that are calibrated where the prevalence is known.
     platt = {}
     for k, c in enumerate(classes):
         platt[c] = list(calibration.fit_platt(scaled[:, k], target[:, k], share))
@@ -276,6 +300,7 @@ def shifted(
     q = conformal.shifted_prevalence(calibrated, base, weight=unlabelled_share)
     estimated = dict(zip(classes, q.tolist(), strict=True))
     block: dict[str, Any] = {"prevalence": estimated, "n_unlabelled": len(unlabelled)}
+    # A shift that no weighting explains is an answer, not an error.
     try:
         relative = conformal.label_shift_weights(target, q, share)
     except UserError as error:
@@ -352,6 +377,7 @@ def read_unlabelled(path: str, classes: list[str], calibrated_on: Predictions) -
         raise UserError(f"--target_preds {path}: {shared:,} of its images set the thresholds")
     if is_contaminated(preds):
         raise UserError(f"--target_preds {path}: the model was trained on some of these images")
+    # A file without a table has its own spelling of classes, and no patients but in the names of its images.
     names = [canonical(c, [*classes, *preds.classes], path) for c in preds.classes]
     for c in classes:
         if c not in names:

@@ -22,6 +22,7 @@ from roi.files import atomic_write
 from roi.labels import LABELS, NORMAL, canonical
 from roi.scoring import faithfulness, localization, metrics, prediction_sets, predictions, summary
 from roi.scoring.bootstrap import estimate
+from roi.scoring.calibration import Fit, calibrations
 from roi.scoring.map_controls import LabelledMaps
 from roi.scoring.map_file import REINIT, Maps, read_maps
 from roi.scoring.predictions import (
@@ -94,22 +95,26 @@ def evaluate(scored: Scored, options: Options) -> dict[str, Any]:
         threshold = metrics.per_class(partial(metrics.best_threshold, rule=options.threshold_rule), *fit)
     other = None if options.compare is None else read_other_model(scored, options.compare)
     groups = summary.groups_of(scored.rows)
-    statistics = summary.main_scores(preds.prob, target, threshold) | summary.subgroup_scores(prob, target, groups)
+    statistics = summary.main_scores(preds.prob, target, threshold)
+    statistics |= summary.subgroup_scores(prob, target, groups)
     if "drop" in preds.prob:
         statistics |= faithfulness.confidence_scores(preds.prob, target)
     if other is not None:
         statistics["other"] = metrics.ranking(other.prob["full"], target)
+    # All at once: every score sees the same resamples.
     estimates = estimate(statistics, scored.patients, options.resamples, options.seed)
 
-    result = provenance(scored, options) | summary.tables(estimates, prob, target, classes, threshold)
+    result = provenance(scored, options)
+    result |= summary.tables(estimates, prob, target, classes, threshold)
     result["thresholds"] = None
     if fit is not None:
         result["thresholds"] = {"file": options.threshold_preds, "rule": options.threshold_rule}
-    methods = summary.calibrations(prob, target, classes, fit)
+    findings = summary.scored(target, classes)
+    methods = calibrations(prob, target, classes, findings, fit)
     result["calibration"] = {"fitted_on": options.threshold_preds, "methods": methods}
     result["subgroups"] = summary.subgroups(estimates, groups, scored.patients, classes)
     if "drop" in preds.prob:
-        result["faithfulness"] = faithfulness.confidence(estimates, classes, summary.scored(target, classes))
+        result["faithfulness"] = faithfulness.confidence(estimates, classes, findings)
     if options.curves:
         block = score_curves(scored, options.curves, options.resamples, options.seed)
         result.setdefault("faithfulness", {})["controls"] = block
@@ -119,12 +124,8 @@ def evaluate(scored: Scored, options: Options) -> dict[str, Any]:
         result["localization"] = score_boxes(scored, options.bbox_csv, options)
     if other is not None:
         a, b = estimates["ranking_full"], estimates["other"]
-        result["comparison"] = {
-            "file": options.compare,
-            "n_images": len(scored.rows),
-            "contaminated": is_contaminated(other),
-            **summary.comparison(a, b, prob, other.prob["full"], target, classes),
-        }
+        block = {"file": options.compare, "n_images": len(scored.rows), "contaminated": is_contaminated(other)}
+        result["comparison"] = block | summary.comparison(a, b, prob, other.prob["full"], target, classes)
     return result
 
 
@@ -133,7 +134,9 @@ def provenance(scored: Scored, options: Options) -> dict[str, Any]:
     preds, rows = scored.preds, scored.rows
     sources = sorted(set(rows["label_source"]) - {""})
     splits = sorted(set(rows["split"]) - {""})
-    labelled = set(class_list(scored.table)) if scored.table["labels"].any() else set()
+    labelled = set()
+    if scored.table["labels"].any():
+        labelled = set(class_list(scored.table))
     unpredicted = labelled - set(preds.classes) - set(NORMAL)
     undefined = []
     is_defined = summary.scored(scored.target, preds.classes)
@@ -141,12 +144,15 @@ def provenance(scored: Scored, options: Options) -> dict[str, Any]:
         if not defined and c not in NORMAL:
             undefined.append(c)
     origin = {key: preds.meta[key] for key in ORIGIN if key in preds.meta}
+    label_source = scored.csv
+    if sources:
+        label_source = f"{', '.join(sources)} ({scored.csv})"
     return {
         "n_images": len(rows),
         "n_patients": int(rows["patient_id"].nunique()),
         "split": ", ".join(splits) or "unknown",
         "contaminated": is_contaminated(preds),
-        "label_source": f"{', '.join(sources)} ({scored.csv})" if sources else scored.csv,
+        "label_source": label_source,
         "classes_not_predicted": sorted(unpredicted & set(LABELS)) + sorted(unpredicted - set(LABELS)),
         "classes_undefined": undefined,
         "command": shlex.join(sys.argv),
@@ -167,11 +173,12 @@ def provenance(scored: Scored, options: Options) -> dict[str, Any]:
 # ---- other files of predictions -------------------------------------------------------------------------------------
 
 
-def read_validation(scored: Scored, options: Options) -> summary.Fit:
+def read_validation(scored: Scored, options: Options) -> Fit:
     """Probabilities and targets of --threshold_preds, classes as in the scored ones; nobody may be in both."""
     path, csv = str(options.threshold_preds), str(options.threshold_csv)
     preds, rows = align_with_table(path, read_table(csv), csv)
     same_model(scored.preds, preds.meta, path)
+    # A threshold that was chosen on what the model knows by heart promises too much elsewhere.
     if is_contaminated(preds):
         raise UserError(
             f"--threshold_preds {path}: the model was trained on some of these images or patients; "
@@ -211,7 +218,8 @@ def score_curves(scored: Scored, path: str, resamples: int, seed: int) -> dict[s
     curves = faithfulness.read_curves(path)
     same_model(scored.preds, curves.meta, path)
     curves.classes = [canonical(c, scored.preds.classes, path) for c in curves.classes]
-    rows = scored.rows.iloc[match_rows(curves.images, scored.preds.images, path, scored.path)]
+    place = match_rows(curves.images, scored.preds.images, path, scored.path)
+    rows = scored.rows.iloc[place]
     target = target_matrix(rows, curves.classes)
     return faithfulness.controls(curves, target, rows["patient_id"].to_numpy(), resamples, seed)
 
@@ -220,7 +228,9 @@ def score_promises(scored: Scored, path: str, resamples: int, seed: int) -> dict
     """What came of --thresholds on the scored images; nobody may be among those that set the thresholds."""
     thresholds = prediction_sets.read(path)
     same_model(scored.preds, thresholds["model"], path)
-    shared = set(prediction_sets.hashes(scored.patients)) & set(thresholds["patients"])
+    # Patients are hashed there: names stay with whoever calibrated.
+    hashes = prediction_sets.hashes(scored.patients)
+    shared = set(hashes) & set(thresholds["patients"])
     if shared:
         raise UserError(
             f"--thresholds {path}: {len(shared):,} patients who are scored set the thresholds; "
@@ -254,8 +264,10 @@ def score_boxes(scored: Scored, bbox_csv: str, options: Options) -> dict[str, An
     # From here on an image has the name that the table gives it; maps of other images would only fill the memory.
     sets = [read_maps(path, names, boxed) for path in options.masks]
     matched = place >= 0
-    boxes_here = boxes[matched].assign(image=[names[n] for n in place[matched]])
+    known_names = [names[n] for n in place[matched]]
+    boxes_here = boxes[matched].assign(image=known_names)
     patients = pd.Series(scored.patients, index=rows["image"])
+    # The fixed place that labels choose comes from training images where there are maps of them, else in folds.
     if options.train_masks:
         labelled = read_training_maps(options.train_masks, str(options.train_csv), sets)
     else:
@@ -278,8 +290,12 @@ def is_scored(scored: Scored) -> np.ndarray:
 
 
 def origin_of(maps: Maps) -> dict[str, Any]:
-    origin: dict[str, Any] = {key: maps.meta[key] for key in ("checkpoint", "epoch") if key in maps.meta}
-    return origin | {"contaminated": maps.contaminated}
+    origin: dict[str, Any] = {}
+    for key in ("checkpoint", "epoch"):
+        if key in maps.meta:
+            origin[key] = maps.meta[key]
+    origin["contaminated"] = maps.contaminated
+    return origin
 
 
 def with_labels(maps: Maps, table: pd.DataFrame, origin: str) -> LabelledMaps:
@@ -321,9 +337,10 @@ def read_training_maps(paths: Sequence[str], csv: str, sets: Sequence[Maps]) -> 
                 f"--train_masks {path}: none of its {len(maps.images):,} images is in --train_csv {csv}; "
                 "give their table"
             )
-        unlisted = len(maps.images) - len(known.maps.images)
+        images = len(maps.images)
+        unlisted = images - len(known.maps.images)
         if unlisted:
-            print(f"{path}: {unlisted:,} of its {len(maps.images):,} images are not in {csv}; left out")
+            print(f"{path}: {unlisted:,} of its {images:,} images are not in {csv}; left out")
         labelled.append(known)
     return labelled
 
@@ -331,8 +348,10 @@ def read_training_maps(paths: Sequence[str], csv: str, sets: Sequence[Maps]) -> 
 def check_same_kind(path: str, maps: Maps, sets: Sequence[Maps]) -> None:
     """UserError: none of the scored files has maps of the same classes and source, or it is of another checkpoint."""
     alike = []
-    if not localization.one_for_all(maps):
-        alike = [one for one in sets if one.classes == maps.classes and one.maps.keys() & maps.maps.keys()]
+    for other in sets:
+        same_source = other.maps.keys() & maps.maps.keys()
+        if other.classes == maps.classes and same_source and not localization.one_for_all(maps):
+            alike.append(other)
     if not alike:
         raise UserError(
             f"--train_masks {path}: holds {', '.join(maps.maps)} of {len(maps.classes)} classes, and no file of "
@@ -365,11 +384,16 @@ def per_class_table(result: dict[str, Any]) -> pd.DataFrame:
     rows = []
     facts = {name: result[name] for name in FACTS}
     for c, values in {"mean": result["mean"], **result["per_class"]}.items():
-        row: dict[str, Any] = {"class": c, "positives": values.get("positives"), "known": values.get("known")}
+        row: dict[str, Any] = {"class": c}
+        row["positives"] = values.get("positives")
+        row["known"] = values.get("known")
         for name in result["mean"]:
             score = values[name]
-            row |= {name: score["value"], f"{name}_low": score["low"], f"{name}_high": score["high"]}
-        rows.append({**row, "threshold": values.get("threshold"), **facts})
+            row[name] = score["value"]
+            row[f"{name}_low"] = score["low"]
+            row[f"{name}_high"] = score["high"]
+        row["threshold"] = values.get("threshold")
+        rows.append(row | facts)
     return pd.DataFrame(rows).astype({"positives": "Int64", "known": "Int64"})
 
 

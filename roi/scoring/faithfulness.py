@@ -127,6 +127,7 @@ def controls(curves: Curves, target: np.ndarray, patients: np.ndarray, resamples
         for name, line in lines.items():
             heights = line.value.tolist()
             blocks[source][name] = [none_if_nan(round(height, 6)) for height in heights]
+    # A file may hold controls alone.
     if "mask" in figures:
         blocks["mask"]["minus"] = differences(figures)
     return {
@@ -141,6 +142,7 @@ def controls(curves: Curves, target: np.ndarray, patients: np.ndarray, resamples
 def curve_scores(curves: Curves, target: np.ndarray) -> dict[str, WeightedStatistic]:
     """AUROC of each source at each fraction, and its loss of confidence: "mask/3/insertion", "mask/positives"."""
     scores: dict[str, WeightedStatistic] = {}
+    # All statistics are named before any is estimated: the same resamples make differences paired.
     for s, source in enumerate(curves.sources):
         loss = curves.full - curves.drop[:, s, curves.at_keep_ratio]
         for name, value in SIGNS.items():

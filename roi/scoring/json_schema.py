@@ -18,8 +18,15 @@ from typing import Any
 from roi.errors import UserError
 
 NUMBER, COUNT, TEXT, FLAG, ANY = "a number", "a whole number", "a text", "true or false", "anything"
-KINDS: dict[str, tuple[type, ...]] = {NUMBER: (int, float), COUNT: (int,), TEXT: (str,), FLAG: (bool,), ANY: (object,)}
-SHOWN = 40  # characters of a value in a message
+KINDS: dict[str, tuple[type, ...]] = {
+    NUMBER: (int, float),
+    COUNT: (int,),
+    TEXT: (str,),
+    FLAG: (bool,),
+    ANY: (object,),
+}
+# Characters of a value in a message.
+SHOWN = 40
 
 
 @dataclass(frozen=True)

@@ -52,20 +52,24 @@ def read_truth(sets: Sequence[Maps], boxes: pd.DataFrame, patients: pd.Series) -
     boxes, places = boxes_with_maps(sets, boxes)
     corners = box_corners(boxes)
     present = set(boxes["label"])
-    findings = [c for c in LABELS if c in present] + sorted(present - set(LABELS))
+    findings = [c for c in LABELS if c in present]
+    findings += sorted(present - set(LABELS))
     number = {c: j for j, c in enumerate(findings)}
     finding = boxes["label"].map(number).to_numpy()
     _, first, image = np.unique(places[0], return_index=True, return_inverse=True)
+    # A pair is an image and a finding, in one number.
     pair, box_pair = np.unique(image * len(findings) + finding, return_inverse=True)
     images = np.array(sets[0].images, dtype=object)
     names = pd.Series(images[places[0, first]], dtype=str)
+    # Intervals draw patients: an image without one cannot be scored.
     known = match_images(names, patients.index)
     unknown = names[known < 0]
     if len(unknown):
         raise UserError(
             f"{unknown.iloc[0]!r} has a map and a box, but no patient; give the table that lists this image"
         )
-    people, patient = np.unique(patients.to_numpy().astype(str)[known], return_inverse=True)
+    patient_names = patients.to_numpy().astype(str)
+    people, patient = np.unique(patient_names[known], return_inverse=True)
     truth = GroundTruth(
         box=corners,
         box_pair=box_pair,
@@ -94,8 +98,8 @@ def boxes_with_maps(sets: Sequence[Maps], boxes: pd.DataFrame) -> tuple[pd.DataF
         )
     boxes = boxes.iloc[np.flatnonzero(inside)].reset_index(drop=True)
     for maps in sets:
-        missing = [] if one_for_all(maps) else sorted(set(boxes["label"]) - set(maps.classes))
-        if missing:
+        missing = sorted(set(boxes["label"]) - set(maps.classes))
+        if missing and not one_for_all(maps):
             raise UserError(
                 f"boxes of {missing[0]!r} have no map (the maps file has {maps.classes}); "
                 "leave these boxes out or make maps of that class"
@@ -209,6 +213,7 @@ def score_sources(
             if name in values or name in SHARED:
                 raise UserError(f"two sources are called {name!r}; give each maps file once")
             kept = maps.kept.get(name)
+            # A union mask has one region for all findings, like its map.
             region = None if kept is None else flat_maps(kept[row], columns)
             source = scorer.prepare(flat_maps(stack[row], columns), region)
             values[name] = scorer.score(source, truth.map_index(len(columns)))

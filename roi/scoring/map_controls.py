@@ -33,13 +33,16 @@ from roi.scoring.box_matching import BY_BOX, PreparedMaps, Scorer, Values, mean_
 from roi.scoring.map_file import REINIT, Maps
 
 DRAWS, SHUFFLES = 20, 10
-BLOB = 1.5 / 32  # sigma of the random maps, in sides of the map
-SHARED = ("best_place", "random", "centre")  # controls that are the same for every source
+# Sigma of the random maps, in sides of the map.
+BLOB = 1.5 / 32
+# Controls that are the same for every source.
+SHARED = ("best_place", "random", "centre")
 # Of one dealing into 5, 10 or 20 folds the score of best_place on 655 boxes of NIH has a spread of .005 between
 # seeds. More folds score lower (.354, .348, .340): a box that is taken out of nearly flat counts takes the best place
 # away from itself.
 FOLDS, DEALS = 5, 5
-NOBODY = -1  # fold of an image whose patient is not scored: every fold learns from it
+# Fold of an image whose patient is not scored: every fold learns from it.
+NOBODY = -1
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,11 @@ def add_controls(
 ) -> tuple[dict[str, Values], dict[str, Any]]:
     """The values with those of all controls, and the block `controls`: how these were made."""
     dealing = np.random.default_rng([seed, 4])
-    deals = [deal_folds(len(scorer.truth.patients), dealing) for _ in range(DEALS)]
-    values = values | score_blobs(scorer, m, noise=np.random.default_rng([seed, 2]))
+    patients = len(scorer.truth.patients)
+    deals = [deal_folds(patients, dealing) for _ in range(DEALS)]
+    noise = np.random.default_rng([seed, 2])
+    values = values | score_blobs(scorer, m, noise)
+    # In the order in which metrics.json lists them: shared controls, then those of each source.
     values["best_place"] = mean_values([score_best_place(scorer, m, folds) for folds in deals])
     values |= shuffled
     chosen_by: dict[str, Any] = {}
@@ -127,9 +133,11 @@ def score_blobs(scorer: Scorer, m: int, noise: np.random.Generator) -> dict[str,
         blobs = gaussian_filter(noise.standard_normal((images, m, m)), sigma, mode="wrap")
         draws.append(scorer.score(scorer.prepare(blobs), truth.pair_image))
     away = np.square(np.arange(m) + 0.5 - m / 2)
+    distance = away[:, None] + away
     # A disc for every image, as the cells at its rim are drawn by lot.
-    disc = np.broadcast_to(-(away[:, None] + away), (images, m, m))
-    return {"random": mean_values(draws), "centre": scorer.score(scorer.prepare(disc), truth.pair_image)}
+    disc = np.broadcast_to(-distance, (images, m, m))
+    centre = scorer.score(scorer.prepare(disc), truth.pair_image)
+    return {"random": mean_values(draws), "centre": centre}
 
 
 def label_sources(kinds: dict[str, str], labelled: Sequence[LabelledMaps]) -> dict[str, LabelledMaps]:
@@ -198,7 +206,8 @@ def _mean_map(maps: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """(N, F, m, m), (N, F) bool -> (F, m, m), NaN where nothing is chosen"""
     mean = np.full(maps.shape[1:], np.nan)
     for j in np.flatnonzero(chosen.any(axis=0)):
-        mean[j] = maps[chosen[:, j], j].mean(axis=0, dtype=np.float64)
+        rows = chosen[:, j]
+        mean[j] = maps[rows, j].mean(axis=0, dtype=np.float64)
     return mean
 
 

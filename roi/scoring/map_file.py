@@ -22,7 +22,8 @@ from roi.scoring.npz_stream import is_contaminated, read_arrays, read_meta, scal
 
 KIND = "file of maps (infer_roi_consistency.py --save_masks or --cam)"
 ARRAYS = ("images", "classes", "sources", "side", "keep_ratio", "meta")
-REINIT = "_reinit"  # a source of the same name from a model with new weights: the check of Adebayo et al. (2018)
+# A source of the same name from a model with new weights: the check of Adebayo et al. (2018).
+REINIT = "_reinit"
 
 
 @dataclass
@@ -49,7 +50,9 @@ def read_maps(path: str | Path, images: Sequence[str] | None = None, wanted: np.
             finite.
     """
     data = read_arrays(path, ARRAYS, KIND)
-    names, classes, sources = strings(data["images"]), strings(data["classes"]), strings(data["sources"])
+    names = strings(data["images"])
+    classes = strings(data["classes"])
+    sources = strings(data["sources"])
     side = int(scalar(data, "side", path))
     masked = [source for source in sources if f"kept_{source}" in data]
     for source in sources:
@@ -57,6 +60,7 @@ def read_maps(path: str | Path, images: Sequence[str] | None = None, wanted: np.
     for source in masked:
         check_mask(path, data, source, names, classes, side)
     listed = pd.Series(names)
+    # Which of two maps of an image is meant, nobody could say.
     repeated = listed[listed.duplicated()]
     if len(repeated):
         raise UserError(f"{path}: lists {repeated.iloc[0]!r} twice")
@@ -94,7 +98,8 @@ def check_mask(
     """UserError: the masks of a source are not (N, C, bytes of side x side bits)."""
     name = f"kept_{source}"
     check_shape(path, data, name, (len(names), len(classes)), 3)
-    size, wanted = data[name].shape[2], -(-side * side // 8)
+    size = data[name].shape[2]
+    wanted = -(-side * side // 8)
     if size != wanted:
         raise UserError(f"{path}: {name} holds {size} bytes an image, a mask of {side} x {side} pixels needs {wanted}")
 
@@ -105,7 +110,8 @@ def check_shape(
     array = data.get(name)
     if array is None or array.shape[:2] != begin or array.ndim != dimensions:
         shape = "nothing" if array is None else array.shape
-        raise UserError(f"{path}: not a {KIND}: {name} is {shape} for {begin[0]} images and {begin[1]} maps each")
+        images, maps = begin
+        raise UserError(f"{path}: not a {KIND}: {name} is {shape} for {images} images and {maps} maps each")
 
 
 def match_maps(
@@ -120,6 +126,7 @@ def match_maps(
         examples = unmatched(names, np.where(ambiguous, place, 0))
         raise UserError(f"{path}: its images cannot be told apart by their names: {examples}")
     inside = place >= 0
+    # Maps are large: only those that are asked for are unpacked.
     if wanted is not None:
         asked = wanted[place[inside]]
         inside[inside] = asked
@@ -128,11 +135,13 @@ def match_maps(
 
 def pack(mask: np.ndarray) -> np.ndarray:
     """(N, C, P, P) 0/1 -> (N, C, ceil(P P / 8)) uint8"""
-    bits = mask.astype(bool).reshape(*mask.shape[:2], -1)
-    return np.packbits(bits, axis=-1)
+    images, maps = mask.shape[:2]
+    pixels = mask.astype(bool).reshape(images, maps, -1)
+    return np.packbits(pixels, axis=-1)
 
 
 def unpack(bits: np.ndarray, side: int) -> np.ndarray:
     """(N, C, ceil(P P / 8)) -> (N, C, P, P) uint8 0/1"""
+    images, maps = bits.shape[:2]
     pixels = np.unpackbits(bits, axis=-1, count=side * side)
-    return pixels.reshape(*bits.shape[:2], side, side)
+    return pixels.reshape(images, maps, side, side)

@@ -17,7 +17,8 @@ from roi.labels import is_finding
 from roi.scoring.bootstrap import WeightedStatistic
 
 Measure = Callable[[np.ndarray, np.ndarray], float]
-NORMAL_97_5 = 1.959963984540054  # quantile of the standard normal distribution
+# Quantile of the standard normal distribution.
+NORMAL_97_5 = 1.959963984540054
 DECISIONS = ("f1", "precision", "recall", "specificity", "youden")
 AVERAGED_DECISIONS = ("f1", "precision", "recall")
 VALIDATION_DECISIONS = (

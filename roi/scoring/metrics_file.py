@@ -107,7 +107,8 @@ SHIFT = Keys(
 )
 
 NEEDED: dict[str, Any] = {"n_images": COUNT, "contaminated": Maybe(FLAG), "mean": SCORES, "per_class": Each(OF_FINDING)}
-BLOCKS: dict[str, Any] = {  # that may be missing; one that is odd is left out
+# Blocks that may be missing; one that is odd is left out.
+BLOCKS: dict[str, Any] = {
     "n_patients": COUNT,
     "split": TEXT,
     "label_source": TEXT,
@@ -191,6 +192,7 @@ def read_metrics(file: Path) -> tuple[dict[str, Any], dict[str, str]]:
     problem = next(_odd(metrics, Keys(NEEDED)), "")
     if problem:
         raise UserError(f"{file}: not a metrics.json of evaluate.py: {problem}")
+    # One odd block costs its section of the report, not the report.
     odd = {}
     for name, shape in BLOCKS.items():
         problem = next(_odd(metrics.get(name), Maybe(shape), name), "")
@@ -249,6 +251,7 @@ def _uneven_controls(faithfulness: dict[str, Any]) -> Iterator[str]:
 def _missing_places(block: dict[str, Any]) -> Iterator[str]:
     """What the headline and the tables of findings refer to, and what is not there."""
     head, sources = block.get("headline"), block["sources"]
+    # A map for all findings is shown beside the controls that know of no finding.
     if any(source.get("kind") == "union" for source in sources.values()):
         for name in ("random", "centre"):
             if name not in sources:
@@ -266,6 +269,7 @@ def _missing_places(block: dict[str, Any]) -> Iterator[str]:
         for key in ("value", "high"):
             if v["low"] is not None and v[key] is None:
                 yield f"headline.minus.{control}.{key}"
+    # The tables have a row a finding, and a cell for the source and each control that there is.
     findings = list(block.get("findings", {}))
     for name in (head["source"], *controls.values()):
         yield from _missing_pointing(f"sources.{name}", sources.get(name, {}), findings)

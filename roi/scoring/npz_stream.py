@@ -14,7 +14,8 @@ from roi.errors import UserError
 from roi.files import atomic_write, reason
 from roi.scoring.json_schema import check_origin
 
-RowTypes = dict[str, tuple[np.dtype, tuple[int, ...]]]  # array -> type and shape of a row
+# Array -> type and shape of a row.
+RowTypes = dict[str, tuple[np.dtype, tuple[int, ...]]]
 
 
 class Part(NamedTuple):
@@ -53,7 +54,8 @@ class ArrayWriter:
         if not self._row_types:
             self._row_types = row_types
             for name in row_types:
-                part = process_group.open_part(self.path.with_name(f"{self.path.name}.{name}"))
+                path = self.path.with_name(f"{self.path.name}.{name}")
+                part = process_group.open_part(path)
                 self._files[name] = self._stack.enter_context(part)
         lengths = [len(array) for array in arrays.values()]
         if row_types != self._row_types or len(set(lengths)) != 1:
@@ -79,6 +81,7 @@ class ArrayWriter:
             file.flush()
         names = {name: file.name for name, file in self._files.items()}
         parts = process_group.all_gather_objects(Part(self.rows, self._row_types, names))
+        # A process may have had no image at all; any other knows the types.
         having_rows = [part for part in parts if part.row_types]
         if not having_rows:
             raise UserError(f"{self.path}: no image was left to write about")
@@ -91,6 +94,7 @@ class ArrayWriter:
 
     def _write(self, target: IO[bytes], row_types: RowTypes, parts: list[Part], fixed: dict[str, object]) -> None:
         rows = sum(part.rows for part in parts)
+        # A process without an image has opened no file.
         others = [part for part in parts[1:] if part.files]
         with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, (dtype, shape) in row_types.items():
@@ -98,7 +102,8 @@ class ArrayWriter:
                 header = {"descr": descr, "fortran_order": False, "shape": (rows, *shape)}
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
                     np.lib.format.write_array_header_1_0(entry, header)
-                    process_group.merge_parts(self._files.get(name), [part.files[name] for part in others], entry)
+                    names = [part.files[name] for part in others]
+                    process_group.merge_parts(self._files.get(name), names, entry)
             for name, value in fixed.items():
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
                     np.lib.format.write_array(entry, np.asanyarray(value), allow_pickle=False)
@@ -114,9 +119,16 @@ def describe(row_types: RowTypes) -> str:
 def origin(images: list[str], meta: dict[str, Any], contaminated: Collection[str]) -> dict[str, Any]:
     """What files of maps and of curves say of their images: names, which were trained on, and where all comes from."""
     marked = np.array([image in contaminated for image in images], dtype=bool)  # (N,)
-    known = {**meta, "images": len(images), "contaminated_images": int(marked.sum())}
+    known = dict(meta)
+    known["images"] = len(images)
+    known["contaminated_images"] = int(marked.sum())
+    # A checkpoint may say of itself that it was trained on images of this table.
     known["contaminated"] = bool(meta.get("contaminated")) or bool(marked.any())
-    return {"images": np.array(images), "contaminated": marked, "meta": json.dumps(known)}
+    return {
+        "images": np.array(images),
+        "contaminated": marked,
+        "meta": json.dumps(known),
+    }
 
 
 def read_arrays(path: str | Path, needed: Sequence[str], kind: str) -> dict[str, np.ndarray]:
@@ -150,7 +162,8 @@ def scalar(arrays: dict[str, np.ndarray], name: str, path: str | Path) -> float:
     value = arrays[name]
     is_number = value.ndim == 0 and np.issubdtype(value.dtype, np.number)
     if not is_number or not np.isfinite(value):
-        raise UserError(f"{path}: {name!r} is {value.dtype}{list(value.shape)}, not a number; write the file anew")
+        kind = f"{value.dtype}{list(value.shape)}"
+        raise UserError(f"{path}: {name!r} is {kind}, not a number; write the file anew")
     return float(value)
 
 

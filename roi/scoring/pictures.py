@@ -19,12 +19,20 @@ from roi.files import atomic_write
 from roi.labels import is_finding
 from roi.text import printable
 
-DROPPED = round(255 * (0.485 + 0.456 + 0.406) / 3)  # what the model sees where nothing is kept: the mean grey
-TINT, EDGE, BOX = (255, 140, 0), (255, 176, 64), (64, 208, 255)
-BLACK, TEXT, ALARM = (0, 0, 0), (255, 255, 255), (255, 96, 96)
-TINTED = 0.28  # share of the tint in a kept pixel
-HOTTEST = 0.65  # share of the tint where a map is highest
-NEIGHBOURS = ((1, 0), (-1, 0), (1, 1), (-1, 1))  # step, axis
+# What the model sees where nothing is kept: the mean grey.
+DROPPED = round(255 * (0.485 + 0.456 + 0.406) / 3)
+TINT = (255, 140, 0)
+EDGE = (255, 176, 64)
+BOX = (64, 208, 255)
+BLACK = (0, 0, 0)
+TEXT = (255, 255, 255)
+ALARM = (255, 96, 96)
+# Share of the tint in a kept pixel.
+TINTED = 0.28
+# Share of the tint where a map is highest.
+HOTTEST = 0.65
+# Steps to the four neighbours of a pixel, each with its axis.
+NEIGHBOURS = ((1, 0), (-1, 0), (1, 1), (-1, 1))
 SHOWN_FINDINGS = 3
 CONTAMINATED = "CONTAMINATED: trained on this image or its patient"
 
@@ -83,10 +91,12 @@ def annotated(colour: np.ndarray, boxes: Sequence[Box], lines: Sequence[str]) ->
     picture.paste(pixels, (0, 0))
     draw = ImageDraw.Draw(picture)
     font = ImageFont.load_default(size=size)
+    line = max(1, height // 256)
     for label, x, y, w, h in boxes:
-        left, top = x * width, y * height
-        right, bottom = (x + w) * width, (y + h) * height
-        draw.rectangle((left, top, right, bottom), outline=BOX, width=max(1, height // 256))
+        left, right = x * width, (x + w) * width
+        top, bottom = y * height, (y + h) * height
+        corners = (left, top, right, bottom)
+        draw.rectangle(corners, outline=BOX, width=line)
         # Above the box, and still in the picture where the box is at its upper edge.
         place = (left + 2, max(0, top - size - 3))
         draw.text(place, label, fill=BOX, font=font, stroke_width=1, stroke_fill=BLACK)
@@ -157,6 +167,7 @@ def probable(record: dict[str, Any]) -> list[str]:
 
 def save_png(image: Image.Image, path: str | Path, contaminated: bool = False) -> None:
     """Write a picture; one that was trained on says so in its text chunk `Warning`: masks keep their pixels."""
+    # The pixels of a mask are data, on which no warning can be painted.
     info = PngInfo()
     if contaminated:
         info.add_text("Warning", CONTAMINATED)

@@ -20,14 +20,21 @@ from roi.scoring import calibration, conformal
 from roi.scoring.bootstrap import WeightedStatistic, estimate, share_weighted_mean
 from roi.scoring.json_schema import COUNT, NUMBER, ORIGIN, TEXT, Each, Items, Keys, Maybe, problems
 
-Scaling = dict[str, list[float]]  # class -> parameters of temperature or Platt scaling
+# Class -> parameters of temperature or Platt scaling.
+Scaling = dict[str, list[float]]
 VERSION = 1
-SHIFT = 0.25  # prevalences that differ by more than this share of the calibration's are worth a warning
-CURVE = tuple(round(alpha, 2) for alpha in np.arange(0.01, 0.51, 0.01).tolist())  # alphas of the risk curve
-RULES = ("fnr", "fnr_with_finding", "fnr_shifted", "fdr")  # one threshold for all findings
-EACH = ("present_from", "absent_to", "precise_from")  # thresholds of a finding
-RISKS = ("fnr", "fnr_with_finding", "fdr", "size", "size_with_finding")  # of each rule
-RATES = ("sensitivity", "specificity", "precision", "single")  # of each finding
+# Prevalences that differ by more than this share of the calibration's are worth a warning.
+SHIFT = 0.25
+# Alphas of the risk curve.
+CURVE = tuple(round(alpha, 2) for alpha in np.arange(0.01, 0.51, 0.01).tolist())
+# One threshold for all findings.
+RULES = ("fnr", "fnr_with_finding", "fnr_shifted", "fdr")
+# Thresholds of a finding.
+EACH = ("present_from", "absent_to", "precise_from")
+# What is measured of each rule.
+RISKS = ("fnr", "fnr_with_finding", "fdr", "size", "size_with_finding")
+# What is measured of each finding.
+RATES = ("sensitivity", "specificity", "precision", "single")
 THRESHOLDS = Keys(
     {
         "alpha": NUMBER,
@@ -145,6 +152,7 @@ def described(thresholds: dict[str, Any], prob: np.ndarray) -> list[dict[str, An
     `set` is by the rule named `set_rule`: fnr_shifted where it was asked for, else fnr; all findings where that is
     infeasible: nothing less keeps the promise.
     """
+    # All findings where a rule is infeasible: nothing less keeps the promise.
     sets = sets_by_rule(thresholds, prob)
     rule = "fnr_shifted" if thresholds["shift"] else "fnr"
     wide = sets.get(rule, np.ones(prob.shape, dtype=bool))
@@ -195,6 +203,7 @@ def realised(
     for name in RATES:
         for c, rate in estimates[name].by_name(classes).items():
             each[c][name] = rate
+    # Without --target_preds nobody asked for fnr_shifted.
     asked = [rule for rule in RULES if rule != "fnr_shifted" or thresholds["shift"]]
     curve = []
     if complete.any():
@@ -221,7 +230,8 @@ def set_statistics(
     known = ~np.isnan(target)
     complete = known.all(axis=1)
     with_finding = complete & positive.any(axis=1)
-    counted = np.stack([complete, with_finding, complete, complete, with_finding], axis=1)  # in the order of RISKS
+    # In the order of RISKS. Half-known images look easier than they are, and images without a finding lose nothing.
+    counted = np.stack([complete, with_finding, complete, complete, with_finding], axis=1)
 
     def mean(values: np.ndarray, counted: np.ndarray) -> WeightedStatistic:
         return share_weighted_mean(values, shares(counted, patients, unit))
@@ -308,6 +318,7 @@ def prevalence_shift(thresholds: dict[str, Any], target: np.ndarray, people: int
     def ratio(c: str) -> float:
         return abs(math.log((now[c] + 1e-9) / (before[c] + 1e-9)))
 
+    # Three examples are enough to act on.
     worst = sorted(far, key=ratio, reverse=True)[:3]
     warning = ""
     if worst:

@@ -21,7 +21,8 @@ from roi.labels import LABELS, NORMAL, canonical
 from roi.scoring.json_schema import check_origin
 
 PARTS = ("full", "crop", "drop")
-IMAGE_COLUMNS = ("image", "Image Index")  # the second is what NIH calls it
+# The second is what NIH calls it.
+IMAGE_COLUMNS = ("image", "Image Index")
 YES = ("1", "1.0", "true")
 
 
@@ -78,6 +79,7 @@ def write(path: str | Path, rows: Iterable[dict[str, Any]], meta: dict[str, Any]
         the number of images, and of those that were trained on.
     """
     path = Path(path)
+    # Rows go to a part of this process's own first: the file is written when all have come to their end.
     images = contaminated = 0
     with process_group.open_part(path) as part:
         for row in rows:
@@ -92,9 +94,11 @@ def write(path: str | Path, rows: Iterable[dict[str, Any]], meta: dict[str, Any]
         images = sum(count for _, count, _ in parts)
         contaminated = sum(count for _, _, count in parts)
         if process_group.rank() == 0:
+            # The meta is there before the predictions have their name: these never stand without their origin.
             with atomic_write(path, "wb") as file:
                 file.write(b"[")
-                process_group.merge_parts(part, [name for name, _, _ in parts[1:]], file, separator=b",")
+                others = [name for name, _, _ in parts[1:]]
+                process_group.merge_parts(part, others, file, separator=b",")
                 file.write(b"\n]\n")
                 _write_meta(path, meta, images, contaminated)
         process_group.barrier()
@@ -119,7 +123,8 @@ def read(path: str | Path) -> Predictions:
         UserError: not such a file, an image twice, other classes in one row than in the first, not a probability.
     """
     path = Path(path)
-    preds = _read_csv(path) if path.suffix.lower() == ".csv" else _read_json(path)
+    is_csv = path.suffix.lower() == ".csv"
+    preds = _read_csv(path) if is_csv else _read_json(path)
     names = pd.Series(preds.images, dtype=str)
     repeated = names[image_keys(names).duplicated().to_numpy()]
     if len(repeated):
@@ -162,10 +167,12 @@ def _read_csv(path: Path) -> Predictions:
     images = table[image_columns[0]].str.strip()
     nameless = images == ""
     if nameless.any():
-        raise UserError(f"{path}: line {images.index[int(nameless.argmax())]} names no image")
+        line = images.index[int(nameless.argmax())]
+        raise UserError(f"{path}: line {line} names no image")
     contaminated = np.zeros(len(table), dtype=bool)
     if "contaminated" in table:
-        contaminated = table["contaminated"].str.strip().str.lower().isin(YES).to_numpy()
+        answers = table["contaminated"].str.strip().str.lower()
+        contaminated = answers.isin(YES).to_numpy()
     classes = [name.removeprefix("prob_") for name in prob_columns]
     return Predictions(images.tolist(), classes, {"full": np.stack(values, axis=1)}, contaminated, {})
 
@@ -265,8 +272,10 @@ def _reorder(other: Predictions, path: str, first: Predictions, first_path: str)
             f"{path}: has the classes {', '.join(other.classes)}, {first_path} {', '.join(first.classes)}; "
             "an ensemble is of the same classes"
         )
+    # Rows and columns are matched by name: files may list them in any order.
     columns = [other.classes.index(c) for c in first.classes]
-    other.prob = {part: values[rows][:, columns] for part, values in other.prob.items()}
+    for part, values in other.prob.items():
+        other.prob[part] = values[rows][:, columns]
     other.contaminated = other.contaminated[rows]
 
 
@@ -314,6 +323,7 @@ def align_with_table(
         members: files of an ensemble, whose mean is taken instead of `path`.
     """
     preds = ensemble(members) if members else read(path)
+    # A table without any label cannot say how a class is spelled.
     known = [*LABELS, *NORMAL]
     if table["labels"].any():
         known += [c for c in class_list(table) if c not in LABELS]

@@ -11,8 +11,10 @@ TRAINED_ON = {
     False: "none of these images was trained on, nor another image of their patients",
     None: "the predictions do not say what was trained on",
 }
-SHOWN_CONTROLS = ("shuffled", "best_place", "centre")  # of each finding
-SHOWN_BOX_SCORES = ("recall", "iou@0.1", "iou@0.3")  # of each source, after pointing
+# Controls that stand beside each finding.
+SHOWN_CONTROLS = ("shuffled", "best_place", "centre")
+# Scores that stand beside each source, after pointing.
+SHOWN_BOX_SCORES = ("recall", "iou@0.1", "iou@0.3")
 
 
 # ---- cells of tables ------------------------------------------------------------------------------------------------
@@ -23,9 +25,10 @@ def with_interval(score: dict[str, float | None]) -> str:
     value, low, high = score["value"], score["low"], score["high"]
     if value is None:
         return "undefined"
+    text = decimal(value, 4)
     if low is None or high is None:
-        return decimal(value, 4)
-    return f"{decimal(value, 4)} [{decimal(low, 4)}, {decimal(high, 4)}]"
+        return text
+    return f"{text} [{decimal(low, 4)}, {decimal(high, 4)}]"
 
 
 def four_digits(value: float | None) -> str:
@@ -41,7 +44,7 @@ def threshold_cell(threshold: float | None) -> str:
 
 def cells(texts: Sequence[str], width: int) -> str:
     """Right-aligned columns."""
-    return "".join(f"{text:>{width}s}" for text in texts)
+    return "".join(text.rjust(width) for text in texts)
 
 
 # ---- evaluate.py ----------------------------------------------------------------------------------------------------
@@ -61,16 +64,18 @@ def show_scores(result: dict[str, Any]) -> None:
     show_classes(result)
     errors = []
     for method, values in result["calibration"]["methods"].items():
-        errors.append(f"{method} {four_digits(values['mean']['ece'])}")
+        error = four_digits(values["mean"]["ece"])
+        errors.append(f"{method} {error}")
     print(f"calibration error: {', '.join(errors)}")
     show_subgroups(result["subgroups"])
     if "conformal" in result:
         show_sets(result["conformal"])
     if "comparison" in result:
         comparison = result["comparison"]
-        score = comparison["mean"]["auroc"]
+        difference = comparison["mean"]["auroc"]
+        score, p = with_interval(difference), difference["p"]
         warning = "; THAT MODEL is contaminated" if comparison["contaminated"] else ""
-        print(f"minus {comparison['file']}: {with_interval(score)}, p {score['p']}{warning}")
+        print(f"minus {comparison['file']}: {score}, p {p}{warning}")
     controls = result.get("faithfulness", {}).get("controls")
     if controls:
         show_controls(controls)
@@ -80,41 +85,54 @@ def show_scores(result: dict[str, Any]) -> None:
 
 def show_classes(result: dict[str, Any]) -> None:
     """One line a class, the mean first."""
-    shown = [name for name in result["mean"] if name.startswith("auroc")] + ["ap"]
+    shown = [name for name in result["mean"] if name.startswith("auroc")]
+    shown.append("ap")
     if result["thresholds"]:
         shown.append("f1")
-    print(f"{'':20s}{'positives':>10s}{cells(shown, 24)}")
-    for c, values in {"mean": result["mean"], **result["per_class"]}.items():
-        scores = [with_interval(values[name]) for name in shown]
-        print(f"{c:20s}{values.get('positives', ''):>10}{cells(scores, 24)}")
+    head = cells(shown, 24)
+    print(f"{'':20s}{'positives':>10s}{head}")
+    rows = {"mean": result["mean"], **result["per_class"]}
+    for c, values in rows.items():
+        positives = values.get("positives", "")
+        scores = cells([with_interval(values[name]) for name in shown], 24)
+        print(f"{c:20s}{positives:>10}{scores}")
 
 
 def show_subgroups(blocks: dict[str, Any]) -> None:
     for name, block in blocks.items():
-        groups = block["groups"].items()
-        scores = [f"{group} {with_interval(values['auroc'])}" for group, values in groups]
-        print(f"by {name} ({len(block['findings'])} findings): {'; '.join(scores)}")
+        on_common, on_own = [], []
+        for group, values in block["groups"].items():
+            score = with_interval(values["auroc"])
+            on_common.append(f"{group} {score}")
+            score, findings = with_interval(values["auroc_own"]), len(values["findings_own"])
+            on_own.append(f"{group} {score} ({findings})")
+        common = len(block["findings"])
+        print(f"by {name} ({common} findings): {'; '.join(on_common)}")
+        # Data sets differ in what they looked for; other groups do not.
         if name == "dataset":
-            own = []
-            for group, values in groups:
-                own.append(f"{group} {with_interval(values['auroc_own'])} ({len(values['findings_own'])})")
-            print(f"each on its own findings: {'; '.join(own)}")
+            print(f"each on its own findings: {'; '.join(on_own)}")
 
 
 def show_controls(controls: dict[str, Any]) -> None:
     """The mask and its controls at the kept share."""
+    ratio = controls["keep_ratio"]
     for source, values in controls["sources"].items():
-        crop, drop = with_interval(values["crop"]), with_interval(values["drop"])
-        print(f"{source:10s} AUROC at {controls['keep_ratio']:g} kept: crop {crop}, drop {drop}")
+        crop = with_interval(values["crop"])
+        drop = with_interval(values["drop"])
+        print(f"{source:10s} AUROC at {ratio:g} kept: crop {crop}, drop {drop}")
     if controls["contaminated"]:
         print("the model of --curves is CONTAMINATED: it was trained on some of these images or patients")
 
 
 def show_sets(block: dict[str, Any]) -> None:
     """What came of the promises."""
-    print(f"prediction sets of {block['file']}, alpha {block['alpha']:g}, for the next {block['unit']}")
+    file, alpha, unit = block["file"], block["alpha"], block["unit"]
+    print(f"prediction sets of {file}, alpha {alpha:g}, for the next {unit}")
     for rule, row in block["rules"].items():
-        risks = [f"{name} {with_interval(row[name])}" for name in prediction_sets.RISKS]
+        risks = []
+        for name in prediction_sets.RISKS:
+            risk = with_interval(row[name])
+            risks.append(f"{name} {risk}")
         print(f"{rule:18s}{', '.join(risks)}")
     for rule in block["infeasible"]:
         print(f"{rule:18s}infeasible at this alpha")
@@ -145,9 +163,11 @@ def show_headline(head: dict[str, Any]) -> None:
     whose = "each finding's own map into its box"
     if head["kind"] == "union":
         whose = "one map for all findings into the box of each"
-    print(f"POINTING of {whose} ({head['source']}): {with_interval(head['pointing'])}")
+    source, pointing = head["source"], with_interval(head["pointing"])
+    print(f"POINTING of {whose} ({source}): {pointing}")
     for control, score in head["minus"].items():
-        print(f"  minus {localization.CONTROL_NAMES[control]:58s}{with_interval(score):>26s}")
+        name, difference = localization.CONTROL_NAMES[control], with_interval(score)
+        print(f"  minus {name:58s}{difference:>26s}")
     for reading in localization.reading(head):
         print(f"  {reading.sentence}")
 
@@ -157,12 +177,16 @@ def show_pointing(block: dict[str, Any]) -> None:
     own, sources = block["headline"]["source"], block["sources"]
     names = localization.controls_of(own, sources)
     shown = [control for control in SHOWN_CONTROLS if control in names]
-    print(f"{'pointing':20s}{'boxes':>8s}{'own map':>12s}{cells(shown, 12)}")
+    head = cells(["own map", *shown], 12)
+    print(f"{'pointing':20s}{'boxes':>8s}{head}")
+    columns = [own] + [names[control] for control in shown]
     for finding, counts in block["findings"].items():
         values = []
-        for source in (own, *(names[control] for control in shown)):
-            values.append(four_digits(sources[source]["per_class"][finding]["pointing"]["value"]))
-        print(f"{finding:20s}{counts['n_boxes']:>8,}{cells(values, 12)}")
+        for source in columns:
+            score = sources[source]["per_class"][finding]["pointing"]
+            values.append(four_digits(score["value"]))
+        boxes = counts["n_boxes"]
+        print(f"{finding:20s}{boxes:>8,}{cells(values, 12)}")
 
 
 def show_sources(sources: dict[str, Any]) -> None:
@@ -172,7 +196,10 @@ def show_sources(sources: dict[str, Any]) -> None:
         if block["kind"] == "union":
             pointing = "pointing_union"
             unions.append(source)
-        scores = [f"{name} {with_interval(block['mean'][name])}" for name in (pointing, *SHOWN_BOX_SCORES)]
+        scores = []
+        for name in (pointing, *SHOWN_BOX_SCORES):
+            score = with_interval(block["mean"][name])
+            scores.append(f"{name} {score}")
         print(f"{source:24s} {', '.join(scores)}")
     if unions:
         names = ", ".join(unions)
@@ -195,19 +222,25 @@ def show_thresholds(thresholds: dict[str, Any], out: str) -> None:
             f"thresholds of all findings together come from the {thresholds['n_whole']:,} images "
             "of which all findings are known"
         )
-    if thresholds["n_fitted"]:
-        print(f"{thresholds['scale']} scaling was fitted on {thresholds['n_fitted']:,} others")
+    fitted, scale = thresholds["n_fitted"], thresholds["scale"]
+    if fitted:
+        print(f"{scale} scaling was fitted on {fitted:,} others")
     shift = thresholds["shift"]
     for rule in prediction_sets.RULES:
         if rule != "fnr_shifted" or shift:
-            print(f"{rule:18s}{threshold_cell(thresholds[rule])}")
+            threshold = threshold_cell(thresholds[rule])
+            print(f"{rule:18s}{threshold}")
     if shift:
         if "why" in shift:
             print(f"  {shift['why']}")
-        estimated = [f"{c} {prevalence:.2%}" for c, prevalence in shift["prevalence"].items()]
+        estimated = []
+        for c, prevalence in shift["prevalence"].items():
+            estimated.append(f"{c} {prevalence:.2%}")
         print(f"  prevalence there, estimated: {', '.join(estimated)}")
-    print(f"{'':20s}{'positives':>10s}{'present from':>14s}{'absent to':>14s}{'precise from':>14s}")
+    head = cells(["present from", "absent to", "precise from"], 14)
+    print(f"{'':20s}{'positives':>10s}{head}")
     for c, row in thresholds["each"].items():
         limits = [threshold_cell(row[name]) for name in prediction_sets.EACH]
-        print(f"{c:20s}{row['positives']:>10,}{cells(limits, 14)}")
+        positives = row["positives"]
+        print(f"{c:20s}{positives:>10,}{cells(limits, 14)}")
     print(out)

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from roi.labels import is_finding
-from roi.scoring import calibration, metrics
+from roi.scoring import metrics
 from roi.scoring.bootstrap import (
     UNDEFINED,
     BootstrapEstimate,
@@ -25,7 +25,6 @@ from roi.scoring.bootstrap import (
     weighted_mean,
 )
 
-Fit = tuple[np.ndarray, np.ndarray]  # (N, K) probabilities and targets of images that are not scored
 AGES = {  # band -> from, to below, in years
     "0-17": (0, 18),
     "18-39": (18, 40),
@@ -33,9 +32,11 @@ AGES = {  # band -> from, to below, in years
     "60-79": (60, 80),
     "80+": (80, 200),
 }
-POOLED = ("f1", "precision", "recall", "specificity")  # scores of all findings counted together
+# Scores of all findings counted together.
+POOLED = ("f1", "precision", "recall", "specificity")
 CURVE_POINTS = 101
-RANKING = "ranking_"  # begins the names of ranking scores
+# Begins the names of ranking scores.
+RANKING = "ranking_"
 
 
 def scored(target: np.ndarray, classes: Sequence[str]) -> np.ndarray:
@@ -213,67 +214,6 @@ def _points(values: np.ndarray, chosen: np.ndarray) -> list[float]:
     return [round(float(value), 5) for value in values[chosen]]
 
 
-# ---- calibration ----------------------------------------------------------------------------------------------------
-
-
-def calibrations(prob: np.ndarray, target: np.ndarray, classes: Sequence[str], fit: Fit | None) -> dict[str, Any]:
-    """ECE, Brier and reliability as they are and, with `fit`, after temperature and Platt scaling.
-
-    Returns:
-        the methods of the block `calibration`. Means are over the findings for which every method is defined.
-    """
-    scaled: dict[str, np.ndarray] = {"raw": prob}
-    fitted: dict[str, dict[str, list[float | None]]] = {"raw": {}}
-    if fit is not None:
-        for method in calibration.FITS:
-            parameters = fit_classes(method, fit)
-            columns = []
-            fitted[method] = {}
-            for j, c in enumerate(classes):
-                columns.append(calibration.apply(method, parameters[j], prob[:, j]))
-                fitted[method][c] = [none_if_nan(value) for value in parameters[j]]
-            scaled[method] = np.stack(columns, axis=1)
-    findings = scored(target, classes)
-    for values in scaled.values():
-        findings = findings & ~np.isnan(values).any(axis=0)
-    methods: dict[str, Any] = {}
-    for method, values in scaled.items():
-        errors = calibration_errors(values, target, classes, findings)
-        methods[method] = {**errors, "parameters": fitted[method]}
-    return methods
-
-
-def fit_classes(method: str, fit: Fit) -> list[tuple[float, ...]]:
-    """The parameters of each class, from the images where it is known."""
-    fit_one = calibration.FITS[method]
-    return [fit_one(prob, target) for prob, target in metrics.known_columns(*fit)]
-
-
-def calibration_errors(
-    prob: np.ndarray, target: np.ndarray, classes: Sequence[str], findings: np.ndarray
-) -> dict[str, Any]:
-    """Mean, per_class and reliability of one method; (K,) `findings` are those of the mean."""
-    known = ~np.isnan(target) & ~np.isnan(prob)
-    # A class that could not be fitted has no probability, and no error.
-    columns = list(metrics.known_columns(prob, np.where(known, target, np.nan)))
-    measures = (("ece", calibration.ece), ("brier", calibration.brier))
-    mean: dict[str, float | None] = {}
-    of_class: dict[str, dict[str, float | None]] = {c: {} for c in classes}
-    for name, measure in measures:
-        errors = np.array([measure(p, y) for p, y in columns])
-        for c, error in zip(classes, errors, strict=True):
-            of_class[c][name] = none_if_nan(error)
-        mean[name] = None
-        if findings.any():
-            mean[name] = none_if_nan(errors[findings].mean())
-    pooled = known & findings
-    bins = []
-    if pooled.any():
-        table = calibration.reliability(prob[pooled], target[pooled])
-        bins = table.round(6).tolist()
-    return {"mean": mean, "per_class": of_class, "reliability": bins}
-
-
 # ---- subgroups ------------------------------------------------------------------------------------------------------
 
 
@@ -284,6 +224,7 @@ def groups_of(rows: pd.DataFrame) -> dict[str, dict[str, np.ndarray]]:
         values = sorted(set(rows[name]) - {""})
         attributes[name] = {value: (rows[name] == value).to_numpy() for value in values}
     age = pd.to_numeric(rows["age"], errors="coerce").to_numpy()
+    # Bands that hold nobody are no groups.
     attributes["age"] = {}
     for band, (low, high) in AGES.items():
         inside = (age >= low) & (age < high)
@@ -401,5 +342,6 @@ def comparison(
         p_delong = metrics.delong_p(of_a, of_b, present)
         score = difference.column(j).with_p()
         of_class[c] = {"auroc": {**score, "p_delong": none_if_nan(p_delong)}}
+    # Findings that both can be scored on, so that the mean is a mean of differences.
     mean = difference.mean_where(both)
     return {"mean": {"auroc": mean.with_p()}, "per_class": of_class}
