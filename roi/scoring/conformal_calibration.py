@@ -308,12 +308,16 @@ def shifted(
     weight = relative * share
     # The next unit weighs at most as much as its heaviest image.
     threshold = conformal.fnr_threshold(scaled, target, alpha, weight, float(relative.max()))
-    units = weight
-    if (share != 1).any():
-        patient, _ = pd.factorize(patients)
-        units = np.bincount(patient, weight)
-    effective = units.sum() ** 2 / (units**2).sum()
-    return {**block, "threshold": threshold, "effective_images": float(effective)}
+    each_alone = (share == 1).all()
+    effective = effective_number(weight, np.arange(len(weight)) if each_alone else patients)
+    return {**block, "threshold": threshold, "effective_images": effective}
+
+
+def effective_number(weight: np.ndarray, unit: np.ndarray) -> float:
+    """How many units of equal weight say as much (Kish). (N,), (N,) -> ()"""
+    place, _ = pd.factorize(unit)
+    of_units = np.bincount(place, weight)
+    return float(of_units.sum() ** 2 / (of_units**2).sum())
 
 
 # ---- what the user gave ---------------------------------------------------------------------------------------------

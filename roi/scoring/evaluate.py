@@ -34,12 +34,9 @@ from roi.scoring.predictions import (
     models_of,
     same_model,
 )
-from roi.text import decimal
 
 # What is passed on of preds.meta.json.
 ORIGIN = ("checkpoint", "epoch", "keep_ratio", "tta", "versions", "args", "command", "image_root", "ensemble")
-# What of metrics.json stands in every row of per_class.csv.
-FACTS = ("n_images", "n_patients", "split", "contaminated", "label_source")
 
 
 @dataclass(frozen=True)
@@ -143,7 +140,6 @@ def provenance(scored: Scored, options: Options) -> dict[str, Any]:
     for c, defined in zip(preds.classes, is_defined, strict=True):
         if not defined and c not in NORMAL:
             undefined.append(c)
-    origin = {key: preds.meta[key] for key in ORIGIN if key in preds.meta}
     label_source = scored.csv
     if sources:
         label_source = f"{', '.join(sources)} ({scored.csv})"
@@ -153,10 +149,10 @@ def provenance(scored: Scored, options: Options) -> dict[str, Any]:
         "split": ", ".join(splits) or "unknown",
         "contaminated": is_contaminated(preds),
         "label_source": label_source,
-        "classes_not_predicted": sorted(unpredicted & set(LABELS)) + sorted(unpredicted - set(LABELS)),
+        "classes_not_predicted": sorted(unpredicted, key=foreign_last),
         "classes_undefined": undefined,
         "command": shlex.join(sys.argv),
-        "predictions": {"file": scored.path, **origin},
+        "predictions": {"file": scored.path, **{key: preds.meta[key] for key in ORIGIN if key in preds.meta}},
         "inputs": {
             "preds": scored.path,
             "csv": scored.csv,
@@ -168,6 +164,10 @@ def provenance(scored: Scored, options: Options) -> dict[str, Any]:
             "train_csv": options.train_csv,
         },
     }
+
+
+def foreign_last(c: str) -> tuple[bool, str]:
+    return c not in LABELS, c
 
 
 # ---- other files of predictions -------------------------------------------------------------------------------------
@@ -218,8 +218,7 @@ def score_curves(scored: Scored, path: str, resamples: int, seed: int) -> dict[s
     curves = faithfulness.read_curves(path)
     same_model(scored.preds, curves.meta, path)
     curves.classes = [canonical(c, scored.preds.classes, path) for c in curves.classes]
-    place = match_rows(curves.images, scored.preds.images, path, scored.path)
-    rows = scored.rows.iloc[place]
+    rows = scored.rows.iloc[match_rows(curves.images, scored.preds.images, path, scored.path)]
     target = target_matrix(rows, curves.classes)
     return faithfulness.controls(curves, target, rows["patient_id"].to_numpy(), resamples, seed)
 
@@ -229,8 +228,7 @@ def score_promises(scored: Scored, path: str, resamples: int, seed: int) -> dict
     thresholds = prediction_sets.read(path)
     same_model(scored.preds, thresholds["model"], path)
     # Patients are hashed there: names stay with whoever calibrated.
-    hashes = prediction_sets.hashes(scored.patients)
-    shared = set(hashes) & set(thresholds["patients"])
+    shared = set(prediction_sets.hashes(scored.patients)) & set(thresholds["patients"])
     if shared:
         raise UserError(
             f"--thresholds {path}: {len(shared):,} patients who are scored set the thresholds; "
@@ -376,26 +374,4 @@ def write(out: Path, result: dict[str, Any], ensemble: Scored | None = None) -> 
     with atomic_write(out / "metrics.json") as file:
         json.dump(result, file, indent=1)
     with atomic_write(out / "per_class.csv") as file:
-        per_class_table(result).to_csv(file, index=False, float_format=six_digits)
-
-
-def per_class_table(result: dict[str, Any]) -> pd.DataFrame:
-    """One row a class and one of the mean; where the numbers come from stands in every row."""
-    rows = []
-    facts = {name: result[name] for name in FACTS}
-    for c, values in {"mean": result["mean"], **result["per_class"]}.items():
-        row: dict[str, Any] = {"class": c}
-        row["positives"] = values.get("positives")
-        row["known"] = values.get("known")
-        for name in result["mean"]:
-            score = values[name]
-            row[name] = score["value"]
-            row[f"{name}_low"] = score["low"]
-            row[f"{name}_high"] = score["high"]
-        row["threshold"] = values.get("threshold")
-        rows.append(row | facts)
-    return pd.DataFrame(rows).astype({"positives": "Int64", "known": "Int64"})
-
-
-def six_digits(value: Any) -> str:
-    return decimal(value, 6)
+        summary.per_class_table(result).to_csv(file, index=False, float_format=summary.six_digits)

@@ -185,11 +185,9 @@ def realised(
 
     Args:
         thresholds: of `read`.
-        prob: (N, K) of thresholds["classes"].
-        target: (N, K) of the same.
+        prob, target: (N, K) of thresholds["classes"].
         patients: (N,).
-        resamples: of the intervals.
-        seed: of the resamples.
+        resamples, seed: of the intervals.
     """
     classes, unit = thresholds["classes"], thresholds["unit"]
     complete = ~np.isnan(target).any(axis=1)

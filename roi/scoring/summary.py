@@ -24,6 +24,7 @@ from roi.scoring.bootstrap import (
     of_rows,
     weighted_mean,
 )
+from roi.text import decimal
 
 AGES = {  # band -> from, to below, in years
     "0-17": (0, 18),
@@ -32,6 +33,8 @@ AGES = {  # band -> from, to below, in years
     "60-79": (60, 80),
     "80+": (80, 200),
 }
+# What of metrics.json stands in every row of per_class.csv.
+FACTS = ("n_images", "n_patients", "split", "contaminated", "label_source")
 # Scores of all findings counted together.
 POOLED = ("f1", "precision", "recall", "specificity")
 CURVE_POINTS = 101
@@ -212,6 +215,28 @@ def curves(prob: np.ndarray, target: np.ndarray) -> dict[str, list[list[float]]]
 
 def _points(values: np.ndarray, chosen: np.ndarray) -> list[float]:
     return [round(float(value), 5) for value in values[chosen]]
+
+
+def per_class_table(result: dict[str, Any]) -> pd.DataFrame:
+    """One row a class and one of the mean; where the numbers come from stands in every row."""
+    rows = []
+    facts = {name: result[name] for name in FACTS}
+    for c, values in {"mean": result["mean"], **result["per_class"]}.items():
+        row: dict[str, Any] = {"class": c}
+        row["positives"] = values.get("positives")
+        row["known"] = values.get("known")
+        for name in result["mean"]:
+            score = values[name]
+            row[name] = score["value"]
+            row[f"{name}_low"] = score["low"]
+            row[f"{name}_high"] = score["high"]
+        row["threshold"] = values.get("threshold")
+        rows.append(row | facts)
+    return pd.DataFrame(rows).astype({"positives": "Int64", "known": "Int64"})
+
+
+def six_digits(value: Any) -> str:
+    return decimal(value, 6)
 
 
 # ---- subgroups ------------------------------------------------------------------------------------------------------
