@@ -62,7 +62,10 @@ class BootstrapEstimate:
 
     def by_name(self, names: Sequence[str]) -> dict[str, Interval]:
         """Each column by its name. (M,)"""
-        return {name: self.column(j).with_interval() for j, name in enumerate(names)}
+        columns = {}
+        for j, name in enumerate(names):
+            columns[name] = self.column(j).with_interval()
+        return columns
 
     def with_p(self) -> Interval:
         """A difference with its interval and its p. ()"""
@@ -169,7 +172,8 @@ def estimate(
     estimates = {}
     for name, statistic in statistics.items():
         value = statistic(ones)
-        estimates[name] = BootstrapEstimate(value[0], np.concatenate(blocks[name]))
+        resampled = np.concatenate(blocks[name])
+        estimates[name] = BootstrapEstimate(value[0], resampled)
     return estimates
 
 
@@ -233,9 +237,11 @@ def grouped_mean(
     value, share = value[known], share[known]
     place = patient[known] * groups + group[known]
     # First the sums of each patient: resamples draw patients.
-    shape = (weights.shape[1], groups)
-    total = np.bincount(place, value * share, np.prod(shape)).reshape(shape)
-    count = np.bincount(place, share, np.prod(shape)).reshape(shape)
+    patients = weights.shape[1]
+    total = np.bincount(place, value * share, patients * groups)
+    count = np.bincount(place, share, patients * groups)
+    total = total.reshape(patients, groups)
+    count = count.reshape(patients, groups)
     return divide(weights @ total, weights @ count)
 
 

@@ -95,17 +95,23 @@ class GroundTruth:
         return chosen * columns + self.pair_finding * (columns > 1)
 
 
+def corners(box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(B, 4) -> (left, top) (B, 2), (right, bottom) (B, 2)"""
+    return box[:, :2], box[:, 2:]
+
+
 def areas(box: np.ndarray) -> np.ndarray:
     """(B, 4) -> (B,)"""
-    sides = box[:, 2:] - box[:, :2]
-    return sides.prod(1)
+    begin, end = corners(box)
+    return (end - begin).prod(1)
 
 
 def intersections(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Area that two boxes share. (B, 4), (B, 4) -> (B,)"""
-    end = np.minimum(a[:, 2:], b[:, 2:])
-    begin = np.maximum(a[:, :2], b[:, :2])
-    return np.clip(end - begin, 0, None).prod(1)
+    begin_a, end_a = corners(a)
+    begin_b, end_b = corners(b)
+    sides = np.minimum(end_a, end_b) - np.maximum(begin_a, begin_b)
+    return np.clip(sides, 0, None).prod(1)
 
 
 @dataclass(frozen=True)
@@ -126,9 +132,10 @@ class CellWeights:
 
 def cover(low: np.ndarray, high: np.ndarray, side: int) -> np.ndarray:
     """Part of each cell of an axis inside [low, high]. (n,), (n,) in 0..1 -> (n, side) in 0..1"""
+    high, low = high[:, None], low[:, None]
     edge = np.arange(side)
-    end = np.minimum(high[:, None] * side, edge + 1)
-    begin = np.maximum(low[:, None] * side, edge)
+    end = np.minimum(high * side, edge + 1)
+    begin = np.maximum(low * side, edge)
     return np.clip(end - begin, 0, 1)
 
 
@@ -205,17 +212,18 @@ def top_cells(maps: np.ndarray, keep_ratio: float, rng: np.random.Generator) -> 
 
 def boxes_around(*cuts: np.ndarray) -> Detected:
     """A box around each 8-connected region of each cut; the same box of one map counts once. (U, m, m) bool each"""
-    corners = []
+    rows = []
     for cut in cuts:
         regions, _ = label(cut, IN_PLANE)
         for u, y, x in find_objects(regions):
-            corners.append((u.start, x.start, y.start, x.stop, y.stop))
+            box = (x.start, y.start, x.stop, y.stop)
+            rows.append((u.start, *box))
     maps, _, side = cuts[0].shape
-    table = np.array(corners, dtype=int).reshape(-1, 5)
+    table = np.array(rows, dtype=int).reshape(-1, 5)
     table = np.unique(table, axis=0)  # sorted by map
-    owner, box = table[:, 0], table[:, 1:]
+    owner = table[:, 0]
     start = np.searchsorted(owner, np.arange(maps + 1))
-    return Detected(box / side, start)
+    return Detected(table[:, 1:] / side, start)
 
 
 def prepare(maps: np.ndarray, kept: np.ndarray | None, keep_ratio: float, rng: np.random.Generator) -> PreparedMaps:
@@ -265,11 +273,11 @@ def match_boxes(truth: GroundTruth, detected: Detected, map_index: np.ndarray) -
     pair = truth.box_pair[box]
     start = detected.start[map_index[pair]]
     true = truth.box[box]  # (E, 4)
-    found = detected.box[start + nth]  # (E, 4)
-    shared = intersections(true, found)
-    union = areas(true) + areas(found) - shared
+    drawn = detected.box[start + nth]  # (E, 4)
+    shared = intersections(true, drawn)
+    union = areas(true) + areas(drawn) - shared
     iou = shared / union
-    iobb = shared / areas(found)
+    iobb = shared / areas(drawn)
     best_iou, best_iobb = np.zeros(boxes), np.zeros(boxes)
     np.maximum.at(best_iou, box, iou)
     np.maximum.at(best_iobb, box, iobb)
@@ -349,8 +357,8 @@ class Scorer:
         size = kept.sum(1, dtype=float)
         size = np.where(size > 0, size, np.nan)  # of nothing there is no precision
         size = size[map_index]  # (Q,)
-        corner, opposite = truth.box[:, :2], truth.box[:, 2:]
-        centre = (corner + opposite) / 2 * side
+        begin, end = corners(truth.box)
+        centre = (begin + end) / 2 * side
         centre = np.minimum(centre, side - 1)  # the image's own edge belongs to its last cell
         x, y = centre.astype(int).T
         at_centre = kept[map_of_box, y * side + x]

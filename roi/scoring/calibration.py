@@ -166,7 +166,8 @@ def calibrations(
             columns = []
             fitted[method] = {}
             for j, c in enumerate(classes):
-                columns.append(apply(method, parameters[j], prob[:, j]))
+                scaled_one = apply(method, parameters[j], prob[:, j])
+                columns.append(scaled_one)
                 fitted[method][c] = [none_if_nan(value) for value in parameters[j]]
             scaled[method] = np.stack(columns, axis=1)
     for values in scaled.values():

@@ -201,7 +201,9 @@ def precision_threshold(prob: np.ndarray, target: np.ndarray, alpha: float, delt
     # Each sequence may be wrong, all of them together with delta.
     level = delta / STARTS
     passed = binom.cdf(errors, count, alpha) <= level
-    smallest = math.ceil(math.log(level) / math.log(1 - alpha))
+    # Below this size not even a draw without any error passes: (1 - alpha)^n > level.
+    smallest = math.log(level) / math.log(1 - alpha)
+    smallest = math.ceil(smallest)
     feasible = []
     for n in range(STARTS):
         size = smallest * 2**n

@@ -87,8 +87,8 @@ def calibrate(
     complete = complete_images(images)
     shift = None
     if unlabelled is not None:
-        there = apply_scale(unlabelled.prob, classes, scale, scaling)
-        shift = shift_to(complete, Unlabelled(there, unlabelled.patients), classes, promise)
+        scaled = apply_scale(unlabelled.prob, classes, scale, scaling)
+        shift = shift_to(complete, Unlabelled(scaled, unlabelled.patients), classes, promise)
     each = {c: finding_thresholds(images, k, promise, seed) for k, c in enumerate(classes)}
     return {
         "version": VERSION,
@@ -176,11 +176,11 @@ def check_both(target: np.ndarray, fit: np.ndarray, classes: Sequence[str]) -> N
         held = np.ones(len(classes), dtype=bool)
         for half in halves:
             held &= (target[half] == kind).any(axis=0)
-        poor = [c for c, ok in zip(classes, held, strict=True) if not ok]
-        if poor:
-            rest = ",".join(c for c in classes if c not in poor) or "(none is left)"
+        lacking = [c for c, is_held in zip(classes, held, strict=True) if not is_held]
+        if lacking:
+            rest = ",".join(c for c in classes if c not in lacking) or "(none is left)"
             raise UserError(
-                f"no calibration image {verb} {poor[0]!r}, so nothing can be promised of it; "
+                f"no calibration image {verb} {lacking[0]!r}, so nothing can be promised of it; "
                 f"give more images, or --classes {rest}"
             )
 
@@ -239,7 +239,8 @@ def finding_thresholds(images: CalibrationImages, k: int, promise: Promise, seed
     rows = one_each(target, images.patients, promise.unit, seed)
     present_from, absent_to = conformal.class_thresholds(prob[rows], target[rows], promise.alpha)
     # Precision is of both kinds together, so that each patient has one image in all.
-    rows = one_each(np.where(known, 0, np.nan), images.patients, promise.unit, seed)
+    one_kind = np.where(known, 0, np.nan)
+    rows = one_each(one_kind, images.patients, promise.unit, seed)
     return {
         "present_from": present_from,
         "absent_to": absent_to,
@@ -295,7 +296,8 @@ def shifted(
     # EM wants probabilities that are calibrated where the prevalence is known.
     platt = {}
     for k, c in enumerate(classes):
-        platt[c] = list(calibration.fit_platt(scaled[:, k], target[:, k], share))
+        parameters = calibration.fit_platt(scaled[:, k], target[:, k], share)
+        platt[c] = list(parameters)
     calibrated = apply_scale(unlabelled, classes, "platt", platt)
     q = conformal.shifted_prevalence(calibrated, base, weight=unlabelled_share)
     estimated = dict(zip(classes, q.tolist(), strict=True))
@@ -308,9 +310,10 @@ def shifted(
     weight = relative * share
     # The next unit weighs at most as much as its heaviest image.
     threshold = conformal.fnr_threshold(scaled, target, alpha, weight, float(relative.max()))
-    each_alone = (share == 1).all()
-    effective = effective_number(weight, np.arange(len(weight)) if each_alone else patients)
-    return {**block, "threshold": threshold, "effective_images": effective}
+    units = patients
+    if (share == 1).all():
+        units = np.arange(len(weight))
+    return {**block, "threshold": threshold, "effective_images": effective_number(weight, units)}
 
 
 def effective_number(weight: np.ndarray, unit: np.ndarray) -> float:
@@ -369,7 +372,9 @@ def findings_of(classes: Sequence[str], wanted: str = "") -> list[str]:
     for c in asked:
         if c not in classes:
             raise UserError(f"--classes: there is no prediction for {c!r} (there is {', '.join(classes)})")
-    return asked or [c for c, finding in zip(classes, is_finding(classes), strict=True) if finding]
+    if asked:
+        return asked
+    return [c for c, finding in zip(classes, is_finding(classes), strict=True) if finding]
 
 
 def read_unlabelled(path: str, classes: list[str], calibrated_on: Predictions) -> Unlabelled:
@@ -382,7 +387,8 @@ def read_unlabelled(path: str, classes: list[str], calibrated_on: Predictions) -
     if is_contaminated(preds):
         raise UserError(f"--target_preds {path}: the model was trained on some of these images")
     # A file without a table has its own spelling of classes, and no patients but in the names of its images.
-    names = [canonical(c, [*classes, *preds.classes], path) for c in preds.classes]
+    known = [*classes, *preds.classes]
+    names = [canonical(c, known, path) for c in preds.classes]
     for c in classes:
         if c not in names:
             raise UserError(f"--target_preds {path}: has no prediction for {c!r}")

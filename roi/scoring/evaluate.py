@@ -218,7 +218,8 @@ def score_curves(scored: Scored, path: str, resamples: int, seed: int) -> dict[s
     curves = faithfulness.read_curves(path)
     same_model(scored.preds, curves.meta, path)
     curves.classes = [canonical(c, scored.preds.classes, path) for c in curves.classes]
-    rows = scored.rows.iloc[match_rows(curves.images, scored.preds.images, path, scored.path)]
+    place = match_rows(curves.images, scored.preds.images, path, scored.path)
+    rows = scored.rows.iloc[place]
     target = target_matrix(rows, curves.classes)
     return faithfulness.controls(curves, target, rows["patient_id"].to_numpy(), resamples, seed)
 
@@ -251,9 +252,11 @@ def score_boxes(scored: Scored, bbox_csv: str, options: Options) -> dict[str, An
     boxes = read_boxes(bbox_csv, options.box_space, [*LABELS, *others])
     names = table["image"].tolist()
     place = match_images(boxes["image"], names)  # (boxes,)
-    boxed = np.isin(np.arange(len(table)), place) & is_scored(scored)
+    boxed = np.isin(np.arange(len(table)), place)
+    boxed &= is_scored(scored)
     if not boxed.any():
-        example, predicted = boxes["image"].iloc[0], rows["image"].iloc[0]
+        example = boxes["image"].iloc[0]
+        predicted = rows["image"].iloc[0]
         raise UserError(
             f"{bbox_csv}: none of its {len(boxes):,} boxes is of an image "
             f"that {scored.csv} lists and that is predicted "
@@ -316,7 +319,7 @@ def read_scored_maps(scored: Scored, paths: Sequence[str], sets: Sequence[Maps])
     names, predicted = scored.table["image"].tolist(), is_scored(scored)
     labelled = []
     for path, maps in zip(paths, sets, strict=True):
-        if not localization.one_for_all(maps):
+        if not maps.one_for_all:
             every_map = read_maps(path, names, predicted)
             labelled.append(with_labels(every_map, scored.rows, "scored images, in folds of patients"))
     return labelled
@@ -348,7 +351,7 @@ def check_same_kind(path: str, maps: Maps, sets: Sequence[Maps]) -> None:
     alike = []
     for other in sets:
         same_source = other.maps.keys() & maps.maps.keys()
-        if other.classes == maps.classes and same_source and not localization.one_for_all(maps):
+        if other.classes == maps.classes and same_source and not maps.one_for_all:
             alike.append(other)
     if not alike:
         raise UserError(
@@ -356,7 +359,8 @@ def check_same_kind(path: str, maps: Maps, sets: Sequence[Maps]) -> None:
             "--masks holds the same; make both with infer_roi_consistency.py --class_masks (or --cam), "
             "of one checkpoint"
         )
-    training, scored = models_of(maps.meta), models_of(alike[0].meta)
+    training = models_of(maps.meta)
+    scored = models_of(alike[0].meta)
     if training and scored and training != scored:
         raise UserError(
             f"--train_masks {path}: comes from {training[0]}, the scored maps from {scored[0]}; "

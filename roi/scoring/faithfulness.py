@@ -45,7 +45,8 @@ class Curves:
 def read_curves(path: str | Path) -> Curves:
     """Read a file of curves. UserError: not such a file, or a probability that is none."""
     arrays = read_arrays(path, ARRAYS, KIND)
-    n, s, f, k = (np.atleast_1d(arrays[name]).size for name in ("images", "sources", "fractions", "classes"))
+    sizes = [np.atleast_1d(arrays[name]).size for name in ("images", "sources", "fractions", "classes")]
+    n, s, f, k = sizes
     shapes = {"crop": (n, s, f, k), "drop": (n, s, f, k), "full": (n, k)}
     for name, wanted in shapes.items():
         shape = arrays[name].shape
@@ -78,7 +79,10 @@ def read_curves(path: str | Path) -> Curves:
 def confidence_scores(prob: dict[str, np.ndarray], target: np.ndarray) -> dict[str, WeightedStatistic]:
     """Mean of full - drop on positives and on negatives, f(weights) = (R, K) each."""
     loss = prob["full"] - prob["drop"]
-    return {f"faithfulness_{name}": weighted_mean(loss, target == value) for name, value in SIGNS.items()}
+    scores = {}
+    for name, value in SIGNS.items():
+        scores[f"faithfulness_{name}"] = weighted_mean(loss, target == value)
+    return scores
 
 
 def confidence(estimates: dict[str, BootstrapEstimate], classes: Sequence[str], findings: np.ndarray) -> dict[str, Any]:
@@ -117,7 +121,9 @@ def controls(curves: Curves, target: np.ndarray, patients: np.ndarray, resamples
     blocks: dict[str, Any] = {}
     figures: dict[str, dict[str, BootstrapEstimate]] = {}
     for source in curves.sources:
-        lines = {name: curve_of(means, source, name, len(curves.fractions)) for name in CURVES}
+        lines = {}
+        for name in CURVES:
+            lines[name] = curve_of(means, source, name, len(curves.fractions))
         figures[source] = figures_of(lines, curves)
         for name in SIGNS:
             figures[source][name] = means[f"{source}/{name}"]
@@ -169,8 +175,9 @@ def figures_of(lines: dict[str, BootstrapEstimate], curves: Curves) -> dict[str,
         "crop": lines["insertion"].column(curves.at_keep_ratio),
         "drop": lines["deletion"].column(curves.at_keep_ratio),
     }
+    area_below = partial(area, fractions=curves.fractions)
     for name, line in lines.items():
-        figures[f"{name}_area"] = line.map(partial(area, fractions=curves.fractions))
+        figures[f"{name}_area"] = line.map(area_below)
     return figures
 
 
@@ -188,6 +195,7 @@ def differences(figures: dict[str, dict[str, BootstrapEstimate]]) -> dict[str, A
 
 def area(height: np.ndarray, fractions: np.ndarray) -> np.ndarray:
     """The mean height between the first and the last fraction. (..., F), (F,) ascending -> (...)"""
-    middle = (height[..., 1:] + height[..., :-1]) / 2
+    left, right = height[..., :-1], height[..., 1:]
+    middle = (right + left) / 2
     total = (middle * np.diff(fractions)).sum(axis=-1)
     return total / (fractions[-1] - fractions[0])

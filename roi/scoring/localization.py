@@ -18,9 +18,9 @@ from roi.data.table import match_images
 from roi.errors import UserError
 from roi.labels import LABELS
 from roi.scoring.bootstrap import BootstrapEstimate, Interval, divide, grouped_mean, patient_weights
-from roi.scoring.box_matching import BY_BOX, SMALL, UNION, GroundTruth, Scorer, Values
+from roi.scoring.box_matching import BY_BOX, SMALL, UNION, GroundTruth, Scorer, Values, corners
 from roi.scoring.map_controls import SHARED, LabelledMaps, add_controls, label_sources, score_shuffled
-from roi.scoring.map_file import REINIT, Maps
+from roi.scoring.map_file import REINIT, Maps, agreed_ratio
 from roi.text import decimal
 
 COMPARED = (
@@ -90,7 +90,8 @@ def boxes_with_maps(sets: Sequence[Maps], boxes: pd.DataFrame) -> tuple[pd.DataF
     if not inside.any():
         example = ""
         if len(boxes) and sets[0].images:
-            boxed, mapped = boxes["image"].iloc[0], sets[0].images[0]
+            boxed = boxes["image"].iloc[0]
+            mapped = sets[0].images[0]
             example = f" (a box of {boxed!r}, a map of {mapped!r})"
         raise UserError(
             f"none of the {len(boxes)} boxes belongs to an image that every maps file has{example}; "
@@ -99,7 +100,7 @@ def boxes_with_maps(sets: Sequence[Maps], boxes: pd.DataFrame) -> tuple[pd.DataF
     boxes = boxes.iloc[np.flatnonzero(inside)].reset_index(drop=True)
     for maps in sets:
         missing = sorted(set(boxes["label"]) - set(maps.classes))
-        if missing and not one_for_all(maps):
+        if missing and not maps.one_for_all:
             raise UserError(
                 f"boxes of {missing[0]!r} have no map (the maps file has {maps.classes}); "
                 "leave these boxes out or make maps of that class"
@@ -114,34 +115,16 @@ def box_corners(boxes: pd.DataFrame) -> np.ndarray:
     opposite = corner + boxes[["w", "h"]].to_numpy(float)
     box = np.concatenate([corner, opposite], axis=1)
     box = np.clip(box, 0, 1)
-    sides = box[:, 2:] - box[:, :2]
-    empty = ~(sides > 0).all(1)
+    begin, end = corners(box)
+    empty = ~(end > begin).all(1)
     if empty.any():
-        image, x, y, w, h = boxes.loc[empty, ["image", "x", "y", "w", "h"]].iloc[0]
+        first = boxes[empty].iloc[0]
+        image, x, y, w, h = first[["image", "x", "y", "w", "h"]]
         raise UserError(
             f"the box ({x:g}, {y:g}, {w:g}, {h:g}) of {image!r} has no area inside the image (sides are 0..1); "
             "correct it"
         )
     return box
-
-
-def one_for_all(maps: Maps) -> bool:
-    """Whether one map serves all findings."""
-    return maps.classes == [""]
-
-
-def agreed_ratio(sets: Sequence[Maps], keep_ratio: float) -> float:
-    """The kept share that the files were made with; `keep_ratio` where no file says (0)."""
-    ratios = sorted({float(maps.keep_ratio) for maps in sets if maps.keep_ratio > 0})
-    if ratios and ratios[-1] - ratios[0] > 1e-6:
-        listed = ", ".join(f"{ratio:g}" for ratio in ratios)
-        raise UserError(
-            f"the maps files keep different shares of the image ({listed}); make them with one --keep_ratio"
-        )
-    ratio = ratios[0] if ratios else keep_ratio
-    if not 0 < ratio <= 1:
-        raise UserError(f"keep_ratio {ratio:g}: choose a share above 0 and at most 1")
-    return ratio
 
 
 # ---- the block of metrics.json --------------------------------------------------------------------------------------
@@ -208,7 +191,9 @@ def score_sources(
     shuffled: dict[str, Values] = {}
     truth = scorer.truth
     for maps, row in zip(sets, rows, strict=True):
-        columns = [0] if one_for_all(maps) else [maps.classes.index(c) for c in truth.findings]
+        columns = [0]
+        if not maps.one_for_all:
+            columns = [maps.classes.index(c) for c in truth.findings]
         for name, stack in maps.maps.items():
             if name in values or name in SHARED:
                 raise UserError(f"two sources are called {name!r}; give each maps file once")
@@ -217,7 +202,7 @@ def score_sources(
             region = None if kept is None else flat_maps(kept[row], columns)
             source = scorer.prepare(flat_maps(stack[row], columns), region)
             values[name] = scorer.score(source, truth.map_index(len(columns)))
-            kinds[name] = "union" if one_for_all(maps) else "finding"
+            kinds[name] = "union" if maps.one_for_all else "finding"
             if not name.endswith(REINIT):
                 shuffled[f"{name}_shuffled"] = score_shuffled(scorer, source, len(columns), seed)
     return kinds, values, shuffled
@@ -352,8 +337,15 @@ def headline(sources: dict[str, Any]) -> dict[str, Any]:
     """The entries source, kind, pointing, minus {control: V} of pointing: the mean over findings."""
     name = headline_source(sources)
     source = sources[name]
-    minus = {control: values["pointing"] for control, values in source["minus"].items()}
-    return {"source": name, "kind": source["kind"], "pointing": source["mean"]["pointing"], "minus": minus}
+    minus = {}
+    for control, values in source["minus"].items():
+        minus[control] = values["pointing"]
+    return {
+        "source": name,
+        "kind": source["kind"],
+        "pointing": source["mean"]["pointing"],
+        "minus": minus,
+    }
 
 
 # What a difference allows to say: above its interval, no difference shown, below.
@@ -390,5 +382,6 @@ def reading(block: dict[str, Any]) -> list[Reading]:
         elif v["high"] < 0:
             verdict, message = "below", below
         value, low, high = (decimal(v[key], 3, "+") for key in ("value", "low", "high"))
-        readings.append(Reading(control, verdict, f"{message} ({value} [{low}, {high}])."))
+        sentence = f"{message} ({value} [{low}, {high}])."
+        readings.append(Reading(control, verdict, sentence))
     return readings

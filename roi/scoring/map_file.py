@@ -36,6 +36,11 @@ class Maps:
     meta: dict[str, Any]  # checkpoint, epoch, command, ...
     contaminated: bool | None = None  # trained on some of these images or their patients? None: nobody says
 
+    @property
+    def one_for_all(self) -> bool:
+        """Whether one map serves all findings."""
+        return self.classes == [""]
+
 
 def read_maps(path: str | Path, images: Sequence[str] | None = None, wanted: np.ndarray | None = None) -> Maps:
     """Read a file of maps.
@@ -131,6 +136,20 @@ def match_maps(
         asked = wanted[place[inside]]
         inside[inside] = asked
     return np.flatnonzero(inside), place[inside]
+
+
+def agreed_ratio(sets: Sequence[Maps], keep_ratio: float) -> float:
+    """The kept share that the files were made with; `keep_ratio` where no file says (0)."""
+    ratios = sorted({float(maps.keep_ratio) for maps in sets if maps.keep_ratio > 0})
+    if ratios and ratios[-1] - ratios[0] > 1e-6:
+        listed = ", ".join(f"{ratio:g}" for ratio in ratios)
+        raise UserError(
+            f"the maps files keep different shares of the image ({listed}); make them with one --keep_ratio"
+        )
+    ratio = ratios[0] if ratios else keep_ratio
+    if not 0 < ratio <= 1:
+        raise UserError(f"keep_ratio {ratio:g}: choose a share above 0 and at most 1")
+    return ratio
 
 
 def pack(mask: np.ndarray) -> np.ndarray:

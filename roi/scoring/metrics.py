@@ -160,16 +160,18 @@ def by_weight(score: np.ndarray, target: np.ndarray) -> Callable[[np.ndarray], t
 
     def measure(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if not len(places):
-            nothing = np.full(weights.shape[1], np.nan)
-            return nothing, nothing
+            undefined = np.full(weights.shape[1], np.nan)
+            return undefined, undefined
         w = weights[order]
-        positive = np.add.reduceat(w[places], first, axis=0).astype(np.float64)  # (T, R) of each tie
+        positive = np.add.reduceat(w[places], first, axis=0)  # (T, R) of each tie
+        positive = positive.astype(np.float64)
         hits = np.cumsum(positive, axis=0)
         np.cumsum(w, axis=0, out=w)
         total = w[-1].astype(np.float64)
         seen = w[end - 1].astype(np.float64)
         # Where a tie begins at 0, begin - 1 is the last image, whose weight is not meant.
-        above = np.where(begin[:, None] > 0, w[begin - 1], 0)
+        above = w[begin - 1]
+        above = np.where(begin[:, None] > 0, above, 0)
         negatives_above = above - (hits - positive)
         false = seen - hits
         positives = hits[-1]
@@ -177,12 +179,9 @@ def by_weight(score: np.ndarray, target: np.ndarray) -> Callable[[np.ndarray], t
         with np.errstate(divide="ignore", invalid="ignore"):
             # Negatives in the tie itself count half.
             ranked_below = negatives - (negatives_above + false) / 2
-            area = (positive * ranked_below).sum(axis=0)
-            area = area / (positives * negatives)
-            precision = (positive * hits / np.maximum(seen, 1)).sum(axis=0)
-            precision = precision / positives
-        undefined = (positives == 0) | (negatives == 0)
-        area[undefined] = np.nan
+            area = (positive * ranked_below).sum(axis=0) / (positives * negatives)
+            precision = (positive * hits / np.maximum(seen, 1)).sum(axis=0) / positives
+        area[(positives == 0) | (negatives == 0)] = np.nan
         precision[np.isnan(area)] = np.nan
         return area, precision
 
@@ -288,7 +287,8 @@ def best_threshold(score: np.ndarray, target: np.ndarray, rule: str = "f1") -> f
 
 def decision_scores(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray, tn: np.ndarray) -> dict[str, np.ndarray]:
     """Counts of any shape -> DECISIONS of that shape; NaN where the denominator is 0 (no positive, nothing called)."""
-    positives, negatives, called = tp + fn, tn + fp, tp + fp
+    positives, negatives = tp + fn, tn + fp
+    called = tp + fp
     with np.errstate(divide="ignore", invalid="ignore"):
         recall = tp / positives
         specificity = tn / negatives
@@ -315,7 +315,8 @@ def validation_decisions(called: np.ndarray, target: np.ndarray, classes: Sequen
     target = target[:, findings]
     present, absent = target == 1, target == 0
     cells = (called & present, called & absent, ~called & present, ~called & absent)  # TP, FP, FN, TN
-    counts = np.stack([cell.sum(axis=0) for cell in cells]).astype(float)  # (4, findings)
+    counts = np.stack(cells).sum(axis=1)  # (4, findings)
+    counts = counts.astype(float)
     of_each = decision_scores(*counts)
     of_all = decision_scores(*counts.sum(axis=1))
     values = {}

@@ -50,7 +50,9 @@ class ArrayWriter:
 
     def add(self, **arrays: np.ndarray) -> None:
         """Append (n, ...) to every array: the same names in every call, the same n within it. UserError otherwise."""
-        row_types = {name: (array.dtype, array.shape[1:]) for name, array in arrays.items()}
+        row_types = {}
+        for name, array in arrays.items():
+            row_types[name] = (array.dtype, array.shape[1:])
         if not self._row_types:
             self._row_types = row_types
             for name in row_types:
@@ -123,7 +125,8 @@ def origin(images: list[str], meta: dict[str, Any], contaminated: Collection[str
     known["images"] = len(images)
     known["contaminated_images"] = int(marked.sum())
     # A checkpoint may say of itself that it was trained on images of this table.
-    known["contaminated"] = bool(meta.get("contaminated")) or bool(marked.any())
+    stated = bool(meta.get("contaminated"))
+    known["contaminated"] = stated or bool(marked.any())
     return {
         "images": np.array(images),
         "contaminated": marked,

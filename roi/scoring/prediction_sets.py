@@ -134,11 +134,15 @@ def sets_by_rule(thresholds: dict[str, Any], prob: np.ndarray) -> dict[str, np.n
     """
     classes = thresholds["classes"]
     p = apply_scale(prob, classes, thresholds["scale"], thresholds["scaling"])
-    sets = {rule: p >= thresholds[rule] for rule in RULES if thresholds[rule] is not None}
+    sets = {}
+    for rule in RULES:
+        if thresholds[rule] is not None:
+            sets[rule] = p >= thresholds[rule]
     limits = {}
     for name in EACH:
         # A limit that there is not is NaN, to which every comparison is false: nothing can be ruled out.
-        limits[name] = np.array([thresholds["each"][c][name] for c in classes], dtype=float)
+        of_classes = [thresholds["each"][c][name] for c in classes]
+        limits[name] = np.array(of_classes, dtype=float)
     with np.errstate(invalid="ignore"):
         sets["present"] = ~(p < limits["present_from"])
         sets["absent"] = ~(p > limits["absent_to"])
@@ -314,15 +318,15 @@ def prevalence_shift(thresholds: dict[str, Any], target: np.ndarray, people: int
             far.append(c)
 
     def ratio(c: str) -> float:
-        return abs(math.log((now[c] + 1e-9) / (before[c] + 1e-9)))
+        grown = (now[c] + 1e-9) / (before[c] + 1e-9)
+        return abs(math.log(grown))
 
-    # Three examples are enough to act on.
     worst = sorted(far, key=ratio, reverse=True)[:3]
     warning = ""
     if worst:
-        changes = ", ".join(f"{c} {before[c]:.2%} -> {now[c]:.2%}" for c in worst)
+        changes = [f"{c} {before[c]:.2%} -> {now[c]:.2%}" for c in worst]
         warning = (
-            f"prevalence differs from that of the calibration images ({changes}; "
+            f"prevalence differs from that of the calibration images ({', '.join(changes)}; "
             f"with a finding {thresholds['with_finding']:.1%} -> {with_finding:.1%}): "
             "fnr, fdr and precision, which are averaged over images, are not guaranteed here; "
             "sensitivity and specificity of each finding are, if nothing but prevalence changed"

@@ -134,8 +134,8 @@ def read(path: str | Path) -> Predictions:
         outside = np.argwhere(~inside)
         if len(outside):
             n, k = outside[0]
-            cell = f"prob_{part} of {preds.images[n]!r} for {preds.classes[k]!r}"
-            raise UserError(f"{path}: {cell} is {values[n, k]}, not a probability in 0..1")
+            image, c, value = preds.images[n], preds.classes[k], values[n, k]
+            raise UserError(f"{path}: prob_{part} of {image!r} for {c!r} is {value}, not a probability in 0..1")
     return preds
 
 

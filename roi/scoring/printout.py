@@ -26,9 +26,10 @@ def with_interval(score: dict[str, float | None]) -> str:
     if value is None:
         return "undefined"
     text = decimal(value, 4)
-    if low is None or high is None:
-        return text
-    return f"{text} [{decimal(low, 4)}, {decimal(high, 4)}]"
+    if low is not None and high is not None:
+        limits = f"{decimal(low, 4)}, {decimal(high, 4)}"
+        text += f" [{limits}]"
+    return text
 
 
 def four_digits(value: float | None) -> str:
@@ -104,7 +105,8 @@ def show_subgroups(blocks: dict[str, Any]) -> None:
         for group, values in block["groups"].items():
             score = with_interval(values["auroc"])
             on_common.append(f"{group} {score}")
-            score, findings = with_interval(values["auroc_own"]), len(values["findings_own"])
+            score = with_interval(values["auroc_own"])
+            findings = len(values["findings_own"])
             on_own.append(f"{group} {score} ({findings})")
         common = len(block["findings"])
         print(f"by {name} ({common} findings): {'; '.join(on_common)}")

@@ -134,7 +134,8 @@ def tables(
         for name, score in columns.items():
             values[name] = score.column(j).with_interval()
         limit = None if threshold is None else float(threshold[j])
-        blocks["per_class"][c] = values | facts(prob[:, j], target[:, j], limit)
+        values |= facts(prob[:, j], target[:, j], limit)
+        blocks["per_class"][c] = values
     if threshold is not None:
         usable = findings & ~np.isnan(threshold)
         counts = estimates["counts"].map(partial(sum_over, usable))
@@ -201,7 +202,8 @@ def curves(prob: np.ndarray, target: np.ndarray) -> dict[str, list[list[float]]]
     fpr = np.append(0, false_rate)
     # Even steps in both directions: the corner at the left holds most of what one looks for in a ROC curve.
     steps = np.linspace(0, 1, CURVE_POINTS // 2)
-    across, up = np.searchsorted(fpr, steps), np.searchsorted(tpr, steps)
+    across = np.searchsorted(fpr, steps)
+    up = np.searchsorted(tpr, steps)
     corners = np.concatenate([across, up])
     roc = np.unique(corners.clip(max=len(fpr) - 1))
     points = min(CURVE_POINTS, len(recall))
@@ -291,8 +293,10 @@ def subgroups(
     blocks: dict[str, Any] = {}
     findings = is_finding(classes)
     for attribute, parts in groups.items():
-        areas = {group: estimates[f"group_{attribute}_{group}"] for group in parts}
-        defined = {group: findings & ~np.isnan(area.value) for group, area in areas.items()}
+        areas, defined = {}, {}
+        for group in parts:
+            areas[group] = estimates[f"group_{attribute}_{group}"]
+            defined[group] = findings & ~np.isnan(areas[group].value)
         large = large_groups(defined)
         common = findings if large else np.zeros(len(classes), dtype=bool)
         for group in large:
@@ -318,7 +322,11 @@ def large_groups(defined: dict[str, np.ndarray]) -> list[str]:
     """The groups with at least half as many findings (K,) bool as the one that has the most."""
     counts = {group: int(held.sum()) for group, held in defined.items()}
     most = max(counts.values())
-    return [group for group, count in counts.items() if count and 2 * count >= most]
+    large = []
+    for group, count in counts.items():
+        if count and 2 * count >= most:
+            large.append(group)
+    return large
 
 
 def gap_between(means: dict[str, BootstrapEstimate]) -> dict[str, Any] | None:
@@ -363,8 +371,8 @@ def comparison(
     of_class: dict[str, Any] = {}
     for j, c in enumerate(classes):
         known = ~np.isnan(target[:, j])
-        of_a, of_b, present = prob_a[known, j], prob_b[known, j], target[known, j]
-        p_delong = metrics.delong_p(of_a, of_b, present)
+        of_a, of_b = prob_a[known, j], prob_b[known, j]
+        p_delong = metrics.delong_p(of_a, of_b, target[known, j])
         score = difference.column(j).with_p()
         of_class[c] = {"auroc": {**score, "p_delong": none_if_nan(p_delong)}}
     # Findings that both can be scored on, so that the mean is a mean of differences.
