@@ -50,7 +50,7 @@ CONTROL_NAMES = {  # the primary ones first
 def read_truth(sets: Sequence[Maps], boxes: pd.DataFrame, patients: pd.Series) -> tuple[GroundTruth, list[np.ndarray]]:
     """The boxes of images that every set has, and for each set the rows of these images (N,)."""
     boxes, places = boxes_with_maps(sets, boxes)
-    corners = box_corners(boxes)
+    box = box_corners(boxes)
     present = set(boxes["label"])
     findings = [c for c in LABELS if c in present]
     findings += sorted(present - set(LABELS))
@@ -71,7 +71,7 @@ def read_truth(sets: Sequence[Maps], boxes: pd.DataFrame, patients: pd.Series) -
     patient_names = patients.to_numpy().astype(str)
     people, patient = np.unique(patient_names[known], return_inverse=True)
     truth = GroundTruth(
-        box=corners,
+        box=box,
         box_pair=box_pair,
         small=(boxes[["w", "h"]] < SMALL).all(axis=1).to_numpy(),
         pair_image=pair // len(findings),
@@ -110,7 +110,7 @@ def boxes_with_maps(sets: Sequence[Maps], boxes: pd.DataFrame) -> tuple[pd.DataF
 
 def box_corners(boxes: pd.DataFrame) -> np.ndarray:
     """(left, top, right, bottom) of each box, cut to the image. UserError: nothing is left. -> (B, 4)"""
-    # Annotators draw over the edge now and then: what lies outside the image is no part of a box.
+    # What lies outside the image is no part of a box.
     corner = boxes[["x", "y"]].to_numpy(float)
     opposite = corner + boxes[["w", "h"]].to_numpy(float)
     box = np.concatenate([corner, opposite], axis=1)

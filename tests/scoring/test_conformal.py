@@ -1,4 +1,5 @@
-"""Prediction sets keep what they promise: closed forms, brute force over every threshold, simulations, published behaviour of real predictions."""
+"""Prediction sets keep what they promise: closed forms, brute force over every threshold, simulations, published
+behaviour of real predictions."""
 
 import json
 import math
@@ -20,7 +21,8 @@ K = 5
 
 
 def drawn(n: int, seed: int, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """(N, K) probabilities and targets of a model that knows something; `shift` adds to the log-odds of every finding, pictures stay as they are."""
+    """(N, K) probabilities and targets of a model that knows something; `shift` adds to the log-odds of every finding,
+    pictures stay as they are."""
     rng = np.random.default_rng(seed)
     y = (rng.random((n, K)) < expit(np.array([-2.5, -2, -1.5, -1, -0.5]) + shift)).astype(float)
     return expit(1.5 * y - 1.5 + rng.normal(size=(n, K))), y
@@ -93,7 +95,8 @@ def test_class_thresholds_are_order_statistics() -> None:
 
 
 def test_precision_and_fdr_hold_with_their_confidence() -> None:
-    """Learn then test: over 200 draws of calibration images the risk on many others exceeds alpha in at most delta of them."""
+    """Learn then test: over 200 draws of calibration images the risk on many others exceeds alpha in at most delta of
+    them."""
     test_prob, test_y = drawn(100_000, 10_000)
     broken = {"precision": 0, "fdr": 0}
     feasible = 0
@@ -346,7 +349,8 @@ def correlated(people: int, images: int, seed: int) -> tuple[np.ndarray, np.ndar
 
 
 def test_promises_for_a_patient_hold_where_images_are_alike() -> None:
-    """60 patients of 10 images: fdr and precision break in at most delta of the draws, class-conditional misses stay at alpha."""
+    """60 patients of 10 images: fdr and precision break in at most delta of the draws, class-conditional misses stay at
+    alpha."""
     test_prob, test_y, _ = correlated(20_000, 1, 9999)
     broken, missed = {"fdr": 0, "precision": 0}, []
     for seed in range(150):
@@ -465,7 +469,8 @@ def test_wrong_files_are_one_line(files: Path, tmp_path: Path) -> None:
 
 
 def test_real_predictions_behave_as_measured_before(shared: Path) -> None:
-    """CheXNet reproduction, random patient halves, 20 seeds, one threshold: realised FNR .049, .100, .201 and sets of 4.9, 3.1 and 1.5 findings."""
+    """CheXNet reproduction, random patient halves, 20 seeds, one threshold: realised FNR .049, .100, .201 and sets of
+    4.9, 3.1 and 1.5 findings."""
     from roi.sources.readers import read_nih
 
     preds = pd.read_csv(shared / "golden" / "chexnet_reproduction_predictions.csv")

@@ -1,4 +1,5 @@
-"""evaluate.py as its users run it: what stands in metrics.json, peers' CSV files, thresholds, comparisons, controls, bad input."""
+"""evaluate.py as its users run it: what stands in metrics.json, peers' CSV files, thresholds, comparisons, controls,
+bad input."""
 
 import json
 import re

@@ -1,4 +1,5 @@
-"""Evidence files: arrays written as a stream, Grad-CAM against its definition, masks and curves against the predictions."""
+"""Evidence files: arrays written as a stream, Grad-CAM against its definition, masks and curves against the
+predictions."""
 
 import json
 from pathlib import Path
@@ -320,7 +321,8 @@ def test_a_reinitialised_model_is_another_draw(mask: str) -> None:
 
 @pytest.fixture(scope="module")
 def checkpoints(demo: Path, tables: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """At 64 pixels: roi.pt (a map a class, from features), conv.pt (one map, as published), random_mask.pt, standard.pt."""
+    """At 64 pixels: roi.pt (a map a class, from features), conv.pt (one map, as published), random_mask.pt,
+    standard.pt."""
     out = tmp_path_factory.mktemp("evidence")
     data = ("--train_csv", tables[0], "--image_root", demo, "--backbone", "test_convnext", *TINY)
     run("train_roi_consistency.py", *data, "--save", out / "roi.pt")
@@ -370,7 +372,8 @@ def written(checkpoints: Path, demo: Path, tables: tuple[Path, Path]) -> Path:
 
 
 def assert_best(kept: np.ndarray, score: torch.Tensor, k: int) -> None:
-    """Exactly k pixels, of the highest scores; pixels may change places that tie within float noise, as batches of other sizes make it."""
+    """Exactly k pixels, of the highest scores; pixels may change places that tie within float noise, as batches of
+    other sizes make it."""
     assert (kept.sum((1, 2, 3)) == k).all()
     off = torch.from_numpy(kept).float() != exact_topk(score, k)
     kth = score.flatten(1).topk(k).values[:, -1].view(-1, 1, 1, 1)
@@ -487,6 +490,7 @@ def test_maps_of_each_class_are_those_behind_the_mask(
     section = json.loads((tmp_path / "scores" / "metrics.json").read_text())["localization"]["sources"]
     assert section.keys() >= {"mask", "mask_reinit", "class_mask", "class_mask_reinit", "random", "centre"}
     # by hand: the highest cell of the finding's own map lies in its box, the mean over pairs of a finding, then over findings
+
     places = read_boxes(boxes)
     hits: dict[str, list[float]] = {}
     for (image, finding), group in places[places["image"].isin(with_box)].groupby(["image", "label"]):
