@@ -489,7 +489,8 @@ def test_maps_of_each_class_are_those_behind_the_mask(
     )
     section = json.loads((tmp_path / "scores" / "metrics.json").read_text())["localization"]["sources"]
     assert section.keys() >= {"mask", "mask_reinit", "class_mask", "class_mask_reinit", "random", "centre"}
-    # by hand: the highest cell of the finding's own map lies in its box, the mean over pairs of a finding, then over findings
+    # by hand: the highest cell of the finding's own map lies in its box, the mean over pairs of a finding, then over
+    # findings
 
     places = read_boxes(boxes)
     hits: dict[str, list[float]] = {}
@@ -689,7 +690,8 @@ def test_evidence_is_complete_or_absent(written: Path, demo: Path, tables: tuple
 def test_what_was_trained_on_says_so_in_every_output(
     checkpoints: Path, demo: Path, tables: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """Two training images among test images of an honest checkpoint; each file alone, and the console whatever is written."""
+    """Two training images among test images of an honest checkpoint; each file alone, and the console whatever is
+    written."""
     from roi.scoring.faithfulness import read_curves
     from roi.training.checkpoint import fingerprints
 

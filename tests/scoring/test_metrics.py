@@ -58,7 +58,8 @@ def bootstrap(score: np.ndarray, target: np.ndarray, patients: np.ndarray, count
 
 
 def test_bootstrap_draws_whole_patients() -> None:
-    """Every image doubled under its patient: intervals stay as they are, while an image bootstrap would shrink them by 1.4."""
+    """Every image doubled under its patient: intervals stay as they are, while an image bootstrap would shrink them by
+    1.4."""
     score, target = sample(150, False, 1)
     patients = np.arange(150)
     once, twice = (
@@ -100,7 +101,8 @@ def test_a_resample_without_both_classes_is_undefined() -> None:
 def test_interval_covers_the_truth(clustered: bool) -> None:
     """Two images a patient, normal scores one apart: true AUROC = Phi(1 / sqrt 2) = .7602; coverage 93-97 %.
 
-    The two images of a patient share their label and part of their score; an interval that forgets it covers too rarely.
+    The two images of a patient share their label and part of their score; an interval that forgets it covers too
+    rarely.
     """
     hits, truth = 0, 0.76025
     for seed in range(1000):
@@ -114,7 +116,8 @@ def test_interval_covers_the_truth(clustered: bool) -> None:
     assert 0.93 <= hits / 1000 <= 0.97 if clustered else hits / 1000 < 0.92
 
 
-OVARIAN = """3.0 5.8 10 0  3.2 6.3 5 1  3.9 6.8 3 1  2.8 4.8 6 0  3.2 5.8 3 1  0.9 4.0 5 0  2.5 5.7 8 0  1.6 5.6 5 1  3.8 5.7 5 1
+OVARIAN = """
+3.0 5.8 10 0  3.2 6.3 5 1  3.9 6.8 3 1  2.8 4.8 6 0  3.2 5.8 3 1  0.9 4.0 5 0  2.5 5.7 8 0  1.6 5.6 5 1  3.8 5.7 5 1
 3.7 6.7 6 1  3.2 5.4 4 1  3.8 6.6 6 1  4.1 6.6 5 1  3.6 5.7 5 1  4.3 7.0 4 1  3.6 6.7 4 0  2.3 4.4 6 1  4.2 7.6 4 0
 4.0 6.6 6 0  3.5 5.8 6 1  3.8 6.8 7 1  3.0 4.7 8 0  4.5 7.4 5 1  3.7 7.4 5 1  3.1 6.6 6 1  4.1 8.2 6 1  4.3 7.0 5 1
 4.3 6.5 4 1  3.2 5.1 5 1  2.6 4.7 6 1  3.3 6.8 6 0  1.7 4.0 7 0  3.7 6.1 5 1  3.3 6.3 7 1  4.2 7.7 6 1  3.5 6.2 5 1
@@ -122,8 +125,8 @@ OVARIAN = """3.0 5.8 10 0  3.2 6.3 5 1  3.9 6.8 3 1  2.8 4.8 6 0  3.2 5.8 3 1  0
 
 
 def test_delong_on_its_published_example() -> None:
-    """Ovarian cancer, DeLong et al. 1988: albumin, K-G score, total protein. Figures as printed in the manual of SAS/STAT,
-    PROC LOGISTIC, example "Comparing Receiver Operating Characteristic Curves"."""
+    """Ovarian cancer, DeLong et al. 1988: albumin, K-G score, total protein. Figures as printed in the manual of
+    SAS/STAT, PROC LOGISTIC, example "Comparing Receiver Operating Characteristic Curves"."""
     data = np.array(OVARIAN.split(), dtype=float).reshape(-1, 4)
     albumin, protein, kg, target = data[:, 0], data[:, 1], 10 - data[:, 2], data[:, 3]
     areas, covariance = metrics.delong(np.stack([albumin, kg, protein]), target)
