@@ -21,6 +21,7 @@ from harness import add_machine, write_result
 from roi import cli
 from roi.data.table import target_matrix
 from roi.scoring import conformal, prediction_sets, predictions
+from roi.scoring.conformal_calibration import Promise, Unlabelled, calibrate
 from roi.sources.readers import read_nih
 
 ALPHAS = (0.05, 0.1, 0.2)
@@ -136,9 +137,9 @@ def official(
     prob: np.ndarray, target: np.ndarray, patients: np.ndarray, split: np.ndarray, classes: list[str], resamples: int
 ) -> dict[str, Any]:
     cal, test = split == "train_val", split == "test"
-    thresholds = prediction_sets.calibrate(
-        prob[cal], target[cal], patients[cal], classes, 0.1, 0.1, "image", "none", 0, prob[test]
-    )
+    promise = Promise(alpha=0.1, delta=0.1, unit="image")
+    other = Unlabelled(prob[test])
+    thresholds = calibrate(prob[cal], target[cal], patients[cal], classes, promise, "none", 0, other)
     found = prediction_sets.realised(thresholds, prob[test], target[test], patients[test], resamples, 0)
     weight = conformal.label_shift_weights(target[cal], np.nanmean(target[test], axis=0))
     known = conformal.fnr_threshold(prob[cal], target[cal], 0.1, weight)

@@ -1,6 +1,7 @@
-"""torchrun in a handful of functions: everything that knows of several processes. In one process each of them does nothing.
+"""torchrun in a handful of functions: tensors and gradients between processes. In one process each does nothing.
 
-Started by `torchrun --nproc_per_node N script.py …`, which sets RANK, LOCAL_RANK and WORLD_SIZE. Process 0 writes and speaks.
+Started by `torchrun --nproc_per_node N script.py …`. Process 0 writes and speaks. What needs no torch (who is who,
+barriers, gathered objects) is roi/process_group.py; code that loads torch anyway finds it here too.
 """
 
 import inspect
@@ -9,71 +10,96 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as td
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-T = TypeVar("T")
+from roi import process_group
+from roi.process_group import all_gather_objects, barrier, local_rank, one_a_machine_first, rank, world
+
+__all__ = [
+    "all_gather_objects",
+    "average",
+    "barrier",
+    "counting",
+    "local_rank",
+    "mean",
+    "no_sync",
+    "one_a_machine_first",
+    "processes",
+    "rank",
+    "world",
+    "wrap_ddp",
+]
+
+TIMEOUT = timedelta(hours=2)  # one process decodes images while the others wait
 
 
-def rank() -> int:
-    return int(os.environ.get("RANK", 0))
+class HostGroup:
+    """Talks over the host, whatever the device, so that no GPU waits for it."""
 
+    def __init__(self) -> None:
+        self.gloo: Any = td.new_group(backend="gloo", timeout=TIMEOUT)
 
-def world() -> int:
-    return int(os.environ.get("WORLD_SIZE", 1))
+    def all_gather_objects(self, thing: Any) -> list[Any]:
+        things: list[Any] = [None] * world()
+        td.all_gather_object(things, thing, group=self.gloo)
+        return things
 
-
-def local_rank() -> int:
-    return int(os.environ.get("LOCAL_RANK", 0))
+    def barrier(self) -> None:
+        td.barrier(group=self.gloo)
 
 
 @contextmanager
 def processes(device: torch.device) -> Iterator[torch.device]:
-    """Join the other processes for the length of a block; -> the device of this one. All but process 0 print nothing but errors."""
+    """Join the other processes for the length of a block. All but process 0 print nothing but errors.
+
+    Yields:
+        the device of this process.
+    """
     if world() == 1:
         yield device
         return
     if device.type == "cuda":
         device = torch.device("cuda", local_rank())
         torch.cuda.set_device(device)
-    hours = timedelta(hours=2)  # one decodes images while the others wait
-    td.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=hours)
-    global _host
-    _host = td.new_group(backend="gloo", timeout=hours)
-    spoken = sys.stdout
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    td.init_process_group(backend, timeout=TIMEOUT)
+    process_group.set_group(HostGroup())
+    console = sys.stdout
     if rank():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     try:
         yield device
     finally:
-        sys.stdout = spoken
-    barrier()  # process 0 may still be writing
-    td.destroy_process_group()  # not after an error: it would wait for the others, and torchrun ends them all
-
-
-_host: Any = None  # the group that talks over the host, whatever the device: no GPU waits for it
+        sys.stdout = console
+    # Process 0 may still be writing. Nobody waits here after an error: torchrun ends the others.
+    barrier()
+    td.destroy_process_group()
+    process_group.set_group(None)
 
 
 def wrap_ddp(step: nn.Module) -> nn.Module:
-    """`step` with gradients averaged over the processes (DistributedDataParallel: overlapped with the backward pass)."""
+    """`step` with gradients averaged over the processes while the backward pass still runs."""
     if world() == 1:
         return step
-    # A warm-up leaves the mask net out. Statistics of batch norm are averaged after each step, not those of process 0.
-    named = inspect.signature(DistributedDataParallel).parameters
-    ours = (
-        "forward_sync_buffers" if "forward_sync_buffers" in named else "broadcast_buffers"
-    )  # its name before torch 2.14
-    flags: dict[str, Any] = {"find_unused_parameters": True, ours: False}
+    # A warm-up leaves the mask net out. Statistics of batch norm are averaged after each step, not those of process 0;
+    # the flag for that has another name from torch 2.14 on.
+    sync_buffers = "forward_sync_buffers"
+    if sync_buffers not in inspect.signature(DistributedDataParallel).parameters:
+        sync_buffers = "broadcast_buffers"
+    flags: dict[str, Any] = {"find_unused_parameters": True, sync_buffers: False}
     return DistributedDataParallel(step, **flags)
 
 
 def no_sync(step: nn.Module, more: bool) -> AbstractContextManager[None]:
     """While `more` batches of the same optimiser step are to come, gradients stay where they are."""
-    return step.no_sync() if more and isinstance(step, DistributedDataParallel) else nullcontext()
+    if more and isinstance(step, DistributedDataParallel):
+        return step.no_sync()
+    return nullcontext()
 
 
 def mean(tensor: Tensor) -> Tensor:
@@ -90,48 +116,17 @@ def average(tensors: Sequence[Tensor]) -> None:
     if world() == 1 or not tensors:
         return
     together = mean(torch.cat([tensor.flatten() for tensor in tensors]))
-    parts = together.split([tensor.numel() for tensor in tensors])
-    torch._foreach_copy_(list(tensors), [part.view_as(tensor) for tensor, part in zip(tensors, parts, strict=True)])
+    sizes = [tensor.numel() for tensor in tensors]
+    parts = [part.view_as(tensor) for tensor, part in zip(tensors, together.split(sizes), strict=True)]
+    torch._foreach_copy_(list(tensors), parts)
 
 
 def counting(values: Tensor, share: float) -> Tensor:
-    """() what a sum over the batch of this process is divided by, so that the mean over the processes of its loss times `share`
-    is the sum over all of them divided by all their values. A process with share 0 counts nothing."""
+    """What a sum over the batch of this process is divided by to count every value of all processes once.
+
+    The mean over the processes of (its loss times `share`) is then the sum over all of them divided by all their
+    values. A process with share 0 counts nothing. () -> ()
+    """
     if world() == 1:
         return values
     return mean(values * (share > 0)) * share
-
-
-def all_gather_objects(thing: T) -> list[T]:
-    """What each process has, in their order, on all of them; for small things (it travels as a pickle between our own processes)."""
-    if world() == 1:
-        return [thing]
-    found: list[Any] = [None] * world()
-    td.all_gather_object(found, thing, group=_host)
-    return found
-
-
-def highest(number: int) -> int:
-    """The highest over the processes."""
-    if world() == 1:
-        return number
-    value = torch.tensor(number)
-    td.all_reduce(value, td.ReduceOp.MAX, group=_host)
-    return int(value)
-
-
-def barrier() -> None:
-    """Until every process is here."""
-    if world() > 1:
-        td.barrier(group=_host)
-
-
-@contextmanager
-def one_a_machine_first() -> Iterator[None]:
-    """A block that the first process of each machine goes through before its others: it makes what all of them read."""
-    if local_rank() == 0:
-        yield
-        barrier()
-    else:
-        barrier()
-        yield

@@ -1,8 +1,8 @@
-"""Maps (ROI masks, Grad-CAM) against boxes of radiologists: the metrics of each box and pair. Never a torch in here.
+"""Maps (ROI masks, Grad-CAM) against boxes of radiologists: the metrics of each box and pair.
 
-Letters: N images, C classes, B boxes, Q pairs (image, finding) that have a box, U maps of a source, m side of a map,
-G side of the grid of the kept region (the model's input, or m), D detected boxes. Boxes are (left, top, right,
-bottom) in 0..1 of the image.
+Letters: N images, B boxes, Q pairs (image, finding) that have a box, U maps of a source, m side of a map, G side of the
+grid of the kept region (the model's input, or m), D detected boxes. Boxes are (left, top, right, bottom) in 0..1 of the
+image.
 
 What is scored (T a threshold; all but `false` lie in 0..1, higher = better):
   pointing          pair: the centre of the map's highest cell lies in a box of the finding (Zhang et al. 2016,
@@ -24,16 +24,20 @@ What is scored (T a threshold; all but `false` lie in 0..1, higher = better):
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy.ndimage import find_objects, label
 
-CUTS = (60.0, 180.0)  # of 255
+# Where a map that is scaled to 0..255 is cut, as Wang et al. 2017 did.
+CUTS = (60.0, 180.0)
 SMALL = 80 / 1024
-IOU, IOBB = tuple(k / 10 for k in range(1, 8)), tuple(k / 10 for k in range(1, 10))
-UNION = ("pointing_union", "precision_union")  # their mean is over images, not over findings
+IOU = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+IOBB = (*IOU, 0.8, 0.9)
+# Their mean is over images, not over findings.
+UNION = ("pointing_union", "precision_union")
 BY_BOX = (
     "recall",
     "centre_small",
@@ -43,17 +47,19 @@ BY_BOX = (
 )
 BY_PAIR = ("pointing", "pointing_union", "precision", "precision_union", *(f"false@{t}" for t in IOU))
 METRICS = (*BY_PAIR, *BY_BOX)
-FLAT = np.zeros((3, 3, 3), dtype=int)  # neighbours in a stack of maps: the eight in the plane, none in another map
-FLAT[1] = 1
+# Neighbours in a stack of maps: the eight in the plane, none in another map. One call then labels all maps.
+IN_PLANE = np.zeros((3, 3, 3), dtype=int)
+IN_PLANE[1] = 1
 
-Values = dict[str, np.ndarray]  # metric -> (B,) of BY_BOX or (Q,) of BY_PAIR, NaN = undefined
+# Metric -> (B,) of BY_BOX or (Q,) of BY_PAIR, NaN = undefined.
+Values = dict[str, np.ndarray]
 
 
 # ---- boxes ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Truth:
+class GroundTruth:
     """The scored boxes; pairs and images are numbered from 0."""
 
     box: np.ndarray  # (B, 4)
@@ -78,9 +84,38 @@ class Truth:
         image = self.pair_image[self.box_pair]
         return [np.flatnonzero(image == i) for i in self.pair_image]
 
+    def map_index(self, columns: int, image: np.ndarray | None = None) -> np.ndarray:
+        """The place of each pair's map among those of all images. -> (Q,)
+
+        Args:
+            columns: maps an image, one for all findings, or one a finding.
+            image: (N,) an image is scored on the maps of image[n] instead of its own.
+        """
+        chosen = self.pair_image if image is None else image[self.pair_image]
+        return chosen * columns + self.pair_finding * (columns > 1)
+
+
+def corners(box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(B, 4) -> (left, top) (B, 2), (right, bottom) (B, 2)"""
+    return box[:, :2], box[:, 2:]
+
+
+def areas(box: np.ndarray) -> np.ndarray:
+    """(B, 4) -> (B,)"""
+    begin, end = corners(box)
+    return (end - begin).prod(1)
+
+
+def intersections(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Area that two boxes share. (B, 4), (B, 4) -> (B,)"""
+    begin_a, end_a = corners(a)
+    begin_b, end_b = corners(b)
+    sides = np.minimum(end_a, end_b) - np.maximum(begin_a, begin_b)
+    return np.clip(sides, 0, None).prod(1)
+
 
 @dataclass(frozen=True)
-class Cells:
+class CellWeights:
     """Sparse weights of the cells of a grid: entry e says that row[e] gives weight[e] to cell[e]."""
 
     row: np.ndarray
@@ -88,36 +123,58 @@ class Cells:
     weight: np.ndarray
     rows: int
 
-    def total(self, field: np.ndarray, unit: np.ndarray) -> np.ndarray:
-        """Weighted sum of field[unit[row]] for every row. (U, cells), (rows,) -> (rows,)"""
-        return np.bincount(self.row, self.weight * field[unit[self.row], self.cell], self.rows)
+    def total(self, field: np.ndarray, map_index: np.ndarray) -> np.ndarray:
+        """Weighted sum of field[map_index[row]] for every row. (U, cells), (rows,) -> (rows,)"""
+        which_map = map_index[self.row]
+        values = field[which_map, self.cell]
+        return np.bincount(self.row, self.weight * values, self.rows)
 
 
 def cover(low: np.ndarray, high: np.ndarray, side: int) -> np.ndarray:
     """Part of each cell of an axis inside [low, high]. (n,), (n,) in 0..1 -> (n, side) in 0..1"""
+    high, low = high[:, None], low[:, None]
     edge = np.arange(side)
-    return np.clip(np.minimum(high[:, None] * side, edge + 1) - np.maximum(low[:, None] * side, edge), 0, 1)
+    end = np.minimum(high * side, edge + 1)
+    begin = np.maximum(low * side, edge)
+    return np.clip(end - begin, 0, 1)
 
 
 def holds(low: np.ndarray, high: np.ndarray, side: int) -> np.ndarray:
     """1 where a cell's centre lies in [low, high]. (n,), (n,) in 0..1 -> (n, side) of 0/1"""
     centre = (np.arange(side) + 0.5) / side
-    return ((low[:, None] <= centre) & (centre <= high[:, None])).astype(float)
+    after_begin = low[:, None] <= centre
+    before_end = centre <= high[:, None]
+    return (after_begin & before_end).astype(float)
 
 
-def cells_of(box: np.ndarray, members: Sequence[np.ndarray], side: int, centres: bool = False) -> Cells:
-    """Row r: how far members[r], some of the boxes, cover each cell of a side x side grid; with `centres` 0/1 by
-    the cell's centre.
+def cells_of(box: np.ndarray, members: Sequence[np.ndarray], side: int, centres: bool = False) -> CellWeights:
+    """How far groups of boxes cover each cell of a side x side grid.
+
+    Args:
+        box: (B, 4).
+        members: of each row of the result, which boxes are in the group.
+        side: cells a side.
+        centres: 0/1 by the cell's centre instead of the part that is covered.
     """
     axis = holds if centres else cover
-    across, down = axis(box[:, 0], box[:, 2], side), axis(box[:, 1], box[:, 3], side)  # (B, side)
-    found = []
-    for r, chosen in enumerate(members):
-        part = (down[chosen, :, None] * across[chosen, None, :]).max(0).ravel()
-        cell = np.flatnonzero(part)
-        found.append((np.full(len(cell), r), cell, part[cell]))
-    row, cell, weight = (np.concatenate(a) for a in zip(*found, strict=True))
-    return Cells(row, cell, weight, len(members))
+    left, top, right, bottom = box.T
+    across = axis(left, right, side)  # (B, side)
+    down = axis(top, bottom, side)  # (B, side)
+    rows, cells, weights = [], [], []
+    for r, group in enumerate(members):
+        covered = down[group, :, None] * across[group, None, :]
+        # The largest over the boxes of the group: what two boxes share is not counted twice.
+        covered = covered.max(0).ravel()
+        cell = np.flatnonzero(covered)
+        rows.append(np.full(len(cell), r))
+        cells.append(cell)
+        weights.append(covered[cell])
+    return CellWeights(
+        row=np.concatenate(rows),
+        cell=np.concatenate(cells),
+        weight=np.concatenate(weights),
+        rows=len(members),
+    )
 
 
 # ---- maps -----------------------------------------------------------------------------------------------------------
@@ -132,7 +189,7 @@ class Detected:
 
 
 @dataclass(frozen=True)
-class Source:
+class PreparedMaps:
     """What the scores need of U maps."""
 
     peak: np.ndarray  # (U, m * m): 1 / number of the highest cells on each of them
@@ -142,12 +199,12 @@ class Source:
 
 
 def top_cells(maps: np.ndarray, keep_ratio: float, rng: np.random.Generator) -> np.ndarray:
-    """The round(keep_ratio * m * m) highest cells (at least one), ties drawn by lot. (U, m, m) -> bool of the same
-    shape
-    """
+    """The round(keep_ratio * m * m) highest cells, at least one, ties drawn by lot. (U, m, m) -> (U, m, m) bool"""
     flat = maps.reshape(len(maps), -1)
     count = max(1, round(keep_ratio * flat.shape[1]))
-    best = np.lexsort((rng.random(flat.shape), -flat), axis=-1)[:, :count]
+    lots = rng.random(flat.shape)
+    order = np.lexsort((lots, -flat), axis=-1)
+    best = order[:, :count]
     top = np.zeros(flat.shape, dtype=bool)
     np.put_along_axis(top, best, True, axis=1)
     return top.reshape(maps.shape)
@@ -157,96 +214,176 @@ def boxes_around(*cuts: np.ndarray) -> Detected:
     """A box around each 8-connected region of each cut; the same box of one map counts once. (U, m, m) bool each"""
     rows = []
     for cut in cuts:
-        places = find_objects(label(cut, FLAT)[0])
-        rows += [(u.start, x.start, y.start, x.stop, y.stop) for u, y, x in places]
-    found = np.unique(np.array(rows, dtype=int).reshape(-1, 5), axis=0)  # sorted by map
-    return Detected(found[:, 1:] / cuts[0].shape[-1], np.searchsorted(found[:, 0], np.arange(len(cuts[0]) + 1)))
+        regions, _ = label(cut, IN_PLANE)
+        for u, y, x in find_objects(regions):
+            box = (x.start, y.start, x.stop, y.stop)
+            rows.append((u.start, *box))
+    maps, _, side = cuts[0].shape
+    table = np.array(rows, dtype=int).reshape(-1, 5)
+    table = np.unique(table, axis=0)  # sorted by map
+    owner = table[:, 0]
+    start = np.searchsorted(owner, np.arange(maps + 1))
+    return Detected(table[:, 1:] / side, start)
 
 
-def prepare(maps: np.ndarray, kept: np.ndarray | None, keep_ratio: float, rng: np.random.Generator) -> Source:
-    """(U, m, m), (U, G, G) of 0/1 or None (then the highest cells are the kept region) -> Source. A constant map
-    detects nothing.
+def prepare(maps: np.ndarray, kept: np.ndarray | None, keep_ratio: float, rng: np.random.Generator) -> PreparedMaps:
+    """Find the peaks, the kept region and the detected boxes. A constant map detects nothing.
+
+    Args:
+        maps: (U, m, m).
+        kept: (U, G, G) of 0/1; None: the highest cells are the kept region.
+        keep_ratio: share of the cells that are the highest.
+        rng: of the lots among ties.
     """
-    low, high = maps.min((1, 2), keepdims=True).astype(float), maps.max((1, 2), keepdims=True).astype(float)
+    low = maps.min((1, 2), keepdims=True).astype(float)
+    high = maps.max((1, 2), keepdims=True).astype(float)
     varies = high > low
-    scaled = (maps - low) / np.where(varies, high - low, 1) * 255
+    width = np.where(varies, high - low, 1)
+    scaled = (maps - low) / width * 255
     top = top_cells(maps, keep_ratio, rng)
     peak = (maps == high).reshape(len(maps), -1)
-    region = (top if kept is None else kept).reshape(len(maps), -1)
-    detected = boxes_around(*(varies & (scaled >= cut) for cut in CUTS))
-    return Source(peak / peak.sum(1, keepdims=True), region, detected, boxes_around(varies & top))
+    region = top if kept is None else kept
+    cuts = [varies & (scaled >= cut) for cut in CUTS]
+    detected = boxes_around(*cuts)
+    return PreparedMaps(
+        peak=peak / peak.sum(1, keepdims=True),
+        kept=region.reshape(len(maps), -1),
+        detected=detected,
+        area=boxes_around(varies & top),
+    )
 
 
-def overlaps(truth: Truth, detected: Detected, unit: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pair q sees the boxes detected in map unit[q]. (Q,) -> each box's best IoU (B,), best IoBB (B,); false boxes
-    at IOU (Q, len(IOU))
-    """
-    count = np.diff(detected.start)[unit]  # (Q,)
+class Matches(NamedTuple):
+    """Boxes against what was detected on their maps."""
+
+    iou: np.ndarray  # (B,) the best of each box
+    iobb: np.ndarray  # (B,)
+    false: np.ndarray  # (Q, len(IOU)): detected boxes that match no box of the pair
+
+
+def match_boxes(truth: GroundTruth, detected: Detected, map_index: np.ndarray) -> Matches:
+    """Match each box to the boxes that are detected on the map of its pair. map_index (Q,): pair -> map"""
+    count = np.diff(detected.start)[map_index]  # (Q,) detected boxes of each pair
+    # E entries, one for every box and detected box of its pair; nth counts the detected ones of one box.
     times = count[truth.box_pair]
-    box = np.repeat(np.arange(len(truth.box)), times)  # one entry for every box and detected box of its pair
-    nth = np.arange(len(box)) - np.repeat(np.cumsum(times) - times, times)
+    boxes = len(truth.box)
+    box = np.repeat(np.arange(boxes), times)
+    first_entry = np.cumsum(times) - times
+    nth = np.arange(len(box)) - np.repeat(first_entry, times)
     pair = truth.box_pair[box]
-    a, b = truth.box[box], detected.box[detected.start[unit[pair]] + nth]
-    sides = np.clip(np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]), 0, None)
-    shared, area, found = sides.prod(1), (a[:, 2:] - a[:, :2]).prod(1), (b[:, 2:] - b[:, :2]).prod(1)
-    iou, iobb = shared / (area + found - shared), shared / found
-    best, best_bb, nearest = np.zeros(len(truth.box)), np.zeros(len(truth.box)), np.zeros(count.sum())
-    np.maximum.at(best, box, iou)
-    np.maximum.at(best_bb, box, iobb)
-    np.maximum.at(nearest, (np.cumsum(count) - count)[pair] + nth, iou)
-    owner = np.repeat(np.arange(len(unit)), count)
-    return best, best_bb, np.stack([np.bincount(owner, nearest <= t, len(unit)) for t in IOU], axis=1)
+    start = detected.start[map_index[pair]]
+    true = truth.box[box]  # (E, 4)
+    drawn = detected.box[start + nth]  # (E, 4)
+    shared = intersections(true, drawn)
+    union = areas(true) + areas(drawn) - shared
+    iou = shared / union
+    iobb = shared / areas(drawn)
+    best_iou, best_iobb = np.zeros(boxes), np.zeros(boxes)
+    np.maximum.at(best_iou, box, iou)
+    np.maximum.at(best_iobb, box, iobb)
+    # The same seen from the detected boxes, those of pair 0 first: one far from every box of its pair is false.
+    nearest = np.zeros(count.sum())
+    first = np.cumsum(count) - count
+    np.maximum.at(nearest, first[pair] + nth, iou)
+    owner = np.repeat(np.arange(len(map_index)), count)
+    false = []
+    for t in IOU:
+        far = nearest <= t
+        false.append(np.bincount(owner, far, len(map_index)))
+    return Matches(best_iou, best_iobb, np.stack(false, axis=1))
+
+
+# ---- scores ---------------------------------------------------------------------------------------------------------
 
 
 class Scorer:
-    """The boxes on every grid that is met, worked out once."""
+    """Scores maps against the boxes, whose cover of every grid that is met is worked out once.
 
-    def __init__(self, truth: Truth) -> None:
+    Args:
+        truth: the boxes.
+        keep_ratio: share of the cells that are kept where a map comes without its kept region.
+        ties: decides among equal cells of the maps, in the order in which they are prepared.
+    """
+
+    def __init__(self, truth: GroundTruth, keep_ratio: float, ties: np.random.Generator) -> None:
         self.truth = truth
-        self.members = (truth.of_boxes(), truth.of_pairs(), truth.of_images())
-        self.known: dict[tuple[int, int, bool], Cells] = {}
-
-    def cells(self, which: int, side: int, centres: bool = False) -> Cells:
-        """`which`: 0 boxes, 1 pairs, 2 the images of the pairs."""
-        key = (which, side, centres)
-        if key not in self.known:
-            self.known[key] = cells_of(self.truth.box, self.members[which], side, centres)
-        return self.known[key]
-
-    def __call__(self, source: Source, unit: np.ndarray) -> dict[str, np.ndarray]:
-        """Pair q is scored on map unit[q]. (Q,) -> {metric: (B,) of BY_BOX or (Q,) of BY_PAIR}, NaN = undefined"""
-        truth, m, side = self.truth, round(source.peak.shape[1] ** 0.5), round(source.kept.shape[1] ** 0.5)
-        by_box = unit[truth.box_pair]
-        values = {
-            name: self.cells(which, m, centres=True).total(source.peak, unit)
-            for which, name in ((1, "pointing"), (2, "pointing_union"))
+        self.keep_ratio = keep_ratio
+        self.ties = ties
+        self.members = {
+            "box": truth.of_boxes(),
+            "pair": truth.of_pairs(),
+            "image": truth.of_images(),
         }
-        area = (truth.box[:, 2:] - truth.box[:, :2]).prod(1) * side**2
-        values["recall"] = self.cells(0, side).total(source.kept, by_box) / area
-        size = source.kept.sum(1, dtype=float)
-        size = np.where(size > 0, size, np.nan)[unit]
-        for which, name in ((1, "precision"), (2, "precision_union")):
-            values[name] = self.cells(which, side).total(source.kept, unit) / size
-        x, y = np.minimum((truth.box[:, :2] + truth.box[:, 2:]) / 2 * side, side - 1).astype(int).T
-        values["centre_small"] = np.where(truth.small, source.kept[by_box, y * side + x], np.nan)
-        best, best_bb, false = overlaps(truth, source.detected, unit)
-        around = overlaps(truth, source.area, unit)[0]
+        self._cells: dict[tuple[str, int, bool], CellWeights] = {}
+
+    def cells(self, unit: str, side: int, centres: bool = False) -> CellWeights:
+        """The cells of each box, of the boxes of each pair, or of those of each pair's image. unit: box, pair, image"""
+        key = (unit, side, centres)
+        if key not in self._cells:
+            members = self.members[unit]
+            self._cells[key] = cells_of(self.truth.box, members, side, centres)
+        return self._cells[key]
+
+    def prepare(self, maps: np.ndarray, kept: np.ndarray | None = None) -> PreparedMaps:
+        return prepare(maps, kept, self.keep_ratio, self.ties)
+
+    def score(self, source: PreparedMaps, map_index: np.ndarray) -> Values:
+        """Score pair q on map map_index[q]. (Q,) -> METRICS"""
+        truth = self.truth
+        side = round(source.peak.shape[1] ** 0.5)
+        of_pair = self.cells("pair", side, centres=True)
+        of_image = self.cells("image", side, centres=True)
+        values = {
+            "pointing": of_pair.total(source.peak, map_index),
+            "pointing_union": of_image.total(source.peak, map_index),
+        }
+        values |= self._score_region(source.kept, map_index)
+        detected = match_boxes(truth, source.detected, map_index)
+        around = match_boxes(truth, source.area, map_index)
         for k, t in enumerate(IOU):
-            values[f"iou@{t}"], values[f"area_iou@{t}"], values[f"false@{t}"] = best > t, around > t, false[:, k]
+            values[f"iou@{t}"] = detected.iou > t
+            values[f"area_iou@{t}"] = around.iou > t
+            values[f"false@{t}"] = detected.false[:, k]
         for t in IOBB:
-            values[f"iobb@{t}"] = best_bb > t
-        return {name: np.asarray(v, dtype=float) for name, v in values.items()}
+            values[f"iobb@{t}"] = detected.iobb > t
+        return {name: np.asarray(value, dtype=float) for name, value in values.items()}
+
+    def _score_region(self, kept: np.ndarray, map_index: np.ndarray) -> Values:
+        """What is kept inside the boxes: recall, precision, centre_small. (U, G * G)"""
+        truth = self.truth
+        map_of_box = map_index[truth.box_pair]  # (B,)
+        side = round(kept.shape[1] ** 0.5)
+        box_size = areas(truth.box) * side**2
+        size = kept.sum(1, dtype=float)
+        size = np.where(size > 0, size, np.nan)  # of nothing there is no precision
+        size = size[map_index]  # (Q,)
+        begin, end = corners(truth.box)
+        centre = (begin + end) / 2 * side
+        centre = np.minimum(centre, side - 1)  # the image's own edge belongs to its last cell
+        x, y = centre.astype(int).T
+        at_centre = kept[map_of_box, y * side + x]
+        return {
+            "recall": self.cells("box", side).total(kept, map_of_box) / box_size,
+            "precision": self.cells("pair", side).total(kept, map_index) / size,
+            "precision_union": self.cells("image", side).total(kept, map_index) / size,
+            "centre_small": np.where(truth.small, at_centre, np.nan),
+        }
 
 
-def averaged(draws: Iterable[Values]) -> Values:
+def undefined_values(truth: GroundTruth) -> Values:
+    """METRICS of a control that there is not."""
+    values = {}
+    boxes, pairs = len(truth.box), len(truth.pair_image)
+    for name in METRICS:
+        units = boxes if name in BY_BOX else pairs
+        values[name] = np.full(units, np.nan)
+    return values
+
+
+def mean_values(draws: Sequence[Values]) -> Values:
     """Mean of each unit's values over the draws of a control."""
-    each = list(draws)
-    return {name: np.mean([d[name] for d in each], axis=0) for name in METRICS}
-
-
-def other_patients(patient: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """For every image an image of another patient, all equally likely. (N,) -> (N,)"""
-    order = np.argsort(patient, kind="stable")
-    first, last = np.searchsorted(patient[order], patient), np.searchsorted(patient[order], patient, side="right")
-    drawn = rng.integers(0, len(patient) - (last - first))
-    return order[drawn + np.where(drawn >= first, last - first, 0)]
+    means = {}
+    for name in METRICS:
+        values = [draw[name] for draw in draws]
+        means[name] = np.mean(values, axis=0)
+    return means

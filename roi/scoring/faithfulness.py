@@ -5,7 +5,7 @@ Letters: N images, K classes, S sources of masks (the mask and its controls), F 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import itemgetter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,14 @@ import numpy as np
 
 from roi.errors import UserError
 from roi.scoring import metrics
+from roi.scoring.bootstrap import BootstrapEstimate, WeightedStatistic, estimate, none_if_nan, of_column, weighted_mean
 from roi.scoring.npz_stream import is_contaminated, read_arrays, read_meta, scalar
-from roi.scoring.summary import BootstrapEstimate, WeightedStatistic, estimate, scored, weighted_mean
+from roi.scoring.summary import scored
 
-WHAT = "file of curves (infer_roi_consistency.py --curves)"
+KIND = "file of curves (infer_roi_consistency.py --curves)"
+ARRAYS = ("images", "classes", "sources", "fractions", "crop", "drop", "full", "keep_ratio", "meta")
+SIGNS = {"positives": 1, "negatives": 0}
+CURVES = ("insertion", "deletion")
 
 
 @dataclass
@@ -30,123 +34,168 @@ class Curves:
     full: np.ndarray  # (N, K) probabilities on the whole image
     keep_ratio: float
     meta: dict[str, Any]  # where it comes from
-    contaminated: bool | None = (
-        None  # was the checkpoint trained on some of these images or their patients? None: nobody says
-    )
+    contaminated: bool | None = None  # trained on some of these images or their patients? None: nobody says
+
+    @property
+    def at_keep_ratio(self) -> int:
+        """The fraction that is nearest to what the mask keeps."""
+        return int(np.argmin(np.abs(self.fractions - self.keep_ratio)))
 
 
 def read_curves(path: str | Path) -> Curves:
-    """UserError: not such a file, or a probability that is none."""
-    arrays = read_arrays(
-        path, ("images", "classes", "sources", "fractions", "crop", "drop", "full", "keep_ratio", "meta"), WHAT
-    )
-    n, s, f, k = (len(np.atleast_1d(arrays[name])) for name in ("images", "sources", "fractions", "classes"))
+    """Read a file of curves. UserError: not such a file, or a probability that is none."""
+    arrays = read_arrays(path, ARRAYS, KIND)
+    sizes = [np.atleast_1d(arrays[name]).size for name in ("images", "sources", "fractions", "classes")]
+    n, s, f, k = sizes
     shapes = {"crop": (n, s, f, k), "drop": (n, s, f, k), "full": (n, k)}
-    wrong = next((name for name, shape in shapes.items() if arrays[name].shape != shape), None)
-    if wrong or f < 2 or (np.diff(arrays["fractions"]) <= 0).any():
-        raise UserError(
-            f"{path}: not a {WHAT}: "
-            + (f"{wrong} is {arrays[wrong].shape}, not {shapes[wrong]}" if wrong else "its fractions do not ascend")
-        )
-    for part in shapes:
-        if not ((arrays[part] >= 0) & (arrays[part] <= 1)).all():
-            raise UserError(f"{path}: holds values of {part!r} that are no probabilities in 0..1")
-    images, classes, sources = (arrays[name].astype(str).tolist() for name in ("images", "classes", "sources"))
-    meta = read_meta(arrays["meta"], path, WHAT)
+    for name, wanted in shapes.items():
+        shape = arrays[name].shape
+        if shape != wanted:
+            raise UserError(f"{path}: not a {KIND}: {name} is {shape}, not {wanted}")
+    if f < 2 or (np.diff(arrays["fractions"]) <= 0).any():
+        raise UserError(f"{path}: not a {KIND}: its fractions do not ascend")
+    for name in shapes:
+        inside = (arrays[name] >= 0) & (arrays[name] <= 1)
+        if not inside.all():
+            raise UserError(f"{path}: holds values of {name!r} that are no probabilities in 0..1")
+    meta = read_meta(arrays["meta"], path, KIND)
     return Curves(
-        images,
-        classes,
-        sources,
-        arrays["fractions"],
-        arrays["crop"],
-        arrays["drop"],
-        arrays["full"],
-        scalar(arrays, "keep_ratio", path),
-        meta,
-        is_contaminated(arrays, meta, np.arange(n), path),
+        images=arrays["images"].astype(str).tolist(),
+        classes=arrays["classes"].astype(str).tolist(),
+        sources=arrays["sources"].astype(str).tolist(),
+        fractions=arrays["fractions"],
+        crop=arrays["crop"],
+        drop=arrays["drop"],
+        full=arrays["full"],
+        keep_ratio=scalar(arrays, "keep_ratio", path),
+        meta=meta,
+        contaminated=is_contaminated(arrays, meta, np.arange(n), path),
     )
+
+
+# ---- loss of confidence ---------------------------------------------------------------------------------------------
 
 
 def confidence_scores(prob: dict[str, np.ndarray], target: np.ndarray) -> dict[str, WeightedStatistic]:
-    """Mean of full - drop on positives and on negatives, f(weights) = (R, K)."""
-    lost = prob["full"] - prob["drop"]
-    return {
-        name: weighted_mean(lost, target == value)
-        for name, value in (("faithfulness_positives", 1), ("faithfulness_negatives", 0))
-    }
+    """Mean of full - drop on positives and on negatives, f(weights) = (R, K) each."""
+    loss = prob["full"] - prob["drop"]
+    scores = {}
+    for name, value in SIGNS.items():
+        scores[f"faithfulness_{name}"] = weighted_mean(loss, target == value)
+    return scores
 
 
-def confidence(drawn: dict[str, BootstrapEstimate], classes: Sequence[str], findings: np.ndarray) -> dict[str, Any]:
-    """-> positives and negatives of the block `faithfulness`; the means are over `findings` (K,) bool"""
-    return {
-        name: {
-            "mean": drawn[f"faithfulness_{name}"].over(findings).summary(),
-            "per_class": {
-                c: drawn[f"faithfulness_{name}"].map(itemgetter((..., j))).summary() for j, c in enumerate(classes)
-            },
-        }
-        for name in ("positives", "negatives")
-    }
+def confidence(estimates: dict[str, BootstrapEstimate], classes: Sequence[str], findings: np.ndarray) -> dict[str, Any]:
+    """The entries positives and negatives of the block `faithfulness`; the means are over `findings` (K,) bool."""
+    block: dict[str, Any] = {}
+    for name in SIGNS:
+        score = estimates[f"faithfulness_{name}"]
+        mean = score.mean_over(findings)
+        block[name] = {"mean": mean.with_interval(), "per_class": score.by_name(classes)}
+    return block
+
+
+# ---- insertion and deletion -----------------------------------------------------------------------------------------
 
 
 def controls(curves: Curves, target: np.ndarray, patients: np.ndarray, resamples: int, seed: int) -> dict[str, Any]:
-    """Insertion and deletion curves (Petsiuk et al. 2018) in mean AUROC over findings, of the mask and of controls that keep
-    exactly as many pixels. (N, K) targets, (N,) patients of the images of `curves` -> the block `controls`.
+    """Insertion and deletion curves of the mask and of controls that keep exactly as many pixels: the block `controls`.
 
-    insertion: AUROC on the kept fraction alone; deletion: AUROC without it; area: the mean height of a curve over the fractions
-    (trapezoids). A good mask has a high insertion and a low deletion curve, both against its controls. positives, negatives: mean of
-    full - drop at keep_ratio. minus: the mask less each control, paired.
+    The curves are of the mean AUROC over findings. insertion: on the kept fraction alone; deletion: without it; area:
+    the mean height of a curve over the fractions (trapezoids). A good mask has a high insertion and a low deletion
+    curve, both against its controls. positives, negatives: mean of full - drop at keep_ratio. minus: the mask less each
+    control, paired.
+
+    Args:
+        curves: predictions at each fraction.
+        target: (N, K) of the images of `curves`.
+        patients: (N,) of the same.
+        resamples: of the intervals.
+        seed: of the resamples.
+
+    Petsiuk et al. 2018.
     """
-    scores: dict[str, WeightedStatistic] = {}
     findings = scored(target, curves.classes)
-    at = int(np.argmin(np.abs(curves.fractions - curves.keep_ratio)))
-    for s, source in enumerate(curves.sources):
-        for name, value in (("positives", 1), ("negatives", 0)):
-            scores[f"{source}/{name}"] = weighted_mean(curves.full - curves.drop[:, s, at], target == value)
-    for s, source in enumerate(curves.sources):
-        for f in range(len(curves.fractions)):
-            for part, prob in (("insertion", curves.crop), ("deletion", curves.drop)):
-                ranked = metrics.ranking(prob[:, s, f], target)
-                scores[f"{source}/{f}/{part}"] = lambda w, g=ranked: g(w)[..., 0]  # type: ignore[misc]
-    drawn = {name: score.over(findings) for name, score in estimate(scores, patients, resamples, seed).items()}
-    block: dict[str, Any] = {}
+    estimates = estimate(curve_scores(curves, target), patients, resamples, seed)
+    means = {name: score.mean_over(findings) for name, score in estimates.items()}
+    blocks: dict[str, Any] = {}
     figures: dict[str, dict[str, BootstrapEstimate]] = {}
     for source in curves.sources:
-        lines = {
-            part: BootstrapEstimate(
-                np.array([drawn[f"{source}/{f}/{part}"].value for f in range(len(curves.fractions))]),
-                np.stack([drawn[f"{source}/{f}/{part}"].drawn for f in range(len(curves.fractions))], axis=-1),
-            )
-            for part in ("insertion", "deletion")
-        }
-        figures[source] = {
-            "crop": lines["insertion"].map(lambda v: v[..., at]),
-            "drop": lines["deletion"].map(lambda v: v[..., at]),
-            **{f"{part}_area": line.map(lambda v: area(v, curves.fractions)) for part, line in lines.items()},
-            **{name: drawn[f"{source}/{name}"] for name in ("positives", "negatives")},
-        }
-        block[source] = {
-            **{name: figure.summary() for name, figure in figures[source].items()},
-            **{part: [None if np.isnan(v) else round(float(v), 6) for v in line.value] for part, line in lines.items()},
-        }
+        lines = {}
+        for name in CURVES:
+            lines[name] = curve_of(means, source, name, len(curves.fractions))
+        figures[source] = figures_of(lines, curves)
+        for name in SIGNS:
+            figures[source][name] = means[f"{source}/{name}"]
+        blocks[source] = {}
+        for name, figure in figures[source].items():
+            blocks[source][name] = figure.with_interval()
+        for name, line in lines.items():
+            heights = line.value.tolist()
+            blocks[source][name] = [none_if_nan(round(height, 6)) for height in heights]
+    # A file may hold controls alone.
     if "mask" in figures:
-        block["mask"]["minus"] = {
-            control: {
-                name: BootstrapEstimate(ours.value - theirs[name].value, ours.drawn - theirs[name].drawn).summary()
-                for name, ours in figures["mask"].items()
-            }
-            for control, theirs in figures.items()
-            if control != "mask"
-        }
+        blocks["mask"]["minus"] = differences(figures)
     return {
         "n_images": len(curves.images),
         "contaminated": curves.contaminated,
         "keep_ratio": curves.keep_ratio,
-        "fractions": [float(f) for f in curves.fractions],
-        "sources": block,
+        "fractions": [float(fraction) for fraction in curves.fractions],
+        "sources": blocks,
     }
 
 
+def curve_scores(curves: Curves, target: np.ndarray) -> dict[str, WeightedStatistic]:
+    """AUROC of each source at each fraction, and its loss of confidence: "mask/3/insertion", "mask/positives"."""
+    scores: dict[str, WeightedStatistic] = {}
+    # All statistics are named before any is estimated: the same resamples make differences paired.
+    for s, source in enumerate(curves.sources):
+        loss = curves.full - curves.drop[:, s, curves.at_keep_ratio]
+        for name, value in SIGNS.items():
+            scores[f"{source}/{name}"] = weighted_mean(loss, target == value)
+        for f in range(len(curves.fractions)):
+            insertion = metrics.ranking(curves.crop[:, s, f], target)
+            deletion = metrics.ranking(curves.drop[:, s, f], target)
+            scores[f"{source}/{f}/insertion"] = of_column(0, insertion)
+            scores[f"{source}/{f}/deletion"] = of_column(0, deletion)
+    return scores
+
+
+def curve_of(means: dict[str, BootstrapEstimate], source: str, name: str, fractions: int) -> BootstrapEstimate:
+    """The heights of one curve at all fractions: (F,)"""
+    points = [means[f"{source}/{f}/{name}"] for f in range(fractions)]
+    value = np.array([point.value for point in points])
+    resampled = np.stack([point.resampled for point in points], axis=-1)
+    return BootstrapEstimate(value, resampled)
+
+
+def figures_of(lines: dict[str, BootstrapEstimate], curves: Curves) -> dict[str, BootstrapEstimate]:
+    """What is read off the two curves: AUROC at keep_ratio, and the area under each."""
+    figures = {
+        "crop": lines["insertion"].column(curves.at_keep_ratio),
+        "drop": lines["deletion"].column(curves.at_keep_ratio),
+    }
+    area_below = partial(area, fractions=curves.fractions)
+    for name, line in lines.items():
+        figures[f"{name}_area"] = line.map(area_below)
+    return figures
+
+
+def differences(figures: dict[str, dict[str, BootstrapEstimate]]) -> dict[str, Any]:
+    """The mask less each control."""
+    minus: dict[str, Any] = {}
+    for control, of_control in figures.items():
+        if control == "mask":
+            continue
+        minus[control] = {}
+        for name, figure in figures["mask"].items():
+            minus[control][name] = figure.minus(of_control[name]).with_interval()
+    return minus
+
+
 def area(height: np.ndarray, fractions: np.ndarray) -> np.ndarray:
-    """(..., F), (F,) ascending -> (...): the mean height between the first and the last fraction."""
-    return ((height[..., 1:] + height[..., :-1]) / 2 * np.diff(fractions)).sum(axis=-1) / (fractions[-1] - fractions[0])
+    """The mean height between the first and the last fraction. (..., F), (F,) ascending -> (...)"""
+    left, right = height[..., :-1], height[..., 1:]
+    middle = (right + left) / 2
+    total = (middle * np.diff(fractions)).sum(axis=-1)
+    return total / (fractions[-1] - fractions[0])

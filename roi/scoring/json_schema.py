@@ -1,4 +1,4 @@
-"""What a JSON file must look like: a description of its keys and values, and what is wrong with one, by the way to it.
+"""What a JSON file must look like: a description of its keys and values, and what is wrong with one, by the path to it.
 
 A shape is one of
     NUMBER, COUNT, TEXT, FLAG, ANY   a value; the first three never null
@@ -7,14 +7,26 @@ A shape is one of
     Either((shape, shape))           one or the other
     Each(shape)                      an object of any keys
     Keys({name: shape}, {...})       an object: keys that it must have, and those that it may have; others do not matter
+
+ORIGIN is what every file of predictions, maps, curves and thresholds says of where it comes from.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from roi.errors import UserError
+
 NUMBER, COUNT, TEXT, FLAG, ANY = "a number", "a whole number", "a text", "true or false", "anything"
-KINDS: dict[str, tuple[type, ...]] = {NUMBER: (int, float), COUNT: (int,), TEXT: (str,), FLAG: (bool,), ANY: (object,)}
+KINDS: dict[str, tuple[type, ...]] = {
+    NUMBER: (int, float),
+    COUNT: (int,),
+    TEXT: (str,),
+    FLAG: (bool,),
+    ANY: (object,),
+}
+# Characters of a value in a message.
+SHOWN = 40
 
 
 @dataclass(frozen=True)
@@ -44,46 +56,97 @@ class Keys:
     optional: dict[str, Any] = field(default_factory=dict)
 
 
-def problems(value: object, shape: Any, way: str = "") -> Iterator[str]:
-    """What is wrong with `value`, as in "'mean.auroc.low' is 'x', not a number"; `way`: the keys that lead to it."""
+# Of all flags of a training only those are described that are read here.
+ARGS = Keys(optional={"log_csv": Maybe(TEXT), "without": Maybe(Items(TEXT))})
+MODEL = {"checkpoint": Maybe(TEXT), "epoch": Maybe(COUNT), "contaminated": Maybe(FLAG)}
+ORIGIN = Keys(
+    optional={
+        **MODEL,
+        "ensemble": Items(Keys(optional={**MODEL, "file": TEXT})),
+        "table": Maybe(TEXT),
+        "image_root": Maybe(TEXT),
+        "keep_ratio": Maybe(NUMBER),
+        "tta": Maybe(TEXT),
+        "classes": Items(TEXT),
+        "args": Maybe(ARGS),
+        "versions": Maybe(Each(Maybe(TEXT))),
+        "command": Maybe(TEXT),
+        "images": COUNT,
+        "contaminated_images": COUNT,
+    }
+)
+
+
+def check_origin(meta: object, where: str) -> dict[str, Any]:
+    """Return `meta` as it is. UserError: it is no object, or a value in it is not what it must be."""
+    problem = next(problems(meta, ORIGIN), "")
+    if problem or not isinstance(meta, dict):
+        raise UserError(f"{where}: {problem}; make it anew with infer_roi_consistency.py")
+    return meta
+
+
+def problems(value: object, shape: Any, path: str = "") -> Iterator[str]:
+    """What is wrong with `value`, as in "'mean.auroc.low' is 'x', not a number".
+
+    Args:
+        value: what json.load gave.
+        shape: what it must be, as above.
+        path: the keys that lead to the value.
+    """
     if isinstance(shape, Maybe):
         if value is not None:
-            yield from problems(value, shape.shape, way)
+            yield from problems(value, shape.shape, path)
     elif isinstance(shape, Either):
-        found = [list(problems(value, one, way)) for one in shape.shapes]
-        if all(found):
-            yield found[0][0]
+        alternatives = [list(problems(value, alternative, path)) for alternative in shape.shapes]
+        if all(alternatives):
+            yield alternatives[0][0]
     elif isinstance(shape, Items):
-        if not isinstance(value, list) or shape.few not in (None, len(value)):
-            yield _wrong(way, value, "a list" + (f" of {shape.few}" if shape.few else ""))
-            return
-        for n, item in enumerate(value):
-            yield from problems(item, shape.shape, f"{way}[{n}]")
+        yield from _problems_of_list(value, shape, path)
     elif isinstance(shape, Each | Keys):
-        if not isinstance(value, dict):
-            yield _wrong(way, value, "an object")
-        elif isinstance(shape, Each):
-            for key, item in value.items():
-                yield from problems(item, shape.shape, _below(way, key))
-        else:
-            yield from _keys(value, shape, way)
-    elif not isinstance(value, KINDS[shape]) or isinstance(value, bool) and shape in (NUMBER, COUNT):
-        yield _wrong(way, value, shape)
+        yield from _problems_of_object(value, shape, path)
+    elif not _is_a(value, shape):
+        yield _wrong(path, value, shape)
 
 
-def _keys(value: dict[str, Any], shape: Keys, way: str) -> Iterator[str]:
-    for key in (key for key in shape.needed if key not in value):
-        yield f"{_below(way, key)!r} is missing"
+def _is_a(value: object, kind: str) -> bool:
+    # To Python a truth value is a number.
+    if isinstance(value, bool) and kind in (NUMBER, COUNT):
+        return False
+    return isinstance(value, KINDS[kind])
+
+
+def _problems_of_list(value: object, shape: Items, path: str) -> Iterator[str]:
+    if not isinstance(value, list) or shape.few not in (None, len(value)):
+        wanted = "a list" if not shape.few else f"a list of {shape.few}"
+        yield _wrong(path, value, wanted)
+        return
+    for n, item in enumerate(value):
+        yield from problems(item, shape.shape, f"{path}[{n}]")
+
+
+def _problems_of_object(value: object, shape: Each | Keys, path: str) -> Iterator[str]:
+    if not isinstance(value, dict):
+        yield _wrong(path, value, "an object")
+        return
+    if isinstance(shape, Each):
+        for key, item in value.items():
+            yield from problems(item, shape.shape, _join(path, key))
+        return
+    for key in shape.needed:
+        if key not in value:
+            yield f"{_join(path, key)!r} is missing"
     for key, inner in {**shape.optional, **shape.needed}.items():
         if key in value:
-            yield from problems(value[key], inner, _below(way, key))
+            yield from problems(value[key], inner, _join(path, key))
 
 
-def _below(way: str, key: str) -> str:
-    return f"{way}.{key}" if way else key
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key
 
 
-def _wrong(way: str, value: object, wanted: str) -> str:
-    text = repr(value)
-    shown = text if len(text) <= 40 else text[:37] + "..."
-    return f"{way!r} is {shown}, not {wanted}" if way else f"it is {shown}, not {wanted}"
+def _wrong(path: str, value: object, wanted: str) -> str:
+    shown = repr(value)
+    if len(shown) > SHOWN:
+        shown = shown[: SHOWN - 3] + "..."
+    subject = repr(path) if path else "it"
+    return f"{subject} is {shown}, not {wanted}"

@@ -1,253 +1,96 @@
-"""Scores from saved predictions. Unknown targets are NaN and left out, finding by finding; what is undefined is NaN, never 0.5.
+"""Scores from saved predictions.
 
-Letters: N images, K classes, R resamples. Scores are (N, K), targets (N, K) of 1, 0, NaN; weights (N, R): how often a
-resample drew each image.
+Unknown targets are NaN and left out, finding by finding; what is undefined is NaN, never 0.5.
+
+Letters: N images, K classes, M predictors, R resamples, T ties that hold a positive. Scores are (N, K), targets (N, K)
+of 1, 0, NaN; weights (N, R): how often a resample drew each image (roi/scoring/bootstrap.py).
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import rankdata
 
 from roi.labels import is_finding
+from roi.scoring.bootstrap import WeightedStatistic
 
-CHUNK = 64  # resamples computed at once: their cumulative weights stay in the cache of a core
 Measure = Callable[[np.ndarray, np.ndarray], float]
+# Quantile of the standard normal distribution.
+NORMAL_97_5 = 1.959963984540054
+DECISIONS = ("f1", "precision", "recall", "specificity", "youden")
+AVERAGED_DECISIONS = ("f1", "precision", "recall")
+VALIDATION_DECISIONS = (
+    "val_f1_micro",
+    "val_f1_macro",
+    "val_precision_micro",
+    "val_precision_macro",
+    "val_recall_micro",
+    "val_recall_macro",
+    "val_hamming",
+)
+
+
+# ---- ranking --------------------------------------------------------------------------------------------------------
 
 
 def auroc(score: np.ndarray, target: np.ndarray) -> float:
     """Area under the ROC curve by ranks, ties counted half (Mann & Whitney 1947). (N,), (N,) of 0/1 -> in [0, 1]"""
     positive = target == 1
-    n, p = len(target), int(positive.sum())
-    if p == 0 or p == n:
-        return float("nan")
-    return float((rankdata(score)[positive].sum() - p * (p + 1) / 2) / (p * (n - p)))
+    images = len(target)
+    positives = int(positive.sum())
+    if positives in (0, images):
+        return math.nan
+    ranks = rankdata(score)[positive].sum()
+    least = positives * (positives + 1) / 2  # sum of ranks if every positive lay below every negative
+    pairs = positives * (images - positives)
+    return float((ranks - least) / pairs)
 
 
 def average_precision(score: np.ndarray, target: np.ndarray) -> float:
     """Sum of precision times the step in recall, over distinct thresholds. (N,), (N,) of 0/1 -> in [0, 1]"""
-    p = int((target == 1).sum())
-    if p == 0 or p == len(target):
-        return float("nan")
+    positives = int((target == 1).sum())
+    if positives in (0, len(target)):
+        return math.nan
+    _, called, hits = counts_by_threshold(score, target)
+    steps = np.diff(hits, prepend=0) / positives
+    return float(np.sum(steps * hits / called))
+
+
+class ThresholdCounts(NamedTuple):
+    """At each distinct score, highest first."""
+
+    threshold: np.ndarray
+    called: np.ndarray  # how many images reach it
+    hits: np.ndarray  # how many of these are positive
+
+
+def counts_by_threshold(score: np.ndarray, target: np.ndarray) -> ThresholdCounts:
+    """What each threshold would call. (N,) with at least one image, (N,) of 0/1"""
     order = np.argsort(-score, kind="stable")
-    last = np.append(np.flatnonzero(np.diff(score[order])), len(score) - 1)  # the last image of each tie
-    hits = np.cumsum(target[order] == 1)[last]
-    return float(np.sum(np.diff(hits, prepend=0) / p * hits / (last + 1)))
+    changes = np.flatnonzero(np.diff(score[order]))
+    last = np.append(changes, len(score) - 1)  # the last image of each tie
+    hits = np.cumsum(target[order] == 1)
+    return ThresholdCounts(score[order[last]], last + 1, hits[last])
 
 
 def per_class(measure: Measure, score: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """(N, K), (N, K) with NaN = unknown -> (K,), each class on the images where it is known."""
+    """Each class on the images where it is known. (N, K), (N, K) -> (K,)"""
+    return np.array([measure(s, t) for s, t in known_columns(score, target)])
+
+
+def known_columns(score: np.ndarray, target: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Scores and targets of each class where its target is known. (N, K), (N, K) -> K times (n,), (n,)"""
     known = ~np.isnan(target)
-    return np.array([measure(score[known[:, j], j], target[known[:, j], j]) for j in range(target.shape[1])])
+    for j in range(target.shape[1]):
+        rows = known[:, j]
+        yield score[rows, j], target[rows, j]
 
 
 def mean_over_findings(values: np.ndarray, classes: Sequence[str]) -> float:
     """Mean of the defined values over findings, `Normal` left out; NaN when there is none. (K,) -> ()"""
-    chosen = values[is_finding(classes) & ~np.isnan(values)]
-    return float(chosen.mean()) if len(chosen) else float("nan")
-
-
-def validation_aurocs(
-    score: np.ndarray, target: np.ndarray, classes: Sequence[str], datasets: np.ndarray | None = None
-) -> dict[str, float]:
-    """Means over findings. (N, K), (N, K), (N,) data set of each image -> {"val_auroc"} and, with `datasets`, {"val_auroc_NAME"} of each.
-
-    val_auroc is then their mean, each set counting once. Over all images together it would compare the positives of one set with the negatives of another: a
-    model that tells the sets apart, which differ in prevalence, would rise without knowing a finding.
-    """
-
-    def of(rows: np.ndarray | slice) -> float:
-        return mean_over_findings(per_class(auroc, score[rows], target[rows]), classes)
-
-    if datasets is None:
-        return {"val_auroc": of(slice(None))}
-    each = {name: of(datasets == name) for name in sorted(set(datasets))}
-    defined = [value for value in each.values() if not math.isnan(value)]
-    mean = math.fsum(defined) / len(defined) if defined else math.nan
-    return {"val_auroc": mean} | {f"val_auroc_{name}": value for name, value in each.items()}
-
-
-def can_be_scored(target: np.ndarray, classes: Sequence[str], datasets: np.ndarray | None = None) -> bool:
-    """Whether val_auroc is a number, whatever the scores. (N, K) with NaN unknown, (N,) data set of each image."""
-    if not len(target):
-        return False
-    scores = np.zeros(target.shape)
-    return not math.isnan(validation_aurocs(scores, target, classes, datasets)["val_auroc"])
-
-
-# Intervals
-
-
-def resamples(patients: np.ndarray, count: int, seed: int = 0) -> Iterator[np.ndarray]:
-    """Patients drawn with replacement, all their images with them (cluster bootstrap, Field & Welsh 2007).
-
-    (N,) -> blocks (N, at most CHUNK) of int32 weights, `count` columns in all; the same for every score, so that
-    differences are paired.
-    """
-    _, patient = np.unique(patients, return_inverse=True)
-    people = int(patient.max()) + 1
-    rng = np.random.default_rng(seed)
-    for first in range(0, count, CHUNK):
-        columns = [
-            np.bincount(rng.integers(0, people, people), minlength=people) for _ in range(min(CHUNK, count - first))
-        ]
-        yield np.stack(columns, axis=1).astype(np.int32)[patient]
-
-
-def by_weight(score: np.ndarray, target: np.ndarray) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """Sort once, weigh often. (N,), (N,) of 0/1 -> f(weights (N, R)) = (AUROC (R,), average precision (R,)).
-
-    Only ties that hold a positive matter for either; what lies before and in each of them is a cumulative weight.
-    """
-    order = np.argsort(-score, kind="stable")
-    tie = (
-        np.cumsum(np.diff(score[order], prepend=score[order[:1]]) != 0) if len(order) else np.zeros(0, dtype=int)
-    )  # highest scores first
-    positive = np.flatnonzero(target[order] == 1)  # places of the positives
-    groups, first = np.unique(tie[positive], return_index=True)
-    begin, end = np.searchsorted(tie, groups), np.searchsorted(tie, groups, side="right")
-
-    def measure(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        nothing = np.full(weights.shape[1], np.nan)
-        if not len(positive):
-            return nothing, nothing
-        w = weights[order]
-        p = np.add.reduceat(w[positive], first, axis=0).astype(np.float64)  # (T, R) positives of each tie
-        hits = np.cumsum(p, axis=0)
-        np.cumsum(w, axis=0, out=w)
-        total, seen = w[-1].astype(np.float64), w[end - 1].astype(np.float64)
-        before = np.where(begin[:, None] > 0, w[begin - 1], 0) - (hits - p)  # negatives above the tie
-        false = seen - hits
-        positives, negatives = hits[-1], total - hits[-1]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            area = (p * (negatives - (before + false) / 2)).sum(axis=0) / (positives * negatives)
-            precision = (p * hits / np.maximum(seen, 1)).sum(axis=0) / positives
-        area[(positives == 0) | (negatives == 0)] = np.nan
-        precision[np.isnan(area)] = np.nan
-        return area, precision
-
-    return measure
-
-
-def ranking(score: np.ndarray, target: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """(N, K), (N, K) -> f(weights (N, R)) = (R, K, 2): AUROC and average precision of each class in each resample."""
-    known = ~np.isnan(target)
-    measures = [by_weight(score[known[:, j], j], target[known[:, j], j]) for j in range(target.shape[1])]
-    whole = known.all(axis=0)
-
-    def measure(weights: np.ndarray) -> np.ndarray:
-        return np.stack(
-            [np.stack(f(weights if whole[j] else weights[known[:, j]]), axis=-1) for j, f in enumerate(measures)],
-            axis=1,
-        )
-
-    return measure
-
-
-def interval(drawn: np.ndarray) -> tuple[float, float]:
-    """95 % percentile interval of the defined resamples. (R,) -> (low, high)"""
-    defined = drawn[~np.isnan(drawn)]
-    low, high = np.quantile(defined, (0.025, 0.975)) if len(defined) else (math.nan, math.nan)
-    return float(low), float(high)
-
-
-def difference_p(drawn: np.ndarray) -> float:
-    """Two-sided p of a paired difference from its resamples, never below 2 / (R + 1). (R,) -> ()"""
-    defined = drawn[~np.isnan(drawn)]
-    if not len(defined):
-        return math.nan
-    tail = min((defined <= 0).sum(), (defined >= 0).sum())
-    return float(min(1.0, 2 * (tail + 1) / (len(defined) + 1)))
-
-
-def delong(scores: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """AUROCs of M predictors of the same images and their covariance (DeLong et al. 1988), by ranks (Sun & Xu 2014).
-
-    (M, N), (N,) of 0/1 -> (M,), (M, M). It takes images to be independent: with several images a patient it is too narrow.
-    """
-    positive = target == 1
-    p, n = int(positive.sum()), int((~positive).sum())
-    m = len(scores)
-    if p < 2 or n < 2:
-        return np.array([auroc(s, target) for s in scores]), np.full((m, m), np.nan)
-    every = np.stack([rankdata(s) for s in scores])
-    over = (
-        every[:, positive] - np.stack([rankdata(s[positive]) for s in scores])
-    ) / n  # (M, p): share of negatives below each positive
-    under = (
-        1 - (every[:, ~positive] - np.stack([rankdata(s[~positive]) for s in scores])) / p
-    )  # (M, n): share of positives above each negative
-    return over.mean(axis=1), np.atleast_2d(np.cov(over)) / p + np.atleast_2d(np.cov(under)) / n
-
-
-def delong_interval(score: np.ndarray, target: np.ndarray) -> tuple[float, float]:
-    """95 % interval of an AUROC, cut at 0 and 1. (N,), (N,) -> (low, high)"""
-    area, covariance = delong(score[None], target)
-    half = 1.959963984540054 * math.sqrt(covariance[0, 0]) if covariance[0, 0] >= 0 else math.nan
-    return (
-        (math.nan, math.nan) if math.isnan(half) else (max(0.0, float(area[0]) - half), min(1.0, float(area[0]) + half))
-    )
-
-
-def delong_p(a: np.ndarray, b: np.ndarray, target: np.ndarray) -> float:
-    """Two-sided p of the difference of two AUROCs on the same images. (N,), (N,), (N,) -> ()"""
-    areas, covariance = delong(np.stack([a, b]), target)
-    variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
-    if (
-        not variance > 1e-18
-    ):  # the same ranks: nothing to tell apart; otherwise too few images, or scores without any spread
-        return 1.0 if areas[0] == areas[1] and not math.isnan(variance) else math.nan
-    return math.erfc(abs(areas[0] - areas[1]) / math.sqrt(2 * variance))
-
-
-# Decisions
-
-
-def best_threshold(score: np.ndarray, target: np.ndarray, rule: str = "f1") -> float:
-    """The score from which on an image counts as positive, so that F1 or Youden's J is largest. (N,), (N,) of 0/1 -> in [0, 1]
-
-    Candidates are the scores themselves; of equally good ones the highest is taken. NaN without both classes.
-    """
-    p, n = float((target == 1).sum()), float((target == 0).sum())
-    if not p or not n:
-        return math.nan
-    order = np.argsort(-score, kind="stable")
-    last = np.append(np.flatnonzero(np.diff(score[order])), len(score) - 1)
-    hits = np.cumsum(target[order] == 1)[last]
-    false = last + 1 - hits
-    value = 2 * hits / (hits + false + p) if rule == "f1" else hits / p - false / n
-    return float(score[order[last[int(np.argmax(value))]]])
-
-
-DECISIONS = ("f1", "precision", "recall", "specificity", "youden")
-
-
-VALIDATION_DECISIONS = tuple(
-    f"val_{name}_{mean}" for name in ("f1", "precision", "recall") for mean in ("micro", "macro")
-) + ("val_hamming",)
-
-
-def validation_decisions(called: np.ndarray, target: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
-    """VALIDATION_DECISIONS of the findings. (N, K) bool, (N, K) with NaN = unknown -> {name: value}, NaN where undefined
-
-    micro: all images and findings in one count; macro: the mean over findings where it is defined; hamming: the share of right answers.
-    """
-    findings = is_finding(classes)
-    called, target = called[:, findings], target[:, findings]
-    tp, fp, fn, tn = ((called == c) & (target == y) for c, y in ((True, 1), (True, 0), (False, 1), (False, 0)))
-    each, all_ = (
-        decision_scores(*(np.asarray(count.sum(axis=axis), dtype=float) for count in (tp, fp, fn, tn)))
-        for axis in (0, None)
-    )
-    means = {
-        "micro": {name: float(value) for name, value in all_.items()},
-        "macro": {name: mean_defined(value) for name, value in each.items()},
-    }
-    right = {"val_hamming": float((tp | tn).sum() / known) if (known := (~np.isnan(target)).sum()) else math.nan}
-    return {
-        f"val_{name}_{mean}": means[mean][name] for name in ("f1", "precision", "recall") for mean in ("micro", "macro")
-    } | right
+    return mean_defined(values[is_finding(classes)])
 
 
 def mean_defined(values: np.ndarray) -> float:
@@ -255,15 +98,233 @@ def mean_defined(values: np.ndarray) -> float:
     return float(defined.mean()) if len(defined) else math.nan
 
 
+def validation_aurocs(
+    score: np.ndarray, target: np.ndarray, classes: Sequence[str], datasets: np.ndarray | None = None
+) -> dict[str, float]:
+    """Mean AUROC over findings, as training reports it.
+
+    Args:
+        score: (N, K).
+        target: (N, K).
+        classes: their names.
+        datasets: (N,) data set of each image, where there are several. val_auroc is then the mean over the sets, each
+            counting once. Over all images together it would compare the positives of one set with the negatives of
+            another: a model that tells the sets apart, which differ in prevalence, would rise without knowing a
+            finding.
+
+    Returns:
+        {"val_auroc"} and, with `datasets`, {"val_auroc_NAME"} of each.
+    """
+    if datasets is None:
+        areas = per_class(auroc, score, target)
+        return {"val_auroc": mean_over_findings(areas, classes)}
+    of_sets = {}
+    for name in sorted(set(datasets)):
+        rows = datasets == name
+        areas = per_class(auroc, score[rows], target[rows])
+        of_sets[f"val_auroc_{name}"] = mean_over_findings(areas, classes)
+    defined = [value for value in of_sets.values() if not math.isnan(value)]
+    mean = math.nan
+    if defined:
+        mean = math.fsum(defined) / len(defined)
+    return {"val_auroc": mean, **of_sets}
+
+
+def can_be_scored(target: np.ndarray, classes: Sequence[str], datasets: np.ndarray | None = None) -> bool:
+    """Whether val_auroc is a number, whatever the scores. (N, K), (N,) data set of each image"""
+    if not len(target):
+        return False
+    scores = np.zeros(target.shape)
+    aurocs = validation_aurocs(scores, target, classes, datasets)
+    return not math.isnan(aurocs["val_auroc"])
+
+
+# ---- ranking in many resamples --------------------------------------------------------------------------------------
+
+
+def by_weight(score: np.ndarray, target: np.ndarray) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """AUROC and average precision of one class in many resamples: sort once, weigh often.
+
+    (N,), (N,) of 0/1 -> f(weights (N, R)) = (AUROC (R,), average precision (R,))
+    """
+    order = np.argsort(-score, kind="stable")
+    in_order = score[order]
+    # Images of one score share a tie; the highest scores come first.
+    changes = np.diff(in_order, prepend=in_order[:1]) != 0
+    tie = np.cumsum(changes)
+    places = np.flatnonzero(target[order] == 1)
+    # Only ties that hold a positive matter for either; what lies before and in each of them is a cumulative weight.
+    ties, first = np.unique(tie[places], return_index=True)
+    begin = np.searchsorted(tie, ties)  # (T,)
+    end = np.searchsorted(tie, ties, side="right")  # (T,)
+
+    def measure(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if not len(places):
+            undefined = np.full(weights.shape[1], np.nan)
+            return undefined, undefined
+        w = weights[order]
+        positive = np.add.reduceat(w[places], first, axis=0)  # (T, R) of each tie
+        positive = positive.astype(np.float64)
+        hits = np.cumsum(positive, axis=0)
+        np.cumsum(w, axis=0, out=w)
+        total = w[-1].astype(np.float64)
+        seen = w[end - 1].astype(np.float64)
+        # Where a tie begins at 0, begin - 1 is the last image, whose weight is not meant.
+        above = w[begin - 1]
+        above = np.where(begin[:, None] > 0, above, 0)
+        negatives_above = above - (hits - positive)
+        false = seen - hits
+        positives = hits[-1]
+        negatives = total - positives
+        with np.errstate(divide="ignore", invalid="ignore"):
+            # Negatives in the tie itself count half.
+            ranked_below = negatives - (negatives_above + false) / 2
+            area = (positive * ranked_below).sum(axis=0) / (positives * negatives)
+            precision = (positive * hits / np.maximum(seen, 1)).sum(axis=0) / positives
+        area[(positives == 0) | (negatives == 0)] = np.nan
+        precision[np.isnan(area)] = np.nan
+        return area, precision
+
+    return measure
+
+
+def ranking(score: np.ndarray, target: np.ndarray) -> WeightedStatistic:
+    """AUROC and average precision of each class in each resample. (N, K), (N, K) -> f(weights (N, R)) = (R, K, 2)"""
+    known = ~np.isnan(target)
+    measures = [by_weight(s, t) for s, t in known_columns(score, target)]
+    known_everywhere = known.all(axis=0)
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        values = []
+        for j, measure in enumerate(measures):
+            # A copy of all weights is slow, and a class that is known everywhere needs none.
+            own = weights if known_everywhere[j] else weights[known[:, j]]
+            values.append(np.stack(measure(own), axis=-1))
+        return np.stack(values, axis=1)
+
+    return statistic
+
+
+# ---- intervals of an AUROC in closed form ---------------------------------------------------------------------------
+
+
+def delong(scores: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """AUROCs of M predictors of the same images and their covariance.
+
+    It takes images to be independent: with several images a patient it is too narrow. (M, N), (N,) of 0/1 -> (M,), (M,
+    M)
+
+    DeLong et al. 1988, by ranks as in Sun & Xu 2014.
+    """
+    positive, negative = target == 1, target != 1
+    p = int(positive.sum())
+    n = int(negative.sum())
+    if p < 2 or n < 2:
+        areas = [auroc(score, target) for score in scores]
+        undefined = np.full((len(scores), len(scores)), np.nan)
+        return np.array(areas), undefined
+    below, above = [], []
+    for score in scores:
+        ranks = rankdata(score)
+        # Less the rank among its own kind, a rank counts those of the other kind.
+        others_below = ranks[positive] - rankdata(score[positive])
+        others_above = ranks[negative] - rankdata(score[negative])
+        below.append(others_below / n)
+        above.append(1 - others_above / p)
+    negatives_below = np.stack(below)  # (M, p): share of the negatives below each positive
+    positives_above = np.stack(above)  # (M, n): share of the positives above each negative
+    covariance = np.atleast_2d(np.cov(negatives_below)) / p
+    covariance = covariance + np.atleast_2d(np.cov(positives_above)) / n
+    return negatives_below.mean(axis=1), covariance
+
+
+def delong_interval(score: np.ndarray, target: np.ndarray) -> tuple[float, float]:
+    """95 % interval of an AUROC, cut at 0 and 1. (N,), (N,) -> (low, high)"""
+    areas, covariance = delong(score[None], target)
+    variance = covariance[0, 0]
+    if not variance >= 0:
+        return math.nan, math.nan
+    area = float(areas[0])
+    half = NORMAL_97_5 * math.sqrt(variance)
+    return max(0.0, area - half), min(1.0, area + half)
+
+
+def delong_p(a: np.ndarray, b: np.ndarray, target: np.ndarray) -> float:
+    """Two-sided p of the difference of two AUROCs on the same images. (N,), (N,), (N,) -> ()"""
+    areas, covariance = delong(np.stack([a, b]), target)
+    of_a, of_b = np.diag(covariance)
+    variance = of_a + of_b - 2 * covariance[0, 1]
+    if variance > 1e-18:
+        difference = abs(areas[0] - areas[1])
+        return math.erfc(difference / math.sqrt(2 * variance))
+    # The same ranks: nothing to tell apart.
+    if areas[0] == areas[1] and not math.isnan(variance):
+        return 1.0
+    # Too few images, or scores without any spread.
+    return math.nan
+
+
+# ---- decisions ------------------------------------------------------------------------------------------------------
+
+
+def best_threshold(score: np.ndarray, target: np.ndarray, rule: str = "f1") -> float:
+    """The score from which on an image counts as positive, so that F1 or Youden's J is largest.
+
+    Candidates are the scores themselves; of equally good ones the highest is taken. NaN without both classes.
+    (N,), (N,) of 0/1 -> in [0, 1]
+    """
+    positives = float((target == 1).sum())
+    negatives = float((target == 0).sum())
+    if not positives or not negatives:
+        return math.nan
+    threshold, called, hits = counts_by_threshold(score, target)
+    false = called - hits
+    value = hits / positives - false / negatives
+    if rule == "f1":
+        value = 2 * hits / (hits + false + positives)
+    return float(threshold[int(np.argmax(value))])
+
+
 def decision_scores(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray, tn: np.ndarray) -> dict[str, np.ndarray]:
     """Counts of any shape -> DECISIONS of that shape; NaN where the denominator is 0 (no positive, nothing called)."""
+    positives, negatives = tp + fn, tn + fp
+    called = tp + fp
     with np.errstate(divide="ignore", invalid="ignore"):
-        recall, specificity = tp / (tp + fn), tn / (tn + fp)
-        f1 = np.where(tp + fn > 0, 2 * tp / (2 * tp + fp + fn), np.nan)
-        return {
-            "f1": f1,
-            "precision": np.where(tp + fn > 0, tp / (tp + fp), np.nan),
-            "recall": recall,
-            "specificity": specificity,
-            "youden": recall + specificity - 1,
-        }
+        recall = tp / positives
+        specificity = tn / negatives
+        precision = tp / called
+        f1 = 2 * tp / (2 * tp + fp + fn)
+    # Without a positive neither says anything, though nothing need be divided by 0.
+    return {
+        "f1": np.where(positives > 0, f1, np.nan),
+        "precision": np.where(positives > 0, precision, np.nan),
+        "recall": recall,
+        "specificity": specificity,
+        "youden": recall + specificity - 1,
+    }
+
+
+def validation_decisions(called: np.ndarray, target: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
+    """VALIDATION_DECISIONS of the findings, NaN where undefined.
+
+    micro: all images and findings in one count; macro: the mean over findings where it is defined; hamming: the share
+    of right answers. (N, K) bool, (N, K) -> {name: value}
+    """
+    findings = is_finding(classes)
+    called = called[:, findings]
+    target = target[:, findings]
+    present, absent = target == 1, target == 0
+    cells = (called & present, called & absent, ~called & present, ~called & absent)  # TP, FP, FN, TN
+    counts = np.stack(cells).sum(axis=1)  # (4, findings)
+    counts = counts.astype(float)
+    of_each = decision_scores(*counts)
+    of_all = decision_scores(*counts.sum(axis=1))
+    values = {}
+    for name in AVERAGED_DECISIONS:
+        values[f"val_{name}_micro"] = float(of_all[name])
+        values[f"val_{name}_macro"] = mean_defined(of_each[name])
+    known = (~np.isnan(target)).sum()
+    tp, _, _, tn = cells
+    right = (tp | tn).sum()
+    values["val_hamming"] = float(right / known) if known else math.nan
+    return values

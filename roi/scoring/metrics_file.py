@@ -10,9 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from roi.errors import UserError
-from roi.scoring.json_schema import COUNT, FLAG, NUMBER, TEXT, Each, Either, Items, Keys, Maybe, problems
+from roi.scoring.json_schema import (
+    COUNT,
+    FLAG,
+    MODEL,
+    NUMBER,
+    ORIGIN,
+    TEXT,
+    Each,
+    Either,
+    Items,
+    Keys,
+    Maybe,
+    problems,
+)
 from roi.scoring.localization import controls_of
-from roi.scoring.provenance import MODEL, ORIGIN
 
 SCORE = {"value": Maybe(NUMBER), "low": Maybe(NUMBER), "high": Maybe(NUMBER)}
 V = Keys(optional=SCORE)
@@ -20,18 +32,11 @@ WHOLE_V = Keys(SCORE)
 TESTED = Keys(optional=SCORE | {"p": Maybe(NUMBER), "p_delong": Maybe(NUMBER)})
 SCORES = Each(Maybe(V))
 CURVE = Items(Items(Maybe(NUMBER)), 2)
-NAMES = (
-    "auroc",
-    "auroc_delong",
-    "ap",
-    "f1",
-    "precision",
-    "recall",
-    "specificity",
-)  # of the scores of a finding that are shown
+# Of the scores of a finding those that are shown.
+SHOWN_SCORES = ("auroc", "auroc_delong", "ap", "f1", "precision", "recall", "specificity")
 OF_FINDING = Keys(
     optional={
-        **dict.fromkeys(NAMES, Maybe(V)),
+        **dict.fromkeys(SHOWN_SCORES, Maybe(V)),
         "positives": COUNT,
         "known": COUNT,
         "threshold": Maybe(NUMBER),
@@ -102,7 +107,8 @@ SHIFT = Keys(
 )
 
 NEEDED: dict[str, Any] = {"n_images": COUNT, "contaminated": Maybe(FLAG), "mean": SCORES, "per_class": Each(OF_FINDING)}
-BLOCKS: dict[str, Any] = {  # that may be missing; one that is odd is left out
+# Blocks that may be missing; one that is odd is left out.
+BLOCKS: dict[str, Any] = {
     "n_patients": COUNT,
     "split": TEXT,
     "label_source": TEXT,
@@ -179,79 +185,112 @@ def read_metrics(file: Path) -> tuple[dict[str, Any], dict[str, str]]:
         UserError: it is no JSON, or one of NEEDED is missing or odd.
     """
     try:
-        metrics = json.loads(file.read_text(encoding="utf-8"), parse_constant=lambda _: None, parse_float=_finite)
+        text = file.read_text(encoding="utf-8")
+        metrics = json.loads(text, parse_constant=_undefined, parse_float=_finite)
     except ValueError as error:
         raise UserError(f"{file}: not a metrics.json of evaluate.py ({error})") from error
-    wrong = next(_odd(metrics, Keys(NEEDED)), "")
-    if wrong:
-        raise UserError(f"{file}: not a metrics.json of evaluate.py: {wrong}")
+    problem = next(_odd(metrics, Keys(NEEDED)), "")
+    if problem:
+        raise UserError(f"{file}: not a metrics.json of evaluate.py: {problem}")
+    # One odd block costs its section of the report, not the report.
     odd = {}
     for name, shape in BLOCKS.items():
-        why = next(_odd(metrics.get(name), Maybe(shape), name), "")
-        if why:
-            odd[name] = why
-    return {
-        name: value for name, value in metrics.items() if name not in odd and value is not None or name in NEEDED
-    }, odd
+        problem = next(_odd(metrics.get(name), Maybe(shape), name), "")
+        if problem:
+            odd[name] = problem
+    usable = {}
+    for name, value in metrics.items():
+        if name in NEEDED or (name not in odd and value is not None):
+            usable[name] = value
+    return usable, odd
+
+
+def _undefined(constant: str) -> None:
+    """NaN and Infinity, which are no JSON, are undefined."""
 
 
 def _finite(text: str) -> float | None:
-    """NaN and what is too large for a number are undefined."""
+    """What is too large for a number is undefined."""
     value = float(text)
     return value if math.isfinite(value) else None
 
 
 def _odd(value: Any, shape: Any, name: str = "") -> Iterator[str]:
+    """What is wrong with a block, or with the file where `name` is empty; later checks rely on the ones before."""
     yield from problems(value, shape, name)
     if name == "faithfulness":
-        yield from _uneven_controls(value)
-    if name == "localization":
-        for way in _lacking_places(value or {"sources": {}}):
-            yield f"'localization.{way}' is missing"
+        yield from _uneven_controls(value or {})
+    if name == "localization" and value:
+        for path in _missing_places(value):
+            yield f"'localization.{path}' is missing"
     if name == "" and isinstance(value, dict):
-        for c, scores in value["per_class"].items():
-            for curve in ("roc", "pr"):
-                x, y = scores.get(curve, ((), ()))
-                if len(x) != len(y):
-                    yield f"'per_class.{c}.{curve}' has {len(x)} and {len(y)} points"
+        yield from _uneven_curves(value["per_class"])
 
 
-def _uneven_controls(value: dict[str, Any] | None) -> Iterator[str]:
-    controls = (value or {}).get("controls") or {"sources": {}, "fractions": []}
+def _uneven_curves(scores_of: dict[str, Any]) -> Iterator[str]:
+    """Curves whose x and y are not as many."""
+    for c, scores in scores_of.items():
+        for curve in ("roc", "pr"):
+            x, y = scores.get(curve, ((), ()))
+            if len(x) != len(y):
+                yield f"'per_class.{c}.{curve}' has {len(x)} and {len(y)} points"
+
+
+def _uneven_controls(faithfulness: dict[str, Any]) -> Iterator[str]:
+    """Curves that have not a point for every fraction."""
+    controls = faithfulness.get("controls") or {"sources": {}, "fractions": []}
+    wanted = len(controls["fractions"])
     for name, source in controls["sources"].items():
         for curve in ("insertion", "deletion"):
             points = len(source.get(curve) or controls["fractions"])
-            if points != len(controls["fractions"]):
-                way = f"faithfulness.controls.sources.{name}.{curve}"
-                yield f"{way!r} has {points} points, not {len(controls['fractions'])}"
+            if points != wanted:
+                path = f"faithfulness.controls.sources.{name}.{curve}"
+                yield f"{path!r} has {points} points, not {wanted}"
 
 
-def _lacking_places(value: dict[str, Any]) -> Iterator[str]:
+def _missing_places(block: dict[str, Any]) -> Iterator[str]:
     """What the headline and the tables of findings refer to, and what is not there."""
-    head, sources = value.get("headline"), value["sources"]
-    if any(block.get("kind") == "union" for block in sources.values()):
-        yield from (f"sources.{name}" for name in ("random", "centre") if name not in sources)
+    head, sources = block.get("headline"), block["sources"]
+    # A map for all findings is shown beside the controls that know of no finding.
+    if any(source.get("kind") == "union" for source in sources.values()):
+        for name in ("random", "centre"):
+            if name not in sources:
+                yield f"sources.{name}"
     if not head:
         return
-    yield from (key for key in ("findings", "controls", "n_boxes") if key not in value)
-    names = controls_of(head["source"], sources)
-    yield from (f"sources, a source for headline.minus.{control}," for control in head["minus"] if control not in names)
+    for key in ("findings", "controls", "n_boxes"):
+        if key not in block:
+            yield key
+    controls = controls_of(head["source"], sources)
+    for control in head["minus"]:
+        if control not in controls:
+            yield f"sources, a source for headline.minus.{control},"
     for control, v in head["minus"].items():
-        yield from (
-            f"headline.minus.{control}.{key}" for key in ("value", "high") if v["low"] is not None and v[key] is None
-        )
-    findings = value.get("findings", {})
-    for name in (head["source"], *names.values()):
-        block = sources.get(name, {})
-        if "pointing" not in block.get("mean", {}):
-            yield f"sources.{name}.mean.pointing"
-        for finding in findings:
-            if "pointing" not in block.get("per_class", {}).get(finding, {}):
-                yield f"sources.{name}.per_class.{finding}.pointing"
+        for key in ("value", "high"):
+            if v["low"] is not None and v[key] is None:
+                yield f"headline.minus.{control}.{key}"
+    # The tables have a row a finding, and a cell for the source and each control that there is.
+    findings = list(block.get("findings", {}))
+    for name in (head["source"], *controls.values()):
+        yield from _missing_pointing(f"sources.{name}", sources.get(name, {}), findings)
     own = sources.get(head["source"], {})
-    for control in names:
-        if "pointing" not in own.get("minus", {}).get(control, {}):
-            yield f"sources.{head['source']}.minus.{control}.pointing"
-        for finding in findings:
-            if "pointing" not in own.get("minus_per_class", {}).get(control, {}).get(finding, {}):
-                yield f"sources.{head['source']}.minus_per_class.{control}.{finding}.pointing"
+    for control in controls:
+        yield from _missing_difference(f"sources.{head['source']}", own, control, findings)
+
+
+def _missing_pointing(path: str, source: dict[str, Any], findings: list[str]) -> Iterator[str]:
+    if "pointing" not in source.get("mean", {}):
+        yield f"{path}.mean.pointing"
+    of_class = source.get("per_class", {})
+    for finding in findings:
+        if "pointing" not in of_class.get(finding, {}):
+            yield f"{path}.per_class.{finding}.pointing"
+
+
+def _missing_difference(path: str, source: dict[str, Any], control: str, findings: list[str]) -> Iterator[str]:
+    if "pointing" not in source.get("minus", {}).get(control, {}):
+        yield f"{path}.minus.{control}.pointing"
+    of_class = source.get("minus_per_class", {}).get(control, {})
+    for finding in findings:
+        if "pointing" not in of_class.get(finding, {}):
+            yield f"{path}.minus_per_class.{control}.{finding}.pointing"

@@ -1,23 +1,33 @@
 """Compressed files of arrays (.npz) that are written row by row: memory stays flat, the file is complete or absent."""
 
 import json
-import shutil
-import tempfile
 import zipfile
 from collections.abc import Collection, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from roi import process_group
 from roi.errors import UserError
-from roi.files import atomic_write, beside, reason
-from roi.scoring.provenance import check_origin
+from roi.files import atomic_write, reason
+from roi.scoring.json_schema import check_origin
+
+# Array -> type and shape of a row.
+RowTypes = dict[str, tuple[np.dtype, tuple[int, ...]]]
+
+
+class Part(NamedTuple):
+    """What one process adds to the file."""
+
+    rows: int
+    row_types: RowTypes
+    files: dict[str, str]  # array -> temporary file that holds its rows
 
 
 class ArrayWriter:
-    """`add` blocks of rows, `close` writes the file; as a context manager it leaves nothing behind when an error comes first.
+    """Writer of an .npz. As a context manager it leaves nothing behind when an error comes first.
 
     with ArrayWriter("maps.npz") as out:
         out.add(map_mask=block)  # (n, C, m, m), any n
@@ -29,10 +39,8 @@ class ArrayWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.rows = 0
         self._stack = ExitStack()
-        self._files: dict[
-            str, IO[bytes]
-        ] = {}  # nameless files beside the target, gone with the process; named where process 0 reads them
-        self._kinds: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}  # type and shape of a row
+        self._files: dict[str, IO[bytes]] = {}
+        self._row_types: RowTypes = {}
 
     def __enter__(self) -> "ArrayWriter":
         return self
@@ -42,104 +50,132 @@ class ArrayWriter:
 
     def add(self, **arrays: np.ndarray) -> None:
         """Append (n, ...) to every array: the same names in every call, the same n within it. UserError otherwise."""
-        kinds = {name: (a.dtype, a.shape[1:]) for name, a in arrays.items()}
-        if not self._kinds:
-            self._kinds = kinds
-            for name in kinds:
-                self._files[name] = self._stack.enter_context(self._file(name))
-        if kinds != self._kinds or len({len(a) for a in arrays.values()}) != 1:
-            raise UserError(
-                f"{self.path}: a block of {describe(kinds)}, {[len(a) for a in arrays.values()]} rows, after {describe(self._kinds)}"
-            )
+        row_types = {}
         for name, array in arrays.items():
-            self._files[name].write(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
-        self.rows += len(next(iter(arrays.values())))
-
-    def _file(self, name: str) -> AbstractContextManager[IO[bytes]]:
-        from roi import distributed  # brings torch, which reading does without
-
-        if distributed.rank() == 0:
-            return tempfile.TemporaryFile(dir=self.path.parent)
-        return beside(self.path.with_name(f"{self.path.name}.{name}"), "wb+")
+            row_types[name] = (array.dtype, array.shape[1:])
+        if not self._row_types:
+            self._row_types = row_types
+            for name in row_types:
+                path = self.path.with_name(f"{self.path.name}.{name}")
+                part = process_group.open_part(path)
+                self._files[name] = self._stack.enter_context(part)
+        lengths = [len(array) for array in arrays.values()]
+        if row_types != self._row_types or len(set(lengths)) != 1:
+            block, before = describe(row_types), describe(self._row_types)
+            raise UserError(f"{self.path}: a block of {block}, {lengths} rows, after {before}")
+        for name, array in arrays.items():
+            # An empty array has no buffer that could be cast.
+            if array.size:
+                contiguous = np.ascontiguousarray(array)
+                self._files[name].write(contiguous.data.cast("B"))
+        self.rows += lengths[0]
 
     def close(self, **fixed: object) -> None:
-        """Write the file: the rows, those of process 0 first where there are several, and, once each, `fixed` (numbers, strings,
-        arrays). UserError without any row."""
-        from roi import distributed
+        """Write the file: the rows, those of process 0 first where there are several, and `fixed`, once each.
 
+        Args:
+            fixed: numbers, strings, arrays.
+
+        Raises:
+            UserError: no process has a row.
+        """
         for file in self._files.values():
             file.flush()
-        everyone = distributed.all_gather_objects(
-            (self.rows, self._kinds, {name: file.name for name, file in self._files.items()})
-        )
-        kinds = next((kinds for _, kinds, _ in everyone if kinds), None)
-        if kinds is None:
+        names = {name: file.name for name, file in self._files.items()}
+        parts = process_group.all_gather_objects(Part(self.rows, self._row_types, names))
+        # A process may have had no image at all; any other knows the types.
+        having_rows = [part for part in parts if part.row_types]
+        if not having_rows:
             raise UserError(f"{self.path}: no image was left to write about")
-        if distributed.rank() == 0:
-            with atomic_write(self.path, "wb") as target, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
-                for name, (kind, shape) in kinds.items():
-                    header = {
-                        "descr": np.lib.format.dtype_to_descr(kind),
-                        "fortran_order": False,
-                        "shape": (sum(n for n, _, _ in everyone), *shape),
-                    }
-                    with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
-                        np.lib.format.write_array_header_1_0(entry, header)
-                        if self._files:
-                            self._files[name].seek(0)
-                            shutil.copyfileobj(self._files[name], entry, 1 << 20)
-                        for names in (names for _, _, names in everyone[1:] if names):
-                            with open(names[name], "rb") as other:
-                                shutil.copyfileobj(other, entry, 1 << 20)
-                for name, value in fixed.items():
-                    with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
-                        np.lib.format.write_array(entry, np.asanyarray(value), allow_pickle=False)
-        distributed.barrier()
-        self.__exit__()
+        if process_group.rank() == 0:
+            with atomic_write(self.path, "wb") as target:
+                self._write(target, having_rows[0].row_types, parts, fixed)
+        # The others' parts must stay until process 0 has read them.
+        process_group.barrier()
+        self._stack.close()
+
+    def _write(self, target: IO[bytes], row_types: RowTypes, parts: list[Part], fixed: dict[str, object]) -> None:
+        rows = sum(part.rows for part in parts)
+        # A process without an image has opened no file.
+        others = [part for part in parts[1:] if part.files]
+        with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, (dtype, shape) in row_types.items():
+                descr = np.lib.format.dtype_to_descr(dtype)
+                header = {"descr": descr, "fortran_order": False, "shape": (rows, *shape)}
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                    np.lib.format.write_array_header_1_0(entry, header)
+                    names = [part.files[name] for part in others]
+                    process_group.merge_parts(self._files.get(name), names, entry)
+            for name, value in fixed.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                    np.lib.format.write_array(entry, np.asanyarray(value), allow_pickle=False)
+
+
+def describe(row_types: RowTypes) -> str:
+    described = []
+    for name, (dtype, shape) in row_types.items():
+        described.append(f"{name} {dtype}{list(shape)}")
+    return ", ".join(described) or "nothing"
 
 
 def origin(images: list[str], meta: dict[str, Any], contaminated: Collection[str]) -> dict[str, Any]:
     """What files of maps and of curves say of their images: names, which were trained on, and where all comes from."""
     marked = np.array([image in contaminated for image in images], dtype=bool)  # (N,)
-    known = {**meta, "images": len(images), "contaminated_images": int(marked.sum())}
-    known["contaminated"] = bool(meta.get("contaminated")) or bool(marked.any())
-    return {"images": np.array(images), "contaminated": marked, "meta": json.dumps(known)}
+    known = dict(meta)
+    known["images"] = len(images)
+    known["contaminated_images"] = int(marked.sum())
+    # A checkpoint may say of itself that it was trained on images of this table.
+    stated = bool(meta.get("contaminated"))
+    known["contaminated"] = stated or bool(marked.any())
+    return {
+        "images": np.array(images),
+        "contaminated": marked,
+        "meta": json.dumps(known),
+    }
 
 
-def describe(kinds: dict[str, tuple[np.dtype, tuple[int, ...]]]) -> str:
-    return ", ".join(f"{name} {kind}{list(shape)}" for name, (kind, shape) in kinds.items()) or "nothing"
+def read_arrays(path: str | Path, needed: Sequence[str], kind: str) -> dict[str, np.ndarray]:
+    """Read all arrays of an .npz; no code in it is run.
 
+    Args:
+        path: the file.
+        needed: names of the arrays that it must have.
+        kind: what such a file is called in messages.
 
-def read_arrays(path: str | Path, needed: Sequence[str], what: str) -> dict[str, np.ndarray]:
-    """All arrays of an .npz; no code in it is run. UserError: no such file, not one, or one of `needed` is missing."""
+    Raises:
+        UserError: there is no such file, it is none, or one of `needed` is missing.
+    """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such {what}")
+        raise UserError(f"{path}: no such {kind}")
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
     except Exception as error:  # zipfile, zlib and numpy have errors of their own
-        raise UserError(f"{path}: not a {what}, or a damaged one ({reason(error)})") from error
-    missing = [name for name in needed if name not in arrays]
+        raise UserError(f"{path}: not a {kind}, or a damaged one ({reason(error)})") from error
+    missing = [repr(name) for name in needed if name not in arrays]
     if missing:
-        raise UserError(f"{path}: not a {what} (it has no {', '.join(map(repr, missing))}, but {sorted(arrays)[:12]})")
+        names, existing = ", ".join(missing), sorted(arrays)[:12]
+        raise UserError(f"{path}: not a {kind} (it has no {names}, but {existing})")
     return arrays
 
 
 def scalar(arrays: dict[str, np.ndarray], name: str, path: str | Path) -> float:
     """A number of the file. UserError: it is none."""
     value = arrays[name]
-    if value.ndim or not np.issubdtype(value.dtype, np.number) or not np.isfinite(value):
-        raise UserError(f"{path}: {name!r} is {value.dtype}{list(value.shape)}, not a number; write the file anew")
+    is_number = value.ndim == 0 and np.issubdtype(value.dtype, np.number)
+    if not is_number or not np.isfinite(value):
+        kind = f"{value.dtype}{list(value.shape)}"
+        raise UserError(f"{path}: {name!r} is {kind}, not a number; write the file anew")
     return float(value)
 
 
-def read_meta(value: np.ndarray, path: str | Path, what: str) -> dict[str, Any]:
-    """The text `meta` of the file: where it comes from. UserError: it is no JSON, or a value in it is odd."""
+def read_meta(value: np.ndarray, path: str | Path, kind: str) -> dict[str, Any]:
+    """Read the text `meta` of the file: where it comes from. UserError: it is no JSON, or a value in it is odd."""
     try:
         meta = json.loads(str(value))
     except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not a {what}: its meta is no JSON ({error})") from error
+        raise UserError(f"{path}: not a {kind}: its meta is no JSON ({error})") from error
     return check_origin(meta, f"{path}: meta")
 
 
@@ -151,8 +187,6 @@ def is_contaminated(
     if marked is None:
         return meta.get("contaminated")
     if marked.shape != arrays["images"].shape or marked.dtype != bool:
-        raise UserError(
-            f"{path}: 'contaminated' is {marked.dtype}{list(marked.shape)}, not a yes or no an image; "
-            "write the file anew"
-        )
+        kind = f"{marked.dtype}{list(marked.shape)}"
+        raise UserError(f"{path}: 'contaminated' is {kind}, not a yes or no an image; write the file anew")
     return True if marked[rows].any() else meta.get("contaminated")

@@ -1,6 +1,6 @@
 """Pictures of a prediction, for a person: the mask, what it keeps in true grey levels, and both laid over the X-ray.
 
-Letters: H x W pixels of the picture, S x S of the model's input.
+Letters: H x W pixels of the picture, S x S of the model's input, K classes, m x m the cells of a map.
 """
 
 from collections.abc import Sequence
@@ -19,56 +19,96 @@ from roi.files import atomic_write
 from roi.labels import is_finding
 from roi.text import printable
 
-DROPPED = round(255 * (0.485 + 0.456 + 0.406) / 3)  # what the model sees where nothing is kept: the mean grey
-TINT, EDGE, BOX = (255, 140, 0), (255, 176, 64), (64, 208, 255)
-TEXT, ALARM = (255, 255, 255), (255, 96, 96)
+# What the model sees where nothing is kept: the mean grey.
+DROPPED = round(255 * (0.485 + 0.456 + 0.406) / 3)
+TINT = (255, 140, 0)
+EDGE = (255, 176, 64)
+BOX = (64, 208, 255)
+BLACK = (0, 0, 0)
+TEXT = (255, 255, 255)
+ALARM = (255, 96, 96)
+# Share of the tint in a kept pixel.
+TINTED = 0.28
+# Share of the tint where a map is highest.
+HOTTEST = 0.65
+# Steps to the four neighbours of a pixel, each with its axis.
+NEIGHBOURS = ((1, 0), (-1, 0), (1, 1), (-1, 1))
+SHOWN_FINDINGS = 3
 CONTAMINATED = "CONTAMINATED: trained on this image or its patient"
+
+
+# ---- pictures -------------------------------------------------------------------------------------------------------
 
 
 def mask_picture(mask: np.ndarray, size: tuple[int, int]) -> Image.Image:
     """(S, S) 0/1 -> picture of (W, H) = `size`, 255 where kept; each pixel of the mask stays a sharp rectangle."""
-    return Image.fromarray((mask > 0).astype(np.uint8) * 255).resize(size, Image.Resampling.NEAREST)
+    kept = (mask > 0).astype(np.uint8)
+    white = kept * 255
+    return Image.fromarray(white).resize(size, Image.Resampling.NEAREST)
 
 
 def crop_picture(grey: np.ndarray, mask: Image.Image) -> Image.Image:
     """(H, W) uint8 and its mask -> the kept pixels as they are, the others in the mean grey that the model sees."""
-    return Image.fromarray(np.where(np.asarray(mask) > 0, grey, np.uint8(DROPPED)).astype(np.uint8))
+    kept = np.asarray(mask) > 0
+    pixels = np.where(kept, grey, np.uint8(DROPPED))
+    return Image.fromarray(pixels.astype(np.uint8))
 
 
 def overlay_picture(grey: np.ndarray, mask: Image.Image, boxes: Sequence[Box], lines: Sequence[str]) -> Image.Image:
     """The X-ray with the kept pixels tinted and outlined, boxes (label, x, y, w, h in 0..1), and a caption below."""
     kept = np.asarray(mask) > 0  # (H, W)
+    # A kept pixel with a neighbour that is not kept lies on the edge.
     inside = kept.copy()
-    for shift, axis in ((1, 0), (-1, 0), (1, 1), (-1, 1)):
-        inside &= np.roll(kept, shift, axis)
-    colour = np.repeat(grey[:, :, None], 3, axis=2).astype(np.float32)
-    colour[kept] = 0.72 * colour[kept] + 0.28 * np.array(TINT, dtype=np.float32)
+    for step, axis in NEIGHBOURS:
+        inside &= np.roll(kept, step, axis)
+    tint = np.array(TINT, dtype=np.float32)
+    colour = np.repeat(grey[:, :, None], 3, axis=2)
+    colour = colour.astype(np.float32)
+    colour[kept] = (1 - TINTED) * colour[kept] + TINTED * tint
     colour[kept & ~inside] = EDGE
+    return annotated(colour, boxes, lines)
+
+
+def heat_picture(grey: np.ndarray, heat: Image.Image, boxes: Sequence[Box], lines: Sequence[str]) -> Image.Image:
+    """The X-ray with a map of (W, H) laid over it, stronger where it is higher; the rest as in overlay_picture."""
+    tint = np.array(TINT, dtype=np.float32)
+    height = np.asarray(heat, dtype=np.float32)
+    weight = HOTTEST * height[:, :, None] / 255
+    colour = (1 - weight) * grey[:, :, None] + weight * tint
     return annotated(colour, boxes, lines)
 
 
 def annotated(colour: np.ndarray, boxes: Sequence[Box], lines: Sequence[str]) -> Image.Image:
     """(H, W, 3) of 0 to 255 -> a picture with boxes (label, x, y, w, h in 0..1) and lines of text below."""
     height, width = colour.shape[:2]
-    line = max(11, height // 36)
-    picture = Image.new("RGB", (width, height + (line + 4) * len(lines) + 4 * bool(lines)), (0, 0, 0))
-    picture.paste(Image.fromarray(colour.astype(np.uint8)), (0, 0))
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=line)
+    size = max(11, height // 36)
+    spacing = size + 4
+    below = spacing * len(lines)
+    if lines:
+        below += 4
+    picture = Image.new("RGB", (width, height + below), BLACK)
+    pixels = Image.fromarray(colour.astype(np.uint8))
+    picture.paste(pixels, (0, 0))
+    draw = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(size=size)
+    line = max(1, height // 256)
     for label, x, y, w, h in boxes:
-        left, top, right, bottom = (v * s for v, s in ((x, width), (y, height), (x + w, width), (y + h, height)))
-        draw.rectangle((left, top, right, bottom), outline=BOX, width=max(1, height // 256))
-        draw.text((left + 2, max(0, top - line - 3)), label, fill=BOX, font=font, stroke_width=1, stroke_fill=(0, 0, 0))
-    for row, text in enumerate(lines):
+        left, right = x * width, (x + w) * width
+        top, bottom = y * height, (y + h) * height
+        corners = (left, top, right, bottom)
+        draw.rectangle(corners, outline=BOX, width=line)
+        # Above the box, and still in the picture where the box is at its upper edge.
+        place = (left + 2, max(0, top - size - 3))
+        draw.text(place, label, fill=BOX, font=font, stroke_width=1, stroke_fill=BLACK)
+    place = (4, height + 2)
+    for text in lines:
         ink = ALARM if text == CONTAMINATED else TEXT
-        draw.text((4, height + 2 + row * (line + 4)), printable(text), fill=ink, font=font)
+        draw.text(place, printable(text), fill=ink, font=font)
+        place = (4, place[1] + spacing)
     return picture
 
 
-def heat_picture(grey: np.ndarray, heat: Image.Image, boxes: Sequence[Box], lines: Sequence[str]) -> Image.Image:
-    """The X-ray with a map of (W, H) laid over it, stronger where it is higher, boxes and a caption as overlay_picture has them."""
-    weight = 0.65 * np.asarray(heat, dtype=np.float32)[:, :, None] / 255
-    colour = (1 - weight) * grey[:, :, None] + weight * np.array(TINT, dtype=np.float32)
-    return annotated(colour, boxes, lines)
+# ---- files ----------------------------------------------------------------------------------------------------------
 
 
 def save_pictures(
@@ -78,10 +118,12 @@ def save_pictures(
     grey = read_grey(path, size)
     picture = mask_picture(mask, (size, size))
     lines = caption(record, labels)
-    for c in probable(record)[:3]:
-        lines.append(
-            f"{c}: " + ", ".join(f"{part} {record[f'prob_{part}'][c]:.2f}" for part in ("full", "crop", "drop"))
-        )
+    for c in probable(record)[:SHOWN_FINDINGS]:
+        values = []
+        for part in ("full", "crop", "drop"):
+            prob = record[f"prob_{part}"][c]
+            values.append(f"{part} {prob:.2f}")
+        lines.append(f"{c}: {', '.join(values)}")
     marked = bool(record.get("contaminated"))
     save_png(picture, f"{stem}_mask.png", marked)
     save_png(crop_picture(grey, picture), f"{stem}_crop.png", marked)
@@ -91,43 +133,57 @@ def save_pictures(
 def save_cam(
     maps: np.ndarray, stem: Path, path: str, record: dict[str, Any], labels: str, boxes: Sequence[Box], size: int
 ) -> None:
-    """<stem>_cam.png: the map of the most probable finding over the image file `path`. maps (K, m, m) in 0..1, in the order of the classes of `record`."""
-    grey, first = read_grey(path, size), probable(record)[:1]
-    chosen = maps[list(record["prob_full"]).index(first[0])] if first else np.zeros_like(maps[0])
-    heat = Image.fromarray(np.rint(255 * chosen).astype(np.uint8)).resize((size, size), Image.Resampling.BILINEAR)
-    lines = caption(record, labels) + [f"Grad-CAM of {c}: {record['prob_full'][c]:.2f}" for c in first]
-    save_png(heat_picture(grey, heat, boxes, lines), f"{stem}_cam.png", bool(record.get("contaminated")))
+    """<stem>_cam.png: the map of the most probable finding over the image file `path`.
+
+    maps (K, m, m) are in 0..1, in the order of the classes of `record`.
+    """
+    grey = read_grey(path, size)
+    lines = caption(record, labels)
+    prob = record["prob_full"]
+    chosen = np.zeros_like(maps[0])
+    for c in probable(record)[:1]:
+        k = list(prob).index(c)
+        chosen = maps[k]
+        lines.append(f"Grad-CAM of {c}: {prob[c]:.2f}")
+    levels = np.rint(255 * chosen).astype(np.uint8)
+    heat = Image.fromarray(levels).resize((size, size), Image.Resampling.BILINEAR)
+    picture = heat_picture(grey, heat, boxes, lines)
+    save_png(picture, f"{stem}_cam.png", bool(record.get("contaminated")))
 
 
 def caption(record: dict[str, Any], labels: str) -> list[str]:
     """The first lines below a picture: which image, what the table says of it, and whether it was trained on."""
-    lines = [f"{record['image']}   label: {labels.replace(',', ', ') or 'none'}"]
+    spaced = labels.replace(",", ", ") or "none"
+    lines = [f"{record['image']}   label: {spaced}"]
     return [CONTAMINATED, *lines] if record.get("contaminated") else lines
 
 
 def probable(record: dict[str, Any]) -> list[str]:
     """The findings of a record, most probable first."""
     prob = record["prob_full"]
-    return sorted((c for c in prob if is_finding([c])[0]), key=lambda c: -prob[c])
+    findings = [c for c in prob if is_finding([c])[0]]
+    return sorted(findings, key=prob.__getitem__, reverse=True)
 
 
 def save_png(image: Image.Image, path: str | Path, contaminated: bool = False) -> None:
     """Write a picture; one that was trained on says so in its text chunk `Warning`: masks keep their pixels."""
-    facts = PngInfo()
+    # The pixels of a mask are data, on which no warning can be painted.
+    info = PngInfo()
     if contaminated:
-        facts.add_text("Warning", CONTAMINATED)
+        info.add_text("Warning", CONTAMINATED)
     with atomic_write(path, "wb") as file:
-        image.save(file, format="PNG", pnginfo=facts)
+        image.save(file, format="PNG", pnginfo=info)
 
 
 def file_stems(images: pd.Series) -> list[str]:
-    """Names for pictures: without folder and ending where that is enough to tell the images apart, '/' as '__' otherwise."""
+    """Names for pictures: without folder and ending where that tells the images apart, else with '/' as '__'."""
     short = images.map(lambda image: PurePosixPath(image).stem)
     if not short.duplicated().any():
         return short.tolist()
     long = image_keys(images).str.replace("/", "__")
-    # a/b.png and a__b.png: the rows of the table tell them apart
-    return [
-        f"{stem}__{n}" if again else stem
-        for n, (stem, again) in enumerate(zip(long, long.duplicated(keep=False), strict=True))
-    ]
+    # a/b.png and a__b.png: the rows of the table tell them apart.
+    ambiguous = long.duplicated(keep=False)
+    stems = []
+    for n, stem in enumerate(long):
+        stems.append(f"{stem}__{n}" if ambiguous.iloc[n] else stem)
+    return stems

@@ -26,6 +26,7 @@ from roi.report.section_scores import PUBLISHED_AUROC, headline, subgroups
 from roi.report.section_sets import conformal_sets, verdict
 from roi.report.section_training import training
 from roi.scoring import localization, prediction_sets, predictions
+from roi.scoring.conformal_calibration import Promise, Unlabelled, calibrate
 from roi.text import decimal
 from roi.training.metrics_log import COLUMNS
 
@@ -681,9 +682,8 @@ def test_the_page_shows_what_evaluate_writes(whole: Path, tmp_path: Path) -> Non
         ["Mass", "Nodule", EVIL],
     )
     for unit, count, alpha in (("image", 0, 0.99), ("patient", 20, 0.2)):
-        thr = prediction_sets.calibrate(
-            prob[:150], y[:150], who[:150].astype(str), c, alpha, 0.1, unit, "none", 0, prob[150:]
-        )
+        promise, other = Promise(alpha, 0.1, unit), Unlabelled(prob[150:])
+        thr = calibrate(prob[:150], y[:150], who[:150].astype(str), c, promise, "none", 0, other)
         found = prediction_sets.realised(thr, prob[150:], y[150:], who[150:].astype(str), count, 0)
         section = conformal_sets(
             changed_run(whole, tmp_path, lambda m, f=found: m.update(conformal={"file": "t.json", **f}))

@@ -1,4 +1,5 @@
-"""Prediction sets keep what they promise: closed forms, brute force over every threshold, simulations, published behaviour of real predictions."""
+"""Prediction sets keep what they promise: closed forms, brute force over every threshold, simulations, published
+behaviour of real predictions."""
 
 import json
 import math
@@ -13,12 +14,15 @@ from scipy.stats import binom
 
 from roi.labels import LABELS
 from roi.scoring import conformal, prediction_sets
+from roi.scoring.conformal_calibration import Promise, Unlabelled, image_weights, shifted
+from roi.scoring.conformal_calibration import calibrate as calibrate_images
 
 K = 5
 
 
 def drawn(n: int, seed: int, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """(N, K) probabilities and targets of a model that knows something; `shift` adds to the log-odds of every finding, pictures stay as they are."""
+    """(N, K) probabilities and targets of a model that knows something; `shift` adds to the log-odds of every finding,
+    pictures stay as they are."""
     rng = np.random.default_rng(seed)
     y = (rng.random((n, K)) < expit(np.array([-2.5, -2, -1.5, -1, -0.5]) + shift)).astype(float)
     return expit(1.5 * y - 1.5 + rng.normal(size=(n, K))), y
@@ -91,7 +95,8 @@ def test_class_thresholds_are_order_statistics() -> None:
 
 
 def test_precision_and_fdr_hold_with_their_confidence() -> None:
-    """Learn then test: over 200 draws of calibration images the risk on many others exceeds alpha in at most delta of them."""
+    """Learn then test: over 200 draws of calibration images the risk on many others exceeds alpha in at most delta of
+    them."""
     test_prob, test_y = drawn(100_000, 10_000)
     broken = {"precision": 0, "fdr": 0}
     feasible = 0
@@ -176,11 +181,11 @@ def test_images_of_one_patient_count_as_one_under_a_shift() -> None:
     classes = list(LABELS[:K])
     prob, y = drawn(400, 5)
     others, _ = drawn(400, 6, shift=0.7)
-    once = prediction_sets.calibrate(prob, y, np.arange(400), classes, 0.1, 0.1, "image", "none", 0, others)
+    once = calibrate_images(prob, y, np.arange(400), classes, Promise(0.1, 0.1, "image"), "none", 0, Unlabelled(others))
     many = [np.repeat(values, 20, axis=0) for values in (prob, y, np.arange(400), others, np.arange(400))]
     found = {}
     for unit in ("patient", "image"):
-        found[unit] = prediction_sets.calibrate(*many[:3], classes, 0.1, 0.1, unit, "none", 0, *many[3:])
+        found[unit] = calibrate_images(*many[:3], classes, Promise(0.1, 0.1, unit), "none", 0, Unlabelled(*many[3:]))
     assert found["patient"]["fnr_shifted"] == once["fnr_shifted"] != found["image"]["fnr_shifted"]
     assert found["patient"]["shift"]["effective_images"] == pytest.approx(once["shift"]["effective_images"], rel=1e-3)
     assert found["image"]["shift"]["effective_images"] == pytest.approx(20 * once["shift"]["effective_images"], rel=0.1)
@@ -199,10 +204,8 @@ def test_the_promise_under_a_shift_holds_for_the_next_patient() -> None:
         test_prob, test_y = drawn(2000, 500 + seed, shift=0.5)
         others = drawn(1000, 900 + seed, shift=0.5)[0]
         for unit, losses in risks.items():
-            share = prediction_sets.image_weights(many[2], unit)
-            found = prediction_sets.shifted(
-                many[0], many[1], others, classes, 0.1, many[2], share, np.ones(len(others))
-            )
+            share = image_weights(many[2], unit)
+            found = shifted(many[0], many[1], others, classes, 0.1, many[2], share, np.ones(len(others)))
             lost = conformal.false_negative_proportion(test_prob, test_y, found["threshold"] or 0.0).mean()
             losses.append(lost * 260 / 300)  # of easy patients nothing is lost
     assert np.mean(risks["patient"]) <= 0.1 + 3 * np.std(risks["patient"]) / math.sqrt(20) < np.mean(risks["image"])
@@ -346,12 +349,13 @@ def correlated(people: int, images: int, seed: int) -> tuple[np.ndarray, np.ndar
 
 
 def test_promises_for_a_patient_hold_where_images_are_alike() -> None:
-    """60 patients of 10 images: fdr and precision break in at most delta of the draws, class-conditional misses stay at alpha."""
+    """60 patients of 10 images: fdr and precision break in at most delta of the draws, class-conditional misses stay at
+    alpha."""
     test_prob, test_y, _ = correlated(20_000, 1, 9999)
     broken, missed = {"fdr": 0, "precision": 0}, []
     for seed in range(150):
         prob, y, who = correlated(60, 10, seed)
-        thr = prediction_sets.calibrate(prob, y, who, list("abcde"), 0.2, 0.1, "patient", "none", 0)
+        thr = calibrate_images(prob, y, who, list("abcde"), Promise(0.2, 0.1, "patient"), "none", 0)
         if thr["fdr"] is not None:
             broken["fdr"] += conformal.false_share(test_prob, test_y, thr["fdr"]).mean() > 0.2
         row = thr["each"]["a"]
@@ -367,9 +371,9 @@ def test_images_that_are_half_known_set_no_common_threshold() -> None:
     holes = y.copy()
     holes[np.random.default_rng(1).random(y.shape) < 0.2] = np.nan
     whole = ~np.isnan(holes).any(axis=1)
-    with_holes = prediction_sets.calibrate(prob, holes, np.arange(4000), list("abcde"), 0.1, 0.1, "image", "none", 0)
-    without = prediction_sets.calibrate(
-        prob[whole], y[whole], np.arange(whole.sum()), list("abcde"), 0.1, 0.1, "image", "none", 0
+    with_holes = calibrate_images(prob, holes, np.arange(4000), list("abcde"), Promise(0.1, 0.1, "image"), "none", 0)
+    without = calibrate_images(
+        prob[whole], y[whole], np.arange(whole.sum()), list("abcde"), Promise(0.1, 0.1, "image"), "none", 0
     )
     assert [with_holes[rule] for rule in ("fnr", "fnr_with_finding", "fdr")] == [
         without[rule] for rule in ("fnr", "fnr_with_finding", "fdr")
@@ -378,7 +382,7 @@ def test_images_that_are_half_known_set_no_common_threshold() -> None:
     assert with_holes["each"]["a"]["known"] == (~np.isnan(holes[:, 0])).sum()
     holes[:, 0] = np.where(holes[:, 0] == 1, 1, np.nan)
     with pytest.raises(ValueError, match="is known to lack 'a'.*--classes b,c,d,e"):
-        prediction_sets.calibrate(prob, holes, np.arange(4000), list("abcde"), 0.1, 0.1, "image", "none", 0)
+        calibrate_images(prob, holes, np.arange(4000), list("abcde"), Promise(0.1, 0.1, "image"), "none", 0)
 
 
 def test_scaling_is_fitted_on_other_patients(files: Path) -> None:
@@ -465,7 +469,8 @@ def test_wrong_files_are_one_line(files: Path, tmp_path: Path) -> None:
 
 
 def test_real_predictions_behave_as_measured_before(shared: Path) -> None:
-    """CheXNet reproduction, random patient halves, 20 seeds, one threshold: realised FNR .049, .100, .201 and sets of 4.9, 3.1 and 1.5 findings."""
+    """CheXNet reproduction, random patient halves, 20 seeds, one threshold: realised FNR .049, .100, .201 and sets of
+    4.9, 3.1 and 1.5 findings."""
     from roi.sources.readers import read_nih
 
     preds = pd.read_csv(shared / "golden" / "chexnet_reproduction_predictions.csv")

@@ -1,4 +1,5 @@
-"""Means of probabilities: over views of an image (--tta), over files of predictions (--ensemble); and --test, which is inference and evaluation."""
+"""Means of probabilities: over views of an image (--tta), over files of predictions (--ensemble); and --test, which is
+inference and evaluation."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""evaluate.py as its users run it: what stands in metrics.json, peers' CSV files, thresholds, comparisons, controls, bad input."""
+"""evaluate.py as its users run it: what stands in metrics.json, peers' CSV files, thresholds, comparisons, controls,
+bad input."""
 
 import json
 import re
@@ -14,7 +15,7 @@ from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
 from roi.data.boxes import read_boxes
 from roi.labels import LABELS
-from roi.scoring import faithfulness, predictions, summary
+from roi.scoring import bootstrap, faithfulness, predictions, summary
 
 CLASSES = ["Mass", "Edema"]
 
@@ -430,7 +431,7 @@ def test_a_group_with_too_few_findings_is_undefined() -> None:
     target = np.array([[1, 1], [0, 0], [1, 1], [0, 0], [0, 0], [0, 0]], dtype=float)
     groups = {"sex": {"F": np.array([1, 1, 1, 1, 0, 0], dtype=bool), "M": np.array([0, 0, 0, 0, 1, 1], dtype=bool)}}
     prob, patients = np.linspace(0, 1, 12).reshape(6, 2), np.array(list("abcdef"))
-    drawn = summary.estimate(summary.subgroup_scores(prob, target, groups), patients, 10, 0)
+    drawn = bootstrap.estimate(summary.subgroup_scores(prob, target, groups), patients, 10, 0)
     block = summary.subgroups(drawn, groups, patients, CLASSES)["sex"]
     assert (
         block["groups"]["M"]["auroc"]["value"] is None

@@ -13,9 +13,17 @@ from roi.data.table import image_keys, patients_from_names
 from roi.demo.nih_set import plan
 from roi.demo.phantom import SPACE, plant
 from roi.labels import LABELS
-from roi.scoring.box_matching import BY_BOX, METRICS, boxes_around, cells_of, other_patients, top_cells
-from roi.scoring.fixed_places import FOLDS, LabelledMaps, count_boxes, deal_folds, folds_of, label_differences
+from roi.scoring.box_matching import BY_BOX, METRICS, boxes_around, cells_of, top_cells
 from roi.scoring.localization import COMPARED, READINGS, controls_of, headline_source, reading, score_maps
+from roi.scoring.map_controls import (
+    FOLDS,
+    LabelledMaps,
+    count_boxes,
+    deal_folds,
+    folds_of,
+    label_differences,
+    other_patients,
+)
 from roi.scoring.map_file import Maps
 
 
@@ -42,7 +50,8 @@ def score_one(maps: Maps, *rows: tuple[str, float, float, float, float], **optio
 
 
 def truth_maps(boxes: pd.DataFrame, images: list[str], m: int, ratio: float, name: str = "cam") -> Maps:
-    """A map for every finding: how far its boxes cover a cell, and outside how near they are (so that the best cells surround a small box)."""
+    """A map for every finding: how far its boxes cover a cell, and outside how near they are (so that the best cells
+    surround a small box)."""
     stack = np.zeros((len(images), len(LABELS), m, m), np.float32)
     centre = (np.arange(m) + 0.5) / m
     for (image, label), group in boxes.groupby(["image", "label"]):
@@ -74,7 +83,8 @@ def planned() -> pd.DataFrame:
 
 
 def test_detected_boxes_by_hand():
-    """A 4 x 4 region against a box of 8 x 4 cells: IoU 1/2; against one of 2 x 4 inside it: IoU 1/2, but half of the detected box is outside."""
+    """A 4 x 4 region against a box of 8 x 4 cells: IoU 1/2; against one of 2 x 4 inside it: IoU 1/2, but half of the
+    detected box is outside."""
     grid = np.zeros((16, 16))
     grid[4:8, 4:8] = 1
     got = score_one(one_map(grid), ("Mass", 4 / 16, 4 / 16, 8 / 16, 4 / 16))
@@ -116,7 +126,8 @@ def test_regions_are_eight_connected_and_never_across_maps():
 
 
 def test_recall_and_precision_by_hand():
-    """Kept: the left half of an 8 x 8 grid. Mass covers columns 2..5 of rows 0..3; Nodule 1 x 1 cell across the rim of four cells."""
+    """Kept: the left half of an 8 x 8 grid. Mass covers columns 2..5 of rows 0..3; Nodule 1 x 1 cell across the rim of
+    four cells."""
     kept = np.zeros((8, 8))
     kept[:, :4] = 1
     maps = one_map(np.eye(4), kept)
@@ -257,7 +268,8 @@ def test_a_random_map_scores_chance(planned: pd.DataFrame):
 
 
 def test_a_difference_is_paired(planned: pd.DataFrame):
-    """The control "centre" under another name differs from it by nothing, in every resample. 12 of 16 cells: no tie at the disc's rim."""
+    """The control "centre" under another name differs from it by nothing, in every resample. 12 of 16 cells: no tie at
+    the disc's rim."""
     images = list(dict.fromkeys(planned["image"]))
     away = np.square(np.arange(4) - 1.5)
     disc = np.broadcast_to(-(away[:, None] + away), (len(images), 1, 4, 4)).astype(np.float32)

@@ -17,6 +17,7 @@ from sklearn.metrics import (
 )
 
 from roi.scoring import calibration, metrics
+from roi.scoring.bootstrap import interval, resample_weights
 
 
 def sample(n: int, ties: bool, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -53,11 +54,12 @@ def test_one_sided_findings_are_undefined_and_unknown_is_left_out() -> None:
 def bootstrap(score: np.ndarray, target: np.ndarray, patients: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
     """(N,), (N,), (N,) -> (count, 2)"""
     measure = metrics.ranking(score[:, None], target[:, None])
-    return np.concatenate([measure(w) for w in metrics.resamples(patients, count, seed)])[:, 0]
+    return np.concatenate([measure(w) for w in resample_weights(patients, count, seed)])[:, 0]
 
 
 def test_bootstrap_draws_whole_patients() -> None:
-    """Every image doubled under its patient: intervals stay as they are, while an image bootstrap would shrink them by 1.4."""
+    """Every image doubled under its patient: intervals stay as they are, while an image bootstrap would shrink them by
+    1.4."""
     score, target = sample(150, False, 1)
     patients = np.arange(150)
     once, twice = (
@@ -71,7 +73,7 @@ def test_bootstrap_draws_whole_patients() -> None:
 def test_bootstrap_equals_scikit_learn_on_each_resample() -> None:
     score, target = sample(120, True, 2)
     patients = np.repeat(np.arange(40), 3)
-    (weights,) = metrics.resamples(patients, 20, 5)
+    (weights,) = resample_weights(patients, 20, 5)
     assert (weights.reshape(40, 3, 20) == weights.reshape(40, 3, 20)[:, :1]).all() and (
         weights.sum(axis=0) == 120
     ).all()
@@ -85,12 +87,12 @@ def test_bootstrap_equals_scikit_learn_on_each_resample() -> None:
 
 def test_a_resample_without_both_classes_is_undefined() -> None:
     drawn = bootstrap(np.arange(4.0), np.array([1.0, 0, 0, 0]), np.arange(4), 200)
-    without = np.concatenate(list(metrics.resamples(np.arange(4), 200)), axis=1)[0] == 0
+    without = np.concatenate(list(resample_weights(np.arange(4), 200)), axis=1)[0] == 0
     assert (
         20 < without.sum() < 120
         and (
             np.isnan(drawn[:, 0])
-            == (without | (np.concatenate(list(metrics.resamples(np.arange(4), 200)), axis=1)[0] == 4))
+            == (without | (np.concatenate(list(resample_weights(np.arange(4), 200)), axis=1)[0] == 4))
         ).all()
     )
 
@@ -99,7 +101,8 @@ def test_a_resample_without_both_classes_is_undefined() -> None:
 def test_interval_covers_the_truth(clustered: bool) -> None:
     """Two images a patient, normal scores one apart: true AUROC = Phi(1 / sqrt 2) = .7602; coverage 93-97 %.
 
-    The two images of a patient share their label and part of their score; an interval that forgets it covers too rarely.
+    The two images of a patient share their label and part of their score; an interval that forgets it covers too
+    rarely.
     """
     hits, truth = 0, 0.76025
     for seed in range(1000):
@@ -108,12 +111,13 @@ def test_interval_covers_the_truth(clustered: bool) -> None:
         target = np.repeat(rng.random(150) < 0.4, 2).astype(float)
         own, shared = rng.normal(size=300), np.repeat(rng.normal(size=150), 2)
         score = target + np.sqrt(0.3) * own + np.sqrt(0.7) * shared
-        low, high = metrics.interval(bootstrap(score, target, people if clustered else np.arange(300), 256, seed)[:, 0])
+        low, high = interval(bootstrap(score, target, people if clustered else np.arange(300), 256, seed)[:, 0])
         hits += low <= truth <= high
     assert 0.93 <= hits / 1000 <= 0.97 if clustered else hits / 1000 < 0.92
 
 
-OVARIAN = """3.0 5.8 10 0  3.2 6.3 5 1  3.9 6.8 3 1  2.8 4.8 6 0  3.2 5.8 3 1  0.9 4.0 5 0  2.5 5.7 8 0  1.6 5.6 5 1  3.8 5.7 5 1
+OVARIAN = """
+3.0 5.8 10 0  3.2 6.3 5 1  3.9 6.8 3 1  2.8 4.8 6 0  3.2 5.8 3 1  0.9 4.0 5 0  2.5 5.7 8 0  1.6 5.6 5 1  3.8 5.7 5 1
 3.7 6.7 6 1  3.2 5.4 4 1  3.8 6.6 6 1  4.1 6.6 5 1  3.6 5.7 5 1  4.3 7.0 4 1  3.6 6.7 4 0  2.3 4.4 6 1  4.2 7.6 4 0
 4.0 6.6 6 0  3.5 5.8 6 1  3.8 6.8 7 1  3.0 4.7 8 0  4.5 7.4 5 1  3.7 7.4 5 1  3.1 6.6 6 1  4.1 8.2 6 1  4.3 7.0 5 1
 4.3 6.5 4 1  3.2 5.1 5 1  2.6 4.7 6 1  3.3 6.8 6 0  1.7 4.0 7 0  3.7 6.1 5 1  3.3 6.3 7 1  4.2 7.7 6 1  3.5 6.2 5 1
@@ -121,8 +125,8 @@ OVARIAN = """3.0 5.8 10 0  3.2 6.3 5 1  3.9 6.8 3 1  2.8 4.8 6 0  3.2 5.8 3 1  0
 
 
 def test_delong_on_its_published_example() -> None:
-    """Ovarian cancer, DeLong et al. 1988: albumin, K-G score, total protein. Figures as printed in the manual of SAS/STAT,
-    PROC LOGISTIC, example "Comparing Receiver Operating Characteristic Curves"."""
+    """Ovarian cancer, DeLong et al. 1988: albumin, K-G score, total protein. Figures as printed in the manual of
+    SAS/STAT, PROC LOGISTIC, example "Comparing Receiver Operating Characteristic Curves"."""
     data = np.array(OVARIAN.split(), dtype=float).reshape(-1, 4)
     albumin, protein, kg, target = data[:, 0], data[:, 1], 10 - data[:, 2], data[:, 3]
     areas, covariance = metrics.delong(np.stack([albumin, kg, protein]), target)
@@ -225,5 +229,5 @@ def test_bootstrap_of_the_whole_test_split_is_quick(shared: Path) -> None:
     """25,596 images, 14 findings, 1,000 resamples: goal 30 s on two cores."""
     run = np.load(shared / "golden" / "nih28_official_test_densenet121_seed0.npz")
     began, measure = time.perf_counter(), metrics.ranking(run["test_logits"], run["test_labels"])
-    assert sum(measure(w).shape[0] for w in metrics.resamples(run["test_patient"], 1000)) == 1000
+    assert sum(measure(w).shape[0] for w in resample_weights(run["test_patient"], 1000)) == 1000
     assert time.perf_counter() - began < 30
