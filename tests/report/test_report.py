@@ -5,6 +5,7 @@ import csv
 import json
 import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 from conftest import one_line_error, run
 from PIL import Image
 
-from roi.report import case_selection, plots
+from roi.report import build, case_selection, plots
 from roi.report.build import page
 from roi.report.html import esc
 from roi.report.run_folder import Run, read_run, run_name
@@ -406,6 +407,20 @@ def test_scores_stand_with_their_intervals_and_the_split(made: Path) -> None:
     )
     assert "0.234 <small>[0.214, 0.254]</small>" in parts["faithfulness"]
     assert "0.040 [0.020, 0.060]" in parts["subgroups"]
+
+
+def test_the_page_names_the_commit_of_the_project(made: Path) -> None:
+    """Of the folder that the scripts lie in, wherever the module that asks for it lies."""
+    root = Path(__file__).resolve().parents[2]
+    assert root == build.ROOT
+    assert (root / "make_report.py").is_file()
+    command = ["git", "rev-parse", "--show-toplevel", "HEAD"]
+    known = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    top, _, head = known.stdout.strip().partition("\n")
+    expected = head if known.returncode == 0 and Path(top) == root else "unknown"
+    row = re.search(r"Commit of the code that made this page</td>.*?<code>(.*?)</code>", made.read_text())
+    assert row is not None
+    assert row[1].removesuffix(" with uncommitted changes") == expected
 
 
 def test_published_rows_are_marked_with_their_split(made: Path) -> None:
