@@ -8,8 +8,9 @@ there and named, as NIH's were for images that had the label. What is drawn neve
 from dataclasses import dataclass
 
 from roi.demo.nih_set import Mix, Phantom, plan
-from roi.demo.phantom import Case, stream
+from roi.demo.phantom_body import Case
 from roi.demo.phantom_hard import plant_hard, render_hard
+from roi.demo.phantom_shapes import stream
 from roi.labels import LABELS
 
 TABLE = 60  # stream

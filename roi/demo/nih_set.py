@@ -18,7 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from roi.demo.phantom import PLAN, Box, Case, Patch, plant, render, stream
+from roi.demo.phantom import Patch, plant, render
+from roi.demo.phantom_body import Case
+from roi.demo.phantom_shapes import PLAN, Box, stream
 from roi.errors import UserError
 from roi.labels import LABELS
 from roi.process_pool import in_order

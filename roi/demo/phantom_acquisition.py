@@ -1,9 +1,11 @@
-"""How an image of the hard phantom is taken: pose, shutters, side markers and text (roi/demo/phantom_hard.py has the rest).
+"""How an image of the hard phantom is taken: pose, shutters, side markers and text.
+
+roi/demo/phantom_hard.py has the rest.
 
 Nothing here is told which findings an image has: a border or a marker is no shortcut to a label.
 
-Letters: S side in pixels; x, y coordinates of the image in [0, 1]; u, v those of the upright body (roi/demo/phantom.py),
-both (h, w).
+Letters: S side in pixels; x, y coordinates of the image in [0, 1]; u, v those of the upright body
+(roi/demo/phantom_body.py), both (h, w).
 """
 
 import math
@@ -13,7 +15,8 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from roi.demo.phantom import Array, Box, Case, ramp, stream
+from roi.demo.phantom_body import Case
+from roi.demo.phantom_shapes import Array, Box, Point, ramp, stream
 
 POSE, FIELD, MARKS = 40, 41, 42  # streams; those of the findings end at 29
 GLYPH = 48  # height at which text is drawn once, before it is resized
@@ -28,29 +31,34 @@ class Pose:
 
     angle: float
     zoom: float
-    shift: tuple[float, float]
+    shift: Point
 
     def to_body(self, x: Array, y: Array) -> tuple[Array, Array]:
         """x (1, w), y (h, 1) -> u, v (h, w)"""
         c, s = math.cos(self.angle) / self.zoom, math.sin(self.angle) / self.zoom
-        x, y = x - (0.5 + self.shift[0]), y - (0.5 + self.shift[1])
+        x = x - (0.5 + self.shift[0])
+        y = y - (0.5 + self.shift[1])
         return c * x + (s * y + 0.5), (0.5 - s * x) + c * y
 
-    def to_image(self, u: float, v: float) -> tuple[float, float]:
+    def to_image(self, u: float, v: float) -> Point:
         c, s = math.cos(self.angle) * self.zoom, math.sin(self.angle) * self.zoom
         u, v = u - 0.5, v - 0.5
-        return c * u - s * v + 0.5 + self.shift[0], s * u + c * v + 0.5 + self.shift[1]
+        x = c * u - s * v + 0.5 + self.shift[0]
+        y = s * u + c * v + 0.5 + self.shift[1]
+        return x, y
 
     def window(self, box: Box) -> Box:
         """The upright window around a window of the body."""
-        corners = [self.to_image(u, v) for u in (box[0], box[2]) for v in (box[1], box[3])]
+        u0, v0, u1, v1 = box
+        corners = [self.to_image(u, v) for u, v in ((u0, v0), (u0, v1), (u1, v0), (u1, v1))]
         xs, ys = zip(*corners, strict=True)
         return min(xs), min(ys), max(xs), max(ys)
 
     def affine(self, side: int) -> tuple[float, ...]:
         """Pillow's six numbers for a layer of this side: pixel of the output -> pixel of the input."""
         c, s = math.cos(self.angle) / self.zoom, math.sin(self.angle) / self.zoom
-        cx, cy = (0.5 + self.shift[0]) * side, (0.5 + self.shift[1]) * side
+        cx = (0.5 + self.shift[0]) * side
+        cy = (0.5 + self.shift[1]) * side
         return c, s, side / 2 - c * cx - s * cy, -s, c, side / 2 + s * cx - c * cy
 
 
@@ -58,10 +66,11 @@ Edge = tuple[float, float, float]  # inside where a * x + b * y > c
 
 
 def field_mask(edges: tuple[Edge, ...], x: Array, y: Array) -> Array:
-    """What the shutters and the plate leave open. -> (h, w) in [0, 1]"""
+    """What the shutters and the plate leave open. (h, w) in [0, 1]"""
     if not edges:
         return np.ones((y.shape[0], x.shape[1]), np.float32)
-    return ramp(np.minimum.reduce([a * x + (b * y - c) for a, b, c in edges]), 0.006)
+    distances = [a * x + (b * y - c) for a, b, c in edges]
+    return ramp(np.minimum.reduce(distances), 0.006)
 
 
 @lru_cache(maxsize=8)
@@ -80,19 +89,23 @@ def edges_of(case: Case) -> tuple[Edge, ...]:
     """Borders (each may be missing), turned together by a crooked plate, and now and then cut corners."""
     rng = stream(case.seed, case.patient, case.followup, FIELD)
     edges: list[Edge] = []
+    # A plate that lies crooked has all its four borders on the image.
     tilt = rng.normal(0, 0.030) if rng.random() < 0.35 else 0.0
     for a, b, c in ((1, 0, 0.0), (-1, 0, -1.0), (0, 1, 0.0), (0, -1, -1.0)):
-        inset, used = 0.075 * rng.beta(1.2, 2.0), rng.random() < 0.4
+        inset = 0.075 * rng.beta(1.2, 2.0)
+        used = rng.random() < 0.4
         if used or tilt:
             turn = tilt + rng.normal(0, 0.004)
-            slope_a, slope_b = a * math.cos(turn) - b * math.sin(turn), a * math.sin(turn) + b * math.cos(turn)
+            slope_a = a * math.cos(turn) - b * math.sin(turn)
+            slope_b = a * math.sin(turn) + b * math.cos(turn)
             middle = 0.5 * (a + b) - c - inset  # distance of the centre of the image from the edge
             edges.append((slope_a, slope_b, 0.5 * (slope_a + slope_b) - middle))
     if rng.random() < 0.25:
         for a, b in ((1, 1), (-1, 1), (1, -1), (-1, -1)):
             if rng.random() < 0.5:
                 cut = rng.uniform(0.05, 0.16)
-                edges.append((a / math.sqrt(2), b / math.sqrt(2), (min(a, 0) + min(b, 0) + cut) / math.sqrt(2)))
+                corner = min(a, 0) + min(b, 0) + cut
+                edges.append((a / math.sqrt(2), b / math.sqrt(2), corner / math.sqrt(2)))
     return tuple(edges)
 
 
@@ -114,16 +127,26 @@ def glyphs(text: str) -> Image.Image:
     return image
 
 
-def stamp(grey: Array, text: str, centre: tuple[float, float], height: float, angle: float, tone: float) -> None:
-    """Burn text into an image, kept whole inside it. `height` in shares of the side, `angle` in degrees"""
+def stamp(grey: Array, text: str, centre: Point, height: float, angle: float, tone: float) -> None:
+    """Burn text into an image, kept whole inside it.
+
+    Args:
+        grey: (S, S), changed in place.
+        text: what stands there.
+        centre: of the text, x and y.
+        height: in shares of the side.
+        angle: in degrees.
+        tone: its grey level.
+    """
     size, mark = len(grey), glyphs(text)
     scale = height * size / mark.height
     shape = max(1, round(mark.width * scale)), max(1, round(mark.height * scale))
-    turned = mark.resize(shape, Image.Resampling.BILINEAR).rotate(angle, Image.Resampling.BILINEAR, expand=True)
-    w, h = min(turned.width, size), min(turned.height, size)
+    mark = mark.resize(shape, Image.Resampling.BILINEAR)
+    mark = mark.rotate(angle, Image.Resampling.BILINEAR, expand=True)
+    w, h = min(mark.width, size), min(mark.height, size)
     x = min(max(0, round(centre[0] * size - w / 2)), size - w)
     y = min(max(0, round(centre[1] * size - h / 2)), size - h)
-    ink = np.asarray(turned, np.float32)[:h, :w] * np.float32(1 / 255)
+    ink = np.asarray(mark, np.float32)[:h, :w] * np.float32(1 / 255)
     part = grey[y : y + h, x : x + w]
     part += (tone - part) * ink
 
@@ -131,18 +154,32 @@ def stamp(grey: Array, text: str, centre: tuple[float, float], height: float, an
 def stamp_marks(grey: Array, case: Case) -> None:
     """A side marker with initials, and how the image was taken; near the upper corners, seldom below."""
     rng = stream(case.seed, case.patient, case.followup, MARKS)
-    side, tone = (1 if rng.random() < 0.75 else -1), rng.uniform(200, 255)
-    x, y = 0.5 + side * rng.uniform(0.36, 0.46), rng.uniform(0.04, 0.12)
+    side = 1 if rng.random() < 0.75 else -1
+    tone = rng.uniform(200, 255)
+    centre = (0.5 + side * rng.uniform(0.36, 0.46), rng.uniform(0.04, 0.12))
     if rng.random() < 0.15:
-        x, y = 0.5 + side * 0.45, rng.uniform(0.5, 0.95)
-    angle = rng.normal(0, 9) + (90 * side if rng.random() < 0.1 else 0)
-    letter, form, initials = ("L" if side > 0 else "R"), rng.random(), rng.integers(65, 91, 3)
+        centre = (0.5 + side * 0.45, rng.uniform(0.5, 0.95))
+    angle = rng.normal(0, 9)
+    # Now and then the marker lies on its side.
+    if rng.random() < 0.1:
+        angle += 90 * side
+    letter = "L" if side > 0 else "R"
+    form = rng.random()
+    initials = "".join(map(chr, rng.integers(65, 91, 3)))
     height = rng.uniform(0.022, 0.048)
-    if form < 0.92:
-        stamp(grey, f"({letter})" if form < 0.3 else letter, (x, y), height * (1.6 if form < 0.3 else 1.0), angle, tone)
+    if form < 0.3:
+        stamp(grey, f"({letter})", centre, height * 1.6, angle, tone)
+    elif form < 0.92:
+        stamp(grey, letter, centre, height, angle, tone)
     if form < 0.45:
-        stamp(grey, "".join(map(chr, initials)), (x, y + 1.3 * height), 0.5 * height, angle, tone)
+        stamp(grey, initials, (centre[0], centre[1] + 1.3 * height), 0.5 * height, angle, tone)
     if case.view == "AP" and rng.random() < 0.7:
-        words = ("PORTABLE", "AP", "SUPINE", "SEMI-ERECT", "AP PORTABLE", "UPRIGHT")[int(rng.integers(6))]
-        place = 0.5 - side * rng.uniform(0.28, 0.40), rng.uniform(0.02, 0.09) if rng.random() < 0.8 else 0.96
-        stamp(grey, words, place, rng.uniform(0.014, 0.024), rng.normal(0, 3), tone)
+        stamp_words(grey, rng, side, tone)
+
+
+def stamp_words(grey: Array, rng: np.random.Generator, side: int, tone: float) -> None:
+    """What stands on portable images."""
+    words = ("PORTABLE", "AP", "SUPINE", "SEMI-ERECT", "AP PORTABLE", "UPRIGHT")[int(rng.integers(6))]
+    x = 0.5 - side * rng.uniform(0.28, 0.40)
+    y = rng.uniform(0.02, 0.09) if rng.random() < 0.8 else 0.96
+    stamp(grey, words, (x, y), rng.uniform(0.014, 0.024), rng.normal(0, 3), tone)
