@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from roi.demo.phantom_body import Case, body_of, draw_body
 from roi.demo.phantom_findings import FINDINGS
-from roi.demo.phantom_shapes import DRAW, FINDING, NOISE, Array, Box, Paint, add, axes, stream
+from roi.demo.phantom_shapes import DRAW, FINDING, NOISE, Array, Box, Paint, add, coordinates, stream
 from roi.labels import LABELS
 
 GRID = 250  # boxes are found on this grid whatever the size of the image
@@ -50,12 +50,13 @@ def tighten(label: str, window: Box, paint: Paint) -> Patch:
     """Shrink a window to what can be seen of the finding, on a grid that does not know the size of the image."""
     x0, y0 = (max(0, math.floor(edge * GRID)) for edge in window[:2])
     x1, y1 = (min(GRID, math.ceil(edge * GRID)) for edge in window[2:])
-    change = np.abs(paint(axes(x0, x1, GRID)[None], axes(y0, y1, GRID)[:, None]))
+    change = np.abs(paint(*coordinates(x0, y0, x1, y1, GRID)))
+    # A box around the faintest edge would be larger than anybody draws it.
     seen = change > 0.08 * change.max()
-    rows = np.flatnonzero(seen.any(1)).tolist()
-    columns = np.flatnonzero(seen.any(0)).tolist()
-    left, right = (x0 + columns[0]) / GRID, (x0 + columns[-1] + 1) / GRID
-    top, bottom = (y0 + rows[0]) / GRID, (y0 + rows[-1] + 1) / GRID
+    rows = y0 + np.flatnonzero(seen.any(1))
+    columns = x0 + np.flatnonzero(seen.any(0))
+    edges = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+    left, top, right, bottom = (int(edge) / GRID for edge in edges)
     return Patch(label, (left, top, right, bottom), paint)
 
 
@@ -81,5 +82,6 @@ def render(case: Case, size: int, patches: list[Patch] | None = None) -> NDArray
 def add_noise(grey: Array, case: Case, levels: float) -> None:
     """Add triangular noise, the sum of two bytes, of so many grey levels. grey: (S, S), changed in place"""
     rng = stream(case.seed, case.patient, case.followup, NOISE)
-    noise = rng.integers(0, 256, (2, *grey.shape), dtype=np.uint8)
-    grey += (noise[0].astype(np.float32) + noise[1] - 255) * np.float32(levels / 104)
+    first, second = rng.integers(0, 256, (2, *grey.shape), dtype=np.uint8)
+    noise = first.astype(np.float32) + second - 255
+    grey += noise * np.float32(levels / 104)

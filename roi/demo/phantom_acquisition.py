@@ -38,7 +38,10 @@ class Pose:
         c, s = math.cos(self.angle) / self.zoom, math.sin(self.angle) / self.zoom
         x = x - (0.5 + self.shift[0])
         y = y - (0.5 + self.shift[1])
-        return c * x + (s * y + 0.5), (0.5 - s * x) + c * y
+        # Grouped so that the whole window is touched once: the rest is of a row or a column.
+        u = c * x + (s * y + 0.5)
+        v = (0.5 - s * x) + c * y
+        return u, v
 
     def to_image(self, u: float, v: float) -> Point:
         c, s = math.cos(self.angle) * self.zoom, math.sin(self.angle) * self.zoom
@@ -59,7 +62,9 @@ class Pose:
         c, s = math.cos(self.angle) / self.zoom, math.sin(self.angle) / self.zoom
         cx = (0.5 + self.shift[0]) * side
         cy = (0.5 + self.shift[1]) * side
-        return c, s, side / 2 - c * cx - s * cy, -s, c, side / 2 + s * cx - c * cy
+        shift_x = side / 2 - c * cx - s * cy
+        shift_y = side / 2 + s * cx - c * cy
+        return c, s, shift_x, -s, c, shift_y
 
 
 Edge = tuple[float, float, float]  # inside where a * x + b * y > c
@@ -80,8 +85,8 @@ def pose_of(case: Case) -> Pose:
     loose = 1.5 if case.view == "AP" else 1.0
     angle = float(rng.normal(0, 0.022 * loose))
     zoom = float(rng.uniform(0.86, 1.0))
-    shift = rng.normal(0, 0.012 * loose, 2).clip(-0.04, 0.04)
-    return Pose(float(np.clip(angle, -0.09, 0.09)), zoom, (float(shift[0]), float(shift[1])))
+    x, y = rng.normal(0, 0.012 * loose, 2).clip(-0.04, 0.04).tolist()
+    return Pose(float(np.clip(angle, -0.09, 0.09)), zoom, (x, y))
 
 
 @lru_cache(maxsize=8)
@@ -105,7 +110,8 @@ def edges_of(case: Case) -> tuple[Edge, ...]:
             if rng.random() < 0.5:
                 cut = rng.uniform(0.05, 0.16)
                 corner = min(a, 0) + min(b, 0) + cut
-                edges.append((a / math.sqrt(2), b / math.sqrt(2), corner / math.sqrt(2)))
+                root = math.sqrt(2)
+                edges.append((a / root, b / root, corner / root))
     return tuple(edges)
 
 
@@ -119,11 +125,12 @@ def glyphs(text: str) -> Image.Image:
     bare = text.strip("()")
     left, top, right, bottom = font.getbbox(bare)
     ring = 20 if bare != text else 4
-    image = Image.new("L", (int(right - left) + 2 * ring, int(bottom - top) + 2 * ring))
+    width, height = int(right - left) + 2 * ring, int(bottom - top) + 2 * ring
+    image = Image.new("L", (width, height))
     pen = ImageDraw.Draw(image)
     pen.text((ring - left, ring - top), bare, 255, font=font)
     if bare != text:
-        pen.ellipse([1, 1, image.width - 2, image.height - 2], outline=255, width=4)
+        pen.ellipse([1, 1, width - 2, height - 2], outline=255, width=4)
     return image
 
 
@@ -140,13 +147,14 @@ def stamp(grey: Array, text: str, centre: Point, height: float, angle: float, to
     """
     size, mark = len(grey), glyphs(text)
     scale = height * size / mark.height
-    shape = max(1, round(mark.width * scale)), max(1, round(mark.height * scale))
-    mark = mark.resize(shape, Image.Resampling.BILINEAR)
+    width, height_px = round(mark.width * scale), round(mark.height * scale)
+    mark = mark.resize((max(1, width), max(1, height_px)), Image.Resampling.BILINEAR)
     mark = mark.rotate(angle, Image.Resampling.BILINEAR, expand=True)
     w, h = min(mark.width, size), min(mark.height, size)
     x = min(max(0, round(centre[0] * size - w / 2)), size - w)
     y = min(max(0, round(centre[1] * size - h / 2)), size - h)
-    ink = np.asarray(mark, np.float32)[:h, :w] * np.float32(1 / 255)
+    ink = np.asarray(mark, np.float32)[:h, :w]
+    ink = ink * np.float32(1 / 255)
     part = grey[y : y + h, x : x + w]
     part += (tone - part) * ink
 
@@ -172,7 +180,8 @@ def stamp_marks(grey: Array, case: Case) -> None:
     elif form < 0.92:
         stamp(grey, letter, centre, height, angle, tone)
     if form < 0.45:
-        stamp(grey, initials, (centre[0], centre[1] + 1.3 * height), 0.5 * height, angle, tone)
+        below = (centre[0], centre[1] + 1.3 * height)
+        stamp(grey, initials, below, 0.5 * height, angle, tone)
     if case.view == "AP" and rng.random() < 0.7:
         stamp_words(grey, rng, side, tone)
 
@@ -182,4 +191,5 @@ def stamp_words(grey: Array, rng: np.random.Generator, side: int, tone: float) -
     words = ("PORTABLE", "AP", "SUPINE", "SEMI-ERECT", "AP PORTABLE", "UPRIGHT")[int(rng.integers(6))]
     x = 0.5 - side * rng.uniform(0.28, 0.40)
     y = rng.uniform(0.02, 0.09) if rng.random() < 0.8 else 0.96
-    stamp(grey, words, (x, y), rng.uniform(0.014, 0.024), rng.normal(0, 3), tone)
+    height = rng.uniform(0.014, 0.024)
+    stamp(grey, words, (x, y), height, rng.normal(0, 3), tone)

@@ -15,7 +15,21 @@ from PIL import Image, ImageDraw
 
 from roi.demo.phantom_acquisition import Pose, pose_of
 from roi.demo.phantom_body import LINES, Body, Case, body_of
-from roi.demo.phantom_shapes import Array, Box, Paint, Point, add, around, axes, ellipse, ramp, soft_disc, stream
+from roi.demo.phantom_shapes import (
+    Array,
+    Box,
+    Paint,
+    Point,
+    add,
+    around,
+    axes,
+    ellipse,
+    ramp,
+    resized,
+    soft_disc,
+    stream,
+    toward,
+)
 
 ANATOMY, VESSELS, TISSUE, DEVICES = 50, 51, 52, 53  # streams
 HEART = 1.15  # times the size of the easy phantom's
@@ -30,10 +44,9 @@ def draw_tissue(rng: np.random.Generator) -> Array:
     """Mottle on three scales. (ANATOMY_SIDE, ANATOMY_SIDE), around 1"""
     fine = rng.normal(0, 0.050, (96, 96)).astype(np.float32)
     for cells, spread in ((24, 0.045), (6, 0.07)):
-        coarse = Image.fromarray(rng.normal(0, spread, (cells, cells)).astype(np.float32))
-        fine += np.asarray(coarse.resize((96, 96), Image.Resampling.BICUBIC))
-    tissue = Image.fromarray(fine + 1)
-    return np.asarray(tissue.resize((ANATOMY_SIDE, ANATOMY_SIDE), Image.Resampling.BICUBIC))
+        coarse = rng.normal(0, spread, (cells, cells)).astype(np.float32)
+        fine += resized(Image.fromarray(coarse), 96, Image.Resampling.BICUBIC)
+    return resized(Image.fromarray(fine + 1), ANATOMY_SIDE, Image.Resampling.BICUBIC)
 
 
 def torso(body: Body, wall: float, u: Array, v: Array) -> Array:
@@ -41,18 +54,22 @@ def torso(body: Body, wall: float, u: Array, v: Array) -> Array:
     off = np.abs(u - body.mid)
     rise = np.minimum(np.maximum(v - 0.01, 0) * (1 / body.shoulder), 1)
     girdle = 0.09 + 0.46 * rise * np.sqrt(rise)
-    chest = (body.half + wall) + 0.06 * np.maximum(v - 0.3, 0) - 0.25 * np.maximum(0.22 - v, 0)
+    wider, narrower = np.maximum(v - 0.3, 0), np.maximum(0.22 - v, 0)  # below and above the ribs that are widest
+    chest = (body.half + wall) + 0.06 * wider - 0.25 * narrower
     # A chest is round: thickest at the midline.
     depth = np.sqrt(np.maximum(1 - np.square(off / (chest + 0.03)), 0))
     arm = ramp(0.30 + 0.5 * (off - 0.3) - v, 0.22)
-    density = (0.22 + 0.46 * depth) * ramp(chest - off, 0.05) * (1 - arm) + (0.30 + 0.36 * depth) * arm
+    trunk = (0.22 + 0.46 * depth) * ramp(chest - off, 0.05)
+    density = trunk * (1 - arm) + (0.30 + 0.36 * depth) * arm
     density *= ramp(girdle - off, 0.05)
-    return density + 0.50 * depth * ramp(v - (max(body.dia) + 0.3 * body.dome), 0.16)
+    diaphragm = max(body.dia) + 0.3 * body.dome
+    return density + 0.50 * depth * ramp(v - diaphragm, 0.16)
 
 
 def lungs(body: Body, u: Array, v: Array) -> Array:
     """Share of the tissue that the lungs take away, least at their edges. (h, w) in [0, 1]"""
-    thick = np.minimum(np.maximum(body.depth(u, v) * (1 / 0.11), 0), 1)
+    inside = body.depth(u, v) * (1 / 0.11)
+    thick = np.minimum(np.maximum(inside, 0), 1)
     return body.lung(u, v) * (0.54 + 0.20 * thick * (2 - thick))
 
 
@@ -66,7 +83,8 @@ def ribs(body: Body, u: Array, v: Array) -> Array:
     front = np.cos((v - front_line) * (2 * math.pi / (1.25 * gap)))
     shown = np.maximum(back - 0.1, 0) * 0.09
     # Near the midline they are cartilage, which an X-ray does not show.
-    shown += np.maximum(front - 0.3, 0) * np.minimum(np.maximum(0.14 * across - 0.035, 0), 0.07)
+    bone = np.minimum(np.maximum(0.14 * across - 0.035, 0), 0.07)
+    shown += np.maximum(front - 0.3, 0) * bone
     return shown * ramp(body.wall(u, v) + 0.012, 0.02)
 
 
@@ -76,7 +94,8 @@ def mediastinum(body: Body, width: float, u: Array, v: Array) -> Array:
     vertebrae = 0.06 + 0.02 * np.cos(v * (2 * math.pi / 0.055))
     column = np.exp(-6.0 * near * near) * vertebrae
     soft = np.exp(-near) * (0.30 + 0.10 * ramp(v - 0.45, 0.5))
-    trachea = 0.16 * np.exp(-14.0 * near) * ramp(body.at(1, 0, 0.42)[1] - v, 0.06)
+    _, fork = body.at(1, 0, 0.42)
+    trachea = 0.16 * np.exp(-14.0 * near) * ramp(fork - v, 0.06)
     return soft + column - trachea
 
 
@@ -118,14 +137,14 @@ def draw_anatomy(case: Case, size: int) -> Array:
         if body.breast:
             disc(body.at(side, 0.60, 0.88), 0.20, 0.17, 1.8 * body.breast, 0.05)
     if body.bubble:
-        disc(body.at(1, rng.uniform(0.3, 0.5), 1.13), 0.09, 0.04, -1.5 * body.bubble, 0.02)
-    return np.asarray(Image.fromarray(canvas).resize((size, size), Image.Resampling.BICUBIC))
+        bubble = body.at(1, rng.uniform(0.3, 0.5), 1.13)
+        disc(bubble, 0.09, 0.04, -1.5 * body.bubble, 0.02)
+    return resized(Image.fromarray(canvas), size, Image.Resampling.BICUBIC)
 
 
 def draw_rib_cage(canvas: Array, body: Body, pose: Pose, grid: Array) -> None:
     """Take the lungs out of the torso, and draw the ribs over them. canvas changes in place"""
-    low = max(body.dia) + 1.4 * body.dome + 0.02
-    window = pose.window((body.mid - 1.02 * body.half, body.top - 0.02, body.mid + 1.02 * body.half, low))
+    window = pose.window(body.rib_cage())
     x0, y0, x1, y1 = (min(max(round(edge * ANATOMY_SIDE), 0), ANATOMY_SIDE) for edge in window)
     u, v = pose.to_body(grid[None, x0:x1], grid[y0:y1, None])
     part = canvas[y0:y1, x0:x1]
@@ -155,33 +174,33 @@ def draw_fine_lines(case: Case, size: int) -> Array:
         pen.line(pixels, round(TONES * density), round(LINES * width), "curve")
 
     for side in (-1, 1):
-        clavicle = [body.at(side, u, t) for u, t in ((0.10, 0.13), (0.5, 0.05), (0.85, -0.06), (1.1, -0.09))]
+        clavicle = body.path(side, (0.10, 0.13), (0.5, 0.05), (0.85, -0.06), (1.1, -0.09))
         line(clavicle, 0.026, 0.10)
-        line([body.at(side, 1.04, 0.02), body.at(side, 1.0, 0.22), body.at(side, 0.90, 0.40)], 0.012, 0.07)
+        scapula = body.path(side, (1.04, 0.02), (1.0, 0.22), (0.90, 0.40))
+        line(scapula, 0.012, 0.07)
         for _ in range(9):
             branch(line, body, side, own)
     draw_devices(line, pen, case, body)
-    layer = layer.transform((LINES, LINES), Image.Transform.AFFINE, pose.affine(LINES), Image.Resampling.BILINEAR)
-    return np.asarray(layer.resize((size, size), Image.Resampling.BICUBIC)) * np.float32(1 / TONES)
+    affine = pose.affine(LINES)
+    layer = layer.transform((LINES, LINES), Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR)
+    return resized(layer, size, Image.Resampling.BICUBIC) * np.float32(1 / TONES)
 
 
 def branch(line: Line, body: Body, side: int, rng: np.random.Generator) -> None:
     """A vessel that leaves the hilum, thins out and forks."""
-    u, v = body.at(side, 0.27, 0.50)
+    hilum = body.at(side, 0.27, 0.50)
     angle = rng.uniform(-1.35, 1.4)
     length = rng.uniform(0.10, 0.24)
     bend = rng.uniform(-2.5, 2.5)
     points = []
     for reach in (0.01, 0.35 * length, 0.65 * length, length):
-        turn = angle + bend * reach
-        points.append((u + reach * side * math.cos(turn), v + reach * math.sin(turn)))
+        points.append(toward(hilum, reach, angle + bend * reach, side))
     line(points, 0.006, 0.06)
     line(points[:3], 0.009, 0.09)
     line(points[:2], 0.014, 0.12)
     fork = points[2]
     turn = angle + bend * 0.65 * length + rng.choice((-0.6, 0.6))
-    tip = (fork[0] + 0.35 * length * side * math.cos(turn), fork[1] + 0.35 * length * math.sin(turn))
-    line([fork, tip], 0.005, 0.05)
+    line([fork, toward(fork, 0.35 * length, turn, side)], 0.005, 0.05)
 
 
 def draw_devices(line: Line, pen: ImageDraw.ImageDraw, case: Case, body: Body) -> None:
@@ -203,7 +222,8 @@ def draw_devices(line: Line, pen: ImageDraw.ImageDraw, case: Case, body: Body) -
         u, v = body.at(1, 0.62, 0.16)
         can = (u - 0.045, v - 0.04, u + 0.045, v + 0.04)
         pen.rounded_rectangle([LINES * edge for edge in can], 9, 220)
-        line([(u, v), body.at(1, 0.1, 0.25), body.at(1, 0.05, 0.6), body.at(1, 0.25, 0.93)], 0.007, 0.4)
+        wire = body.path(1, (0.1, 0.25), (0.05, 0.6), (0.25, 0.93))
+        line([(u, v), *wire], 0.007, 0.4)
 
 
 def draw_electrode(line: Line, pen: ImageDraw.ImageDraw, rng: np.random.Generator) -> None:

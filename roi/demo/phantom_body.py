@@ -19,11 +19,13 @@ from roi.demo.phantom_shapes import (
     Point,
     add,
     around,
-    axes,
+    coordinates,
     ellipse,
     ramp,
+    resized,
     soft_disc,
     stream,
+    toward,
 )
 
 LINES = 320  # side of the layer on which thin normal lines are drawn
@@ -79,13 +81,24 @@ class Body:
             u: 0 midline, 1 widest wall.
             t: 0 apex, 1 dome of the diaphragm.
         """
-        return self.mid + side * u * self.half, self.top + t * (self.dia[side > 0] - self.top)
+        height = self.dia[side > 0] - self.top
+        return self.mid + side * u * self.half, self.top + t * height
+
+    def path(self, side: int, *places: Point) -> list[Point]:
+        """Places in a lung, as in `at`, one after the other."""
+        return [self.at(side, u, t) for u, t in places]
 
     def strip(self, side: int, u0: float, y0: float, y1: float) -> Box:
         """The window from u0 to the wall."""
         inner = self.mid + side * u0 * self.half
         wall = self.mid + side * 1.01 * self.half
         return min(inner, wall), y0, max(inner, wall), y1
+
+    def rib_cage(self) -> Box:
+        """The window of both lungs."""
+        half = 1.02 * self.half
+        low = max(self.dia) + 1.4 * self.dome + 0.02
+        return self.mid - half, self.top - 0.02, self.mid + half, low
 
     def across(self, x: Array) -> Array:
         """u of `at`, always positive. (1, w) -> (1, w)"""
@@ -107,15 +120,18 @@ class Body:
         off = self.across(x) - 0.42
         # The dome falls off four times as steeply towards the wall: the costophrenic angle.
         steep = np.where(off > 0, 4, 1)
-        floor = np.where(x > self.mid, self.dia[1], self.dia[0]) + self.dome * off**2 * steep
+        dome = np.where(x > self.mid, self.dia[1], self.dia[0])
+        floor = dome + self.dome * off**2 * steep
         above = floor.astype(np.float32) - y
         beside_heart = (off + 0.27) * self.half
-        return ramp(np.minimum(np.minimum(self.depth(x, y), above), beside_heart), 0.018)
+        inside = np.minimum(self.depth(x, y), above)
+        return ramp(np.minimum(inside, beside_heart), 0.018)
 
     def heart_at(self, x: Array, y: Array, grow: float = 1.0) -> Array:
         """The heart, `grow` times as wide as it was. (h, w) density"""
         cx, cy, long, short, angle = self.heart
-        return 0.40 * ellipse(x, y, cx, cy, long * (1 + 0.8 * (grow - 1)), short * grow, 0.025, angle)
+        long, short = long * (1 + 0.8 * (grow - 1)), short * grow
+        return 0.40 * ellipse(x, y, cx, cy, long, short, 0.025, angle)
 
 
 @lru_cache(maxsize=8)
@@ -162,7 +178,8 @@ def draw_vessels(rng: np.random.Generator) -> tuple[tuple[int, float, float, flo
     vessels = []
     for side in (-1, 1):
         for _ in range(5):
-            angle, start, length, bend = rng.uniform((-1.2, 0.0, 0.10, -3.0), (1.3, 0.03, 0.22, 3.0)).tolist()
+            lowest, highest = (-1.2, 0.0, 0.10, -3.0), (1.3, 0.03, 0.22, 3.0)
+            angle, start, length, bend = rng.uniform(lowest, highest).tolist()
             vessels.append((side, angle, start, length, bend))
     return tuple(vessels)
 
@@ -173,8 +190,9 @@ def draw_vessels(rng: np.random.Generator) -> tuple[tuple[int, float, float, flo
 def draw_body(body: Body, rng: np.random.Generator, size: int) -> Array:
     """A normal chest. (S, S) density, about 0 (air) .. 1.5 (bone over heart)"""
     canvas = draw_tissue(rng, size)
-    x, y = axes(0, size, size)[None], axes(0, size, size)[:, None]
-    neck_and_shoulders = 0.10 + 0.42 * np.clip((y - 0.02) / body.shoulder, 0, 1) ** 1.5
+    x, y = coordinates(0, 0, size, size, size)
+    below_neck = np.clip((y - 0.02) / body.shoulder, 0, 1)
+    neck_and_shoulders = 0.10 + 0.42 * below_neck**1.5
     outline = np.where(y > 0.3, 0.54 - 0.10 * (y - 0.3), neck_and_shoulders)
     canvas *= ramp(outline - np.abs(x - body.mid), 0.03)
     canvas += 0.12 * ramp(y - (body.dia[0] + 0.5 * body.dome), 0.12)  # the abdomen
@@ -188,16 +206,16 @@ def draw_tissue(rng: np.random.Generator, size: int) -> Array:
     """Soft tissue with mottle on two scales. (S, S)"""
     coarse = rng.normal(0, 0.045, (5, 5)).astype(np.float32)
     fine = rng.normal(0, 0.022, (40, 40)).astype(np.float32)
-    fine += np.asarray(Image.fromarray(coarse).resize((40, 40), Image.Resampling.BICUBIC))
+    fine += resized(Image.fromarray(coarse), 40, Image.Resampling.BICUBIC)
     # In bytes, which Pillow resizes five times faster than floats.
-    tissue = Image.fromarray(np.clip((fine + 0.66) * 200, 0, 255).astype(np.uint8))
-    return np.asarray(tissue.resize((size, size), Image.Resampling.BILINEAR)) * np.float32(1 / 200)
+    tones = np.clip((fine + 0.66) * 200, 0, 255).astype(np.uint8)
+    tissue = resized(Image.fromarray(tones), size, Image.Resampling.BILINEAR)
+    return tissue * np.float32(1 / 200)
 
 
 def draw_chest(canvas: Array, body: Body) -> None:
     """Take the lungs out of the torso; ribs over them, the spine, the mediastinum and the heart between them."""
-    low = max(body.dia) + 1.4 * body.dome + 0.02
-    add(canvas, (body.mid - 1.02 * body.half, body.top - 0.02, body.mid + 1.02 * body.half, low), partial(lungs, body))
+    add(canvas, body.rib_cage(), partial(lungs, body))
     add(canvas, (body.mid - 0.13, 0, body.mid + 0.13, 1), partial(spine, body))
     add(canvas, around(*body.heart[:2], body.heart[2], body.heart[2]), body.heart_at)
     knob = (body.mid + 0.045, body.top + 0.40 * (body.dia[1] - body.top))  # of the aorta
@@ -208,7 +226,8 @@ def lungs(body: Body, x: Array, y: Array) -> Array:
     """What the lungs take away, less where a rib crosses them. (h, w) density"""
     gap, bend, start = body.ribs
     u = body.across(x)
-    rib = np.cos((y - (bend * (u - 0.45) ** 2 - 0.05 * u + start)) * (2 * math.pi / gap))
+    arc = bend * (u - 0.45) ** 2 - 0.05 * u + start
+    rib = np.cos((y - arc) * (2 * math.pi / gap))
     rib -= 0.25
     np.maximum(rib, 0, out=rib)
     rib *= 0.12
@@ -220,7 +239,8 @@ def spine(body: Body, x: Array, y: Array) -> Array:
     """Vertebrae in the soft shadow of the mediastinum. (h, w) density"""
     off = x - body.mid
     vertebrae = 0.10 + 0.025 * np.cos(y * (2 * math.pi / 0.055))
-    return np.exp(-((off / 0.055) ** 2)) * 0.20 + np.exp(-((off / 0.035) ** 4)) * vertebrae
+    soft = np.exp(-((off / 0.055) ** 2)) * 0.20
+    return soft + np.exp(-((off / 0.035) ** 4)) * vertebrae
 
 
 def draw_disc(canvas: Array, centre: Point, rx: float, ry: float, density: float, soft: float = 0.008) -> None:
@@ -240,20 +260,23 @@ def draw_lines(body: Body, size: int) -> Array:
         pen.line(pixels, round(TONES * density), round(LINES * width), "curve")
 
     for side, angle, start, length, bend in body.vessels:
-        x, y = body.at(side, 0.26, 0.50)
+        hilum = body.at(side, 0.26, 0.50)
         points = []
         for reach in (start, start + 0.4 * length, start + 0.7 * length, start + length):
             turn = angle + bend * (reach - start)
-            points.append((x + reach * side * math.cos(turn), y + reach * math.sin(turn)))
+            points.append(toward(hilum, reach, turn, side))
         # Thinner and fainter the farther it is from the hilum.
         line(points, 0.008, 0.05)
         line(points[:3], 0.012, 0.07)
         line(points[:2], 0.016, 0.09)
     for side in (-1, 1):
-        line([body.at(side, 0.13, 0.12), body.at(side, 0.5, 0.07), body.at(side, 0.80, 0.01)], 0.026, 0.15)
+        clavicle = body.path(side, (0.13, 0.12), (0.5, 0.07), (0.80, 0.01))
+        line(clavicle, 0.026, 0.15)
+        # On other images the arms are turned forward, and the shoulder blades lie outside the lungs.
         if body.portable:
-            line([body.at(side, 0.93, 0.05), body.at(side, 0.90, 0.25), body.at(side, 0.84, 0.42)], 0.012, 0.09)
-    return np.asarray(layer.resize((size, size), Image.Resampling.BILINEAR)) * np.float32(1 / TONES)
+            scapula = body.path(side, (0.93, 0.05), (0.90, 0.25), (0.84, 0.42))
+            line(scapula, 0.012, 0.09)
+    return resized(layer, size, Image.Resampling.BILINEAR) * np.float32(1 / TONES)
 
 
 def draw_details(canvas: Array, body: Body, rng: np.random.Generator) -> None:
@@ -265,7 +288,8 @@ def draw_details(canvas: Array, body: Body, rng: np.random.Generator) -> None:
         if body.breast:
             draw_disc(canvas, body.at(side, 0.62, 0.92), 0.21, 0.17, body.breast, 0.10)
     if body.bubble:
-        draw_disc(canvas, body.at(1, rng.uniform(0.3, 0.5), 1.13), 0.075, 0.04, -body.bubble)
+        bubble = body.at(1, rng.uniform(0.3, 0.5), 1.13)
+        draw_disc(canvas, bubble, 0.075, 0.04, -body.bubble)
     if rng.random() < 0.25:
         for _ in range(int(rng.integers(1, 4))):
             electrode = (rng.uniform(0.15, 0.85), rng.uniform(0.15, 0.8))

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 
 from roi.demo.phantom_body import Body
-from roi.demo.phantom_shapes import Array, Box, Paint, Point, around, ellipse, ramp, segment, soft_disc, turned
+from roi.demo.phantom_shapes import Array, Box, Paint, Point, around, ellipse, ramp, segment, soft_disc, toward, turned
 
 Places = list[tuple[Box, Paint]]
 
@@ -36,7 +36,8 @@ def draw_atelectasis(rng: np.random.Generator, body: Body) -> Places:
     def paint(x: Array, y: Array) -> Array:
         p, q = turned(x, y, cx, cy, angle)
         off = np.minimum.reduce([np.abs(q - plate) for plate in plates])
-        return dense * ramp(length / 2 - np.abs(p), 0.02) * ramp(0.010 - off, 0.008)
+        along = ramp(length / 2 - np.abs(p), 0.02)
+        return dense * along * ramp(0.010 - off, 0.008)
 
     return [(around(cx, cy, 0.12, 0.10), paint)]
 
@@ -61,10 +62,13 @@ def draw_effusion(rng: np.random.Generator, body: Body) -> Places:
 
     def paint(x: Array, y: Array) -> Array:
         u = body.across(x)
-        surface = dia - level - rise * np.clip((u - 0.5) / 0.5, 0, 1) ** 2
-        return dense * ramp(y - surface, 0.012) * body.lung(x, y) * ramp(u - 0.50, 0.08)
+        lateral = np.clip((u - 0.5) / 0.5, 0, 1)
+        surface = dia - level - rise * lateral**2  # it climbs the wall
+        fluid = dense * ramp(y - surface, 0.012) * body.lung(x, y)
+        return fluid * ramp(u - 0.50, 0.08)
 
-    return [(body.strip(side, 0.46, dia - level - rise - 0.02, dia + 1.4 * body.dome), paint)]
+    top, bottom = dia - level - rise - 0.02, dia + 1.4 * body.dome
+    return [(body.strip(side, 0.46, top, bottom), paint)]
 
 
 def draw_infiltration(rng: np.random.Generator, body: Body) -> Places:
@@ -75,10 +79,7 @@ def draw_infiltration(rng: np.random.Generator, body: Body) -> Places:
     step = rng.uniform(2.1, 2.7)
     radii = rng.uniform(0.018, 0.028, 9).tolist()
     # Along a spiral with the root of k as its radius: as dense outside as at the centre, and no grid.
-    spots = []
-    for k in range(9):
-        reach, angle = 0.025 * math.sqrt(k), turn + k * step
-        spots.append((cx + reach * math.cos(angle), cy + reach * math.sin(angle)))
+    spots = [toward((cx, cy), 0.025 * math.sqrt(k), turn + k * step) for k in range(9)]
 
     def paint(x: Array, y: Array) -> Array:
         blotches = [ellipse(x, y, *spot, r, r, 0.022) for spot, r in zip(spots, radii, strict=True)]
@@ -94,7 +95,8 @@ def draw_mass(rng: np.random.Generator, body: Body) -> Places:
     r = rng.uniform(0.058, 0.080)
     ratio = rng.uniform(0.85, 1.0)
     angle = rng.uniform(0, 3.14)
-    return [(around(*centre, 0.09, 0.09), partial(soft_disc, centre, r, r * ratio, dense, 0.015, angle=angle))]
+    paint = partial(soft_disc, centre, r, r * ratio, dense, 0.015, angle=angle)
+    return [(around(*centre, 0.09, 0.09), paint)]
 
 
 def draw_nodule(rng: np.random.Generator, body: Body) -> Places:
@@ -104,7 +106,8 @@ def draw_nodule(rng: np.random.Generator, body: Body) -> Places:
         centre = body.at(one_side(rng), rng.uniform(0.40, 0.75), rng.uniform(0.22, 0.82))
         dense = rng.uniform(0.34, 0.50)
         r = rng.uniform(0.026, 0.038)
-        places.append((around(*centre, 0.04, 0.04), partial(soft_disc, centre, r, r, dense, 0.010)))
+        paint = partial(soft_disc, centre, r, r, dense, 0.010)
+        places.append((around(*centre, 0.04, 0.04), paint))
     return places
 
 
@@ -117,9 +120,7 @@ def draw_pneumonia(rng: np.random.Generator, body: Body) -> Places:
     turn = rng.uniform(-0.4, 0.4)
     root = (cx - side * 0.8 * r, cy - 0.25 * r)
     fork = (cx - side * 0.15 * r, cy)
-    tips = []
-    for angle in (turn - 0.75, turn, turn + 0.75):
-        tips.append((fork[0] + side * 0.75 * r * math.cos(angle), fork[1] + 0.75 * r * math.sin(angle)))
+    tips = [toward(fork, 0.75 * r, angle, side) for angle in (turn - 0.75, turn, turn + 0.75)]
 
     def paint(x: Array, y: Array) -> Array:
         branches = [segment(x, y, root, fork, 0.018)]
@@ -138,10 +139,12 @@ def draw_pneumothorax(rng: np.random.Generator, body: Body) -> Places:
     thin = rng.uniform(0.12, 0.22)
 
     def paint(x: Array, y: Array) -> Array:
-        line = width * np.clip((end - y) / (end - body.top), 0, 1) ** 0.6
-        inside = body.depth(x, y) - line
-        shown = body.lung(x, y) * ramp(end - 0.01 - y, 0.02) * ramp(body.across(x) - 0.44, 0.06)
-        return shown * (0.30 * ramp(0.009 - np.abs(inside), 0.008) - thin * ramp(-inside, 0.01))
+        height = np.clip((end - y) / (end - body.top), 0, 1)
+        inside = body.depth(x, y) - width * height**0.6  # of the pleural line
+        shown = body.lung(x, y) * ramp(end - 0.01 - y, 0.02)
+        shown = shown * ramp(body.across(x) - 0.44, 0.06)
+        line = 0.30 * ramp(0.009 - np.abs(inside), 0.008)
+        return shown * (line - thin * ramp(-inside, 0.01))
 
     return [(body.strip(side, 0.40, body.top - 0.01, end), paint)]
 
@@ -155,7 +158,8 @@ def draw_consolidation(rng: np.random.Generator, body: Body) -> Places:
 
     def paint(x: Array, y: Array) -> Array:
         above = ramp(-turned(x, y, cx, cy, angle)[1], 0.006)
-        return dense * ellipse(x, y, cx, cy, rx, ry, 0.04, angle) * above * body.lung(x, y)
+        lobe = dense * ellipse(x, y, cx, cy, rx, ry, 0.04, angle)
+        return lobe * above * body.lung(x, y)
 
     return [(around(cx, cy, 0.12, 0.17), paint)]
 
@@ -180,7 +184,8 @@ def haze_with_lines(centre: Point, side: int, dense: float, starts: list[float],
         begin = (cx + side * (0.005 + start), cy + (k - 1.5) * 0.036)
         end = (begin[0] + side * 0.045, begin[1] + start / 2)
         strokes.append(segment(x, y, begin, end, 0.015))
-    return dense * (ellipse(x, y, cx, cy, 0.075, 0.085, 0.06) + np.maximum.reduce(strokes))
+    haze = ellipse(x, y, cx, cy, 0.075, 0.085, 0.06)
+    return dense * (haze + np.maximum.reduce(strokes))
 
 
 def draw_emphysema(rng: np.random.Generator, body: Body) -> Places:
@@ -191,13 +196,15 @@ def draw_emphysema(rng: np.random.Generator, body: Body) -> Places:
         centre = body.at(side, rng.uniform(0.50, 0.64), rng.uniform(0.30, 0.70))
         r = rng.uniform(0.060, 0.078)
         air = rng.uniform(0.10, 0.20)
-        places.append((around(*centre, r + 0.01, r + 0.01), partial(bulla, centre, r, air)))
+        reach = r + 0.01
+        places.append((around(*centre, reach, reach), partial(bulla, centre, r, air)))
     return places
 
 
 def bulla(centre: Point, r: float, air: float, x: Array, y: Array) -> Array:
     off = distance(x, y, centre)
-    wall = 0.12 * ramp(0.007 - np.abs(off - (r - 0.008)), 0.006)
+    from_wall = np.abs(off - (r - 0.008))
+    wall = 0.12 * ramp(0.007 - from_wall, 0.006)
     return wall - air * ramp(r - 0.012 - off, 0.012)
 
 
@@ -216,8 +223,10 @@ def draw_fibrosis(rng: np.random.Generator, body: Body) -> Places:
 
     def paint(x: Array, y: Array) -> Array:
         p, q = turned(x, y, cx, cy, angle)
-        net = np.maximum(np.cos(p * (2 * math.pi / pitch)), np.cos(q * (2 * math.pi / pitch)))
-        return dense * ramp(net - 0.55, 0.5) * ellipse(x, y, cx, cy, rx, ry, 0.03)
+        waves = 2 * math.pi / pitch
+        net = np.maximum(np.cos(p * waves), np.cos(q * waves))
+        lines = dense * ramp(net - 0.55, 0.5)
+        return lines * ellipse(x, y, cx, cy, rx, ry, 0.03)
 
     return [(around(cx, cy, 0.11, 0.09), paint)]
 
@@ -250,7 +259,8 @@ def draw_hernia(rng: np.random.Generator, body: Body) -> Places:
         off = distance(x, y, (cx, cy))
         ring = ramp(0.009 - np.abs(off - (r - 0.010)), 0.006)
         inside = ramp(r - 0.016 - off, 0.008)
-        return 0.30 * ring + inside * (0.15 - (air + 0.15) * ramp(cy + level - y, 0.008))
+        gas = (air + 0.15) * ramp(cy + level - y, 0.008)  # above its level
+        return 0.30 * ring + inside * (0.15 - gas)
 
     return [(around(cx, cy, 0.08, 0.08), paint)]
 

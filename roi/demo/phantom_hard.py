@@ -18,7 +18,7 @@ from roi.demo.phantom_acquisition import Edge, Pose, edges_of, field_mask, pose_
 from roi.demo.phantom_anatomy import draw_anatomy, draw_fine_lines, heart_shadow
 from roi.demo.phantom_body import Body, Case, body_of
 from roi.demo.phantom_findings import FINDINGS, Places
-from roi.demo.phantom_shapes import FINDING, Array, Paint, add, around, axes, stream
+from roi.demo.phantom_shapes import FINDING, Array, Paint, add, around, coordinates, stream
 from roi.labels import LABELS
 
 EXPOSURE = 54  # stream
@@ -89,7 +89,7 @@ def render_hard(case: Case, size: int, patches: list[Patch] | None = None) -> ND
     edges = edges_of(case)
     if edges:
         grey -= border
-        grey *= field_mask(edges, axes(0, size, size)[None], axes(0, size, size)[:, None])
+        grey *= field_mask(edges, *coordinates(0, 0, size, size, size))
         grey += border
     stamp_marks(grey, case)
     return np.clip(grey, 0, 255, out=grey).astype(np.uint8)

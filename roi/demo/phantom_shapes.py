@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 Array = NDArray[Any]  # float32; Python floats leave it float32
 Box = tuple[float, float, float, float]
@@ -27,6 +28,11 @@ def stream(seed: int, patient: int, followup: int, kind: int) -> np.random.Gener
 def axes(start: int, end: int, size: int) -> Array:
     """Unit coordinates of the pixel centres start .. end - 1. (end - start,)"""
     return (np.arange(start, end, dtype=np.float32) + np.float32(0.5)) / np.float32(size)
+
+
+def coordinates(x0: int, y0: int, x1: int, y1: int, size: int) -> tuple[Array, Array]:
+    """x (1, w) and y (h, 1) of the pixels of a window of an image of this side."""
+    return axes(x0, x1, size)[None], axes(y0, y1, size)[:, None]
 
 
 def ramp(distance: Array, soft: float) -> Array:
@@ -52,7 +58,8 @@ def ellipse(
     p, q = turned(x, y, cx, cy, angle) if angle else (x - cx, y - cy)
     p, q = p / rx, q / ry
     small = min(rx, ry)
-    return ramp((small - soft / 2) - small * np.sqrt(p * p + q * q), soft)
+    off = np.sqrt(p * p + q * q)
+    return ramp((small - soft / 2) - small * off, soft)
 
 
 def soft_disc(
@@ -64,10 +71,22 @@ def soft_disc(
 
 def segment(x: Array, y: Array, start: Point, end: Point, width: float) -> Array:
     """A straight line with soft edges. (h, w) in [0, 1]"""
-    direction = math.atan2(end[1] - start[1], end[0] - start[0])
+    (x0, y0), (x1, y1) = start, end
+    direction = math.atan2(y1 - y0, x1 - x0)
     p, q = turned(x, y, *start, direction)
     p -= np.minimum(np.maximum(p, 0), math.dist(start, end))  # beyond the ends: the distance to them
-    return ramp(width / 2 - np.sqrt(p * p + q * q), width / 2)
+    off = np.sqrt(p * p + q * q)
+    return ramp(width / 2 - off, width / 2)
+
+
+def toward(point: Point, reach: float, angle: float, side: int = 1) -> Point:
+    """The point so far away in a direction (radians), which is mirrored on the side of image left."""
+    return point[0] + reach * side * math.cos(angle), point[1] + reach * math.sin(angle)
+
+
+def resized(image: Image.Image, size: int, method: Image.Resampling) -> Array:
+    """(size, size)"""
+    return np.asarray(image.resize((size, size), method))
 
 
 def around(cx: float, cy: float, rx: float, ry: float) -> Box:
@@ -82,5 +101,4 @@ def add(canvas: Array, window: Box, paint: Paint) -> None:
     x0, y0 = (max(0, math.floor(edge * size + 1e-6)) for edge in window[:2])
     x1, y1 = (min(size, math.ceil(edge * size - 1e-6)) for edge in window[2:])
     if x1 > x0 and y1 > y0:
-        x, y = axes(x0, x1, size)[None], axes(y0, y1, size)[:, None]
-        canvas[y0:y1, x0:x1] += paint(x, y)
+        canvas[y0:y1, x0:x1] += paint(*coordinates(x0, y0, x1, y1, size))
