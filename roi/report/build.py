@@ -10,9 +10,8 @@ import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
-from roi.report.html import Cell, banner, esc, fold, missing, table
+from roi.report.html import Block, Cell, Row, banner, esc, fold, missing, table
 from roi.report.page_style import CSS, POLICY, SCRIPT
 from roi.report.run_folder import Run
 from roi.report.section_calibration import calibration
@@ -47,14 +46,18 @@ def page(runs: Sequence[Run], image_root: str | None = None, count: int = 24, ti
     for key, name, content in sections(runs, image_root, count):
         if content:
             links += f'<a href="#{key}">{esc(name)}</a>'
-            body += f'<section id="{key}"><h2>{esc(name)}</h2>{content}</section>'
+            heading = f"<h2>{esc(name)}</h2>"
+            body += f'<section id="{key}">{heading}{content}</section>'
+    # In the title too: it is what stays visible in a tab, a bookmark and the name of a printed file.
     if run.metrics["contaminated"]:
         alarm = banner(CONTAMINATED)
         title = f"CONTAMINATED: {title}"
-    subtitle = f"Run: {esc(run.name)}, {esc(run.folder)}"
     others = len(runs) - 1
-    if others:
-        subtitle += f"; beside {others} other{'s' if others > 1 else ''}"
+    subtitle = f"Run: {esc(run.name)}, {esc(run.folder)}"
+    if others == 1:
+        subtitle += "; beside 1 other"
+    elif others:
+        subtitle += f"; beside {others} others"
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
@@ -90,18 +93,19 @@ def sections(runs: Sequence[Run], image_root: str | None, count: int) -> list[tu
 
 def configuration(run: Run) -> str:
     """Everything that somebody needs to make these numbers again."""
-    flags = (run.metrics.get("predictions") or {}).get("args")
-    if flags:
-        values = [(f"--{name}", flag_text(value)) for name, value in flags.items()]
-        training_flags = fold("Training flags", table(("Flag", "Value"), code_rows(values)))
-    else:
-        training_flags = missing("The training flags are not known: these predictions say nothing of their checkpoint.")
-    return table(("What", "Value"), code_rows(facts(run))) + training_flags
+    text = table(("What", "Value"), code_rows(facts(run)))
+    flags = run.block("predictions").get("args")
+    if not flags:
+        return text + missing("The training flags are not known: these predictions say nothing of their checkpoint.")
+    values = [(f"--{name}", flag_text(value)) for name, value in flags.items()]
+    return text + fold("Training flags", table(("Flag", "Value"), code_rows(values)))
 
 
 def facts(run: Run) -> list[tuple[str, object]]:
     """What was scored, with what, and by which commands; None is unknown."""
-    metrics, predictions = run.metrics, run.metrics.get("predictions") or {}
+    metrics = run.metrics
+    predictions = run.block("predictions")
+    # null where predictions of others do not say: unknown.
     contaminated = {True: "yes", False: "no"}.get(metrics["contaminated"])
     return [
         ("Images", metrics["n_images"]),
@@ -122,13 +126,14 @@ def facts(run: Run) -> list[tuple[str, object]]:
     ]
 
 
-def input_files(inputs: dict[str, Any]) -> list[tuple[str, object]]:
+def input_files(inputs: Block) -> list[tuple[str, object]]:
     """The files that were given to evaluate.py; several of a kind on one line."""
     rows: list[tuple[str, object]] = []
     for name, value in inputs.items():
         if value:
-            files = ", ".join(map(str, value)) if isinstance(value, list) else value
-            rows.append((f"Input: {name}", files))
+            if isinstance(value, list):
+                value = ", ".join(map(str, value))
+            rows.append((f"Input: {name}", value))
     return rows
 
 
@@ -143,9 +148,9 @@ def flag_text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def code_rows(pairs: Iterable[tuple[str, object]]) -> list[list[object]]:
+def code_rows(pairs: Iterable[tuple[str, object]]) -> list[Row]:
     """Rows of a table of names and values, the values in the letters of code."""
-    rows: list[list[object]] = []
+    rows: list[Row] = []
     for name, value in pairs:
         text = esc("unknown" if value is None else value)
         rows.append([name, Cell(f"<code>{text}</code>", "", "text wrap")])

@@ -47,7 +47,8 @@ class Evidence:
         preferred = masks or scored_masks or candidates
         if preferred:
             self.maps, self.source = preferred[0]
-        self.place = {image: n for n, image in enumerate(self.maps.images)} if self.maps else {}
+        images = self.maps.images if self.maps else []
+        self.place = {image: n for n, image in enumerate(images)}
         # Beside a mask, which is a union, the finding's own map; Grad-CAM is a map of another method.
         if masks:
             for maps, source in candidates:
@@ -62,7 +63,8 @@ class Evidence:
         maps, source = self.own
         if image not in maps.images or finding not in maps.classes:
             return None
-        return stretch(maps.maps[source][maps.images.index(image), maps.classes.index(finding)])
+        row, column = maps.images.index(image), maps.classes.index(finding)
+        return stretch(maps.maps[source][row, column])
 
     def _place_of(self, image: str, finding: str) -> tuple[int, int] | None:
         """Row and column of the map; one map may serve all findings."""
@@ -86,7 +88,8 @@ class Evidence:
             return mask_picture(self.maps.kept[self.source][place], (SIZE, SIZE))
         if self.source != "mask":
             return None
-        return mask_picture(highest(self.maps.maps[self.source][place], self.maps.keep_ratio), (SIZE, SIZE))
+        cells = self.maps.maps[self.source][place]
+        return mask_picture(highest(cells, self.maps.keep_ratio), (SIZE, SIZE))
 
     def heat(self, image: str, finding: str) -> np.ndarray | None:
         """The map over its own range; None where there is a mask, or no map of the finding. (SIZE, SIZE) in 0..1"""
@@ -101,31 +104,39 @@ class Evidence:
 
 def upsample(cells: np.ndarray) -> np.ndarray:
     """A map at the size of a picture. (m, m) -> (SIZE, SIZE)"""
-    return np.asarray(Image.fromarray(cells).resize((SIZE, SIZE), Image.Resampling.BILINEAR))
+    picture = Image.fromarray(cells)
+    return np.asarray(picture.resize((SIZE, SIZE), Image.Resampling.BILINEAR))
 
 
 def stretch(cells: np.ndarray) -> np.ndarray:
     """A map over its own range. (m, m) -> (SIZE, SIZE) in 0..1"""
     score = upsample(cells)
-    return (score - score.min()) / max(float(np.ptp(score)), 1e-12)
+    # A map that is the same everywhere has no range: it becomes 0.
+    span = max(float(np.ptp(score)), 1e-12)
+    return (score - score.min()) / span
 
 
 def highest(cells: np.ndarray, keep_ratio: float) -> np.ndarray:
     """The share of the pixels where a map is highest. (m, m) -> (SIZE, SIZE) of 0 and 1"""
     score = upsample(cells)
     count = max(1, round(keep_ratio * score.size))
+    best = np.argsort(-score.ravel(), kind="stable")
     kept = np.zeros(score.size, dtype=np.uint8)
-    kept[np.argsort(-score.ravel(), kind="stable")[:count]] = 1
+    kept[best[:count]] = 1
     return kept.reshape(score.shape)
 
 
 def heat_overlay(grey: np.ndarray, heat: np.ndarray, boxes: Sequence[Box]) -> Image.Image:
     """The X-ray under a map in colours, the boxes on top. (SIZE, SIZE) each"""
-    colour = matplotlib.colormaps["inferno"](heat)[:, :, :3] * 255  # (H, W, 3)
-    share = (0.6 * heat)[:, :, None]
+    colour = matplotlib.colormaps["inferno"](heat)
+    colour = colour[:, :, :3] * 255  # (H, W, 3)
+    share = (0.6 * heat)[:, :, None]  # (H, W, 1)
+    layers = grey[:, :, None]
+    blended = (1 - share) * layers + share * colour
+    # Boxes and their names stay as they are: where the X-ray with boxes is not the X-ray.
     base = np.asarray(overlay_picture(grey, empty_mask(), boxes, []))
-    lines = (base != grey[:, :, None]).any(axis=2)  # where boxes and their names are
-    mixed = np.where(lines[:, :, None], base, (1 - share) * grey[:, :, None] + share * colour)
+    is_line = (base != layers).any(axis=2, keepdims=True)
+    mixed = np.where(is_line, base, blended)
     return Image.fromarray(mixed.astype(np.uint8))
 
 
@@ -145,18 +156,21 @@ def draw(path: str, name: str, finding: str, evidence: Evidence, boxes: Sequence
     """
     grey = read_grey(path, SIZE)
     heat = evidence.heat(name, finding)
+    # Without a mask there is no outline and no crop.
     if heat is not None:
         overlay = heat_overlay(grey, heat, boxes)
         return [encode(overlay, f"X-ray with the {evidence.source} map of {finding} as heat")]
     pictures = []
-    own, mask = evidence.own_heat(name, finding), evidence.mask(name, finding)
+    own = evidence.own_heat(name, finding)
+    mask = evidence.mask(name, finding)
     if own is not None:
         overlay = heat_overlay(grey, own, boxes)
         pictures.append(encode(overlay, f"X-ray with the model's own map of {finding} as heat"))
     alt = "X-ray" if mask is None else "X-ray with the outline of the mask"
     if boxes:
         alt += " and boxes"
-    pictures.append(encode(overlay_picture(grey, mask or empty_mask(), boxes, []), alt))
+    outline = overlay_picture(grey, mask or empty_mask(), boxes, [])
+    pictures.append(encode(outline, alt))
     # The crop shows no more than the outline does, so that it gives way to the finding's own map.
     if mask is not None and own is None:
         pictures.append(encode(crop_picture(grey, mask), "Crop: what the mask keeps, the rest in mean grey"))
@@ -178,12 +192,16 @@ def encode(picture: Image.Image, alt: str) -> CasePicture:
 
 def probabilities(preds: Predictions, case: Case) -> dict[str, dict[str, float]]:
     """Class -> view -> probability: the finding of the case, then the three most probable findings."""
+    # By the full view, as ranks are; the other views stand beside it.
     full = preds.prob["full"][case.row]
     findings = np.flatnonzero(is_finding(preds.classes))
-    most_probable = findings[np.argsort(-full[findings], kind="stable")][:3].tolist()
+    order = np.argsort(-full[findings], kind="stable")
+    most_probable = findings[order][:3].tolist()
+    own = preds.classes.index(case.finding)
     values = {}
-    for k in dict.fromkeys([preds.classes.index(case.finding), *most_probable]):
-        values[preds.classes[k]] = {view: float(prob[case.row, k]) for view, prob in preds.prob.items()}
+    for k in dict.fromkeys([own, *most_probable]):
+        by_view = {view: float(prob[case.row, k]) for view, prob in preds.prob.items()}
+        values[preds.classes[k]] = by_view
     return values
 
 
@@ -191,5 +209,6 @@ def label_text(row: Any) -> str:
     """Labels of a row of the table, for the caption."""
     text = str(row["labels"]).replace(",", ", ") or "none"
     if row["unknown"]:
-        text += f" (unknown: {str(row['unknown']).replace(',', ', ')})"
+        unknown = str(row["unknown"]).replace(",", ", ")
+        text += f" (unknown: {unknown})"
     return text

@@ -70,12 +70,17 @@ def choose(
     """
     queues: dict[str, Queues] = {kind: {} for kind in KINDS}
     for k in np.flatnonzero(is_finding(classes)).tolist():
-        for kind, candidates in candidates_of(prob[:, k], target[:, k], boxed[:, k]).items():
-            queues[kind][classes[k]] = [candidate for candidate in candidates if shown[candidate.row]]
+        by_kind = candidates_of(prob[:, k], target[:, k], boxed[:, k])
+        for kind, candidates in by_kind.items():
+            # After the ranking, which is among all images and not among those that can be shown.
+            queue = [candidate for candidate in candidates if shown[candidate.row]]
+            queues[kind][classes[k]] = queue
     cases: list[Case] = []
+    # What cannot be shared out evenly goes to the first kinds.
     each, more = divmod(count, len(KINDS))
     for n, kind in enumerate(KINDS):
-        cases += pick(kind, queues[kind], patients, cases, each + (n < more))
+        some = each + 1 if n < more else each
+        cases += pick(kind, queues[kind], patients, cases, some)
     return cases
 
 
@@ -86,9 +91,11 @@ def candidates_of(prob: np.ndarray, target: np.ndarray, boxed: np.ndarray) -> Qu
     negative = np.flatnonzero(target == 0)
     if not len(positive) or not len(negative):
         return {}
+    # Ranks and not probabilities: those of a rare finding are all low.
     rank = np.full(len(prob), np.nan)
     rank[known] = rankdata(prob[known], method="max") / len(known)
-    from_median = np.abs((rankdata(prob[positive]) - 0.5) / len(positive) - 0.5)  # of the positives, as a share of them
+    percentile = (rankdata(prob[positive]) - 0.5) / len(positive)  # among the positives, in 0..1
+    from_median = np.abs(percentile - 0.5)
     # Of two or three positives none may lie within MIDDLE: the nearest is taken.
     near = from_median <= max(MIDDLE, from_median.min())
     typical = positive[near]
@@ -107,7 +114,8 @@ def in_order(
     """Rows sorted by `first`, then by `second`, then by their place in the predictions. (M,); rank (N,)"""
     if second is None:
         second = np.zeros(len(rows))
-    return sorted(map(Candidate, first.tolist(), second.tolist(), rows.tolist(), rank[rows].tolist()))
+    columns = (first, second, rows, rank[rows])
+    return sorted(map(Candidate, *(column.tolist() for column in columns)))
 
 
 def pick(kind: str, queues: Queues, patients: Sequence[str], before: Sequence[Case], count: int) -> list[Case]:

@@ -13,6 +13,11 @@ from typing import Any
 
 from roi.text import LAYOUT, decimal, printable
 
+Block = dict[str, Any]  # a part of metrics.json
+Interval = dict[str, Any]  # a V
+Row = list[object]  # of a table: what `to_cell` takes, a value a column
+Drawing = tuple[bytes, str]  # an SVG figure, and its text for those who cannot see it
+
 ABSENT = "–"  # not part of this run; what was computed and has no value is "undefined"
 
 
@@ -38,18 +43,27 @@ def format_number(value: object, digits: int = 3) -> str:
     return decimal(value, digits)
 
 
-def format_interval(v: dict[str, Any] | None) -> str:
+def format_interval(v: Interval | None) -> str:
     """'0.812 [0.790, 0.833]' as plain text; 'undefined'; ABSENT where it was not asked for."""
     if v is None:
         return ABSENT
-    value, low, high = v.get("value"), v.get("low"), v.get("high")
+    value = v.get("value")
     text = format_number(value)
-    if is_finite(value) and is_finite(low) and is_finite(high):
-        text += f" [{format_number(low)}, {format_number(high)}]"
+    if is_finite(value):
+        limits = format_limits(v)
+        text += f" {limits}" if limits else ""
     return text
 
 
-def score_of(scores: dict[str, Any], name: str) -> object:
+def format_limits(v: Interval) -> str:
+    """'[0.790, 0.833]'; "" where an end is not known."""
+    low, high = v.get("low"), v.get("high")
+    if not is_finite(low) or not is_finite(high):
+        return ""
+    return f"[{format_number(low)}, {format_number(high)}]"
+
+
+def score_of(scores: Block, name: str) -> object:
     """A score of a run: itself, undefined, or ABSENT."""
     return scores.get(name, ABSENT)
 
@@ -86,7 +100,7 @@ def to_cell(value: object) -> Cell:
     return Cell(text, text, "text")
 
 
-def _interval_cell(v: dict[str, Any]) -> Cell:
+def _interval_cell(v: Interval) -> Cell:
     """The value, and its interval in small letters behind it."""
     if not is_finite(v.get("value")):
         return to_cell(None)
@@ -122,14 +136,14 @@ def table(
     body = ""
     for number, row in enumerate(cells):
         body += _row_html(row, published=number >= len(cells) - published)
-    end = ""
-    if foot:
-        end = f"<tfoot>{_row_html(to_row(foot))}</tfoot>"
+    end = f"<tfoot>{_row_html(to_row(foot))}</tfoot>" if foot else ""
     kinds = []
     if sortable:
         kinds.append("sortable")
+    # Intervals stand below their values where columns are many.
     if len(heads) > 5:
         kinds.append("wide")
+    # A region that scrolls must be reached by keyboard and have a name.
     label = esc(caption or heads[0])
     above = note(caption) if caption else ""
     return (
@@ -173,11 +187,12 @@ def _row_html(cells: Sequence[Cell], published: bool = False) -> str:
 
 def image(data: bytes, kind: str, alt: str) -> str:
     """A picture inside the page; `alt` is what stands in its place for those who cannot see it."""
-    return f'<img src="data:image/{kind};base64,{base64.b64encode(data).decode()}" alt="{esc(alt)}">'
+    text = base64.b64encode(data).decode()
+    return f'<img src="data:image/{kind};base64,{text}" alt="{esc(alt)}">'
 
 
-def figures(panels: Sequence[tuple[bytes, str]]) -> str:
-    """SVG figures side by side, each with its text for those who cannot see it; "" where there is none."""
+def figures(panels: Sequence[Drawing]) -> str:
+    """Figures side by side; "" where there is none."""
     if not panels:
         return ""
     shown = ""
@@ -208,7 +223,8 @@ def fold(title: str, content: str) -> str:
     return f"<details><summary>{esc(title)}</summary>{content}</details>"
 
 
-def card(name: str, v: dict[str, Any] | None) -> str:
+def card(name: str, v: Interval | None) -> str:
     """One large number, its interval below."""
     value, _, limits = format_interval(v).partition(" ")
-    return f'<div class="card"><span>{esc(name)}</span><b>{value}</b><span>{limits or "no interval"}</span></div>'
+    below = limits or "no interval"
+    return f'<div class="card"><span>{esc(name)}</span><b>{value}</b><span>{below}</span></div>'

@@ -18,6 +18,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from roi.report.html import Interval
+
 # Okabe & Ito 2008, without the yellow that white paper swallows; told apart by line style too.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.2, 1.5)), (0, (5, 1.5, 1.2, 1.5)))
@@ -60,7 +62,8 @@ class Curve:
 
 def style(n: int) -> dict[str, Any]:
     """Colour and dashes of the n-th curve: 28 pairs, and neighbours differ in both."""
-    return {"color": PALETTE[n % len(PALETTE)], "linestyle": STYLES[n % len(STYLES)]}
+    colour = PALETTE[n % len(PALETTE)]
+    return {"color": colour, "linestyle": STYLES[n % len(STYLES)]}
 
 
 def lines(
@@ -88,7 +91,9 @@ def lines(
         legend = 0.17 * math.ceil(len(curves) / 2)  # inches; two names a row
         height = (4.1 if square else 2.9) + legend
         figure = Figure(figsize=(4.6, height))
-        axes = figure.add_axes((0.13, (0.5 + legend) / height, 0.84, 1 - (0.84 + legend) / height))
+        # Room for the legend and the axis below, for the title above.
+        bottom = (0.5 + legend) / height
+        axes = figure.add_axes((0.13, bottom, 0.84, 1 - (0.84 + legend) / height))
         if diagonal:
             axes.plot((0, end), (0, end), color="#aaaaaa", linewidth=0.8)
         for n, curve in enumerate(curves):
@@ -109,9 +114,12 @@ def lines(
 
 def draw_curve(axes: Axes, curve: Curve, n: int) -> None:
     """The n-th curve of a panel; one of a single point would not be seen without a marker."""
-    values = [np.nan if value is None else value for value in curve.y]
-    x, y = thin(np.asarray(curve.x, dtype=float), np.array(values, dtype=float))
-    marker = MARKERS[n % len(MARKERS)] if curve.dots or len(x) == 1 else None
+    x = np.asarray(curve.x, dtype=float)
+    y = np.array([np.nan if value is None else value for value in curve.y], dtype=float)
+    x, y = thin(x, y)
+    marker = None
+    if curve.dots or len(x) == 1:
+        marker = MARKERS[n % len(MARKERS)]
     axes.plot(x, y, label=curve.name, linewidth=1.5, marker=marker, markersize=3.5, **style(n))
 
 
@@ -143,14 +151,15 @@ def plain_label(value: float, _position: int | None) -> str:
 
 def digit_label(value: float, _position: int | None, digits: str) -> str:
     """A label where the number begins with one of these digits."""
-    return f"{value:g}" if f"{value:e}"[0] in digits else ""
+    first = f"{value:e}"[0]
+    return f"{value:g}" if first in digits else ""
 
 
 def intervals(
     title: str,
     xlabel: str,
     rows: Sequence[str],
-    groups: dict[str, Sequence[dict[str, Any] | None]],
+    groups: dict[str, Sequence[Interval | None]],
     *,
     mark: float | None = None,
 ) -> bytes:
@@ -166,14 +175,16 @@ def intervals(
         legend = 0.3 if len(groups) > 1 else 0.0  # inches
         height = 0.95 + 0.32 * len(rows) + legend
         figure = Figure(figsize=(4.6, height))
-        axes = figure.add_axes((0.38, (0.5 + legend) / height, 0.58, 1 - (0.8 + legend) / height))
+        bottom = (0.5 + legend) / height
+        axes = figure.add_axes((0.38, bottom, 0.58, 1 - (0.8 + legend) / height))
         for g, (name, values) in enumerate(groups.items()):
             # The groups of a row lie side by side around its line.
             shift = (g - (len(groups) - 1) / 2) * 0.2
             draw_intervals(axes, name, values, g, shift)
         if mark is not None:
             axes.axvline(mark, color="#777777", linewidth=1.0, zorder=0)
-        axes.set(title="", xlabel=xlabel, ylim=(len(rows) - 0.5, -0.5), yticks=range(len(rows)))
+        axes.set(title="", xlabel=xlabel)
+        axes.set(ylim=(len(rows) - 0.5, -0.5), yticks=range(len(rows)))  # downwards, as a table is read
         axes.set_yticklabels([short(row) for row in rows])
         axes.grid(False, axis="y")
         # Names of rows are wide: a title over the axes alone would leave the left half of the panel empty.
@@ -184,7 +195,7 @@ def intervals(
         return svg(figure)
 
 
-def draw_intervals(axes: Axes, name: str, values: Sequence[dict[str, Any] | None], group: int, shift: float) -> None:
+def draw_intervals(axes: Axes, name: str, values: Sequence[Interval | None], group: int, shift: float) -> None:
     """One group: a dot a row that has a value, its interval where it has both ends."""
     xs, ys = [], []
     for n, v in enumerate(values):
@@ -193,8 +204,9 @@ def draw_intervals(axes: Axes, name: str, values: Sequence[dict[str, Any] | None
         y = n + shift
         xs.append(v["value"])
         ys.append(y)
-        if v.get("low") is not None and v.get("high") is not None:
-            axes.plot((v["low"], v["high"]), (y, y), color=PALETTE[group], linewidth=1.4)
+        low, high = v.get("low"), v.get("high")
+        if low is not None and high is not None:
+            axes.plot((low, high), (y, y), color=PALETTE[group], linewidth=1.4)
     axes.plot(xs, ys, MARKERS[group], color=PALETTE[group], markersize=4.5, label=name)
 
 
@@ -203,18 +215,23 @@ def thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     Points without a value are kept as gaps.
     """
+    # A ROC curve of 100,000 images would be megabytes of a page.
     if len(x) <= POINTS:
         return x, y
     # Evenly along the curve and not along x, as a ROC curve of a rare finding is steep where it matters.
-    way = np.concatenate([[0.0], np.cumsum(steps(x) + steps(np.nan_to_num(y)))])  # its length up to each point
-    nearest = np.searchsorted(way, np.linspace(0, way[-1], POINTS - 1)).clip(max=len(x) - 1)
-    kept = np.unique(np.append(nearest, len(x) - 1))
+    last = len(x) - 1
+    lengths = np.cumsum(steps(x) + steps(np.nan_to_num(y)))
+    way = np.concatenate([[0.0], lengths])  # length of the curve up to each point
+    wanted = np.linspace(0, way[-1], POINTS - 1)
+    nearest = np.searchsorted(way, wanted).clip(max=last)
+    kept = np.unique(np.append(nearest, last))
     return x[kept], y[kept]
 
 
 def steps(values: np.ndarray) -> np.ndarray:
     """From each point to the next, as shares of the range."""
-    return np.abs(np.diff(values)) / max(np.ptp(values), 1e-12)
+    span = max(np.ptp(values), 1e-12)
+    return np.abs(np.diff(values)) / span
 
 
 def short(text: str, most: int = 23) -> str:

@@ -3,12 +3,11 @@
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from roi.errors import UserError
-from roi.report.html import missing
+from roi.report.html import Block, missing
 from roi.scoring.metrics_file import read_metrics
 from roi.training.metrics_log import COLUMNS
 
@@ -22,19 +21,24 @@ class Run:
 
     folder: Path
     name: str
-    metrics: dict[str, Any]
+    metrics: Block
     log: pd.DataFrame | None  # the metrics CSV of training, a row an epoch
     log_file: str  # where it was read
     file: str = ""  # metrics.json
     problems: dict[str, str] = field(default_factory=dict)  # block of metrics.json that is left out -> why
     log_problem: str = ""  # why the log is left out
 
+    def block(self, name: str) -> Block:
+        """A block of metrics.json; {} where it is not there, or null."""
+        return self.metrics.get(name) or {}
+
     def left_out(self, *blocks: str) -> str:
         """What is wrong with these blocks of metrics.json, for the page; "" where nothing is."""
         text = ""
         for block in blocks:
             if block in self.problems:
-                text += missing(f"Left out: {self.file}: {self.problems[block]}.")
+                why = self.problems[block]
+                text += missing(f"Left out: {self.file}: {why}.")
         return text
 
     def find(self, file: str | None) -> Path | None:
@@ -55,6 +59,7 @@ def read_run(path: str | Path) -> Run:
     """
     file = find_metrics(Path(path))
     metrics, problems = read_metrics(file)
+    # evaluate.py writes to scores/ inside the run.
     folder = file.parent.parent if file.parent.name == "scores" else file.parent
     run = Run(folder, run_name(metrics, folder), metrics, None, "", str(file), problems)
     training_flags = (metrics.get("predictions") or {}).get("args") or {}
@@ -68,7 +73,9 @@ def read_run(path: str | Path) -> Run:
 
 def find_metrics(path: Path) -> Path:
     """The metrics.json of a run folder, or the file that was named itself."""
-    candidates = [path / "scores" / "metrics.json", path / "metrics.json"] if path.is_dir() else [path]
+    candidates = [path]
+    if path.is_dir():
+        candidates = [path / "scores" / "metrics.json", path / "metrics.json"]
     for file in candidates:
         if file.is_file():
             return file
@@ -103,22 +110,25 @@ def read_log(path: Path) -> pd.DataFrame:
     known = [name for name in map(str, table) if name in COLUMNS or name.startswith(OF_SET)]
     table = table[known]
     numbers = table.apply(pd.to_numeric, errors="coerce").astype(float)
-    blank = table.apply(lambda column: column.str.strip().str.lower()).isin(("", "nan"))
-    wrong = numbers.isna() & ~blank
+    text = table.apply(lambda column: column.str.strip().str.lower())
+    wrong = numbers.isna() & ~text.isin(("", "nan"))
     # Only the epoch must be there in every row: it is the x of all curves.
     wrong["epoch"] |= ~numbers["epoch"].map(math.isfinite)
     if wrong.any(axis=None):
         column = wrong.columns[wrong.any()][0]
         row = int(wrong[column].to_numpy().argmax())
-        raise UserError(f"{path}: column {column!r} holds {table[column].iloc[row]!r} in row {row + 2}, not a number")
+        cell = table[column].iloc[row]
+        # As a spreadsheet counts: the header is row 1.
+        raise UserError(f"{path}: column {column!r} holds {cell!r} in row {row + 2}, not a number")
     return numbers
 
 
-def run_name(metrics: dict[str, Any], folder: Path) -> str:
+def run_name(metrics: Block, folder: Path) -> str:
     """What the training flags call it: the mode, or the kind of mask and the terms left out; else the folder's name."""
     args = (metrics.get("predictions") or {}).get("args") or {}
     if args.get("mode"):
         return str(args["mode"])
+    # Predictions of others have no flags.
     if not args.get("mask"):
         return folder.resolve().name
     name = f"{args['mask']} mask"

@@ -1,9 +1,7 @@
 """Section of the report on calibration: are predicted probabilities as frequent as they say?"""
 
-from typing import Any
-
 from roi.report import plots
-from roi.report.html import figures, fold, format_number, missing, note, table
+from roi.report.html import Block, Row, figures, fold, format_number, missing, note, table
 from roi.report.plots import Curve
 from roi.report.run_folder import EVALUATE, Run
 
@@ -12,7 +10,7 @@ ERRORS = {"ece": "ECE", "brier": "Brier"}
 
 
 def calibration(run: Run) -> str:
-    block = run.metrics.get("calibration") or {}
+    block = run.block("calibration")
     methods = in_order(block.get("methods") or {})
     if not methods:
         return missing("No calibration was computed.", EVALUATE)
@@ -33,7 +31,7 @@ def calibration(run: Run) -> str:
     return text
 
 
-def in_order(methods: dict[str, Any]) -> dict[str, Any]:
+def in_order(methods: Block) -> Block:
     """The known methods first, those of others after them."""
     ordered = {name: methods[name] for name in METHODS if name in methods}
     return ordered | methods
@@ -43,12 +41,13 @@ def method_name(name: str) -> str:
     return METHODS.get(name, name)
 
 
-def reliability_figure(methods: dict[str, Any]) -> str:
+def reliability_figure(methods: Block) -> str:
     """Observed rate against mean probability, a curve each method that has a bin with images."""
     curves, errors = [], []
     for name, method in methods.items():
         ece = (method.get("mean") or {}).get("ece")
         errors.append(f"{method_name(name)}: ECE {format_number(ece)}")
+        # (mean probability, observed rate, images); an empty bin has no rate.
         bins = [b for b in method.get("reliability") or [] if b[2]]
         if bins:
             predicted = [b[0] for b in bins]
@@ -62,13 +61,13 @@ def reliability_figure(methods: dict[str, Any]) -> str:
     return figures([(panel, alt)])
 
 
-def calibration_by_finding(methods: dict[str, Any], findings: dict[str, Any]) -> str:
+def calibration_by_finding(methods: Block, findings: Block) -> str:
     heads = ["Finding"]
     for name in methods:
         heads += [f"{title}, {method_name(name)}" for title in ERRORS.values()]
     rows = []
     for finding in findings:
-        row: list[object] = [finding]
+        row: Row = [finding]
         for method in methods.values():
             errors = (method.get("per_class") or {}).get(finding, {})
             row += map(errors.get, ERRORS)

@@ -17,7 +17,7 @@ from roi.data.table import match_images, read_table, target_matrix
 from roi.report import case_pictures, case_selection
 from roi.report.case_pictures import Evidence
 from roi.report.case_selection import Case
-from roi.report.html import Cell, esc, image, missing, note, table
+from roi.report.html import Block, Cell, esc, image, missing, note, table
 from roi.report.run_folder import EVALUATE, Run
 from roi.scoring import predictions
 from roi.scoring.map_file import read_maps
@@ -29,10 +29,11 @@ GIVE_IMAGES = "make_report.py … --image_root DIR"
 
 def cases(run: Run, image_root: str | None, count: int) -> str:
     """The gallery. UserError or OSError of a file it reads is said on the page."""
-    inputs = dict(run.metrics.get("inputs") or {})
-    predicted = run.metrics.get("predictions") or {}
+    inputs = dict(run.block("inputs"))
+    predicted = run.block("predictions")
     inputs.setdefault("preds", predicted.get("file"))
-    preds_file, table_file = run.find(inputs.get("preds")), run.find(inputs.get("csv"))
+    preds_file = run.find(inputs.get("preds"))
+    table_file = run.find(inputs.get("csv"))
     if preds_file is None:
         command = "infer_roi_consistency.py … --save_json preds.json"
         return not_found(run, "predictions", inputs.get("preds"), command)
@@ -41,7 +42,9 @@ def cases(run: Run, image_root: str | None, count: int) -> str:
     root = image_root or predicted.get("image_root")
     folder = Path(image_root) if image_root else run.find(root)
     if folder is None or not folder.is_dir():
-        why = f"{root} is no folder of images" if root else "metrics.json does not say where the images are"
+        why = "metrics.json does not say where the images are"
+        if root:
+            why = f"{root} is no folder of images"
         return missing(f"No gallery: {why}.", GIVE_IMAGES)
     try:
         preds = predictions.read(preds_file)
@@ -57,9 +60,7 @@ def not_found(run: Run, what: str, file: str | None, command: str) -> str:
     return missing(f"No gallery: the {what} ({name}) cannot be found from here or from {run.folder}.", command)
 
 
-def gallery(
-    run: Run, preds: Predictions, table_rows: pd.DataFrame, folder: Path, inputs: dict[str, Any], count: int
-) -> str:
+def gallery(run: Run, preds: Predictions, table_rows: pd.DataFrame, folder: Path, inputs: Block, count: int) -> str:
     """Choose the cases, and draw them.
 
     Args:
@@ -78,6 +79,7 @@ def gallery(
     # From here on an image has the name that the table gives it.
     rows = table_rows.iloc[np.where(known, place, 0)].reset_index(drop=True)
     target = target_matrix(rows, preds.classes)
+    # An image that is not in the table took the first row above: nothing is known of it.
     target[~known] = np.nan
     notes: list[str] = []
     boxes = read_image_boxes(run, inputs, names, notes)
@@ -87,34 +89,45 @@ def gallery(
     if not available.any():
         return missing(f"No gallery: none of the images lies under {folder}.", GIVE_IMAGES)
     patients = rows["patient_id"].tolist()
-    full = preds.prob["full"]
-    chosen = case_selection.choose(full, target, preds.classes, patients, available & known, boxed, count)
+    full, shown = preds.prob["full"], available & known
+    chosen = case_selection.choose(full, target, preds.classes, patients, shown, boxed, count)
     images = [rows["image"].iloc[case.row] for case in chosen]
     evidence = read_evidence(run, inputs, names, set(images), notes)
-    rule = case_selection.RULE
-    if not available.all():
-        rule += f" Only the {int(available.sum()):,} images that lie under {folder} can be shown."
-    parts = [note(rule), *notes, *notes_on(preds, known, evidence, images, chosen)]
+    parts = [note(rule_text(available, folder))]
+    parts += notes
+    parts += notes_on(preds, known, evidence, images, chosen)
     elsewhere = said_outside(folder, [path for path in paths if path])
     if elsewhere:
         parts.append(note(f"{elsewhere}."))
-    parts.append(legend(evidence, boxes is not None))
+    parts.append(legend(evidence, has_boxes=boxes is not None))
     drawn = []
     for case, name in zip(chosen, images, strict=True):
-        path, own_boxes = str(paths[case.row]), (boxes or {}).get(name, [])
-        drawn.append(case_html(case, preds, rows.iloc[case.row], path, evidence, own_boxes))
+        row, path = rows.iloc[case.row], str(paths[case.row])
+        drawn.append(case_html(case, preds, row, path, evidence, (boxes or {}).get(name, [])))
     return "".join(parts) + by_kind(chosen, drawn, count)
+
+
+def rule_text(available: np.ndarray, folder: Path) -> str:
+    """How the cases were chosen. available: (N,) bool"""
+    if available.all():
+        return case_selection.RULE
+    count = f"{int(available.sum()):,} images"
+    return f"{case_selection.RULE} Only the {count} that lie under {folder} can be shown."
 
 
 def by_kind(chosen: Sequence[Case], drawn: Sequence[str], count: int) -> str:
     """The drawn cases under the titles of their kinds; where cases were asked for, also what kind has none."""
     text = ""
     for kind, title in case_selection.KINDS.items():
-        shown = [html for case, html in zip(chosen, drawn, strict=True) if case.kind == kind]
+        shown = ""
+        for case, html in zip(chosen, drawn, strict=True):
+            if case.kind == kind:
+                shown += html
+        heading = f"<h3>{esc(title)}</h3>"
         if shown:
-            text += f'<h3>{esc(title)}</h3><div class="cases">{"".join(shown)}</div>'
+            text += f'{heading}<div class="cases">{shown}</div>'
         elif count:
-            text += f"<h3>{esc(title)}</h3>" + missing("There is no such case.")
+            text += heading + missing("There is no such case.")
     return text
 
 
@@ -126,9 +139,10 @@ def legend(evidence: Evidence, has_boxes: bool) -> str:
             "Heat: the finding's own map, over its own range; where the files of maps have none, the crop is shown."
         )
     if evidence.source == "mask":
-        is_union = evidence.maps is not None and evidence.maps.classes == [""]
-        whose = ", the union of all findings" if is_union else ""
-        parts.append(f"Orange: what the mask keeps{whose}; beside it the crop, its dropped pixels in mean grey.")
+        mask = "what the mask keeps"
+        if evidence.maps is not None and evidence.maps.classes == [""]:
+            mask += ", the union of all findings"
+        parts.append(f"Orange: {mask}; beside it the crop, its dropped pixels in mean grey.")
     elif evidence.source:
         parts.append(f"Heat: the {evidence.source} map of the finding, over its own range.")
     if has_boxes:
@@ -139,10 +153,9 @@ def legend(evidence: Evidence, has_boxes: bool) -> str:
 # ---- files that may be missing --------------------------------------------------------------------------------------
 
 
-def read_image_boxes(
-    run: Run, inputs: dict[str, Any], names: list[str], notes: list[str]
-) -> dict[str, list[Box]] | None:
+def read_image_boxes(run: Run, inputs: Block, names: list[str], notes: list[str]) -> dict[str, list[Box]] | None:
     """Boxes of each image of the table that has some; None where there is no file of boxes."""
+    # NIH's boxes are in 1024 x 1024 space whatever the size of the images.
     read = partial(read_boxes, space=inputs.get("box_space") or 1024.0)
     command = "evaluate.py … --bbox_csv BBox_List_2017.csv"
     boxes = read_optional(run, inputs.get("bbox_csv"), read, "boxes", command, notes)
@@ -167,8 +180,9 @@ def boxed_findings(images: pd.Series, classes: Sequence[str], boxes: dict[str, l
     return boxed
 
 
-def read_evidence(run: Run, inputs: dict[str, Any], names: list[str], wanted: set[str], notes: list[str]) -> Evidence:
+def read_evidence(run: Run, inputs: Block, names: list[str], wanted: set[str], notes: list[str]) -> Evidence:
     """Masks or maps of the images that are shown; a file of maps may be larger than memory."""
+    # Those of the other images would be unpacked for nothing.
     shown = np.array([name in wanted for name in names])
     files = inputs.get("masks") or [None]
     if isinstance(files, str):
@@ -184,8 +198,10 @@ def read_optional(
     """What `read` makes of a file; None, and a sentence in `notes`, where it is not there or not readable."""
     path = run.find(file)
     if path is None:
-        why = f": {file} cannot be found." if file else " were given."
-        notes.append(missing(f"No {what}{why}", command))
+        why = f"No {what} were given."
+        if file:
+            why = f"No {what}: {file} cannot be found."
+        notes.append(missing(why, command))
         return None
     try:
         return read(path)
@@ -200,7 +216,8 @@ def notes_on(
     """What is not shown, and what should not have been scored."""
     notes = []
     if not known.all():
-        count = f"{(~known).sum():,} of the {len(known):,} predicted images"
+        unknown = int((~known).sum())
+        count = f"{unknown:,} of the {len(known):,} predicted images"
         notes.append(missing(f"{count} are not in the table, or cannot be told apart there."))
     without = 0
     for name, case in zip(images, chosen, strict=True):
@@ -246,7 +263,8 @@ def probability_table(preds: Predictions, case: Case) -> str:
     rows = []
     for finding, by_view in case_pictures.probabilities(preds, case).items():
         text = esc(finding)
-        row = [Cell(f"<b>{text}</b>" if finding == case.finding else text, text)]
+        name = f"<b>{text}</b>" if finding == case.finding else text
+        row = [Cell(name, text)]
         for value in by_view.values():
             row.append(Cell(f"{value:.2f}", repr(value)))
         rows.append(row)

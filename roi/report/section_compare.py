@@ -1,12 +1,24 @@
 """Sections of the report that compare: another model on the same images, and runs side by side."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
 
 from roi.report import plots
-from roi.report.html import ABSENT, Cell, banner, figures, format_number, missing, note, score_of, table
+from roi.report.html import (
+    ABSENT,
+    Block,
+    Cell,
+    Interval,
+    Row,
+    banner,
+    figures,
+    format_number,
+    missing,
+    note,
+    score_of,
+    table,
+)
 from roi.report.run_folder import Run
 from roi.training.metrics_log import TERMS
 
@@ -50,6 +62,7 @@ def ablation(runs: Sequence[Run]) -> str:
     """The runs of a study, a row each."""
     names = distinct_names(runs)
     rows = [ablation_row(run, name) for run, name in zip(runs, names, strict=True)]
+    # It is said and not refused: runs of several splits may be shown side by side on purpose.
     text = "" if are_comparable(runs) else NOT_COMPARABLE
     # The first run's own sections say what of it is left out.
     for run in runs[1:]:
@@ -73,19 +86,27 @@ def distinct_names(runs: Sequence[Run]) -> list[str]:
     plain = [run.name for run in runs]
     names = []
     for run in runs:
-        name = f"{run.name} ({run.folder.name})" if plain.count(run.name) > 1 else run.name
-        names.append(f"{name} CONTAMINATED" if run.metrics["contaminated"] else name)
+        name = run.name
+        if plain.count(name) > 1:
+            name += f" ({run.folder.name})"
+        if run.metrics["contaminated"]:
+            name += " CONTAMINATED"
+        names.append(name)
     return names
 
 
 def are_comparable(runs: Sequence[Run]) -> bool:
     """The same number of images of the same split, with the same labels."""
-    scored = {(run.metrics["n_images"], run.metrics.get("split"), run.metrics.get("label_source")) for run in runs}
+    scored = set()
+    for run in runs:
+        metrics = run.metrics
+        scored.add((metrics["n_images"], metrics.get("split"), metrics.get("label_source")))
     return len(scored) == 1
 
 
-def ablation_row(run: Run, name: str) -> list[object]:
+def ablation_row(run: Run, name: str) -> Row:
     metrics = run.metrics
+    # The place of the run's headline, whichever source that is: its name says so.
     localization = metrics.get("localization") or {}
     head = localization.get("headline") or {"source": None, "minus": {}}
     places = localization["sources"][head["source"]]["mean"] if head["source"] else {}
@@ -102,12 +123,12 @@ def ablation_row(run: Run, name: str) -> list[object]:
     ]
 
 
-def last_losses(run: Run) -> list[object]:
+def last_losses(run: Run) -> Row:
     """Each loss term and the area of the mask in the last epoch; ABSENT where the log has none."""
-    last: dict[str, Any] = {}
+    last: Block = {}
     if run.log is not None:
         last = {str(column): value for column, value in run.log.iloc[-1].items()}
-    cells: list[object] = []
+    cells: Row = []
     for column in (*(f"loss_{term}" for term in TERMS), "mask_kept"):
         if column in last and pd.notna(last[column]):
             value = float(last[column])
@@ -117,9 +138,9 @@ def last_losses(run: Run) -> list[object]:
     return cells
 
 
-def auroc_by_view(runs: Sequence[Run]) -> dict[str, Sequence[dict[str, Any] | None]]:
+def auroc_by_view(runs: Sequence[Run]) -> dict[str, Sequence[Interval | None]]:
     """View -> mean AUROC of each run, for the views that any of them has."""
-    values: dict[str, Sequence[dict[str, Any] | None]] = {}
+    values: dict[str, Sequence[Interval | None]] = {}
     for view, score in VIEWS.items():
         if any(score in run.metrics["mean"] for run in runs):
             values[view] = [run.metrics["mean"].get(score) for run in runs]

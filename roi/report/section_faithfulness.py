@@ -1,10 +1,9 @@
 """Section of the report on faithfulness: does the model need what its mask keeps, more than what a control keeps?"""
 
 import math
-from typing import Any
 
 from roi.report import plots
-from roi.report.html import banner, figures, fold, format_number, missing, note, score_of, table
+from roi.report.html import Block, Drawing, Row, banner, figures, fold, format_number, missing, note, score_of, table
 from roi.report.plots import Curve
 from roi.report.run_folder import Run
 from roi.report.source_names import source_name
@@ -29,32 +28,37 @@ READING = (
 
 
 def faithfulness(run: Run) -> str:
-    block = run.metrics.get("faithfulness") or {}
+    block = run.block("faithfulness")
     if not block:
         return missing(
             "No faithfulness: the predictions have no drop view (a model without a mask).",
             "infer_roi_consistency.py with a checkpoint that has a mask",
         )
-    text = skill_by_view(run.metrics["mean"]) + drops(block, run.metrics["per_class"])
+    text = skill_by_view(run.metrics["mean"])
+    text += drops(block, run.metrics["per_class"])
     controls = block.get("controls")
     if not controls:
         return text + missing(
             "No controls at the same kept area.",
             "infer_roi_consistency.py … --curves curves.npz, then evaluate.py … --curves curves.npz",
         )
-    return text + control_tables(controls) + figures(perturbation_curves(controls)) + note(READING)
+    text += control_tables(controls)
+    text += figures(perturbation_curves(controls))
+    return text + note(READING)
 
 
-def skill_by_view(mean: dict[str, Any]) -> str:
+def skill_by_view(mean: Block) -> str:
     rows = []
     for name, suffix in (("full view", ""), ("crop view", "_crop"), ("drop view", "_drop")):
-        rows.append([name, score_of(mean, "auroc" + suffix), score_of(mean, "ap" + suffix)])
+        auroc = score_of(mean, "auroc" + suffix)
+        rows.append([name, auroc, score_of(mean, "ap" + suffix)])
     caption = "What is left of the skill when only the mask is kept (crop) and when it is removed (drop)"
     return table(("View", "AUROC", "Average precision"), rows, caption)
 
 
-def drops(block: dict[str, Any], per_class: dict[str, Any]) -> str:
+def drops(block: Block, per_class: Block) -> str:
     """By how much the probability falls when the mask is removed, for images with a finding and without it."""
+    # Positives should need what the mask keeps, negatives should not.
     sides = [side for side in ("positives", "negatives") if side in block]
     means = [[side.capitalize(), block[side].get("mean")] for side in sides]
     rows = []
@@ -67,15 +71,17 @@ def drops(block: dict[str, Any], per_class: dict[str, Any]) -> str:
     )
 
 
-def control_tables(controls: dict[str, Any]) -> str:
+def control_tables(controls: Block) -> str:
     sources = controls["sources"]
     parts = ["<h3>Against controls of the same area</h3>"]
+    # The curves may come from another model than the predictions.
     if controls.get("contaminated"):
         parts.append(banner("CONTAMINATED: the model of these curves was trained on some of these images or patients."))
     images = format_number(controls.get("n_images"))
     kept = 100 * controls.get("keep_ratio", math.nan)
     caption = f"{images} images, {kept:.4g} % of the pixels; mean AUROC"
     parts.append(table(("Pixels ranked by", *COMPARED.values()), compared_rows(sources), caption))
+    # Paired, image by image: intervals of the rows above may overlap where a difference is certain.
     minus = (sources.get("mask") or {}).get("minus") or {}
     if minus:
         caption = "Paired differences: an interval that holds 0 shows no difference"
@@ -83,14 +89,14 @@ def control_tables(controls: dict[str, Any]) -> str:
     return "".join(parts)
 
 
-def compared_rows(sources: dict[str, Any]) -> list[list[object]]:
-    rows: list[list[object]] = []
+def compared_rows(sources: Block) -> list[Row]:
+    rows: list[Row] = []
     for source, scores in sources.items():
         rows.append([source_name(source), *map(scores.get, COMPARED)])
     return rows
 
 
-def perturbation_curves(controls: dict[str, Any]) -> list[tuple[bytes, str]]:
+def perturbation_curves(controls: Block) -> list[Drawing]:
     """Mean AUROC while pixels are added or removed in the order of each source."""
     panels = []
     for key, title, axis in CURVES:

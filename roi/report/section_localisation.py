@@ -1,10 +1,23 @@
 """Section of the report on localisation: do the maps lie where radiologists drew boxes?"""
 
 import math
-from typing import Any
 
 from roi.report import plots
-from roi.report.html import ABSENT, Cell, banner, esc, figures, fold, format_number, missing, note, score_of, table
+from roi.report.html import (
+    ABSENT,
+    Block,
+    Cell,
+    Row,
+    banner,
+    esc,
+    figures,
+    fold,
+    format_number,
+    missing,
+    note,
+    score_of,
+    table,
+)
 from roi.report.run_folder import Run
 from roi.report.source_names import capitalize, metric_name, source_name
 from roi.scoring import localization
@@ -58,16 +71,18 @@ HOW_SCORED = (
 
 def localisation(run: Run) -> str:
     """The findings' own maps beside what they must beat, then every map beside published figures."""
-    block = run.metrics.get("localization") or {}
+    block = run.block("localization")
     if not block:
         return (
             missing("No localisation was computed.", MAKE_MAPS) + beside_published([], "Published") + note(HOW_SCORED)
         )
     sources = block["sources"]
     parts = provenance(block)
+    # null where metrics.json compares no map of this model with its controls.
     if block.get("headline"):
         parts += [own_maps(block), by_finding(block), unions(sources)]
     parts.append("<h3>Every map beside published figures</h3>")
+    # A split of one's own cannot be compared: it stands beside each figure.
     split = str(run.metrics.get("split") or "unknown")
     rows = [all_scores(source, split, sources[source]["mean"]) for source in sources]
     parts.append(beside_published(rows, "Ours, controls, and published rows (grey)"))
@@ -81,10 +96,12 @@ def localisation(run: Run) -> str:
     return "".join(parts)
 
 
-def provenance(block: dict[str, Any]) -> list[str]:
+def provenance(block: Block) -> list[str]:
     """What was scored: boxes, images, and what of them is odd."""
     parts = []
-    trained = [file for file, facts in (block.get("maps") or {}).items() if facts.get("contaminated")]
+    # A file of maps may come from another model than the predictions.
+    files = block.get("maps") or {}
+    trained = [file for file, facts in files.items() if facts.get("contaminated")]
     if trained:
         alarm = f"CONTAMINATED: the model of {', '.join(trained)} was trained on some of these images or patients."
         parts.append(banner(alarm))
@@ -94,23 +111,25 @@ def provenance(block: dict[str, Any]) -> list[str]:
     counts = []
     for key in ("n_boxes", "n_images", "n_patients"):
         if key in block:
-            counts.append(f"{format_number(block[key])} {key.removeprefix('n_')}")
+            name = key.removeprefix("n_")
+            counts.append(f"{format_number(block[key])} {name}")
     kept = 100 * block.get("keep_ratio", math.nan)
     file = block.get("box_file", "unknown")
-    parts.append(note(f"{', '.join(counts)}, from {file}. Masks keep {kept:.4g} % of the pixels."))
+    scored = ", ".join(counts)
+    parts.append(note(f"{scored}, from {file}. Masks keep {kept:.4g} % of the pixels."))
     return parts
 
 
-def all_scores(source: str, split: str, mean: dict[str, Any]) -> list[object]:
+def all_scores(source: str, split: str, mean: Block) -> Row:
     metrics = (*HITS, "false@0.1", *COVER)
     return [source_name(source), split, *scores_of(mean, metrics)]
 
 
-def scores_of(mean: dict[str, Any], metrics: tuple[str, ...]) -> list[object]:
+def scores_of(mean: Block, metrics: tuple[str, ...]) -> Row:
     return [score_of(mean, metric) for metric in metrics]
 
 
-def beside_published(rows: list[list[object]], caption: str) -> str:
+def beside_published(rows: list[Row], caption: str) -> str:
     """Rows of our own above the published ones, which are printed as their papers print them."""
     heads = (
         "Map",
@@ -120,17 +139,18 @@ def beside_published(rows: list[list[object]], caption: str) -> str:
         "Recall of the box",
         "Precision in the box",
     )
-    published: list[list[object]] = []
+    published: list[Row] = []
     for name, values, split in PUBLISHED_PLACE:
-        row: list[object] = [name, split]
+        row: Row = [name, split]
         for metric in HITS:
-            row.append(Cell(values[metric], values[metric]) if metric in values else ABSENT)
+            value = values.get(metric)
+            row.append(Cell(value, value) if value else ABSENT)
         published.append([*row, ABSENT, ABSENT, ABSENT])
     return table(heads, [*rows, *published], caption, published=len(published))
 
 
-def differences_to_controls(sources: dict[str, Any]) -> list[list[object]]:
-    rows: list[list[object]] = []
+def differences_to_controls(sources: Block) -> list[Row]:
+    rows: list[Row] = []
     for source, block in sources.items():
         for control, values in (block.get("minus") or {}).items():
             name = f"{source_name(source)} − {control_name(control)}"
@@ -138,7 +158,7 @@ def differences_to_controls(sources: dict[str, Any]) -> list[list[object]]:
     return rows
 
 
-def own_maps(block: dict[str, Any]) -> str:
+def own_maps(block: Block) -> str:
     """The headline: the findings' own maps beside what they must beat."""
     head, sources = block["headline"], block["sources"]
     source = head["source"]
@@ -150,11 +170,14 @@ def own_maps(block: dict[str, Any]) -> str:
         "first two controls decide whether the map is evidence; the others say what is behind the figures."
     )
     parts = [f"<h3>{title}</h3>", note(explanation)]
+    # In words, coloured by what they say, as a table of differences is easily read too kindly.
     for reading in localization.reading(head):
         style = STYLES["above" if reading.verdict == "above" else reading.control]
         parts.append(f'<p class="{style}">{esc(reading.sentence)}</p>')
-    rows: list[list[object]] = [[source_name(source), head["pointing"], ABSENT, ABSENT]]
-    labels, values, differences = [source_name(source)], [head["pointing"]], []
+    rows: list[Row] = [[source_name(source), head["pointing"], ABSENT, ABSENT]]
+    labels = [source_name(source)]
+    values = [head["pointing"]]
+    differences = []
     names = localization.controls_of(source, sources)
     for control, difference in head["minus"].items():
         pointing = sources[names[control]]["mean"]["pointing"]
@@ -164,7 +187,8 @@ def own_maps(block: dict[str, Any]) -> str:
         labels.append(label)
         values.append(pointing)
         differences.append(difference)
-    parts.append(table(("Map", "Pointing", f"{source_name(source)} minus this", "What the control asks"), rows))
+    heads = ("Map", "Pointing", f"{source_name(source)} minus this", "What the control asks")
+    parts.append(table(heads, rows))
     axis = "mean over findings"
     absolute = plots.intervals("Pointing into the box", axis, labels, {"pointing": values})
     relative = plots.intervals("Own map minus control", axis, labels[1:], {"difference": differences}, mark=0.0)
@@ -175,7 +199,7 @@ def own_maps(block: dict[str, Any]) -> str:
     return "".join(parts) + figures(panels) + note(how_places_were_chosen(block))
 
 
-def how_places_were_chosen(block: dict[str, Any]) -> str:
+def how_places_were_chosen(block: Block) -> str:
     controls = block["controls"]
     text = (
         f"Fixed places: patients are dealt into {controls['folds']} folds; a patient is scored on the cell (of "
@@ -188,6 +212,7 @@ def how_places_were_chosen(block: dict[str, Any]) -> str:
             " By labels alone: the highest cell of the mean map of images with the finding minus that of images "
             f"without it, from {format_number(by_labels['n_images'])} images ({by_labels['from']})."
         )
+    # A finding with boxes of one patient alone has none in the other folds.
     without = controls["best_place"]["pairs_without_place"]
     if without:
         text += (
@@ -197,7 +222,7 @@ def how_places_were_chosen(block: dict[str, Any]) -> str:
     return text
 
 
-def by_finding(block: dict[str, Any]) -> str:
+def by_finding(block: Block) -> str:
     """Pointing of each finding, own map beside controls: what is high on average may be one finding."""
     head, sources = block["headline"], block["sources"]
     names = localization.controls_of(head["source"], sources)
@@ -208,15 +233,16 @@ def by_finding(block: dict[str, Any]) -> str:
         if control in MINUS_BY_FINDING:
             heads.append("minus this")
 
-    def row(finding: str | None) -> list[object]:
+    def row(finding: str | None) -> Row:
         """A finding, or the mean over findings."""
 
         def pointing(source: str) -> object:
-            scores = sources[source]["per_class"][finding] if finding else sources[source]["mean"]
+            block = sources[source]
+            scores = block["per_class"][finding] if finding else block["mean"]
             return scores["pointing"]["value"]
 
         boxes = block["findings"][finding] if finding else block
-        cells: list[object] = [finding or "Mean", boxes["n_boxes"], pointing(head["source"])]
+        cells: Row = [finding or "Mean", boxes["n_boxes"], pointing(head["source"])]
         own = sources[head["source"]]
         for control in shown:
             cells.append(pointing(names[control]))
@@ -238,16 +264,20 @@ def by_finding(block: dict[str, Any]) -> str:
     )
 
 
-def unions(sources: dict[str, Any]) -> str:
+def unions(sources: Block) -> str:
     """Maps that serve all findings of an image."""
     names = [name for name, block in sources.items() if block.get("kind") == "union"]
     if not names:
         return ""
+    # Each beside the masks of other patients, blobs and the centre: large boxes are hit by anything.
     names += [f"{name}_shuffled" for name in names if f"{name}_shuffled" in sources]
     names += ["random", "centre"]
     # A union is right in a box of any finding; recall is of the one box, whatever else is kept.
     metrics = ("pointing_union", "precision_union", "recall")
-    rows = [[source_name(name), *scores_of(sources[name]["mean"], metrics)] for name in names]
+    rows = []
+    for name in names:
+        scores = scores_of(sources[name]["mean"], metrics)
+        rows.append([source_name(name), *scores])
     explanation = (
         "The mask is a union: it keeps what speaks for any finding. The boxes of NIH mark one finding of several "
         "in an image, so a mask can be right where no box is; these figures are of the union and say nothing of a "
@@ -260,8 +290,9 @@ def unions(sources: dict[str, Any]) -> str:
     )
 
 
-def each_finding(sources: dict[str, Any]) -> str:
+def each_finding(sources: Block) -> str:
     """Pointing and IoU of every map that is no control, finding by finding."""
+    # Sources may know different findings, as a classifier of another table does.
     columns, findings = [], dict[str, None]()
     for name, block in sources.items():
         if block.get("kind") != "control" and not name.endswith(REINIT):
@@ -269,13 +300,16 @@ def each_finding(sources: dict[str, Any]) -> str:
             findings |= dict.fromkeys(block["per_class"])
     rows = []
     for finding in findings:
-        values = [sources[name]["per_class"].get(finding, {}).get(metric) for name, metric in columns]
-        rows.append([finding, *values])
+        row: Row = [finding]
+        for name, metric in columns:
+            scores = sources[name]["per_class"].get(finding, {})
+            row.append(scores.get(metric))
+        rows.append(row)
     heads = [f"{source_name(name)}: {metric_name(metric)}" for name, metric in columns]
     return table(["Finding", *heads], rows, sortable=True)
 
 
-def every_metric(sources: dict[str, Any]) -> str:
+def every_metric(sources: Block) -> str:
     metrics: dict[str, None] = {}
     for block in sources.values():
         metrics |= dict.fromkeys(block["mean"])

@@ -3,10 +3,23 @@
 V is {"value", "low", "high"}, each a number or null, as evaluate.py writes it.
 """
 
-from typing import Any
-
 from roi.report import plots
-from roi.report.html import ABSENT, Cell, card, esc, figures, format_number, is_finite, missing, note, score_of, table
+from roi.report.html import (
+    ABSENT,
+    Block,
+    Cell,
+    Interval,
+    Row,
+    card,
+    esc,
+    figures,
+    format_limits,
+    format_number,
+    missing,
+    note,
+    score_of,
+    table,
+)
 from roi.report.plots import Curve
 from roi.report.run_folder import EVALUATE, Run
 from roi.report.source_names import source_name
@@ -52,6 +65,7 @@ CURVES = (
 def headline(run: Run) -> str:
     """Mean scores, what they are of, and the published ones."""
     metrics = run.metrics
+    # First of all what was scored: a figure without its split says nothing.
     parts = [scored_on(metrics)]
     if metrics.get("classes_not_predicted"):
         names = ", ".join(map(str, metrics["classes_not_predicted"]))
@@ -75,20 +89,22 @@ def headline(run: Run) -> str:
     return "".join(parts)
 
 
-def scored_on(metrics: dict[str, Any]) -> str:
+def scored_on(metrics: Block) -> str:
     """How many images of whom, and whether the model has seen them: green only where it is known that it has not."""
     style = "honest" if metrics["contaminated"] is False else "missing"
-    patients = f" of {format_number(metrics['n_patients'])} patients" if "n_patients" in metrics else ""
-    return (
-        f'<p class="{style}">Scored on {format_number(metrics["n_images"])} images{patients}; '
-        f"split: <b>{esc(metrics.get('split') or 'unknown')}</b>; "
-        f"labels: <b>{esc(metrics.get('label_source', 'unknown'))}</b>; {TRAINED_ON[metrics['contaminated']]}.</p>"
-    )
+    scored = f"{format_number(metrics['n_images'])} images"
+    if "n_patients" in metrics:
+        scored += f" of {format_number(metrics['n_patients'])} patients"
+    split = esc(metrics.get("split") or "unknown")
+    labels = esc(metrics.get("label_source", "unknown"))
+    trained = TRAINED_ON[metrics["contaminated"]]
+    return f'<p class="{style}">Scored on {scored}; split: <b>{split}</b>; labels: <b>{labels}</b>; {trained}.</p>'
 
 
-def headline_values(metrics: dict[str, Any]) -> list[tuple[str, dict[str, Any] | None]]:
+def headline_values(metrics: Block) -> list[tuple[str, Interval | None]]:
     """The figures in large letters: title and V."""
     mean = metrics["mean"]
+    # A score that was computed and has no value is shown as undefined; one that was not computed is not shown.
     values = [(score_name(name), mean.get(name)) for name in IN_CARDS if name in mean]
     faithfulness = (metrics.get("faithfulness") or {}).get("positives", {}).get("mean")
     if faithfulness is not None:
@@ -106,7 +122,9 @@ def headline_values(metrics: dict[str, Any]) -> list[tuple[str, dict[str, Any] |
 def beside_published(run: Run) -> str:
     mark = " CONTAMINATED" if run.metrics["contaminated"] else ""
     split = str(run.metrics.get("split") or "unknown")
-    rows: list[list[object]] = [[f"{run.name} (this run){mark}", split, score_of(run.metrics["mean"], "auroc")]]
+    auroc = score_of(run.metrics["mean"], "auroc")
+    rows: list[Row] = [[f"{run.name} (this run){mark}", split, auroc]]
+    # As printed: two digits of a paper are not four.
     for name, value, split in PUBLISHED_AUROC:
         rows.append([name, f"{split} split", Cell(value, value)])
     caption = "Beside published mean AUROC on ChestX-ray14"
@@ -119,7 +137,8 @@ def score_name(name: str) -> str:
 
 def per_finding(run: Run) -> str:
     """Scores of each finding, with thresholds where there are some, and the curves."""
-    has_thresholds = any(scores.get("threshold") is not None for scores in run.metrics["per_class"].values())
+    per_class = run.metrics["per_class"]
+    has_thresholds = any(scores.get("threshold") is not None for scores in per_class.values())
     text = finding_table(run.metrics, has_thresholds)
     if has_thresholds:
         text += thresholds_and_micro(run.metrics)
@@ -128,7 +147,7 @@ def per_finding(run: Run) -> str:
         text += missing("No thresholds, so no F1, precision, recall and specificity.", command)
     panels = []
     for key, title, xlabel, ylabel in CURVES:
-        curves = curves_of(run.metrics["per_class"], key)
+        curves = curves_of(per_class, key)
         if not curves:
             text += missing(f"{title}: metrics.json holds none.", EVALUATE)
             continue
@@ -137,18 +156,19 @@ def per_finding(run: Run) -> str:
     return text + figures(panels)
 
 
-def finding_table(metrics: dict[str, Any], has_thresholds: bool) -> str:
+def finding_table(metrics: Block, has_thresholds: bool) -> str:
     per_class, mean = metrics["per_class"], metrics["mean"]
     names = []
     for name in BY_FINDING:
         if name in mean or any(name in scores for scores in per_class.values()):
             names.append(name)
     heads = ["Finding", "Positives"]
-    foot: list[object] = ["Mean", ""]
+    foot: Row = ["Mean", ""]
     for name in names:
         # The closed form of DeLong is of one finding: their mean has none.
         heads.append("DeLong interval" if name == "auroc_delong" else score_name(name))
         foot.append(ABSENT if name == "auroc_delong" else score_of(mean, name))
+    # A mean of thresholds says nothing.
     if has_thresholds:
         heads.append("Threshold")
         foot.append("")
@@ -156,30 +176,33 @@ def finding_table(metrics: dict[str, Any], has_thresholds: bool) -> str:
     for finding, scores in per_class.items():
         row = [finding, scores.get("positives", ABSENT)]
         for name in names:
-            row.append(delong_limits(scores.get(name)) if name == "auroc_delong" else score_of(scores, name))
+            value = score_of(scores, name)
+            if name == "auroc_delong":
+                value = delong_limits(scores.get(name))
+            row.append(value)
         if has_thresholds:
             row.append(scores.get("threshold"))
         rows.append(row)
     return table(heads, rows, "Click a header to sort", foot=foot, sortable=True)
 
 
-def delong_limits(v: dict[str, Any] | None) -> object:
+def delong_limits(v: Interval | None) -> object:
     """The interval alone, as its value is the AUROC beside it."""
     if v is None:
         return ABSENT
-    low, high = v.get("low"), v.get("high")
-    if not is_finite(low) or not is_finite(high):
-        return None
-    return Cell(f"[{format_number(low)}, {format_number(high)}]", repr(low))
+    limits = format_limits(v)
+    return Cell(limits, repr(v["low"])) if limits else None
 
 
-def thresholds_and_micro(metrics: dict[str, Any]) -> str:
+def thresholds_and_micro(metrics: Block) -> str:
     """Where the thresholds come from, and what they give over all cells of the table of labels."""
     chosen = metrics.get("thresholds") or {}
-    text = note(f"Thresholds: {chosen.get('rule', 'unknown rule')}, chosen on {chosen.get('file', 'unknown')}.")
+    rule, file = chosen.get("rule", "unknown rule"), chosen.get("file", "unknown")
+    text = note(f"Thresholds: {rule}, chosen on {file}.")
     micro = metrics.get("micro") or {}
     if micro:
-        heads, values = list(map(score_name, micro)), list(micro.values())
+        heads = list(map(score_name, micro))
+        values = list(micro.values())
         if "hamming" in metrics:
             heads.append("Hamming accuracy")
             values.append(metrics["hamming"])
@@ -187,10 +210,11 @@ def thresholds_and_micro(metrics: dict[str, Any]) -> str:
     return text
 
 
-def curves_of(per_class: dict[str, Any], key: str) -> list[Curve]:
+def curves_of(per_class: Block, key: str) -> list[Curve]:
     """ROC ("roc") or precision-recall ("pr") curve of each finding that has one."""
     curves = []
     for finding, scores in per_class.items():
+        # A finding without both classes has no curve.
         if scores.get(key) and len(scores[key][0]):
             x, y = scores[key]
             curves.append(Curve(plots.short(finding), x, y))

@@ -4,10 +4,24 @@ V is {"value", "low", "high"}, each a number or null; a rule or finding is a dic
 writes it (roi/scoring/prediction_sets.py).
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from roi.report import plots
-from roi.report.html import ABSENT, Cell, esc, figures, fold, format_interval, missing, note, table
+from roi.report.html import (
+    ABSENT,
+    Block,
+    Cell,
+    Drawing,
+    Interval,
+    Row,
+    esc,
+    figures,
+    fold,
+    format_interval,
+    missing,
+    note,
+    table,
+)
 from roi.report.plots import Curve
 from roi.report.run_folder import Run
 from roi.scoring import prediction_sets
@@ -70,8 +84,10 @@ def conformal_sets(run: Run) -> str:
     block = run.metrics.get("conformal")
     if not block:
         return ""
-    levels = f"alpha {block['alpha']:g}, delta {block['delta']:g}"
-    explanation = f"Thresholds: {block.get('file', 'unknown')}; {levels}. {WHOSE.get(block['unit'], '')} {LIKE}"
+    alpha, delta = block["alpha"], block["delta"]
+    file = block.get("file", "unknown")
+    whose = WHOSE.get(block["unit"], "")
+    explanation = f"Thresholds: {file}; alpha {alpha:g}, delta {delta:g}. {whose} {LIKE}"
     return (
         shift_warning(block)
         + note(explanation)
@@ -83,12 +99,12 @@ def conformal_sets(run: Run) -> str:
     )
 
 
-def shift_warning(block: dict[str, Any]) -> str:
+def shift_warning(block: Block) -> str:
     warning = (block.get("shift") or {}).get("warning")
     return f'<p class="banner" role="alert">Warning: {esc(warning)}.</p>' if warning else ""
 
 
-def promises(block: dict[str, Any]) -> str:
+def promises(block: Block) -> str:
     """Every rule with its promise and the realised risk; all risks and sizes below.
 
     Rules without a threshold are called infeasible.
@@ -96,10 +112,12 @@ def promises(block: dict[str, Any]) -> str:
     levels = {"alpha": percent(block["alpha"]), "confidence": percent(1 - block["delta"])}
     listed, outcomes, risks, infeasible = "", [], [], []
     for name, rule in RULES.items():
+        # A rule that was not asked for is in neither; one without a threshold is named, or it would seem forgotten.
         realised = block["rules"].get(name)
         if realised is None and name not in block["infeasible"]:
             continue
-        listed += f"<li><b>{esc(rule.title)}</b> ({esc(name)}): {esc(rule.promise.format(**levels))}.</li>"
+        promise = rule.promise.format(**levels)
+        listed += f"<li><b>{esc(rule.title)}</b> ({esc(name)}): {esc(promise)}.</li>"
         outcomes.append(outcome(name, realised, block["alpha"]))
         if realised is not None:
             risks.append([rule_cell(name), *map(realised.get, RISKS)])
@@ -119,15 +137,17 @@ def promises(block: dict[str, Any]) -> str:
     return text
 
 
-def outcome(name: str, realised: dict[str, Any] | None, alpha: float) -> list[object]:
+def outcome(name: str, realised: Block | None, alpha: float) -> Row:
     """A row of the table: rule, realised risk, allowed, outcome, threshold."""
     allowed = Cell(f"{alpha:g}", repr(alpha))
     if realised is None:
         infeasible = Cell("infeasible", "infeasible", "text undefined")
         return [rule_cell(name), ABSENT, allowed, infeasible, ABSENT]
     risk, threshold = realised[RULES[name].risk], realised["threshold"]
+    # No probability is above 1: every set is empty, which keeps a promise about false findings.
     limit = f"{threshold:.4g}" if threshold <= 1 else "above 1: empty sets"
-    return [rule_cell(name), risk, allowed, verdict(risk, alpha), Cell(limit, repr(threshold))]
+    result = verdict(risk, alpha)
+    return [rule_cell(name), risk, allowed, result, Cell(limit, repr(threshold))]
 
 
 def percent(value: float) -> str:
@@ -135,12 +155,14 @@ def percent(value: float) -> str:
 
 
 def rule_cell(name: str) -> Cell:
-    return Cell(f"{esc(RULES[name].title)} <small>{esc(name)}</small>", esc(name), "text")
+    title, key = esc(RULES[name].title), esc(name)
+    return Cell(f"{title} <small>{key}</small>", key, "text")
 
 
-def verdict(risk: dict[str, Any], alpha: float) -> str:
+def verdict(risk: Interval, alpha: float) -> str:
     """Kept, or above alpha: by so little that the interval reaches down to alpha, or not."""
     value, low = risk["value"], risk["low"]
+    # Of images that have a finding, say, there may be none among those scored.
     if value is None:
         return "undefined: no such image"
     if value <= alpha:
@@ -153,7 +175,7 @@ def verdict(risk: dict[str, Any], alpha: float) -> str:
 # ---- figures --------------------------------------------------------------------------------------------------------
 
 
-def panels(block: dict[str, Any]) -> list[tuple[bytes, str]]:
+def panels(block: Block) -> list[Drawing]:
     shown = []
     if block.get("curve"):
         shown.append(risk_panel(block))
@@ -162,14 +184,16 @@ def panels(block: dict[str, Any]) -> list[tuple[bytes, str]]:
     return shown
 
 
-def risk_panel(block: dict[str, Any]) -> tuple[bytes, str]:
+def risk_panel(block: Block) -> Drawing:
     """Realised false-negative rate of thresholds for every alpha that had one, and a dot at the alpha of the file."""
     alphas = [point["alpha"] for point in block["curve"]]
     risks = [point["fnr"] for point in block["curve"]]
     curves = [Curve("fnr, all images", alphas, risks)]
     at_alpha = block["rules"].get("fnr")
     if at_alpha:
-        curves.append(Curve("alpha of this file", [block["alpha"]], [at_alpha["fnr"]["value"]], dots=True))
+        realised = at_alpha["fnr"]["value"]
+        curves.append(Curve("alpha of this file", [block["alpha"]], [realised], dots=True))
+    # Both axes end at the highest value, so that the diagonal is one.
     values: list[float] = []
     for curve in curves:
         values += curve.x
@@ -186,11 +210,12 @@ def risk_panel(block: dict[str, Any]) -> tuple[bytes, str]:
     # First, middle and last point; fewer where they are the same.
     last = len(alphas) - 1
     some = dict.fromkeys((0, len(alphas) // 2, last))
-    points = ", ".join(f"{risks[n]:.3f} at {alphas[n]:g}" for n in some)
-    return panel, f"Realised share of missed findings by alpha, all images: {points}."
+    points = [f"{risks[n]:.3f} at {alphas[n]:g}" for n in some]
+    alt = f"Realised share of missed findings by alpha, all images: {', '.join(points)}."
+    return panel, alt
 
 
-def promise_panel(block: dict[str, Any]) -> tuple[bytes, str]:
+def promise_panel(block: Block) -> Drawing:
     """The realised risk of each rule beside alpha."""
     alpha = block["alpha"]
     names = [name for name in RULES if name in block["rules"]]
@@ -202,7 +227,7 @@ def promise_panel(block: dict[str, Any]) -> tuple[bytes, str]:
     return panel, f"Realised risk, alpha {alpha:g}: {'; '.join(texts)}."
 
 
-def curve_table(block: dict[str, Any]) -> str:
+def curve_table(block: Block) -> str:
     """What the curve shows, and its points."""
     points = block.get("curve") or []
     if not points:
@@ -216,21 +241,24 @@ def curve_table(block: dict[str, Any]) -> str:
         explanation += f" Below alpha {first:g} no threshold is feasible with so few calibration images."
     rows = []
     for point in points:
-        rows.append([Cell(f"{point['alpha']:g}", repr(point["alpha"])), point["fnr"]])
+        alpha = point["alpha"]
+        rows.append([Cell(f"{alpha:g}", repr(alpha)), point["fnr"]])
     return note(explanation) + fold("Points of the curve", table(("alpha", "Missed findings, realised"), rows))
 
 
 # ---- findings -------------------------------------------------------------------------------------------------------
 
 
-def by_finding(block: dict[str, Any]) -> str:
+def by_finding(block: Block) -> str:
     rows = []
     for finding, values in block["each"].items():
         row = [finding, *map(values.get, EACH)]
+        # Undefined would say that no image lies above the threshold; here there is no threshold.
         if is_imprecise(block, finding):
             row[1 + list(EACH).index("precision")] = Cell("infeasible", "")
         rows.append(row)
-    promised, confidence = percent(1 - block["alpha"]), percent(1 - block["delta"])
+    promised = percent(1 - block["alpha"])
+    confidence = percent(1 - block["delta"])
     explanation = (
         f"Promised: of the images with a finding at least {promised} keep 'present' in their set (sensitivity), of "
         f"those without it at least {promised} keep 'absent' (specificity), and above the threshold of precision at "
@@ -246,19 +274,22 @@ def by_finding(block: dict[str, Any]) -> str:
     )
 
 
-def is_imprecise(block: dict[str, Any], finding: str) -> bool:
+def is_imprecise(block: Block, finding: str) -> bool:
     """No threshold keeps the promise of precision for this finding."""
     thresholds = block.get("thresholds") or {}
     return finding in thresholds and thresholds[finding]["precise_from"] is None
 
 
-def prevalences(block: dict[str, Any]) -> str:
+def prevalences(block: Block) -> str:
     """How frequent findings are; open where they differ so much that promises do not hold."""
     shift = block.get("shift") or {}
-    before, now = shift.get("calibration") or {}, shift.get("prevalence") or {}
+    before = shift.get("calibration") or {}
+    now = shift.get("prevalence") or {}
     if not now:
         return ""
-    rows = [prevalence_row(finding, before.get(finding), share) for finding, share in now.items()]
+    rows = []
+    for finding, share in now.items():
+        rows.append(prevalence_row(finding, before.get(finding), share))
     content = table(
         ("Finding", "Calibration images", "Scored images", "Ratio"),
         rows,
@@ -271,12 +302,16 @@ def prevalences(block: dict[str, Any]) -> str:
     return fold("Prevalence: no difference that is worth a warning", content)
 
 
-def prevalence_row(name: str, before: float | None, now: float | None) -> list[object]:
+def prevalence_row(name: str, before: float | None, now: float | None) -> Row:
+    # Nothing is a multiple of a share of 0.
     ratio = None
     if before and now is not None:
-        ratio = Cell(f"{now / before:.2f}", repr(now / before))
+        times = now / before
+        ratio = Cell(f"{times:.2f}", repr(times))
     return [name, share_cell(before), share_cell(now), ratio]
 
 
 def share_cell(value: float | None) -> Cell | None:
-    return None if value is None else Cell(f"{100 * value:.2f} %", repr(value))
+    if value is None:
+        return None
+    return Cell(f"{100 * value:.2f} %", repr(value))

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from roi.report import plots
-from roi.report.html import banner, figures, missing, note
+from roi.report.html import Drawing, banner, figures, missing, note
 from roi.report.plots import Curve
 from roi.report.run_folder import OF_SET, Run
 from roi.training.mask_verdict import MASK_CONTROLS, UNIFORM_BORDER, complaints
@@ -38,11 +38,9 @@ PANELS = (
 def training(run: Run) -> str:
     log = run.log
     if log is None:
-        why = (
-            f"{run.log_problem}."
-            if run.log_problem
-            else f"There is no train_metrics.csv or metrics.csv in {run.folder}."
-        )
+        why = f"There is no train_metrics.csv or metrics.csv in {run.folder}."
+        if run.log_problem:
+            why = f"{run.log_problem}."
         return missing(why, f"train_roi_consistency.py … --log_csv {run.folder}/train_metrics.csv")
     shown, absent = [], []
     for panel in (*PANELS, validation_panel(log)):
@@ -54,6 +52,7 @@ def training(run: Run) -> str:
     text = ""
     if "contaminated" in log and (log["contaminated"] == 1).any():
         text += banner("CONTAMINATED: this training saw test images (--allow_leakage).")
+    # The words that training itself prints, so that a mask is judged by one measure.
     for complaint in complaints(last_controls(log)):
         text += banner(f"In the last epoch {complaint}.")
     text += figures(shown)
@@ -88,8 +87,9 @@ def curves_of(log: pd.DataFrame, columns: dict[str, str]) -> list[Curve]:
     return curves
 
 
-def draw_panel(panel: Panel, curves: list[Curve]) -> tuple[bytes, str]:
+def draw_panel(panel: Panel, curves: list[Curve]) -> Drawing:
     """The panel, and its text: the last value of each curve."""
+    # Losses and AUROC have no unit.
     unit = "share of the pixels" if "mask" in panel.title else ""
     last = ", ".join(f"{curve.name} {last_value(curve)}" for curve in curves)
     drawn = plots.lines(panel.title, "epoch", unit, curves, log=panel.log)
@@ -105,6 +105,7 @@ def last_value(curve: Curve) -> str:
 
 def last_controls(log: pd.DataFrame) -> dict[str, float]:
     """The controls of the mask in the last epoch that has them; {} where none does."""
+    # Older logs have some of the controls: the verdict needs all of them.
     columns = list(MASK_CONTROLS)
     if not set(columns) <= set(log):
         return {}
