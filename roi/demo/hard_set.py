@@ -78,10 +78,13 @@ def state_labels(case: Case) -> MislabeledCase:
     stated: list[str] = []
     for label, draw in zip(LABELS, draws, strict=True):
         prevalence = PREVALENCE[label]
-        named = draw >= WRONG if label in present else draw < WRONG * prevalence / (1 - prevalence)
+        # As many in number as are missed: of a rare finding few of the many images without it.
+        false_alarms = WRONG * prevalence / (1 - prevalence)
+        named = draw >= WRONG if label in present else draw < false_alarms
         if named:
             stated.append(label)
-    return MislabeledCase(**{name: getattr(case, name) for name in Case.__dataclass_fields__}, stated=tuple(stated))
+    fields = {name: getattr(case, name) for name in Case.__dataclass_fields__}
+    return MislabeledCase(**fields, stated=tuple(stated))
 
 
 def plan_hard(images: int, seed: int) -> list[Case]:

@@ -78,6 +78,7 @@ def draw_findings(
     """
     onset = dict(kept[:count])
     while len(onset) < count:
+        # No finding comes twice; beside a companion it is likelier, whichever of the two is there.
         weights = np.array(mix.weights)
         for label in onset:
             weights[LABELS.index(label)] = 0.0
@@ -101,7 +102,9 @@ def plan_patient(seed: int, patient: int, mix: Mix = EASY_MIX) -> list[Case]:
     for followup in range(1 + int(rng.choice(len(FOLLOWUPS), p=FOLLOWUPS))):
         if followup == 0 or rng.random() > STICKY:
             abnormal = rng.random() > mix.normal
-        count = 1 + int(rng.choice(len(mix.counts), p=mix.counts)) if abnormal else 0
+        count = 0
+        if abnormal:
+            count = 1 + int(rng.choice(len(mix.counts), p=mix.counts))
         kept = [finding for finding in findings if rng.random() < PERSIST]
         findings = draw_findings(rng, kept, count, followup, mix)
         view = "PA" if rng.random() < 0.6 else "AP"
@@ -118,7 +121,8 @@ def plan(images: int, seed: int, mix: Mix = EASY_MIX) -> list[Case]:
     while len(cases) < images:
         patient += 1
         cases += plan_patient(seed, patient, mix)[: images - len(cases)]
-    wrong = stream(seed, 0, 0, PLAN).permutation(images)[: max(1, round(ABSURD_SHARE * images))]
+    count = max(1, round(ABSURD_SHARE * images))
+    wrong = stream(seed, 0, 0, PLAN).permutation(images)[:count]
     for k, row in enumerate(wrong):
         cases[row] = replace(cases[row], age=ABSURD_AGES[k % len(ABSURD_AGES)])
     return cases
@@ -150,7 +154,8 @@ def shard_of(cases: Sequence[Case]) -> dict[int, str]:
     """Patient -> folder; patients are in order and never cut in two."""
     shards: dict[int, str] = {}
     for row, case in enumerate(cases):
-        shards.setdefault(case.patient, f"images_{1 + SHARDS * row // len(cases):03d}")
+        number = 1 + SHARDS * row // len(cases)
+        shards.setdefault(case.patient, f"images_{number:03d}")
     return shards
 
 
@@ -189,14 +194,17 @@ def draw_all(
 ) -> list[BoxRow]:
     """Write every image; the boxes of all, in order. The result does not depend on the number of workers."""
     shards = shard_of(cases)
-    rgba_count = max(2, round(RGBA_SHARE * len(cases)))
-    rgba = set(stream(seed, 0, 2, PLAN).permutation(len(cases))[:rgba_count].tolist())
+    # Some images of NIH have four channels, all of them grey.
+    count = max(2, round(RGBA_SHARE * len(cases)))
+    order = stream(seed, 0, 2, PLAN).permutation(len(cases))
+    rgba = set(order[:count].tolist())
     for k in range(SHARDS):
         (folder / f"images_{k + 1:03d}" / "images").mkdir(parents=True)
     rows = []
     for row, case in enumerate(cases):
         path = folder / shards[case.patient] / "images" / case.name
         rows.append((case, path, row in rgba))
+    # Small chunks, so that no worker is left with a long one at the end.
     jobs = [(rows[k : k + 32], size, phantom) for k in range(0, len(rows), 32)]
     boxes: list[BoxRow] = []
     with closing(in_order(draw_chunk, jobs, 0 if workers == 1 else workers)) as chunks:
@@ -212,11 +220,13 @@ def write_tables(folder: Path, cases: Sequence[Case], boxes: Sequence[BoxRow], t
     """The four text files, byte for byte in the published formats (line ends included)."""
     rows = [HEADER]
     for case in cases:
+        # What the table says, which in the hard set is not what is there.
         labels = "|".join(sorted(case.labels)) or "No Finding"
         person = f"{case.followup},{case.patient},{case.age},{case.sex}"
         rows.append(f"{case.name},{labels},{person},{case.view},{case.scanner}")
     (folder / "Data_Entry_2017.csv").write_bytes("".join(row + "\r\n" for row in rows).encode())
-    (folder / "BBox_List_2017.csv").write_bytes("".join(line + "\n" for line in box_lines(boxes)).encode())
+    lines = box_lines(boxes)
+    (folder / "BBox_List_2017.csv").write_bytes("".join(line + "\n" for line in lines).encode())
     tested = [case.name for case in cases if case.name in test]
     others = [case.name for case in cases if case.name not in test]
     (folder / "train_val_list.txt").write_bytes("\n".join(others).encode())

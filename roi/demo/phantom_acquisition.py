@@ -82,6 +82,7 @@ def field_mask(edges: tuple[Edge, ...], x: Array, y: Array) -> Array:
 def pose_of(case: Case) -> Pose:
     """Portable images are more crooked, and taken from nearer."""
     rng = stream(case.seed, case.patient, case.followup, POSE)
+    # Within limits: a chest that leaves the image has findings that nobody could see.
     loose = 1.5 if case.view == "AP" else 1.0
     angle = float(rng.normal(0, 0.022 * loose))
     zoom = float(rng.uniform(0.86, 1.0))
@@ -145,6 +146,7 @@ def stamp(grey: Array, text: str, centre: Point, height: float, angle: float, to
         angle: in degrees.
         tone: its grey level.
     """
+    # Drawn once at a fixed height and resized, so that a set looks the same at every size.
     size, mark = len(grey), glyphs(text)
     scale = height * size / mark.height
     width, height_px = round(mark.width * scale), round(mark.height * scale)

@@ -90,6 +90,7 @@ def ribs(body: Body, u: Array, v: Array) -> Array:
 
 def mediastinum(body: Body, width: float, u: Array, v: Array) -> Array:
     """Spine, great vessels and the windpipe. (h, w) density"""
+    # All three are bells around the midline, the narrower the higher the power.
     near = np.square((u - body.mid) * np.float32(1 / width))
     vertebrae = 0.06 + 0.02 * np.cos(v * (2 * math.pi / 0.055))
     column = np.exp(-6.0 * near * near) * vertebrae
@@ -116,6 +117,7 @@ def draw_anatomy(case: Case, size: int) -> Array:
     grid = axes(0, ANATOMY_SIDE, ANATOMY_SIDE)
     canvas = torso(body, wall, *pose.to_body(grid[None], grid[:, None]))
     draw_rib_cage(canvas, body, pose, grid)
+    # Mottle is of tissue: what lies in front of it, heart and vessels, is drawn after.
     canvas *= draw_tissue(rng)
 
     def shape(window: Box, paint: Paint) -> None:
@@ -206,6 +208,7 @@ def branch(line: Line, body: Body, side: int, rng: np.random.Generator) -> None:
 def draw_devices(line: Line, pen: ImageDraw.ImageDraw, case: Case, body: Body) -> None:
     """Electrodes with their leads, a central line, a tube, a pacemaker; portable images have more of them."""
     rng = stream(case.seed, case.patient, case.followup, DEVICES)
+    # Who is X-rayed in bed is ill; ill with what, no device tells.
     often = 2.0 if body.portable else 0.6
     if rng.random() < 0.22 * often:
         for _ in range(int(rng.integers(2, 5))):

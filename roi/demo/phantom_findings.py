@@ -30,7 +30,7 @@ def draw_atelectasis(rng: np.random.Generator, body: Body) -> Places:
     length = rng.uniform(0.15, 0.19)
     gap = rng.uniform(0.038, 0.045)
     angle = rng.uniform(-0.35, 0.35)
-    places = (-1, 0, 1) if rng.random() < 0.5 else (-0.5, 0.5)
+    places = (-1, 0, 1) if rng.random() < 0.5 else (-0.5, 0.5)  # of gaps from the middle
     plates = [gap * place for place in places]
 
     def paint(x: Array, y: Array) -> Array:

@@ -54,7 +54,9 @@ from roi.labels import LABELS
 def write_nih(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) -> None:
     """Data_Entry_2017.csv with its comma at the end of the header, the two official lists, twelve shards of PNG."""
     followup = truth.groupby("patient").cumcount()
-    names = [f"{patient:08d}_{n:03d}.png" for patient, n in zip(truth["patient"], followup, strict=True)]
+    names = []
+    for patient, n in zip(truth["patient"], followup, strict=True):
+        names.append(f"{patient:08d}_{n:03d}.png")
     labels = say_findings(truth, nih_labels)
     scanner = constant(truth, "2992,2991,0.143,0.143")
     person = [truth[name] for name in ("patient", "age", "sex", "view")]
@@ -62,7 +64,10 @@ def write_nih(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) -> No
     test = (truth["split"] == "test").to_numpy()
     for file, listed in (("train_val_list.txt", ~test), ("test_list.txt", test)):
         (root / file).write_text("\n".join(np.array(names)[listed]))
-    paths = [f"images_{1 + SHARDS * row // len(names):03d}/images/{name}" for row, name in enumerate(names)]
+    paths = []
+    for row, name in enumerate(names):
+        shard = 1 + SHARDS * row // len(names)
+        paths.append(f"images_{shard:03d}/images/{name}")
     write_images(truth, root, paths)
 
 
@@ -130,7 +135,8 @@ def write_rexgradient(truth: pd.DataFrame, root: Path, boxes: Boxes | None = Non
     for split, patient, sex, age, view, n, k, text in zip(*facts, *numbers, report_texts(truth), strict=True):
         person, uid = f"GRDN{patient:08d}", f"1.2.826.0.{n}"
         series = f"{uid}.{k}"
-        paths.append(f"deid_png/site{patient % 3}/{person}/studies/{uid}/series/{series}/instances/{series}.1.png")
+        folder = f"deid_png/site{patient % 3}/{person}/studies/{uid}"
+        paths.append(f"{folder}/series/{series}/instances/{series}.1.png")
         studies, key = files[split], f"{person}_A{n}_{uid}"
         if key not in studies:
             studies[key] = rexgradient_study(person, uid, n, sex, age, text)
@@ -171,8 +177,10 @@ def write_chexpert(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) 
     study = truth.groupby("patient")["study"].rank(method="dense").astype(int)
     folder = truth["split"].replace({"val": "valid"})
     side = (truth["view"] == "LATERAL").map({True: "Lateral", False: "Frontal"})
-    keys = zip(folder, truth["patient"], study, place_in_study(truth) + 1, side.str.lower(), strict=True)
-    paths = [f"{split}/patient{p:05d}/study{s}/view{k}_{kind}.jpg" for split, p, s, k, kind in keys]
+    within = place_in_study(truth) + 1
+    paths = []
+    for split, p, s, k, kind in zip(folder, truth["patient"], study, within, side.str.lower(), strict=True):
+        paths.append(f"{split}/patient{p:05d}/study{s}/view{k}_{kind}.jpg")
     table = pd.DataFrame(
         {
             "path": [f"CheXpert-v1.0-small/{path}" for path in paths],
@@ -217,6 +225,7 @@ def write_mimic(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) -> 
         "ProcedureCodeSequence_CodeMeaning,ViewCodeSequence_CodeMeaning,PatientOrientationCodeSequence_CodeMeaning",
         [dicom, subject, study, procedure, truth["view"], rest],
     )
+    # Labels are of a study: that of its first image.
     first = ~study.duplicated()
     # Alphabetical, unlike CheXpert's own.
     names = sorted(CHEXPERT)
@@ -240,8 +249,9 @@ def mimic_ids(truth: pd.DataFrame) -> pd.DataFrame:
     study = 50_000_000 + study_numbers(truth)
     dicom, paths = [], []
     for name, p, s in zip(hashed_names(truth), subject, study, strict=True):
-        dicom.append("-".join(name[k : k + 8] for k in range(0, 40, 8)))
-        paths.append(f"files/p{str(p)[:2]}/p{p}/s{s}/{dicom[-1]}.jpg")
+        identifier = "-".join(name[k : k + 8] for k in range(0, 40, 8))
+        dicom.append(identifier)
+        paths.append(f"files/p{str(p)[:2]}/p{p}/s{s}/{identifier}.jpg")
     columns = {"dicom_id": dicom, "subject_id": subject.to_numpy(), "study_id": study.to_numpy(), "path": paths}
     return pd.DataFrame(columns, index=truth.index)
 
@@ -280,6 +290,7 @@ def write_padchest(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) 
     number = study_numbers(truth)
     study = [f"2168401113669640138295431665{n:010d}" for n in number]
     names = [f"{one}_{name[:6]}.png" for one, name in zip(study, hashed_names(truth), strict=True)]
+    # As published, there is no folder 51 to 53.
     folders = [54 if row % 52 == 51 else row % 52 for row in range(len(truth))]
     columns: list[Iterable] = [
         range(len(truth)),
@@ -305,7 +316,12 @@ def write_padchest(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) 
 
 
 def padchest_labels(findings: set[str]) -> str:
-    words = [PADCHEST_OF.get(label, label.lower()) for label in LABELS if label in findings] or ["normal"]
+    words = []
+    for label in LABELS:
+        if label in findings:
+            words.append(PADCHEST_OF.get(label, label.lower()))
+    words = words or ["normal"]
+    # Some items of the published lists begin with a space: here every second one.
     words[1::2] = [f" {word}" for word in words[1::2]]
     return f'"{words}"'
 
@@ -322,15 +338,18 @@ def write_vindr(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) -> 
     labels = say_findings(truth, vindr_labels)
     test = (truth["split"] == "test").to_numpy()
     table = pd.DataFrame({"id": ids, "labels": labels})
-    read = table[~test].merge(pd.DataFrame({"reader": ["R8", "R9", "R10"]}), how="cross")
+    readers = pd.DataFrame({"reader": ["R8", "R9", "R10"]})
+    read = table[~test].merge(readers, how="cross")
     header = "image_id,rad_id," + ",".join(VINDR)
-    write_rows(root / "annotations" / "image_labels_train.csv", header, [read["id"], read["reader"], read["labels"]])
+    columns = [read["id"], read["reader"], read["labels"]]
+    write_rows(root / "annotations" / "image_labels_train.csv", header, columns)
     # The published header of the test set spells one name differently.
     header = "image_id," + ",".join(VINDR).replace("Other diseases", "Other disease")
     tested = table[test]
     write_rows(root / "annotations" / "image_labels_test.csv", header, [tested["id"], tested["labels"]])
     folders = np.where(test, "test", "train")
-    write_images(truth, root, [f"{folder}/{name}.png" for folder, name in zip(folders, ids, strict=True)])
+    paths = [f"{folder}/{name}.png" for folder, name in zip(folders, ids, strict=True)]
+    write_images(truth, root, paths)
 
 
 def vindr_labels(findings: set[str]) -> str:
@@ -358,7 +377,8 @@ def vinbigdata_corners(source: str, findings: Iterable[str], boxes: Boxes) -> di
     for label in findings:
         name = VINDR_OF.get(label, label)
         if name in VINBIG:
-            x, y, w, h = boxes.get((Path(source).name, label), (0.25, 0.25, 0.5, 0.5))
+            key = (Path(source).name, label)
+            x, y, w, h = boxes.get(key, (0.25, 0.25, 0.5, 0.5))
             edges = ",".join(f"{side * value:.1f}" for value in (x, y, x + w, y + h))
             # A mass and a nodule are one class there: the first has the box.
             corners.setdefault(f"{name},{VINBIG.index(name)}", edges)

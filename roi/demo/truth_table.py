@@ -29,6 +29,7 @@ def read_demo_truth(root: Path) -> tuple[pd.DataFrame, Boxes]:
     entries = pd.read_csv(root / "Data_Entry_2017.csv", index_col=False)
     names, patients = entries["Image Index"], entries["Patient ID"]
     test = names.isin(set((root / "test_list.txt").read_text().split("\n")))
+    # By patient, as the test list is: one patient is in one part alone.
     val = patients.isin(patients[~test].unique()[::10])
     files = {path.name: str(path) for path in root.glob("images_*/images/*.png")}
     truth = pd.DataFrame(
@@ -63,11 +64,13 @@ def read_demo_boxes(path: Path) -> Boxes:
 def say_findings(truth: pd.DataFrame, say: Callable[[set[str]], str]) -> list[str]:
     """What `say` makes of the findings of each row; it is asked once for each combination of them."""
     # A number a combination: a bit a finding.
-    numbers = truth[list(LABELS)].to_numpy(np.int64) @ (1 << np.arange(len(LABELS)))
+    bits = 1 << np.arange(len(LABELS))
+    numbers = truth[list(LABELS)].to_numpy(np.int64) @ bits
     combinations, rows = np.unique(numbers, return_inverse=True)
     texts = []
     for number in combinations.tolist():
-        texts.append(say({label for k, label in enumerate(LABELS) if number >> k & 1}))
+        findings = {label for k, label in enumerate(LABELS) if number >> k & 1}
+        texts.append(say(findings))
     return [texts[row] for row in rows.tolist()]
 
 
@@ -81,8 +84,8 @@ def report_texts(truth: pd.DataFrame) -> list[str]:
 def report_of(findings: set[str]) -> str:
     sentences = []
     for label in LABELS:
-        negation = "" if label in findings else "no "
-        sentences.append(f"There is {negation}{WORDS_OF.get(label, label.lower())}.")
+        word = WORDS_OF.get(label, label.lower())
+        sentences.append(f"There is {word}." if label in findings else f"There is no {word}.")
     return " ".join(sentences)
 
 
@@ -104,7 +107,8 @@ def hashed_names(truth: pd.DataFrame) -> list[str]:
     """A name of 40 hexadecimal digits for each row, made from patient, study and place in it."""
     names = []
     for patient, study, place in zip(truth["patient"], truth["study"], place_in_study(truth), strict=True):
-        names.append(hashlib.sha1(f"{patient}/{study}/{place}".encode()).hexdigest())
+        key = f"{patient}/{study}/{place}".encode()
+        names.append(hashlib.sha1(key).hexdigest())
     return names
 
 
