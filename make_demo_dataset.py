@@ -25,8 +25,9 @@ from pathlib import Path
 
 from roi.cli import Parser, add_overwrite, run
 from roi.demo.hard_set import HARD
+from roi.demo.layout_set import make_demo_layout
 from roi.demo.nih_set import EASY, MIN_IMAGES, SIZES
-from roi.demo.source_layouts import WRITERS, make_demo_layout
+from roi.demo.source_layouts import WRITERS
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

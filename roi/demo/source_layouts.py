@@ -6,8 +6,6 @@ set: VinDr-CXR has no patients, CheXpert no Hernia. What is written comes from a
 """
 
 import json
-import shutil
-import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -18,7 +16,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from roi.demo.nih_set import EASY, HEADER, MARKER, SHARDS, Phantom, check_request, make_demo_dataset, new_folder
+from roi.demo.nih_set import HEADER, SHARDS
 from roi.demo.source_tables import (
     CHEXPERT,
     CHEXPERT_KNOWS,
@@ -38,14 +36,12 @@ from roi.demo.truth_table import (
     constant,
     hashed_names,
     place_in_study,
-    read_demo_truth,
     report_texts,
     say_findings,
     study_numbers,
     write_images,
     write_rows,
 )
-from roi.errors import UserError
 from roi.labels import LABELS
 
 # ---- NIH ChestX-ray14 -----------------------------------------------------------------------------------------------
@@ -385,7 +381,7 @@ def vinbigdata_corners(source: str, findings: Iterable[str], boxes: Boxes) -> di
     return corners or {"No finding,14": ",,,"}
 
 
-# ---- the demo set ---------------------------------------------------------------------------------------------------
+# ---- all of them ----------------------------------------------------------------------------------------------------
 
 WRITERS: dict[str, Callable[[pd.DataFrame, Path, Boxes | None], None]] = {
     "nih": write_nih,
@@ -398,37 +394,3 @@ WRITERS: dict[str, Callable[[pd.DataFrame, Path, Boxes | None], None]] = {
     "vinbigdata": write_vinbigdata,
     "cxrlt": write_cxrlt,
 }
-
-
-def make_demo_layout(
-    out: Path,
-    layout: str,
-    images: int,
-    size: int,
-    seed: int,
-    workers: int,
-    overwrite: bool,
-    phantom: Phantom = EASY,
-) -> dict[str, Any]:
-    """The demo set of roi/demo/nih_set.py in another layout, whole or not at all; its summary, with the same fields."""
-    if layout == "nih":
-        return make_demo_dataset(out, images, size, seed, workers, overwrite, phantom)
-    if layout == "vinbigdata" and phantom.about.get("hard"):
-        # There every label is a box, and a wrong label of the hard set has none.
-        raise UserError(
-            "--hard --layout vinbigdata: its labels are boxes, and the hard set has labels without one; choose vindr"
-        )
-    started = time.perf_counter()
-    out = Path(out).resolve()
-    check_request(out, images, size, seed, workers, overwrite)
-    with new_folder(out) as folder:
-        # The pictures are drawn once as NIH's, then copied or encoded to where this source has them.
-        nih = folder / "nih"
-        summary = make_demo_dataset(nih, images, size, seed, workers, phantom=phantom)
-        truth, boxes = read_demo_truth(nih)
-        WRITERS[layout](truth, folder, boxes)
-        about = json.loads((nih / MARKER).read_text()) | {"layout": layout}
-        (folder / MARKER).write_text(json.dumps(about, indent=1) + "\n")
-        shutil.rmtree(nih)
-    seconds = time.perf_counter() - started
-    return summary | {"seconds": seconds, "images_per_s": images / seconds}
