@@ -14,9 +14,10 @@ A killed run leaves nothing under --out.
 and corners, side markers, text and devices lie where they lie on real X-rays, on ill and healthy alike; of each
 finding's labels some are wrong (demo.json: wrong_labels). A box: the finding is there, and the table names it.
 
---layout NAME writes the same pictures and findings as another source publishes its own: its tables, its names, JPEG or 16 bits where it has them,
-and PNG where it has DICOM (roi/demo/source_layouts.py). Give each set a --seed of its own, or they hold the same pictures; cxrlt and
-mimic the same --seed and --images, since they are the same pictures as published. make_chexmultimodal_csv.py --datasets reads them all.
+--layout NAME writes the same pictures and findings as another source publishes its own: its tables, its names, JPEG or
+16 bits where it has them, and PNG where it has DICOM (roi/demo/source_layouts.py). Give each set a --seed of its own,
+or they hold the same pictures; cxrlt and mimic the same --seed and --images, since they are the same pictures as
+published. make_chexmultimodal_csv.py --datasets reads them all.
 """
 
 import argparse
@@ -24,8 +25,9 @@ from pathlib import Path
 
 from roi.cli import Parser, add_overwrite, run
 from roi.demo.hard_set import HARD
+from roi.demo.layout_set import make_demo_layout
 from roi.demo.nih_set import EASY, MIN_IMAGES, SIZES
-from roi.demo.source_layouts import WRITERS, make_demo_layout
+from roi.demo.source_layouts import WRITERS
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -58,11 +60,10 @@ def main(args: argparse.Namespace) -> None:
     made = make_demo_layout(
         args.out, args.layout, args.images, args.size, args.seed, args.workers, args.overwrite, phantom
     )
-    print(
-        f"{args.out}: {made['images']} images of {made['patients']} patients, {made['test']} of them in the test list"
-    )
+    images = made["images"]
+    print(f"{args.out}: {images} images of {made['patients']} patients, {made['test']} of them in the test list")
     for label, count in made["positives"].items():
-        print(f"  {label:<20}{count:>7}  {100 * count / made['images']:4.1f} %")
+        print(f"  {label:<20}{count:>7}  {100 * count / images:4.1f} %")
     print(f"{made['seconds']:.1f} s, {made['images_per_s']:.0f} images/s")
 
 

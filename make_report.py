@@ -1,12 +1,12 @@
-"""Make one self-contained HTML page of what the scores and the masks of a run show; with several runs, their ablation table.
+"""Make one self-contained HTML page of what the scores and the masks of a run show; of several runs, their ablation.
 
     python make_report.py --runs demo_run --out report.html
     python make_report.py --runs runs/full runs/standard runs/no_drop --out ablation.html --image_root /data/nih
 
-Each run is a folder with scores/metrics.json of evaluate.py (or that file itself) and, where present, train_metrics.csv or
-metrics.csv of training. The first run is described in full. Predictions, table, masks and boxes are read for the gallery where
-metrics.json says they are; what is not there is named on the page with the command that makes it, and what is odd in a
-file is left out and said. No model is loaded.
+Each run is a folder with scores/metrics.json of evaluate.py (or that file itself) and, where present, train_metrics.csv
+or metrics.csv of training. The first run is described in full. Predictions, table, masks and boxes are read for the
+gallery where metrics.json says they are; what is not there is named on the page with the command that makes it, and
+what is odd in a file is left out and said. No model is loaded.
 """
 
 import argparse
@@ -49,10 +49,10 @@ def main(args: argparse.Namespace) -> None:
     writable(Path(args.out))
     runs = [read_run(run) for run in args.runs]
     for run in runs:
-        for why in run.odd.values():
+        for why in run.problems.values():
             print(f"{run.file}: {why}; what it belongs to is left out")
-        if run.log_odd:
-            print(f"{run.log_odd}; the curves of training are left out")
+        if run.log_problem:
+            print(f"{run.log_problem}; the curves of training are left out")
     text = page(runs, args.image_root, args.cases, args.title)
     with atomic_write(args.out) as file:
         file.write(text)

@@ -25,7 +25,8 @@ import pandas as pd
 from harness import Figure, add_machine, counted, table, write_result
 
 from roi import cli
-from roi.demo.source_layouts import CHEXPERT, WORDS_OF, WRITERS
+from roi.demo.source_layouts import WRITERS
+from roi.demo.source_tables import CHEXPERT, WORDS_OF
 from roi.labels import LABELS
 
 ROWS = 900_000

@@ -8,8 +8,9 @@ there and named, as NIH's were for images that had the label. What is drawn neve
 from dataclasses import dataclass
 
 from roi.demo.nih_set import Mix, Phantom, plan
-from roi.demo.phantom import Case, stream
+from roi.demo.phantom_body import Case
 from roi.demo.phantom_hard import plant_hard, render_hard
+from roi.demo.phantom_shapes import stream
 from roi.labels import LABELS
 
 TABLE = 60  # stream
@@ -77,10 +78,13 @@ def state_labels(case: Case) -> MislabeledCase:
     stated: list[str] = []
     for label, draw in zip(LABELS, draws, strict=True):
         prevalence = PREVALENCE[label]
-        named = draw >= WRONG if label in present else draw < WRONG * prevalence / (1 - prevalence)
+        # As many in number as are missed: of a rare finding few of the many images without it.
+        false_alarms = WRONG * prevalence / (1 - prevalence)
+        named = draw >= WRONG if label in present else draw < false_alarms
         if named:
             stated.append(label)
-    return MislabeledCase(**{name: getattr(case, name) for name in Case.__dataclass_fields__}, stated=tuple(stated))
+    fields = {name: getattr(case, name) for name in Case.__dataclass_fields__}
+    return MislabeledCase(**fields, stated=tuple(stated))
 
 
 def plan_hard(images: int, seed: int) -> list[Case]:

@@ -1,6 +1,7 @@
 """A synthetic chest X-ray set in the layout of NIH ChestX-ray14: who is in it, with which findings, and its files.
 
-The pictures are drawn by roi/demo/phantom.py. The same seed and size give the same bytes, whatever the number of workers.
+The pictures are drawn by roi/demo/phantom.py. The same seed and size give the same bytes, whatever the number of
+workers.
 """
 
 import json
@@ -8,8 +9,8 @@ import os
 import shutil
 import time
 import zlib
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from roi.demo.phantom import PLAN, Box, Case, Patch, plant, render, stream
+from roi.demo.phantom import Patch, plant, render
+from roi.demo.phantom_body import Case
+from roi.demo.phantom_shapes import PLAN, Box, stream
 from roi.errors import UserError
 from roi.labels import LABELS
 from roi.process_pool import in_order
@@ -27,15 +30,17 @@ MARKER = "demo.json"
 SHARDS, MIN_IMAGES, SIZES = 12, 20, (32, 2048)
 TEST_SHARE, RGBA_SHARE, ABSURD_SHARE = 0.25, 0.01, 0.001
 ABSURD_AGES = (411, 414, 148, 412, 155, 413)
-HEADER = ",".join(
-    ("Image Index", "Finding Labels", "Follow-up #", "Patient ID", "Patient Age", "Patient Gender", "View Position")
-    + ("OriginalImage[Width", "Height]", "OriginalImagePixelSpacing[x", "y]", "")
+# With commas inside two names and one at the end, as published.
+HEADER = (
+    "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
+    "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y],"
 )
 BOX_HEADER = "Image Index,Finding Label,Bbox [x,y,w,h],,,"
 SCANNERS = {
     "PA": ("2992,2991,0.143,0.143", "2048,2500,0.168,0.168", "2021,2020,0.194311,0.194311"),
     "AP": ("3056,2544,0.139,0.139", "2500,2048,0.168,0.168", "2500,2048,0.171,0.171"),
 }
+# Several images a patient, and findings that persist: a split by image leaks here as it does in NIH's.
 FOLLOWUPS = (0.50, 0.22, 0.12, 0.08, 0.05, 0.03)  # share of patients with 1, 2 ... 6 images
 STICKY, PERSIST = 0.50, 0.60  # an image stays (ab)normal; a finding is still there
 TOGETHER = {  # how much likelier one finding makes the other
@@ -63,7 +68,7 @@ class Mix(NamedTuple):
 EASY_MIX = Mix(0.40, (0.35, 0.33, 0.22, 0.10), TOGETHER)
 
 
-def choose(
+def draw_findings(
     rng: np.random.Generator, kept: list[tuple[str, int]], count: int, followup: int, mix: Mix = EASY_MIX
 ) -> tuple[tuple[str, int], ...]:
     """Fill what persists up to `count` findings, each more likely beside its companions.
@@ -71,30 +76,40 @@ def choose(
     Returns:
         (label, onset) in order of LABELS.
     """
-    found = dict(kept[:count])
-    while len(found) < count:
-        weights = np.array([0.0 if label in found else w for label, w in zip(LABELS, mix.weights, strict=True)])
+    onset = dict(kept[:count])
+    while len(onset) < count:
+        # No finding comes twice; beside a companion it is likelier, whichever of the two is there.
+        weights = np.array(mix.weights)
+        for label in onset:
+            weights[LABELS.index(label)] = 0.0
         for (a, b), factor in mix.together.items():
-            weights[LABELS.index(b)] *= factor if a in found else 1.0
-            weights[LABELS.index(a)] *= factor if b in found else 1.0
-        found[LABELS[rng.choice(len(LABELS), p=weights / weights.sum())]] = followup
-    return tuple((label, found[label]) for label in LABELS if label in found)
+            if a in onset:
+                weights[LABELS.index(b)] *= factor
+            if b in onset:
+                weights[LABELS.index(a)] *= factor
+        label = LABELS[rng.choice(len(LABELS), p=weights / weights.sum())]
+        onset[label] = followup
+    return tuple((label, onset[label]) for label in LABELS if label in onset)
 
 
 def plan_patient(seed: int, patient: int, mix: Mix = EASY_MIX) -> list[Case]:
     """A patient's follow-ups: who it is, and which findings come, stay and go."""
     rng = stream(seed, patient, 0, PLAN)
-    sex, age = ("M" if rng.random() < 0.56 else "F"), int(np.clip(rng.normal(48, 16), 5, 94))
+    sex = "M" if rng.random() < 0.56 else "F"
+    age = int(np.clip(rng.normal(48, 16), 5, 94))
     abnormal, cases = True, list[Case]()
     findings: tuple[tuple[str, int], ...] = ()
     for followup in range(1 + int(rng.choice(len(FOLLOWUPS), p=FOLLOWUPS))):
         if followup == 0 or rng.random() > STICKY:
             abnormal = rng.random() > mix.normal
-        count = 1 + int(rng.choice(len(mix.counts), p=mix.counts)) if abnormal else 0
+        count = 0
+        if abnormal:
+            count = 1 + int(rng.choice(len(mix.counts), p=mix.counts))
         kept = [finding for finding in findings if rng.random() < PERSIST]
-        findings = choose(rng, kept, count, followup, mix)
+        findings = draw_findings(rng, kept, count, followup, mix)
         view = "PA" if rng.random() < 0.6 else "AP"
         scanner = SCANNERS[view][rng.integers(3)]
+        # A follow-up is half a year.
         cases.append(Case(seed, patient, followup, view, sex, age + followup // 2, scanner, findings))
     return cases
 
@@ -106,7 +121,8 @@ def plan(images: int, seed: int, mix: Mix = EASY_MIX) -> list[Case]:
     while len(cases) < images:
         patient += 1
         cases += plan_patient(seed, patient, mix)[: images - len(cases)]
-    wrong = stream(seed, 0, 0, PLAN).permutation(images)[: max(1, round(ABSURD_SHARE * images))]
+    count = max(1, round(ABSURD_SHARE * images))
+    wrong = stream(seed, 0, 0, PLAN).permutation(images)[:count]
     for k, row in enumerate(wrong):
         cases[row] = replace(cases[row], age=ABSURD_AGES[k % len(ABSURD_AGES)])
     return cases
@@ -125,15 +141,25 @@ class Phantom:
 EASY = Phantom()
 
 
-def shard_of(cases: list[Case]) -> dict[int, str]:
+# ---- pictures -------------------------------------------------------------------------------------------------------
+
+
+class BoxRow(NamedTuple):
+    image: str
+    label: str
+    box: Box  # in 1024 x 1024 space
+
+
+def shard_of(cases: Sequence[Case]) -> dict[int, str]:
     """Patient -> folder; patients are in order and never cut in two."""
-    first: dict[int, int] = {}
+    shards: dict[int, str] = {}
     for row, case in enumerate(cases):
-        first.setdefault(case.patient, row)
-    return {patient: f"images_{1 + SHARDS * row // len(cases):03d}" for patient, row in first.items()}
+        number = 1 + SHARDS * row // len(cases)
+        shards.setdefault(case.patient, f"images_{number:03d}")
+    return shards
 
 
-def official_test(cases: list[Case], seed: int) -> set[str]:
+def official_test(cases: Sequence[Case], seed: int) -> set[str]:
     """The official test images: whole patients, until they are a quarter of the set."""
     by_patient: dict[int, list[str]] = {}
     for case in cases:
@@ -146,51 +172,85 @@ def official_test(cases: list[Case], seed: int) -> set[str]:
     return names
 
 
-def draw_chunk(job: tuple[list[tuple[Case, Path, bool]], int, Phantom]) -> list[tuple[str, str, Box]]:
-    """Draw and write some images (a worker's task). -> (name, label, box in 1024 space) of what is there and named"""
+def draw_chunk(job: tuple[list[tuple[Case, Path, bool]], int, Phantom]) -> list[BoxRow]:
+    """Draw and write some images (a worker's task); the boxes of what is there and named."""
     rows, size, phantom = job
-    boxes: list[tuple[str, str, Box]] = []
+    boxes: list[BoxRow] = []
     for case, path, rgba in rows:
         patches = phantom.plant(case)
-        image = phantom.render(case, size, patches)
-        picture = Image.fromarray(image)
-        (picture.convert("RGBA") if rgba else picture).save(path, compress_level=1, compress_type=zlib.Z_HUFFMAN_ONLY)
-        boxes += [(case.name, patch.label, patch.box()) for patch in patches if patch.label in case.labels]
+        picture = Image.fromarray(phantom.render(case, size, patches))
+        if rgba:
+            picture = picture.convert("RGBA")
+        # Noise does not compress: the fastest way to a valid file.
+        picture.save(path, compress_level=1, compress_type=zlib.Z_HUFFMAN_ONLY)
+        for patch in patches:
+            if patch.label in case.labels:
+                boxes.append(BoxRow(case.name, patch.label, patch.box()))
     return boxes
 
 
 def draw_all(
-    cases: list[Case], folder: Path, size: int, seed: int, workers: int, phantom: Phantom = EASY
-) -> list[tuple[str, str, Box]]:
-    """Write every image; the result does not depend on the number of workers. -> boxes as in `draw_chunk`, in order"""
+    cases: Sequence[Case], folder: Path, size: int, seed: int, workers: int, phantom: Phantom = EASY
+) -> list[BoxRow]:
+    """Write every image; the boxes of all, in order. The result does not depend on the number of workers."""
     shards = shard_of(cases)
-    rgba = set(stream(seed, 0, 2, PLAN).permutation(len(cases))[: max(2, round(RGBA_SHARE * len(cases)))].tolist())
+    # Some images of NIH have four channels, all of them grey.
+    count = max(2, round(RGBA_SHARE * len(cases)))
+    order = stream(seed, 0, 2, PLAN).permutation(len(cases))
+    rgba = set(order[:count].tolist())
     for k in range(SHARDS):
         (folder / f"images_{k + 1:03d}" / "images").mkdir(parents=True)
-    rows = [(case, folder / shards[case.patient] / "images" / case.name, row in rgba) for row, case in enumerate(cases)]
+    rows = []
+    for row, case in enumerate(cases):
+        path = folder / shards[case.patient] / "images" / case.name
+        rows.append((case, path, row in rgba))
+    # Small chunks, so that no worker is left with a long one at the end.
     jobs = [(rows[k : k + 32], size, phantom) for k in range(0, len(rows), 32)]
-    with closing(in_order(draw_chunk, jobs, 0 if workers == 1 else workers)) as drawn:
-        return [box for boxes in drawn for box in boxes]
+    boxes: list[BoxRow] = []
+    with closing(in_order(draw_chunk, jobs, 0 if workers == 1 else workers)) as chunks:
+        for chunk in chunks:
+            boxes += chunk
+    return boxes
 
 
-def write_tables(folder: Path, cases: list[Case], boxes: list[tuple[str, str, Box]], test: set[str]) -> None:
+# ---- files ----------------------------------------------------------------------------------------------------------
+
+
+def write_tables(folder: Path, cases: Sequence[Case], boxes: Sequence[BoxRow], test: set[str]) -> None:
     """The four text files, byte for byte in the published formats (line ends included)."""
     rows = [HEADER]
-    for c in cases:
-        labels = "|".join(sorted(c.labels)) or "No Finding"
-        rows.append(f"{c.name},{labels},{c.followup},{c.patient},{c.age},{c.sex},{c.view},{c.scanner}")
+    for case in cases:
+        # What the table says, which in the hard set is not what is there.
+        labels = "|".join(sorted(case.labels)) or "No Finding"
+        person = f"{case.followup},{case.patient},{case.age},{case.sex}"
+        rows.append(f"{case.name},{labels},{person},{case.view},{case.scanner}")
     (folder / "Data_Entry_2017.csv").write_bytes("".join(row + "\r\n" for row in rows).encode())
-    spelling = {"Infiltration": "Infiltrate"}
-    lines = [BOX_HEADER]
-    for name, label, box in sorted(boxes, key=lambda b: LABELS.index(b[1])):
-        lines.append(",".join([name, spelling.get(label, label), *(f"{v:.15g}" for v in box)]))
+    lines = box_lines(boxes)
     (folder / "BBox_List_2017.csv").write_bytes("".join(line + "\n" for line in lines).encode())
-    for file, wanted in (("train_val_list.txt", False), ("test_list.txt", True)):
-        (folder / file).write_bytes("\n".join(c.name for c in cases if (c.name in test) is wanted).encode())
+    tested = [case.name for case in cases if case.name in test]
+    others = [case.name for case in cases if case.name not in test]
+    (folder / "train_val_list.txt").write_bytes("\n".join(others).encode())
+    (folder / "test_list.txt").write_bytes("\n".join(tested).encode())
 
 
-def check(out: Path, images: int, size: int, seed: int, workers: int, overwrite: bool) -> None:
-    """UserError for a value that makes no set, or a folder that must not be touched."""
+def box_lines(boxes: Sequence[BoxRow]) -> list[str]:
+    """The list of boxes, finding by finding, as published; it spells one of them in its own way."""
+    lines = [BOX_HEADER]
+    for label in LABELS:
+        spelling = "Infiltrate" if label == "Infiltration" else label
+        for row in boxes:
+            if row.label == label:
+                edges = ",".join(f"{value:.15g}" for value in row.box)
+                lines.append(f"{row.image},{spelling},{edges}")
+    return lines
+
+
+def check_request(out: Path, images: int, size: int, seed: int, workers: int, overwrite: bool) -> None:
+    """Refuse values that make no set, and a folder that must not be touched.
+
+    Raises:
+        UserError: one of them; it names the flag.
+    """
     if images < MIN_IMAGES:
         raise UserError(f"--images {images}: at least {MIN_IMAGES} are needed")
     if not SIZES[0] <= size <= SIZES[1]:
@@ -202,12 +262,33 @@ def check(out: Path, images: int, size: int, seed: int, workers: int, overwrite:
     if out.is_dir() and any(out.iterdir()):
         if not overwrite:
             raise UserError(f"{out} is not empty; replace it with --overwrite or name another folder with --out")
+        # --overwrite removes a demo set and nothing else.
         if not (out / MARKER).is_file():
             raise UserError(
                 f"{out} is not a demo set (no {MARKER} in it), so it is not removed; name another folder with --out"
             )
     elif out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; name a folder with --out")
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder that takes the place of `out` when all of it is written; a run that fails leaves nothing."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    remove_stale(out)
+    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    aside = out.with_name(f".{out.name}.partial-old-{os.getpid()}")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        yield partial
+        # A folder cannot be replaced by another one: the earlier set steps aside for a moment.
+        if out.exists():
+            os.replace(out, aside)
+        os.replace(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def remove_stale(out: Path) -> None:
@@ -230,37 +311,32 @@ def make_demo_dataset(
     workers: int = 2,
     overwrite: bool = False,
     phantom: Phantom = EASY,
-) -> dict:
-    """Write the whole set, or nothing. -> images, patients, test, positives {finding: images}, seconds, images_per_s"""
+) -> dict[str, Any]:
+    """Write the whole set, or nothing.
+
+    Returns:
+        images, patients, test, positives {finding: images}, seconds, images_per_s
+    """
     started = time.perf_counter()
-    check(Path(out), images, size, seed, workers, overwrite)
-    out = Path(out).resolve()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    remove_stale(out)
-    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    aside = out.with_name(f".{out.name}.partial-old-{os.getpid()}")
+    check_request(Path(out), images, size, seed, workers, overwrite)
     cases = phantom.plan(images, seed)
     test = official_test(cases, seed)
-    positives = {label: sum(label in case.labels for case in cases) for label in LABELS}
-    summary: dict = {
+    summary: dict[str, Any] = {
         "images": images,
-        "patients": len({c.patient for c in cases}),
+        "patients": len({case.patient for case in cases}),
         "test": len(test),
-        "positives": positives,
+        "positives": count_positives(cases),
     }
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        boxes = draw_all(cases, partial, size, seed, workers, phantom)
-        write_tables(partial, cases, boxes, test)
-        made = {"made_by": "make_demo_dataset.py", "seed": seed, "size": size, "boxes": len(boxes)}
-        made |= summary | phantom.about
-        (partial / MARKER).write_text(json.dumps(made, indent=1) + "\n")
-        if out.exists():
-            os.replace(out, aside)
-        os.replace(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(aside, ignore_errors=True)
+    with new_folder(Path(out).resolve()) as folder:
+        boxes = draw_all(cases, folder, size, seed, workers, phantom)
+        write_tables(folder, cases, boxes, test)
+        about = {"made_by": "make_demo_dataset.py", "seed": seed, "size": size, "boxes": len(boxes)}
+        about |= summary | phantom.about
+        (folder / MARKER).write_text(json.dumps(about, indent=1) + "\n")
     seconds = time.perf_counter() - started
-    return {**summary, "seconds": seconds, "images_per_s": images / seconds}
+    return summary | {"seconds": seconds, "images_per_s": images / seconds}
+
+
+def count_positives(cases: Sequence[Case]) -> dict[str, int]:
+    """Finding -> images whose table names it."""
+    return {label: sum(label in case.labels for case in cases) for label in LABELS}

@@ -1,9 +1,11 @@
-"""How an image of the hard phantom is taken: pose, shutters, side markers and text (roi/demo/phantom_hard.py has the rest).
+"""How an image of the hard phantom is taken: pose, shutters, side markers and text.
+
+roi/demo/phantom_hard.py has the rest.
 
 Nothing here is told which findings an image has: a border or a marker is no shortcut to a label.
 
-Letters: S side in pixels; x, y coordinates of the image in [0, 1]; u, v those of the upright body (roi/demo/phantom.py),
-both (h, w).
+Letters: S side in pixels; x, y coordinates of the image in [0, 1]; u, v those of the upright body
+(roi/demo/phantom_body.py), both (h, w).
 """
 
 import math
@@ -13,7 +15,8 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from roi.demo.phantom import Array, Box, Case, ramp, stream
+from roi.demo.phantom_body import Case
+from roi.demo.phantom_shapes import Array, Box, Point, ramp, stream
 
 POSE, FIELD, MARKS = 40, 41, 42  # streams; those of the findings end at 29
 GLYPH = 48  # height at which text is drawn once, before it is resized
@@ -28,51 +31,63 @@ class Pose:
 
     angle: float
     zoom: float
-    shift: tuple[float, float]
+    shift: Point
 
     def to_body(self, x: Array, y: Array) -> tuple[Array, Array]:
         """x (1, w), y (h, 1) -> u, v (h, w)"""
         c, s = math.cos(self.angle) / self.zoom, math.sin(self.angle) / self.zoom
-        x, y = x - (0.5 + self.shift[0]), y - (0.5 + self.shift[1])
-        return c * x + (s * y + 0.5), (0.5 - s * x) + c * y
+        x = x - (0.5 + self.shift[0])
+        y = y - (0.5 + self.shift[1])
+        # Grouped so that the whole window is touched once: the rest is of a row or a column.
+        u = c * x + (s * y + 0.5)
+        v = (0.5 - s * x) + c * y
+        return u, v
 
-    def to_image(self, u: float, v: float) -> tuple[float, float]:
+    def to_image(self, u: float, v: float) -> Point:
         c, s = math.cos(self.angle) * self.zoom, math.sin(self.angle) * self.zoom
         u, v = u - 0.5, v - 0.5
-        return c * u - s * v + 0.5 + self.shift[0], s * u + c * v + 0.5 + self.shift[1]
+        x = c * u - s * v + 0.5 + self.shift[0]
+        y = s * u + c * v + 0.5 + self.shift[1]
+        return x, y
 
     def window(self, box: Box) -> Box:
         """The upright window around a window of the body."""
-        corners = [self.to_image(u, v) for u in (box[0], box[2]) for v in (box[1], box[3])]
+        u0, v0, u1, v1 = box
+        corners = [self.to_image(u, v) for u, v in ((u0, v0), (u0, v1), (u1, v0), (u1, v1))]
         xs, ys = zip(*corners, strict=True)
         return min(xs), min(ys), max(xs), max(ys)
 
     def affine(self, side: int) -> tuple[float, ...]:
         """Pillow's six numbers for a layer of this side: pixel of the output -> pixel of the input."""
         c, s = math.cos(self.angle) / self.zoom, math.sin(self.angle) / self.zoom
-        cx, cy = (0.5 + self.shift[0]) * side, (0.5 + self.shift[1]) * side
-        return c, s, side / 2 - c * cx - s * cy, -s, c, side / 2 + s * cx - c * cy
+        cx = (0.5 + self.shift[0]) * side
+        cy = (0.5 + self.shift[1]) * side
+        shift_x = side / 2 - c * cx - s * cy
+        shift_y = side / 2 + s * cx - c * cy
+        return c, s, shift_x, -s, c, shift_y
 
 
 Edge = tuple[float, float, float]  # inside where a * x + b * y > c
 
 
 def field_mask(edges: tuple[Edge, ...], x: Array, y: Array) -> Array:
-    """What the shutters and the plate leave open. -> (h, w) in [0, 1]"""
+    """What the shutters and the plate leave open. (h, w) in [0, 1]"""
     if not edges:
         return np.ones((y.shape[0], x.shape[1]), np.float32)
-    return ramp(np.minimum.reduce([a * x + (b * y - c) for a, b, c in edges]), 0.006)
+    distances = [a * x + (b * y - c) for a, b, c in edges]
+    return ramp(np.minimum.reduce(distances), 0.006)
 
 
 @lru_cache(maxsize=8)
 def pose_of(case: Case) -> Pose:
     """Portable images are more crooked, and taken from nearer."""
     rng = stream(case.seed, case.patient, case.followup, POSE)
+    # Within limits: a chest that leaves the image has findings that nobody could see.
     loose = 1.5 if case.view == "AP" else 1.0
     angle = float(rng.normal(0, 0.022 * loose))
     zoom = float(rng.uniform(0.86, 1.0))
-    shift = rng.normal(0, 0.012 * loose, 2).clip(-0.04, 0.04)
-    return Pose(float(np.clip(angle, -0.09, 0.09)), zoom, (float(shift[0]), float(shift[1])))
+    x, y = rng.normal(0, 0.012 * loose, 2).clip(-0.04, 0.04).tolist()
+    return Pose(float(np.clip(angle, -0.09, 0.09)), zoom, (x, y))
 
 
 @lru_cache(maxsize=8)
@@ -80,19 +95,24 @@ def edges_of(case: Case) -> tuple[Edge, ...]:
     """Borders (each may be missing), turned together by a crooked plate, and now and then cut corners."""
     rng = stream(case.seed, case.patient, case.followup, FIELD)
     edges: list[Edge] = []
+    # A plate that lies crooked has all its four borders on the image.
     tilt = rng.normal(0, 0.030) if rng.random() < 0.35 else 0.0
     for a, b, c in ((1, 0, 0.0), (-1, 0, -1.0), (0, 1, 0.0), (0, -1, -1.0)):
-        inset, used = 0.075 * rng.beta(1.2, 2.0), rng.random() < 0.4
+        inset = 0.075 * rng.beta(1.2, 2.0)
+        used = rng.random() < 0.4
         if used or tilt:
             turn = tilt + rng.normal(0, 0.004)
-            slope_a, slope_b = a * math.cos(turn) - b * math.sin(turn), a * math.sin(turn) + b * math.cos(turn)
+            slope_a = a * math.cos(turn) - b * math.sin(turn)
+            slope_b = a * math.sin(turn) + b * math.cos(turn)
             middle = 0.5 * (a + b) - c - inset  # distance of the centre of the image from the edge
             edges.append((slope_a, slope_b, 0.5 * (slope_a + slope_b) - middle))
     if rng.random() < 0.25:
         for a, b in ((1, 1), (-1, 1), (1, -1), (-1, -1)):
             if rng.random() < 0.5:
                 cut = rng.uniform(0.05, 0.16)
-                edges.append((a / math.sqrt(2), b / math.sqrt(2), (min(a, 0) + min(b, 0) + cut) / math.sqrt(2)))
+                corner = min(a, 0) + min(b, 0) + cut
+                root = math.sqrt(2)
+                edges.append((a / root, b / root, corner / root))
     return tuple(edges)
 
 
@@ -106,24 +126,37 @@ def glyphs(text: str) -> Image.Image:
     bare = text.strip("()")
     left, top, right, bottom = font.getbbox(bare)
     ring = 20 if bare != text else 4
-    image = Image.new("L", (int(right - left) + 2 * ring, int(bottom - top) + 2 * ring))
+    width, height = int(right - left) + 2 * ring, int(bottom - top) + 2 * ring
+    image = Image.new("L", (width, height))
     pen = ImageDraw.Draw(image)
     pen.text((ring - left, ring - top), bare, 255, font=font)
     if bare != text:
-        pen.ellipse([1, 1, image.width - 2, image.height - 2], outline=255, width=4)
+        pen.ellipse([1, 1, width - 2, height - 2], outline=255, width=4)
     return image
 
 
-def stamp(grey: Array, text: str, centre: tuple[float, float], height: float, angle: float, tone: float) -> None:
-    """Burn text into an image, kept whole inside it. `height` in shares of the side, `angle` in degrees"""
+def stamp(grey: Array, text: str, centre: Point, height: float, angle: float, tone: float) -> None:
+    """Burn text into an image, kept whole inside it.
+
+    Args:
+        grey: (S, S), changed in place.
+        text: what stands there.
+        centre: of the text, x and y.
+        height: in shares of the side.
+        angle: in degrees.
+        tone: its grey level.
+    """
+    # Drawn once at a fixed height and resized, so that a set looks the same at every size.
     size, mark = len(grey), glyphs(text)
     scale = height * size / mark.height
-    shape = max(1, round(mark.width * scale)), max(1, round(mark.height * scale))
-    turned = mark.resize(shape, Image.Resampling.BILINEAR).rotate(angle, Image.Resampling.BILINEAR, expand=True)
-    w, h = min(turned.width, size), min(turned.height, size)
+    width, height_px = round(mark.width * scale), round(mark.height * scale)
+    mark = mark.resize((max(1, width), max(1, height_px)), Image.Resampling.BILINEAR)
+    mark = mark.rotate(angle, Image.Resampling.BILINEAR, expand=True)
+    w, h = min(mark.width, size), min(mark.height, size)
     x = min(max(0, round(centre[0] * size - w / 2)), size - w)
     y = min(max(0, round(centre[1] * size - h / 2)), size - h)
-    ink = np.asarray(turned, np.float32)[:h, :w] * np.float32(1 / 255)
+    ink = np.asarray(mark, np.float32)[:h, :w]
+    ink = ink * np.float32(1 / 255)
     part = grey[y : y + h, x : x + w]
     part += (tone - part) * ink
 
@@ -131,18 +164,34 @@ def stamp(grey: Array, text: str, centre: tuple[float, float], height: float, an
 def stamp_marks(grey: Array, case: Case) -> None:
     """A side marker with initials, and how the image was taken; near the upper corners, seldom below."""
     rng = stream(case.seed, case.patient, case.followup, MARKS)
-    side, tone = (1 if rng.random() < 0.75 else -1), rng.uniform(200, 255)
-    x, y = 0.5 + side * rng.uniform(0.36, 0.46), rng.uniform(0.04, 0.12)
+    side = 1 if rng.random() < 0.75 else -1
+    tone = rng.uniform(200, 255)
+    centre = (0.5 + side * rng.uniform(0.36, 0.46), rng.uniform(0.04, 0.12))
     if rng.random() < 0.15:
-        x, y = 0.5 + side * 0.45, rng.uniform(0.5, 0.95)
-    angle = rng.normal(0, 9) + (90 * side if rng.random() < 0.1 else 0)
-    letter, form, initials = ("L" if side > 0 else "R"), rng.random(), rng.integers(65, 91, 3)
+        centre = (0.5 + side * 0.45, rng.uniform(0.5, 0.95))
+    angle = rng.normal(0, 9)
+    # Now and then the marker lies on its side.
+    if rng.random() < 0.1:
+        angle += 90 * side
+    letter = "L" if side > 0 else "R"
+    form = rng.random()
+    initials = "".join(map(chr, rng.integers(65, 91, 3)))
     height = rng.uniform(0.022, 0.048)
-    if form < 0.92:
-        stamp(grey, f"({letter})" if form < 0.3 else letter, (x, y), height * (1.6 if form < 0.3 else 1.0), angle, tone)
+    if form < 0.3:
+        stamp(grey, f"({letter})", centre, height * 1.6, angle, tone)
+    elif form < 0.92:
+        stamp(grey, letter, centre, height, angle, tone)
     if form < 0.45:
-        stamp(grey, "".join(map(chr, initials)), (x, y + 1.3 * height), 0.5 * height, angle, tone)
+        below = (centre[0], centre[1] + 1.3 * height)
+        stamp(grey, initials, below, 0.5 * height, angle, tone)
     if case.view == "AP" and rng.random() < 0.7:
-        words = ("PORTABLE", "AP", "SUPINE", "SEMI-ERECT", "AP PORTABLE", "UPRIGHT")[int(rng.integers(6))]
-        place = 0.5 - side * rng.uniform(0.28, 0.40), rng.uniform(0.02, 0.09) if rng.random() < 0.8 else 0.96
-        stamp(grey, words, place, rng.uniform(0.014, 0.024), rng.normal(0, 3), tone)
+        stamp_words(grey, rng, side, tone)
+
+
+def stamp_words(grey: Array, rng: np.random.Generator, side: int, tone: float) -> None:
+    """What stands on portable images."""
+    words = ("PORTABLE", "AP", "SUPINE", "SEMI-ERECT", "AP PORTABLE", "UPRIGHT")[int(rng.integers(6))]
+    x = 0.5 - side * rng.uniform(0.28, 0.40)
+    y = rng.uniform(0.02, 0.09) if rng.random() < 0.8 else 0.96
+    height = rng.uniform(0.014, 0.024)
+    stamp(grey, words, (x, y), height, rng.normal(0, 3), tone)

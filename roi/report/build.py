@@ -1,6 +1,7 @@
 """The report: run folders with metrics.json -> one HTML page that needs nothing but itself.
 
-What is not there makes its section say so, with the command that makes it. Each group of sections is a module, report_*.py.
+What is not there makes its section say so, with the command that makes it. Each group of sections is a module,
+section_*.py.
 """
 
 import json
@@ -10,25 +11,71 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from roi.report.html import CSS, POLICY, SCRIPT, Cell, banner, esc, fold, missing, table
+from roi.report.html import Block, Cell, Row, banner, esc, fold, missing, table
+from roi.report.page_style import CSS, POLICY, SCRIPT
 from roi.report.run_folder import Run
+from roi.report.section_calibration import calibration
 from roi.report.section_cases import cases
 from roi.report.section_compare import ablation, comparison
-from roi.report.section_evidence import faithfulness, localisation
-from roi.report.section_scores import calibration, headline, per_finding, subgroups
+from roi.report.section_faithfulness import faithfulness
+from roi.report.section_localisation import localisation
+from roi.report.section_scores import headline, per_finding
 from roi.report.section_sets import conformal_sets
+from roi.report.section_subgroups import subgroups
 from roi.report.section_training import training
 
+# The folder of the project: the commit of the page is that of its repository.
 ROOT = Path(__file__).resolve().parents[2]
-# Blocks of metrics.json that stand in sections of other names
+# Blocks of metrics.json that stand in sections of other names.
 OF_SCORES = ("n_patients", "split", "label_source", "classes_not_predicted", "classes_undefined", "command")
 OF_FINDINGS = ("thresholds", "micro", "hamming")
+CONTAMINATED = "CONTAMINATED: the checkpoint was trained on images or patients scored here. These are not test scores."
 
 
 def page(runs: Sequence[Run], image_root: str | None = None, count: int = 24, title: str = "Evidence report") -> str:
-    """The whole page; the first run in full, all of them in the ablation table where there are several."""
+    """The whole page.
+
+    Args:
+        runs: the first is described in full; all stand in the ablation table where there are several.
+        image_root: folder of the images for the gallery; None takes the one in metrics.json.
+        count: cases of the gallery at most.
+        title: of the page.
+    """
     run = runs[0]
-    sections: list[tuple[str, str, str]] = [
+    links = body = alarm = ""
+    for key, name, content in sections(runs, image_root, count):
+        if content:
+            links += f'<a href="#{key}">{esc(name)}</a>'
+            heading = f"<h2>{esc(name)}</h2>"
+            body += f'<section id="{key}">{heading}{content}</section>'
+    # In the title too: it is what stays visible in a tab, a bookmark and the name of a printed file.
+    if run.metrics["contaminated"]:
+        alarm = banner(CONTAMINATED)
+        title = f"CONTAMINATED: {title}"
+    others = len(runs) - 1
+    subtitle = f"Run: {esc(run.name)}, {esc(run.folder)}"
+    if others == 1:
+        subtitle += "; beside 1 other"
+    elif others:
+        subtitle += f"; beside {others} others"
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>{esc(title)}</title><style>{CSS}</style></head>\n"
+        f'<body><header><h1>{esc(title)}</h1><p class="note">{subtitle}</p>{alarm}<nav>{links}</nav></header>\n'
+        f"<main>{body}</main>\n<script>{SCRIPT}</script></body></html>\n"
+    )
+
+
+def sections(runs: Sequence[Run], image_root: str | None, count: int) -> list[tuple[str, str, str]]:
+    """Key, title and content of each section; a section without content is not shown.
+
+    A block of metrics.json that is odd takes the place of its section, or stands before what the others still show.
+    """
+    run = runs[0]
+    side_by_side = ablation(runs) if len(runs) > 1 else ""
+    return [
         ("scores", "Scores and split", run.left_out(*OF_SCORES) + headline(run)),
         ("training", "Training", training(run)),
         ("findings", "Findings", run.left_out(*OF_FINDINGS) + per_finding(run)),
@@ -39,86 +86,91 @@ def page(runs: Sequence[Run], image_root: str | None = None, count: int = 24, ti
         ("gallery", "Gallery", run.left_out("inputs") + cases(run, image_root, count)),
         ("subgroups", "Subgroups", run.left_out("subgroups") or subgroups(run)),
         ("comparison", "Comparison", run.left_out("comparison") or comparison(run)),
-        ("ablation", "Runs side by side", ablation(runs) if len(runs) > 1 else ""),
+        ("ablation", "Runs side by side", side_by_side),
         ("configuration", "Configuration", run.left_out("predictions") + configuration(run)),
     ]
-    sections = [section for section in sections if section[2]]
-    nav = "".join(f'<a href="#{key}">{esc(name)}</a>' for key, name, _ in sections)
-    body = "".join(f'<section id="{key}"><h2>{esc(name)}</h2>{content}</section>' for key, name, content in sections)
-    marked = run.metrics["contaminated"]
-    alarm = (
-        banner("CONTAMINATED: the checkpoint was trained on images or patients scored here. These are not test scores.")
-        if marked
-        else ""
-    )
-    title = f"CONTAMINATED: {title}" if marked else title
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        f'<meta name="viewport" content="width=device-width,initial-scale=1"><title>{esc(title)}</title><style>{CSS}</style></head>\n'
-        f'<body><header><h1>{esc(title)}</h1><p class="note">Run: {esc(run.name)}, {esc(run.folder)}'
-        + (f"; beside {len(runs) - 1} other{'s' if len(runs) > 2 else ''}" if len(runs) > 1 else "")
-        + f"</p>{alarm}<nav>{nav}</nav></header>\n<main>{body}</main>\n<script>{SCRIPT}</script></body></html>\n"
-    )
 
 
 def configuration(run: Run) -> str:
-    m, made = run.metrics, run.metrics.get("predictions") or {}
-    given = m.get("inputs") or {}
-    facts: list[tuple[str, object]] = [
-        ("Images", m["n_images"]),
-        ("Patients", m.get("n_patients")),
-        ("Classes", len(m["per_class"])),
-        ("Split", m.get("split")),
-        ("Labels", m.get("label_source")),
-        ("Trained on these images or patients", {True: "yes", False: "no"}.get(m["contaminated"])),
-        *((f"Input: {k}", ", ".join(map(str, v)) if isinstance(v, list) else v) for k, v in given.items() if v),
-        ("Checkpoint", made.get("checkpoint")),
-        ("Epoch", made.get("epoch")),
-        ("Share of pixels kept", made.get("keep_ratio")),
-        (
-            "Versions",
-            ", ".join(f"{k} {v}" for k, v in made["versions"].items())
-            if isinstance(made.get("versions"), dict)
-            else made.get("versions"),
-        ),
+    """Everything that somebody needs to make these numbers again."""
+    text = table(("What", "Value"), code_rows(facts(run)))
+    flags = run.block("predictions").get("args")
+    if not flags:
+        return text + missing("The training flags are not known: these predictions say nothing of their checkpoint.")
+    values = [(f"--{name}", flag_text(value)) for name, value in flags.items()]
+    return text + fold("Training flags", table(("Flag", "Value"), code_rows(values)))
+
+
+def facts(run: Run) -> list[tuple[str, object]]:
+    """What was scored, with what, and by which commands; None is unknown."""
+    metrics = run.metrics
+    predictions = run.block("predictions")
+    # null where predictions of others do not say: unknown.
+    contaminated = {True: "yes", False: "no"}.get(metrics["contaminated"])
+    return [
+        ("Images", metrics["n_images"]),
+        ("Patients", metrics.get("n_patients")),
+        ("Classes", len(metrics["per_class"])),
+        ("Split", metrics.get("split")),
+        ("Labels", metrics.get("label_source")),
+        ("Trained on these images or patients", contaminated),
+        *input_files(metrics.get("inputs") or {}),
+        ("Checkpoint", predictions.get("checkpoint")),
+        ("Epoch", predictions.get("epoch")),
+        ("Share of pixels kept", predictions.get("keep_ratio")),
+        ("Versions", version_text(predictions.get("versions"))),
         ("Commit of the code that made this page", commit()),
-        ("Command of the predictions", made.get("command")),
-        ("Command of the scores", m.get("command")),
+        ("Command of the predictions", predictions.get("command")),
+        ("Command of the scores", metrics.get("command")),
         ("Command of this page", shlex.join(sys.argv)),
     ]
 
-    def lines(pairs: Iterable[tuple[str, object]]) -> list[list[object]]:
-        return [[k, Cell(f"<code>{esc('unknown' if v is None else v)}</code>", "", "text wrap")] for k, v in pairs]
 
-    flags = made.get("args")
-    args = (
-        table(
-            ("Flag", "Value"),
-            lines((f"--{k}", json.dumps(v) if not isinstance(v, str) else v) for k, v in flags.items()),
-        )
-        if flags
-        else ""
-    )
-    return table(("What", "Value"), lines(facts)) + (
-        fold("Training flags", args)
-        if args
-        else missing("The training flags are not known: these predictions say nothing of their checkpoint.")
-    )
+def input_files(inputs: Block) -> list[tuple[str, object]]:
+    """The files that were given to evaluate.py; several of a kind on one line."""
+    rows: list[tuple[str, object]] = []
+    for name, value in inputs.items():
+        if value:
+            if isinstance(value, list):
+                value = ", ".join(map(str, value))
+            rows.append((f"Input: {name}", value))
+    return rows
+
+
+def version_text(versions: object) -> object:
+    if not isinstance(versions, dict):
+        return versions
+    return ", ".join(f"{package} {version}" for package, version in versions.items())
+
+
+def flag_text(value: object) -> str:
+    """Of a training flag; text stands without quotation marks."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def code_rows(pairs: Iterable[tuple[str, object]]) -> list[Row]:
+    """Rows of a table of names and values, the values in the letters of code."""
+    rows: list[Row] = []
+    for name, value in pairs:
+        text = esc("unknown" if value is None else value)
+        rows.append([name, Cell(f"<code>{text}</code>", "", "text wrap")])
+    return rows
 
 
 def commit() -> str:
     """Of the project's own repository, with a mark where tracked files differ from it; 'unknown' outside one."""
     try:
-        said = [
-            subprocess.run(
-                ["git", *command], cwd=ROOT, capture_output=True, text=True, timeout=20, check=True
-            ).stdout.strip()
-            for command in (
-                ["rev-parse", "--show-toplevel"],
-                ["rev-parse", "HEAD"],
-                ["status", "--porcelain", "--untracked-files=no"],
-            )
-        ]
+        top = git("rev-parse", "--show-toplevel")
+        head = git("rev-parse", "HEAD")
+        changes = git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return (said[1] + (" with uncommitted changes" if said[2] else "")) if Path(said[0]) == ROOT else "unknown"
+    # A copy of the code without its history may lie inside another repository, whose commit says nothing of it.
+    if Path(top) != ROOT:
+        return "unknown"
+    return f"{head} with uncommitted changes" if changes else head
+
+
+def git(*command: str) -> str:
+    result = subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True, timeout=20, check=True)
+    return result.stdout.strip()

@@ -1,6 +1,7 @@
-"""Pieces of an HTML page that needs nothing but itself: style, tables, figures, and what a number looks like.
+"""Pieces of an HTML page that needs nothing but itself: tables, figures, notes, and what a number looks like.
 
-Everything from the data goes through `esc`. V is {"value", "low", "high"}, each a number or null, as evaluate.py writes it.
+Everything from the data goes through `esc`. V is {"value", "low", "high"}, each a number or null, as evaluate.py
+writes it.
 """
 
 import base64
@@ -12,133 +13,101 @@ from typing import Any
 
 from roi.text import LAYOUT, decimal, printable
 
+Block = dict[str, Any]  # a part of metrics.json
+Interval = dict[str, Any]  # a V
+Row = list[object]  # of a table: what `to_cell` takes, a value a column
+Drawing = tuple[bytes, str]  # an SVG figure, and its text for those who cannot see it
+
 ABSENT = "–"  # not part of this run; what was computed and has no value is "undefined"
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"  # nothing is loaded, ever
-
-
-CSS = """
-:root{--ink:#1d2733;--soft:#5b6672;--line:#d9dee4;--wash:#f5f7f9;--blue:#0b5a94;color-scheme:light}
-*{box-sizing:border-box}
-html{-webkit-text-size-adjust:100%}
-body{margin:0 auto;max-width:1100px;padding:1.5rem 1.25rem 4rem;color:var(--ink);background:#fff;
- font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;overflow-wrap:anywhere}
-h1,h2,h3{font-family:Georgia,"Times New Roman",serif;font-weight:600;line-height:1.25}
-h1{font-size:1.9rem;margin:.4rem 0}h2{font-size:1.35rem;margin:2.6rem 0 .6rem;padding-top:.9rem;border-top:1px solid var(--line)}
-h3{font-size:1.05rem;margin:1.6rem 0 .4rem}
-p{margin:.5rem 0;max-width:54rem}a{color:var(--blue)}
-.note{color:var(--soft);font-size:.875rem}
-nav{font-size:.9rem;margin:.8rem 0 1.2rem}nav a{margin-right:1rem;display:inline-block;padding:.15rem 0}
-.banner{border-left:5px solid #c62828;background:#fdecea;color:#7f1313;padding:.8rem 1rem;margin:1rem 0;font-weight:600}
-.caution{border-left:5px solid #b26a00;background:#fff7e8;padding:.7rem 1rem;margin:1rem 0}
-.honest{border-left:5px solid #2e7d5b;background:#eef7f2;padding:.7rem 1rem;margin:1rem 0}
-.missing{border-left:3px solid var(--line);background:var(--wash);padding:.6rem .9rem;color:var(--soft);max-width:none}
-.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:.75rem;margin:1.2rem 0}
-.card{border:1px solid var(--line);border-radius:6px;padding:.7rem .9rem}
-.card span{display:block;font-size:.8rem;color:var(--soft)}.card b{font-size:1.5rem;font-weight:600;font-variant-numeric:tabular-nums}
-.scroll{overflow-x:auto;margin:.8rem 0}.scroll:focus{outline:2px solid var(--blue)}
-table{border-collapse:collapse;font-size:.875rem;font-variant-numeric:tabular-nums;min-width:100%;overflow-wrap:normal}
-th,td{padding:.32rem .65rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap;vertical-align:baseline}
-th:first-child,td:first-child,th.text,td.text{text-align:left}th:first-child,td:first-child{position:sticky;left:0;background:#fff}
-thead th{border-bottom:2px solid #9aa5b1;font-weight:600;vertical-align:bottom}
-tfoot td{font-weight:600;border-top:2px solid #9aa5b1}tr.published td,tr.published td:first-child{color:var(--soft);background:var(--wash)}
-table.wide td small{display:block}table.wide thead th,table.wide th button{white-space:normal}table.wide td:first-child{min-width:8rem}
-td small{color:var(--soft);font-weight:400;margin-left:.3em}td.undefined{color:var(--soft);font-style:italic}
-td.wrap{white-space:normal;min-width:16rem;overflow-wrap:anywhere}
-th button{all:unset;cursor:pointer;white-space:nowrap}th button:focus-visible{outline:2px solid var(--blue)}
-th button::after{content:"\\2195";color:#a7b0ba;margin-left:.25em}
-th[aria-sort=ascending] button::after{content:"\\2191";color:var(--blue)}th[aria-sort=descending] button::after{content:"\\2193";color:var(--blue)}
-.figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,400px),1fr));gap:1rem;align-items:start;margin:.8rem 0}
-figure{margin:0}figure img{width:100%;max-width:520px;height:auto;display:block}
-.cases{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,440px),1fr));gap:1rem}
-.case{border:1px solid var(--line);border-radius:6px;padding:.6rem;break-inside:avoid}
-.pictures{display:grid;grid-template-columns:1fr 1fr;gap:.3rem}.pictures img{width:100%;height:auto;display:block;background:#000}
-.case table{font-size:.8rem}.case th,.case td{padding:.15rem .3rem}.case td:first-child{white-space:normal}.case p{margin:.35rem 0;font-size:.85rem}
-details{margin:.8rem 0}summary{cursor:pointer;color:var(--blue)}code{font:.85em ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;white-space:pre-wrap}
-@media(max-width:480px){body{padding:1rem .8rem 3rem}h1{font-size:1.5rem}.cards{grid-template-columns:1fr 1fr}.card b{font-size:1.25rem}
- th:first-child,td:first-child{white-space:normal;min-width:6.8rem;max-width:9.5rem;overflow-wrap:break-word}th,td{padding:.3rem .45rem}}
-@media print{body{max-width:none;padding:0;font-size:10.5pt}nav{display:none}.scroll{overflow:visible}table{font-size:8pt}
- th,td{padding:.2rem .35rem;white-space:normal}
- figure,.case,tr{break-inside:avoid}h2,h3{break-after:avoid}
- th button::after{content:""}.figures{grid-template-columns:1fr 1fr}.cases{grid-template-columns:1fr 1fr}
- *{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
-"""
-SCRIPT = """
-document.querySelectorAll('table.sortable').forEach(function (table) {
-  table.querySelectorAll('thead th').forEach(function (head, column) {
-    head.querySelector('button').addEventListener('click', function () {
-      var numeric = head.dataset.kind === 'number', up = head.getAttribute('aria-sort') ? head.getAttribute('aria-sort') !== 'ascending' : !numeric;
-      var body = table.tBodies[0], rows = Array.from(body.rows);
-      function key(row) { return row.cells[column].dataset.v; }
-      rows.sort(function (a, b) {
-        var x = key(a), y = key(b);
-        if (x === '' || y === '') { return (x === '') - (y === ''); }
-        var order = numeric ? Number(x) - Number(y) : x.localeCompare(y);
-        return up ? order : -order;
-      });
-      table.querySelectorAll('th').forEach(function (other) { other.removeAttribute('aria-sort'); });
-      head.setAttribute('aria-sort', up ? 'ascending' : 'descending');
-      rows.forEach(function (row) { body.appendChild(row); });
-    });
-  });
-});
-window.addEventListener('beforeprint', function () { document.querySelectorAll('details').forEach(function (d) { d.open = true; }); });
-"""
-
-
-# --- runs ---
 
 
 def esc(text: object) -> str:
+    """Text for a page: names of files and findings may hold anything, tags and control characters too."""
     return html.escape(printable(str(text), LAYOUT), quote=True)
 
 
-def number(value: object, digits: int = 3) -> str:
-    if not isinstance(value, int | float) or not math.isfinite(value):
+# ---- numbers --------------------------------------------------------------------------------------------------------
+
+
+def is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def format_number(value: object, digits: int = 3) -> str:
+    """Counts with separators, other numbers with so many digits; "undefined" where there is no finite number."""
+    if not is_finite(value):
         return "undefined"
-    return f"{value:,}" if isinstance(value, int) else decimal(value, digits)
+    if isinstance(value, int):
+        return f"{value:,}"
+    assert isinstance(value, float)
+    return decimal(value, digits)
 
 
-def interval(v: dict[str, Any] | None) -> str:
+def format_interval(v: Interval | None) -> str:
     """'0.812 [0.790, 0.833]' as plain text; 'undefined'; ABSENT where it was not asked for."""
     if v is None:
         return ABSENT
+    value = v.get("value")
+    text = format_number(value)
+    if is_finite(value):
+        limits = format_limits(v)
+        text += f" {limits}" if limits else ""
+    return text
+
+
+def format_limits(v: Interval) -> str:
+    """'[0.790, 0.833]'; "" where an end is not known."""
     low, high = v.get("low"), v.get("high")
-    limits = f" [{number(low)}, {number(high)}]" if defined(v.get("value")) and defined(low) and defined(high) else ""
-    return number(v.get("value")) + limits
+    if not is_finite(low) or not is_finite(high):
+        return ""
+    return f"[{format_number(low)}, {format_number(high)}]"
 
 
-def defined(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+def score_of(scores: Block, name: str) -> object:
+    """A score of a run: itself, undefined, or ABSENT."""
+    return scores.get(name, ABSENT)
+
+
+# ---- tables ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Cell:
+    """What stands in a cell of a table, ready for the page."""
+
     html: str
     sort: str  # "" sorts last whichever way
     kind: str = ""  # CSS class
 
 
-def cell(value: object) -> Cell:
-    """What stands in a table: V, a number, a name; None is undefined. Lists of names are joined."""
+def to_cell(value: object) -> Cell:
+    """The cell of a V, a number or a name; None is undefined."""
     if isinstance(value, Cell):
         return value
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return Cell("undefined", "", "undefined")
     if isinstance(value, dict):
-        if not defined(value.get("value")):
-            return cell(None)
-        main, _, rest = interval(value).partition(" ")
-        return Cell(main + (f" <small>{rest}</small>" if rest else ""), repr(value["value"]))
+        return _interval_cell(value)
+    # A bool is an int, so it is asked for first.
     if isinstance(value, bool):
-        return Cell("yes" if value else "no", "yes" if value else "no", "text")
+        answer = "yes" if value else "no"
+        return Cell(answer, answer, "text")
     if isinstance(value, int | float):
-        return Cell(number(value), repr(value))
-    return Cell(esc(value), "" if value == ABSENT else esc(value), "" if value == ABSENT else "text")
+        return Cell(format_number(value), repr(value))
+    text = esc(value)
+    if value == ABSENT:
+        return Cell(text, "")
+    return Cell(text, text, "text")
 
 
-def shown(mean: dict[str, Any], name: str) -> object:
-    """A score of a run: itself, undefined, or ABSENT."""
-    return mean.get(name, ABSENT)
+def _interval_cell(v: Interval) -> Cell:
+    """The value, and its interval in small letters behind it."""
+    if not is_finite(v.get("value")):
+        return to_cell(None)
+    value, _, limits = format_interval(v).partition(" ")
+    if limits:
+        value += f" <small>{limits}</small>"
+    return Cell(value, repr(v["value"]))
 
 
 def table(
@@ -150,61 +119,94 @@ def table(
     sortable: bool = False,
     published: int = 0,
 ) -> str:
-    """Scrolls inside itself. The last `published` rows are others' numbers. Columns whose cells are all names sort as text."""
-    cells = [[cell(value) for value in row] for row in rows]
-    numeric = (
-        [not any("text" in c.kind for c in column) for column in zip(*cells, strict=True)]
-        if cells
-        else [False] * len(heads)
-    )
-    head = "".join(
-        f'<th scope="col" data-kind="{"number" if n else "text"}"{"" if n else " class=text"}>'
-        + (f'<button type="button">{esc(h)}</button>' if sortable else esc(h))
-        + "</th>"
-        for h, n in zip(heads, numeric, strict=True)
-    )
+    """A table that scrolls inside itself.
 
-    def line(row: Sequence[Cell], marked: bool = False) -> str:
-        tag = '<tr class="published">' if marked else "<tr>"
-        return (
-            tag
-            + "".join(
-                f'<td class="{c.kind}" data-v="{c.sort}">{c.html}</td>'
-                if c.kind
-                else f'<td data-v="{c.sort}">{c.html}</td>'
-                for c in row
-            )
-            + "</tr>"
-        )
-
-    body = "".join(line(row, n >= len(cells) - published) for n, row in enumerate(cells))
-    end = f"<tfoot>{line([cell(v) for v in foot])}</tfoot>" if foot else ""
-    kinds = " ".join(["sortable"] * sortable + ["wide"] * (len(heads) > 5))
+    Args:
+        heads: the header of each column. Columns that hold a name anywhere sort as text.
+        rows: what `to_cell` takes, a value a column.
+        caption: a sentence above the table; a screen reader hears it as the table's name.
+        foot: the last row, which stays last when the others are sorted.
+        sortable: a click on a header sorts.
+        published: how many rows at the end are others' numbers, shown in grey.
+    """
+    cells = [to_row(row) for row in rows]
+    heading = ""
+    for head, numeric in zip(heads, numeric_columns(cells, len(heads)), strict=True):
+        heading += _head_html(head, numeric, sortable)
+    body = ""
+    for number, row in enumerate(cells):
+        body += _row_html(row, published=number >= len(cells) - published)
+    end = f"<tfoot>{_row_html(to_row(foot))}</tfoot>" if foot else ""
+    kinds = []
+    if sortable:
+        kinds.append("sortable")
+    # Intervals stand below their values where columns are many.
+    if len(heads) > 5:
+        kinds.append("wide")
+    # A region that scrolls must be reached by keyboard and have a name.
+    label = esc(caption or heads[0])
+    above = note(caption) if caption else ""
     return (
-        (note(caption) if caption else "")
-        + f'<div class="scroll" tabindex="0" role="region" aria-label="{esc(caption or heads[0])}"><table class="{kinds}">'
-        + f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>{end}</table></div>"
+        f'{above}<div class="scroll" tabindex="0" role="region" aria-label="{label}"><table class="{" ".join(kinds)}">'
+        f"<thead><tr>{heading}</tr></thead><tbody>{body}</tbody>{end}</table></div>"
     )
+
+
+def to_row(values: Sequence[object]) -> list[Cell]:
+    return [to_cell(value) for value in values]
+
+
+def numeric_columns(rows: Sequence[Sequence[Cell]], count: int) -> list[bool]:
+    """Of each of `count` columns: does it sort by number? One name in it, and it does not."""
+    if not rows:
+        return [False] * count
+    numeric = []
+    for column in zip(*rows, strict=True):
+        numeric.append(not any("text" in cell.kind for cell in column))
+    return numeric
+
+
+def _head_html(head: str, numeric: bool, sortable: bool) -> str:
+    kind, style = ("number", "") if numeric else ("text", " class=text")
+    label = esc(head)
+    if sortable:
+        label = f'<button type="button">{label}</button>'
+    return f'<th scope="col" data-kind="{kind}"{style}>{label}</th>'
+
+
+def _row_html(cells: Sequence[Cell], published: bool = False) -> str:
+    row = '<tr class="published">' if published else "<tr>"
+    for cell in cells:
+        style = f' class="{cell.kind}"' if cell.kind else ""
+        row += f'<td{style} data-v="{cell.sort}">{cell.html}</td>'
+    return row + "</tr>"
+
+
+# ---- pictures, sentences and boxes ----------------------------------------------------------------------------------
 
 
 def image(data: bytes, kind: str, alt: str) -> str:
-    return f'<img src="data:image/{kind};base64,{base64.b64encode(data).decode()}" alt="{esc(alt)}">'
+    """A picture inside the page; `alt` is what stands in its place for those who cannot see it."""
+    text = base64.b64encode(data).decode()
+    return f'<img src="data:image/{kind};base64,{text}" alt="{esc(alt)}">'
 
 
-def figures(*panels: tuple[bytes, str]) -> str:
-    return (
-        '<div class="figures">'
-        + "".join(f"<figure>{image(data, 'svg+xml', alt)}</figure>" for data, alt in panels)
-        + "</div>"
-        if panels
-        else ""
-    )
+def figures(panels: Sequence[Drawing]) -> str:
+    """Figures side by side; "" where there is none."""
+    if not panels:
+        return ""
+    shown = ""
+    for data, alt in panels:
+        shown += f"<figure>{image(data, 'svg+xml', alt)}</figure>"
+    return f'<div class="figures">{shown}</div>'
 
 
 def missing(what: str, command: str = "") -> str:
-    return (
-        f'<p class="missing">{esc(what)}' + (f" Make it with <code>{esc(command)}</code>." if command else "") + "</p>"
-    )
+    """A sentence on what is not there, and the command that makes it."""
+    text = esc(what)
+    if command:
+        text += f" Make it with <code>{esc(command)}</code>."
+    return f'<p class="missing">{text}</p>'
 
 
 def banner(text: str) -> str:
@@ -217,9 +219,12 @@ def note(text: str) -> str:
 
 
 def fold(title: str, content: str) -> str:
+    """What is hidden behind its title until it is asked for."""
     return f"<details><summary>{esc(title)}</summary>{content}</details>"
 
 
-def card(name: str, v: dict[str, Any] | None) -> str:
-    main, _, rest = interval(v).partition(" ")
-    return f'<div class="card"><span>{esc(name)}</span><b>{main}</b><span>{rest or "no interval"}</span></div>'
+def card(name: str, v: Interval | None) -> str:
+    """One large number, its interval below."""
+    value, _, limits = format_interval(v).partition(" ")
+    below = limits or "no interval"
+    return f'<div class="card"><span>{esc(name)}</span><b>{value}</b><span>{below}</span></div>'

@@ -4,22 +4,29 @@ Each figure is one panel, small enough to be read on a telephone; the page lays 
 """
 
 import io
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-# Okabe & Ito 2008, without the yellow that white paper swallows; told apart by line style too
+from roi.report.html import Interval
+
+# Okabe & Ito 2008, without the yellow that white paper swallows; told apart by line style too.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.2, 1.5)), (0, (5, 1.5, 1.2, 1.5)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 POINTS = 300  # of a curve: more than a panel of this size can show
+# The salt makes the same names of parts each time, so that the same data gives the same bytes. Names of findings may
+# hold a dollar sign, which begins no formula here.
 SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "roi",
@@ -55,7 +62,8 @@ class Curve:
 
 def style(n: int) -> dict[str, Any]:
     """Colour and dashes of the n-th curve: 28 pairs, and neighbours differ in both."""
-    return {"color": PALETTE[n % len(PALETTE)], "linestyle": STYLES[n % len(STYLES)]}
+    colour = PALETTE[n % len(PALETTE)]
+    return {"color": colour, "linestyle": STYLES[n % len(STYLES)]}
 
 
 def lines(
@@ -69,103 +77,165 @@ def lines(
     log: bool = False,
     end: float = 1.0,
 ) -> bytes:
-    """One panel of curves with its legend below. `square`: both axes are 0..end; `diagonal`: y = x drawn in grey; `log`: logarithmic y."""
+    """One panel of curves with its legend below.
+
+    Args:
+        title, xlabel, ylabel: what stands at it.
+        curves: points without a value are gaps.
+        square: both axes are 0..end.
+        diagonal: y = x drawn in grey.
+        log: logarithmic y, where any value is positive.
+        end: of square axes and of the diagonal.
+    """
     with matplotlib.rc_context(SETTINGS):
-        rows = math.ceil(len(curves) / 2)
-        height = (4.1 if square else 2.9) + 0.17 * rows
+        legend = 0.17 * math.ceil(len(curves) / 2)  # inches; two names a row
+        height = (4.1 if square else 2.9) + legend
         figure = Figure(figsize=(4.6, height))
-        axes = figure.add_axes((0.13, (0.5 + 0.17 * rows) / height, 0.84, 1 - (0.84 + 0.17 * rows) / height))
+        # Room for the legend and the axis below, for the title above.
+        bottom = (0.5 + legend) / height
+        axes = figure.add_axes((0.13, bottom, 0.84, 1 - (0.84 + legend) / height))
         if diagonal:
             axes.plot((0, end), (0, end), color="#aaaaaa", linewidth=0.8)
         for n, curve in enumerate(curves):
-            x, y = thin(
-                np.asarray(curve.x, dtype=float), np.array([np.nan if v is None else v for v in curve.y], dtype=float)
-            )
-            marker = MARKERS[n % len(MARKERS)] if curve.dots or len(x) == 1 else None
-            axes.plot(x, y, label=curve.name, linewidth=1.5, marker=marker, markersize=3.5, **style(n))
+            draw_curve(axes, curve, n)
         if square:
-            axes.set(xlim=(-0.01 * end, 1.01 * end), ylim=(-0.01 * end, 1.01 * end))
-        if log and any(v is not None and v > 0 for curve in curves for v in curve.y):
-            axes.set_yscale("log")
-            low, high = axes.get_ylim()
-            few = high / low < 30  # so few decades that 2 and 5 need a label, too
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))  # plain: mathematical text is off
-            axes.yaxis.set_minor_formatter(FuncFormatter(lambda v, _: f"{v:g}" if few and f"{v:e}"[0] in "25" else ""))
-        if all(float(v).is_integer() for curve in curves for v in curve.x) and not square:
+            limits = (-0.01 * end, 1.01 * end)
+            axes.set(xlim=limits, ylim=limits)
+        if log and has_positive(curves):
+            scale_logarithmically(axes)
+        if not square and has_whole_x(curves):
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
         if curves:
-            figure.legend(
-                loc="lower left",
-                ncols=2,
-                bbox_to_anchor=(0.1, 0.0),
-                borderaxespad=0.2,
-                handlelength=2.8,
-                columnspacing=1.2,
-                labelspacing=0.3,
-            )
+            spacing = {"borderaxespad": 0.2, "handlelength": 2.8, "columnspacing": 1.2, "labelspacing": 0.3}
+            figure.legend(loc="lower left", ncols=2, bbox_to_anchor=(0.1, 0.0), **spacing)
         return svg(figure)
+
+
+def draw_curve(axes: Axes, curve: Curve, n: int) -> None:
+    """The n-th curve of a panel; one of a single point would not be seen without a marker."""
+    x = np.asarray(curve.x, dtype=float)
+    y = np.array([np.nan if value is None else value for value in curve.y], dtype=float)
+    x, y = thin(x, y)
+    marker = None
+    if curve.dots or len(x) == 1:
+        marker = MARKERS[n % len(MARKERS)]
+    axes.plot(x, y, label=curve.name, linewidth=1.5, marker=marker, markersize=3.5, **style(n))
+
+
+def has_positive(curves: Sequence[Curve]) -> bool:
+    """A logarithmic axis has a place for something."""
+    values = itertools.chain.from_iterable(curve.y for curve in curves)
+    return any(value is not None and value > 0 for value in values)
+
+
+def has_whole_x(curves: Sequence[Curve]) -> bool:
+    """x counts something, epochs for instance: there is nothing between two of them."""
+    values = itertools.chain.from_iterable(curve.x for curve in curves)
+    return all(float(value).is_integer() for value in values)
+
+
+def scale_logarithmically(axes: Axes) -> None:
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    # So few decades that the axis would have one label or none: 2 and 5 get one, too.
+    minor = "25" if high / low < 30 else ""
+    # Plain numbers: matplotlib writes powers of ten as formulas, which are off.
+    axes.yaxis.set_major_formatter(FuncFormatter(plain_label))
+    axes.yaxis.set_minor_formatter(FuncFormatter(partial(digit_label, digits=minor)))
+
+
+def plain_label(value: float, _position: int | None) -> str:
+    return f"{value:g}"
+
+
+def digit_label(value: float, _position: int | None, digits: str) -> str:
+    """A label where the number begins with one of these digits."""
+    first = f"{value:e}"[0]
+    return f"{value:g}" if first in digits else ""
 
 
 def intervals(
     title: str,
     xlabel: str,
     rows: Sequence[str],
-    groups: dict[str, Sequence[dict[str, Any] | None]],
+    groups: dict[str, Sequence[Interval | None]],
     *,
     mark: float | None = None,
 ) -> bytes:
-    """Dots with their intervals: one line a row, one colour and marker a group; groups: name -> {"value", "low", "high"} or None a row.
+    """Dots with their intervals: one line a row, one colour and marker a group.
 
-    `mark`: an upright grey line there.
+    Args:
+        title, xlabel: what stands at it.
+        rows: names, from the top.
+        groups: name -> {"value", "low", "high"} or None, a row each.
+        mark: an upright grey line there.
     """
     with matplotlib.rc_context(SETTINGS):
-        legend = len(groups) > 1
-        height = 0.95 + 0.32 * len(rows) + 0.3 * legend
+        legend = 0.3 if len(groups) > 1 else 0.0  # inches
+        height = 0.95 + 0.32 * len(rows) + legend
         figure = Figure(figsize=(4.6, height))
-        axes = figure.add_axes((0.38, (0.5 + 0.3 * legend) / height, 0.58, 1 - (0.8 + 0.3 * legend) / height))
+        bottom = (0.5 + legend) / height
+        axes = figure.add_axes((0.38, bottom, 0.58, 1 - (0.8 + legend) / height))
         for g, (name, values) in enumerate(groups.items()):
+            # The groups of a row lie side by side around its line.
             shift = (g - (len(groups) - 1) / 2) * 0.2
-            places = [(n + shift, v) for n, v in enumerate(values) if v and v.get("value") is not None]
-            for y, v in places:
-                if v.get("low") is not None and v.get("high") is not None:
-                    axes.plot((v["low"], v["high"]), (y, y), color=PALETTE[g], linewidth=1.4)
-            axes.plot(
-                [v["value"] for _, v in places],
-                [y for y, _ in places],
-                MARKERS[g],
-                color=PALETTE[g],
-                markersize=4.5,
-                label=name,
-            )
+            draw_intervals(axes, name, values, g, shift)
         if mark is not None:
             axes.axvline(mark, color="#777777", linewidth=1.0, zorder=0)
-        axes.set(title="", xlabel=xlabel, ylim=(len(rows) - 0.5, -0.5), yticks=range(len(rows)))
-        axes.set_yticklabels([short(r) for r in rows])
+        axes.set(title="", xlabel=xlabel)
+        axes.set(ylim=(len(rows) - 0.5, -0.5), yticks=range(len(rows)))  # downwards, as a table is read
+        axes.set_yticklabels([short(row) for row in rows])
         axes.grid(False, axis="y")
+        # Names of rows are wide: a title over the axes alone would leave the left half of the panel empty.
         figure.text(0.02, 1 - 0.18 / height, title, weight="bold", size=10, va="center")
         if legend:
-            figure.legend(
-                loc="lower left", ncols=len(groups), bbox_to_anchor=(0.1, 0.0), borderaxespad=0.2, handletextpad=0.3
-            )
+            spacing = {"borderaxespad": 0.2, "handletextpad": 0.3}
+            figure.legend(loc="lower left", ncols=len(groups), bbox_to_anchor=(0.1, 0.0), **spacing)
         return svg(figure)
 
 
+def draw_intervals(axes: Axes, name: str, values: Sequence[Interval | None], group: int, shift: float) -> None:
+    """One group: a dot a row that has a value, its interval where it has both ends."""
+    xs, ys = [], []
+    for n, v in enumerate(values):
+        if not v or v.get("value") is None:
+            continue
+        y = n + shift
+        xs.append(v["value"])
+        ys.append(y)
+        low, high = v.get("low"), v.get("high")
+        if low is not None and high is not None:
+            axes.plot((low, high), (y, y), color=PALETTE[group], linewidth=1.4)
+    axes.plot(xs, ys, MARKERS[group], color=PALETTE[group], markersize=4.5, label=name)
+
+
 def thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At most POINTS of the points of a curve, evenly along its length, ends included; points without a value are kept as gaps."""
+    """At most POINTS of the points of a curve, evenly along its length, ends included.
+
+    Points without a value are kept as gaps.
+    """
+    # A ROC curve of 100,000 images would be megabytes of a page.
     if len(x) <= POINTS:
         return x, y
-    steps = np.abs(np.diff(x)) / max(np.ptp(x), 1e-12) + np.abs(np.diff(np.nan_to_num(y))) / max(
-        np.ptp(np.nan_to_num(y)), 1e-12
-    )
-    way = np.concatenate([[0.0], np.cumsum(steps)])  # length of the curve up to each point
-    kept = np.unique(
-        np.append(np.searchsorted(way, np.linspace(0, way[-1], POINTS - 1)).clip(max=len(x) - 1), len(x) - 1)
-    )
+    # Evenly along the curve and not along x, as a ROC curve of a rare finding is steep where it matters.
+    last = len(x) - 1
+    lengths = np.cumsum(steps(x) + steps(np.nan_to_num(y)))
+    way = np.concatenate([[0.0], lengths])  # length of the curve up to each point
+    wanted = np.linspace(0, way[-1], POINTS - 1)
+    nearest = np.searchsorted(way, wanted).clip(max=last)
+    kept = np.unique(np.append(nearest, last))
     return x[kept], y[kept]
 
 
+def steps(values: np.ndarray) -> np.ndarray:
+    """From each point to the next, as shares of the range."""
+    span = max(np.ptp(values), 1e-12)
+    return np.abs(np.diff(values)) / span
+
+
 def short(text: str, most: int = 23) -> str:
+    """A name that fits into a legend."""
     return text if len(text) <= most else text[: most - 1] + "…"
 
 

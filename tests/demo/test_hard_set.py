@@ -14,8 +14,8 @@ import make_demo_dataset
 from roi.cli import run
 from roi.demo import nih_set
 from roi.demo.hard_set import HARD, PREVALENCE, WRONG, MislabeledCase, plan_hard
-from roi.demo.phantom import Case, body_of
 from roi.demo.phantom_acquisition import edges_of, pose_of
+from roi.demo.phantom_body import Case, body_of
 from roi.demo.phantom_hard import plant_hard, render_hard
 from roi.labels import LABELS
 

@@ -1,10 +1,11 @@
-"""The page of make_report.py: what stands on it and in which order, what is said when a piece is missing, and how a browser shows it."""
+"""The page of make_report.py: what stands on it and in which order, what is said of missing pieces, how it is shown."""
 
 import base64
 import csv
 import json
 import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,15 @@ import pytest
 from conftest import one_line_error, run
 from PIL import Image
 
-from roi.report import case_selection, plots
+from roi.report import build, case_selection, plots
 from roi.report.build import page
 from roi.report.html import esc
 from roi.report.run_folder import Run, read_run, run_name
 from roi.report.section_cases import cases as gallery_of
-from roi.report.section_evidence import ASKED, PUBLISHED_PLACE, SHORT, STYLES, localisation
-from roi.report.section_scores import PUBLISHED_AUROC, headline, subgroups
+from roi.report.section_localisation import ASKED, PUBLISHED_PLACE, SHORT, STYLES, localisation
+from roi.report.section_scores import PUBLISHED_AUROC, headline
 from roi.report.section_sets import conformal_sets, verdict
+from roi.report.section_subgroups import subgroups
 from roi.report.section_training import training
 from roi.scoring import localization, prediction_sets, predictions
 from roi.scoring.conformal_calibration import Promise, Unlabelled, calibrate
@@ -75,7 +77,10 @@ def names() -> list[str]:
 
 
 def conformal() -> dict[str, Any]:
-    """What evaluate.py --thresholds writes: fnr is within its interval of alpha, fnr_with_finding kept, fnr_shifted broken, fdr infeasible."""
+    """What evaluate.py --thresholds writes.
+
+    fnr is within its interval of alpha, fnr_with_finding kept, fnr_shifted broken, fdr infeasible.
+    """
     risks = ("fnr", "fnr_with_finding", "fdr", "size", "size_with_finding")
     found = {
         "fnr": (0.1234, 0.2571, 0.7032, 3.0129, 3.9041),
@@ -106,7 +111,8 @@ def conformal() -> dict[str, Any]:
             "calibration": before,
             "with_finding": 0.668,
             "calibration_with_finding": 0.458,
-            "warning": f"prevalence differs ({EVIL} 9.00% -> 21.06%; with a finding 45.8% -> 66.8%): not guaranteed here",
+            "warning": f"prevalence differs ({EVIL} 9.00% -> 21.06%; with a finding 45.8% -> 66.8%): "
+            "not guaranteed here",
         },
     }
 
@@ -404,6 +410,20 @@ def test_scores_stand_with_their_intervals_and_the_split(made: Path) -> None:
     assert "0.040 [0.020, 0.060]" in parts["subgroups"]
 
 
+def test_the_page_names_the_commit_of_the_project(made: Path) -> None:
+    """Of the folder that the scripts lie in, wherever the module that asks for it lies."""
+    root = Path(__file__).resolve().parents[2]
+    assert root == build.ROOT
+    assert (root / "make_report.py").is_file()
+    command = ["git", "rev-parse", "--show-toplevel", "HEAD"]
+    known = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    top, _, head = known.stdout.strip().partition("\n")
+    expected = head if known.returncode == 0 and Path(top) == root else "unknown"
+    row = re.search(r"Commit of the code that made this page</td>.*?<code>(.*?)</code>", made.read_text())
+    assert row is not None
+    assert row[1].removesuffix(" with uncommitted changes") == expected
+
+
 def test_published_rows_are_marked_with_their_split(made: Path) -> None:
     parts = sections(made.read_text())
     for name, value, split in PUBLISHED_AUROC:
@@ -457,7 +477,7 @@ def test_runs_scored_on_other_images_are_not_compared_in_silence(whole: Path, tm
 
 
 def test_contaminated_has_a_banner(tmp_path: Path, whole: Path) -> None:
-    """And so has every section whose own file says so: other model, maps, curves, training, the cases that were trained on."""
+    """And so has every section whose own file says so: other model, maps, curves, training, cases trained on."""
     rows = json.loads((whole / "preds.json").read_text())
     (tmp_path / "marked.json").write_text(json.dumps([row | {"contaminated": True} for row in rows]))
     log = pd.read_csv(whole / "train_metrics.csv").assign(contaminated=1)
@@ -673,7 +693,7 @@ def test_a_promise_is_kept_or_not(value: float | None, low: float | None, said: 
 
 
 def test_the_page_shows_what_evaluate_writes(whole: Path, tmp_path: Path) -> None:
-    """From calibration to the page, for each unit and with and without intervals: thresholds above 1, infeasible precision and all."""
+    """From calibration to the page, for each unit, with and without intervals, infeasible promises and all."""
     rng = np.random.default_rng(4)
     y = (rng.random((300, 3)) < (0.1, 0.3, 0.5)).astype(float)
     prob, who, c = (
@@ -932,7 +952,7 @@ def test_images_in_sub_folders_keep_masks_crops_and_boxes(whole: Path, tmp_path:
 
 
 def test_what_the_gallery_cannot_tell_apart_or_does_not_have_is_said(whole: Path, tmp_path: Path) -> None:
-    """x.png may be a/x.png or b/x.png: no box and no mask rather than another image's; images without a map are counted."""
+    """x.png may be a/x.png or b/x.png: no box and no mask rather than another's; images without a map are counted."""
     table = pd.read_csv(whole / "table.csv", dtype=str, keep_default_na=False)
     pd.concat([table, table.assign(image="b/" + table["image"])]).assign(
         image=lambda t: t["image"].where(t["image"].str.startswith("b/"), "a/" + t["image"])
@@ -1095,7 +1115,7 @@ def test_an_odd_metrics_json_is_refused_or_its_section_says_so(
             refused += 1
             continue
         text = page([run_, run_])
-        for block, why in run_.odd.items():
+        for block, why in run_.problems.items():
             assert str(way[0]) in why and esc(why) in text, block
             left_out += 1
     assert refused > 20 and left_out > 50
@@ -1106,15 +1126,15 @@ def test_a_wrong_value_is_named_with_the_keys_that_lead_to_it(whole: Path, tmp_p
         (tmp_path / "metrics.json").write_text(json.dumps(with_change(metrics(whole), way, value)))
         return read_run(tmp_path)
 
-    assert changed("calibration", "methods", "raw", "mean", "ece").odd == {
+    assert changed("calibration", "methods", "raw", "mean", "ece").problems == {
         "calibration": "'calibration.methods.raw.mean.ece' is 'odd', not a number"
     }
-    assert changed("localization", "sources", "mask", "mean", value=GONE).odd == {
+    assert changed("localization", "sources", "mask", "mean", value=GONE).problems == {
         "localization": "'localization.sources.mask.mean' is missing"
     }
     assert (
         "insertion' has 4 points, not 5"
-        in changed("faithfulness", "controls", "sources", "mask", "insertion", value=[0.1] * 4).odd["faithfulness"]
+        in changed("faithfulness", "controls", "sources", "mask", "insertion", value=[0.1] * 4).problems["faithfulness"]
     )
     for way, said in (
         (("mean", "auroc", "low"), "'mean.auroc.low' is 'odd', not a number"),
@@ -1142,7 +1162,7 @@ def test_an_odd_log_of_training_is_left_out_and_said(whole: Path, tmp_path: Path
     changed_run(whole, tmp_path, lambda m: m["inputs"].clear())
     (tmp_path / "metrics.csv").write_text(text)
     run_ = read_run(tmp_path)
-    assert run_.log is None and said in run_.log_odd and str(tmp_path / "metrics.csv") in run_.log_odd
+    assert run_.log is None and said in run_.log_problem and str(tmp_path / "metrics.csv") in run_.log_problem
     assert esc(said) in training(run_)
     (tmp_path / "metrics.csv").write_text("epoch,loss,mask_mean,my_notes\n1,0.5,,good\n2,nan,,bad\n")
     assert training(read_run(tmp_path)).count("<figure>") == 1

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from roi.demo.source_layouts import CXRLT, VINDR, WRITERS
+from roi.demo.source_layouts import WRITERS
+from roi.demo.source_tables import CXRLT, VINDR
 from roi.labels import LABELS
 from roi.sources.label_states import ABSENT, NOT_LABELED, NOT_MENTIONED, PARENT_ONLY, PRESENT, UNCERTAIN
 from roi.sources.mesh import mesh_cells

@@ -21,7 +21,9 @@ from PIL import Image
 
 from roi.data.images import locate
 from roi.data.table import COLUMNS, check_table
-from roi.demo.source_layouts import CHEXPERT, CXRLT, PADCHEST, VINDR, WRITERS, make_demo_layout, openi_xml
+from roi.demo.layout_set import make_demo_layout
+from roi.demo.source_layouts import WRITERS, openi_xml
+from roi.demo.source_tables import CHEXPERT, CXRLT, PADCHEST, VINDR
 from roi.labels import LABELS
 from roi.sources.label_states import ABSENT, EXCLUDED, NOT_LABELED, NOT_MENTIONED, PARENT_ONLY, PRESENT
 from roi.sources.readers import READERS
