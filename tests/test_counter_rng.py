@@ -91,7 +91,7 @@ def test_an_image_draws_the_same_in_any_batch(draw) -> None:
     order = torch.randperm(37, generator=torch.Generator().manual_seed(0))
     assert torch.equal(draw(seeds[order], 101, 2), whole[order])
     assert torch.equal(torch.get_rng_state(), state)
-    assert draw(seeds[:0], 3).shape == (0, 3)
+    assert draw(seeds[:0], 3, 2).shape == (0, 3)
 
 
 # --- distribution: bounds of Kolmogorov-Smirnov at 1 in 1000, and 4.5 standard errors; the numbers are always the same ------------------
@@ -119,7 +119,7 @@ SEEDS = {
 
 @pytest.mark.parametrize("seeds", SEEDS.values(), ids=SEEDS)
 def test_uniform_is_uniform_along_an_image_and_across_images(seeds: Tensor) -> None:
-    u = counter_rng.uniform(seeds, 60)
+    u = counter_rng.uniform(seeds, 60, 0)
     assert u.min() >= 0 and u.max() < 1 and torch.equal(u * 2**24, (u * 2**24).round())
     for part in (
         u,
@@ -140,7 +140,7 @@ def test_uniform_is_uniform_along_an_image_and_across_images(seeds: Tensor) -> N
 
 
 def test_uniform_reaches_both_ends() -> None:
-    u = counter_rng.uniform(torch.arange(3000), 1000)
+    u = counter_rng.uniform(torch.arange(3000), 1000, 0)
     assert 0 <= u.min() < 1e-5 and 1 - 1e-5 < u.max() < 1
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from roi.counter_rng import uniform
+from roi.counter_rng import AUGMENTATION, HOLES, uniform
 
 GREY = 255 * (0.485 + 0.456 + 0.406) / 3  # the mean of ImageNet: about 0 once normalised
 
@@ -41,7 +41,7 @@ class Augment:
 
 def augmented(pixels: Tensor, seeds: Tensor, how: Augment) -> Tensor:
     """(B, 1, H, W) uint8, (B,) seeds -> (B, 1, H, W) float in 0..255. One resampling for all that moves pixels; what comes in from outside is black."""
-    angle, size, across, down, coin, light, spread = (uniform(seeds, 7, stream=5) * 2 - 1).unbind(
+    angle, size, across, down, coin, light, spread = (uniform(seeds, 7, AUGMENTATION) * 2 - 1).unbind(
         1
     )  # (B,) each, in -1..1
     x = pixels.float()
@@ -98,7 +98,7 @@ OTHER_VIEWS: dict[str, list[Callable[[Tensor], Tensor]]] = {  # what --tta looks
 def with_holes(x: Tensor, seeds: Tensor, holes: int) -> Tensor:
     """Grey rectangles at random places, inside the image (coarse dropout, DeVries & Taylor 2017). (B, 1, H, W) -> (B, 1, H, W)"""
     height, width = x.shape[-2:]
-    top, left, tall, wide = uniform(seeds, 4 * holes, stream=6).view(-1, 4, holes, 1).unbind(1)  # (B, holes, 1) each
+    top, left, tall, wide = uniform(seeds, 4 * holes, HOLES).view(-1, 4, holes, 1).unbind(1)  # (B, holes, 1) each
     tall, wide = ((0.02 + 0.1 * side) * length for side, length in ((tall, height), (wide, width)))
     top, left = top * (height - tall), left * (width - wide)
     ys, xs = (torch.arange(length, device=x.device) + 0.5 for length in (height, width))
