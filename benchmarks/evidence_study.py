@@ -262,11 +262,13 @@ class Study:
 
     def batches(self, table: pd.DataFrame | None = None) -> Iterator[Any]:
         """The images of a table, of the test images if none is given, in its order."""
-        from roi.data.dataset import CacheLoader, ShardedBatchSampler, cached, present
+        from roi.data.dataset import open_cache_of_run, rows_with_images
+        from roi.data.loader import CacheLoader
+        from roi.data.sampler import ShardedBatchSampler
 
         table = self.table if table is None else table
-        table, paths = present(table, str(self.args.data_path), False, self.args.out / "test.csv")
-        cache = cached(
+        table, paths = rows_with_images(table, str(self.args.data_path), False, self.args.out / "test.csv")
+        cache = open_cache_of_run(
             table["image"].tolist(),
             paths,
             str(self.args.out / "pixels"),

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 # One stream for each purpose, so that what is drawn for one says nothing of another. These numbers decide what a seed
-# gives: changing one changes the results of every run. Stream 0 may have two uses, as a run has either blobs or Cutout.
+# gives: changing one changes the results of every run. That is why stream 0 has two uses.
 BLOB_NOISE = 0  # the smooth noise whose highest places are a random mask
-CUTOUT_CENTRE = 0
+CUTOUT_CENTRE = 0  # the first two numbers of an image's blobs
 BLOB_SHIFT = 1  # where the grid of that noise begins
 FILL_NOISE = 2  # grey noise in the place of what a mask removes
 RANDOM_VIEW = 3  # whether an image is seen through a random mask, how much of it, and whether one finding is dropped

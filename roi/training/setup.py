@@ -16,18 +16,10 @@ from torch import Tensor
 from roi import cli, distributed
 from roi.counter_rng import row_seeds
 from roi.data.augment import Augment, augmented
-from roi.data.dataset import (
-    Batch,
-    CacheLoader,
-    ShardedBatchSampler,
-    XrayDataset,
-    cached,
-    checked,
-    fits,
-    make_loader,
-    present,
-)
+from roi.data.dataset import Batch, XrayDataset, check_batches, open_cache_of_run, rows_with_images
+from roi.data.loader import CacheLoader, fits_on_device, make_loader
 from roi.data.patients import named_patients
+from roi.data.sampler import ShardedBatchSampler
 from roi.data.splits import split_word
 from roi.data.table import (
     belongs_to,
@@ -567,7 +559,7 @@ def loader_of(
 
     The rows are the same with and without a cache: what cannot be read is left out of its batch.
     """
-    table, paths = present(table, args.image_root, args.skip_unreadable, output)
+    table, paths = rows_with_images(table, args.image_root, args.skip_unreadable, output)
     share = (distributed.rank(), distributed.world())
     if not args.cache_dir:
         if args.skip_unreadable and distributed.world() > 1:
@@ -588,12 +580,12 @@ def loader_of(
         )
         return *loader, table
     images = table["image"].tolist()
-    cache = cached(images, paths, args.cache_dir, args.img_size, args.workers, args.skip_unreadable, output)
+    cache = open_cache_of_run(images, paths, args.cache_dir, args.img_size, args.workers, args.skip_unreadable, output)
     targets, groups = learned_from(table, classes, args, seed)
     sampler = ShardedBatchSampler(len(table), args.batch_size, seed, *share, groups)
     if cache.unreadable:
         sampler.unreadable = cache.rows < 0
-    on_device = fits(cache, len(table), device, args.cache_on_device)
+    on_device = fits_on_device(cache, len(table), device, args.cache_on_device)
     return CacheLoader(cache, targets, sampler, device, on_device, args.prefetch_factor), sampler, table
 
 
@@ -635,7 +627,9 @@ def frozen_loader(
 ) -> tuple[Iterable[Batch], ShardedBatchSampler, pd.DataFrame]:
     """`loader_of` for a frozen backbone: batches of its features in the place of pixels."""
     pixels, in_order, table = loader_of(table, classes, args, device, output, None)
-    features = frozen_features(model, lambda: checked(pixels, False, set()), len(table), args.cache_dir, device, dtype)
+    features = frozen_features(
+        model, lambda: check_batches(pixels, False, set()), len(table), args.cache_dir, device, dtype
+    )
     targets, groups = learned_from(table, classes, args, seed)
     sampler = ShardedBatchSampler(len(table), args.batch_size, seed, groups=groups)
     sampler.unreadable = in_order.unreadable

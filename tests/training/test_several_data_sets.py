@@ -24,8 +24,10 @@ import train_roi_baselines
 from roi import cli
 from roi.counter_rng import row_seeds
 from roi.data import table as t
-from roi.data.dataset import Batch, CacheLoader, ShardedBatchSampler, XrayDataset, make_loader
+from roi.data.dataset import Batch, XrayDataset
+from roi.data.loader import CacheLoader, make_loader
 from roi.data.pixel_cache import open_cache
+from roi.data.sampler import ShardedBatchSampler
 from roi.labels import LABELS
 from roi.losses import terms as losses
 from roi.losses.gradnorm import FixedWeights
