@@ -26,7 +26,8 @@ import numpy as np
 import pandas as pd
 
 from roi import cli
-from roi.data.table import ABSENT, match_images, patients_from_names, read_table, target_matrix
+from roi.data.table import ABSENT, match_images, patients_from_names, read_table
+from roi.data.targets import target_matrix
 from roi.errors import UserError
 from roi.files import refuse_existing
 from roi.labels import canonical

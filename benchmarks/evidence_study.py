@@ -248,7 +248,8 @@ class Study:
     """The test images once: features, boxes, targets; then each run is a head and its maps."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        from roi.data.table import read_table, target_matrix
+        from roi.data.table import read_table
+        from roi.data.targets import target_matrix
 
         self.args = args
         self.table = read_table(args.out / "test.csv")
@@ -538,7 +539,9 @@ class Study:
         from torch.nn import functional as F
 
         from roi.counter_rng import row_seeds
-        from roi.data.table import belongs_to, read_table, target_matrix
+        from roi.data.splits import belongs_to
+        from roi.data.table import read_table
+        from roi.data.targets import target_matrix
         from roi.models.masks import kept_pixels, random_mask
 
         kept = self.args.out / "judge.pt"

@@ -363,7 +363,9 @@ def batches(args: argparse.Namespace, part: str) -> tuple[Any, Any]:
     """-> (loader of the table in its order, targets (N, K)); part: train (test images left out) or test."""
     from roi.data.dataset import XrayDataset, rows_with_images
     from roi.data.loader import make_loader
-    from roi.data.table import belongs_to, read_table, target_matrix
+    from roi.data.splits import belongs_to
+    from roi.data.table import read_table
+    from roi.data.targets import target_matrix
     from roi.labels import LABELS
 
     table = read_table(args.out / f"{part}.csv")
@@ -410,7 +412,8 @@ def place_probe(args: argparse.Namespace) -> dict[str, float]:
     import torch
 
     from roi.data.boxes import read_boxes
-    from roi.data.table import belongs_to, read_table
+    from roi.data.splits import belongs_to
+    from roi.data.table import read_table
     from roi.models.masks import exact_topk, kept_pixels
 
     boxes = {

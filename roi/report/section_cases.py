@@ -9,7 +9,8 @@ import pandas as pd
 
 from roi.data.boxes import Box, boxes_by_image, read_boxes
 from roi.data.images import locate, said_outside
-from roi.data.table import match_images, read_table, target_matrix
+from roi.data.table import match_images, read_table
+from roi.data.targets import target_matrix
 from roi.report import case_selection
 from roi.report.html import Cell, esc, image, missing, note, table
 from roi.report.run_folder import EVALUATE, Run

@@ -20,20 +20,10 @@ from roi.data.dataset import Batch, XrayDataset, check_batches, open_cache_of_ru
 from roi.data.loader import CacheLoader, fits_on_device, make_loader
 from roi.data.patients import named_patients
 from roi.data.sampler import ShardedBatchSampler
-from roi.data.splits import split_word
-from roi.data.table import (
-    belongs_to,
-    class_list,
-    image_keys,
-    official_list,
-    overlap,
-    read_list,
-    read_table,
-    some_patients,
-    split_by_patient,
-    target_matrix,
-    tokens,
-)
+from roi.data.split_words import split_word
+from roi.data.splits import belongs_to, official_list, overlap, read_list, some_patients, split_by_patient
+from roi.data.table import image_keys, read_table, tokens
+from roi.data.targets import class_list, target_matrix
 from roi.errors import UserError
 from roi.files import atomic_write, refuse_existing, writable
 from roi.labels import is_finding

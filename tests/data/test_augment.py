@@ -15,7 +15,8 @@ import train_roi_baselines
 from roi import cli
 from roi.counter_rng import row_seeds
 from roi.data.augment import GREY, Augment, augmented, moved, with_holes
-from roi.data.table import read_table, some_patients
+from roi.data.splits import some_patients
+from roi.data.table import read_table
 from roi.scoring.metrics import VALIDATION_DECISIONS, validation_decisions
 from roi.training import setup as roi_run
 

@@ -10,8 +10,9 @@ import pytest
 from conftest import one_line_error
 
 import train_roi_consistency
-from roi.data import patients, splits
-from roi.data.table import belongs_to, overlap, patients_from_names, read_table
+from roi.data import patients, split_words
+from roi.data.splits import belongs_to, overlap
+from roi.data.table import patients_from_names, read_table
 from roi.training import checkpoint
 from roi.training import setup as roi_run
 
@@ -338,7 +339,7 @@ WORDS = {
 
 @pytest.mark.parametrize(("split", "word"), [(split, word) for split, words in WORDS.items() for word in words])
 def test_every_word_for_a_split_is_obeyed(split: str, word: str, tmp_path: Path) -> None:
-    assert splits.split_word(word) == split
+    assert split_words.split_word(word) == split
     rows = [("a.png", "Mass", word), ("b.png", "Mass", "train"), ("c.png", "", "train"), ("d.png", "", "train")]
     table = write(tmp_path / "t.csv", rows, "image,labels,split")
     assert read_table(table)["split"].tolist()[0] == split
@@ -373,4 +374,4 @@ def test_every_reader_uses_the_same_words() -> None:
     from roi.sources.readers import split_of
 
     words = [word for found in WORDS.values() for word in found]
-    np.testing.assert_array_equal(split_of(pd.Series(words), "x"), [splits.split_word(word) for word in words])
+    np.testing.assert_array_equal(split_of(pd.Series(words), "x"), [split_words.split_word(word) for word in words])
