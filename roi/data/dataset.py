@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from roi import distributed
-from roi.data.images import UnreadableImage, is_constant, locate, read_grey, said_outside
+from roi.data.images import UnreadableImage, is_constant, locate, read_grey, remark_on_links
 from roi.data.pixel_cache import PixelCache, open_cache
 from roi.errors import UserError
 from roi.files import atomic_write
@@ -124,7 +124,7 @@ def rows_with_images(table: pd.DataFrame, image_root: str, skip: bool, output: P
             _write_lines(side_file, missing)
         print(f"{len(missing):,} images are missing and were left out; listed in {side_file}")
     found = [path for path in paths if path is not None]
-    remark = said_outside(image_root, found)
+    remark = remark_on_links(image_root, found)
     if remark:
         print(remark)
     return table[exists], found

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from roi.data.boxes import Box, boxes_by_image, read_boxes
-from roi.data.images import locate, said_outside
+from roi.data.images import locate, remark_on_links
 from roi.data.table import match_images, read_table
 from roi.data.targets import target_matrix
 from roi.report import case_selection
@@ -82,7 +82,7 @@ def draw_cases(
         )
     ]
     parts += said + notes_on(preds, known, evidence, [rows["image"].iloc[c.row] for c in chosen], chosen)
-    elsewhere = said_outside(folder, [path for path in paths if path])
+    elsewhere = remark_on_links(folder, [path for path in paths if path])
     parts += [note(elsewhere + ".")] if elsewhere else []
     legend = []
     if evidence.source == "mask":
