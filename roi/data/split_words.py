@@ -13,14 +13,18 @@ SPLITS = {
     "val": ("val", "valid", "validation", "validate", "validating", "dev", "devel", "development", "tune", "tuning"),
     "test": ("test", "testing", "tst"),
 }
-MEANS = {word: split for split, words in SPLITS.items() for word in words}
+SPLIT_OF: dict[str, str] = {}
+for _split, _words in SPLITS.items():
+    SPLIT_OF.update(dict.fromkeys(_words, _split))
 ENDINGS = re.compile(r"_(?:set|split|data|subset|list|images)$|(?<=[a-z])set$")
 
 
 def split_word(word: str) -> str | None:
     """'Validation', 'TEST_SET', 'Dev set' -> 'val', 'test', 'val'; '' stays; None for a word that means no split."""
     plain = re.sub(r"[\W_]+", "_", word.casefold()).strip("_")
-    return MEANS.get(ENDINGS.sub("", plain)) if plain else ""
+    if not plain:
+        return ""
+    return SPLIT_OF.get(ENDINGS.sub("", plain))
 
 
 def read_splits(words: pd.Series, rows: Sequence[int]) -> pd.Series:
@@ -29,13 +33,15 @@ def read_splits(words: pd.Series, rows: Sequence[int]) -> pd.Series:
     Raises:
         UserError: an unknown word, with its row and the words that are known.
     """
-    means = {word: split_word(word) for word in words.unique()}
-    for word, split in means.items():
-        if split is None:
-            found = words == word
-            known = ", ".join(word for words in SPLITS.values() for word in words)
+    split_of = {}
+    for word in words.unique():
+        split_of[word] = split_word(word)
+        if split_of[word] is None:
+            wrong = words == word
+            row = rows[int(wrong.argmax())]
+            known = ", ".join(SPLIT_OF)
             raise UserError(
-                f"row {rows[int(found.argmax())]}: split {word!r} ({int(found.sum()):,} rows) is none that is known; "
+                f"row {row}: split {word!r} ({int(wrong.sum()):,} rows) is none that is known; "
                 f"write train, val or test (known in any case, with or without 'set': {known}), or leave it empty"
             )
-    return words.map(means)
+    return words.map(split_of)

@@ -223,7 +223,7 @@ def open_files(fit: TrainingRun, args: argparse.Namespace, rows: Rows, state: di
 def losses_fn_of(args: argparse.Namespace, rows: Rows, evidence: bool, device: torch.device) -> LossesFn:
     """The terms of a batch: its images, changed by --augment, under the objective, with --loss for the labels."""
     label_loss = label_loss_of(args, lambda: learned_from(rows.train, rows.classes, args, args.seed)[0], device)
-    how = Augment.of(args)
+    how = Augment.of(vars(args))
 
     def losses_fn(model: RoiModel, batch: Batch, epoch: int) -> dict[str, Tensor]:
         over = partial(distributed.counting, share=batch.share)
@@ -593,7 +593,7 @@ def freeze(args: argparse.Namespace, model: RoiModel, mask: str, without: Sequen
         )
     if args.train_parts:
         raise UserError(f"--freeze_backbone and --train_parts {args.train_parts}: give one of them")
-    if Augment.of(args) is not None:
+    if Augment.of(vars(args)) is not None:
         raise UserError(
             "--freeze_backbone keeps the features of each image as it is; leave out --augment and its flags, or the freezing"
         )

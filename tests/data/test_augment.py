@@ -14,7 +14,7 @@ from torch import Tensor
 import train_roi_baselines
 from roi import cli
 from roi.counter_rng import row_seeds
-from roi.data.augment import GREY, Augment, augmented, moved, with_holes
+from roi.data.augment import GREY, Augment, affine, augmented, coarse_dropout
 from roi.data.splits import some_patients
 from roi.data.table import read_table
 from roi.scoring.metrics import VALIDATION_DECISIONS, validation_decisions
@@ -59,7 +59,7 @@ def test_an_image_is_changed_by_its_seed_alone(how: Augment) -> None:
 def test_a_change_of_size_0_changes_nothing() -> None:
     assert torch.equal(augmented(pictures(4), seeds(4), Augment()), pictures(4).float())
     x, zero, one = pictures(4).float(), torch.zeros(4), torch.ones(4)
-    torch.testing.assert_close(moved(x, zero, one, zero, zero, one), x, rtol=0, atol=1e-3)
+    torch.testing.assert_close(affine(x, zero, one, zero, zero, one), x, rtol=0, atol=1e-3)
 
 
 def test_images_move_as_they_are_told_to() -> None:
@@ -68,7 +68,7 @@ def test_images_move_as_they_are_told_to() -> None:
     def move(
         angle: float = 0, scale: float = 1, across: float = 0, down: float = 0, mirror: float = 1, image: Tensor = x
     ) -> Tensor:
-        return moved(image, angle * one, scale * one, across * one, down * one, mirror * one)
+        return affine(image, angle * one, scale * one, across * one, down * one, mirror * one)
 
     close = {"rtol": 0, "atol": 2e-2}
     torch.testing.assert_close(move(mirror=-1), x.flip(3), **close)
@@ -117,13 +117,13 @@ def test_draws_fill_their_range_and_no_more() -> None:
 def test_holes_are_grey_inside_the_image_and_as_many_as_asked_for() -> None:
     x = torch.full((300, 1, 100, 80), 7.0)
     for holes, most in ((1, 0.12**2), (8, 8 * 0.12**2)):
-        changed = with_holes(x, seeds(300), holes) != 7
+        changed = coarse_dropout(x, seeds(300), holes) != 7
         share = changed.float().mean((1, 2, 3))
         assert (
             share.min() > 0 and share.max() <= most * 1.05 and share.mean() == pytest.approx(holes * 0.07**2, rel=0.15)
         )
-    assert with_holes(x, seeds(300), 8).unique().tolist() == pytest.approx([7.0, GREY]) and 100 < GREY < 130
-    one = (with_holes(x, seeds(300), 1) != 7)[:, 0]
+    assert coarse_dropout(x, seeds(300), 8).unique().tolist() == pytest.approx([7.0, GREY]) and 100 < GREY < 130
+    one = (coarse_dropout(x, seeds(300), 1) != 7)[:, 0]
     for image in one:
         rows, columns = image.any(1), image.any(0)
         assert image.sum() == rows.sum() * columns.sum()  # a rectangle
