@@ -28,8 +28,9 @@ import pandas as pd
 from roi import cli
 from roi.data.images import locate
 from roi.data.splits import listed
-from roi.data.table import COLUMNS, check_table, csv_text, match_images, tokens, unmatched
+from roi.data.table import COLUMNS, check_table, match_images, tokens, unmatched
 from roi.data.targets import class_list
+from roi.data.text_table import csv_text
 from roi.errors import UserError
 from roi.files import atomic_write, contents
 from roi.labels import LABELS, normal_name

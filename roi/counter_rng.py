@@ -22,12 +22,17 @@ DROPPED_FINDING = 4  # which one
 AUGMENTATION = 5
 HOLES = 6  # of coarse dropout
 
-MASK_24, MASK_33, MASK_34, MASK_37 = ((1 << bits) - 1 for bits in (24, 33, 34, 37))
+MASK_24 = (1 << 24) - 1
+MASK_33 = (1 << 33) - 1
+MASK_34 = (1 << 34) - 1
+MASK_37 = (1 << 37) - 1
 
 
 def _signed(number: int) -> int:
     """The int64 of the same 64 bits: torch has no arithmetic on uint64."""
-    return number - (1 << 64) if number >> 63 else number
+    if number >> 63:
+        return number - (1 << 64)
+    return number
 
 
 GAMMA = _signed(0x9E3779B97F4A7C15)
@@ -39,8 +44,10 @@ STREAM_STEP = 0xD1342543DE82EF95
 def _mix(z: Tensor) -> Tensor:
     """The finaliser of SplitMix64 on int64, whose products wrap around."""
     # >> on int64 copies the sign bit to the left; the masks make it the shift of unsigned numbers.
-    z = (z ^ ((z >> 30) & MASK_34)) * FIRST
-    z = (z ^ ((z >> 27) & MASK_37)) * SECOND
+    z = z ^ ((z >> 30) & MASK_34)
+    z = z * FIRST
+    z = z ^ ((z >> 27) & MASK_37)
+    z = z * SECOND
     return z ^ ((z >> 31) & MASK_33)
 
 
@@ -61,17 +68,20 @@ def row_seeds(seed: int, epoch: int, rows: Tensor) -> Tensor:
 def uniform(seeds: Tensor, count: int, stream: int) -> Tensor:
     """(B,) int64 seeds -> (B, count) float32 in [0, 1), multiples of 2^-24. Each `stream` gives other numbers."""
     # An odd multiple: the streams of a seed do not run into each other.
-    offset = _signed((2 * stream + 1) * STREAM_STEP % (1 << 64))
-    start = _mix(seeds + offset)
+    offset = (2 * stream + 1) * STREAM_STEP
+    start = _mix(seeds + _signed(offset % (1 << 64)))
     counter = torch.arange(1, count + 1, device=seeds.device)
     bits = _mix(start[:, None] + counter * GAMMA)  # (B, count)
-    return ((bits >> 40) & MASK_24).float() / (1 << 24)
+    upper = (bits >> 40) & MASK_24
+    return upper.float() / (1 << 24)
 
 
 def normal(seeds: Tensor, count: int, stream: int) -> Tensor:
     """(B,) int64 seeds -> (B, count) float32, mean 0 and variance 1 (Box & Muller 1958)."""
     pairs = -(-count // 2)
-    u = uniform(seeds, 2 * pairs, stream)  # (B, 2 pairs)
-    radius = (-2 * (1 - u[:, :pairs]).log()).sqrt()
-    angle = 2 * math.pi * u[:, pairs:]
-    return torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)[:, :count]
+    u, v = uniform(seeds, 2 * pairs, stream).split(pairs, dim=1)  # (B, pairs) each
+    # 1 - u is never 0, whose logarithm is infinite.
+    radius = (-2 * (1 - u).log()).sqrt()
+    angle = 2 * math.pi * v
+    z = torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)
+    return z[:, :count]

@@ -227,4 +227,5 @@ def refuse_existing(*paths: str | Path | None, overwrite: bool) -> None:
 
 def reason(error: BaseException) -> str:
     """What a foreign error says, in one short line."""
-    return " ".join(str(error).split())[:160] or type(error).__name__
+    text = " ".join(str(error).split())
+    return text[:160] or type(error).__name__

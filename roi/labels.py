@@ -41,7 +41,7 @@ NOTHING_FOUND = {
     "noabnormalfinding": "No Finding",
     "noabnormalfindings": "No Finding",
 }
-FINDINGS = {name.casefold().replace("_", " ") for name in (*LABELS, *SPELLINGS)}
+FINDINGS = {name.casefold().replace("_", " ") for name in (*LABELS, *SPELLINGS)}  # as is_ours compares
 COMPOUND = ("Nodule/Mass",)  # one label of VinDr-CXR, whose name looks like two
 # What stands in tables where no label is meant.
 NO_LABEL = {
@@ -118,7 +118,8 @@ def several(label: str) -> list[str]:
     # Signs that also stand inside a name separate where what they separate is ours.
     for sign in (r"/", r"\\", r"\+", r"&", r"\s+and\s+", r"\s*-\s*", r":", r"\.", r"\s+"):
         parts = _parts(sign, label)
-        if len(parts) > 1 and all(map(is_ours, parts)) and not is_ours(label):
+        are_ours = len(parts) > 1 and all(map(is_ours, parts))
+        if are_ours and not is_ours(label):
             return parts
     return [label]
 

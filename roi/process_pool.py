@@ -119,8 +119,9 @@ def start_worker(function: Callable, staff: Workers) -> Pipe:
     """Start a worker and give our end of its pipe."""
     context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     parent_end, worker_end = context.Pipe()
-    staff[parent_end] = context.Process(target=work, args=(function, parent_end, worker_end), daemon=True)
-    staff[parent_end].start()
+    process = context.Process(target=work, args=(function, parent_end, worker_end), daemon=True)
+    staff[parent_end] = process
+    process.start()
     # Only the worker may hold its end: when it dies, ours must see the end of the pipe.
     worker_end.close()
     return parent_end

@@ -1,4 +1,5 @@
-"""Random numbers by counting: the published algorithm, what they depend on, how they are distributed; masks that are made of them."""
+"""Random numbers by counting: the published algorithm, what they depend on, how they are distributed; masks that are
+made of them."""
 
 import math
 
@@ -21,7 +22,7 @@ PUBLISHED = (
 
 
 def mixed(z: int) -> int:
-    """The finaliser of SplitMix64 (Steele et al. 2014; the constants of its public-domain C code) on integers mod 2^64."""
+    """The finaliser of SplitMix64 (Steele et al. 2014; constants of its public-domain C code) on integers mod 2^64."""
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 & ALL
     z = (z ^ (z >> 27)) * 0x94D049BB133111EB & ALL
     return z ^ (z >> 31)
@@ -94,7 +95,7 @@ def test_an_image_draws_the_same_in_any_batch(draw) -> None:
     assert draw(seeds[:0], 3, 2).shape == (0, 3)
 
 
-# --- distribution: bounds of Kolmogorov-Smirnov at 1 in 1000, and 4.5 standard errors; the numbers are always the same ------------------
+# --- distribution: bounds of Kolmogorov-Smirnov at 1 in 1000, and 4.5 standard errors; always the same numbers -------
 
 
 def distance(values: Tensor, cumulative) -> float:

@@ -37,12 +37,13 @@ class Augment:
     @staticmethod
     def of(flags: Mapping[str, Any]) -> "Augment | None":
         """The values of the flags of these names, None where all of them are 0."""
-        augment = Augment(**{field.name: flags[field.name] for field in fields(Augment)})
+        names = [field.name for field in fields(Augment)]
+        augment = Augment(**{name: flags[name] for name in names})
         return None if augment == Augment() else augment
 
     @property
     def moves_pixels(self) -> bool:
-        return bool(self.rotate or self.shift or self.scale or self.flip)
+        return any((self.rotate, self.shift, self.scale, self.flip))
 
 
 def augmented(pixels: Tensor, seeds: Tensor, augment: Augment) -> Tensor:
@@ -61,21 +62,19 @@ def augmented(pixels: Tensor, seeds: Tensor, augment: Augment) -> Tensor:
     x = pixels.float()
     # One resampling for all that moves pixels: a second one would blur.
     if augment.moves_pixels:
-        mirror = torch.ones_like(coin)
-        if augment.flip:
-            mirror = torch.where(coin < 0, -1.0, 1.0)
         x = affine(
             x,
-            angle * math.radians(augment.rotate),
-            1 + size * augment.scale,
-            across * augment.shift,
-            down * augment.shift,
-            mirror,
+            angle=angle * math.radians(augment.rotate),
+            scale=1 + size * augment.scale,
+            across=across * augment.shift,
+            down=down * augment.shift,
+            mirror=torch.where(coin < 0, -1.0, 1.0) if augment.flip else torch.ones_like(coin),
         )
     if augment.brightness or augment.contrast:
         gain = _per_image(1 + spread * augment.contrast)
         offset = _per_image(light * augment.brightness)
-        x = ((x - MIDDLE) * gain + MIDDLE + 255 * offset).clamp(0, 255)
+        x = (x - MIDDLE) * gain + MIDDLE
+        x = (x + 255 * offset).clamp(0, 255)
     if augment.dropout_holes:
         x = coarse_dropout(x, seeds, augment.dropout_holes)
     return x
@@ -100,21 +99,27 @@ def affine(x: Tensor, angle: Tensor, scale: Tensor, across: Tensor, down: Tensor
         (B, 1, H, W)
     """
     height, width = x.shape[-2:]
-    # Centres of the pixels, the image is -1..1; less the shift: from where a pixel lies to where it comes from.
-    ys = _centres(height, x.device)[None, :, None] - 2 * down[:, None, None]
-    xs = _centres(width, x.device)[None, None, :] - 2 * across[:, None, None]
+    cos = _per_image(angle.cos())
+    sin = _per_image(angle.sin())
+    scale = _per_image(scale)
+    mirror = _per_image(mirror)
+    # Less the shift: from where a pixel lies to where it comes from.
+    ys = _centres(height, x.device)[:, None] - 2 * _per_image(down)  # (B, 1, H, 1)
+    xs = _centres(width, x.device) - 2 * _per_image(across)  # (B, 1, 1, W)
     # Written out pixel by pixel: a product of matrices may round otherwise in another batch.
-    cos = angle.cos()[:, None, None]
-    sin = angle.sin()[:, None, None]
     ratio = height / width
-    source_x = (cos * xs + sin * ys * ratio) / scale[:, None, None] * mirror[:, None, None]
-    source_y = (cos * ys - sin * xs / ratio) / scale[:, None, None]
-    grid = torch.stack([source_x, source_y], dim=-1)  # (B, H, W, 2)
+    turned_x = cos * xs + sin * ys * ratio  # (B, 1, H, W)
+    turned_y = cos * ys - sin * xs / ratio
+    source_x = turned_x / scale * mirror
+    source_y = turned_y / scale
+    grid = torch.stack([source_x, source_y], dim=-1).squeeze(1)  # (B, H, W, 2)
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 def _centres(length: int, device: torch.device) -> Tensor:
-    return (torch.arange(length, device=device) + 0.5) * 2 / length - 1
+    """Of the pixels along a side of an image that is -1..1."""
+    places = torch.arange(length, device=device) + 0.5
+    return places * 2 / length - 1
 
 
 def coarse_dropout(x: Tensor, seeds: Tensor, holes: int) -> Tensor:
@@ -130,8 +135,9 @@ def coarse_dropout(x: Tensor, seeds: Tensor, holes: int) -> Tensor:
     xs = torch.arange(width, device=x.device) + 0.5
     rows = (ys >= top) & (ys < top + tall)  # (B, holes, H)
     columns = (xs >= left) & (xs < left + wide)  # (B, holes, W)
-    inside = rows[..., :, None] & columns[..., None, :]  # (B, holes, H, W)
-    return torch.where(inside.any(1, keepdim=True), GREY, x)
+    in_hole = rows.unsqueeze(-1) & columns.unsqueeze(-2)  # (B, holes, H, W)
+    inside = in_hole.any(1, keepdim=True)
+    return torch.where(inside, GREY, x)
 
 
 # Views for --tta

@@ -10,7 +10,6 @@ import math
 import os
 import sys
 from collections.abc import Callable
-from functools import partial
 from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,7 +57,8 @@ def deep_samples(image: Image.Image, path: str | Path) -> Deep | None:
     """The samples of a picture with more than 8 bits, or with signed ones; None for others. Of colour the luminance."""
     tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
     is_grey = image.mode in DEEP_MODES
-    is_signed_8 = image.mode == "L" and tag_number(tags.get(SAMPLE_FORMAT)) == SIGNED
+    sample_format = tag_number(tags.get(SAMPLE_FORMAT, UNSIGNED))
+    is_signed_8 = image.mode == "L" and sample_format == SIGNED
     colour = "" if is_grey else sixteen_bit_colour(image)
     if not (is_grey or is_signed_8 or colour):
         return None
@@ -76,9 +76,10 @@ def deep_samples(image: Image.Image, path: str | Path) -> Deep | None:
     else:
         samples = np.asarray(image)
         # Pillow has no unsigned 32 bits.
-        if tag_number(tags.get(SAMPLE_FORMAT, 1)) == UNSIGNED and samples.dtype == np.int32:
+        if sample_format == UNSIGNED and samples.dtype == np.int32:
             samples = samples.view(np.uint32)
-    return Deep(samples, white, stated_by, inverted=tags.get(PHOTOMETRIC) == WHITE_IS_ZERO)
+    is_inverted = tags.get(PHOTOMETRIC) == WHITE_IS_ZERO
+    return Deep(samples, white, stated_by, is_inverted)
 
 
 # Which value the file says is white
@@ -118,19 +119,22 @@ def tiff_white(tags: Any) -> White:
 def tag_number(value: Any) -> float:
     """The greatest number of a TIFF tag, which may have one for each sample of a pixel; 0 for none."""
     values = value if isinstance(value, tuple) else (value,)
-    numbers = [float(v) for v in values if isinstance(v, Real)]
-    return max(numbers, default=0.0)
+    numbers = [value for value in values if isinstance(value, Real)]
+    return max(map(float, numbers), default=0.0)
 
 
 def significant_bits(path: str | Path) -> int:
     """The greatest number of a PNG's chunk sBIT; 0 without one. It must come before the pixels."""
     with open(path, "rb") as file:
         file.seek(8)
-        while len(head := file.read(8)) == 8 and head[4:] != b"IDAT":
+        while len(head := file.read(8)) == 8:
             length = int.from_bytes(head[:4], "big")
-            if head[4:] == b"sBIT" and length <= 4:
+            chunk = head[4:]
+            if chunk == b"IDAT":
+                return 0
+            if chunk == b"sBIT" and length <= 4:
                 return max(file.read(length), default=0)
-            file.seek(length + 4, os.SEEK_CUR)
+            file.seek(length + 4, os.SEEK_CUR)  # and its checksum
     return 0
 
 
@@ -151,7 +155,9 @@ def precision(path: str | Path) -> int:
 def decoder_args(image: Any) -> tuple:
     """What Pillow hands to the decoder of a picture that is not yet loaded; it begins with the name of the unpacker."""
     tiles = getattr(image, "tile", None)
-    args = tiles[0][3] if tiles else ""
+    if not tiles:
+        return ("",)
+    _, _, _, args = tiles[0]
     if isinstance(args, tuple) and args:
         return args
     return (args,)
@@ -165,7 +171,8 @@ def sixteen_bit_colour(image: Any) -> str:
     if image.mode not in ("RGB", "RGBA") or not isinstance(unpacker, str):
         return ""
     if image.format == "PPM":
-        if image.tile[0][0] == "ppm" and unpacker == "RGB" and others == [FULL]:
+        decoder = image.tile[0][0]
+        if (decoder, unpacker, *others) == ("ppm", "RGB", FULL):
             return PPM_COLOUR
         return ""
     in_planes = image.format == "TIFF" and unpacker == "R"
@@ -177,18 +184,22 @@ def sixteen_bit_colour(image: Any) -> str:
 def luminance(image: Any, path: str | Path, unpacker: str) -> np.ndarray:
     """(H, W) 16-bit luminance. Pillow keeps the upper byte of each sample, the lower one in the other byte order."""
     if unpacker == PPM_COLOUR:
-        values = np.fromfile(path, dtype=">u2", offset=image.tile[0][2])
-        values = values[: 3 * image.width * image.height]
-        colour = values.reshape(image.height, image.width, 3).astype(np.int64)
+        begin = image.tile[0][2]
+        shape = (image.height, image.width, 3)
+        values = np.fromfile(path, dtype=">u2", count=math.prod(shape), offset=begin)
+        colour = values.reshape(shape).astype(np.int64)
     elif unpacker == "LA;16B":
         # The four bytes of a pixel, as they stand in the file.
         in_file = unpacked(path, as_rgba).astype(np.int64)
-        return in_file[:, :, 0] << 8 | in_file[:, :, 1]
+        upper = in_file[:, :, 0]
+        lower = in_file[:, :, 1]
+        return upper << 8 | lower
     else:
-        lower = unpacked(path, in_other_order)[:, :, :3]
-        upper = np.asarray(image)[:, :, :3].astype(np.int64)
-        colour = upper << 8 | lower
-    return (colour @ np.array(LUMA) + 0x8000) >> 16
+        lower = unpacked(path, in_other_order)
+        upper = np.asarray(image).astype(np.int64)
+        colour = upper[:, :, :3] << 8 | lower[:, :, :3]
+    weighted = colour @ np.array(LUMA)
+    return (weighted + 0x8000) >> 16
 
 
 def as_rgba(unpacker: str) -> str:
@@ -196,27 +207,29 @@ def as_rgba(unpacker: str) -> str:
 
 
 def in_other_order(unpacker: str) -> str:
-    return unpacker[:-1] + OTHER_ORDER[unpacker[-1]]
+    order = unpacker[-1]
+    return unpacker[:-1] + OTHER_ORDER[order]
 
 
 def unpacked(path: str | Path, rename: Callable[[str], str]) -> np.ndarray:
     """(H, W, C) uint8: the picture as another unpacker reads its bytes. `rename`: Pillow's -> the one that is used."""
     with open(path, "rb") as file, Image.open(file) as image:
         source: Any = image
-        source.tile = list(map(partial(with_unpacker, rename=rename), source.tile))
+        source.tile = [with_unpacker(tile, rename) for tile in source.tile]
         return np.asarray(image)
 
 
 def with_unpacker(tile: Any, rename: Callable[[str], str]) -> Any:
-    if isinstance(tile[3], str):
-        args: Any = rename(tile[3])
+    *before, args = tile
+    if isinstance(args, str):
+        args = rename(args)
     else:
-        unpacker, *others = tile[3]
+        unpacker, *others = args
         args = (rename(unpacker), *others)
     # A tuple with names since Pillow 11.
     if hasattr(tile, "_replace"):
         return tile._replace(args=args)
-    return (*tile[:3], args)
+    return (*before, args)
 
 
 # Samples to 8 bits
@@ -235,9 +248,11 @@ def to_8_bits(deep: Deep) -> tuple[np.ndarray, str]:
         raise UserError("holds samples that are no numbers (NaN or infinite); save them as unsigned 8 or 16 bit")
     low, high = outer_samples(x)
     unit = 0 if is_float else 1  # two's complement holds one value more below 0 than above
-    white, stated_by = choose_white(deep, low, reach=max(high, -low - unit), is_float=is_float)
+    reach = max(high, -low - unit)
+    white, stated_by = choose_white(deep, low, reach, is_float)
     black = -white - unit if low < 0 else 0
-    scaled = (x.clip(black, white) - black) * (255 / (white - black))
+    factor = 255 / (white - black)
+    scaled = (x.clip(black, white) - black) * factor
     pixels = np.floor(scaled + 0.5).astype(np.uint8)
     scale = f"black {black:g}, white {white:g} ({stated_by})"
     if deep.inverted:
@@ -250,9 +265,12 @@ def choose_white(deep: Deep, low: float, reach: float, is_float: bool) -> tuple[
     white = fewest_bits(reach, is_float)
     why = "which holds 99.9 % of its samples"
     stated = deep.white
-    if stated is not None and reach > stated and deep.stated_by.startswith("sBIT"):
-        stated = FULL  # the PNG specification has significant bits uppermost, many files have them lowermost
-    if stated is None or low < 0 or reach > stated:
+    if stated is None:
+        return white, why
+    # The PNG specification has significant bits uppermost, many files have them lowermost.
+    if reach > stated and deep.stated_by.startswith("sBIT"):
+        stated = FULL
+    if low < 0 or reach > stated:
         return white, why
     levels = reach * 255 / stated
     if levels >= LEVELS or white >= stated:
@@ -263,9 +281,11 @@ def choose_white(deep: Deep, low: float, reach: float, is_float: bool) -> tuple[
 def outer_samples(x: np.ndarray) -> tuple[float, float]:
     """The 0.1st and the 99.9th percentile, as samples: a stray one is left out however small the picture."""
     last = x.size - 1
-    beyond = min(-(-last // 1000), last // 2)  # samples that are left out at each end
-    ordered = np.partition(x.ravel(), (beyond, last - beyond))
-    return float(ordered[beyond]), float(ordered[last - beyond])
+    left_out = min(-(-last // 1000), last // 2)  # at each end
+    first = left_out
+    last -= left_out
+    ordered = np.partition(x.ravel(), (first, last))
+    return float(ordered[first]), float(ordered[last])
 
 
 def fewest_bits(reach: float, is_float: bool) -> float:
@@ -274,7 +294,8 @@ def fewest_bits(reach: float, is_float: bool) -> float:
     In floating point up to 1 it is a power of two, and a hundredth more passes.
     """
     if not is_float:
-        return 2 ** max(1, int(reach).bit_length()) - 1
+        bits = int(reach).bit_length()
+        return 2 ** max(1, bits) - 1
     reach /= 1.01
     if reach <= 0:
         return 1.0

@@ -36,9 +36,9 @@ def read_boxes(csv: str | Path, space: float = 1024.0, known: Collection[str] = 
             it).
     """
     boxes, space = _read_columns(csv, space)
-    missing = [column for column in ("image", "label", *SIDES) if column not in boxes]
-    if missing:
-        raise UserError(f"{csv}: no column {missing[0]!r} (found {list(boxes)})")
+    for column in ("image", "label", *SIDES):
+        if column not in boxes:
+            raise UserError(f"{csv}: no column {column!r} (found {list(boxes)})")
     if boxes.empty:
         raise UserError(f"{csv}: it holds no box")
     for column in (*SIDES, "width", "height"):
@@ -46,7 +46,9 @@ def read_boxes(csv: str | Path, space: float = 1024.0, known: Collection[str] = 
             boxes[column] = numbers(boxes[column], csv)
     boxes = boxes.reset_index(drop=True)
     boxes["image"] = boxes["image"].str.strip()
-    spelling = {label: canonical(label.strip(), known, str(csv)) for label in boxes["label"].unique()}
+    spelling = {}
+    for label in boxes["label"].unique():
+        spelling[label] = canonical(label.strip(), known, str(csv))
     boxes["label"] = boxes["label"].map(spelling)
     for side, length in zip(SIDES, ("width", "height", "width", "height"), strict=True):
         boxes[side] = boxes[side] / boxes.get(length, space)
@@ -83,12 +85,14 @@ def _read_columns(csv: str | Path, space: float) -> tuple[pd.DataFrame, float]:
 def _check_inside(boxes: pd.DataFrame, csv: str | Path) -> None:
     right = boxes["x"] + boxes["w"]
     bottom = boxes["y"] + boxes["h"]
-    has_no_area = (boxes[["w", "h"]] <= 0).any(axis=1)
-    begins_outside = (boxes[["x", "y"]] < -0.001).any(axis=1)
-    wrong = has_no_area | begins_outside | (right > 1.001) | (bottom > 1.001)
+    # A thousandth over the edge is a matter of rounding.
+    wrong = (boxes["w"] <= 0) | (boxes["h"] <= 0)
+    wrong |= (boxes["x"] < -0.001) | (boxes["y"] < -0.001)
+    wrong |= (right > 1.001) | (bottom > 1.001)
     if wrong.any():
         image = boxes["image"][wrong].iloc[0]
-        x, y, w, h = boxes.loc[wrong, list(SIDES)].iloc[0].round(3)
+        first = boxes.loc[wrong, list(SIDES)].iloc[0]
+        x, y, w, h = first.round(3)
         raise UserError(
             f"{csv}: a box of {image} is not inside the image (x {x:g}, y {y:g}, w {w:g}, h {h:g} of its sides); "
             "which pixel space is it in? (--box_space)"

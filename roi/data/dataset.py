@@ -5,6 +5,7 @@ Letters: B images of a batch, K classes, N rows of the table, S the side of an i
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from operator import methodcaller
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,8 +31,8 @@ class Features(NamedTuple):
     stages: list[Tensor]  # (B, D_i, h_i, w_i) finest first; empty where the model has no maps
 
     def to(self, device: torch.device) -> "Features":
-        head = self.head.to(device, non_blocking=True)
-        return Features(head, [stage.to(device, non_blocking=True) for stage in self.stages])
+        move = methodcaller("to", device, non_blocking=True)
+        return Features(move(self.head), list(map(move, self.stages)))
 
 
 class Batch(NamedTuple):
@@ -69,17 +70,19 @@ class XrayDataset(Dataset):
         return len(self.paths)
 
     def __getitem__(self, i: int) -> Item:
+        # An error in a worker would end the run with its traceback: what to do is decided where the batch comes.
         try:
             return i, read_grey(self._path(i), self.size), ""
         except UnreadableImage as error:
             return i, None, str(error)
 
     def _path(self, i: int) -> str:
-        return os.fsdecode(self.paths[i % len(self)])
+        row = i % len(self)
+        return os.fsdecode(self.paths[row])
 
     def collate(self, items: list[Item]) -> Batch:
         rows: list[int] = []
-        images: list[np.ndarray] = []
+        grey: list[np.ndarray] = []
         failed: list[tuple[int, str]] = []
         constant: list[str] = []
         for row, pixels, reason in items:
@@ -87,15 +90,20 @@ class XrayDataset(Dataset):
                 failed.append((row, reason))
                 continue
             rows.append(row)
-            images.append(pixels)
+            grey.append(pixels)
             if is_constant(pixels):
                 constant.append(self._path(row))
-        stack = np.zeros((0, 1, self.size, self.size), dtype=np.uint8)
-        if images:
-            stack = np.stack(images)[:, None]
+        # Of a batch in which nothing can be read the pixels have a shape all the same.
+        stack = np.zeros((0, self.size, self.size), dtype=np.uint8)
+        if grey:
+            stack = np.stack(grey)
+        images = torch.from_numpy(stack).unsqueeze(1)
         index = torch.tensor(rows, dtype=torch.int64)
-        target = torch.from_numpy(self.targets[index.numpy() % len(self)])
-        return Batch(torch.from_numpy(stack), target, index, failed, constant=tuple(constant))
+        target = self.targets[index.numpy() % len(self)]
+        return Batch(images, torch.from_numpy(target), index, failed, constant=tuple(constant))
+
+
+# Images that are missing, cannot be read or show nothing
 
 
 def rows_with_images(table: pd.DataFrame, image_root: str, skip: bool, output: Path) -> tuple[pd.DataFrame, list[str]]:
@@ -113,13 +121,15 @@ def rows_with_images(table: pd.DataFrame, image_root: str, skip: bool, output: P
     paths = locate(image_root, table["image"].tolist())
     exists = np.array([path is not None for path in paths])
     missing = table["image"][~exists].tolist()
-    if missing and (not skip or len(missing) == len(paths)):
+    nothing_left = len(missing) == len(paths)
+    if missing and (nothing_left or not skip):
         raise UserError(
             f"{len(missing):,} of {len(paths):,} images are not under {image_root}, the first is {missing[0]}; "
             "check --image_root, or --skip_unreadable"
         )
     if missing:
         side_file = output.with_name(f"{output.stem}_missing.txt")
+        # Every process knows the table, one writes.
         if distributed.rank() == 0:
             _write_lines(side_file, missing)
         print(f"{len(missing):,} images are missing and were left out; listed in {side_file}")
@@ -145,7 +155,8 @@ def open_cache_of_run(
     with distributed.one_a_machine_first():
         cache = open_cache(folder, images, paths, size, workers)
     unreadable = cache.unreadable
-    if unreadable and (not skip or len(unreadable) == len(images)):
+    nothing_left = len(unreadable) == len(images)
+    if unreadable and (nothing_left or not skip):
         first = next(iter(unreadable.values()))
         raise UnreadableImage(
             f"{first}; mend it, or leave such images out with --skip_unreadable "

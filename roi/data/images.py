@@ -36,6 +36,10 @@ class UnreadableImage(UserError):
     """An image file that is there but cannot be decoded; the message begins with its path."""
 
 
+def cannot_read(path: str | Path, message: str) -> UnreadableImage:
+    return UnreadableImage(f"{path}: cannot be read as an image ({message})")
+
+
 class Picture(NamedTuple):
     """A decoded image."""
 
@@ -54,7 +58,8 @@ class Folders:
 
     def listing(self, folder: Path) -> set[str]:
         if folder not in self.names:
-            self.names[folder] = set(os.listdir(folder)) if folder.is_dir() else set()
+            names = os.listdir(folder) if folder.is_dir() else []
+            self.names[folder] = set(names)
         return self.names[folder]
 
 
@@ -70,6 +75,7 @@ def locate(image_root: str | Path, images: Sequence[str]) -> list[str | None]:
     root = Path(image_root)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder of images (--image_root)")
+    # As NIH's archives are unpacked, flat or not, and as tables of other sets name images.
     folders = Folders()
     bases = [root / "images", root]
     folder_of: dict[str, Path] = {}  # of names without a folder; the first that has them counts
@@ -112,8 +118,8 @@ def remark_on_links(image_root: str | Path, paths: Sequence[str]) -> str:
     if not outside:
         return ""
     path, target = outside[0]
-    count = f"{len(outside):,} of {len(paths):,} images lie outside {image_root}, behind links"
-    return f"{count}: the first is {path} -> {target}"
+    count = f"{len(outside):,} of {len(paths):,} images"
+    return f"{count} lie outside {image_root}, behind links: the first is {path} -> {target}"
 
 
 def _files_outside(image_root: str | Path, paths: Iterable[str]) -> list[tuple[str, str]]:
@@ -164,9 +170,9 @@ def read_picture(path: str | Path, size: int | None = None) -> Picture:
     except OSError as error:
         if error.errno in NOT_THE_FILE:
             raise
-        raise UnreadableImage(f"{path}: cannot be read as an image ({reason(error)})") from error
+        raise cannot_read(path, reason(error)) from error
     except Exception as error:  # decoders raise whatever they like on a broken file
-        raise UnreadableImage(f"{path}: cannot be read as an image ({reason(error)})") from error
+        raise cannot_read(path, reason(error)) from error
 
 
 def is_constant(pixels: np.ndarray) -> bool:
@@ -177,7 +183,8 @@ def is_constant(pixels: np.ndarray) -> bool:
 def to_grey(image: Image.Image, path: str | Path) -> tuple[Image.Image, str]:
     """Any picture as mode L, upright; and how samples of more than 8 bits became 8 bits, "" where none had more."""
     deep = deep_samples(image, path)
-    image.load()  # of a TIFF Pillow turns the pixels then, and forgets their orientation
+    # Before its orientation is asked for: of a TIFF Pillow turns the pixels then, and forgets it.
+    image.load()
     scale = ""
     if deep is not None:
         pixels, scale = to_8_bits(deep)
@@ -195,7 +202,8 @@ def to_grey(image: Image.Image, path: str | Path) -> tuple[Image.Image, str]:
 
 def refuse_transparent(image: Image.Image, grey: Image.Image) -> None:
     """UserError: the colours of a picture are all alike, and what it shows is in its transparency."""
-    if image.has_transparency_data and image.mode not in DEEP_MODES and is_constant(np.asarray(grey)):
+    has_transparency = image.has_transparency_data and image.mode not in DEEP_MODES
+    if has_transparency and is_constant(np.asarray(grey)):
         low, high = image.convert("RGBA").getchannel("A").getextrema()
         if low != high:
             raise UserError("its colours are all alike, the picture is in its transparency; save it flattened")

@@ -3,6 +3,7 @@
 Letters: B images of a batch, K classes, N images of the cache, S the side of an image in pixels.
 """
 
+import math
 import queue
 import signal
 import threading
@@ -56,11 +57,13 @@ def make_loader(
         batch_sampler=sampler,
         collate_fn=dataset.collate,
         num_workers=workers,
+        # torch refuses both without workers.
         prefetch_factor=prefetch_factor if workers else None,
         persistent_workers=persistent_workers and workers > 0,
         pin_memory=pin_memory,
         worker_init_fn=ignore_signals,
-        generator=torch.Generator(),  # the loader draws a number an epoch: not from the global generator
+        # The loader draws a number an epoch: not from the global generator.
+        generator=torch.Generator(),
     )
     return FileLoader(make), sampler
 
@@ -72,6 +75,9 @@ def ignore_signals(worker: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+# From files
 
 
 class FileLoader:
@@ -118,7 +124,8 @@ class FileLoader:
         before = children()
         try:
             batches = iter(self.loader)
-            self.workers |= set(getattr(batches, "_workers", ()))  # one that is dead already is no child any more
+            # By torch's own list, too: one that is dead already is no child any more.
+            self.workers |= set(getattr(batches, "_workers", ()))
             return batches
         except LOADER_ERRORS as error:
             raise self._explain(error) from error
@@ -130,7 +137,9 @@ class FileLoader:
         """While the main process waits for the workers, the death of one of them is an error."""
         in_main_thread = threading.current_thread() is threading.main_thread()
         handles_signal = in_main_thread and hasattr(signal, "SIGCHLD")
-        before = signal.signal(signal.SIGCHLD, self._check_workers) if handles_signal else None
+        before = None
+        if handles_signal:
+            before = signal.signal(signal.SIGCHLD, self._check_workers)
         try:
             self._check_workers()
             yield
@@ -145,7 +154,9 @@ class FileLoader:
         for worker in self.workers:
             if worker.exitcode:
                 return RunError(cause_of_death(worker.exitcode))
-        return error if isinstance(error, RunError) else RunError(explain_failure(error))
+        if isinstance(error, RunError):
+            return error
+        return RunError(explain_failure(error))
 
     def _check_workers(self, *signalled: object) -> None:
         for worker in self.workers:
@@ -177,14 +188,18 @@ def signals_deferred() -> Iterator[None]:
 def explain_failure(error: BaseException) -> str:
     """What an error of a loader says, in one line, with the remedy. That of a worker comes with its traceback."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    if "DataLoader worker" in lines[-1]:
+    message = lines[-1]
+    if "DataLoader worker" in message:
         return "a worker was killed or crashed; out of memory? Fewer --workers need less"
     remedy = ""
     for word, advice in REMEDIES.items():
         if any(word in line for line in lines):
             remedy = advice
             break
-    return f"no batch could be loaded ({lines[-1][:200]}){remedy}"
+    return f"no batch could be loaded ({message[:200]}){remedy}"
+
+
+# From the pixel cache
 
 
 class CacheLoader:
@@ -234,8 +249,10 @@ class CacheLoader:
         for batch in self.sampler:
             index = torch.tensor(batch, dtype=torch.int64)
             rows = index % len(self.targets)
-            pixels = torch.from_numpy(self.cache.gather(rows.numpy()))[:, None]
+            gathered = self.cache.gather(rows.numpy())
+            pixels = torch.from_numpy(gathered).unsqueeze(1)
             target = self.targets[rows]
+            # Only from pinned memory the copy to the device goes on while the step computes.
             if self.device.type == "cuda":
                 pixels, target = pixels.pin_memory(), target.pin_memory()
             yield Batch(pixels, target, index, [])
@@ -243,11 +260,15 @@ class CacheLoader:
 
 def pixels_on_device(cache: PixelCache, device: torch.device) -> Tensor:
     """All pixels of a cache, (N, 1, S, S); those of an image that cannot be read are undefined: no batch has it."""
-    pixels = torch.empty(len(cache.rows), 1, *cache.pixels.shape[1:], dtype=torch.uint8, device=device)
+    _, *sides = cache.pixels.shape
+    pixels = torch.empty(len(cache.rows), 1, *sides, dtype=torch.uint8, device=device)
     readable = np.flatnonzero(cache.rows >= 0)
-    for rows in np.array_split(readable, max(1, len(readable) // COPIED_AT_ONCE)):
-        part = torch.from_numpy(cache.gather(rows))[:, None]
-        pixels[torch.from_numpy(rows).to(device)] = part.to(device)
+    # In parts: all at once would need the pixels twice in the memory of the host.
+    parts = max(1, len(readable) // COPIED_AT_ONCE)
+    for rows in np.array_split(readable, parts):
+        part = torch.from_numpy(cache.gather(rows)).unsqueeze(1)
+        places = torch.from_numpy(rows).to(device)
+        pixels[places] = part.to(device)
     return pixels
 
 
@@ -258,8 +279,9 @@ def fits_on_device(cache: PixelCache, rows: int, device: torch.device, choice: s
     """
     if device.type != "cuda" or choice != "auto":
         return device.type != "cpu" and choice == "yes"
-    needed = rows * int(np.prod(cache.pixels.shape[1:]))
-    return needed <= torch.cuda.mem_get_info(device)[0] / 2
+    _, *sides = cache.pixels.shape
+    free, _ = torch.cuda.mem_get_info(device)
+    return rows * math.prod(sides) <= free / 2
 
 
 def prefetch(items: Iterator[Batch], depth: int) -> Iterator[Batch]:

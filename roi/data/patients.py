@@ -36,7 +36,9 @@ SET_NAMES = {
     "vindr": ("vindr", "vindrcxr"),
     "vinbigdata": ("vinbigdata", "vinbig"),
 }
-SET_OF = {spelling: name for name, spellings in SET_NAMES.items() for spelling in spellings}
+SET_OF: dict[str, str] = {}
+for _set, _spellings in SET_NAMES.items():
+    SET_OF.update(dict.fromkeys(_spellings, _set))
 
 # Where a published layout names the patient. The first that fits counts.
 LAYOUTS = {
@@ -63,6 +65,8 @@ ROUNDED = re.compile(r"\d\.\d+e\+?\d+|(\d{16,})\.0*")  # a long number that was 
 EXACT = 2**53  # whole numbers up to it survive that
 MISSING = {"", "nan", "none", "null", "na", "n/a", "<na>", "nat", "unknown", "missing", "-", "--", "?", "-1", "-1.0"}
 
+Form = tuple[str, str]  # the set that a patient's name begins with, '' for none; the rest
+
 IDENTITY = "image:"  # of images that are taken as patients
 COLUMN_NAMES = {
     "patient",
@@ -83,18 +87,20 @@ COLUMN_NAMES = {
 @cache
 def published_set(name: str) -> str:
     """'MIMIC-CXR' -> 'mimic'; '' for a name that is no published set."""
-    return SET_OF.get(re.sub(r"[\W_]+", "", name.casefold()), "")
+    letters = re.sub(r"[\W_]+", "", name.casefold())
+    return SET_OF.get(letters, "")
 
 
 def is_missing(patient: str) -> bool:
     """Is this field of a table empty, a word for that, or what stands for a patient whom nobody named?"""
-    return patient.strip().casefold() in MISSING or patient.startswith(IDENTITY)
+    word = patient.strip().casefold()
+    return word in MISSING or patient.startswith(IDENTITY)
 
 
 # The normal form of a patient
 
 
-def split_patient(patient: str) -> tuple[str, str]:
+def split_patient(patient: str) -> Form:
     """The set that a patient's name begins with, '' for none, and the normal form of the rest.
 
     'NIH:00000001' -> ('nih', '1'), 'P5' -> ('', '5')
@@ -102,16 +108,18 @@ def split_patient(patient: str) -> tuple[str, str]:
     Raises:
         UserError: a number whose digits were lost where it was stored as a float.
     """
-    prefix, rest = _split_prefix(" ".join(patient.casefold().split()))
+    text = " ".join(patient.casefold().split())
+    prefix, rest = _split_prefix(text)
     rounded = ROUNDED.fullmatch(rest)
+    # What was written with an exponent has no group 1.
     if rounded and (rounded[1] is None or int(rounded[1]) > EXACT):
-        why = "it was stored as a floating-point number"
-        raise UserError(f"patient {patient!r} has lost its digits: {why}. Write it again, as text")
+        reason = "it was stored as a floating-point number"
+        raise UserError(f"patient {patient!r} has lost its digits: {reason}. Write it again, as text")
     number = NUMBER.fullmatch(rest)
     return prefix, number[1] if number else one_case(rest)
 
 
-def _split_prefix(text: str) -> tuple[str, str]:
+def _split_prefix(text: str) -> Form:
     """'nih:1' -> ('nih', '1'), 'hospital a: 1' -> ('hospital a', '1'), 'nih_1' -> ('nih', '1'), 'x_1' -> ('', 'x_1')"""
     with_colon = PREFIX.fullmatch(text)
     if with_colon:
@@ -138,8 +146,11 @@ def normal_form(patient: str) -> str:
 
 def one_case(code: str) -> str:
     """A patient's code as the sets publish it: 'grdn0001' -> 'GRDN0001', hexadecimal digits and words in lower case."""
-    is_code = re.search(r"\d", code) and not re.fullmatch(r"[0-9a-fA-F-]+", code)
-    return code.upper() if is_code and " " not in code else code.casefold()
+    has_digit = re.search(r"\d", code)
+    is_hexadecimal = re.fullmatch(r"[0-9a-fA-F-]+", code)
+    if has_digit and not is_hexadecimal and " " not in code:
+        return code.upper()
+    return code.casefold()
 
 
 # What the name of an image says
@@ -176,7 +187,8 @@ def from_names(images: pd.Series, keys: pd.Series) -> pd.Series:
     names = []
     for image, key in zip(images.tolist(), keys.tolist(), strict=True):
         layout, patient = layout_of(image)
-        names.append(join_patient(layout, patient) if layout else IDENTITY + key)
+        name = join_patient(layout, patient) if layout else IDENTITY + key
+        names.append(name)
     return pd.Series(names, index=images.index, dtype=str)
 
 
@@ -199,18 +211,23 @@ def resolve(
     Raises:
         UserError: with the row, where the two are not the same patient, or two pseudonyms are.
     """
-    forms: dict[str, tuple[str, str] | None] = {}
+    forms: dict[str, Form | None] = {}
     for patient in given.unique():
-        try:
-            forms[patient] = None if is_missing(patient) else split_patient(patient)
-        except UserError as error:
-            first = int((given == patient).argmax())
-            raise UserError(f"row {rows[first]}: {error}") from error
+        forms[patient] = None
+        # Asked once a patient: the regular expressions are slow.
+        if not is_missing(patient):
+            try:
+                forms[patient] = split_patient(patient)
+            except UserError as error:
+                is_patient = given == patient
+                row = rows[int(is_patient.argmax())]
+                raise UserError(f"row {row}: {error}") from error
     resolver = _Resolver(compare)
-    columns = (rows, images.tolist(), keys.tolist(), given.tolist(), datasets.tolist())
+    columns = (images, keys, given, datasets)
     resolved = []
-    for row, image, key, patient, dataset in zip(*columns, strict=True):
-        resolved.append(resolver.patient_of(row, image, key, patient, forms[patient], dataset))
+    for row, image, key, patient, dataset in zip(rows, *columns, strict=True):
+        form = forms[patient]
+        resolved.append(resolver.patient_of(row, image, key, patient, form, dataset))
     return pd.Series(resolved, index=images.index, dtype=str)
 
 
@@ -221,16 +238,16 @@ class _Resolver:
     compare: bool
     pseudonyms: dict[str, str] = field(default_factory=dict)  # patient that the names say -> patient_id
 
-    def patient_of(self, row: int, image: str, key: str, given: str, form: tuple[str, str] | None, dataset: str) -> str:
+    def patient_of(self, row: int, image: str, key: str, given: str, form: Form | None, dataset: str) -> str:
         """The patient of a row; `form`: split_patient of patient_id, None where nothing is `given`."""
         own_set = published_set(dataset)
         # Most rows are of readers, which give set and patient: one look instead of the whole search.
-        if form and form[0] == own_set and _in_name(own_set, form[1], image):
-            return join_patient(*form)
+        prefix, rest = form or ("", "")
+        if form and prefix == own_set and _in_name(own_set, rest, image):
+            return join_patient(prefix, rest)
         layout, named = _layout_in(image, own_set)
         if form is None:
             return join_patient(layout, named) if layout else IDENTITY + key
-        prefix, rest = form
         if layout in VAGUE:
             prefix = prefix or layout
         elif layout and rest == named:
@@ -241,7 +258,7 @@ class _Resolver:
             prefix = prefix or own_set
         return join_patient(prefix, rest)
 
-    def _check_same(self, row: int, image: str, given: str, form: tuple[str, str], named: str) -> None:
+    def _check_same(self, row: int, image: str, given: str, form: Form, named: str) -> None:
         """UserError: patient_id is a number and not that in the name, or the second pseudonym of one patient."""
         layout, _, number = named.partition(":")
         prefix, rest = form
@@ -283,7 +300,8 @@ def _in_name(own_set: str, patient: str, image: str) -> bool:
 def _says_more(layout: str, patient: str, dataset: str) -> bool:
     """Does the name of an image say its patient more surely than a column patient_id?"""
     # Not where names say an image or a study, nor where the images are of a set of the user's own.
-    if layout in VAGUE or dataset.strip() and not published_set(dataset):
+    of_own_set = dataset.strip() and not published_set(dataset)
+    if layout in VAGUE or of_own_set:
         return False
     if layout == "nih":
         return 1 <= int(patient) <= NIH_PATIENTS  # a larger number is another hospital's
@@ -292,7 +310,8 @@ def _says_more(layout: str, patient: str, dataset: str) -> bool:
 
 def is_pseudonym(layout: str, prefix: str, rest: str) -> bool:
     """Is a patient_id a word in the place of the number that patients of this layout have?"""
-    return layout in NUMBERED and prefix in ("", layout) and not rest.isdigit()
+    of_layout = layout in NUMBERED and prefix in ("", layout)
+    return of_layout and not rest.isdigit()
 
 
 def named_patients(table: pd.DataFrame) -> pd.Series:
@@ -301,16 +320,20 @@ def named_patients(table: pd.DataFrame) -> pd.Series:
     is_numbered = patients.str.fullmatch(r"[a-z]+:\d+").to_numpy(dtype=bool)
     is_alone = patients.str.startswith(IDENTITY).to_numpy(dtype=bool)
     maybe_pseudonyms = np.flatnonzero(~is_numbered & ~is_alone)
+    # So it is with sets whose patients are numbers; the search below is slow on large tables.
     if not len(maybe_pseudonyms):
         return patients
     named = patients.to_numpy(dtype=object, copy=True)
-    datasets = table["dataset"].tolist() if "dataset" in table else [""] * len(table)
     images = table["image"].tolist()
+    datasets = [""] * len(table)
+    if "dataset" in table:
+        datasets = table["dataset"].tolist()
     for n in maybe_pseudonyms.tolist():
+        dataset = datasets[n]
         layout, patient = layout_of(images[n])
-        of_this_set = published_set(datasets[n]) in ("", layout)
-        if layout in NUMBERED and of_this_set and _says_more(layout, patient, datasets[n]):
-            named[n] = f"{layout}:{patient}"
+        of_this_set = layout in NUMBERED and published_set(dataset) in ("", layout)
+        if of_this_set and _says_more(layout, patient, dataset):
+            named[n] = join_patient(layout, patient)
     return pd.Series(named, index=table.index, dtype=str)
 
 
@@ -319,7 +342,8 @@ def named_patients(table: pd.DataFrame) -> pd.Series:
 
 def remarks(table: pd.DataFrame) -> list[str]:
     """Who has two names, and whom nobody names."""
-    return [remark for remark in (_taken_as_patients(table), _pseudonyms(table)) if remark]
+    remarks = [_taken_as_patients(table), _pseudonyms(table)]
+    return list(filter(None, remarks))
 
 
 def _pseudonyms(table: pd.DataFrame) -> str:
@@ -336,8 +360,9 @@ def _pseudonyms(table: pd.DataFrame) -> str:
 
 def _taken_as_patients(table: pd.DataFrame) -> str:
     """Images, or studies, that stand for patients whom nobody names."""
-    alone = int(table["patient_id"].str.startswith(IDENTITY).sum())
-    studies = int(table["patient_id"].str.startswith("padchest:study ").sum())
+    patients = table["patient_id"]
+    alone = int(patients.str.startswith(IDENTITY).sum())
+    studies = int(patients.str.startswith("padchest:study ").sum())
     parts = []
     if alone:
         parts.append(f"{alone:,} images are taken as patients of their own")

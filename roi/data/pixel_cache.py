@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from roi.data import pixel_shards
-from roi.data.images import UnreadableImage
+from roi.data.images import UnreadableImage, cannot_read
 from roi.data.pixel_shards import Identity, Job, Outcome, Shard, Stamp
 from roi.errors import UserError
 from roi.files import atomic_write, reason
@@ -69,7 +69,8 @@ class PixelCache:
         rows = self.rows[index]
         assert rows.min(initial=0) >= 0, f"image {index[rows.argmin()]} could not be read"
         if out is None:
-            out = np.empty((len(rows), *self.pixels.shape[1:]), dtype=np.uint8)
+            _, *sides = self.pixels.shape
+            out = np.empty((len(rows), *sides), dtype=np.uint8)
         if len(rows) == 0:
             return out
         # With "clip" numpy writes straight into `out`; by default it makes a copy first.
@@ -92,6 +93,7 @@ def open_cache(folder: str | Path, images: Sequence[str], paths: Sequence[str], 
     asked, unreadable = identify_all(images, paths)
     files = {identity: path for identity, path in zip(asked, paths, strict=True) if identity}
     samples: Samples = {}
+    # What is unreadable has no row, and is tried again by each run: the file may have been mended.
     shards, _ = pixel_shards.sound_shards(home, size, files, {})
     missing = missing_files(shards, files, samples)
     failed: Failures = {}
@@ -114,7 +116,8 @@ def open_cache(folder: str | Path, images: Sequence[str], paths: Sequence[str], 
             unreadable[position] = failed[identity]
     constant, scales = facts_of(shards, rows)
     for scale, images_of_scale in scales.items():
-        say(f"pixel cache {home}: {images_of_scale:,} of {len(rows):,} images have more than 8 bits, {scale}")
+        count = f"{images_of_scale:,} of {len(rows):,} images"
+        say(f"pixel cache {home}: {count} have more than 8 bits, {scale}")
     last_row = int(rows.max(initial=-1))
     pixels = pixel_shards.map_rows(home, last_row + 1, size)
     return PixelCache(pixels, rows, unreadable, constant, scales)
@@ -144,8 +147,8 @@ def identify_all(images: Sequence[str], paths: Sequence[str]) -> tuple[list[Iden
         try:
             asked.append(pixel_shards.identify(name, path, folders))
         except OSError as error:  # vanished since the table was made
-            asked.append(None)
-            unreadable[position] = f"{path}: cannot be read as an image ({reason(error)})"
+            asked.append(None)  # no identity: it has no row
+            unreadable[position] = str(cannot_read(path, reason(error)))
     return asked, unreadable
 
 
@@ -169,7 +172,8 @@ def find_rows(shards: Shards, files: Files, samples: Samples) -> dict[Identity, 
     found = _rows_by_path(rows, files)
     # Another disk may be mounted there now: some files are sampled in any case, and where one of them differs no path
     # is believed.
-    spots = list(found)[:: max(1, len(found) // SPOTS)]
+    step = max(1, len(found) // SPOTS)
+    spots = list(found)[::step]
     pixel_shards.sample_files([files[identity] for identity in spots], samples)
     for identity in spots:
         if samples[files[identity]] != found[identity].sample:
@@ -189,7 +193,8 @@ def _rows_by_stamp(shards: Shards, stamps: set[Stamp]) -> dict[Stamp, list[Row]]
     for shard in shards.values():
         for k, identity in enumerate(shard.identities()):
             if identity.stamp in stamps:
-                rows[identity.stamp].append(Row(identity.path, shard.source_crc32[k], shard.first + k))
+                row = Row(identity.path, shard.source_crc32[k], shard.first + k)
+                rows[identity.stamp].append(row)
     return rows
 
 
@@ -197,7 +202,8 @@ def _rows_by_path(rows: dict[Stamp, list[Row]], files: Files) -> dict[Identity, 
     """The rows of files that lie where exactly one row was decoded from."""
     found = {}
     for identity in files:
-        same = [row for row in rows.get(identity.stamp, ()) if row.path == identity.path]
+        candidates = rows.get(identity.stamp, ())
+        same = [row for row in candidates if row.path == identity.path]
         if len(same) == 1:
             found[identity] = same[0]
     return found
@@ -218,11 +224,12 @@ def facts_of(shards: Shards, rows: np.ndarray) -> tuple[list[int], dict[str, int
     constant_rows: set[int] = set()
     scale_of: dict[int, str] = {}
     for shard in shards.values():
-        for row, (is_constant, scale) in enumerate(zip(shard.constant, shard.scale, strict=True), shard.first):
-            if is_constant:
+        for k in range(len(shard.names)):
+            row = shard.first + k
+            if shard.constant[k]:
                 constant_rows.add(row)
-            if scale:
-                scale_of[row] = scale
+            if shard.scale[k]:
+                scale_of[row] = shard.scale[k]
     asked = rows.tolist()
     constant = [position for position, row in enumerate(asked) if row in constant_rows]
     scales = Counter(scale_of[row] for row in asked if row in scale_of)
@@ -295,10 +302,12 @@ def fill(
     # Another run may have decoded them while this one waited for the lock.
     shards, damaged = pixel_shards.sound_shards(home, size, files, known)
     missing = missing_files(shards, files, samples)
+    # Before hours of decoding, not at their end.
     check_disk(home, len(missing) * size**2)
     drop_damaged(home, damaged)
     say_unused(home, size)
-    say(f"pixel cache {home}: {len(files) - len(missing):,} images there, decoding {len(missing):,}")
+    cached = len(files) - len(missing)
+    say(f"pixel cache {home}: {cached:,} images there, decoding {len(missing):,}")
     jobs = pixel_shards.plan_jobs(home, size, missing, shards, workers)
     begin = time.perf_counter()
     done = 0
@@ -307,6 +316,7 @@ def fill(
         write_recipe(home, recipe)
         with closing(decode_all(jobs, workers, len(missing))) as outcomes:
             for shard, unreadable in outcomes:
+                # Written as they come: a run that is killed keeps them.
                 if shard.names:
                     pixel_shards.write_shard(home, shard)
                     shards[shard.slot] = shard
@@ -319,7 +329,8 @@ def fill(
         ) from error
     seconds = time.perf_counter() - begin
     if jobs:
-        say(f"pixel cache {home}: decoded {done:,} images in {seconds:.1f} s ({done / seconds:.1f} images/s)")
+        rate = done / seconds
+        say(f"pixel cache {home}: decoded {done:,} images in {seconds:.1f} s ({rate:.1f} images/s)")
     return shards, failed
 
 

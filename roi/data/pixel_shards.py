@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import PIL
 
-from roi.data.images import UnreadableImage, is_constant, read_picture
+from roi.data.images import UnreadableImage, cannot_read, is_constant, read_picture
 from roi.errors import UserError
 from roi.files import atomic_write, reason
 from roi.progress import progress
@@ -96,8 +96,10 @@ def recipe_of(size: int) -> dict[str, Any]:
 
 
 def folder_of(root: str | Path, recipe: dict[str, Any]) -> Path:
-    digest = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
-    return Path(root) / f"{recipe['size']}px-{digest[:8]}"
+    text = json.dumps(recipe)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    size = recipe["size"]
+    return Path(root) / f"{size}px-{digest[:8]}"
 
 
 # Sources
@@ -115,6 +117,7 @@ def identify(name: str, path: str, folders: dict[str, str] | None = None) -> Ide
     folders = {} if folders is None else folders
     status = os.stat(path)
     folder, file = os.path.split(path)
+    # Once a folder: realpath asks the disk for every part of a path, and tables have 100,000 of them.
     if folder not in folders:
         folders[folder] = os.path.realpath(folder)
     resolved = os.path.join(folders[folder], file)
@@ -130,8 +133,9 @@ def sample_of(path: str) -> int:
         size = os.fstat(file.fileno()).st_size
         if size <= PIECE * PIECES:
             return zlib.crc32(file.read())
+        last = size - PIECE
         for k in range(PIECES):
-            file.seek((size - PIECE) * k // (PIECES - 1))
+            file.seek(last * k // (PIECES - 1))
             crc = zlib.crc32(file.read(PIECE), crc)
     return crc
 
@@ -146,7 +150,8 @@ def sample_files(paths: Collection[str], samples: dict[str, int | None]) -> None
 
     new = [path for path in paths if path not in samples]
     with ThreadPoolExecutor(READERS) as pool:
-        samples.update(zip(new, pool.map(sample, new), strict=True))
+        results = pool.map(sample, new)
+        samples.update(zip(new, results, strict=True))
 
 
 # Reading shards
@@ -172,10 +177,13 @@ def sound_shards(
     except FileNotFoundError:
         return {}, damaged | dict.fromkeys(shards, "pixels.u8 is gone")
     try:
+        # A checksum of all bytes: a disk that was full or a copy that broke off leaves rows of zeros.
         # Reading them also brings them into the page cache, where the first epoch finds them.
         with ThreadPoolExecutor(READERS) as pool:
-            flaws: Iterable[str] = pool.map(partial(find_flaw, file, size=size), to_check)
-            if sum(len(shard.names) for shard in to_check) * size**2 > LONG:
+            check = partial(find_flaw, file, size=size)
+            flaws: Iterable[str] = pool.map(check, to_check)
+            rows = sum(len(shard.names) for shard in to_check)
+            if rows * size**2 > LONG:
                 flaws = progress(flaws, len(to_check), "checking the pixel cache", "shard")
             for shard, flaw in zip(to_check, flaws, strict=True):
                 if flaw:
@@ -190,7 +198,7 @@ def read_shards(home: Path) -> tuple[dict[int, Shard], dict[int, str]]:
     """The indices of all shards by number, and why some cannot be read. The rows are not looked at."""
     shards: dict[int, Shard] = {}
     damaged: dict[int, str] = {}
-    for path in sorted(home.glob("shard-" + "[0-9]" * 6 + ".json")):
+    for path in sorted(home.glob("shard-[0-9][0-9][0-9][0-9][0-9][0-9].json")):
         slot = slot_of(path)
         try:
             shards[slot] = read_shard(path)
@@ -201,7 +209,8 @@ def read_shards(home: Path) -> tuple[dict[int, Shard], dict[int, str]]:
 
 def read_shard(path: Path) -> Shard:
     """UserError or TypeError: not what `write_shard` writes under this name."""
-    shard = Shard(**json.loads(path.read_text(encoding="utf-8")))
+    values = json.loads(path.read_text(encoding="utf-8"))
+    shard = Shard(**values)
     numbers = (shard.source_bytes, shard.source_mtime_ns, shard.source_crc32, shard.constant)
     texts = (shard.names, shard.source_path, shard.scale)
     kinds = {type(shard.first), type(shard.crc32)}
@@ -211,8 +220,10 @@ def read_shard(path: Path) -> Shard:
     for words in texts:
         text_kinds |= {type(value) for value in words}
     lengths = {len(column) for column in (*numbers, *texts)}
-    is_index = kinds == {int} and text_kinds == {str} and len(lengths) == 1 and max(lengths) <= SHARD
-    if not is_index or shard.first != slot_of(path) * SHARD:
+    has_types = kinds == {int} and text_kinds == {str}
+    has_lengths = len(lengths) == 1 and max(lengths) <= SHARD
+    has_place = shard.first == slot_of(path) * SHARD
+    if not (has_types and has_lengths and has_place):
         raise UserError("not an index of this shard")
     return shard
 
@@ -258,11 +269,13 @@ def plan_jobs(home: Path, size: int, missing: dict[Identity, str], taken: Collec
     items = list(missing.items())
     rows_a_worker = -(-len(items) // max(1, workers))
     rows = max(1, min(SHARD, rows_a_worker))
+    pixels = str(home / "pixels.u8")
     free_slots = (slot for slot in count() if slot not in taken)
     jobs = []
-    for begin, slot in zip(range(0, len(items), rows), free_slots, strict=False):
+    for begin in range(0, len(items), rows):
         files = dict(items[begin : begin + rows])
-        jobs.append(Job(str(home / "pixels.u8"), slot * SHARD, size, files))
+        first_row = next(free_slots) * SHARD
+        jobs.append(Job(pixels, first_row, size, files))
     return jobs
 
 
@@ -287,11 +300,13 @@ def decode(job: Job) -> Outcome:
             if parent and not parent.is_alive():
                 sys.exit()
             data = pixels.tobytes()
-            _write_at(file, data, (job.first + len(shard.names)) * job.size**2)
+            row = job.first + len(shard.names)
+            _write_at(file, data, row * job.size**2)
             crc = zlib.crc32(data, crc)
             values = (*identity, sample, scale, int(is_constant(pixels)))
             for column, value in zip(columns, values, strict=True):
                 column.append(value)
+        # The rows before their index: what an index names is on the disk.
         os.fsync(file)
     finally:
         os.close(file)
@@ -303,7 +318,7 @@ def _read_sample(path: str) -> int:
     try:
         return sample_of(path)
     except OSError as error:
-        raise UnreadableImage(f"{path}: cannot be read as an image ({reason(error)})") from error
+        raise cannot_read(path, reason(error)) from error
 
 
 def _check_unchanged(identity: Identity, path: str) -> None:
@@ -313,7 +328,7 @@ def _check_unchanged(identity: Identity, path: str) -> None:
     except OSError:
         same = False
     if not same:
-        raise UnreadableImage(f"{path}: cannot be read as an image (it changed meanwhile)")
+        raise cannot_read(path, "it changed meanwhile")
 
 
 def _write_at(file: int, data: bytes, position: int) -> None:

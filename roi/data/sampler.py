@@ -63,7 +63,9 @@ class ShardedBatchSampler:
         self.world = world
         self.groups: list[np.ndarray] = []  # the rows of each
         if groups is not None:
-            self.groups = [np.flatnonzero(groups == name) for name in np.unique(groups)]
+            for name in np.unique(groups):
+                self.groups.append(np.flatnonzero(groups == name))
+        # Set by the caller before an epoch, see above.
         self.epoch = 0
         self.start = 0
         self.least = 1
@@ -79,6 +81,7 @@ class ShardedBatchSampler:
     def merged(self) -> int:
         """Images that would have been a batch of their own, and go into the one before it; 0: none."""
         rest = self.rows % self.global_batch_size
+        # All processes share what is left.
         too_few = rest < self.least * self.world
         # A batch size below `least` cannot be helped by merging the last batch.
         helps = self.batch_size >= self.least > 1
@@ -102,31 +105,41 @@ class ShardedBatchSampler:
         return self.global_batch_size
 
     def __iter__(self) -> Iterator[list[int]]:
-        return self._in_order() if self.seed is None else self._in_shuffled_order(self.seed)
+        if self.seed is None:
+            return self._in_order()
+        return self._in_shuffled_order(self.seed)
 
     def _in_order(self) -> Iterator[list[int]]:
         own = np.arange(self.rank, self.rows, self.world)
-        for first in range(self.start * self.batch_size, len(own), self.batch_size):
-            yield self._readable(own[first : first + self.batch_size]).tolist()
+        skipped = self.start * self.batch_size
+        for first in range(skipped, len(own), self.batch_size):
+            batch = own[first : first + self.batch_size]
+            yield self._readable(batch).tolist()
 
     def _in_shuffled_order(self, seed: int) -> Iterator[list[int]]:
         for n in range(self.start, self._count()):
             batch = self._global_batch(n, seed)
             own = batch[self.rank :: self.world]
             # Every process needs a row, or it would not take part in what they do together.
-            yield (own if len(own) else batch[:1]).tolist()
+            if not len(own):
+                own = batch[:1]
+            yield own.tolist()
 
     def _global_batch(self, n: int, seed: int) -> np.ndarray:
         """The readable rows of batch number `n` over all processes."""
         first = n * self.global_batch_size
-        return self._readable(self._shuffled_rows(seed)[first : first + self._planned_size(n)])
+        last = first + self._planned_size(n)
+        batch = self._shuffled_rows(seed)[first:last]
+        return self._readable(batch)
 
     def _shuffled_rows(self, seed: int) -> np.ndarray:
         """The rows of this epoch, shuffled."""
+        # Kept for the epoch: shares() asks for the sizes of its batches, one by one.
         if self._shuffled is None or self._shuffled[0] != self.epoch:
             rows = np.arange(self.rows)
             if self.groups:
-                rows = np.concatenate([self._group_rows(g, seed) for g in range(len(self.groups))])
+                pieces = [self._group_rows(g, seed) for g in range(len(self.groups))]
+                rows = np.concatenate(pieces)
             rng = np.random.default_rng([seed, self.epoch])
             self._shuffled = self.epoch, rng.permutation(rows)
         return self._shuffled[1]
@@ -134,26 +147,31 @@ class ShardedBatchSampler:
     def _readable(self, batch: np.ndarray) -> np.ndarray:
         if self.unreadable is None:
             return batch
-        return batch[~self.unreadable[batch % self.rows]]
+        rows = batch % self.rows
+        return batch[~self.unreadable[rows]]
 
     def _group_rows(self, g: int, seed: int) -> np.ndarray:
         """What group `g` gives to the epoch: the next piece of its permutations one after the other."""
         rows = self.groups[g]
         # Rounded so that the pieces of all groups add up to N rows in every epoch.
-        first = (self.epoch * self.rows + g) // len(self.groups)
-        last = ((self.epoch + 1) * self.rows + g) // len(self.groups)
+        count = len(self.groups)
+        first = (self.epoch * self.rows + g) // count
+        last = ((self.epoch + 1) * self.rows + g) // count
         cycles = max(1, DRAWN_AT_ONCE // len(rows))
         length = cycles * len(rows)
         first_block = first // length
         blocks = []
         for block in range(first_block, -(-last // length)):
-            rng = np.random.default_rng([seed, g, block, 1])  # 1: unlike [seed, epoch]
-            permutations = rng.permuted(np.tile(rows, (cycles, 1)), axis=1)
+            # Named by its number: an epoch can be made without those before it. 1: unlike [seed, epoch].
+            rng = np.random.default_rng([seed, g, block, 1])
+            repeated = np.tile(rows, (cycles, 1))
+            permutations = rng.permuted(repeated, axis=1)
             blocks.append(permutations.ravel())
         begin = first_block * length
-        order = np.concatenate(blocks)[first - begin : last - begin]
-        times_before = pd.Series(order).groupby(order).cumcount().to_numpy()
-        return order + self.rows * times_before
+        drawn = np.concatenate(blocks)
+        order = drawn[first - begin : last - begin]
+        times_before = pd.Series(order).groupby(order).cumcount()
+        return order + self.rows * times_before.to_numpy()
 
     def __len__(self) -> int:
         if self.seed is not None:
@@ -168,16 +186,19 @@ class ShardedBatchSampler:
         """
         shares = []
         if self.world == 1:
-            total = max(1, sum(len(batch.index) for batch in group))
-            for batch in group:
-                images = len(batch.index)
+            counts = [len(batch.index) for batch in group]
+            total = max(1, sum(counts))
+            for images in counts:
                 shares.append(Share(images, 1.0, images / total))
             return shares
+        # From the plan and not from the batches: no process sees those of the others.
         sizes = [self._size(self.start + n) for n in range(len(group))]
         total = max(1, sum(sizes))
         for size in sizes:
             images = len(range(self.rank, size, self.world))
-            shares.append(Share(images, images * self.world / max(1, size), images * self.world / total))
+            batch_weight = images * self.world / max(1, size)
+            step_weight = images * self.world / total
+            shares.append(Share(images, batch_weight, step_weight))
         return shares
 
     def _size(self, n: int) -> int:

@@ -22,7 +22,8 @@ def listed(path: str | Path) -> list[str]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such list of images")
-    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    text = path.read_text(encoding="utf-8-sig")
+    lines = [line.strip() for line in text.splitlines()]
     for number, line in enumerate(lines, 1):
         # A name may hold a comma; a line that does not end as a file name does is a row of a table.
         if "," in line and not PICTURE.search(line):
@@ -55,10 +56,14 @@ def some_patients(table: pd.DataFrame, limit: float, seed: int) -> np.ndarray:
     """
     # In the order of their names: the draw does not depend on the order of the rows.
     sizes = table["patient_id"].value_counts(sort=False).sort_index()
-    order = np.random.default_rng(seed).permutation(len(sizes))
-    taken = np.cumsum(sizes.to_numpy()[order]) <= limit
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(sizes))
+    images = np.cumsum(sizes.to_numpy()[order])
+    taken = images <= limit
+    # The first may have more than that alone: validation on nobody would be no help.
     taken[0] = True
-    return table["patient_id"].isin(sizes.index[order[taken]]).to_numpy()
+    drawn = sizes.index[order[taken]]
+    return table["patient_id"].isin(drawn).to_numpy()
 
 
 def split_by_patient(table: pd.DataFrame, fraction: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -74,16 +79,20 @@ def split_by_patient(table: pd.DataFrame, fraction: float, seed: int) -> tuple[p
 
 def overlap(a: pd.DataFrame, b: pd.DataFrame) -> tuple[int, int]:
     """How many images and how many patients stand in both tables."""
-    images = set(image_keys(a["image"])) & set(image_keys(b["image"]))
-    patients = a["patient_id"][_patient_in(a, b)].nunique()
-    return len(images), patients
+    keys = set(image_keys(a["image"]))
+    images = keys & set(image_keys(b["image"]))
+    patients = a["patient_id"][_patient_in(a, b)]
+    return len(images), patients.nunique()
 
 
 def _patient_in(table: pd.DataFrame, other: pd.DataFrame) -> np.ndarray:
     """(N,) bool: the patient of each row of `table` stands in `other`, by patient_id or by what the names say."""
+    # Two tables may know a patient by different names: one by a pseudonym, one by the number in the file names.
     names = named_patients(table)
-    others = set(other["patient_id"]) | set(named_patients(other))
-    return (table["patient_id"].isin(others) | names.isin(others)).to_numpy()
+    others = set(other["patient_id"])
+    others |= set(named_patients(other))
+    in_other = table["patient_id"].isin(others) | names.isin(others)
+    return in_other.to_numpy()
 
 
 def belongs_to(table: pd.DataFrame, others: Iterable[pd.DataFrame]) -> np.ndarray:
@@ -91,8 +100,10 @@ def belongs_to(table: pd.DataFrame, others: Iterable[pd.DataFrame]) -> np.ndarra
     inside = np.zeros(len(table), dtype=bool)
     keys = image_keys(table["image"])
     for other in others:
-        inside |= keys.isin(image_keys(other["image"])).to_numpy()
+        same_image = keys.isin(image_keys(other["image"]))
+        inside |= same_image.to_numpy()
         inside |= _patient_in(table, other)
     # A list that names an image does not always say its patient. The table may: then the other images of that patient
     # belong there too.
-    return table["patient_id"].isin(table["patient_id"][inside]).to_numpy()
+    patients = table["patient_id"]
+    return patients.isin(patients[inside]).to_numpy()

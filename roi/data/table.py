@@ -5,6 +5,7 @@ Letters: N rows. A field of labels holds names with commas between them.
 
 import difflib
 import re
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -35,7 +36,6 @@ COLUMNS = (
 )
 LABEL_COLUMNS = ("labels", "unknown", "uncertain")
 SPLIT_COLUMNS = ("subset", "partition", "phase", "datasplit", "splits", "set", "usage")  # other names, letters alone
-QUOTED = (",", '"', "\n", "\r")  # what puts a field of a CSV in quotes
 SLASHES = re.compile(r"/+(?:\./+)*")
 UNUSUAL = ("images", ".", "/")  # how a path may begin that is spelled otherwise elsewhere
 SHARD = re.compile(r"^(?:\./)?(?:images(?:_\d+/images|-\d+/images-\d+)?/)?")
@@ -82,6 +82,7 @@ def read_table(path: str | Path, compare_names: bool = True) -> pd.DataFrame:
             raise UserError(
                 f"{path}: no column {column!r} (found {list(table)}); make the table with make_chexmultimodal_csv.py"
             )
+    # Messages name the lines of the file; everything else counts rows from 0.
     lines = table.index.tolist()
     table = table.reset_index(drop=True)
     others = [column for column in table if column not in COLUMNS]
@@ -107,21 +108,30 @@ def rename_columns(table: pd.DataFrame, name: str) -> pd.DataFrame:
         if standard:
             candidates.setdefault(standard, []).append(column)
     for standard, columns in candidates.items():
-        if standard in table and (table[standard].str.strip() != "").any():
-            same = [column for column in columns if _letters(column) == _letters(standard)]
-            if same:
-                both = f"columns {standard!r} and {same[0]!r}"
-                raise UserError(f"{name}: {both} have one name in two spellings; keep one of them")
-            print(f"{name}: column {columns[0]!r} is not read, since {standard!r} is there")
+        first = columns[0]
+        if standard in table and _has_text(table[standard]):
+            _refuse_two_spellings(standard, columns, name)
+            print(f"{name}: column {first!r} is not read, since {standard!r} is there")
             continue
         if len(columns) > 1:
             several = ", ".join(map(repr, columns))
             raise UserError(f"{name}: columns {several} may each be {standard!r}; give that name to one of them")
-        print(f"{name}: column {columns[0]!r} is read as {standard!r}")
+        print(f"{name}: column {first!r} is read as {standard!r}")
         # An empty column of that name makes room.
         table = table.drop(columns=standard, errors="ignore")
-        table = table.rename(columns={columns[0]: standard})
+        table = table.rename(columns={first: standard})
     return table
+
+
+def _has_text(column: pd.Series) -> bool:
+    return bool((column.str.strip() != "").any())
+
+
+def _refuse_two_spellings(standard: str, columns: list[str], name: str) -> None:
+    for column in columns:
+        if _letters(column) == _letters(standard):
+            both = f"columns {standard!r} and {column!r}"
+            raise UserError(f"{name}: {both} have one name in two spellings; keep one of them")
 
 
 def _letters(column: str) -> str:
@@ -141,8 +151,9 @@ def _standard_name(column: str, values: pd.Series) -> str | None:
         return "patient_id"
     # A column with a looser name holds splits if all its words are such.
     if plain in SPLIT_COLUMNS and (values != "").any():
-        is_split = all(split_word(word) is not None for word in values.unique())
-        return "split" if is_split else None
+        splits = [split_word(word) for word in values.unique()]
+        if None not in splits:
+            return "split"
     return None
 
 
@@ -159,18 +170,21 @@ def check_table(
     """
     if table.empty:
         raise UserError(f"{name}: no rows")
-    rows = range(2, len(table) + 2) if rows is None else rows
+    if rows is None:
+        rows = range(2, len(table) + 2)
     keys = _check_images(table["image"], name, rows)
+    spell = partial(_spell_labels, separator=separator)
     for column in LABEL_COLUMNS:
-        table[column] = _map_each_kind(table[column], partial(_spell_labels, separator=separator), name, rows)
+        table[column] = _map_each_kind(table[column], spell, name, rows)
     _check_unknown(table, name)
     if "soft" in table:
         _check_shares(table, name, rows)
-    datasets = table["dataset"] if "dataset" in table else pd.Series("", index=table.index)
+    given = table["patient_id"]
+    datasets = table.get("dataset", pd.Series("", index=table.index))
     try:
         if "split" in table:
             table["split"] = read_splits(table["split"], rows)
-        table["patient_id"] = patients.resolve(table["image"], keys, table["patient_id"], datasets, rows, compare_names)
+        table["patient_id"] = patients.resolve(table["image"], keys, given, datasets, rows, compare_names)
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
     return table
@@ -180,7 +194,8 @@ def _check_images(images: pd.Series, name: str, rows: Sequence[int]) -> pd.Serie
     """The keys of the images, each there once. UserError: a row names none, or an image has two rows."""
     unnamed = images == ""
     if unnamed.any():
-        raise UserError(f"{name}: row {rows[int(unnamed.argmax())]} names no image")
+        row = rows[int(unnamed.argmax())]
+        raise UserError(f"{name}: row {row} names no image")
     keys = image_keys(images)
     twice = images[keys.duplicated()]
     if len(twice):
@@ -192,34 +207,40 @@ def _check_images(images: pd.Series, name: str, rows: Sequence[int]) -> pd.Serie
 
 def _map_each_kind(column: pd.Series, change: Callable[[str], str], name: str, rows: Sequence[int]) -> pd.Series:
     """`change` of each text, asked once a kind; its errors begin with the table and the first row of that kind."""
+    # A column of 100,000 rows has some hundred different fields.
     changed = {}
     for field in column.unique():
         try:
             changed[field] = change(field)
         except UserError as error:
-            first = int((column == field).argmax())
-            raise UserError(f"{name}: row {rows[first]}: {error}") from error
+            is_field = column == field
+            row = rows[int(is_field.argmax())]
+            raise UserError(f"{name}: row {row}: {error}") from error
     return column.map(changed)
 
 
 def _check_unknown(table: pd.DataFrame, name: str) -> None:
-    fields = table.loc[table["unknown"] != "", ["labels", "unknown"]].drop_duplicates()
+    has_unknown = table["unknown"] != ""
+    fields = table.loc[has_unknown, ["labels", "unknown"]].drop_duplicates()
     for labels, unknown in fields.itertuples(index=False):
-        both = set(tokens(labels)) & set(tokens(unknown))
+        both = set(tokens(labels)).intersection(tokens(unknown))
         if both:
-            raise UserError(f"{name}: {sorted(both)[0]!r} is both present and unknown in one row (labels {labels!r})")
+            first = min(both)
+            raise UserError(f"{name}: {first!r} is both present and unknown in one row (labels {labels!r})")
 
 
 def _check_shares(table: pd.DataFrame, name: str, rows: Sequence[int]) -> None:
     """Column `soft`: shares between 0 and 1, each of another finding."""
     table["soft"] = _map_each_kind(table["soft"], _spell_shares, name, rows)
     # Who does not read `soft` takes these findings as unknown: they must stand there, too.
-    fields = table.loc[table["soft"] != "", ["unknown", "soft"]].drop_duplicates()
+    has_shares = table["soft"] != ""
+    fields = table.loc[has_shares, ["unknown", "soft"]].drop_duplicates()
     for unknown, soft in fields.itertuples(index=False):
         missing = shares(soft).keys() - set(tokens(unknown))
         if missing:
+            first = min(missing)
             raise UserError(
-                f"{name}: {sorted(missing)[0]!r} has a share in column 'soft' ({soft!r}) but is not in 'unknown' of "
+                f"{name}: {first!r} has a share in column 'soft' ({soft!r}) but is not in 'unknown' of "
                 "that row; name it there too"
             )
 
@@ -227,7 +248,7 @@ def _check_shares(table: pd.DataFrame, name: str, rows: Sequence[int]) -> None:
 def _spell_shares(field: str) -> str:
     share_of: dict[str, str] = {}
     for token in tokens(field):
-        label, _, share = (part.strip() for part in token.partition("="))
+        label, _, share = map(str.strip, token.partition("="))
         try:
             is_share = 0 < float(share) < 1
         except ValueError:
@@ -239,7 +260,7 @@ def _spell_shares(field: str) -> str:
         if label in share_of:
             raise UserError(f"column 'soft' has two shares for {label!r} in one row ({field!r})")
         share_of[label] = share
-    return ",".join(f"{label}={share}" for label, share in share_of.items())
+    return ",".join(map("=".join, share_of.items()))
 
 
 def _spell_labels(field: str, separator: str = ",") -> str:
@@ -251,7 +272,9 @@ def _spell_labels(field: str, separator: str = ",") -> str:
     labels = tokens(field)
     names = []
     for label in labels:
-        if label not in LABELS and label not in SPELLINGS and normal_name(label) is None:
+        is_known = label in LABELS or label in SPELLINGS or normal_name(label)
+        # Any name may be a class of the user's own, but not a slip in one of ours.
+        if not is_known:
             refuse_no_label(label, separator)
             near = _near_label(label)
             if near:
@@ -265,35 +288,12 @@ LOWER_CASE = {label.lower(): label for label in LABELS}
 
 def _near_label(label: str) -> str | None:
     """The label of this project that was probably meant."""
-    same = LOWER_CASE.get(label.lower().replace(" ", "_"))
-    if same:
-        return same
+    plain = label.lower().replace(" ", "_")
+    if plain in LOWER_CASE:
+        return LOWER_CASE[plain]
+    # A high bar: 'Massive' is another label, not Mass.
     near = difflib.get_close_matches(label, [*LABELS, *NORMAL], n=1, cutoff=0.88)
     return near[0] if near else None
-
-
-def csv_text(table: pd.DataFrame) -> str:
-    """The table as CSV, byte for byte as pandas writes columns of text, in a fraction of its time."""
-    columns = []
-    for name in table:
-        values = table[name].tolist()
-        # One search for a whole column: few have a field that needs quotes.
-        if _needs_quotes("\0".join(values)):
-            quoted = {value: _quoted(value) for value in set(values)}
-            values = [quoted[value] for value in values]
-        columns.append(values)
-    header = ",".join(map(str, table))
-    lines = map(",".join, zip(*columns, strict=True))
-    return "\n".join([header, *lines, ""])
-
-
-def _needs_quotes(text: str) -> bool:
-    return any(character in text for character in QUOTED)
-
-
-def _quoted(value: str) -> str:
-    doubled = value.replace('"', '""')
-    return f'"{doubled}"' if _needs_quotes(value) else value
 
 
 # Same image?
@@ -301,11 +301,12 @@ def _quoted(value: str) -> str:
 
 def image_keys(images: pd.Series) -> pd.Series:
     """The same image under two spellings ('images/x.png', 'images_003/images/x.png', 'x.png') gets one key."""
-    keys = [_image_key(image) for image in images.tolist()]
+    keys = list(map(image_key, images.tolist()))
     return pd.Series(keys, index=images.index, dtype=str)
 
 
-def _image_key(image: str) -> str:
+def image_key(image: str) -> str:
+    """`image_keys` of one name."""
     # Most names need no change, and two regular expressions a name are slow.
     if image.startswith(UNUSUAL) or "//" in image or "/./" in image:
         return SHARD.sub("", SLASHES.sub("/", image))
@@ -331,42 +332,53 @@ def match_images(wanted: Iterable[str], known: Iterable[str]) -> np.ndarray:
     Returns:
         (n,) places in `known`; ABSENT where it is not there, AMBIGUOUS where nobody can tell.
     """
-    keys = image_keys(pd.Series(list(wanted), dtype=str)).tolist()
     place: dict[str, int] = {}
-    for n, key in enumerate(image_keys(pd.Series(list(known), dtype=str)).tolist()):
+    for n, key in enumerate(map(image_key, known)):
         place[key] = AMBIGUOUS if key in place else n
-    matches = {key: place[key] for key in keys if key in place}
-    others = [key for key in dict.fromkeys(keys) if key not in place]
+    matches: dict[str, int] = {}
+    others: list[str] = []
+    keys = list(map(image_key, wanted))
+    for key in dict.fromkeys(keys):
+        if key in place:
+            matches[key] = place[key]
+        else:
+            others.append(key)
+    # Whole names first: one that fits exactly has its image for itself.
     if others:
-        matches |= _match_by_path_end(others, place, taken=set(matches.values()))
+        taken = set(matches.values())
+        matches |= _match_by_path_end(others, place, taken)
     return np.array([matches[key] for key in keys], dtype=np.int64)
 
 
 def _match_by_path_end(keys: list[str], place: dict[str, int], taken: set[int]) -> dict[str, int]:
     """The keys that no known image has, by the ends of the paths; `taken`: places that a wanted name has exactly."""
-    by_name: dict[str, list[str]] = {}
+    # Of one end are only paths of one file name: no need to compare each with each.
+    by_name: dict[str, list[str]] = defaultdict(list)
     for key in place:
-        by_name.setdefault(_file_name(key), []).append(key)
+        by_name[_file_name(key)].append(key)
     matches: dict[str, int] = {}
-    claims: dict[int, int] = {}  # place -> how many of the keys mean it
     for key in keys:
-        fitting = []
-        for other in by_name.get(_file_name(key), []):
-            if other.endswith(f"/{key}") or key.endswith(f"/{other}"):
-                fitting.append(place[other])
+        others = by_name.get(_file_name(key), [])
+        fitting = [place[other] for other in others if _is_path_end(key, other)]
         if len(fitting) == 1:
             matches[key] = fitting[0]
         else:
             matches[key] = AMBIGUOUS if fitting else ABSENT
-        claims[matches[key]] = claims.get(matches[key], 0) + 1
+    claims = Counter(matches.values())
     for key, n in matches.items():
-        if n >= 0 and (claims[n] > 1 or n in taken):
+        is_shared = claims[n] > 1 or n in taken
+        if is_shared and n != ABSENT:
             matches[key] = AMBIGUOUS
     return matches
 
 
 def _file_name(key: str) -> str:
     return key.rpartition("/")[2]
+
+
+def _is_path_end(key: str, other: str) -> bool:
+    """Is one path the end of the other, folder by folder?"""
+    return other.endswith(f"/{key}") or key.endswith(f"/{other}")
 
 
 def unmatched(wanted: Sequence[str], place: np.ndarray) -> str:

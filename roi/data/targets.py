@@ -14,7 +14,12 @@ from roi.errors import UserError
 from roi.labels import LABELS, NORMAL, spelled
 
 TO_DRAW = 2.0  # stands for a target that is still to be drawn
-UNCERTAIN = {"ignore": np.nan, "ones": 1.0, "zeros": 0.0, "soft": TO_DRAW}  # what such a cell becomes
+UNCERTAIN = {  # what such a cell becomes
+    "ignore": np.nan,
+    "ones": 1.0,
+    "zeros": 0.0,
+    "soft": TO_DRAW,
+}
 
 
 def class_list(table: pd.DataFrame, requested: str = "") -> list[str]:
@@ -30,10 +35,12 @@ def class_list(table: pd.DataFrame, requested: str = "") -> list[str]:
     wanted = {spelled(label) for label in tokens(requested)} or found
     unknown = sorted(wanted - found - set(NORMAL))
     if unknown:
-        raise UserError(f"--classes: no row of the table has {unknown[0]!r} (found {sorted(found)})")
+        known = sorted(found)
+        raise UserError(f"--classes: no row of the table has {unknown[0]!r} (found {known})")
     if not wanted:
         raise UserError("the table has no label at all; name the classes with --classes")
-    return [label for label in LABELS if label in wanted] + sorted(wanted - set(LABELS))
+    known = [label for label in LABELS if label in wanted]
+    return known + sorted(wanted - set(LABELS))
 
 
 def target_matrix(
@@ -56,24 +63,26 @@ def target_matrix(
     # A table of 100,000 rows has a few thousand different fields.
     fields = table[columns].drop_duplicates()
     rows = np.zeros((len(fields), len(classes)), dtype=np.float32)  # (M, K)
-    for row, field in zip(rows, fields.itertuples(index=False), strict=True):
-        _fill_row(row, field, place, UNCERTAIN[uncertain])
+    for row, values in zip(rows, fields.itertuples(index=False), strict=True):
+        _fill_row(row, values, place, UNCERTAIN[uncertain])
     kinds = pd.MultiIndex.from_frame(fields)
-    target = rows[kinds.get_indexer(pd.MultiIndex.from_frame(table[columns]))]
+    all_fields = pd.MultiIndex.from_frame(table[columns])
+    target = rows[kinds.get_indexer(all_fields)]
     if uncertain == "soft":
         assert seed is not None, "a draw needs a seed"
         _draw_uncertain(target, table["image"], classes, seed)
+    # Scores are of what is known: a share of readers is learned from and not scored against.
     if seed is not None and "soft" in table:
         _fill_shares(target, table["soft"].to_numpy(), place)
     return target
 
 
 def _fill_row(row: np.ndarray, fields: Sequence[str], place: dict[str, int], uncertain_target: float) -> None:
-    """The targets (K,) of the fields LABEL_COLUMNS; a later one of these counts where two name a finding."""
-    present, unknown, uncertain = (set(tokens(field)) - set(NORMAL) for field in fields)
-    for labels, value in ((present, 1.0), (uncertain, uncertain_target), (unknown, np.nan)):
-        for label in labels & place.keys():
-            row[place[label]] = value
+    """The targets (K,) of the fields LABEL_COLUMNS."""
+    present, unknown, uncertain = map(_findings, fields)
+    _fill_findings(row, present, place, 1.0)
+    _fill_findings(row, uncertain, place, uncertain_target)
+    _fill_findings(row, unknown, place, np.nan)
     # Whatever the field says of Normal: it follows from the findings, those that are no class included.
     normal = 1.0
     if present:
@@ -85,20 +94,32 @@ def _fill_row(row: np.ndarray, fields: Sequence[str], place: dict[str, int], unc
             row[place[label]] = normal
 
 
+def _findings(field: str) -> set[str]:
+    return set(tokens(field)) - set(NORMAL)
+
+
+def _fill_findings(row: np.ndarray, findings: set[str], place: dict[str, int], value: float) -> None:
+    for label in findings & place.keys():
+        row[place[label]] = value
+
+
 def _draw_uncertain(target: np.ndarray, images: pd.Series, classes: Sequence[str], seed: int) -> None:
     """TO_DRAW becomes a draw from U(.55, .85), in place.
 
     It is the hash of seed, finding and image: other rows, classes, orders and processes change nothing.
     """
-    rows = np.flatnonzero((target == TO_DRAW).any(axis=1))
+    to_draw = target == TO_DRAW  # (N, K)
+    rows = np.flatnonzero(to_draw.any(axis=1))
     keys = image_keys(images.iloc[rows]).to_numpy()
     for j, label in enumerate(classes):
-        drawn = np.flatnonzero(target[rows, j] == TO_DRAW)
+        drawn = np.flatnonzero(to_draw[rows, j])
         digests = []
         for key in keys[drawn]:
-            digest = hashlib.blake2b(f"{seed}\n{label}\n{key}".encode(), digest_size=8)
+            text = f"{seed}\n{label}\n{key}"
+            digest = hashlib.blake2b(text.encode(), digest_size=8)
             digests.append(digest.digest())
-        uniform = np.frombuffer(b"".join(digests), dtype="<u8") / 2**64
+        numbers = np.frombuffer(b"".join(digests), dtype="<u8")
+        uniform = numbers / 2**64
         target[rows[drawn], j] = 0.55 + 0.3 * uniform
 
 
@@ -106,10 +127,13 @@ def _fill_shares(target: np.ndarray, soft: np.ndarray, place: dict[str, int]) ->
     """The shares of column `soft` (N,) in the place of their NaN."""
     given = np.flatnonzero(soft != "")
     kinds, fields = pd.factorize(soft[given])
-    values = np.full((len(fields), target.shape[1]), np.nan, dtype=np.float32)  # (M, K)
+    shape = (len(fields), target.shape[1])
+    values = np.full(shape, np.nan, dtype=np.float32)  # (M, K)
     for row, field in zip(values, fields, strict=True):
         for label, share in shares(field).items():
             if label in place and label not in NORMAL:
                 row[place[label]] = share
     values = values[kinds]
-    target[given] = np.where(np.isnan(values), target[given], values)
+    # A class without a share keeps its target.
+    has_none = np.isnan(values)
+    target[given] = np.where(has_none, target[given], values)

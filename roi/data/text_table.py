@@ -1,4 +1,4 @@
-"""A CSV that somebody hands in, as text: nothing is cut, dropped or read as a number in silence."""
+"""CSV as text: of one that somebody hands in nothing is cut, dropped or read as a number in silence."""
 
 import csv
 import gzip
@@ -13,6 +13,7 @@ import pandas as pd
 
 from roi.errors import UserError
 
+NEEDS_QUOTES = re.compile(r'[,"\n\r]')  # of a field
 SHOWN = 80  # characters of a row in a message
 NOT_A_TABLE = (OSError, EOFError, UnicodeError, csv.Error, pd.errors.ParserError, pd.errors.EmptyDataError)
 
@@ -31,13 +32,14 @@ def read_text_table(path: str | Path, may_be_short: bool = False) -> pd.DataFram
         text = _read_text(path)
         header, lines = _check_rows(text, path, may_be_short)
         if not lines:
-            return pd.DataFrame({name: pd.Series(dtype=str) for name in header if name})
+            named = list(filter(None, header))
+            return pd.DataFrame(columns=named, dtype=str)
         # The header is read as a row: pandas would rename columns that have no name.
         table = pd.read_csv(
             io.StringIO(text), dtype=str, keep_default_na=False, header=None, skiprows=_blank_lines(text)
         )
     except NOT_A_TABLE as error:
-        raise UserError(f"{path}: not a CSV table ({str(error).strip()})") from error
+        raise _no_table(path, error) from error
     table = table.iloc[1:]
     table.index = pd.Index(lines)
     table.columns = pd.Index(header)
@@ -47,13 +49,19 @@ def read_text_table(path: str | Path, may_be_short: bool = False) -> pd.DataFram
 def refuse_long_rows(path: Path) -> None:
     """UserError for a row that is longer than the header; pandas would cut it where columns are chosen."""
     try:
-        reader = csv.reader(io.StringIO(_read_text(path), newline=""))
+        text = _read_text(path)
+        reader = csv.reader(io.StringIO(text, newline=""))
         header = next(filter(None, reader), [])
         for row in reader:
             if len(row) > len(header):
                 raise UserError(f"{path}: {_length_message(row, header, reader.line_num)}")
-    except (OSError, EOFError, UnicodeError, csv.Error) as error:
-        raise UserError(f"{path}: not a CSV table ({str(error).strip()})") from error
+    except NOT_A_TABLE as error:
+        raise _no_table(path, error) from error
+
+
+def _no_table(path: Path, error: Exception) -> UserError:
+    message = str(error).strip()
+    return UserError(f"{path}: not a CSV table ({message})")
 
 
 def numbers(column: pd.Series, path: str | Path, what: str = "a number", blank: bool = False) -> np.ndarray:
@@ -106,6 +114,7 @@ def _check_rows(text: str, path: Path, may_be_short: bool) -> tuple[list[str], l
     Raises:
         UserError: a row of another length than the header, and what _check_header refuses.
     """
+    # pandas says nothing of rows that are too short, nor on which line a row begins.
     reader = csv.reader(io.StringIO(text, newline=""))
     header: list[str] = []
     lines = array("q")
@@ -131,9 +140,11 @@ def _check_rows(text: str, path: Path, may_be_short: bool) -> tuple[list[str], l
 
 def _check_header(header: list[str], path: Path, line: int) -> None:
     """UserError: a name stands there twice, or another sign than a comma separates the columns."""
-    twice = [name for name, count in Counter(header).items() if name and count > 1]
+    counts = Counter(filter(None, header))
+    twice = [name for name, count in counts.items() if count > 1]
     if twice:
-        raise UserError(f"{path}: line {line} names the column {twice[0]!r} twice; one column a name")
+        first = twice[0]
+        raise UserError(f"{path}: line {line} names the column {first!r} twice; one column a name")
     other_sign = re.search(r"[;\t]", header[0])
     if len(header) == 1 and other_sign:
         raise UserError(
@@ -147,7 +158,8 @@ def _length_message(row: list[str], header: list[str], line: int) -> str:
     if len(row) > len(header):
         remedy = 'a field with commas stands in quotes, as in "Mass,Edema"'
     shown = ",".join(row)[:SHOWN]
-    return f"line {line} has {len(row)} fields, the header has {len(header)}: {shown!r}; {remedy}"
+    lengths = f"line {line} has {len(row)} fields, the header has {len(header)}"
+    return f"{lengths}: {shown!r}; {remedy}"
 
 
 def _drop_unnamed(table: pd.DataFrame, path: Path) -> pd.DataFrame:
@@ -156,10 +168,39 @@ def _drop_unnamed(table: pd.DataFrame, path: Path) -> pd.DataFrame:
         if name:
             continue
         values = table.iloc[:, place].str.strip()
-        is_index = place == 0 and values.str.fullmatch(r"\d+").all()
+        is_index = place == 0 and bool(values.str.fullmatch(r"\d+").all())
         filled = values != ""
         if filled.any() and not is_index:
             line = table.index[int(filled.argmax())]
             value = values[filled].iloc[0]
             raise UserError(f"{path}: line {line} has {value!r} in a column without a name; name it in the header")
-    return table.loc[:, [bool(name) for name in table.columns]]
+    return table.loc[:, table.columns != ""]
+
+
+# Writing
+
+
+def csv_text(table: pd.DataFrame) -> str:
+    """The table as CSV, byte for byte as pandas writes columns of text, in a fraction of its time."""
+    columns = []
+    for name in table:
+        values = table[name].tolist()
+        # One search for a whole column: few have a field that needs quotes.
+        if _needs_quotes("\0".join(values)):
+            quoted = {value: _quoted(value) for value in set(values)}
+            values = [quoted[value] for value in values]
+        columns.append(values)
+    header = ",".join(map(str, table))
+    lines = map(",".join, zip(*columns, strict=True))
+    return "\n".join([header, *lines, ""])
+
+
+def _needs_quotes(text: str) -> bool:
+    return NEEDS_QUOTES.search(text) is not None
+
+
+def _quoted(value: str) -> str:
+    if not _needs_quotes(value):
+        return value
+    doubled = value.replace('"', '""')
+    return f'"{doubled}"'

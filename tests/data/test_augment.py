@@ -1,4 +1,5 @@
-"""Random changes of images: each against its own arithmetic, the same in any batch, order and process, nothing from the global generator; drawing patients."""
+"""Random changes of images: each against its own arithmetic, the same in any batch, order and process, nothing from the
+global generator; drawing patients."""
 
 import math
 from pathlib import Path
@@ -259,7 +260,8 @@ def test_decisions_of_validation_are_those_of_scikit_learn() -> None:
 
 
 AS_ON_KAGGLE = (
-    "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,OriginalImageWidth,OriginalImageHeight,"
+    "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,OriginalImageWidth,"
+    "OriginalImageHeight,"
     "OriginalImagePixelSpacing_x,OriginalImagePixelSpacing_y"
 )
 
@@ -275,7 +277,8 @@ def test_the_sample_of_5606_images_is_read_as_it_is(demo: Path, tmp_path: Path) 
     for n, row in enumerate(source.head(12).to_dict("records")):
         (folder / row["Image Index"]).write_bytes(images[row["Image Index"]].read_bytes())
         lines.append(
-            f"{row['Image Index']},{row['Finding Labels']},{n:03d},{row['Patient ID']},0{60 + n}Y,{'MF'[n % 2]},PA,2992,2991,0.143,0.143"
+            f"{row['Image Index']},{row['Finding Labels']},{n:03d},{row['Patient ID']},0{60 + n}Y,{'MF'[n % 2]},"
+            "PA,2992,2991,0.143,0.143"
         )
     (tmp_path / "sample_labels.csv").write_text("\n".join(lines) + "\n")
     run(

@@ -12,7 +12,10 @@ from roi.data import splits, targets
 from roi.data import table as t
 from roi.labels import LABELS
 
-HEADER_2017 = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y],"
+HEADER_2017 = (
+    "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
+    "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y],"
+)
 
 
 def frame(**columns: list[str]) -> pd.DataFrame:
