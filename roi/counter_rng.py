@@ -66,7 +66,15 @@ def row_seeds(seed: int, epoch: int, rows: Tensor) -> Tensor:
 
 
 def uniform(seeds: Tensor, count: int, stream: int) -> Tensor:
-    """(B,) int64 seeds -> (B, count) float32 in [0, 1), multiples of 2^-24. Each `stream` gives other numbers."""
+    """Draw uniform numbers in [0, 1), multiples of 2^-24.
+
+    Args:
+        seeds: (B,) int64
+        stream: one of those above; each gives other numbers.
+
+    Returns:
+        (B, count) float32
+    """
     # An odd multiple: the streams of a seed do not run into each other.
     offset = (2 * stream + 1) * STREAM_STEP
     start = _mix(seeds + _signed(offset % (1 << 64)))
@@ -77,7 +85,7 @@ def uniform(seeds: Tensor, count: int, stream: int) -> Tensor:
 
 
 def normal(seeds: Tensor, count: int, stream: int) -> Tensor:
-    """(B,) int64 seeds -> (B, count) float32, mean 0 and variance 1 (Box & Muller 1958)."""
+    """Draw normal numbers of mean 0 and variance 1, as `uniform`: (B,) -> (B, count). Box & Muller 1958"""
     pairs = -(-count // 2)
     u, v = uniform(seeds, 2 * pairs, stream).split(pairs, dim=1)  # (B, pairs) each
     # 1 - u is never 0, whose logarithm is infinite.

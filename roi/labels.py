@@ -159,5 +159,5 @@ def canonical(label: str, known: Collection[str], where: str) -> str:
 
 
 def is_finding(classes: Sequence[str]) -> np.ndarray:
-    """(K,) bool: the classes that means are taken over."""
+    """Which classes are findings, and so part of every mean over classes: (K,) bool."""
     return np.array([normal_name(name) is None for name in classes], dtype=bool)

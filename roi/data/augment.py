@@ -81,7 +81,7 @@ def augmented(pixels: Tensor, seeds: Tensor, augment: Augment) -> Tensor:
 
 
 def _per_image(values: Tensor) -> Tensor:
-    """(B,) -> (B, 1, 1, 1)"""
+    """One value an image, to be multiplied with its pixels: (B,) -> (B, 1, 1, 1)."""
     return values[:, None, None, None]
 
 
@@ -123,7 +123,7 @@ def _centres(length: int, device: torch.device) -> Tensor:
 
 
 def coarse_dropout(x: Tensor, seeds: Tensor, holes: int) -> Tensor:
-    """Grey rectangles at random places, inside the image (DeVries & Taylor 2017). (B, 1, H, W) -> (B, 1, H, W)"""
+    """Put grey rectangles at random places inside the images: (B, 1, H, W) -> (B, 1, H, W). DeVries & Taylor 2017"""
     height, width = x.shape[-2:]
     draws = uniform(seeds, 4 * holes, HOLES).view(-1, 4, holes, 1)
     top, left, tall, wide = draws.unbind(1)  # (B, holes, 1) each
@@ -148,7 +148,7 @@ def flipped(pixels: Tensor) -> Tensor:
 
 
 def zoomed(pixels: Tensor, by: float) -> Tensor:
-    """(B, 1, H, W) uint8 -> (B, 1, H, W) float in 0..255, `by` times as large around the middle."""
+    """Images `by` times as large around the middle: (B, 1, H, W) uint8 -> (B, 1, H, W) float in 0..255."""
     zero = torch.zeros(len(pixels), device=pixels.device)
     one = torch.ones(len(pixels), device=pixels.device)
     return affine(pixels.float(), angle=zero, scale=by * one, across=zero, down=zero, mirror=one)

@@ -182,7 +182,8 @@ def sixteen_bit_colour(image: Any) -> str:
 
 
 def luminance(image: Any, path: str | Path, unpacker: str) -> np.ndarray:
-    """(H, W) 16-bit luminance. Pillow keeps the upper byte of each sample, the lower one in the other byte order."""
+    """The luminance of colour of 16 bits, (H, W)."""
+    # Pillow keeps the upper byte of each sample; told the other byte order, it keeps the lower one.
     if unpacker == PPM_COLOUR:
         begin = image.tile[0][2]
         shape = (image.height, image.width, 3)
@@ -212,7 +213,14 @@ def in_other_order(unpacker: str) -> str:
 
 
 def unpacked(path: str | Path, rename: Callable[[str], str]) -> np.ndarray:
-    """(H, W, C) uint8: the picture as another unpacker reads its bytes. `rename`: Pillow's -> the one that is used."""
+    """The picture as another unpacker of Pillow reads its bytes.
+
+    Args:
+        rename: the unpacker that Pillow would take -> the one that is used.
+
+    Returns:
+        (H, W, C) uint8
+    """
     with open(path, "rb") as file, Image.open(file) as image:
         source: Any = image
         source.tile = [with_unpacker(tile, rename) for tile in source.tile]

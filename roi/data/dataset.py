@@ -133,11 +133,11 @@ def rows_with_images(table: pd.DataFrame, image_root: str, skip: bool, output: P
         if distributed.rank() == 0:
             _write_lines(side_file, missing)
         print(f"{len(missing):,} images are missing and were left out; listed in {side_file}")
-    found = [path for path in paths if path is not None]
-    remark = remark_on_links(image_root, found)
+    existing = [path for path in paths if path is not None]
+    remark = remark_on_links(image_root, existing)
     if remark:
         print(remark)
-    return table[exists], found
+    return table[exists], existing
 
 
 def open_cache_of_run(

@@ -147,7 +147,11 @@ def _files_outside(image_root: str | Path, paths: Iterable[str]) -> list[tuple[s
 
 
 def read_grey(path: str | Path, size: int | None = None) -> np.ndarray:
-    """(size, size) uint8, resized by PIL's antialiased bilinear filter; (H, W) as stored without `size`."""
+    """The grey pixels of an image file, uint8.
+
+    Returns:
+        (size, size), resized by PIL's antialiased bilinear filter; (H, W) as stored without `size`
+    """
     return read_picture(path, size).pixels
 
 

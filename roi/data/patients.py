@@ -103,7 +103,7 @@ def is_missing(patient: str) -> bool:
 def split_patient(patient: str) -> Form:
     """The set that a patient's name begins with, '' for none, and the normal form of the rest.
 
-    'NIH:00000001' -> ('nih', '1'), 'P5' -> ('', '5')
+    'NIH:00000001', 'nih:1.0', 'nih_1' -> ('nih', '1'); '00000005', '5.0', 'P5' -> ('', '5')
 
     Raises:
         UserError: a number whose digits were lost where it was stored as a float.
@@ -120,7 +120,7 @@ def split_patient(patient: str) -> Form:
 
 
 def _split_prefix(text: str) -> Form:
-    """'nih:1' -> ('nih', '1'), 'hospital a: 1' -> ('hospital a', '1'), 'nih_1' -> ('nih', '1'), 'x_1' -> ('', 'x_1')"""
+    """'nih:1', 'nih_1' -> ('nih', '1'); 'hospital a: 1' -> ('hospital a', '1'), but 'x_1' -> ('', 'x_1')."""
     with_colon = PREFIX.fullmatch(text)
     if with_colon:
         prefix, rest = with_colon.groups()
@@ -135,13 +135,8 @@ def _split_prefix(text: str) -> Form:
 
 
 def join_patient(prefix: str, rest: str) -> str:
-    """('nih', '1') -> 'nih:1'"""
+    """The name that stands in tables: ('nih', '1') -> 'nih:1', ('', '5') -> '5'."""
     return f"{prefix}:{rest}" if prefix else rest
-
-
-def normal_form(patient: str) -> str:
-    """'NIH:00000001', 'nih:1.0', 'nih_1' -> 'nih:1'; '00000005', '5.0', 'P5' -> '5'."""
-    return join_patient(*split_patient(patient))
 
 
 def one_case(code: str) -> str:
@@ -315,7 +310,7 @@ def is_pseudonym(layout: str, prefix: str, rest: str) -> bool:
 
 
 def named_patients(table: pd.DataFrame) -> pd.Series:
-    """(N,) the patients of a table that was read; where patient_id is a pseudonym, those that the names say."""
+    """The patients (N,) of a table that was read; where patient_id is a pseudonym, those that the names say."""
     patients = table["patient_id"]
     is_numbered = patients.str.fullmatch(r"[a-z]+:\d+").to_numpy(dtype=bool)
     is_alone = patients.str.startswith(IDENTITY).to_numpy(dtype=bool)

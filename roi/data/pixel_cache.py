@@ -128,13 +128,13 @@ def check_recipe(home: Path, recipe: dict[str, Any]) -> None:
     path = home / "cache.json"
     with suppress(FileNotFoundError):
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            existing = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            found = reason(error)
-        if found != recipe:
+            existing = reason(error)
+        if existing != recipe:
             raise UserError(
-                f"{path}: is of another cache (found {found}, needs {recipe}); choose another --cache_dir, or remove "
-                "that folder"
+                f"{path}: is of another cache (found {existing}, needs {recipe}); "
+                "choose another --cache_dir, or remove that folder"
             )
 
 
@@ -169,23 +169,23 @@ def find_rows(shards: Shards, files: Files, samples: Samples) -> dict[Identity, 
     A file is the one that was decoded if it lies where that lay, or else if it has the same sample.
     """
     rows = _rows_by_stamp(shards, {identity.stamp for identity in files})
-    found = _rows_by_path(rows, files)
+    row_of = _rows_by_path(rows, files)
     # Another disk may be mounted there now: some files are sampled in any case, and where one of them differs no path
     # is believed.
-    step = max(1, len(found) // SPOTS)
-    spots = list(found)[::step]
+    step = max(1, len(row_of) // SPOTS)
+    spots = list(row_of)[::step]
     pixel_shards.sample_files([files[identity] for identity in spots], samples)
     for identity in spots:
-        if samples[files[identity]] != found[identity].sample:
-            found = {}
+        if samples[files[identity]] != row_of[identity].sample:
+            row_of = {}
             break
-    elsewhere = [identity for identity in files if identity not in found and identity.stamp in rows]
+    elsewhere = [identity for identity in files if identity not in row_of and identity.stamp in rows]
     pixel_shards.sample_files([files[identity] for identity in elsewhere], samples)
     for identity in elsewhere:
         for row in rows[identity.stamp]:
             if row.sample == samples[files[identity]]:
-                found[identity] = row
-    return {identity: row.row for identity, row in found.items()}
+                row_of[identity] = row
+    return {identity: row.row for identity, row in row_of.items()}
 
 
 def _rows_by_stamp(shards: Shards, stamps: set[Stamp]) -> dict[Stamp, list[Row]]:
@@ -200,19 +200,19 @@ def _rows_by_stamp(shards: Shards, stamps: set[Stamp]) -> dict[Stamp, list[Row]]
 
 def _rows_by_path(rows: dict[Stamp, list[Row]], files: Files) -> dict[Identity, Row]:
     """The rows of files that lie where exactly one row was decoded from."""
-    found = {}
+    row_of = {}
     for identity in files:
         candidates = rows.get(identity.stamp, ())
         same = [row for row in candidates if row.path == identity.path]
         if len(same) == 1:
-            found[identity] = same[0]
-    return found
+            row_of[identity] = same[0]
+    return row_of
 
 
 def missing_files(shards: Shards, files: Files, samples: Samples) -> Files:
     """The files that no shard holds, in the order of `files`."""
-    found = find_rows(shards, files, samples)
-    return {identity: path for identity, path in files.items() if identity not in found}
+    held = find_rows(shards, files, samples)
+    return {identity: path for identity, path in files.items() if identity not in held}
 
 
 def facts_of(shards: Shards, rows: np.ndarray) -> tuple[list[int], dict[str, int]]:

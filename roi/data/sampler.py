@@ -117,20 +117,21 @@ class ShardedBatchSampler:
             yield self._readable(batch).tolist()
 
     def _in_shuffled_order(self, seed: int) -> Iterator[list[int]]:
+        # Once: a loader that is ahead goes on with this epoch when the next one is named.
+        order = self._shuffled_rows(seed)
         for n in range(self.start, self._count()):
-            batch = self._global_batch(n, seed)
+            batch = self._global_batch(order, n)
             own = batch[self.rank :: self.world]
             # Every process needs a row, or it would not take part in what they do together.
             if not len(own):
                 own = batch[:1]
             yield own.tolist()
 
-    def _global_batch(self, n: int, seed: int) -> np.ndarray:
+    def _global_batch(self, order: np.ndarray, n: int) -> np.ndarray:
         """The readable rows of batch number `n` over all processes."""
         first = n * self.global_batch_size
         last = first + self._planned_size(n)
-        batch = self._shuffled_rows(seed)[first:last]
-        return self._readable(batch)
+        return self._readable(order[first:last])
 
     def _shuffled_rows(self, seed: int) -> np.ndarray:
         """The rows of this epoch, shuffled."""
@@ -205,4 +206,5 @@ class ShardedBatchSampler:
         """Images of batch number `n` of a shuffled epoch, over all processes."""
         if self.unreadable is None or self.seed is None:
             return self._planned_size(n)
-        return len(self._global_batch(n, self.seed))
+        order = self._shuffled_rows(self.seed)
+        return len(self._global_batch(order, n))

@@ -28,7 +28,10 @@ def split_word(word: str) -> str | None:
 
 
 def read_splits(words: pd.Series, rows: Sequence[int]) -> pd.Series:
-    """(N,) words of a column -> train, train_val, val, test or ''. `rows`: their numbers, for messages.
+    """Read a column of words (N,) as train, train_val, val, test or ''.
+
+    Args:
+        rows: their numbers, for messages.
 
     Raises:
         UserError: an unknown word, with its row and the words that are known.

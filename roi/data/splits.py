@@ -86,7 +86,7 @@ def overlap(a: pd.DataFrame, b: pd.DataFrame) -> tuple[int, int]:
 
 
 def _patient_in(table: pd.DataFrame, other: pd.DataFrame) -> np.ndarray:
-    """(N,) bool: the patient of each row of `table` stands in `other`, by patient_id or by what the names say."""
+    """Which rows are of a patient who stands in `other`, by patient_id or by what the names say: (N,) bool."""
     # Two tables may know a patient by different names: one by a pseudonym, one by the number in the file names.
     names = named_patients(table)
     others = set(other["patient_id"])
@@ -96,7 +96,7 @@ def _patient_in(table: pd.DataFrame, other: pd.DataFrame) -> np.ndarray:
 
 
 def belongs_to(table: pd.DataFrame, others: Iterable[pd.DataFrame]) -> np.ndarray:
-    """(N,) bool: the image, or another image of its patient, stands in one of `others`."""
+    """Which rows leak: the image, or another image of its patient, stands in one of `others`. (N,) bool"""
     inside = np.zeros(len(table), dtype=bool)
     keys = image_keys(table["image"])
     for other in others:

@@ -28,15 +28,15 @@ def class_list(table: pd.DataFrame, requested: str = "") -> list[str]:
     Args:
         requested: the classes asked for, 'Mass,Nodule'; empty for all that the table has.
     """
-    found: set[str] = set()
+    all_labels: set[str] = set()
     for column in LABEL_COLUMNS:
         for field in table[column].unique():
-            found.update(tokens(field))
-    wanted = {spelled(label) for label in tokens(requested)} or found
-    unknown = sorted(wanted - found - set(NORMAL))
+            all_labels.update(tokens(field))
+    wanted = {spelled(label) for label in tokens(requested)} or all_labels
+    unknown = sorted(wanted - all_labels - set(NORMAL))
     if unknown:
-        known = sorted(found)
-        raise UserError(f"--classes: no row of the table has {unknown[0]!r} (found {known})")
+        found = sorted(all_labels)
+        raise UserError(f"--classes: no row of the table has {unknown[0]!r} (found {found})")
     if not wanted:
         raise UserError("the table has no label at all; name the classes with --classes")
     known = [label for label in LABELS if label in wanted]
