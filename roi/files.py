@@ -30,6 +30,7 @@ def atomic_write(path: str | Path, mode: str = "w", keep: Path | None = None) ->
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path)
+    # In the same folder: a file gets another's name at once only on one disk.
     temporary = _temporary_name(path)
     try:
         with _open(temporary, mode) as file:
@@ -127,6 +128,7 @@ def _take(path: Path, lock: Path) -> int:
             os.close(handle)
             break
         if _is_same_file(handle, lock):
+            # For who comes next, and for disks that know no locks.
             os.ftruncate(handle, 0)
             os.pwrite(handle, f"{_process()}\n".encode(), 0)
             return handle
@@ -182,6 +184,7 @@ def _sync_folder(folder: Path) -> None:
 
 def _process() -> str:
     """Machine and number of this process, as part of a file name."""
+    # Letters and digits alone: the name is read back between points and a hyphen.
     machine = "".join(filter(str.isalnum, platform.node()))
     return f"{machine}-{os.getpid()}"
 
@@ -195,7 +198,7 @@ def _alive(process: str) -> bool:
         os.kill(int(pid), 0)
     except (ValueError, ProcessLookupError):
         return False
-    except PermissionError:
+    except PermissionError:  # there is one, of another user
         pass
     return True
 

@@ -25,6 +25,7 @@ LABELS = (
     "Hernia",
 )
 NORMAL = ("Normal", "No Finding")  # never findings: derived, and left out of every mean over classes
+# NIH's own lists of boxes and of labels differ in the first, other sets in the second.
 SPELLINGS = {"Infiltrate": "Infiltration", "Pleural Thickening": "Pleural_Thickening"}
 
 # Words for an image on which nothing was found, as letters alone.
@@ -110,6 +111,7 @@ def several(label: str) -> list[str]:
     """
     if label in COMPOUND:
         return [label]
+    # Signs that no name has.
     parts = _parts(r"[;|\t\n\r,]", label)
     if len(parts) > 1:
         return parts

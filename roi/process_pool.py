@@ -117,7 +117,9 @@ def assign(job: Any, k: int, pipe: Pipe, busy: dict[Pipe, int]) -> None:
 
 def start_worker(function: Callable, staff: Workers) -> Pipe:
     """Start a worker and give our end of its pipe."""
-    context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    # A fork starts at once and has the parent's memory; macOS's libraries do not survive one.
+    method = "fork" if sys.platform == "linux" else "spawn"
+    context: Any = multiprocessing.get_context(method)
     parent_end, worker_end = context.Pipe()
     process = context.Process(target=work, args=(function, parent_end, worker_end), daemon=True)
     staff[parent_end] = process

@@ -31,7 +31,7 @@ import numpy as np
 
 from roi.data import pixel_shards
 from roi.data.images import UnreadableImage, cannot_read
-from roi.data.pixel_shards import Identity, Job, Outcome, Shard, Stamp
+from roi.data.pixel_shards import Damage, Failures, Files, Identity, Job, Outcome, Samples, Shards, Stamp
 from roi.errors import UserError
 from roi.files import atomic_write, reason
 from roi.process_pool import run_jobs
@@ -43,11 +43,6 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 SPOTS = 16  # files that are sampled though their paths say that they are the same
-
-Shards = dict[int, Shard]  # by number
-Files = dict[Identity, str]  # -> path
-Failures = dict[Identity, str]  # -> why it cannot be read; begins with its path
-Samples = dict[str, int | None]  # path -> sample_of, None where it cannot be read; each file is sampled once
 
 
 @dataclass
@@ -360,7 +355,7 @@ def check_disk(home: Path, need: int) -> None:
         )
 
 
-def drop_damaged(home: Path, damaged: dict[int, str]) -> None:
+def drop_damaged(home: Path, damaged: Damage) -> None:
     """Remove the indices of damaged shards: their rows are free."""
     for slot in damaged:
         pixel_shards.index_path(home, slot).unlink(missing_ok=True)

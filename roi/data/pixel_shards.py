@@ -72,16 +72,23 @@ class Shard(NamedTuple):
         return [Identity(*values) for values in zip(*columns, strict=True)]
 
 
+Shards = dict[int, Shard]  # by number
+Damage = dict[int, str]  # number of a shard -> what is wrong with it
+Files = dict[Identity, str]  # -> path
+Failures = dict[Identity, str]  # -> why it cannot be read; begins with its path
+Samples = dict[str, int | None]  # path -> sample_of, None where it cannot be read; each file is sampled once
+
+
 class Job(NamedTuple):
     """Images that one worker decodes into a shard."""
 
     pixels: str  # the file pixels.u8
     first: int  # row
     size: int
-    files: dict[Identity, str]  # at most SHARD
+    files: Files  # at most SHARD
 
 
-Outcome = tuple[Shard, dict[Identity, str]]  # what a job wrote, and why some of its images could not be read
+Outcome = tuple[Shard, Failures]  # what a job wrote, and why some of its images could not be read
 
 
 def recipe_of(size: int) -> dict[str, Any]:
@@ -140,7 +147,7 @@ def sample_of(path: str) -> int:
     return crc
 
 
-def sample_files(paths: Collection[str], samples: dict[str, int | None]) -> None:
+def sample_files(paths: Collection[str], samples: Samples) -> None:
     """Add the samples of files to `samples`; None where one cannot be read."""
 
     def sample(path: str) -> int | None:
@@ -157,9 +164,7 @@ def sample_files(paths: Collection[str], samples: dict[str, int | None]) -> None
 # Reading shards
 
 
-def sound_shards(
-    home: Path, size: int, files: Collection[Identity], known: dict[int, Shard]
-) -> tuple[dict[int, Shard], dict[int, str]]:
+def sound_shards(home: Path, size: int, files: Collection[Identity], known: Shards) -> tuple[Shards, Damage]:
     """Read the shards of a cache. Those with one of `files` are checked, unless `known` to be sound.
 
     Returns:
@@ -194,10 +199,10 @@ def sound_shards(
     return sound, damaged
 
 
-def read_shards(home: Path) -> tuple[dict[int, Shard], dict[int, str]]:
+def read_shards(home: Path) -> tuple[Shards, Damage]:
     """The indices of all shards by number, and why some cannot be read. The rows are not looked at."""
-    shards: dict[int, Shard] = {}
-    damaged: dict[int, str] = {}
+    shards: Shards = {}
+    damaged: Damage = {}
     for path in sorted(home.glob("shard-[0-9][0-9][0-9][0-9][0-9][0-9].json")):
         slot = slot_of(path)
         try:
@@ -264,7 +269,7 @@ def map_rows(home: Path, rows: int, size: int) -> np.ndarray:
 # Writing shards
 
 
-def plan_jobs(home: Path, size: int, missing: dict[Identity, str], taken: Collection[int], workers: int) -> list[Job]:
+def plan_jobs(home: Path, size: int, missing: Files, taken: Collection[int], workers: int) -> list[Job]:
     """One job a shard, in free places of the file; fewer rows than SHARD where workers would have none."""
     items = list(missing.items())
     rows_a_worker = -(-len(items) // max(1, workers))
@@ -283,7 +288,7 @@ def decode(job: Job) -> Outcome:
     """Write the rows of a shard, packed, to the disk. OSError: they do not fit."""
     shard = Shard(job.first, [], [], [], [], [], [], [], crc32=0)
     columns: tuple[Any, ...] = shard[1:-1]
-    failed: dict[Identity, str] = {}
+    failed: Failures = {}
     crc = 0
     parent = multiprocessing.parent_process()
     file = os.open(job.pixels, os.O_RDWR | os.O_CREAT, 0o666)
