@@ -19,7 +19,9 @@ import train_roi_consistency
 from roi import distributed
 from roi.data.dataset import Batch
 from roi.data.sampler import ShardedBatchSampler
-from roi.data.table import read_list, read_table, target_matrix
+from roi.data.splits import read_list
+from roi.data.table import read_table
+from roi.data.targets import target_matrix
 from roi.models.backbones import build_backbone
 from roi.training import setup as roi_run
 from roi.training.loop import Stop
