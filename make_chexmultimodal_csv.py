@@ -27,7 +27,10 @@ import pandas as pd
 
 from roi import cli
 from roi.data.images import locate
-from roi.data.table import COLUMNS, check_table, class_list, csv_text, listed, match_images, tokens, unmatched
+from roi.data.splits import listed
+from roi.data.table import COLUMNS, check_table, match_images, tokens, unmatched
+from roi.data.targets import class_list
+from roi.data.text_table import csv_text
 from roi.errors import UserError
 from roi.files import atomic_write, contents
 from roi.labels import LABELS, normal_name

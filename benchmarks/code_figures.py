@@ -157,7 +157,9 @@ def show(chosen: list[Figures], count: int) -> None:
     for length, name in functions[:count]:
         print(f"  {length:4}  {name}")
     print("densest statements (expression nodes a line)")
-    for nodes, place in sorted(((nodes, f"{f.path}:{n}") for f in chosen for nodes, n in f.dense), reverse=True)[:count]:
+    for nodes, place in sorted(((nodes, f"{f.path}:{n}") for f in chosen for nodes, n in f.dense), reverse=True)[
+        :count
+    ]:
         print(f"  {nodes:4}  {place}")
     print("files by expression nodes a line of code, with lines over 120")
     for f in sorted(chosen, key=lambda f: -f.expressions / max(f.code, 1))[:count]:

@@ -19,7 +19,7 @@ import numpy as np
 from harness import add_machine, write_result
 
 from roi import cli
-from roi.data.table import target_matrix
+from roi.data.targets import target_matrix
 from roi.scoring import conformal, prediction_sets, predictions
 from roi.scoring.conformal_calibration import Promise, Unlabelled, calibrate
 from roi.sources.readers import read_nih

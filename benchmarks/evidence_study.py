@@ -248,7 +248,8 @@ class Study:
     """The test images once: features, boxes, targets; then each run is a head and its maps."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        from roi.data.table import read_table, target_matrix
+        from roi.data.table import read_table
+        from roi.data.targets import target_matrix
 
         self.args = args
         self.table = read_table(args.out / "test.csv")
@@ -262,11 +263,13 @@ class Study:
 
     def batches(self, table: pd.DataFrame | None = None) -> Iterator[Any]:
         """The images of a table, of the test images if none is given, in its order."""
-        from roi.data.dataset import CacheLoader, ShardedBatchSampler, cached, present
+        from roi.data.dataset import open_cache_of_run, rows_with_images
+        from roi.data.loader import CacheLoader
+        from roi.data.sampler import ShardedBatchSampler
 
         table = self.table if table is None else table
-        table, paths = present(table, str(self.args.data_path), False, self.args.out / "test.csv")
-        cache = cached(
+        table, paths = rows_with_images(table, str(self.args.data_path), False, self.args.out / "test.csv")
+        cache = open_cache_of_run(
             table["image"].tolist(),
             paths,
             str(self.args.out / "pixels"),
@@ -536,7 +539,9 @@ class Study:
         from torch.nn import functional as F
 
         from roi.counter_rng import row_seeds
-        from roi.data.table import belongs_to, read_table, target_matrix
+        from roi.data.splits import belongs_to
+        from roi.data.table import read_table
+        from roi.data.targets import target_matrix
         from roi.models.masks import kept_pixels, random_mask
 
         kept = self.args.out / "judge.pt"

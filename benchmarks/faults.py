@@ -456,7 +456,8 @@ def different_cache(run: Path, untouched: Path, rows: Path, root: Path) -> list[
     import numpy as np
 
     from roi.data.images import locate
-    from roi.data.pixel_cache import PixelCache, identify, lacking, map_rows, sound_shards
+    from roi.data.pixel_cache import PixelCache, missing_files
+    from roi.data.pixel_shards import identify, map_rows, sound_shards
     from roi.data.table import read_table
 
     names = read_table(rows)["image"].tolist()
@@ -473,7 +474,7 @@ def different_cache(run: Path, untouched: Path, rows: Path, root: Path) -> list[
         here = np.array([row_of[identity] for identity in files if identity in row_of])
         found.append(
             (
-                len(lacking(shards, files)),
+                len(missing_files(shards, files, {})),
                 PixelCache(map_rows(home, here.max() + 1, SIDE), here, {}).gather(np.arange(len(here))),
             )
         )

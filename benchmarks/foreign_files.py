@@ -42,7 +42,8 @@ from harness import Figure, add_machine, table, write_result
 from PIL import Image, ImageOps
 
 from roi import cli
-from roi.data.images import DEEP_MODES, UnreadableImage, read_grey, read_picture
+from roi.data.bit_depth import DEEP_MODES
+from roi.data.images import UnreadableImage, read_grey, read_picture
 from roi.data.pixel_cache import open_cache
 from roi.errors import UserError
 from roi.sources.dicom.convert import ConvertSettings, convert

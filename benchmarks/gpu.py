@@ -480,8 +480,9 @@ def launches(bench: Bench) -> list[Figure]:
 
 def loader(bench: Bench) -> list[Figure]:
     """CacheLoader alone: from the memory of the host through pinned pages, and with all pixels on the device."""
-    from roi.data.dataset import CacheLoader, ShardedBatchSampler
+    from roi.data.loader import CacheLoader
     from roi.data.pixel_cache import PixelCache
+    from roi.data.sampler import ShardedBatchSampler
     from roi.labels import LABELS
 
     rows, size = (64, 8) if bench.args.smoke else (16384, 64)
@@ -531,8 +532,9 @@ def gradnorm(bench: Bench) -> list[Figure]:
 
 def syncs(bench: Bench) -> list[Figure]:
     """Steps in which torch may not wait for the GPU (it raises where it would), pixels from the host and on the device."""
-    from roi.data.dataset import CacheLoader, ShardedBatchSampler
+    from roi.data.loader import CacheLoader
     from roi.data.pixel_cache import PixelCache
+    from roi.data.sampler import ShardedBatchSampler
     from roi.labels import LABELS
 
     rows = 4 * bench.small

@@ -274,7 +274,7 @@ class Training:
         """The same, step by step; nobody looks."""
         import torch
 
-        from roi.data.dataset import ShardedBatchSampler
+        from roi.data.sampler import ShardedBatchSampler
         from roi.training.loop import train_one_epoch
 
         scaler = torch.amp.GradScaler(self.device.type, enabled=False)

@@ -361,14 +361,17 @@ def looked_at(args: argparse.Namespace, variant: str, seed: int) -> dict[str, fl
 
 def batches(args: argparse.Namespace, part: str) -> tuple[Any, Any]:
     """-> (loader of the table in its order, targets (N, K)); part: train (test images left out) or test."""
-    from roi.data.dataset import XrayDataset, make_loader, present
-    from roi.data.table import belongs_to, read_table, target_matrix
+    from roi.data.dataset import XrayDataset, rows_with_images
+    from roi.data.loader import make_loader
+    from roi.data.splits import belongs_to
+    from roi.data.table import read_table
+    from roi.data.targets import target_matrix
     from roi.labels import LABELS
 
     table = read_table(args.out / f"{part}.csv")
     if part == "train":
         table = table[~belongs_to(table, [read_table(args.out / "test.csv")])]
-    table, paths = present(table, str(args.out / "data"), False, args.out)
+    table, paths = rows_with_images(table, str(args.out / "data"), False, args.out)
     target = target_matrix(table, list(LABELS))
     return make_loader(XrayDataset(paths, target, args.img_size), 64)[0], target
 
@@ -409,7 +412,8 @@ def place_probe(args: argparse.Namespace) -> dict[str, float]:
     import torch
 
     from roi.data.boxes import read_boxes
-    from roi.data.table import belongs_to, read_table
+    from roi.data.splits import belongs_to
+    from roi.data.table import read_table
     from roi.models.masks import exact_topk, kept_pixels
 
     boxes = {

@@ -225,7 +225,8 @@ def loader(args: argparse.Namespace) -> list[Figure]:
     """The second epoch over the cache, against as many steps on one batch that is there."""
     import torch
 
-    from roi.data.dataset import CacheLoader, ShardedBatchSampler
+    from roi.data.loader import CacheLoader
+    from roi.data.sampler import ShardedBatchSampler
     from roi.labels import LABELS
 
     side, size, device = (32, 4, torch.device("cpu")) if args.smoke else (96, 16, torch.device("cpu"))

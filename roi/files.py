@@ -22,22 +22,23 @@ _held: set[Path] = set()  # locks of this process, to which the system gives a l
 def atomic_write(path: str | Path, mode: str = "w", keep: Path | None = None) -> Iterator[IO]:
     """Open a temporary neighbour of `path`; it takes the name `path` only when the block ends without an error.
 
-    The data is on the disk (fsync) before the name changes. What `path` was before then has the name `keep`, if given. Text is UTF-8 with "\\n" line ends.
+    The data is on the disk (fsync) before the name changes. Text is UTF-8 with "\\n" line ends.
+
+    Args:
+        keep: gets what `path` was before.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    for old in path.parent.glob(f".{path.name}.*.part"):  # of a run that was killed while it wrote
-        if not _alive(old.suffixes[-2][1:]):
-            old.unlink(missing_ok=True)
-    temporary = path.with_name(f".{path.name}.{_process()}.part")
+    _remove_leftovers(path)
+    # In the same folder: a file gets another's name at once only on one disk.
+    temporary = _temporary_name(path)
     try:
-        text = "b" not in mode
-        with open(temporary, mode, encoding="utf-8" if text else None, newline="\n" if text else None) as handle:
-            yield handle
-            handle.flush()
-            os.fsync(handle.fileno())
+        with _open(temporary, mode) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
         if keep and path.exists():
-            _also(path, keep)
+            _link(path, keep)
         os.replace(temporary, path)
         _sync_folder(path.parent)
     finally:
@@ -48,32 +49,51 @@ def atomic_write(path: str | Path, mode: str = "w", keep: Path | None = None) ->
 def beside(path: Path, mode: str = "w") -> Iterator[IO]:
     """A file beside `path` for the length of a block: what one of several processes adds to it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    name = path.with_name(
-        f".{path.name}.{_process()}.part"
-    )  # one that is left by a killed run goes when `path` is written
+    # One that is left by a killed run goes when `path` is written.
+    temporary = _temporary_name(path)
     try:
-        with open(name, mode, encoding=None if "b" in mode else "utf-8", newline=None if "b" in mode else "\n") as file:
+        with _open(temporary, mode) as file:
             yield file
     finally:
-        name.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
+
+
+def _open(path: Path, mode: str) -> IO:
+    if "b" in mode:
+        return open(path, mode)
+    return open(path, mode, encoding="utf-8", newline="\n")
+
+
+def _temporary_name(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{_process()}.part")
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove temporary neighbours of runs that were killed while they wrote."""
+    for old in path.parent.glob(f".{path.name}.*.part"):
+        process = old.suffixes[-2][1:]
+        if not _alive(process):
+            old.unlink(missing_ok=True)
 
 
 def contents(folder: Path, shown: int = 6) -> str:
     """What a folder holds, in a few words for an error: 'a.csv, images, and 3 more'."""
-    names = sorted(entry.name for entry in os.scandir(folder))
+    names = sorted(os.listdir(folder))
     if not names:
         return "nothing"
-    more = f", and {len(names) - shown:,} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
+    first = ", ".join(names[:shown])
+    if len(names) > shown:
+        return f"{first}, and {len(names) - shown:,} more"
+    return first
 
 
 @contextmanager
 def locked(*paths: str | Path) -> Iterator[None]:
     """Nobody else writes `paths` for the length of a block.
 
-    <name>.lock beside each holds the number and the host of this process.
-    The system takes its lock from a process that ends, however it ends, so that what it leaves behind is taken over.
-    Where a disk knows no locks, the process of that number decides; one on another host counts as alive.
+    <name>.lock beside each holds the number and the host of this process. The system takes its lock from a process that
+    ends, however it ends, so that what it leaves behind is taken over. Where a disk knows no locks, the process of that
+    number decides; one on another host counts as alive.
 
     Raises:
         UserError: another process has one of them.
@@ -88,30 +108,32 @@ def locked(*paths: str | Path) -> Iterator[None]:
     finally:
         for lock, handle in taken:
             _held.discard(lock)
-            lock.unlink(missing_ok=True)  # while it is ours
+            # Removed while it is held: what another process takes after that is another file.
+            lock.unlink(missing_ok=True)
             os.close(handle)
 
 
 def _take(path: Path, lock: Path) -> int:
-    """-> an open file that holds the lock."""
+    """Take the lock of `path`; an open file holds it.
+
+    Raises:
+        UserError: another process has it, or this one by another block.
+    """
     lock.parent.mkdir(parents=True, exist_ok=True)
+    owner = _process()
     while lock not in _held:
         handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
         owner = os.read(handle, 200).decode(errors="replace").strip()
         if not _granted(handle, owner):
             os.close(handle)
             break
-        try:
-            ours = os.fstat(handle).st_ino == lock.stat().st_ino
-        except FileNotFoundError:  # who had it has just ended
-            ours = False
-        if ours:
+        if _is_same_file(handle, lock):
+            # For who comes next, and for disks that know no locks.
             os.ftruncate(handle, 0)
             os.pwrite(handle, f"{_process()}\n".encode(), 0)
             return handle
+        # Who had it has just ended and has removed it: this is a file without a name.
         os.close(handle)
-    else:
-        owner = _process()
     host, _, number = owner.rpartition("-")
     raise UserError(
         f"{path}: process {number} on {host} is writing it; wait for its end, or choose another name "
@@ -119,8 +141,15 @@ def _take(path: Path, lock: Path) -> int:
     )
 
 
+def _is_same_file(handle: int, path: Path) -> bool:
+    try:
+        return os.fstat(handle).st_ino == path.stat().st_ino
+    except FileNotFoundError:
+        return False
+
+
 def _granted(handle: int, owner: str) -> bool:
-    """Whether the lock of an open file is ours now; `owner`: who wrote into it."""
+    """Whether this process now has the lock of an open file; `owner`: who wrote into it."""
     try:
         if fcntl:
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -132,9 +161,10 @@ def _granted(handle: int, owner: str) -> bool:
     return not owner or not _alive(owner)
 
 
-def _also(path: Path, name: Path) -> None:
+def _link(path: Path, name: Path) -> None:
     """Give `path` a second name, which may be another file's until now; where there are no links it is copied."""
-    link = name.with_name(f".{name.name}.{_process()}.part")
+    # Under a temporary name first: a link cannot take the place of a file.
+    link = _temporary_name(name)
     try:
         os.link(path, link)
     except OSError:
@@ -154,7 +184,9 @@ def _sync_folder(folder: Path) -> None:
 
 def _process() -> str:
     """Machine and number of this process, as part of a file name."""
-    return f"{''.join(c for c in platform.node() if c.isalnum())}-{os.getpid()}"
+    # Letters and digits alone: the name is read back between points and a hyphen.
+    machine = "".join(filter(str.isalnum, platform.node()))
+    return f"{machine}-{os.getpid()}"
 
 
 def _alive(process: str) -> bool:
@@ -166,7 +198,7 @@ def _alive(process: str) -> bool:
         os.kill(int(pid), 0)
     except (ValueError, ProcessLookupError):
         return False
-    except PermissionError:
+    except PermissionError:  # there is one, of another user
         pass
     return True
 
@@ -177,17 +209,26 @@ def writable(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{path}: cannot make its folder ({error.strerror})") from error
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise UserError(f"{path}: cannot be written ({'it is a folder' if path.is_dir() else 'no permission'})")
+    if path.is_dir():
+        raise UserError(f"{path}: cannot be written (it is a folder)")
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"{path}: cannot be written (no permission)")
 
 
 def refuse_existing(*paths: str | Path | None, overwrite: bool) -> None:
     """UserError if one of `paths` is there (a folder counts when something is in it) and `overwrite` is not set."""
-    for path in (Path(p) for p in paths if p):
-        if path.exists() and not overwrite and (not path.is_dir() or any(path.iterdir())):
+    if overwrite:
+        return
+    for name in paths:
+        if not name:
+            continue
+        path = Path(name)
+        is_empty_folder = path.is_dir() and not any(path.iterdir())
+        if path.exists() and not is_empty_folder:
             raise UserError(f"{path} exists; choose another name, or replace it with --overwrite")
 
 
 def reason(error: BaseException) -> str:
     """What a foreign error says, in one short line."""
-    return " ".join(str(error).split())[:160] or type(error).__name__
+    text = " ".join(str(error).split())
+    return text[:160] or type(error).__name__

@@ -25,6 +25,7 @@ LABELS = (
     "Hernia",
 )
 NORMAL = ("Normal", "No Finding")  # never findings: derived, and left out of every mean over classes
+# NIH's own lists of boxes and of labels differ in the first, other sets in the second.
 SPELLINGS = {"Infiltrate": "Infiltration", "Pleural Thickening": "Pleural_Thickening"}
 
 # Words for an image on which nothing was found, as letters alone.
@@ -41,7 +42,9 @@ NOTHING_FOUND = {
     "noabnormalfinding": "No Finding",
     "noabnormalfindings": "No Finding",
 }
+FINDINGS = {name.casefold().replace("_", " ") for name in (*LABELS, *SPELLINGS)}  # as is_ours compares
 COMPOUND = ("Nodule/Mass",)  # one label of VinDr-CXR, whose name looks like two
+# What stands in tables where no label is meant.
 NO_LABEL = {
     "none",
     "n/a",
@@ -75,8 +78,8 @@ def spelled(label: str) -> str:
 
 def is_ours(label: str) -> bool:
     """Is it, in any case, a finding of LABELS or a word for their absence?"""
-    findings = {name.casefold().replace("_", " ") for name in (*LABELS, *SPELLINGS)}
-    return label.casefold().replace("_", " ").strip() in findings or normal_name(label) is not None
+    plain = label.casefold().replace("_", " ").strip()
+    return plain in FINDINGS or normal_name(label) is not None
 
 
 def refuse_no_label(label: str, separator: str = ",") -> None:
@@ -108,15 +111,25 @@ def several(label: str) -> list[str]:
     """
     if label in COMPOUND:
         return [label]
-    parts = [part.strip() for part in re.split(r"[;|\t\n\r,]", label) if part.strip()]
-    if len(parts) > 1 or re.search(r"[;|\t\n\r]", label):
-        return parts if len(parts) > 1 else [*parts, ""]
+    # Signs that no name has.
+    parts = _parts(r"[;|\t\n\r,]", label)
+    if len(parts) > 1:
+        return parts
+    if re.search(r"[;|\t\n\r]", label):
+        return [*parts, ""]
     # Signs that also stand inside a name separate where what they separate is ours.
     for sign in (r"/", r"\\", r"\+", r"&", r"\s+and\s+", r"\s*-\s*", r":", r"\.", r"\s+"):
-        parts = [part.strip() for part in re.split(sign, label) if part.strip()]
-        if len(parts) > 1 and all(map(is_ours, parts)) and not is_ours(label):
+        parts = _parts(sign, label)
+        are_ours = len(parts) > 1 and all(map(is_ours, parts))
+        if are_ours and not is_ours(label):
             return parts
     return [label]
+
+
+def _parts(separator: str, label: str) -> list[str]:
+    """What stands between separators, a pattern, and is not blank."""
+    parts = [part.strip() for part in re.split(separator, label)]
+    return [part for part in parts if part]
 
 
 def is_number(text: str) -> bool:
@@ -128,15 +141,25 @@ def is_number(text: str) -> bool:
 
 
 def canonical(label: str, known: Collection[str], where: str) -> str:
-    """The name that `label` has here; `known` are the names that may be used. UserError (begins with `where`) for any other."""
+    """The name that `label` has here.
+
+    Args:
+        known: the names that may be used.
+        where: begins the message.
+
+    Raises:
+        UserError: any other name.
+    """
     name = label if label in known else spelled(label)
     if name not in known:
         near = difflib.get_close_matches(label, [*known, *SPELLINGS], n=1, cutoff=0.6)
-        remedy = f"; did you mean {spelled(near[0])!r}?" if near else f" (known: {', '.join(known)})"
+        remedy = f" (known: {', '.join(known)})"
+        if near:
+            remedy = f"; did you mean {spelled(near[0])!r}?"
         raise UserError(f"{where}: unknown label {label!r}{remedy}")
     return name
 
 
 def is_finding(classes: Sequence[str]) -> np.ndarray:
-    """(K,) bool: the classes that means are taken over."""
-    return np.array([normal_name(c) is None for c in classes], dtype=bool)
+    """Which classes are findings, and so part of every mean over classes: (K,) bool."""
+    return np.array([normal_name(name) is None for name in classes], dtype=bool)

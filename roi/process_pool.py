@@ -3,6 +3,8 @@
     with closing(run_jobs(decode, jobs, workers=8)) as ready:
         for k, outcome in ready:  # of the k-th job, or an Exception
 
+Not concurrent.futures: there the death of one worker ends the pool, and all jobs are taken at once.
+
 Letters: J is a job, R what comes of it; both go through pipes.
 """
 
@@ -19,6 +21,9 @@ from typing import Any, TypeVar
 
 J = TypeVar("J")
 R = TypeVar("R")
+Pipe = Any  # our end of a worker's pipe: a Connection, by whatever class the system has
+Workers = dict[Pipe, Any]  # -> the process at the other end
+JOIN_SECONDS = 1.0  # a disk that hangs holds even a killed process
 
 
 def children() -> set[multiprocessing.process.BaseProcess]:
@@ -31,7 +36,7 @@ def kill(processes: Iterable[multiprocessing.process.BaseProcess]) -> None:
     for process in processes:
         process.kill()
     for process in processes:
-        process.join(1.0)  # a disk that hangs holds even a killed one
+        process.join(JOIN_SECONDS)
 
 
 def cause_of_death(code: int | None) -> str:
@@ -50,31 +55,40 @@ class Died(OSError):
 def run_jobs(
     function: Callable[[J], R], jobs: Iterable[J], workers: int, patience: float = 0
 ) -> Generator[tuple[int, R | Exception], None, None]:
-    """(place among the jobs, what came of it) as the jobs end, in whatever order; a job is taken when a worker is free for it.
+    """Run jobs in worker processes, and give what comes of them as they end, in whatever order.
 
-    What `function` raises comes back as an outcome, and so does Died: it costs one job, and another worker goes on. 0 workers: in this process.
-    Closing the generator leaves the workers `patience` seconds for what they are at, then kills them. When this process is killed, each ends with its job.
+    A job is taken when a worker is free for it. What `function` raises comes back as an outcome, and so does Died: it
+    costs one job, and another worker goes on. When this process is killed, each worker ends with its job.
+
+    Args:
+        workers: 0 for this process.
+        patience: seconds that the workers have for what they are at when the generator is closed; then they are killed.
+
+    Yields:
+        place among the jobs, what came of it
     """
     todo = enumerate(jobs)
     if workers == 0:
         for k, job in todo:
             yield k, attempt(function, job)
         return
-    staff: dict[Any, Any] = {}  # our end of a pipe -> the process at the other end
-    doing: dict[Any, int] = {}
+    staff: Workers = {}
+    busy: dict[Pipe, int] = {}  # -> place of the job that its worker is at
     try:
         for k, job in islice(todo, workers):
-            assign(job, start_worker(function, staff), k, doing)
-        while doing:
-            ended: list[Any] = multiprocessing.connection.wait(list(doing))
-            for end in ended:
-                done = doing.pop(end)
+            assign(job, k, start_worker(function, staff), busy)
+        while busy:
+            ended: list[Pipe] = multiprocessing.connection.wait(list(busy))
+            for pipe in ended:
+                done = busy.pop(pipe)
                 try:
-                    outcome = end.recv()
+                    outcome = pipe.recv()
                 except (EOFError, OSError):
-                    outcome = reap_worker(staff, end)
+                    outcome = reap_worker(staff, pipe)
+                # The next job before the outcome is handed out: the worker need not wait for who takes it.
                 for k, job in islice(todo, 1):
-                    assign(job, end if end in staff else start_worker(function, staff), k, doing)
+                    free = pipe if pipe in staff else start_worker(function, staff)
+                    assign(job, k, free, busy)
                 yield done, outcome
     finally:
         dismiss(staff, patience)
@@ -94,37 +108,41 @@ def in_order(function: Callable[[J], R], jobs: Iterable[J], workers: int) -> Gen
                 due += 1
 
 
-def assign(job: Any, end: Any, k: int, doing: dict[Any, int]) -> None:
-    doing[end] = k
-    with suppress(
-        BrokenPipeError, ConnectionResetError
-    ):  # it was killed while it had nothing to do: there will be no outcome
-        end.send(job)
+def assign(job: Any, k: int, pipe: Pipe, busy: dict[Pipe, int]) -> None:
+    busy[pipe] = k
+    # A worker that was killed while it had nothing to do: there will be no outcome.
+    with suppress(BrokenPipeError, ConnectionResetError):
+        pipe.send(job)
 
 
-def start_worker(function: Callable, staff: dict[Any, Any]) -> Any:
-    """Start a worker. -> our end of its pipe"""
-    context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    ours, theirs = context.Pipe()
-    staff[ours] = context.Process(target=work, args=(function, ours, theirs), daemon=True)
-    staff[ours].start()
-    theirs.close()
-    return ours
+def start_worker(function: Callable, staff: Workers) -> Pipe:
+    """Start a worker and give our end of its pipe."""
+    # A fork starts at once and has the parent's memory; macOS's libraries do not survive one.
+    method = "fork" if sys.platform == "linux" else "spawn"
+    context: Any = multiprocessing.get_context(method)
+    parent_end, worker_end = context.Pipe()
+    process = context.Process(target=work, args=(function, parent_end, worker_end), daemon=True)
+    staff[parent_end] = process
+    process.start()
+    # Only the worker may hold its end: when it dies, ours must see the end of the pipe.
+    worker_end.close()
+    return parent_end
 
 
-def reap_worker(staff: dict[Any, Any], end: Any) -> Died:
+def reap_worker(staff: Workers, pipe: Pipe) -> Died:
     """Why there is no outcome."""
-    process = staff.pop(end)
+    process = staff.pop(pipe)
     process.join()
-    end.close()
+    pipe.close()
     return Died(cause_of_death(process.exitcode))
 
 
-def dismiss(staff: dict[Any, Any], patience: float) -> None:
+def dismiss(staff: Workers, patience: float) -> None:
+    """End the workers: those that have nothing to do see the end of their pipe."""
     started = [process for process in staff.values() if process.pid]
     try:
-        for end in staff:
-            end.close()
+        for pipe in staff:
+            pipe.close()
         for process in started:
             process.join(patience)
     finally:  # a second Ctrl-C, or a job that hangs
@@ -133,14 +151,15 @@ def dismiss(staff: dict[Any, Any], patience: float) -> None:
             process.join()
 
 
-def work(function: Callable[[J], R], ours: Connection, theirs: Connection) -> None:
-    """A worker: jobs come and outcomes go through `theirs`. Ctrl-C and SIGTERM are answered by the parent; the pipe ends with it."""
+def work(function: Callable[[J], R], parent_end: Connection, worker_end: Connection) -> None:
+    """A worker: jobs come and outcomes go through its end of the pipe, and it ends with the pipe."""
+    # Ctrl-C and SIGTERM reach every process of a group; the parent answers them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    ours.close()  # a fork's copy
+    parent_end.close()  # a fork's copy
     with suppress(EOFError, OSError):
         while True:
-            theirs.send(attempt(function, theirs.recv()))
+            worker_end.send(attempt(function, worker_end.recv()))
 
 
 def attempt(function: Callable[[J], R], job: J) -> R | Exception:

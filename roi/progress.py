@@ -27,16 +27,17 @@ class _Lines:
             sys.stderr.flush()
 
 
-def progress(iterable: Iterable | None, total: int, what: str, unit: str = "image", initial: int = 0) -> tqdm:
+def progress(iterable: Iterable | None, total: int, title: str, unit: str = "image", initial: int = 0) -> tqdm:
     """A bar on a terminal; a line every 20 seconds in a log."""
-    if os.environ.get("RANK", "0") != "0":  # of several processes one shows how far they are
+    # Of several processes one shows how far they are. The variable is torchrun's: this module loads no torch.
+    if os.environ.get("RANK", "0") != "0":
         return tqdm(iterable, total=total, disable=True)
     if sys.stderr.isatty():
-        return tqdm(iterable, total=total, desc=what, unit=unit, initial=initial, leave=False)
+        return tqdm(iterable, total=total, desc=title, unit=unit, initial=initial, leave=False)
     return tqdm(
         iterable,
         total=total,
-        desc=what,
+        desc=title,
         unit=unit,
         initial=initial,
         leave=False,

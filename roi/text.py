@@ -12,7 +12,12 @@ SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 def printable(text: str, keep: str = "") -> str:
     r"""`text` with control characters as escapes (ESC as \x1b), those in `keep` left as they are."""
-    return CONTROL.sub(lambda match: match[0] if match[0] in keep else _escape(match[0]), text)
+
+    def shown(match: re.Match[str]) -> str:
+        character = match[0]
+        return character if character in keep else _escape(character)
+
+    return CONTROL.sub(shown, text)
 
 
 def _escape(character: str) -> str:
@@ -21,7 +26,9 @@ def _escape(character: str) -> str:
     code = ord(character)
     if 0xDC80 <= code <= 0xDCFF:
         code -= 0xDC00  # the byte that os.fsdecode found
-    return f"\\x{code:02x}" if code <= 0xFF else f"\\u{code:04x}"
+    if code <= 0xFF:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}"
 
 
 class Console:
@@ -40,12 +47,17 @@ class Console:
     def write(self, text: str) -> int:
         begin = "\r" if text.startswith("\r") else ""
         shown = begin + printable(text[len(begin) :], LAYOUT)
+        # What the terminal's encoding lacks is an error in Python: as an escape it can be read.
         encoding = self.stream.encoding or "utf-8"
-        self.stream.write(shown.encode(encoding, "backslashreplace").decode(encoding))
+        encoded = shown.encode(encoding, "backslashreplace")
+        self.stream.write(encoded.decode(encoding))
         return len(text)
 
 
 def decimal(value: float, digits: int, sign: str = "") -> str:
-    """`value` with so many digits, with `sign` "+" also where it is positive; what rounds to zero is 0.000, never -0.000."""
+    """`value` with so many digits; `sign` "+" stands also before what is positive."""
     text = f"{value:{sign}.{digits}f}"
-    return text.lstrip("+-") if float(text) == 0 else text
+    # What rounds to zero is 0.000, never -0.000.
+    if float(text) == 0:
+        return text.lstrip("+-")
+    return text

@@ -1,4 +1,5 @@
-"""Random numbers by counting: the published algorithm, what they depend on, how they are distributed; masks that are made of them."""
+"""Random numbers by counting: the published algorithm, what they depend on, how they are distributed; masks that are
+made of them."""
 
 import math
 
@@ -21,7 +22,7 @@ PUBLISHED = (
 
 
 def mixed(z: int) -> int:
-    """The finaliser of SplitMix64 (Steele et al. 2014; the constants of its public-domain C code) on integers mod 2^64."""
+    """The finaliser of SplitMix64 (Steele et al. 2014; constants of its public-domain C code) on integers mod 2^64."""
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 & ALL
     z = (z ^ (z >> 27)) * 0x94D049BB133111EB & ALL
     return z ^ (z >> 31)
@@ -91,10 +92,10 @@ def test_an_image_draws_the_same_in_any_batch(draw) -> None:
     order = torch.randperm(37, generator=torch.Generator().manual_seed(0))
     assert torch.equal(draw(seeds[order], 101, 2), whole[order])
     assert torch.equal(torch.get_rng_state(), state)
-    assert draw(seeds[:0], 3).shape == (0, 3)
+    assert draw(seeds[:0], 3, 2).shape == (0, 3)
 
 
-# --- distribution: bounds of Kolmogorov-Smirnov at 1 in 1000, and 4.5 standard errors; the numbers are always the same ------------------
+# --- distribution: bounds of Kolmogorov-Smirnov at 1 in 1000, and 4.5 standard errors; always the same numbers -------
 
 
 def distance(values: Tensor, cumulative) -> float:
@@ -119,7 +120,7 @@ SEEDS = {
 
 @pytest.mark.parametrize("seeds", SEEDS.values(), ids=SEEDS)
 def test_uniform_is_uniform_along_an_image_and_across_images(seeds: Tensor) -> None:
-    u = counter_rng.uniform(seeds, 60)
+    u = counter_rng.uniform(seeds, 60, 0)
     assert u.min() >= 0 and u.max() < 1 and torch.equal(u * 2**24, (u * 2**24).round())
     for part in (
         u,
@@ -140,7 +141,7 @@ def test_uniform_is_uniform_along_an_image_and_across_images(seeds: Tensor) -> N
 
 
 def test_uniform_reaches_both_ends() -> None:
-    u = counter_rng.uniform(torch.arange(3000), 1000)
+    u = counter_rng.uniform(torch.arange(3000), 1000, 0)
     assert 0 <= u.min() < 1e-5 and 1 - 1e-5 < u.max() < 1
 
 

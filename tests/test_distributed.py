@@ -17,8 +17,11 @@ from conftest import ROOT, one_line_error, run
 
 import train_roi_consistency
 from roi import distributed
-from roi.data.dataset import Batch, ShardedBatchSampler
-from roi.data.table import read_list, read_table, target_matrix
+from roi.data.dataset import Batch
+from roi.data.sampler import ShardedBatchSampler
+from roi.data.splits import read_list
+from roi.data.table import read_table
+from roi.data.targets import target_matrix
 from roi.models.backbones import build_backbone
 from roi.training import setup as roi_run
 from roi.training.loop import Stop
@@ -37,14 +40,14 @@ def batch(rows: list[int]) -> Batch:
 
 
 def counted(order: ShardedBatchSampler, accum_steps: int) -> list[list[tuple[Batch, float, float]]]:
-    """Steps of (the rows of a batch that count, of_batch, of_step), as the loop takes them."""
+    """Steps of (the rows of a batch that count, batch weight, step weight), as the loop takes them."""
     groups, found = [batch(rows) for rows in order], []
     start = order.start
     for first in range(0, len(groups), accum_steps):
         group = groups[first : first + accum_steps]
         found.append(
             [
-                (b._replace(index=b.index[: s.images]), s.count_of_batch, s.of_step)
+                (b._replace(index=b.index[: s.images]), s.batch_weight, s.step_weight)
                 for b, s in zip(group, order.shares(group), strict=True)
             ]
         )
@@ -82,7 +85,10 @@ def test_what_a_batch_counts_makes_the_mean_over_processes_the_mean_over_images(
         groups.append(counted(order, accum_steps))
     for group in zip(*groups, strict=True):  # of each process, the batches of a step
         images = [n for part in group for b, _, _ in part for n in b.index.tolist()]
-        step = sum(value[b.index].mean() * of_step for part in group for b, _, of_step in part if len(b.index)) / world
+        step = (
+            sum(value[b.index].mean() * step_weight for part in group for b, _, step_weight in part if len(b.index))
+            / world
+        )
         assert step == pytest.approx(value[images].mean())
         for batches in zip(*group, strict=True):  # the same batch of all processes
             images = [n for b, _, _ in batches for n in b.index.tolist()]
@@ -110,7 +116,7 @@ def test_no_process_has_a_batch_of_one_image_where_two_are_needed(world: int, re
     groups = [counted(order, 2) for order in parts]
     for group in zip(*groups, strict=True):
         images = [n for part in group for b, _, _ in part for n in b.index.tolist()]
-        step = sum(value[b.index].mean() * of_step for part in group for b, _, of_step in part) / world
+        step = sum(value[b.index].mean() * step_weight for part in group for b, _, step_weight in part) / world
         assert step == pytest.approx(value[images].mean())
     for order, whole in zip(parts, flat, strict=True):
         for order.start in range(len(whole) + 1):

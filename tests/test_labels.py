@@ -9,7 +9,9 @@ import pytest
 from conftest import one_line_error, run
 
 from roi.data.boxes import read_boxes
-from roi.data.table import class_list, listed, read_table, target_matrix
+from roi.data.splits import listed
+from roi.data.table import read_table
+from roi.data.targets import class_list, target_matrix
 from roi.labels import LABELS, NORMAL, canonical, is_finding, normal_name
 from roi.scoring import predictions
 from roi.sources.label_states import ABSENT, PRESENT, REASONS, UNCERTAIN, fields

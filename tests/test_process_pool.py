@@ -1,4 +1,4 @@
-"""The crew: every job once, lazily, whatever its function raises and whichever worker dies."""
+"""Worker processes: every job once, lazily, whatever its function raises and whichever worker dies."""
 
 import faulthandler
 import multiprocessing

@@ -1214,7 +1214,7 @@ def test_changed_flags_and_rows_are_refused_before_an_image_is_decoded(
     def decodes(*args: object, **more: object) -> None:
         raise AssertionError("an image is decoded")
 
-    monkeypatch.setattr("roi.training.setup.cached", decodes)
+    monkeypatch.setattr("roi.training.setup.open_cache_of_run", decodes)
     again = (
         "train_roi_consistency.py",
         *training(demo, tables[0], trained),

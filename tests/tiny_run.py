@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from roi.counter_rng import row_seeds
-from roi.data.dataset import Batch, XrayDataset, make_loader
+from roi.data.dataset import Batch, XrayDataset
+from roi.data.loader import make_loader
 from roi.losses.gradnorm import FixedWeights, GradNorm, Taps
 from roi.losses.loss_terms import LAYERS, OBJECTIVES
 from roi.losses.objectives import consistency_terms, evidence_terms

@@ -22,86 +22,100 @@ MARKS = ("image_id", "class_name", *CORNERS)  # columns of VinDr-CXR and VinBigD
 
 
 def read_boxes(csv: str | Path, space: float = 1024.0, known: Collection[str] = LABELS) -> pd.DataFrame:
-    """Boxes -> (image, label, x, y, w, h): corner and size in 0..1 of the width and height of the image.
+    """Read a list of boxes: NIH's BBox_List_2017.csv, or any CSV with columns image, label, x, y, w, h.
 
-    Either BBox_List_2017.csv, whose published header is malformed (`Bbox [x,y,w,h],,,`: columns are read by place) and whose
-    boxes are in 1024 x 1024 space whatever the size of the PNG; or any CSV with columns image, label, x, y, w, h in pixels of
-    a square of side `space`, or of columns width and height where it has them. `Infiltrate` is Infiltration; `known`: the labels that may stand there.
+    Args:
+        space: side of the square in whose pixels the boxes are, where the CSV has no columns width and height.
+        known: the labels that may stand there, as they are spelled here or elsewhere (`Infiltrate` is Infiltration).
 
-    UserError: not such a file, an unknown label, a box without area or outside its image (by over a thousandth of it).
+    Returns:
+        (image, label, x, y, w, h): corner and size in 0..1 of the width and height of the image
+
+    Raises:
+        UserError: not such a file, an unknown label, a box without area or outside its image (by over a thousandth of
+            it).
     """
-    try:
-        with open(csv, encoding="utf-8-sig") as file:
-            published = file.readline().startswith("Image Index,Finding Label")
-        if published:
-            boxes = pd.read_csv(
-                csv,
-                skiprows=1,
-                header=None,
-                usecols=range(6),
-                names=["image", "label", *SIDES],
-                dtype=str,
-                keep_default_na=False,
-                encoding="utf-8-sig",
-            )
-            boxes.index += 2
-            space = 1024.0
-        else:
-            boxes = read_text_table(csv)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{csv}: not a list of boxes ({str(error).removeprefix(f'{csv}: ')})") from error
-    lacking = [c for c in ("image", "label", *SIDES) if c not in boxes]
-    if lacking or boxes.empty:
-        raise UserError(
-            f"{csv}: " + (f"no column {lacking[0]!r} (found {list(boxes)})" if lacking else "it holds no box")
-        )
-    sides = [*SIDES, *(c for c in ("width", "height") if c in boxes)]
-    for side in sides:
-        boxes[side] = numbers(boxes[side], csv)
+    boxes, space = _read_columns(csv, space)
+    for column in ("image", "label", *SIDES):
+        if column not in boxes:
+            raise UserError(f"{csv}: no column {column!r} (found {list(boxes)})")
+    if boxes.empty:
+        raise UserError(f"{csv}: it holds no box")
+    for column in (*SIDES, "width", "height"):
+        if column in boxes:
+            boxes[column] = numbers(boxes[column], csv)
     boxes = boxes.reset_index(drop=True)
     boxes["image"] = boxes["image"].str.strip()
-    spelling = {label: canonical(label.strip(), known, str(csv)) for label in boxes["label"].unique()}
+    spelling = {}
+    for label in boxes["label"].unique():
+        spelling[label] = canonical(label.strip(), known, str(csv))
     boxes["label"] = boxes["label"].map(spelling)
-    width, height = (boxes.get(c, space) for c in ("width", "height"))
-    boxes[["x", "w"]] = (
-        boxes[["x", "w"]].div(width, axis=0) if isinstance(width, pd.Series) else boxes[["x", "w"]] / width
-    )
-    boxes[["y", "h"]] = (
-        boxes[["y", "h"]].div(height, axis=0) if isinstance(height, pd.Series) else boxes[["y", "h"]] / height
-    )
-    right, bottom = boxes["x"] + boxes["w"], boxes["y"] + boxes["h"]
-    wrong = (
-        (boxes[["w", "h"]] <= 0).any(axis=1)
-        | (boxes[["x", "y"]] < -0.001).any(axis=1)
-        | (right > 1.001)
-        | (bottom > 1.001)
-    )
-    if wrong.any():
-        x, y, w, h = boxes.loc[wrong, list(SIDES)].iloc[0].round(3)
-        raise UserError(
-            f"{csv}: a box of {boxes['image'][wrong].iloc[0]} is not inside the image (x {x:g}, y {y:g}, w {w:g}, h {h:g} of its sides); "
-            "which pixel space is it in? (--box_space)"
-        )
+    for side, length in zip(SIDES, ("width", "height", "width", "height"), strict=True):
+        boxes[side] = boxes[side] / boxes.get(length, space)
+    _check_inside(boxes, csv)
     return boxes[["image", "label", *SIDES]]
 
 
-def boxes_by_image(boxes: pd.DataFrame, images: Sequence[str]) -> tuple[dict[str, list[Box]], str]:
-    """The boxes of each of `images` that has one, and a sentence on those that may be of several images, or "".
+def _read_columns(csv: str | Path, space: float) -> tuple[pd.DataFrame, float]:
+    """The columns of a list as text, and the side of the square in whose pixels its boxes are."""
+    try:
+        with open(csv, encoding="utf-8-sig") as file:
+            published = file.readline().startswith("Image Index,Finding Label")
+        if not published:
+            return read_text_table(csv), space
+        # The header of NIH's list is malformed (`Bbox [x,y,w,h],,,`): its columns are read by place.
+        boxes = pd.read_csv(
+            csv,
+            skiprows=1,
+            header=None,
+            usecols=range(6),
+            names=["image", "label", *SIDES],
+            dtype=str,
+            keep_default_na=False,
+            encoding="utf-8-sig",
+        )
+        boxes.index += 2
+        # Its boxes are in that space whatever the size of the PNG.
+        return boxes, 1024.0
+    except (OSError, ValueError) as error:
+        message = str(error).removeprefix(f"{csv}: ")
+        raise UserError(f"{csv}: not a list of boxes ({message})") from error
 
-    Boxes of images that are not among these are nobody's loss: lists of boxes are of whole data sets.
-    """
+
+def _check_inside(boxes: pd.DataFrame, csv: str | Path) -> None:
+    right = boxes["x"] + boxes["w"]
+    bottom = boxes["y"] + boxes["h"]
+    # A thousandth over the edge is a matter of rounding.
+    wrong = (boxes["w"] <= 0) | (boxes["h"] <= 0)
+    wrong |= (boxes["x"] < -0.001) | (boxes["y"] < -0.001)
+    wrong |= (right > 1.001) | (bottom > 1.001)
+    if wrong.any():
+        image = boxes["image"][wrong].iloc[0]
+        first = boxes.loc[wrong, list(SIDES)].iloc[0]
+        x, y, w, h = first.round(3)
+        raise UserError(
+            f"{csv}: a box of {image} is not inside the image (x {x:g}, y {y:g}, w {w:g}, h {h:g} of its sides); "
+            "which pixel space is it in? (--box_space)"
+        )
+
+
+def boxes_by_image(boxes: pd.DataFrame, images: Sequence[str]) -> tuple[dict[str, list[Box]], str]:
+    """The boxes of each of `images` that has one, and a sentence on those that may be of several images, or ""."""
     place = match_images(boxes["image"], images)
-    found: dict[str, list[Box]] = {}
-    for n, label, *sides in zip(place.tolist(), *(boxes[c] for c in ("label", *SIDES)), strict=True):
+    boxes_of: dict[str, list[Box]] = {}
+    columns = [boxes[column] for column in ("label", *SIDES)]
+    for n, label, *sides in zip(place.tolist(), *columns, strict=True):
+        # Boxes of images that are not among these are nobody's loss: lists of boxes are of whole data sets.
         if n >= 0:
-            found.setdefault(images[n], []).append((label, *sides))
+            boxes_of.setdefault(images[n], []).append((label, *sides))
     unclear = boxes["image"][place == AMBIGUOUS]
     if unclear.empty:
-        return found, ""
-    return found, (
+        return boxes_of, ""
+    remark = (
         f"{len(unclear):,} boxes are left out, as their image may be any of several (the first is {unclear.iloc[0]}); "
         "name images by their folders, as the table does"
     )
+    return boxes_of, remark
 
 
 def left_out(boxes_out: Path) -> Path:

@@ -7,6 +7,8 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -34,15 +36,19 @@ SET_NAMES = {
     "vindr": ("vindr", "vindrcxr"),
     "vinbigdata": ("vinbigdata", "vinbig"),
 }
-SET_OF = {spelling: name for name, spellings in SET_NAMES.items() for spelling in spellings}
+SET_OF: dict[str, str] = {}
+for _set, _spellings in SET_NAMES.items():
+    SET_OF.update(dict.fromkeys(_spellings, _set))
 
 # Where a published layout names the patient. The first that fits counts.
 LAYOUTS = {
     "nih": r"(?:^|/)(?P<nih>\d{8})_\d{3}(?:\.\w+)*$",  # 00000013_005.png
     "chexpert": r"(?:^|/)patient(?P<chexpert>\d+)[/_-]study\d+[/_-]",  # train/patient00001/study1/view1_frontal.jpg
     "mimic": r"(?:^|/)p(?P<mimic>\d{8})[/_-]s\d{8}[/_.-]",  # files/p10/p10000032/s50414267/….jpg
-    "rexgradient": r"(?:^|/)(?P<rexgradient>[^/]+)/studies/[^/]+/series/",  # deid_png/GRDN…/GRDN…/studies/…/series/…/….png
-    "openi": r"(?:^|/)(?:CXR)?(?P<openi>\d+)_(?:\d+_)?IM-\d+",  # CXR1_1_IM-0001-3001.png, on Kaggle 1_IM-0001-3001.dcm.png
+    # deid_png/GRDN…/GRDN…/studies/…/series/…/….png
+    "rexgradient": r"(?:^|/)(?P<rexgradient>[^/]+)/studies/[^/]+/series/",
+    # CXR1_1_IM-0001-3001.png, on Kaggle 1_IM-0001-3001.dcm.png
+    "openi": r"(?:^|/)(?:CXR)?(?P<openi>\d+)_(?:\d+_)?IM-\d+",
     "padchest": r"(?:^|/)(?P<padchest>\d{20,})_[\w-]+(?:\.\w+)*$",  # the study: no name says the patient
     "vindr": r"(?:^|/)(?P<vindr>[0-9a-fA-F]{32})(?:\.\w+)*$",  # each image is a patient of its own, as published
 }
@@ -58,6 +64,8 @@ NUMBER = re.compile(rf"(?:{WORD})?0*(\d+)(?:\.0*)?")
 ROUNDED = re.compile(r"\d\.\d+e\+?\d+|(\d{16,})\.0*")  # a long number that was stored as a float
 EXACT = 2**53  # whole numbers up to it survive that
 MISSING = {"", "nan", "none", "null", "na", "n/a", "<na>", "nat", "unknown", "missing", "-", "--", "?", "-1", "-1.0"}
+
+Form = tuple[str, str]  # the set that a patient's name begins with, '' for none; the rest
 
 IDENTITY = "image:"  # of images that are taken as patients
 COLUMN_NAMES = {
@@ -76,68 +84,94 @@ COLUMN_NAMES = {
 }
 
 
+@cache
 def published_set(name: str) -> str:
     """'MIMIC-CXR' -> 'mimic'; '' for a name that is no published set."""
-    return SET_OF.get(re.sub(r"[\W_]+", "", name.casefold()), "")
+    letters = re.sub(r"[\W_]+", "", name.casefold())
+    return SET_OF.get(letters, "")
 
 
 def is_missing(patient: str) -> bool:
     """Is this field of a table empty, a word for that, or what stands for a patient whom nobody named?"""
-    return patient.strip().casefold() in MISSING or patient.startswith(IDENTITY)
+    word = patient.strip().casefold()
+    return word in MISSING or patient.startswith(IDENTITY)
 
 
-def split_patient(patient: str) -> tuple[str, str]:
-    """-> (set, '' where none is named; normal form of the rest). 'NIH:00000001' -> ('nih', '1'), 'P5' -> ('', '5')
+# The normal form of a patient
+
+
+def split_patient(patient: str) -> Form:
+    """The set that a patient's name begins with, '' for none, and the normal form of the rest.
+
+    'NIH:00000001', 'nih:1.0', 'nih_1' -> ('nih', '1'); '00000005', '5.0', 'P5' -> ('', '5')
 
     Raises:
         UserError: a number whose digits were lost where it was stored as a float.
     """
     text = " ".join(patient.casefold().split())
-    prefix = ""
-    named = PREFIX.fullmatch(text)
-    if named:
-        prefix, text = published_set(named[1]) or named[1].strip(), named[2]
-    else:
-        joined = SET_PREFIX.fullmatch(text)
-        if joined and published_set(joined[1]):
-            prefix, text = published_set(joined[1]), joined[2]
-    rounded = ROUNDED.fullmatch(text)
+    prefix, rest = _split_prefix(text)
+    rounded = ROUNDED.fullmatch(rest)
+    # What was written with an exponent has no group 1.
     if rounded and (rounded[1] is None or int(rounded[1]) > EXACT):
-        why = "it was stored as a floating-point number"
-        raise UserError(f"patient {patient!r} has lost its digits: {why}. Write it again, as text")
-    number = NUMBER.fullmatch(text)
-    return prefix, number[1] if number else one_case(text)
+        reason = "it was stored as a floating-point number"
+        raise UserError(f"patient {patient!r} has lost its digits: {reason}. Write it again, as text")
+    number = NUMBER.fullmatch(rest)
+    return prefix, number[1] if number else one_case(rest)
+
+
+def _split_prefix(text: str) -> Form:
+    """'nih:1', 'nih_1' -> ('nih', '1'); 'hospital a: 1' -> ('hospital a', '1'), but 'x_1' -> ('', 'x_1')."""
+    with_colon = PREFIX.fullmatch(text)
+    if with_colon:
+        prefix, rest = with_colon.groups()
+        return published_set(prefix) or prefix.strip(), rest
+    # Without a colon only a published set is a prefix: any other word may be part of the patient's name.
+    with_other_sign = SET_PREFIX.fullmatch(text)
+    if with_other_sign:
+        prefix, rest = with_other_sign.groups()
+        if published_set(prefix):
+            return published_set(prefix), rest
+    return "", text
+
+
+def join_patient(prefix: str, rest: str) -> str:
+    """The name that stands in tables: ('nih', '1') -> 'nih:1', ('', '5') -> '5'."""
+    return f"{prefix}:{rest}" if prefix else rest
 
 
 def one_case(code: str) -> str:
     """A patient's code as the sets publish it: 'grdn0001' -> 'GRDN0001', hexadecimal digits and words in lower case."""
-    is_code = re.search(r"\d", code) and not re.fullmatch(r"[0-9a-fA-F-]+", code)
-    return code.upper() if is_code and " " not in code else code.casefold()
+    has_digit = re.search(r"\d", code)
+    is_hexadecimal = re.fullmatch(r"[0-9a-fA-F-]+", code)
+    if has_digit and not is_hexadecimal and " " not in code:
+        return code.upper()
+    return code.casefold()
 
 
-def normal_form(patient: str) -> str:
-    """'NIH:00000001', 'nih:1.0', 'nih_1' -> 'nih:1'; '00000005', '5.0', 'P5' -> '5'."""
-    prefix, rest = split_patient(patient)
-    return f"{prefix}:{rest}" if prefix else rest
+# What the name of an image says
 
 
 def layout_of(image: str) -> tuple[str, str]:
-    """The published layout that a path follows, and whom it names.
+    """The published layout that a path follows, and the patient that it names.
 
     Returns:
         ('nih', '13'), ('padchest', 'study …'), …; ('', '') where it says nothing
     """
     path = image.replace("\\", "/")
-    found = LAYOUT.search(path)
-    if not found:
+    match = LAYOUT.search(path)
+    if not match:
         return "", ""
-    name = str(found.lastgroup)
-    whom = found[name]
-    if name == "padchest":
-        return name, f"study {whom}"
-    if name == "vindr":
-        return ("vinbigdata" if "vinbig" in path.casefold() else name), whom.casefold()
-    return name, (whom.lstrip("0") or "0") if whom.isdigit() else one_case(whom)
+    layout = str(match.lastgroup)
+    patient = match[layout]
+    if layout == "padchest":
+        return layout, f"study {patient}"
+    if layout == "vindr":
+        # VinBigData's files are named as VinDr's; only a folder tells them apart.
+        layout = "vinbigdata" if "vinbig" in path.casefold() else layout
+        return layout, patient.casefold()
+    if patient.isdigit():
+        return layout, patient.lstrip("0") or "0"
+    return layout, one_case(patient)
 
 
 def from_names(images: pd.Series, keys: pd.Series) -> pd.Series:
@@ -147,9 +181,13 @@ def from_names(images: pd.Series, keys: pd.Series) -> pd.Series:
     """
     names = []
     for image, key in zip(images.tolist(), keys.tolist(), strict=True):
-        layout, whom = layout_of(image)
-        names.append(f"{layout}:{whom}" if layout else IDENTITY + key)
+        layout, patient = layout_of(image)
+        name = join_patient(layout, patient) if layout else IDENTITY + key
+        names.append(name)
     return pd.Series(names, index=images.index, dtype=str)
+
+
+# The patient of a row of a table
 
 
 def resolve(
@@ -157,136 +195,177 @@ def resolve(
 ) -> pd.Series:
     """The patient of each image, from the column patient_id and the name of the image together.
 
-    Where nothing is given the name counts. A name of another set than column dataset says counts for nothing.
+    Where nothing is given the name counts. A name of another set than column dataset says counts for nothing. A
+    pseudonym beside a name that says the patient is kept (named_patients knows both).
 
     Args: all (N,)
         images, keys, given, datasets: the names, their keys (image_keys), columns patient_id and dataset
         rows: numbers for messages
         compare: whether the two must be the same patient; without it what is given counts
 
-    A pseudonym beside a name that says the patient is kept (named_patients knows both).
-
     Raises:
         UserError: with the row, where the two are not the same patient, or two pseudonyms are.
     """
-    kinds = {name: published_set(name) for name in datasets.unique()}
-    forms: dict[str, tuple[str, str] | None] = {}
+    forms: dict[str, Form | None] = {}
     for patient in given.unique():
-        try:
-            forms[patient] = None if is_missing(patient) else split_patient(patient)
-        except UserError as error:
-            raise UserError(f"row {rows[int((given == patient).argmax())]}: {error}") from error
-    out = []
-    pseudonyms: dict[str, str] = {}
-    columns = (images.tolist(), keys.tolist(), given.tolist(), datasets.tolist())
-    for n, (image, key, patient, dataset) in enumerate(zip(*columns, strict=True)):
-        kind = kinds[dataset]
+        forms[patient] = None
+        # Asked once a patient: the regular expressions are slow.
+        if not is_missing(patient):
+            try:
+                forms[patient] = split_patient(patient)
+            except UserError as error:
+                is_patient = given == patient
+                row = rows[int(is_patient.argmax())]
+                raise UserError(f"row {row}: {error}") from error
+    resolver = _Resolver(compare)
+    columns = (images, keys, given, datasets)
+    resolved = []
+    for row, image, key, patient, dataset in zip(rows, *columns, strict=True):
         form = forms[patient]
+        resolved.append(resolver.patient_of(row, image, key, patient, form, dataset))
+    return pd.Series(resolved, index=images.index, dtype=str)
+
+
+@dataclass
+class _Resolver:
+    """Decides between column patient_id and the name of the image, row by row."""
+
+    compare: bool
+    pseudonyms: dict[str, str] = field(default_factory=dict)  # patient that the names say -> patient_id
+
+    def patient_of(self, row: int, image: str, key: str, given: str, form: Form | None, dataset: str) -> str:
+        """The patient of a row; `form`: split_patient of patient_id, None where nothing is `given`."""
+        own_set = published_set(dataset)
         # Most rows are of readers, which give set and patient: one look instead of the whole search.
-        if form and form[0] == kind and _in_name(kind, form[1], image):
-            out.append(f"{kind}:{form[1]}" if kind else form[1])
-            continue
-        layout, whom = _layout_in(image, kind)
+        prefix, rest = form or ("", "")
+        if form and prefix == own_set and _in_name(own_set, rest, image):
+            return join_patient(prefix, rest)
+        layout, named = _layout_in(image, own_set)
         if form is None:
-            out.append(f"{layout}:{whom}" if layout else IDENTITY + key)
-            continue
+            return join_patient(layout, named) if layout else IDENTITY + key
+        if layout in VAGUE:
+            prefix = prefix or layout
+        elif layout and rest == named:
+            prefix = layout
+        elif self.compare and layout and _says_more(layout, named, dataset):
+            self._check_same(row, image, given, form, f"{layout}:{named}")
+        if not is_pseudonym(own_set, prefix, rest):
+            prefix = prefix or own_set
+        return join_patient(prefix, rest)
+
+    def _check_same(self, row: int, image: str, given: str, form: Form, named: str) -> None:
+        """UserError: patient_id is a number and not that in the name, or the second pseudonym of one patient."""
+        layout, _, number = named.partition(":")
         prefix, rest = form
-        if layout in VAGUE or layout and rest == whom:
-            prefix = prefix if prefix and layout in VAGUE else layout
-        elif compare and layout and _says_more(layout, whom, dataset):
-            pseudonym = is_pseudonym(layout, prefix, rest)
-            known = pseudonyms.setdefault(f"{layout}:{whom}", rest) if pseudonym else whom
-            if known != rest:
-                also = f", whose patient_id is {known!r} elsewhere" if pseudonym else ""
-                raise UserError(
-                    f"row {rows[n]}: patient_id {patient!r}, but the name of its image, {image!r}, is of patient "
-                    f"{layout}:{whom}{also}; correct it or leave it empty, or, where these are no images of {layout}, "
-                    "name their set in column 'dataset'"
-                )
-        if not is_pseudonym(kind, prefix, rest):
-            prefix = prefix or kind
-        out.append(f"{prefix}:{rest}" if prefix else rest)
-    return pd.Series(out, index=images.index, dtype=str)
+        also = ""
+        if is_pseudonym(layout, prefix, rest):
+            known = self.pseudonyms.setdefault(named, rest)
+            also = f", whose patient_id is {known!r} elsewhere"
+        else:
+            known = number
+        if known != rest:
+            raise UserError(
+                f"row {row}: patient_id {given!r}, but the name of its image, {image!r}, is of patient "
+                f"{named}{also}; correct it or leave it empty, or, where these are no images of {layout}, "
+                "name their set in column 'dataset'"
+            )
 
 
-def _layout_in(image: str, kind: str) -> tuple[str, str]:
-    """layout_of an image of the set `kind` ("" where that is not known): the layout of another set says nothing."""
-    layout, whom = layout_of(image)
-    if kind == "vinbigdata" and layout == "vindr":
-        layout = kind
-    return ("", "") if kind and layout != kind else (layout, whom)
+def _layout_in(image: str, own_set: str) -> tuple[str, str]:
+    """layout_of an image of a published set ("" where that is not known): the layout of another set says nothing."""
+    layout, patient = layout_of(image)
+    if own_set == "vinbigdata" and layout == "vindr":
+        layout = own_set
+    if own_set and layout != own_set:
+        return "", ""
+    return layout, patient
 
 
-def _in_name(kind: str, whom: str, image: str) -> bool:
-    """Does the name of an image of the published set `kind` say this patient, or has it no say?"""
-    if kind == "nih":
-        return f"{whom:0>8}_" in image
-    if kind == "chexpert":
-        return f"patient{whom:0>5}/" in image
-    if kind == "mimic":
-        return f"/p{whom}/s" in image
-    return kind in VAGUE
+def _in_name(own_set: str, patient: str, image: str) -> bool:
+    """Does the name of an image of a published set say this patient, or has it no say?"""
+    if own_set == "nih":
+        return f"{patient:0>8}_" in image
+    if own_set == "chexpert":
+        return f"patient{patient:0>5}/" in image
+    if own_set == "mimic":
+        return f"/p{patient}/s" in image
+    return own_set in VAGUE
 
 
-def _says_more(layout: str, whom: str, dataset: str) -> bool:
+def _says_more(layout: str, patient: str, dataset: str) -> bool:
     """Does the name of an image say its patient more surely than a column patient_id?"""
     # Not where names say an image or a study, nor where the images are of a set of the user's own.
-    if layout in VAGUE or dataset.strip() and not published_set(dataset):
+    of_own_set = dataset.strip() and not published_set(dataset)
+    if layout in VAGUE or of_own_set:
         return False
-    return layout != "nih" or 1 <= int(whom) <= NIH_PATIENTS  # a larger number is another hospital's
+    if layout == "nih":
+        return 1 <= int(patient) <= NIH_PATIENTS  # a larger number is another hospital's
+    return True
 
 
 def is_pseudonym(layout: str, prefix: str, rest: str) -> bool:
     """Is a patient_id a word in the place of the number that patients of this layout have?"""
-    return layout in NUMBERED and prefix in ("", layout) and not rest.isdigit()
+    of_layout = layout in NUMBERED and prefix in ("", layout)
+    return of_layout and not rest.isdigit()
 
 
 def named_patients(table: pd.DataFrame) -> pd.Series:
-    """(N,) the patients of a table that was read; where patient_id is a pseudonym, those that the names say."""
+    """The patients (N,) of a table that was read; where patient_id is a pseudonym, those that the names say."""
     patients = table["patient_id"]
-    numbered = patients.str.fullmatch(r"[a-z]+:\d+").to_numpy(dtype=bool)
-    open_to = np.flatnonzero(~numbered & ~patients.str.startswith(IDENTITY).to_numpy(dtype=bool))
-    if not len(open_to):
+    is_numbered = patients.str.fullmatch(r"[a-z]+:\d+").to_numpy(dtype=bool)
+    is_alone = patients.str.startswith(IDENTITY).to_numpy(dtype=bool)
+    maybe_pseudonyms = np.flatnonzero(~is_numbered & ~is_alone)
+    # So it is with sets whose patients are numbers; the search below is slow on large tables.
+    if not len(maybe_pseudonyms):
         return patients
-    out = patients.to_numpy(dtype=object, copy=True)
-    datasets = table["dataset"].tolist() if "dataset" in table else [""] * len(table)
+    named = patients.to_numpy(dtype=object, copy=True)
     images = table["image"].tolist()
-    for n in open_to.tolist():
-        layout, whom = layout_of(images[n])
-        if layout in NUMBERED and _says_more(layout, whom, datasets[n]) and published_set(datasets[n]) in ("", layout):
-            out[n] = f"{layout}:{whom}"
-    return pd.Series(out, index=table.index, dtype=str)
+    datasets = [""] * len(table)
+    if "dataset" in table:
+        datasets = table["dataset"].tolist()
+    for n in maybe_pseudonyms.tolist():
+        dataset = datasets[n]
+        layout, patient = layout_of(images[n])
+        of_this_set = layout in NUMBERED and published_set(dataset) in ("", layout)
+        if of_this_set and _says_more(layout, patient, dataset):
+            named[n] = join_patient(layout, patient)
+    return pd.Series(named, index=table.index, dtype=str)
+
+
+# What must be said of the patients of a table
 
 
 def remarks(table: pd.DataFrame) -> list[str]:
-    """What must be said of the patients of a table: whom nobody names, and who has two names."""
-    return [said for said in (_taken_as_patients(table), _pseudonyms(table)) if said]
+    """Who has two names, and whom nobody names."""
+    remarks = [_taken_as_patients(table), _pseudonyms(table)]
+    return list(filter(None, remarks))
 
 
 def _pseudonyms(table: pd.DataFrame) -> str:
     named = named_patients(table)
-    other = (named != table["patient_id"]).to_numpy()
-    if not other.any():
+    differs = (named != table["patient_id"]).to_numpy()
+    if not differs.any():
         return ""
-    first = int(other.argmax())
+    first = int(differs.argmax())
     return (
-        f"{int(other.sum()):,} images have a patient_id that is not the number in their names, the first is "
+        f"{int(differs.sum()):,} images have a patient_id that is not the number in their names, the first is "
         f"{table['patient_id'].iloc[first]!r} for {named.iloc[first]!r}; the splits are compared by both"
     )
 
 
 def _taken_as_patients(table: pd.DataFrame) -> str:
     """Images, or studies, that stand for patients whom nobody names."""
-    alone = int(table["patient_id"].str.startswith(IDENTITY).sum())
-    studies = int(table["patient_id"].str.startswith("padchest:study ").sum())
-    parts = [
-        f"{alone:,} images are taken as patients of their own" if alone else "",
-        f"{studies:,} images of PadChest are told apart by study" if studies else "",
-    ]
-    if not any(parts):
+    patients = table["patient_id"]
+    alone = int(patients.str.startswith(IDENTITY).sum())
+    studies = int(patients.str.startswith("padchest:study ").sum())
+    parts = []
+    if alone:
+        parts.append(f"{alone:,} images are taken as patients of their own")
+    if studies:
+        parts.append(f"{studies:,} images of PadChest are told apart by study")
+    if not parts:
         return ""
-    what = " and ".join(part for part in parts if part)
     return (
-        f"{what}, of {len(table):,}: neither a column nor their names say whose they are; "
+        f"{' and '.join(parts)}, of {len(table):,}: neither a column nor their names say whose they are; "
         "if a patient has several images, name the patient in column patient_id"
     )

@@ -1,19 +1,20 @@
-"""The table that every stage reads: one row an image, checked once; who is in which split; who leaks into which.
+"""The table that every stage reads: one row an image, checked once; and which of two names mean the same image.
 
-Letters: N rows, K classes. Unknown is NaN from here to the loss; 0 means looked for and absent.
+Letters: N rows. A field of labels holds names with commas between them.
 """
 
 import difflib
-import hashlib
 import re
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from roi.data import patients
-from roi.data.splits import read_splits, split_word
+from roi.data.split_words import read_splits, split_word
 from roi.data.text_table import read_text_table
 from roi.errors import UserError
 from roi.labels import LABELS, NORMAL, SPELLINGS, normal_name, refuse_no_label, spelled
@@ -33,28 +34,31 @@ COLUMNS = (
     "split",
     "label_source",
 )
-SLASHES = re.compile(r"/+(?:\./+)*")
+LABEL_COLUMNS = ("labels", "unknown", "uncertain")
 SPLIT_COLUMNS = ("subset", "partition", "phase", "datasplit", "splits", "set", "usage")  # other names, letters alone
-QUOTED = (",", '"', "\n", "\r")
+SLASHES = re.compile(r"/+(?:\./+)*")
 UNUSUAL = ("images", ".", "/")  # how a path may begin that is spelled otherwise elsewhere
 SHARD = re.compile(r"^(?:\./)?(?:images(?:_\d+/images|-\d+/images-\d+)?/)?")
-PICTURE = re.compile(r"\.(?:png|jpe?g|tiff?|bmp|dcm|dicom)$", re.IGNORECASE)
-IN_DOUBT = 2.0  # stands for a target that is still to be drawn
-ABSENT, AMBIGUOUS = (
-    -1,
-    -2,
-)  # places that match_images gives to images that are not there, and to names that may mean several
+ABSENT = -1  # in the place of a row: match_images has not found the image
+AMBIGUOUS = -2  # the name may mean several
 
 
 def tokens(field: str) -> list[str]:
     """'Mass, Nodule' -> ['Mass', 'Nodule']; never by substring."""
-    return [t for t in (part.strip() for part in field.split(",")) if t]
+    parts = [part.strip() for part in field.split(",")]
+    return [part for part in parts if part]
 
 
 def shares(field: str) -> dict[str, float]:
-    """'Mass=0.333,Nodule=0.667' -> {'Mass': 0.333, 'Nodule': 0.667}: the share of the readers who say that a finding is present."""
-    parts = [token.partition("=") for token in tokens(field)]
-    return {finding.strip(): float(share) for finding, _, share in parts}
+    """The share of the readers who say that a finding is present: 'Mass=0.333,Nodule=0.667' -> {'Mass': 0.333, …}."""
+    share_of = {}
+    for token in tokens(field):
+        finding, _, share = token.partition("=")
+        share_of[finding.strip()] = float(share)
+    return share_of
+
+
+# Reading and checking
 
 
 def read_table(path: str | Path, compare_names: bool = True) -> pd.DataFrame:
@@ -62,7 +66,8 @@ def read_table(path: str | Path, compare_names: bool = True) -> pd.DataFrame:
 
     Prints which columns of another name are read, and how many images are taken as patients.
 
-    `compare_names`: a patient_id that is not the patient in the name of its image is an error.
+    Args:
+        compare_names: a patient_id that is not the patient in the name of its image is an error.
 
     Raises:
         UserError: no such file, a column missing or twice, a row of another length than the header, and what
@@ -71,49 +76,62 @@ def read_table(path: str | Path, compare_names: bool = True) -> pd.DataFrame:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such table; make it with make_chexmultimodal_csv.py")
-    table = known_columns(read_text_table(path), str(path))
+    table = rename_columns(read_text_table(path), str(path))
     for column in ("image", "labels"):
         if column not in table:
             raise UserError(
                 f"{path}: no column {column!r} (found {list(table)}); make the table with make_chexmultimodal_csv.py"
             )
+    # Messages name the lines of the file; everything else counts rows from 0.
     lines = table.index.tolist()
     table = table.reset_index(drop=True)
-    table = table.reindex(columns=[*COLUMNS, *(c for c in table if c not in COLUMNS)], fill_value="")
+    others = [column for column in table if column not in COLUMNS]
+    table = table.reindex(columns=[*COLUMNS, *others], fill_value="")
     table["image"] = table["image"].str.strip()
     table = check_table(table, str(path), lines, compare_names=compare_names)
-    for said in patients.remarks(table):
-        print(f"{path}: {said}")
+    for remark in patients.remarks(table):
+        print(f"{path}: {remark}")
     return table
 
 
-def known_columns(table: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Columns that are ours under another spelling get our name, which is said.
+def rename_columns(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Give columns that are known under another spelling the name that they have here, and say so.
 
     'Patient ID', 'subject_id' -> patient_id; 'Split' -> split
 
     Raises:
-        UserError: two columns may be the same one of ours.
+        UserError: two columns may be the same one of COLUMNS.
     """
-    found: dict[str, list[str]] = {}
+    candidates: dict[str, list[str]] = {}  # one of COLUMNS -> columns that may be it
     for column in table.columns.difference(COLUMNS, sort=False):
-        ours = _our_name(column, table[column])
-        if ours:
-            found.setdefault(ours, []).append(column)
-    for ours, theirs in found.items():
-        if ours in table and (table[ours].str.strip() != "").any():
-            again = [column for column in theirs if _letters(column) == _letters(ours)]
-            if again:
-                both = f"columns {ours!r} and {again[0]!r}"
-                raise UserError(f"{name}: {both} have one name in two spellings; keep one of them")
-            print(f"{name}: column {theirs[0]!r} is not read, since {ours!r} is there")
+        standard = _standard_name(column, table[column])
+        if standard:
+            candidates.setdefault(standard, []).append(column)
+    for standard, columns in candidates.items():
+        first = columns[0]
+        if standard in table and _has_text(table[standard]):
+            _refuse_two_spellings(standard, columns, name)
+            print(f"{name}: column {first!r} is not read, since {standard!r} is there")
             continue
-        if len(theirs) > 1:
-            several = ", ".join(map(repr, theirs))
-            raise UserError(f"{name}: columns {several} may each be {ours!r}; give that name to one of them")
-        print(f"{name}: column {theirs[0]!r} is read as {ours!r}")
-        table = table.drop(columns=ours, errors="ignore").rename(columns={theirs[0]: ours})
+        if len(columns) > 1:
+            several = ", ".join(map(repr, columns))
+            raise UserError(f"{name}: columns {several} may each be {standard!r}; give that name to one of them")
+        print(f"{name}: column {first!r} is read as {standard!r}")
+        # An empty column of that name makes room.
+        table = table.drop(columns=standard, errors="ignore")
+        table = table.rename(columns={first: standard})
     return table
+
+
+def _has_text(column: pd.Series) -> bool:
+    return bool((column.str.strip() != "").any())
+
+
+def _refuse_two_spellings(standard: str, columns: list[str], name: str) -> None:
+    for column in columns:
+        if _letters(column) == _letters(standard):
+            both = f"columns {standard!r} and {column!r}"
+            raise UserError(f"{name}: {both} have one name in two spellings; keep one of them")
 
 
 def _letters(column: str) -> str:
@@ -121,31 +139,22 @@ def _letters(column: str) -> str:
     return re.sub(r"[\W_]+", "", column.casefold())
 
 
-def _our_name(column: str, values: pd.Series) -> str | None:
+STANDARD_NAMES = {_letters(column): column for column in COLUMNS}
+
+
+def _standard_name(column: str, values: pd.Series) -> str | None:
     """Which of COLUMNS a column of another name is; None for none of them."""
     plain = _letters(column)
-    ours = {_letters(c): c for c in COLUMNS}.get(plain)
-    if ours:
-        return ours
+    if plain in STANDARD_NAMES:
+        return STANDARD_NAMES[plain]
     if plain in patients.COLUMN_NAMES:
         return "patient_id"
     # A column with a looser name holds splits if all its words are such.
     if plain in SPLIT_COLUMNS and (values != "").any():
-        is_split = all(split_word(word) is not None for word in values.unique())
-        return "split" if is_split else None
+        splits = [split_word(word) for word in values.unique()]
+        if None not in splits:
+            return "split"
     return None
-
-
-def csv_text(table: pd.DataFrame) -> str:
-    """The table as CSV, byte for byte as pandas writes columns of text, in a fraction of its time."""
-    columns = []
-    for name in table:
-        values = table[name].tolist()
-        if any(c in "\0".join(values) for c in QUOTED):
-            quoted = {v: '"' + v.replace('"', '""') + '"' if any(c in v for c in QUOTED) else v for v in set(values)}
-            values = [quoted[v] for v in values]
-        columns.append(values)
-    return "\n".join([",".join(map(str, table)), *map(",".join, zip(*columns, strict=True)), ""])
 
 
 def check_table(
@@ -161,106 +170,152 @@ def check_table(
     """
     if table.empty:
         raise UserError(f"{name}: no rows")
-    rows = range(2, len(table) + 2) if rows is None else rows
-    if (table["image"] == "").any():
-        raise UserError(f"{name}: row {rows[int((table['image'] == '').argmax())]} names no image")
-    keys = image_keys(table["image"])
-    twice = table["image"][keys.duplicated()]
-    if len(twice):
-        raise UserError(
-            f"{name}: {len(twice)} images are listed twice, the first is {twice.iloc[0]!r}; one row an image"
-        )
-    for column in ("labels", "unknown", "uncertain"):
-        table[column] = _each_kind(table[column], lambda field: _spelled(field, separator), name, rows)
-    for present, unknown in (
-        table.loc[table["unknown"] != "", ["labels", "unknown"]].drop_duplicates().itertuples(index=False)
-    ):
-        both = set(tokens(present)) & set(tokens(unknown))
-        if both:
-            raise UserError(f"{name}: {sorted(both)[0]!r} is both present and unknown in one row (labels {present!r})")
+    if rows is None:
+        rows = range(2, len(table) + 2)
+    keys = _check_images(table["image"], name, rows)
+    spell = partial(_spell_labels, separator=separator)
+    for column in LABEL_COLUMNS:
+        table[column] = _map_each_kind(table[column], spell, name, rows)
+    _check_unknown(table, name)
     if "soft" in table:
         _check_shares(table, name, rows)
-    datasets = table["dataset"] if "dataset" in table else pd.Series("", index=table.index)
+    given = table["patient_id"]
+    datasets = table.get("dataset", pd.Series("", index=table.index))
     try:
         if "split" in table:
             table["split"] = read_splits(table["split"], rows)
-        given = table["patient_id"]
         table["patient_id"] = patients.resolve(table["image"], keys, given, datasets, rows, compare_names)
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
     return table
 
 
-def _each_kind(column: pd.Series, change: Callable[[str], str], name: str, rows: Sequence[int]) -> pd.Series:
+def _check_images(images: pd.Series, name: str, rows: Sequence[int]) -> pd.Series:
+    """The keys of the images, each there once. UserError: a row names none, or an image has two rows."""
+    unnamed = images == ""
+    if unnamed.any():
+        row = rows[int(unnamed.argmax())]
+        raise UserError(f"{name}: row {row} names no image")
+    keys = image_keys(images)
+    twice = images[keys.duplicated()]
+    if len(twice):
+        raise UserError(
+            f"{name}: {len(twice)} images are listed twice, the first is {twice.iloc[0]!r}; one row an image"
+        )
+    return keys
+
+
+def _map_each_kind(column: pd.Series, change: Callable[[str], str], name: str, rows: Sequence[int]) -> pd.Series:
     """`change` of each text, asked once a kind; its errors begin with the table and the first row of that kind."""
+    # A column of 100,000 rows has some hundred different fields.
     changed = {}
     for field in column.unique():
         try:
             changed[field] = change(field)
         except UserError as error:
-            raise UserError(f"{name}: row {rows[int((column == field).argmax())]}: {error}") from error
+            is_field = column == field
+            row = rows[int(is_field.argmax())]
+            raise UserError(f"{name}: row {row}: {error}") from error
     return column.map(changed)
 
 
+def _check_unknown(table: pd.DataFrame, name: str) -> None:
+    has_unknown = table["unknown"] != ""
+    fields = table.loc[has_unknown, ["labels", "unknown"]].drop_duplicates()
+    for labels, unknown in fields.itertuples(index=False):
+        both = set(tokens(labels)).intersection(tokens(unknown))
+        if both:
+            first = min(both)
+            raise UserError(f"{name}: {first!r} is both present and unknown in one row (labels {labels!r})")
+
+
 def _check_shares(table: pd.DataFrame, name: str, rows: Sequence[int]) -> None:
-    """Column `soft`: shares between 0 and 1, each of another finding, all of which stand in `unknown` too: who does not read `soft` takes them as that."""
-    table["soft"] = _each_kind(table["soft"], _spelled_shares, name, rows)
-    for unknown, soft in table.loc[table["soft"] != "", ["unknown", "soft"]].drop_duplicates().itertuples(index=False):
-        lacking = shares(soft).keys() - set(tokens(unknown))
-        if lacking:
+    """Column `soft`: shares between 0 and 1, each of another finding."""
+    table["soft"] = _map_each_kind(table["soft"], _spell_shares, name, rows)
+    # Who does not read `soft` takes these findings as unknown: they must stand there, too.
+    has_shares = table["soft"] != ""
+    fields = table.loc[has_shares, ["unknown", "soft"]].drop_duplicates()
+    for unknown, soft in fields.itertuples(index=False):
+        missing = shares(soft).keys() - set(tokens(unknown))
+        if missing:
+            first = min(missing)
             raise UserError(
-                f"{name}: {sorted(lacking)[0]!r} has a share in column 'soft' ({soft!r}) but is not in 'unknown' of that row; name it there too"
+                f"{name}: {first!r} has a share in column 'soft' ({soft!r}) but is not in 'unknown' of "
+                "that row; name it there too"
             )
 
 
-def _spelled_shares(field: str) -> str:
-    found: dict[str, str] = {}
+def _spell_shares(field: str) -> str:
+    share_of: dict[str, str] = {}
     for token in tokens(field):
-        label, _, share = (part.strip() for part in token.partition("="))
+        label, _, share = map(str.strip, token.partition("="))
         try:
-            fine = bool(label) and 0 < float(share) < 1
+            is_share = 0 < float(share) < 1
         except ValueError:
-            fine = False
-        if not fine:
+            is_share = False
+        if not label or not is_share:
             remedy = "it must be Finding=p with p between 0 and 1, both left out, as in 'Mass=0.333'"
             raise UserError(f"column 'soft' holds {token!r}; {remedy}")
-        label = _spelled(label)
-        if label in found:
+        label = _spell_labels(label)
+        if label in share_of:
             raise UserError(f"column 'soft' has two shares for {label!r} in one row ({field!r})")
-        found[label] = share
-    return ",".join(f"{label}={share}" for label, share in found.items())
+        share_of[label] = share
+    return ",".join(map("=".join, share_of.items()))
 
 
-def _spelled(field: str, separator: str = ",") -> str:
-    """A field of labels with each as it is spelled here; UserError for one that is nearly one of ours, or no label at all."""
-    near = {label.lower(): label for label in LABELS}
-    ours = {*LABELS, *SPELLINGS}
+def _spell_labels(field: str, separator: str = ",") -> str:
+    """A field of labels with each as it is spelled here.
+
+    Raises:
+        UserError: one that is nearly one of LABELS, or no label at all.
+    """
+    labels = tokens(field)
     names = []
-    for label in tokens(field):
-        if label not in ours and normal_name(label) is None:
+    for label in labels:
+        is_known = label in LABELS or label in SPELLINGS or normal_name(label)
+        # Any name may be a class of the user's own, but not a slip in one of ours.
+        if not is_known:
             refuse_no_label(label, separator)
-            meant = near.get(label.lower().replace(" ", "_"))
-            meant = meant or next(iter(difflib.get_close_matches(label, [*LABELS, *NORMAL], 1, 0.88)), None)
-            if meant:
-                raise UserError(f"unknown label {label!r}; did you mean {meant!r}?")
+            near = _near_label(label)
+            if near:
+                raise UserError(f"unknown label {label!r}; did you mean {near!r}?")
         names.append(spelled(label))
-    return ",".join(names) if names != tokens(field) else field
+    return ",".join(names) if names != labels else field
+
+
+LOWER_CASE = {label.lower(): label for label in LABELS}
+
+
+def _near_label(label: str) -> str | None:
+    """The label of this project that was probably meant."""
+    plain = label.lower().replace(" ", "_")
+    if plain in LOWER_CASE:
+        return LOWER_CASE[plain]
+    # A high bar: 'Massive' is another label, not Mass.
+    near = difflib.get_close_matches(label, [*LABELS, *NORMAL], n=1, cutoff=0.88)
+    return near[0] if near else None
+
+
+# Same image?
+
+
+def image_keys(images: pd.Series) -> pd.Series:
+    """The same image under two spellings ('images/x.png', 'images_003/images/x.png', 'x.png') gets one key."""
+    keys = list(map(image_key, images.tolist()))
+    return pd.Series(keys, index=images.index, dtype=str)
+
+
+def image_key(image: str) -> str:
+    """`image_keys` of one name."""
+    # Most names need no change, and two regular expressions a name are slow.
+    if image.startswith(UNUSUAL) or "//" in image or "/./" in image:
+        return SHARD.sub("", SLASHES.sub("/", image))
+    return image
 
 
 def patients_from_names(images: pd.Series) -> pd.Series:
     """'images_001/images/00000013_005.png' -> 'nih:13'; a name that says nothing is a patient of its own."""
     return patients.from_names(images, image_keys(images))
-
-
-def image_keys(images: pd.Series) -> pd.Series:
-    """The same image under two spellings ('images/x.png', 'images_003/images/x.png', 'x.png') gets one key."""
-    keys = [
-        SHARD.sub("", SLASHES.sub("/", image))
-        if image.startswith(UNUSUAL) or "//" in image or "/./" in image
-        else image
-        for image in images.tolist()
-    ]
-    return pd.Series(keys, index=images.index, dtype=str)
 
 
 def match_images(wanted: Iterable[str], known: Iterable[str]) -> np.ndarray:
@@ -277,179 +332,57 @@ def match_images(wanted: Iterable[str], known: Iterable[str]) -> np.ndarray:
     Returns:
         (n,) places in `known`; ABSENT where it is not there, AMBIGUOUS where nobody can tell.
     """
-    keys = image_keys(pd.Series(list(wanted), dtype=str)).tolist()
     place: dict[str, int] = {}
-    for n, key in enumerate(image_keys(pd.Series(list(known), dtype=str)).tolist()):
+    for n, key in enumerate(map(image_key, known)):
         place[key] = AMBIGUOUS if key in place else n
-    others = [key for key in dict.fromkeys(keys) if key not in place]
-    found = {key: place[key] for key in keys if key in place}
+    matches: dict[str, int] = {}
+    others: list[str] = []
+    keys = list(map(image_key, wanted))
+    for key in dict.fromkeys(keys):
+        if key in place:
+            matches[key] = place[key]
+        else:
+            others.append(key)
+    # Whole names first: one that fits exactly has its image for itself.
     if others:
-        found |= _match_by_path_end(others, place, taken=set(found.values()))
-    return np.array([found[key] for key in keys], dtype=np.int64)
+        taken = set(matches.values())
+        matches |= _match_by_path_end(others, place, taken)
+    return np.array([matches[key] for key in keys], dtype=np.int64)
 
 
 def _match_by_path_end(keys: list[str], place: dict[str, int], taken: set[int]) -> dict[str, int]:
     """The keys that no known image has, by the ends of the paths; `taken`: places that a wanted name has exactly."""
-    by_name: dict[str, list[str]] = {}
+    # Of one end are only paths of one file name: no need to compare each with each.
+    by_name: dict[str, list[str]] = defaultdict(list)
     for key in place:
-        by_name.setdefault(key.rpartition("/")[2], []).append(key)
-    found: dict[str, int] = {}
-    claims: dict[int, int] = {}  # place -> how many of the keys mean it
+        by_name[_file_name(key)].append(key)
+    matches: dict[str, int] = {}
     for key in keys:
-        candidates = by_name.get(key.rpartition("/")[2], [])
-        fitting = [place[other] for other in candidates if other.endswith(f"/{key}") or key.endswith(f"/{other}")]
-        found[key] = fitting[0] if len(fitting) == 1 else AMBIGUOUS if fitting else ABSENT
-        claims[found[key]] = claims.get(found[key], 0) + 1
-    for key, n in found.items():
-        if n >= 0 and (claims[n] > 1 or n in taken):
-            found[key] = AMBIGUOUS
-    return found
+        others = by_name.get(_file_name(key), [])
+        fitting = [place[other] for other in others if _is_path_end(key, other)]
+        if len(fitting) == 1:
+            matches[key] = fitting[0]
+        else:
+            matches[key] = AMBIGUOUS if fitting else ABSENT
+    claims = Counter(matches.values())
+    for key, n in matches.items():
+        is_shared = claims[n] > 1 or n in taken
+        if is_shared and n != ABSENT:
+            matches[key] = AMBIGUOUS
+    return matches
+
+
+def _file_name(key: str) -> str:
+    return key.rpartition("/")[2]
+
+
+def _is_path_end(key: str, other: str) -> bool:
+    """Is one path the end of the other, folder by folder?"""
+    return other.endswith(f"/{key}") or key.endswith(f"/{other}")
 
 
 def unmatched(wanted: Sequence[str], place: np.ndarray) -> str:
     """For messages: the first image of `wanted` that is not there, or that may be any of several."""
     n = int((place < 0).argmax())
-    return f"the first is {wanted[n]}" + (", which may be any of several there" if place[n] == AMBIGUOUS else "")
-
-
-def listed(path: str | Path) -> list[str]:
-    """The names of an official list, one file name a line."""
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such list of images")
-    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    for number, line in enumerate(lines, 1):
-        # A name may hold a comma; a line that does not end as a file name does is a row of a table.
-        if "," in line and not PICTURE.search(line):
-            raise UserError(f"{path}: line {number} is {line!r}; a list has one file name a line and nothing else")
-    names = [line for line in lines if line]
-    if not names:
-        raise UserError(f"{path}: the list is empty")
-    return names
-
-
-def official_list(folder: Path, split: str) -> Path | None:
-    """The published list of NIH's `split` (train_val, test) in a folder, under either name; None if it is not there."""
-    names = (f"{split}_list.txt", f"{split}_list_NIH.txt")  # the second in Kaggle's resized copies
-    return next((folder / name for name in names if (folder / name).is_file()), None)
-
-
-def read_list(path: str | Path) -> pd.DataFrame:
-    """An official list -> (image, patient_id)."""
-    names = pd.Series(listed(path), dtype=str)
-    return pd.DataFrame({"image": names, "patient_id": patients_from_names(names)})
-
-
-def class_list(table: pd.DataFrame, requested: str = "") -> list[str]:
-    """The classes of a table (`requested` empty) or those asked for ('Mass,Nodule'): LABELS in their order, then others sorted."""
-    found = {
-        t for column in ("labels", "unknown", "uncertain") for field in table[column].unique() for t in tokens(field)
-    }
-    wanted = {spelled(label) for label in tokens(requested)} or found
-    unknown = sorted(wanted - found - set(NORMAL))
-    if unknown:
-        raise UserError(f"--classes: no row of the table has {unknown[0]!r} (found {sorted(found)})")
-    if not wanted:
-        raise UserError("the table has no label at all; name the classes with --classes")
-    return [c for c in LABELS if c in wanted] + sorted(wanted - set(LABELS))
-
-
-def target_matrix(
-    table: pd.DataFrame, classes: Sequence[str], uncertain: str = "ignore", seed: int | None = None
-) -> np.ndarray:
-    """(N, K) float32: 1 present, 0 absent, NaN unknown. `Normal` is derived, whatever its field says: NaN where nothing is present and anything in doubt.
-
-    `uncertain`: what the cells of that column become. ignore: NaN. ones: 1. zeros: 0. soft: a draw from U(.55, .85), the label smoothing of CheXpert's -1
-    (Pham et al. 2021), which depends on seed, image and finding alone. With a `seed` the targets are those that training learns: the shares of column `soft`
-    are among them. Without one (validation, scores) these cells are unknown.
-    """
-    fields = table[["labels", "unknown", "uncertain"]].drop_duplicates()
-    rows = np.zeros((len(fields), len(classes)), dtype=np.float32)
-    place = {c: j for j, c in enumerate(classes)}
-    becomes = {"ignore": np.nan, "ones": 1.0, "zeros": 0.0, "soft": IN_DOUBT}[uncertain]
-    for row, found in zip(rows, fields.itertuples(index=False), strict=True):
-        present, unknown, doubtful = (set(tokens(field)) - set(NORMAL) for field in found)
-        row[[place[c] for c in present & place.keys()]] = 1
-        row[[place[c] for c in doubtful & place.keys()]] = becomes
-        row[[place[c] for c in unknown & place.keys()]] = np.nan
-        row[[place[c] for c in NORMAL if c in place]] = 0 if present else (np.nan if unknown or doubtful else 1)
-    code = pd.MultiIndex.from_frame(fields).get_indexer(
-        pd.MultiIndex.from_frame(table[["labels", "unknown", "uncertain"]])
-    )
-    target = rows[code]
-    if uncertain == "soft":
-        assert seed is not None, "a draw needs a seed"
-        _draw_doubtful(target, table["image"], classes, seed)
-    if seed is not None and "soft" in table:
-        _fill_shares(target, table["soft"].to_numpy(), place)
-    return target
-
-
-def _draw_doubtful(target: np.ndarray, images: pd.Series, classes: Sequence[str], seed: int) -> None:
-    """IN_DOUBT becomes a draw from U(.55, .85), the hash of seed, finding and image: other rows, classes, orders and processes change nothing."""
-    rows = np.flatnonzero((target == IN_DOUBT).any(axis=1))
-    keys = image_keys(images.iloc[rows]).to_numpy()
-    for j, c in enumerate(classes):
-        drawn = np.flatnonzero(target[rows, j] == IN_DOUBT)
-        hashes = b"".join(
-            hashlib.blake2b(f"{seed}\n{c}\n{key}".encode(), digest_size=8).digest() for key in keys[drawn]
-        )
-        target[rows[drawn], j] = 0.55 + 0.3 * (np.frombuffer(hashes, dtype="<u8") / 2**64)
-
-
-def _fill_shares(target: np.ndarray, soft: np.ndarray, place: dict[str, int]) -> None:
-    """The shares of column `soft` (N,) in the place of their NaN."""
-    given = np.flatnonzero(soft != "")
-    code, fields = pd.factorize(soft[given])
-    values = np.full((len(fields), target.shape[1]), np.nan, dtype=np.float32)
-    for row, field in zip(values, fields, strict=True):
-        for c, share in shares(field).items():
-            if c in place and c not in NORMAL:
-                row[place[c]] = share
-    target[given] = np.where(np.isnan(values[code]), target[given], values[code])
-
-
-def some_patients(table: pd.DataFrame, limit: float, seed: int) -> np.ndarray:
-    """(N,) bool: the images of whole patients, drawn in a seeded order as long as they have no more than `limit` images together; at least one patient."""
-    sizes = table["patient_id"].value_counts(sort=False).sort_index()
-    order = np.random.default_rng(seed).permutation(len(sizes))
-    taken = np.cumsum(sizes.to_numpy()[order]) <= limit
-    taken[0] = True
-    return table["patient_id"].isin(sizes.index[order[taken]]).to_numpy()
-
-
-def split_by_patient(table: pd.DataFrame, fraction: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """-> (train, validation): whole patients drawn in a seeded order until validation holds `fraction` of the images."""
-    patients = table["patient_id"].nunique()
-    if patients < 2:
-        raise UserError(
-            f"--val_fraction {fraction}: {patients} patient(s) cannot be split; give --val_csv or --val_fraction 0"
-        )
-    chosen = some_patients(table, fraction * len(table), seed)
-    return table[~chosen], table[chosen]
-
-
-def overlap(a: pd.DataFrame, b: pd.DataFrame) -> tuple[int, int]:
-    """-> (images, patients) that stand in both."""
-    images = set(image_keys(a["image"])) & set(image_keys(b["image"]))
-    return len(images), a["patient_id"][_of_patients(a, b)].nunique()
-
-
-def _of_patients(table: pd.DataFrame, other: pd.DataFrame) -> np.ndarray:
-    """(N,) bool: the patient of each row of `table` stands in `other`, by patient_id or by what the names say."""
-    names = patients.named_patients(table)
-    theirs = set(other["patient_id"]) | set(patients.named_patients(other))
-    return (table["patient_id"].isin(theirs) | names.isin(theirs)).to_numpy()
-
-
-def belongs_to(table: pd.DataFrame, others: Iterable[pd.DataFrame]) -> np.ndarray:
-    """(N,) bool: the image, or another image of its patient, stands in one of `others`.
-
-    A list that names an image does not always say its patient. The table may: then the other images of that patient
-    belong there too.
-    """
-    inside = np.zeros(len(table), dtype=bool)
-    keys = image_keys(table["image"])
-    for other in others:
-        inside |= keys.isin(image_keys(other["image"])).to_numpy() | _of_patients(table, other)
-    return table["patient_id"].isin(table["patient_id"][inside]).to_numpy()
+    several = ", which may be any of several there" if place[n] == AMBIGUOUS else ""
+    return f"the first is {wanted[n]}{several}"

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from roi.data.dataset import Batch, CacheLoader, ShardedBatchSampler, XrayDataset, cached, make_loader
+from roi.data.dataset import Batch, XrayDataset, open_cache_of_run
+from roi.data.loader import CacheLoader, make_loader
+from roi.data.sampler import ShardedBatchSampler
 from roi.inference.predict import Predictor
 
 Loader = Callable[[int, int], Iterable[Batch]]  # first row and end -> the batches of these rows
@@ -56,7 +58,9 @@ def _decoding(predictor: Predictor, table: pd.DataFrame, loading: Loading) -> Lo
 def _gathering(predictor: Predictor, table: pd.DataFrame, loading: Loading, cache_dir: str, side_file: Path) -> Loader:
     images = table["image"].tolist()
     paths = table["path"].tolist()
-    cache = cached(images, paths, cache_dir, predictor.img_size, loading.workers, loading.skip_unreadable, side_file)
+    cache = open_cache_of_run(
+        images, paths, cache_dir, predictor.img_size, loading.workers, loading.skip_unreadable, side_file
+    )
 
     def load(first: int, end: int) -> Iterable[Batch]:
         # A view of the cache: its pixels stay one mapped file.

@@ -16,7 +16,7 @@ from torch import Tensor
 from roi import distributed
 from roi.counter_rng import row_seeds
 from roi.data.augment import OTHER_VIEWS
-from roi.data.dataset import Batch, checked, note_unreadable
+from roi.data.dataset import Batch, check_batches, note_unreadable
 from roi.errors import UserError
 from roi.inference.map_writers import Output
 from roi.models.roi_model import RoiModel, Views
@@ -85,7 +85,7 @@ class Predictor:
             # By the place in the whole table: random masks are the same however many processes share it.
             return row_seeds(self.seed, 0, index + first)
 
-        readable = checked(batches, skip_unreadable, unreadable)
+        readable = check_batches(batches, skip_unreadable, unreadable)
         others = OTHER_VIEWS[self.tta]
         for batch, views in predict(
             self.model, readable, self.device, self.dtype, self.keep_ratio, seeds, others=others

@@ -14,8 +14,9 @@ import torch
 from roi import distributed
 from roi.counter_rng import row_seeds
 from roi.data.boxes import Box, boxes_by_image, read_boxes
-from roi.data.dataset import present
-from roi.data.table import read_table, some_patients
+from roi.data.dataset import rows_with_images
+from roi.data.splits import some_patients
+from roi.data.table import read_table
 from roi.errors import UserError
 from roi.files import locked, refuse_existing, writable
 from roi.inference.flags import EVIDENCE, OUTPUTS
@@ -164,7 +165,7 @@ def predict_rows(args: argparse.Namespace, predictor: Predictor, origin: dict[st
     """Predict the rows of --csv."""
     rows = choose_rows(args)
     side_file = side_file_base(args)
-    table, paths = present(rows.table, args.image_root, args.skip_unreadable, side_file)
+    table, paths = rows_with_images(rows.table, args.image_root, args.skip_unreadable, side_file)
     table["path"] = paths
     loading = Loading(args.batch_size, args.workers, args.prefetch_factor, args.cache_dir, args.skip_unreadable)
     load = row_loader(predictor, table, loading, side_file)

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from roi.counter_rng import uniform
+from roi.counter_rng import DROPPED_FINDING, RANDOM_VIEW, uniform
 from roi.losses.terms import (
     Denominator,
     bce,
@@ -105,7 +105,7 @@ class RandomViews:
         """
         # Of a target between 0 and 1 nobody is sure that there is something to lose.
         present = (target == 1).float()  # (B, K)
-        has_light_mask, kept_share, coin = uniform(seeds, 3, stream=3).unbind(1)  # (B,) each
+        has_light_mask, kept_share, coin = uniform(seeds, 3, RANDOM_VIEW).unbind(1)  # (B,) each
         # Masks are drawn for all images and then chosen: to ask who needs one would wait for the device.
         kept_share = LIGHT[0] + (LIGHT[1] - LIGHT[0]) * kept_share
         pixels = size[0] * size[1]
@@ -114,7 +114,7 @@ class RandomViews:
         light_mask = torch.where(per_image(seen_through), blobs, 1.0)
         loses_one = (coin < 0.5) & (present.sum(1) > 0)
         # What is present has a draw above 1, so that the highest is a uniform draw among it.
-        draws = uniform(seeds, target.shape[1], stream=4) + present
+        draws = uniform(seeds, target.shape[1], DROPPED_FINDING) + present
         chosen = draws.argmax(1)
         one = torch.zeros_like(present).scatter_(1, chosen[:, None], 1.0)
         to_lose = torch.where(loses_one[:, None], one, present)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from roi.counter_rng import normal, uniform
+from roi.counter_rng import BLOB_NOISE, BLOB_SHIFT, CUTOUT_CENTRE, normal, uniform
 
 GRADES = 512  # of a score, in one standard deviation of the scores of its image
 
@@ -92,11 +92,11 @@ def random_mask(seeds: Tensor, size: tuple[int, int], k: int | Tensor, cell: int
     device = seeds.device
     rows = math.ceil(height / cell) + 2  # of nodes
     columns = math.ceil(width / cell) + 2
-    nodes = normal(seeds, rows * columns).view(-1, 1, rows, columns)
+    nodes = normal(seeds, rows * columns, BLOB_NOISE).view(-1, 1, rows, columns)
     pixels = [(rows - 1) * cell, (columns - 1) * cell]
     noise = F.interpolate(nodes, size=pixels, mode="bilinear", align_corners=True)
     # Nodes are the likely places of a blob: a random shift makes all pixels equally likely.
-    shift = uniform(seeds, 2, stream=1) * cell  # (B, 2)
+    shift = uniform(seeds, 2, BLOB_SHIFT) * cell  # (B, 2)
     top, left = shift.long().unbind(1)  # (B,), in 0 .. cell - 1
     y = top[:, None] + torch.arange(height, device=device)  # (B, H)
     x = left[:, None] + torch.arange(width, device=device)  # (B, W)
@@ -127,7 +127,7 @@ def without_lowest(score: Tensor, dropped: Tensor) -> Tensor:
 def cutout_mask(seeds: Tensor, size: tuple[int, int], k: int) -> Tensor:
     """A square of k pixels at a random place -> (B, 1, H, W); the drop view is Cutout (DeVries & Taylor 2017)."""
     half = math.sqrt(k) / 2
-    draws = uniform(seeds, 2)  # (B, 2)
+    draws = uniform(seeds, 2, CUTOUT_CENTRE)  # (B, 2)
     distances = []  # of each row, and of each column, from the centre of the square
     for axis, pixels in enumerate(size):
         places = torch.arange(pixels, dtype=torch.float32, device=seeds.device)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from roi.counter_rng import normal
+from roi.counter_rng import FILL_NOISE, normal
 from roi.errors import UserError
 from roi.files import reason
 from roi.labels import is_finding
@@ -259,7 +259,7 @@ def filling(x: Tensor, fill: str, seeds: Tensor | None) -> Tensor:
     if seeds is None:
         raise ValueError("noise that fills holes needs one seed an image")
     # Not the numbers of the blobs: noise may not depend on where a random mask lies.
-    grey = normal(seeds.to(x.device), height * width, stream=2)
+    grey = normal(seeds.to(x.device), height * width, FILL_NOISE)
     return grey.view(len(x), 1, height, width).expand_as(x)
 
 

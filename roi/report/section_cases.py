@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 
 from roi.data.boxes import Box, boxes_by_image, read_boxes
-from roi.data.images import locate, said_outside
-from roi.data.table import match_images, read_table, target_matrix
+from roi.data.images import locate, remark_on_links
+from roi.data.table import match_images, read_table
+from roi.data.targets import target_matrix
 from roi.report import case_pictures, case_selection
 from roi.report.case_pictures import Evidence
 from roi.report.case_selection import Case
@@ -96,7 +97,7 @@ def gallery(run: Run, preds: Predictions, table_rows: pd.DataFrame, folder: Path
     parts = [note(rule_text(available, folder))]
     parts += notes
     parts += notes_on(preds, known, evidence, images, chosen)
-    elsewhere = said_outside(folder, [path for path in paths if path])
+    elsewhere = remark_on_links(folder, [path for path in paths if path])
     if elsewhere:
         parts.append(note(f"{elsewhere}."))
     parts.append(legend(evidence, has_boxes=boxes is not None))

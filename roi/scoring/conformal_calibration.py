@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from roi.data.table import ABSENT, match_images, patients_from_names, read_table, target_matrix
+from roi.data.table import ABSENT, match_images, patients_from_names, read_table
+from roi.data.targets import target_matrix
 from roi.errors import UserError
 from roi.labels import NORMAL, canonical, is_finding
 from roi.scoring import calibration, conformal, predictions

@@ -16,7 +16,9 @@ import numpy as np
 import pandas as pd
 
 from roi.data.boxes import read_boxes
-from roi.data.table import AMBIGUOUS, class_list, match_images, overlap, read_table, target_matrix
+from roi.data.splits import overlap
+from roi.data.table import AMBIGUOUS, match_images, read_table
+from roi.data.targets import class_list, target_matrix
 from roi.errors import UserError
 from roi.files import atomic_write
 from roi.labels import LABELS, NORMAL, canonical

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from roi import process_group
-from roi.data.table import class_list, image_keys, match_images, unmatched
+from roi.data.table import image_keys, match_images, unmatched
+from roi.data.targets import class_list
 from roi.data.text_table import numbers, read_text_table
 from roi.errors import UserError
 from roi.files import atomic_write

@@ -23,8 +23,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 
-from roi.data.splits import read_splits, split_word
-from roi.data.table import COLUMNS, image_keys, listed, official_list
+from roi.data.split_words import read_splits, split_word
+from roi.data.splits import listed, official_list
+from roi.data.table import COLUMNS, image_keys
 from roi.data.text_table import refuse_long_rows
 from roi.errors import UserError
 from roi.files import contents

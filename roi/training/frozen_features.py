@@ -26,7 +26,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from roi.data.dataset import Batch, Features, ShardedBatchSampler, ahead
+from roi.data.dataset import Batch, Features
+from roi.data.loader import prefetch
+from roi.data.sampler import ShardedBatchSampler
 from roi.errors import UserError
 from roi.files import atomic_write
 from roi.models.backbones import classifier_layer
@@ -57,7 +59,7 @@ class FeatureLoader:
     prefetch: int = 2
 
     def __iter__(self) -> Iterator[Batch]:
-        return ahead((self._gathered(np.asarray(rows)) for rows in self.sampler), self.prefetch)
+        return prefetch((self._gathered(np.asarray(rows)) for rows in self.sampler), self.prefetch)
 
     def __len__(self) -> int:
         return len(self.sampler)

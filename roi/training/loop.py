@@ -21,8 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from roi import distributed
-from roi.data.dataset import Batch, FileLoader, ShardedBatchSampler, Share, checked, note_constant, note_unreadable
+from roi.data.dataset import Batch, check_batches, note_constant, note_unreadable
 from roi.data.images import UnreadableImage
+from roi.data.loader import FileLoader
+from roi.data.sampler import ShardedBatchSampler, Share
 from roi.errors import RunError, UserError
 from roi.files import reason
 from roi.losses.gradnorm import FixedWeights
@@ -183,12 +185,12 @@ def train_one_epoch(
     while group := list(itertools.islice(iterator, accum_steps)):
         counted = [(batch, share) for batch, share in zip(group, shares(group), strict=True) if len(batch.index)]
         for place, (batch, share) in enumerate(counted, 1):
-            batch = batch.to(device)._replace(share=share.count_of_batch)
+            batch = batch.to(device)._replace(share=share.batch_weight)
             with distributed.no_sync(step, place < len(counted)):
                 with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                     losses = step(batch, epoch)
-                    loss = balance(losses, share.count_of_batch)
-                scaler.scale(loss * share.of_step).backward()
+                    loss = balance(losses, share.batch_weight)
+                scaler.scale(loss * share.step_weight).backward()
             meter.add({"loss": loss, **losses}, batch.index, share.images)
         if counted:
             scaler.step(optimizer)
@@ -449,7 +451,9 @@ class TrainingRun:
         with progress(
             None, self.sampler.rows, f"epoch {self.epoch + 1}/{self.epochs}", initial=self.meter.images
         ) as bar:
-            batches = checked(stop.before_each(self.train_loader), self.skip_unreadable, self.unreadable, self.constant)
+            batches = check_batches(
+                stop.before_each(self.train_loader), self.skip_unreadable, self.unreadable, self.constant
+            )
             self.backup.take()
             for taken in train_one_epoch(
                 self.step,
@@ -492,7 +496,7 @@ class TrainingRun:
             return {}
         found: list[tuple[Tensor, Tensor, Tensor]] = []
         controls = self._mask_controls()
-        batches = checked(stop.before_each(self.val_loader), self.skip_unreadable, self.unreadable, self.constant)
+        batches = check_batches(stop.before_each(self.val_loader), self.skip_unreadable, self.unreadable, self.constant)
         with self.average.within() if self.average else nullcontext():
             for batch, views in predict(
                 self.model, batches, self.device, self.dtype, 1.0, lambda index: None, full_only=True
@@ -504,7 +508,7 @@ class TrainingRun:
                 if distributed.world() == 1 and stop.signal:
                     return None
             if controls and self.mask_loader is not None:
-                for batch in checked(stop.before_each(self.mask_loader), self.skip_unreadable, self.unreadable):
+                for batch in check_batches(stop.before_each(self.mask_loader), self.skip_unreadable, self.unreadable):
                     controls.add(batch)
         logit, target, index = (
             (torch.cat(parts).cpu() for parts in zip(*found, strict=True))

@@ -16,32 +16,14 @@ from torch import Tensor
 from roi import cli, distributed
 from roi.counter_rng import row_seeds
 from roi.data.augment import Augment, augmented
-from roi.data.dataset import (
-    Batch,
-    CacheLoader,
-    ShardedBatchSampler,
-    XrayDataset,
-    cached,
-    checked,
-    fits,
-    make_loader,
-    present,
-)
+from roi.data.dataset import Batch, XrayDataset, check_batches, open_cache_of_run, rows_with_images
+from roi.data.loader import CacheLoader, fits_on_device, make_loader
 from roi.data.patients import named_patients
-from roi.data.splits import split_word
-from roi.data.table import (
-    belongs_to,
-    class_list,
-    image_keys,
-    official_list,
-    overlap,
-    read_list,
-    read_table,
-    some_patients,
-    split_by_patient,
-    target_matrix,
-    tokens,
-)
+from roi.data.sampler import ShardedBatchSampler
+from roi.data.split_words import split_word
+from roi.data.splits import belongs_to, official_list, overlap, read_list, some_patients, split_by_patient
+from roi.data.table import image_keys, read_table, tokens
+from roi.data.targets import class_list, target_matrix
 from roi.errors import UserError
 from roi.files import atomic_write, refuse_existing, writable
 from roi.labels import is_finding
@@ -241,7 +223,7 @@ def open_files(fit: TrainingRun, args: argparse.Namespace, rows: Rows, state: di
 def losses_fn_of(args: argparse.Namespace, rows: Rows, evidence: bool, device: torch.device) -> LossesFn:
     """The terms of a batch: its images, changed by --augment, under the objective, with --loss for the labels."""
     label_loss = label_loss_of(args, lambda: learned_from(rows.train, rows.classes, args, args.seed)[0], device)
-    how = Augment.of(args)
+    how = Augment.of(vars(args))
 
     def losses_fn(model: RoiModel, batch: Batch, epoch: int) -> dict[str, Tensor]:
         over = partial(distributed.counting, share=batch.share)
@@ -567,7 +549,7 @@ def loader_of(
 
     The rows are the same with and without a cache: what cannot be read is left out of its batch.
     """
-    table, paths = present(table, args.image_root, args.skip_unreadable, output)
+    table, paths = rows_with_images(table, args.image_root, args.skip_unreadable, output)
     share = (distributed.rank(), distributed.world())
     if not args.cache_dir:
         if args.skip_unreadable and distributed.world() > 1:
@@ -588,12 +570,12 @@ def loader_of(
         )
         return *loader, table
     images = table["image"].tolist()
-    cache = cached(images, paths, args.cache_dir, args.img_size, args.workers, args.skip_unreadable, output)
+    cache = open_cache_of_run(images, paths, args.cache_dir, args.img_size, args.workers, args.skip_unreadable, output)
     targets, groups = learned_from(table, classes, args, seed)
     sampler = ShardedBatchSampler(len(table), args.batch_size, seed, *share, groups)
     if cache.unreadable:
         sampler.unreadable = cache.rows < 0
-    on_device = fits(cache, len(table), device, args.cache_on_device)
+    on_device = fits_on_device(cache, len(table), device, args.cache_on_device)
     return CacheLoader(cache, targets, sampler, device, on_device, args.prefetch_factor), sampler, table
 
 
@@ -611,7 +593,7 @@ def freeze(args: argparse.Namespace, model: RoiModel, mask: str, without: Sequen
         )
     if args.train_parts:
         raise UserError(f"--freeze_backbone and --train_parts {args.train_parts}: give one of them")
-    if Augment.of(args) is not None:
+    if Augment.of(vars(args)) is not None:
         raise UserError(
             "--freeze_backbone keeps the features of each image as it is; leave out --augment and its flags, or the freezing"
         )
@@ -635,7 +617,9 @@ def frozen_loader(
 ) -> tuple[Iterable[Batch], ShardedBatchSampler, pd.DataFrame]:
     """`loader_of` for a frozen backbone: batches of its features in the place of pixels."""
     pixels, in_order, table = loader_of(table, classes, args, device, output, None)
-    features = frozen_features(model, lambda: checked(pixels, False, set()), len(table), args.cache_dir, device, dtype)
+    features = frozen_features(
+        model, lambda: check_batches(pixels, False, set()), len(table), args.cache_dir, device, dtype
+    )
     targets, groups = learned_from(table, classes, args, seed)
     sampler = ShardedBatchSampler(len(table), args.batch_size, seed, groups=groups)
     sampler.unreadable = in_order.unreadable

@@ -1,4 +1,5 @@
-"""Random changes of images: each against its own arithmetic, the same in any batch, order and process, nothing from the global generator; drawing patients."""
+"""Random changes of images: each against its own arithmetic, the same in any batch, order and process, nothing from the
+global generator; drawing patients."""
 
 import math
 from pathlib import Path
@@ -14,8 +15,9 @@ from torch import Tensor
 import train_roi_baselines
 from roi import cli
 from roi.counter_rng import row_seeds
-from roi.data.augment import GREY, Augment, augmented, moved, with_holes
-from roi.data.table import read_table, some_patients
+from roi.data.augment import GREY, Augment, affine, augmented, coarse_dropout
+from roi.data.splits import some_patients
+from roi.data.table import read_table
 from roi.scoring.metrics import VALIDATION_DECISIONS, validation_decisions
 from roi.training import setup as roi_run
 
@@ -58,7 +60,7 @@ def test_an_image_is_changed_by_its_seed_alone(how: Augment) -> None:
 def test_a_change_of_size_0_changes_nothing() -> None:
     assert torch.equal(augmented(pictures(4), seeds(4), Augment()), pictures(4).float())
     x, zero, one = pictures(4).float(), torch.zeros(4), torch.ones(4)
-    torch.testing.assert_close(moved(x, zero, one, zero, zero, one), x, rtol=0, atol=1e-3)
+    torch.testing.assert_close(affine(x, zero, one, zero, zero, one), x, rtol=0, atol=1e-3)
 
 
 def test_images_move_as_they_are_told_to() -> None:
@@ -67,7 +69,7 @@ def test_images_move_as_they_are_told_to() -> None:
     def move(
         angle: float = 0, scale: float = 1, across: float = 0, down: float = 0, mirror: float = 1, image: Tensor = x
     ) -> Tensor:
-        return moved(image, angle * one, scale * one, across * one, down * one, mirror * one)
+        return affine(image, angle * one, scale * one, across * one, down * one, mirror * one)
 
     close = {"rtol": 0, "atol": 2e-2}
     torch.testing.assert_close(move(mirror=-1), x.flip(3), **close)
@@ -116,13 +118,13 @@ def test_draws_fill_their_range_and_no_more() -> None:
 def test_holes_are_grey_inside_the_image_and_as_many_as_asked_for() -> None:
     x = torch.full((300, 1, 100, 80), 7.0)
     for holes, most in ((1, 0.12**2), (8, 8 * 0.12**2)):
-        changed = with_holes(x, seeds(300), holes) != 7
+        changed = coarse_dropout(x, seeds(300), holes) != 7
         share = changed.float().mean((1, 2, 3))
         assert (
             share.min() > 0 and share.max() <= most * 1.05 and share.mean() == pytest.approx(holes * 0.07**2, rel=0.15)
         )
-    assert with_holes(x, seeds(300), 8).unique().tolist() == pytest.approx([7.0, GREY]) and 100 < GREY < 130
-    one = (with_holes(x, seeds(300), 1) != 7)[:, 0]
+    assert coarse_dropout(x, seeds(300), 8).unique().tolist() == pytest.approx([7.0, GREY]) and 100 < GREY < 130
+    one = (coarse_dropout(x, seeds(300), 1) != 7)[:, 0]
     for image in one:
         rows, columns = image.any(1), image.any(0)
         assert image.sum() == rows.sum() * columns.sum()  # a rectangle
@@ -258,7 +260,8 @@ def test_decisions_of_validation_are_those_of_scikit_learn() -> None:
 
 
 AS_ON_KAGGLE = (
-    "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,OriginalImageWidth,OriginalImageHeight,"
+    "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,OriginalImageWidth,"
+    "OriginalImageHeight,"
     "OriginalImagePixelSpacing_x,OriginalImagePixelSpacing_y"
 )
 
@@ -274,7 +277,8 @@ def test_the_sample_of_5606_images_is_read_as_it_is(demo: Path, tmp_path: Path) 
     for n, row in enumerate(source.head(12).to_dict("records")):
         (folder / row["Image Index"]).write_bytes(images[row["Image Index"]].read_bytes())
         lines.append(
-            f"{row['Image Index']},{row['Finding Labels']},{n:03d},{row['Patient ID']},0{60 + n}Y,{'MF'[n % 2]},PA,2992,2991,0.143,0.143"
+            f"{row['Image Index']},{row['Finding Labels']},{n:03d},{row['Patient ID']},0{60 + n}Y,{'MF'[n % 2]},"
+            "PA,2992,2991,0.143,0.143"
         )
     (tmp_path / "sample_labels.csv").write_text("\n".join(lines) + "\n")
     run(

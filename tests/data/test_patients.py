@@ -10,8 +10,9 @@ import pytest
 from conftest import one_line_error
 
 import train_roi_consistency
-from roi.data import patients, splits
-from roi.data.table import belongs_to, overlap, patients_from_names, read_table
+from roi.data import patients, split_words
+from roi.data.splits import belongs_to, overlap
+from roi.data.table import patients_from_names, read_table
 from roi.training import checkpoint
 from roi.training import setup as roi_run
 
@@ -200,7 +201,8 @@ def test_a_reader_and_a_name_say_the_same_patient() -> None:
     ],
 )
 def test_normal_form(given: str, form: str) -> None:
-    assert patients.normal_form(given) == form == patients.normal_form(form)
+    for patient in (given, form):
+        assert patients.join_patient(*patients.split_patient(patient)) == form
 
 
 @pytest.mark.parametrize("lost", ["8.39860488694292e+35", "12345678901234567000.0"])
@@ -338,7 +340,7 @@ WORDS = {
 
 @pytest.mark.parametrize(("split", "word"), [(split, word) for split, words in WORDS.items() for word in words])
 def test_every_word_for_a_split_is_obeyed(split: str, word: str, tmp_path: Path) -> None:
-    assert splits.split_word(word) == split
+    assert split_words.split_word(word) == split
     rows = [("a.png", "Mass", word), ("b.png", "Mass", "train"), ("c.png", "", "train"), ("d.png", "", "train")]
     table = write(tmp_path / "t.csv", rows, "image,labels,split")
     assert read_table(table)["split"].tolist()[0] == split
@@ -373,4 +375,4 @@ def test_every_reader_uses_the_same_words() -> None:
     from roi.sources.readers import split_of
 
     words = [word for found in WORDS.values() for word in found]
-    np.testing.assert_array_equal(split_of(pd.Series(words), "x"), [splits.split_word(word) for word in words])
+    np.testing.assert_array_equal(split_of(pd.Series(words), "x"), [split_words.split_word(word) for word in words])

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from roi.data import pixel_cache
+from roi.data import pixel_cache, pixel_shards
 from roi.data.images import Picture, read_grey, read_picture
 from roi.data.pixel_cache import PixelCache, open_cache
 
@@ -33,7 +33,7 @@ class Source(NamedTuple):
 
 @pytest.fixture(autouse=True)
 def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pixel_cache, "SHARD", 4)
+    monkeypatch.setattr(pixel_shards, "SHARD", 4)
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], lis
         log.write_text("")
         return sorted(names)
 
-    monkeypatch.setattr(pixel_cache, "read_picture", logged)
+    monkeypatch.setattr(pixel_shards, "read_picture", logged)
     return since
 
 
@@ -228,9 +228,9 @@ def test_a_file_is_sampled_where_its_path_is_another_and_seldom_where_it_is_not(
     names, paths = source
     open_cache(tmp_path / "c", names, paths, SIZE, 0)
     sampled: list[str] = []
-    sample = pixel_cache.sample_of
+    sample = pixel_shards.sample_of
     monkeypatch.setattr(pixel_cache, "SPOTS", 3)
-    monkeypatch.setattr(pixel_cache, "sample_of", lambda path: (sampled.append(path), sample(path))[1])
+    monkeypatch.setattr(pixel_shards, "sample_of", lambda path: (sampled.append(path), sample(path))[1])
     expect(open_cache(tmp_path / "c", names, paths, SIZE, 0), paths)
     assert sorted(sampled) == [paths[0], paths[6], paths[12]]
     copies = [str(shutil.copy2(path, tmp_path / f"copy-{Path(path).name}")) for path in paths]
@@ -244,11 +244,11 @@ def test_a_sample_is_the_whole_of_a_short_file_and_pieces_from_end_to_end_of_a_l
     for size in (0, 1, 65536, 65537, 3_000_000):
         content = bytearray(np.random.default_rng(0).bytes(size))
         path.write_bytes(content)
-        first = pixel_cache.sample_of(str(path))
+        first = pixel_shards.sample_of(str(path))
         for at in {0, size // 2 if size <= 65536 else 0, size - 1} if size else ():
             content[at] ^= 1
             path.write_bytes(content)
-            assert pixel_cache.sample_of(str(path)) != first
+            assert pixel_shards.sample_of(str(path)) != first
             content[at] ^= 1
 
 
@@ -277,7 +277,7 @@ def test_a_cache_of_an_earlier_version_is_named_and_not_used(
     tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch, decoded: Callable, capsys: pytest.CaptureFixture
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(pixel_cache, "VERSION", 1)
+        patch.setattr(pixel_shards, "VERSION", 1)
         open_cache(tmp_path / "c", *source, SIZE, 0)
     old = home_of(tmp_path / "c")
     (old / "pixels.u8").write_bytes(b"\0" * 18 * SIZE**2)
@@ -300,7 +300,7 @@ def test_a_source_that_changes_while_it_is_read_is_not_recorded(
         return picture
 
     with monkeypatch.context() as patch:
-        patch.setattr(pixel_cache, "read_picture", changing)
+        patch.setattr(pixel_shards, "read_picture", changing)
         got = open_cache(tmp_path / "c", *source, SIZE, 0)
     assert (
         sorted(got.unreadable) == [1, 2]
@@ -321,9 +321,9 @@ def test_another_size_or_way_is_another_folder(tmp_path: Path, source: Source, m
         and json.loads((first / "cache.json").read_text())["size"] == SIZE
     )
     for name, value in (("VERSION", 99), ("SHARD", 5)):
-        monkeypatch.setattr(pixel_cache, name, value)
+        monkeypatch.setattr(pixel_shards, name, value)
         expect(open_cache(tmp_path / "c", *source, SIZE, 0), source.paths)
-    monkeypatch.setattr(pixel_cache.PIL, "__version__", "0.1")
+    monkeypatch.setattr(pixel_shards.PIL, "__version__", "0.1")
     expect(open_cache(tmp_path / "c", *source, SIZE, 0), source.paths)
     assert len(list((tmp_path / "c").glob("24px-*"))) == 4
 
@@ -428,9 +428,11 @@ def test_only_what_is_asked_for_is_checked(
     open_cache(tmp_path / "c", names, paths, SIZE, 0)
     os.truncate(home_of(tmp_path / "c") / "pixels.u8", 13 * SIZE**2)
     decoded()
-    checked, flaw = [], pixel_cache.flaw
+    checked, find_flaw = [], pixel_shards.find_flaw
     monkeypatch.setattr(
-        pixel_cache, "flaw", lambda file, shard, size: (checked.append(shard.first), flaw(file, shard, size))[1]
+        pixel_shards,
+        "find_flaw",
+        lambda file, shard, size: (checked.append(shard.first), find_flaw(file, shard, size))[1],
     )
     expect(open_cache(tmp_path / "c", names[2:6], paths[2:6], SIZE, 0), paths[2:6])
     assert decoded() == [] and sorted(checked) == [0, 4]
@@ -542,7 +544,7 @@ def lead(function: Callable, *args: Any) -> None:
 def build_slowly(folder: Path, source: Source, workers: int, said: Path) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # as roi.cli.run
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    pixel_cache.read_picture = slowly  # type: ignore[attr-defined]
+    pixel_shards.read_picture = slowly  # type: ignore[attr-defined]
     with open(said, "w") as file, redirect_stdout(file), redirect_stderr(file):
         try:
             expect(open_cache(folder, *source, SIZE, workers), source.paths)
@@ -590,7 +592,7 @@ def build_at(pace: float, folder: Path, source: Source, began: Path) -> None:
         time.sleep(pace)
         return read_picture(path, size)
 
-    pixel_cache.read_picture = paced  # type: ignore[attr-defined]
+    pixel_shards.read_picture = paced  # type: ignore[attr-defined]
     open_cache(folder, *source, SIZE, 2)
 
 
@@ -643,7 +645,7 @@ def test_orphans_hold_the_lock(tmp_path: Path, source: Source, start: Callable) 
 def test_orphans_end_with_their_image(
     tmp_path: Path, source: Source, start: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pixel_cache, "SHARD", 256)
+    monkeypatch.setattr(pixel_shards, "SHARD", 256)
     began = tmp_path / "began"
     build = start(build_at, 0.1, tmp_path / "c", source, began)
     wait_for(lambda: len(workers_of(began)) == 2)
@@ -657,7 +659,7 @@ def test_orphans_end_with_their_image(
 def test_two_runs_at_once_build_one_cache(
     tmp_path: Path, source: Source, start: Callable, monkeypatch: pytest.MonkeyPatch, decoded: Callable
 ) -> None:
-    logged = pixel_cache.read_picture
+    logged = pixel_shards.read_picture
     monkeypatch.setattr(
         sys.modules[__name__], "slowly", lambda path, size=None: (time.sleep(0.02), logged(path, size))[1]
     )

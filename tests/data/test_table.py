@@ -8,10 +8,14 @@ import pandas as pd
 import pytest
 from conftest import one_line_error, run
 
+from roi.data import splits, targets
 from roi.data import table as t
 from roi.labels import LABELS
 
-HEADER_2017 = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y],"
+HEADER_2017 = (
+    "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
+    "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y],"
+)
 
 
 def frame(**columns: list[str]) -> pd.DataFrame:
@@ -62,10 +66,10 @@ def test_matches_do_not_depend_on_the_order_and_are_fast() -> None:
 
 def test_order_of_classes_is_the_fields_order_then_sorted() -> None:
     table = frame(image=["a", "b"], labels=["Zebra,Hernia,Atelectasis", "Normal"], unknown=["Mass", ""])
-    assert t.class_list(table) == ["Atelectasis", "Mass", "Hernia", "Normal", "Zebra"]
-    assert t.class_list(table, "Hernia, Atelectasis") == ["Atelectasis", "Hernia"]
+    assert targets.class_list(table) == ["Atelectasis", "Mass", "Hernia", "Normal", "Zebra"]
+    assert targets.class_list(table, "Hernia, Atelectasis") == ["Atelectasis", "Hernia"]
     with pytest.raises(ValueError, match="'Edema'"):
-        t.class_list(table, "Edema")
+        targets.class_list(table, "Edema")
 
 
 def test_targets_are_present_absent_unknown_and_normal_is_derived() -> None:
@@ -75,14 +79,14 @@ def test_targets_are_present_absent_unknown_and_normal_is_derived() -> None:
         unknown=["", "", "", "Hernia"],
         uncertain=["Hernia", "", "", ""],
     )
-    target = t.target_matrix(table, ["Mass", "Hernia", "Normal"])
+    target = targets.target_matrix(table, ["Mass", "Hernia", "Normal"])
     np.testing.assert_array_equal(
         target, np.array([[1, np.nan, 0], [0, 0, 1], [1, 0, 0], [0, np.nan, np.nan]], dtype=np.float32)
     )
 
 
 def test_label_is_never_matched_by_substring() -> None:
-    target = t.target_matrix(frame(image=["a"], labels=["Massive,Subcutaneous Emphysema"]), ["Mass", "Emphysema"])
+    target = targets.target_matrix(frame(image=["a"], labels=["Massive,Subcutaneous Emphysema"]), ["Mass", "Emphysema"])
     assert target.sum() == 0
 
 
@@ -114,19 +118,19 @@ def test_two_columns_suffice_and_patients_come_from_nih_names(tmp_path: Path) ->
 def test_split_keeps_patients_whole_and_is_seeded() -> None:
     rng = np.random.default_rng(0)
     table = frame(image=[f"{i}.png" for i in range(500)], patient_id=[f"p{n}" for n in rng.integers(0, 150, 500)])
-    train, val = t.split_by_patient(table, 0.2, seed=1)
+    train, val = splits.split_by_patient(table, 0.2, seed=1)
     assert len(train) + len(val) == 500 and not set(train["patient_id"]) & set(val["patient_id"])
     assert 0.17 <= len(val) / 500 <= 0.2
-    assert t.split_by_patient(table, 0.2, seed=1)[1].equals(val) and not t.split_by_patient(table, 0.2, seed=2)[
-        1
-    ].equals(val)
+    assert splits.split_by_patient(table, 0.2, seed=1)[1].equals(val) and not splits.split_by_patient(
+        table, 0.2, seed=2
+    )[1].equals(val)
 
 
 def test_overlap_sees_through_spellings_and_follows_patients() -> None:
     a = frame(image=["images_003/images/x.png", "y.png", "z.png"], patient_id=["1", "2", "3"])
     b = frame(image=["x.png", "other.png"], patient_id=["1", "2"])
-    assert t.overlap(a, b) == (1, 2)
-    assert t.belongs_to(a, [b]).tolist() == [True, True, False]
+    assert splits.overlap(a, b) == (1, 2)
+    assert splits.belongs_to(a, [b]).tolist() == [True, True, False]
 
 
 def test_one_patient_and_one_image_under_two_spellings() -> None:
@@ -214,7 +218,7 @@ def test_make_csv_on_the_demo_set(demo: Path, tables: tuple[Path, Path]) -> None
     official = (demo / "test_list.txt").read_text().split()
     assert len(train) == 96 and sorted(test["image"]) == sorted(official)
     assert set(train.loc[train["split"] == "test", "image"]) == set(official)
-    assert t.class_list(train) == [*LABELS, "Normal"]
+    assert targets.class_list(train) == [*LABELS, "Normal"]
 
 
 def test_real_metadata_row_for_row(shared: Path, tmp_path: Path) -> None:
@@ -230,9 +234,9 @@ def test_real_metadata_row_for_row(shared: Path, tmp_path: Path) -> None:
         table = t.read_table(tmp_path / out)
         assert len(table) == rows
         if not more:
-            assert t.class_list(table) == list(LABELS)
-            assert t.target_matrix(table, LABELS).sum(axis=0).astype(int).tolist() == expected
-    assert t.overlap(t.read_table(tmp_path / "trainval.csv"), t.read_table(tmp_path / "test.csv")) == (0, 0)
+            assert targets.class_list(table) == list(LABELS)
+            assert targets.target_matrix(table, LABELS).sum(axis=0).astype(int).tolist() == expected
+    assert splits.overlap(t.read_table(tmp_path / "trainval.csv"), t.read_table(tmp_path / "test.csv")) == (0, 0)
 
 
 def test_real_2017_header_with_its_trailing_comma(shared: Path) -> None:
@@ -261,9 +265,9 @@ def test_a_resized_copy_holds_the_same_image() -> None:
 
 @pytest.mark.parametrize("ending", ["", "_NIH"])
 def test_the_official_list_is_found_under_both_names(tmp_path: Path, ending: str) -> None:
-    assert t.official_list(tmp_path, "test") is None
+    assert splits.official_list(tmp_path, "test") is None
     (tmp_path / f"test_list{ending}.txt").write_text("a.png\n")
-    assert t.official_list(tmp_path, "test") == tmp_path / f"test_list{ending}.txt"
+    assert splits.official_list(tmp_path, "test") == tmp_path / f"test_list{ending}.txt"
 
 
 def test_missing_images_are_said_with_what_is_there(tmp_path: Path) -> None:

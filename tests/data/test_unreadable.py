@@ -7,9 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from roi.data.dataset import Batch, CacheLoader, ShardedBatchSampler, XrayDataset, cached, checked, make_loader
+from roi.data.dataset import Batch, XrayDataset, check_batches, open_cache_of_run
 from roi.data.images import UnreadableImage
+from roi.data.loader import CacheLoader, make_loader
 from roi.data.pixel_cache import open_cache
+from roi.data.sampler import ShardedBatchSampler
 
 N, SIZE = 23, 16
 BAD = (3, 4, 5, 6, 11, 22)
@@ -35,7 +37,7 @@ def dealt(loader: object, sampler: ShardedBatchSampler) -> list[list[Batch]]:
     found = []
     for epoch in range(3):
         sampler.epoch = epoch
-        found.append(list(checked(loader, True, set())))  # type: ignore[arg-type]
+        found.append(list(check_batches(loader, True, set())))  # type: ignore[arg-type]
     return found
 
 
@@ -45,7 +47,9 @@ def test_the_same_batches_with_and_without_a_cache(
     tmp_path: Path, paths: list[str], seed: int | None, groups: np.ndarray | None, on_device: bool
 ) -> None:
     loader, sampler = make_loader(XrayDataset(paths, TARGETS, SIZE), 4, seed, groups=groups)
-    cache = cached([Path(p).name for p in paths], paths, str(tmp_path / "c"), SIZE, 0, True, tmp_path / "out")
+    cache = open_cache_of_run(
+        [Path(p).name for p in paths], paths, str(tmp_path / "c"), SIZE, 0, True, tmp_path / "out"
+    )
     assert sorted(cache.unreadable) == list(BAD)
     other = ShardedBatchSampler(N, 4, seed, groups=groups)
     other.unreadable = cache.rows < 0
@@ -76,10 +80,10 @@ def test_processes_share_the_batches_that_one_would_have(world: int, start: int)
             counted = [own[n][: share[n].images] for own, share in zip(batches, shares, strict=True)]
             assert sorted(sum(counted, [])) == sorted(batch)
             assert all(own[n] for own in batches) or not batch  # all do the same work
-            assert sum(share[n].count_of_batch for share in shares) == pytest.approx(world if batch else 0)
+            assert sum(share[n].batch_weight for share in shares) == pytest.approx(world if batch else 0)
         total = sum(len(batch) for batch in whole)
         for share in shares:
-            assert sum(s.of_step for s in share) == pytest.approx(world * sum(s.images for s in share) / total)
+            assert sum(s.step_weight for s in share) == pytest.approx(world * sum(s.images for s in share) / total)
 
 
 def batch_of(rows: list[int]) -> Batch:
@@ -97,24 +101,24 @@ def test_a_batch_of_nothing_but_unreadable_rows_is_a_batch_all_the_same(tmp_path
 def test_unreadable_images_stop_or_are_listed(tmp_path: Path, paths: list[str], capsys: pytest.CaptureFixture) -> None:
     names = [Path(p).name for p in paths]
     with pytest.raises(UnreadableImage, match=r"03\.png: .*--skip_unreadable \(6 of 23 images\)"):
-        cached(names, paths, str(tmp_path / "c"), SIZE, 0, False, tmp_path / "out")
-    cached(names, paths, str(tmp_path / "c"), SIZE, 0, True, tmp_path / "out")
+        open_cache_of_run(names, paths, str(tmp_path / "c"), SIZE, 0, False, tmp_path / "out")
+    open_cache_of_run(names, paths, str(tmp_path / "c"), SIZE, 0, True, tmp_path / "out")
     assert (tmp_path / "out_unreadable.txt").read_text().count("\n") == 6
     assert "6 images could not be read and were left out" in capsys.readouterr().out
     only = [paths[k] for k in BAD]
     with pytest.raises(UnreadableImage, match="6 of 6"):
-        cached([names[k] for k in BAD], only, str(tmp_path / "c"), SIZE, 0, True, tmp_path / "out")
+        open_cache_of_run([names[k] for k in BAD], only, str(tmp_path / "c"), SIZE, 0, True, tmp_path / "out")
 
 
 def test_constant_images_are_counted_and_named(tmp_path: Path, paths: list[str], capsys: pytest.CaptureFixture) -> None:
     fine = [path for k, path in enumerate(paths) if k not in BAD]
     for k in (2, 9):
         Image.fromarray(np.full((20, 20), 77, dtype=np.uint8)).save(fine[k])
-    cached([Path(p).name for p in fine], fine, str(tmp_path / "c"), SIZE, 0, False, tmp_path / "out")
+    open_cache_of_run([Path(p).name for p in fine], fine, str(tmp_path / "c"), SIZE, 0, False, tmp_path / "out")
     assert (tmp_path / "out_constant.txt").read_text() == f"{fine[2]}\n{fine[9]}\n"
     said = capsys.readouterr().out
     assert "2 images are of one grey value: nothing is to be seen in them" in said and f"the first is {fine[2]}" in said
     loader, _ = make_loader(XrayDataset(fine, TARGETS[: len(fine)], SIZE), 4, 7)
     constant: set[str] = set()
-    list(checked(loader, False, set(), constant))
+    list(check_batches(loader, False, set(), constant))
     assert constant == {fine[2], fine[9]}

@@ -188,7 +188,7 @@ def test_golden_predictions_of_a_published_reproduction(shared: Path) -> None:
     """Per-class AUROC of 22,433 images as published with them, v2020 labels."""
     import pandas as pd
 
-    from roi.data.table import target_matrix
+    from roi.data.targets import target_matrix
     from roi.labels import LABELS
     from roi.sources.readers import read_nih
 

@@ -10,7 +10,8 @@ import pytest
 from conftest import one_line_error, run
 from PIL import Image, ImageEnhance
 
-from roi.data.table import read_table, target_matrix
+from roi.data.table import read_table
+from roi.data.targets import target_matrix
 from roi.demo.source_layouts import WRITERS
 from roi.labels import LABELS
 from roi.sources import merge

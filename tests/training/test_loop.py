@@ -20,8 +20,10 @@ from tiny_run import CPU, TERMS_OF, Net, consistency, dataset, evidence, full_te
 from torch import Tensor, nn
 
 from roi.counter_rng import row_seeds
-from roi.data.dataset import Batch, ShardedBatchSampler, ahead, make_loader
+from roi.data.dataset import Batch
 from roi.data.images import UnreadableImage, locate
+from roi.data.loader import make_loader, prefetch
+from roi.data.sampler import ShardedBatchSampler
 from roi.errors import RunError
 from roi.losses.gradnorm import FixedWeights
 from roi.models.roi_model import RoiModel
@@ -454,7 +456,7 @@ def test_workers_that_die_as_they_start_are_one_line(
     persistent: bool, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the middle of the start of the others, and of the threads that feed them."""
-    monkeypatch.setattr("roi.data.dataset.quiet_worker", lambda worker: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr("roi.data.loader.ignore_signals", lambda worker: os.kill(os.getpid(), signal.SIGKILL))
     loader, _ = make_loader(dataset(folder, 26), 4, 7, workers=4, persistent_workers=persistent)
     for _ in range(3):
         with pytest.raises(RunError, match="a worker was killed.*out of memory"):
@@ -465,7 +467,7 @@ def test_workers_that_die_as_they_start_are_one_line(
 def test_a_signal_while_workers_start_waits_until_they_have(
     folder: Path, whole: TrainingRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("roi.data.dataset.quiet_worker", lambda worker: os.kill(os.getppid(), signal.SIGTERM))
+    monkeypatch.setattr("roi.data.loader.ignore_signals", lambda worker: os.kill(os.getppid(), signal.SIGTERM))
     assert make_fit(folder, tmp_path, workers=3).run() == 128 + signal.SIGTERM
     assert not multiprocessing.active_children()
     monkeypatch.undo()
@@ -603,15 +605,15 @@ def test_batches_made_ahead_come_in_order_and_their_error_comes_here() -> None:
 
     found: list[Any] = []
     with pytest.raises(OSError, match="the disk is gone"):
-        for item in ahead(items(), 2):
+        for item in prefetch(items(), 2):
             found.append(item)
-    assert found == list(range(5)) and list(ahead(iter(range(9)), 1)) == list(range(9))
+    assert found == list(range(5)) and list(prefetch(iter(range(9)), 1)) == list(range(9))
 
 
 def test_what_is_made_ahead_ends_with_who_asked_for_it() -> None:
     made: list[int] = []
     before = threading.active_count()
-    stream = ahead((made.append(n) or n for n in itertools.count()), 3)  # type: ignore[misc]
+    stream = prefetch((made.append(n) or n for n in itertools.count()), 3)  # type: ignore[misc]
     assert [next(stream), next(stream)] == [0, 1]
     stream.close()
     assert threading.active_count() == before and len(made) <= 2 + 3 + 2  # given, ready, and in the making

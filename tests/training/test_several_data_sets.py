@@ -24,8 +24,11 @@ import train_roi_baselines
 from roi import cli
 from roi.counter_rng import row_seeds
 from roi.data import table as t
-from roi.data.dataset import Batch, CacheLoader, ShardedBatchSampler, XrayDataset, make_loader
+from roi.data import targets
+from roi.data.dataset import Batch, XrayDataset
+from roi.data.loader import CacheLoader, make_loader
 from roi.data.pixel_cache import open_cache
+from roi.data.sampler import ShardedBatchSampler
 from roi.labels import LABELS
 from roi.losses import terms as losses
 from roi.losses.gradnorm import FixedWeights
@@ -80,13 +83,13 @@ def filled(cells: list[list[float]], value: float) -> np.ndarray:
 def test_each_policy_fills_the_uncertain_cells_alone_and_shares_are_for_training(uncertain: str, value: float) -> None:
     """Normal is unknown as soon as a finding is in doubt, whatever is learned from the doubt."""
     table = t.check_table(frame(**DOUBT), "t")
-    np.testing.assert_array_equal(t.target_matrix(table, CLASSES, uncertain), filled(PLAIN, value))
-    np.testing.assert_array_equal(t.target_matrix(table, CLASSES, uncertain, seed=3), filled(SHARED, value))
-    np.testing.assert_array_equal(t.target_matrix(table, CLASSES), np.array(PLAIN, dtype=np.float32))
+    np.testing.assert_array_equal(targets.target_matrix(table, CLASSES, uncertain), filled(PLAIN, value))
+    np.testing.assert_array_equal(targets.target_matrix(table, CLASSES, uncertain, seed=3), filled(SHARED, value))
+    np.testing.assert_array_equal(targets.target_matrix(table, CLASSES), np.array(PLAIN, dtype=np.float32))
 
 
 def test_a_draw_is_the_hash_of_seed_finding_and_image() -> None:
-    target = t.target_matrix(t.check_table(frame(**DOUBT), "t"), CLASSES, "soft", seed=11)
+    target = targets.target_matrix(t.check_table(frame(**DOUBT), "t"), CLASSES, "soft", seed=11)
     for row, column in IN_DOUBT:
         key = f"11\n{CLASSES[column]}\n{DOUBT['image'][row]}".encode()
         share = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") / 2**64
@@ -95,7 +98,7 @@ def test_a_draw_is_the_hash_of_seed_finding_and_image() -> None:
     rest[rest == 5] = target[rest == 5]
     np.testing.assert_array_equal(target, rest)
     with pytest.raises(AssertionError):
-        t.target_matrix(frame(**DOUBT), CLASSES, "soft")
+        targets.target_matrix(frame(**DOUBT), CLASSES, "soft")
 
 
 def many(rows: int = 4000) -> pd.DataFrame:
@@ -106,7 +109,7 @@ def many(rows: int = 4000) -> pd.DataFrame:
 
 def test_draws_are_uniform_and_nothing_but_seed_image_and_finding_matters() -> None:
     table = many()
-    target = t.target_matrix(table, ["Mass", "Edema"], "soft", seed=1)
+    target = targets.target_matrix(table, ["Mass", "Edema"], "soft", seed=1)
     drawn = target[(target != 0) & ~np.isnan(target)]
     assert len(drawn) == table["uncertain"].map(lambda field: len(t.tokens(field))).sum() and len(
         set(drawn)
@@ -117,11 +120,11 @@ def test_draws_are_uniform_and_nothing_but_seed_image_and_finding_matters() -> N
     assert abs(np.corrcoef(both.T)[0, 1]) < 0.1  # the two findings of an image
     order = np.random.default_rng(1).permutation(len(table))[:999]
     np.testing.assert_array_equal(
-        t.target_matrix(table.iloc[order], ["Edema", "Cold", "Mass"], "soft", seed=1)[:, [2, 0]], target[order]
+        targets.target_matrix(table.iloc[order], ["Edema", "Cold", "Mass"], "soft", seed=1)[:, [2, 0]], target[order]
     )
     spelled = table.assign(image="images_007/images/" + table["image"])
-    np.testing.assert_array_equal(t.target_matrix(spelled, ["Mass", "Edema"], "soft", seed=1), target)
-    other = t.target_matrix(table, ["Mass", "Edema"], "soft", seed=2)
+    np.testing.assert_array_equal(targets.target_matrix(spelled, ["Mass", "Edema"], "soft", seed=1), target)
+    other = targets.target_matrix(table, ["Mass", "Edema"], "soft", seed=2)
     assert (other[target > 0] != target[target > 0]).mean() > 0.999 and ((other > 0) == (target > 0)).all()
 
 
@@ -161,8 +164,8 @@ def test_shares_keep_their_numbers_and_get_our_spelling(tmp_path: Path) -> None:
         "Mass": 0.001,
     }
     assert t.COLUMNS[2:5] == ("unknown", "uncertain", "soft") and tuple(table) == t.COLUMNS
-    assert t.target_matrix(table, ["Infiltration"], seed=0).tolist() == [[np.float32(0.333)]]
-    assert t.class_list(frame(image=["a"], uncertain=["Hernia"])) == ["Hernia"]  # --uncertain ones learns it
+    assert targets.target_matrix(table, ["Infiltration"], seed=0).tolist() == [[np.float32(0.333)]]
+    assert targets.class_list(frame(image=["a"], uncertain=["Hernia"])) == ["Hernia"]  # --uncertain ones learns it
 
 
 # --- losses ----------------------------------------------------------------------------------------------------------
@@ -727,7 +730,7 @@ def test_a_run_trains_on_its_policy_and_validates_on_what_is_certain(
         for batch in batches:
             rows = table.loc[names(batch.index)].reset_index()
             np.testing.assert_array_equal(
-                batch.target.numpy(), t.target_matrix(rows, fit.classes, uncertain if seed else "ignore", seed)
+                batch.target.numpy(), targets.target_matrix(rows, fit.classes, uncertain if seed else "ignore", seed)
             )
             cells += int(((batch.target > 0) & (batch.target < 1)).sum())
         return cells
