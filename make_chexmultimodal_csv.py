@@ -31,7 +31,8 @@ from roi.data.table import COLUMNS, check_table, class_list, csv_text, listed, m
 from roi.errors import UserError
 from roi.files import atomic_write, contents
 from roi.labels import LABELS, normal_name
-from roi.sources.readers import VOTES, read_nih
+from roi.sources.nih import read_nih
+from roi.sources.vindr import VOTES
 
 ONE = {"image_dir": None, "filter_list": None, "label_from": "Finding Labels"}
 SEVERAL: dict[str, Any] = {

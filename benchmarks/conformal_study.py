@@ -21,7 +21,7 @@ from harness import add_machine, write_result
 from roi import cli
 from roi.data.table import target_matrix
 from roi.scoring import conformal, prediction_sets, predictions
-from roi.sources.readers import read_nih
+from roi.sources.nih import read_nih
 
 ALPHAS = (0.05, 0.1, 0.2)
 

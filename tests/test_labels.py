@@ -71,7 +71,7 @@ def test_fillna_is_a_word_for_nothing_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("word", ["No finding", "No Finding", "NO_FINDING"])
 def test_vinbigdata_takes_every_spelling(word: str, tmp_path: Path) -> None:
-    from roi.sources.readers import read_vinbigdata
+    from roi.sources.vindr import read_vinbigdata
 
     (tmp_path / "train.csv").write_text(f"image_id,class_name,rad_id\na,{word},R1\nb,Cardiomegaly,R1\n")
     table = read_vinbigdata(tmp_path)

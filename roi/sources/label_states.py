@@ -9,8 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from roi.errors import UserError
 from roi.labels import LABELS
 
+LABEL_INDEX = {label: j for j, label in enumerate(LABELS)}
 ABSENT, PRESENT, UNCERTAIN, NOT_LABELED, NOT_MENTIONED, PARENT_ONLY, EXCLUDED, READERS_DISAGREE = range(8)
 REASONS = {
     UNCERTAIN: "the source says that it is uncertain",
@@ -52,3 +54,17 @@ def fields(cells: np.ndarray, labels: Sequence[str] = LABELS) -> dict[str, np.nd
         texts = [",".join(itertools.compress(labels, line)) for line in on.tolist()]
         found[name] = np.array(texts, dtype=object)[row]
     return found
+
+
+def negated(cells: np.ndarray, blank: str) -> np.ndarray:
+    """The policy for what is not mentioned: 'unknown' leaves it so, 'negative' makes it absent."""
+    if blank not in ("unknown", "negative"):
+        raise UserError(f"blank {blank!r} is neither unknown nor negative")
+    return np.where(cells == NOT_MENTIONED, ABSENT, cells).astype(np.int8) if blank == "negative" else cells
+
+
+def leave_unknown(cells: np.ndarray, rows: np.ndarray, findings: Sequence[str], open_cells: Sequence[int]) -> None:
+    """Make COARSE the cells of `findings` that are one of `open_cells`, in `rows` (N,) bool: a neighbour is present."""
+    for finding in findings:
+        column = cells[:, LABEL_INDEX[finding]]
+        column[rows & np.isin(column, open_cells)] = PARENT_ONLY

@@ -1,6 +1,6 @@
 """Several data sets in one table: who is whom across them, who is in which split, and what is left unknown.
 
-Letters: N images, K = 14 findings. The tables are those of roi/sources/readers.py: the columns of roi/data/table.py and a cell for each finding.
+Letters: N images, K = 14 findings. The tables are those of the readers (READERS): the columns of roi/data/table.py and a cell for each finding.
 """
 
 import gzip
@@ -16,6 +16,8 @@ import pandas as pd
 from roi.data.images import locate
 from roi.errors import UserError
 from roi.labels import LABELS
+from roi.sources.chexpert import CHEXPERT, read_chexpert, read_mimic
+from roi.sources.cxrlt import read_cxrlt
 from roi.sources.label_states import (
     ABSENT,
     NOT_LABELED,
@@ -25,10 +27,26 @@ from roi.sources.label_states import (
     REASONS,
     UNCERTAIN,
     fields,
+    negated,
 )
-from roi.sources.readers import CHEXPERT, READERS, negated
+from roi.sources.nih import read_nih
+from roi.sources.openi import read_openi
+from roi.sources.padchest import read_padchest
+from roi.sources.rexgradient import read_rexgradient
 from roi.sources.views import LEFT_OUT, chosen_views, shown, unknown_views
+from roi.sources.vindr import read_vinbigdata, read_vindr
 
+READERS: dict[str, Callable[..., pd.DataFrame]] = {
+    "nih": read_nih,
+    "openi": read_openi,
+    "rexgradient": read_rexgradient,
+    "chexpert": read_chexpert,
+    "mimic": read_mimic,
+    "padchest": read_padchest,
+    "vindr": read_vindr,
+    "vinbigdata": read_vinbigdata,
+    "cxrlt": read_cxrlt,
+}
 BLANKS = ("chexpert", "mimic", "rexgradient")  # sets whose labels come from reports: what is not mentioned has a policy
 VOTED = ("vindr", "vinbigdata")
 FOLDER = {"cxrlt": "mimic"}  # whose images a set names, where they are not its own

@@ -186,7 +186,7 @@ def test_golden_predictions_of_a_published_reproduction(shared: Path) -> None:
 
     from roi.data.table import target_matrix
     from roi.labels import LABELS
-    from roi.sources.readers import read_nih
+    from roi.sources.nih import read_nih
 
     golden = pd.read_csv(shared / "golden" / "chexnet_reproduction_predictions.csv").set_index("Image Index")
     table = (

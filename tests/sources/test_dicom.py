@@ -22,7 +22,7 @@ from PIL import Image
 from roi.data.boxes import read_boxes
 from roi.data.images import UnreadableImage, read_grey
 from roi.labels import LABELS
-from roi.sources.readers import VINDR
+from roi.sources.vindr import VINDR
 
 pydicom = pytest.importorskip("pydicom", reason="pydicom is not installed (pip install -r requirements-dicom.txt)")
 

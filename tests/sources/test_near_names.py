@@ -8,12 +8,15 @@ import pytest
 
 from roi.demo.source_layouts import CXRLT, VINDR, WRITERS
 from roi.labels import LABELS
+from roi.sources.chexpert import CHEXPERT_NAMES, chexpert_cells
+from roi.sources.cxrlt import read_cxrlt
 from roi.sources.label_states import ABSENT, NOT_LABELED, NOT_MENTIONED, PARENT_ONLY, PRESENT, UNCERTAIN
-from roi.sources.mesh import mesh_cells
 from roi.sources.near_names import NEIGHBOURS, REPORTS, SOURCES, phrases_of, words_of
-from roi.sources.readers import CHEXPERT_NAMES, chexpert_cells, padchest_cells, read_cxrlt, read_padchest, voted
+from roi.sources.openi import mesh_cells
+from roi.sources.padchest import padchest_cells, read_padchest
 from roi.sources.report_labeler import label_reports
 from roi.sources.report_labeler.spelling import phrases
+from roi.sources.vindr import voted
 
 DOCS = Path(__file__).parents[2] / "docs" / "datasets.md"
 OPACITIES = {"Infiltration", "Consolidation", "Pneumonia"}

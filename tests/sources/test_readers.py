@@ -24,7 +24,7 @@ from roi.data.table import COLUMNS, check_table
 from roi.demo.source_layouts import CHEXPERT, CXRLT, PADCHEST, VINDR, WRITERS, make_demo_layout, openi_xml
 from roi.labels import LABELS
 from roi.sources.label_states import ABSENT, EXCLUDED, NOT_LABELED, NOT_MENTIONED, PARENT_ONLY, PRESENT
-from roi.sources.readers import READERS
+from roi.sources.merge import READERS
 
 LETTERS = "APUSBCXD"
 ALL = ("nih", "openi", "rexgradient", "chexpert", "mimic", "padchest", "vindr", "vinbigdata", "cxrlt")
