@@ -1,4 +1,7 @@
-"""CheXpert and MIMIC-CXR-JPG: the labels of the CheXpert labeler."""
+"""CheXpert and MIMIC-CXR-JPG: the labels of the CheXpert labeler, which are 1, 0, -1 or blank.
+
+Letters: N images (in MIMIC's table of labels: studies), K = 14 findings.
+"""
 
 import os
 import re
@@ -17,14 +20,22 @@ from roi.sources.label_states import (
     NOT_MENTIONED,
     PRESENT,
     UNCERTAIN,
-    leave_unknown,
-    negated,
+    apply_blank_policy,
+    mark_parent_only,
 )
 from roi.sources.near_names import words_of
-from roi.sources.reading import finished, plain_number, read_columns, sex_of, source, split_of, years
+from roi.sources.reading import (
+    find_file,
+    plausible_age,
+    read_columns,
+    reader_table,
+    sex_of,
+    split_of,
+    without_leading_zeros,
+)
 from roi.sources.views import view_of
 
-CHEXPERT = {
+CHEXPERT_FINDINGS = {
     "Atelectasis": "Atelectasis",
     "Cardiomegaly": "Cardiomegaly",
     "Consolidation": "Consolidation",
@@ -34,144 +45,188 @@ CHEXPERT = {
     "Pleural Effusion": "Effusion",
 }
 CHEXPERT_NEAR = words_of("chexpert")
-CHEXPERT_FOLDER = "[Cc]he[Xx]pert*"
-CHEXPERT_BATCH = re.compile(r"chexpert.* batch \d", re.IGNORECASE)
-CHEXPERT_NAMES = list(dict.fromkeys([*CHEXPERT, *CHEXPERT_NEAR, "No Finding"]))
-SAID = {"1.0": PRESENT, "1": PRESENT, "0.0": ABSENT, "0": ABSENT, "-1.0": UNCERTAIN, "-1": UNCERTAIN, "": NOT_MENTIONED}
+CHEXPERT_NAMES = list(dict.fromkeys([*CHEXPERT_FINDINGS, *CHEXPERT_NEAR, "No Finding"]))
+STATES = {
+    "1.0": PRESENT,
+    "1": PRESENT,
+    "0.0": ABSENT,
+    "0": ABSENT,
+    "-1.0": UNCERTAIN,
+    "-1": UNCERTAIN,
+    "": NOT_MENTIONED,
+}
+FOLDER = "[Cc]he[Xx]pert*"
+BATCH = re.compile(r"chexpert.* batch \d", re.IGNORECASE)
 
 
-def chexpert_cells(raw: pd.DataFrame, name: str | Path, blank: str) -> np.ndarray:
-    """Columns of the CheXpert labeler (1, 0, -1, blank as text) -> (N, K).
+def chexpert_cells(raw: pd.DataFrame, csv: str | Path, blank: str) -> np.ndarray:
+    """What the columns of the CheXpert labeler say of the 14 findings.
 
-    Seven findings have a twin. The other seven were never looked for. `No Finding` makes what is blank among the seven
-    absent. What is still blank, or was never looked for, is unknown because of a neighbour (Lung Opacity, Lung Lesion
-    …) where that is present or uncertain: `blank` says nothing of it then.
+    Seven findings have a column; the other seven were never looked for. `No Finding` makes what is blank among the
+    seven absent. What is still blank, or was never looked for, is PARENT_ONLY where a neighbour (Lung Opacity, Lung
+    Lesion …) is present, and what is blank also where it is uncertain: `blank` says nothing of it then.
+
+    Args:
+        raw: the columns CHEXPERT_NAMES as text.
+        csv: their file, for messages.
+        blank: what is blank is "unknown", or absent ("negative").
+
+    Returns:
+        (N, K) codes.
     """
+    states = {name: _labeler_states(raw[name], csv) for name in CHEXPERT_NAMES}
+    normal = states["No Finding"] == PRESENT
     cells = np.full((len(raw), len(LABELS)), NOT_LABELED, dtype=np.int8)
-    said = {}
-    for column in CHEXPERT_NAMES:
-        code, kinds = pd.factorize(raw[column])
-        other = {kind: int((code == n).sum()) for n, kind in enumerate(kinds) if kind.strip() not in SAID}
-        if other:
-            value, count = next(iter(other.items()))
-            raise UserError(f"{name}: {count:,} values {value!r} in column {column!r}; it holds 1, 0, -1 or nothing")
-        said[column] = np.array([SAID[kind.strip()] for kind in kinds], dtype=np.int8)[code]
-    normal = said["No Finding"] == PRESENT
-    for theirs, ours in CHEXPERT.items():
-        cells[:, LABEL_INDEX[ours]] = np.where(normal & (said[theirs] == NOT_MENTIONED), ABSENT, said[theirs])
-    for theirs, findings in CHEXPERT_NEAR.items():
-        leave_unknown(cells, said[theirs] == PRESENT, findings, (NOT_MENTIONED, NOT_LABELED))
-        leave_unknown(cells, said[theirs] == UNCERTAIN, findings, (NOT_MENTIONED,))
-    return negated(cells, blank)
+    for name, label in CHEXPERT_FINDINGS.items():
+        is_absent = normal & (states[name] == NOT_MENTIONED)
+        cells[:, LABEL_INDEX[label]] = np.where(is_absent, ABSENT, states[name])
+    for name, findings in CHEXPERT_NEAR.items():
+        mark_parent_only(cells, states[name] == PRESENT, findings, (NOT_MENTIONED, NOT_LABELED))
+        mark_parent_only(cells, states[name] == UNCERTAIN, findings, (NOT_MENTIONED,))
+    return apply_blank_policy(cells, blank)
+
+
+def _labeler_states(column: pd.Series, csv: str | Path) -> np.ndarray:
+    """(N,) texts of one column -> (N,) int8 codes."""
+    code, distinct = pd.factorize(column)
+    for number, text in enumerate(distinct):
+        if text.strip() not in STATES:
+            rows = int((code == number).sum())
+            raise UserError(f"{csv}: {rows:,} values {text!r} in column {column.name!r}; it holds 1, 0, -1 or nothing")
+    return np.array([STATES[text.strip()] for text in distinct], dtype=np.int8)[code]
+
+
+# CheXpert
 
 
 def read_chexpert(root: str | Path, blank: str = "unknown") -> pd.DataFrame:
-    """CheXpert: train.csv and valid.csv (test.csv where it is there), in `root` or in CheXpert-v1.0[-small] below it.
+    """Read train.csv and valid.csv (test.csv where it is there), in `root` or in CheXpert-v1.0[-small] below it.
 
     The full download may stay in the folders of its archives ("CheXpert-v1.0 batch 2 (train 1)/patient00001 ...").
     -1 is uncertain, a blank is unknown, or absent with blank="negative". Infiltration, Mass, Nodule, Emphysema,
     Fibrosis, Pleural_Thickening and Hernia were never looked for.
     """
     root = Path(root)
-    train = chexpert_table(root)
-    others = [source(train.parent, "valid.csv"), *(p for p in [train.with_name("test.csv")] if p.is_file())]
-    holders = chexpert_batches(root, train)
-    below = train.parent.relative_to(root).as_posix()
-    parts = []
-    for csv in (train, *others):
-        raw = read_columns(csv, ["Path", *CHEXPERT_NAMES], ["Sex", "Age", "Frontal/Lateral", "AP/PA"])
-        cells = chexpert_cells(raw, csv, blank)
-        image = raw["Path"].str.replace(r"^[^/]*/(?=(?:train|valid|test)/)", "", regex=True)
-        patient = image.str.extract(r"/patient(\d+)/", expand=False)
-        if patient.isna().any():
-            raise UserError(
-                f"{csv}: {patient.isna().sum():,} paths name no patient, the first is {raw['Path'][patient.isna()].iloc[0]!r}"
-            )
-        patient = "chexpert:" + plain_number(patient)
-        frontal = raw["Frontal/Lateral"].str.upper()
-        parts.append(
-            finished(
-                "chexpert",
-                chexpert_places(image, below, holders),
-                cells,
-                patient_id=patient,
-                study_id=patient + ":" + image.str.extract(r"/study(\d+)/", expand=False).fillna(""),
-                view=view_of(raw["AP/PA"].where(raw["AP/PA"] != "", frontal)),
-                age=years(raw["Age"]),
-                sex=sex_of(raw["Sex"]),
-                split=split_word(csv.name.split(".")[0]),
-                label_source=csv.name,
-            )
-        )
+    train = _find_train_csv(root)
+    tables = [train, find_file(train.parent, "valid.csv")]
+    if train.with_name("test.csv").is_file():
+        tables.append(train.with_name("test.csv"))
+    folder = train.parent.relative_to(root).as_posix()
+    batches = _folder_of_patients(root, train)
+    parts = [_read_chexpert_csv(csv, folder, batches, blank) for csv in tables]
     return pd.concat(parts, ignore_index=True)
 
 
-def chexpert_table(root: Path) -> Path:
-    """train.csv: in `root`, or below one or two folders with the name of the set."""
-    outer = sorted(root.glob(f"{CHEXPERT_FOLDER}/train.csv"))
-    inner = sorted(root.glob(f"{CHEXPERT_FOLDER}/{CHEXPERT_FOLDER}/train.csv"))
+def _read_chexpert_csv(csv: Path, folder: str, batches: dict[str, str], blank: str) -> pd.DataFrame:
+    raw = read_columns(csv, ["Path", *CHEXPERT_NAMES], ["Sex", "Age", "Frontal/Lateral", "AP/PA"])
+    # The first folder of a path is the name of the download, which differs between full and small.
+    image = raw["Path"].str.replace(r"^[^/]*/(?=(?:train|valid|test)/)", "", regex=True)
+    number = image.str.extract(r"/patient(\d+)/", expand=False)
+    nameless = raw["Path"][number.isna()]
+    if len(nameless):
+        raise UserError(f"{csv}: {len(nameless):,} paths name no patient, the first is {nameless.iloc[0]!r}")
+    patient = "chexpert:" + without_leading_zeros(number)
+    study = image.str.extract(r"/study(\d+)/", expand=False).fillna("")
+    # Lateral images have no AP/PA.
+    view = raw["AP/PA"].where(raw["AP/PA"] != "", raw["Frontal/Lateral"].str.upper())
+    return reader_table(
+        "chexpert",
+        _image_paths(image, folder, batches),
+        chexpert_cells(raw, csv, blank),
+        patient_id=patient,
+        study_id=patient + ":" + study,
+        view=view_of(view),
+        age=plausible_age(raw["Age"]),
+        sex=sex_of(raw["Sex"]),
+        split=split_word(csv.name.split(".")[0]),
+        label_source=csv.name,
+    )
+
+
+def _find_train_csv(root: Path) -> Path:
+    """train.csv in `root`, or below one or two folders with the name of the set."""
+    outer = sorted(root.glob(f"{FOLDER}/train.csv"))
+    inner = sorted(root.glob(f"{FOLDER}/{FOLDER}/train.csv"))
     nested = [path.relative_to(root).as_posix() for path in (*outer, *inner)]
-    return source(root, "train.csv", "CheXpert-v1.0-small/train.csv", "CheXpert-v1.0/train.csv", *nested)
+    return find_file(root, "train.csv", "CheXpert-v1.0-small/train.csv", "CheXpert-v1.0/train.csv", *nested)
 
 
-def chexpert_batches(root: Path, train: Path) -> dict[str, str]:
-    """Folder of each patient -> the folder below `root` that holds it, where the archives were not merged; else {}."""
-    in_a_batch = train.parent != root and CHEXPERT_BATCH.search(train.parent.name)
-    around = train.parent.parent if in_a_batch else train.parent
-    batches = [folder for folder in sorted(around.iterdir()) if CHEXPERT_BATCH.search(folder.name)]
-    holders: dict[str, str] = {}
-    for batch in filter(Path.is_dir, batches):
+def _folder_of_patients(root: Path, train: Path) -> dict[str, str]:
+    """Name of each patient -> the folder below `root` that holds it, where the archives were not merged; else {}."""
+    around = train.parent
+    if around != root and BATCH.search(around.name):
+        around = around.parent
+    batches = [path for path in sorted(around.iterdir()) if BATCH.search(path.name) and path.is_dir()]
+    folders: dict[str, str] = {}
+    for batch in batches:
         # Patients lie in the folder itself, or below the folders that the archive has inside.
-        inside = [batch, *batch.glob("[tv]*"), *batch.glob(f"{CHEXPERT_FOLDER}/[tv]*")]
+        inside = [batch, *batch.glob("[tv]*"), *batch.glob(f"{FOLDER}/[tv]*")]
         for folder in filter(Path.is_dir, inside):
             below = folder.relative_to(root).as_posix()
-            holders |= {name: below for name in os.listdir(folder) if name.startswith("patient")}
-    return holders
+            folders |= {name: below for name in os.listdir(folder) if name.startswith("patient")}
+    return folders
 
 
-def chexpert_places(image: pd.Series, below: str, holders: dict[str, str]) -> pd.Series:
-    """Paths of the table, train/patient00001/study1/view1_frontal.jpg -> paths below the folder of the set."""
-    merged = image if below == "." else below + "/" + image
-    if not holders:
+def _image_paths(image: pd.Series, folder: str, batches: dict[str, str]) -> pd.Series:
+    """Paths as the table has them, train/patient00001/study1/view1_frontal.jpg -> paths below the folder of the set."""
+    merged = image
+    if folder != ".":
+        merged = folder + "/" + image
+    if not batches:
         return merged
     inside = image.str.split("/", n=1).str[1]  # patient00001/study1/view1_frontal.jpg
-    holder = inside.str.split("/", n=1).str[0].map(holders)
-    return (holder + "/" + inside).where(holder.notna(), merged)
+    batch = inside.str.split("/", n=1).str[0].map(batches)
+    return (batch + "/" + inside).where(batch.notna(), merged)
+
+
+# MIMIC-CXR-JPG
 
 
 def read_mimic(root: str | Path, blank: str = "unknown") -> pd.DataFrame:
-    """MIMIC-CXR-JPG 2.x: mimic-cxr-2.0.0-{metadata,chexpert,split}.csv[.gz]; images files/p10/p10000032/s50414267/<dicom_id>.jpg.
+    """Read mimic-cxr-2.0.0-{metadata,chexpert,split}.csv[.gz]; images are files/p10/p10000032/s50414267/<dicom_id>.jpg.
 
-    The labels are one row a study, as CheXpert's; an image of a study without a row has no label that is known. Age and sex are not in these files.
+    The labels are one row a study, as CheXpert's; an image of a study without a row has no label that is known. Age and
+    sex are not in these files.
     """
-    metadata, labels, split = (
-        source(root, f"mimic-cxr-2.0.0-{part}.csv") for part in ("metadata", "chexpert", "split")
-    )
+    metadata = find_file(root, "mimic-cxr-2.0.0-metadata.csv")
+    labels = find_file(root, "mimic-cxr-2.0.0-chexpert.csv")
+    split = find_file(root, "mimic-cxr-2.0.0-split.csv")
     raw = read_columns(metadata, ["dicom_id", "subject_id", "study_id", "ViewPosition"])
-    said = read_columns(labels, ["subject_id", "study_id", *CHEXPERT_NAMES])
-    twice = said["study_id"][said["study_id"].duplicated()]
-    if len(twice):
-        raise UserError(f"{labels}: {len(twice):,} studies have two rows, the first is {twice.iloc[0]}")
-    study = pd.Index(said["subject_id"] + "/" + said["study_id"]).get_indexer(
-        pd.Index(raw["subject_id"] + "/" + raw["study_id"])
-    )
-    nothing = np.full((1, len(LABELS)), NOT_LABELED, dtype=np.int8)
-    nothing[0, [LABEL_INDEX[ours] for ours in CHEXPERT.values()]] = NOT_MENTIONED
-    cells = np.concatenate([chexpert_cells(said, labels, blank), nothing])[study]
-    parts = read_columns(split, ["dicom_id", "split"])
-    if parts["dicom_id"].duplicated().any():
-        raise UserError(f"{split}: {parts['dicom_id'].duplicated().sum():,} images are listed twice")
-    row = pd.Index(parts["dicom_id"]).get_indexer(pd.Index(raw["dicom_id"]))
-    names = np.append(split_of(parts["split"], split).to_numpy(dtype=object), "")[row]
-    patient = "mimic:" + raw["subject_id"]
-    folder = "files/p" + raw["subject_id"].str[:2] + "/p" + raw["subject_id"] + "/s" + raw["study_id"] + "/"
-    return finished(
+    cells = _mimic_cells(raw, labels, blank)
+    subject, study = raw["subject_id"], raw["study_id"]
+    patient = "mimic:" + subject
+    folder = "files/p" + subject.str[:2] + "/p" + subject + "/s" + study + "/"
+    return reader_table(
         "mimic",
         folder + raw["dicom_id"] + ".jpg",
         cells,
         patient_id=patient,
-        study_id=patient + ":" + raw["study_id"],
+        study_id=patient + ":" + study,
         view=view_of(raw["ViewPosition"]),
-        split=names,
+        split=_mimic_splits(raw["dicom_id"], split),
         label_source=labels.name.removesuffix(".gz"),
     )
+
+
+def _mimic_cells(images: pd.DataFrame, labels: Path, blank: str) -> np.ndarray:
+    """(N, K) codes of the images by the labels of their studies."""
+    studies = read_columns(labels, ["subject_id", "study_id", *CHEXPERT_NAMES])
+    twice = studies["study_id"][studies["study_id"].duplicated()]
+    if len(twice):
+        raise UserError(f"{labels}: {len(twice):,} studies have two rows, the first is {twice.iloc[0]}")
+    known = pd.Index(studies["subject_id"] + "/" + studies["study_id"])
+    row = known.get_indexer(pd.Index(images["subject_id"] + "/" + images["study_id"]))
+    # The last row is of studies without labels (-1 above): `blank` is of reports that the labeler has read.
+    unread = np.full((1, len(LABELS)), NOT_LABELED, dtype=np.int8)
+    unread[0, [LABEL_INDEX[label] for label in CHEXPERT_FINDINGS.values()]] = NOT_MENTIONED
+    return np.concatenate([chexpert_cells(studies, labels, blank), unread])[row]
+
+
+def _mimic_splits(dicom_id: pd.Series, csv: Path) -> np.ndarray:
+    """(N,) train, val, test, or '' for an image that the file does not name."""
+    listed = read_columns(csv, ["dicom_id", "split"])
+    twice = listed["dicom_id"].duplicated()
+    if twice.any():
+        raise UserError(f"{csv}: {twice.sum():,} images are listed twice")
+    row = pd.Index(listed["dicom_id"]).get_indexer(pd.Index(dicom_id))
+    return np.append(split_of(listed["split"], csv).to_numpy(dtype=object), "")[row]

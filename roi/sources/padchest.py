@@ -1,4 +1,7 @@
-"""PadChest: labels as names in a list."""
+"""PadChest: labels as names of a tree, in a list an image, by physicians or by a network that read the report.
+
+K = 14 findings.
+"""
 
 import ast
 from pathlib import Path
@@ -9,10 +12,19 @@ import pandas as pd
 from roi.labels import LABELS
 from roi.sources.label_states import ABSENT, EXCLUDED, LABEL_INDEX, NOT_MENTIONED, PARENT_ONLY, PRESENT
 from roi.sources.near_names import words_of
-from roi.sources.reading import OLDEST, by_kind, finished, named, read_columns, sex_of, source, tally
+from roi.sources.reading import (
+    OLDEST,
+    cells_by_field,
+    count_other_labels,
+    error_context,
+    find_file,
+    read_columns,
+    reader_table,
+    sex_of,
+)
 from roi.sources.views import view_of
 
-PADCHEST = {
+PADCHEST_NAMES = {
     "Atelectasis": (
         "atelectasis",
         "laminar atelectasis",
@@ -37,61 +49,80 @@ PADCHEST = {
     "Hernia": ("hiatal hernia",),
 }
 PADCHEST_NEAR = words_of("padchest")
-PADCHEST_META = {"normal", "exclude", "suboptimal study", "unchanged"}
-PADCHEST_FILE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
+UNUSABLE = {"exclude", "suboptimal study"}
+NO_FINDING = {"normal", "unchanged", *UNUSABLE}
+PADCHEST_CSV = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
 
 
 def read_padchest(root: str | Path) -> pd.DataFrame:
-    """PadChest: the table of 160,861 images; images are <ImageDir>/<ImageID>.
+    """Read the table of 160,861 images; images are <ImageDir>/<ImageID>.
 
-    Labels are compared as whole words after stripping: `subcutaneous emphysema` is not emphysema. What is not named is absent, with exceptions. A label that
-    may mean the finding (PADCHEST_NEAR) makes it unknown; `exclude`, `suboptimal study` and cells that are no list say nothing at all; `unchanged` says nothing
-    of what it does not name.
+    Labels are compared as whole names after stripping: `subcutaneous emphysema` is not emphysema.
     """
-    csv = source(root, PADCHEST_FILE)
+    csv = find_file(root, PADCHEST_CSV)
     raw = read_columns(
         csv,
         ["ImageID", "ImageDir", "PatientID", "Projection", "Labels"],
         ["StudyID", "StudyDate_DICOM", "PatientBirth", "PatientSex_DICOM"],
-        skipinitialspace=True,
+        skip_spaces=True,
     )
-    ours = {name for names in PADCHEST.values() for name in names} | PADCHEST_NEAR.keys() | PADCHEST_META
-    others = named(csv, lambda: tally(raw["Labels"], padchest_names, ours))
+    exact = {name for names in PADCHEST_NAMES.values() for name in names}
+    with error_context(csv):
+        others = count_other_labels(raw["Labels"], padchest_names, exact | PADCHEST_NEAR.keys() | NO_FINDING)
     patient = "padchest:" + raw["PatientID"]
-    born, taken = (pd.to_numeric(raw[c].str[:4], errors="coerce") for c in ("PatientBirth", "StudyDate_DICOM"))
-    age = (taken - born).where(lambda a: (a >= 0) & (a <= OLDEST))
-    return finished(
+    study = patient + ":" + raw["StudyID"]
+    return reader_table(
         "padchest",
         raw["ImageDir"] + "/" + raw["ImageID"],
-        by_kind(raw["Labels"], padchest_cells),
+        cells_by_field(raw["Labels"], padchest_cells),
         others,
         patient_id=patient,
-        study_id=(patient + ":" + raw["StudyID"]).where(raw["StudyID"] != "", ""),
+        study_id=study.where(raw["StudyID"] != "", ""),
         view=view_of(raw["Projection"]),
-        age=age.map(lambda a: "" if a != a else str(int(a))),
+        age=_ages(raw["PatientBirth"], raw["StudyDate_DICOM"]),
         sex=sex_of(raw["PatientSex_DICOM"]),
         label_source=csv.name.removesuffix(".gz"),
     )
 
 
+def _ages(birth: pd.Series, study_date: pd.Series) -> pd.Series:
+    """(N,) ages in years as text, '' where a year is missing or cannot be: years of birth are 1930 or 1930.0."""
+    born = pd.to_numeric(birth.str[:4], errors="coerce")
+    taken = pd.to_numeric(study_date.str[:4], errors="coerce")
+    age = taken - born
+    possible = (age >= 0) & (age <= OLDEST)
+    return age.where(possible, 0).astype(int).astype(str).where(possible, "")
+
+
 def padchest_names(field: str) -> set[str]:
-    """One `Labels` field, a Python list as text -> its names; none where it is no list."""
+    """The names in one `Labels` field, a Python list as text; none where it is no list."""
     try:
-        found = ast.literal_eval(field)
+        names = ast.literal_eval(field)
     except (ValueError, SyntaxError, TypeError):
         return set()
-    return {str(name).strip().lower() for name in found} - {""} if isinstance(found, list | tuple) else set()
+    if not isinstance(names, list | tuple):
+        return set()
+    return {str(name).strip().lower() for name in names} - {""}
 
 
 def padchest_cells(field: str) -> np.ndarray:
-    """One `Labels` field -> (K,)"""
+    """What one `Labels` field says of the findings, (K,) codes.
+
+    What is not named is ABSENT, with exceptions: a name that may mean the finding (PADCHEST_NEAR) makes it PARENT_ONLY;
+    `unchanged` says nothing of what it does not name; `exclude`, `suboptimal study` and a field that is no list say
+    nothing at all.
+    """
     names = padchest_names(field)
-    if not names or names & {"exclude", "suboptimal study"}:
+    if not names or names & UNUSABLE:
         return np.full(len(LABELS), EXCLUDED, dtype=np.int8)
-    cells = np.full(len(LABELS), NOT_MENTIONED if "unchanged" in names else ABSENT, dtype=np.int8)
+    unnamed = ABSENT
+    if "unchanged" in names:
+        unnamed = NOT_MENTIONED
+    cells = np.full(len(LABELS), unnamed, dtype=np.int8)
     for name in names & PADCHEST_NEAR.keys():
         cells[[LABEL_INDEX[finding] for finding in PADCHEST_NEAR[name]]] = PARENT_ONLY
-    for label, exact in PADCHEST.items():
+    # A finding by its own name outranks what may mean it.
+    for label, exact in PADCHEST_NAMES.items():
         if names.intersection(exact):
             cells[LABEL_INDEX[label]] = PRESENT
     return cells

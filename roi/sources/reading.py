@@ -1,4 +1,9 @@
-"""What the readers of all data sets share: published files -> columns of the table, checked.
+"""What the readers share: files are found, columns are read and brought to one spelling, errors are named.
+
+A reader is a function: folder of a data set -> one row an image, with the columns READER_COLUMNS and, for each of the
+14 findings, an int8 column of its code (roi/sources/label_states.py). `image` is the path below that folder; sets that
+are published as DICOM are read from the PNG that convert_dicom.py puts beside the files. A wrong folder, a missing
+column, a value or a label that the format does not have is a UserError with its name and count.
 
 Letters: N images, K = 14 findings.
 """
@@ -6,9 +11,9 @@ Letters: N images, K = 14 findings.
 import difflib
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -18,14 +23,17 @@ from roi.data.table import COLUMNS
 from roi.errors import UserError
 from roi.files import contents
 from roi.labels import LABELS
-from roi.sources.label_states import fields
 
-T = TypeVar("T")
+LABEL_TEXTS = ("labels", "unknown", "uncertain")  # columns that are made of the codes when a table is written
+READER_COLUMNS = tuple(column for column in COLUMNS if column not in LABEL_TEXTS)
 OLDEST = 120  # years; ages above it are typing errors
+AGE = re.compile(r"\s*(\d+)\s*([YMWD]?)\s*")
+UNITS_A_YEAR = {"M": 12, "W": 52, "D": 365}
 SEXES = {"m": "M", "male": "M", "f": "F", "female": "F"}
+MISSPELLED = 0.92  # difflib's similarity of a label to one of ours from which it is taken for a typing error
 
 
-def source(root: str | Path, *names: str) -> Path:
+def find_file(root: str | Path, *names: str) -> Path:
     """The first of `names` that lies under `root`, as it is or as .gz; UserError says what was looked for."""
     root = Path(root)
     if not root.is_dir():
@@ -40,16 +48,34 @@ def source(root: str | Path, *names: str) -> Path:
     )
 
 
-def read_columns(csv: Path, wanted: Sequence[str], optional: Sequence[str] = (), **how: object) -> pd.DataFrame:
-    """Text columns of a CSV, blanks as ''. UserError names a column that is not there; those of `optional` are then empty."""
+def read_columns(
+    csv: Path, wanted: Sequence[str], optional: Sequence[str] = (), skip_spaces: bool = False
+) -> pd.DataFrame:
+    """Columns of a CSV as text, blanks as ''.
+
+    Args:
+        csv: the file, which may be compressed.
+        wanted: columns that it must have.
+        optional: columns that are empty where it has none of that name.
+        skip_spaces: spaces after a comma are none of the field.
+
+    Raises:
+        UserError: no table, a column of `wanted` is not there, no rows.
+    """
     try:
         header = list(pd.read_csv(csv, nrows=0, dtype=str, encoding="utf-8-sig").columns)
-        lacking = [c for c in wanted if c not in header]
-        if lacking:
-            raise UserError(f"no column {lacking[0]!r} (found {header})")
-        chosen = [c for c in (*wanted, *optional) if c in header]
-        text = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig", "index_col": False}
-        table = pd.read_csv(csv, usecols=chosen, **{**text, **how})  # type: ignore[call-overload]
+        missing = [column for column in wanted if column not in header]
+        if missing:
+            raise UserError(f"no column {missing[0]!r} (found {header})")
+        table = pd.read_csv(
+            csv,
+            usecols=[column for column in (*wanted, *optional) if column in header],
+            dtype=str,
+            keep_default_na=False,
+            encoding="utf-8-sig",
+            index_col=False,
+            skipinitialspace=skip_spaces,
+        )
     except (OSError, EOFError, ValueError) as error:  # pandas' own errors are ValueErrors
         raise UserError(f"{csv}: not a table of this data set ({str(error).strip()})") from error
     if table.empty:
@@ -57,14 +83,25 @@ def read_columns(csv: Path, wanted: Sequence[str], optional: Sequence[str] = (),
     return table.reindex(columns=[*wanted, *optional], fill_value="")
 
 
-def finished(
+def reader_table(
     name: str, image: pd.Series, cells: np.ndarray, others: dict[str, int] | None = None, **columns: object
 ) -> pd.DataFrame:
-    """(N,) paths, (N, K) cells and what else is known -> what a reader gives. `others`: labels that are none of the 14, and how often; they stand in
-    `.attrs["others"]`. UserError: an image twice."""
-    table = pd.DataFrame(
-        {c: columns.get(c, "") for c in COLUMNS} | {"image": image.to_numpy(), "dataset": name} | fields(cells)
-    )
+    """What a reader gives.
+
+    Args:
+        name: of the data set.
+        image: (N,) paths.
+        cells: (N, K) codes.
+        others: labels that are none of the 14, and how often; they stand in `.attrs["others"]`.
+        columns: those of READER_COLUMNS that the data set has; the others are empty.
+
+    Raises:
+        UserError: an image stands there twice.
+    """
+    values: dict[str, object] = dict.fromkeys(READER_COLUMNS, "")
+    values |= columns
+    values |= {"image": image.to_numpy(), "dataset": name}
+    table = pd.DataFrame(values)
     twice = table["image"][table["image"].duplicated()]
     if len(twice):
         raise UserError(
@@ -75,79 +112,94 @@ def finished(
     return table
 
 
-def tally(keys: pd.Series, tokens_of: Callable[[str], Iterable[str]], ours: Collection[str]) -> dict[str, int]:
-    """How many rows have each token that is none of `ours`, most frequent first. UserError: one that is nearly one of them."""
-    found: Counter[str] = Counter()
-    for kind, count in keys.value_counts().items():
-        found.update({token: int(count) for token in set(tokens_of(str(kind))) - set(ours)})
-    for token, count in found.items():
-        near = difflib.get_close_matches(token, ours, 1, 0.92)
-        if near:
-            raise UserError(f"unknown label {token!r} in {count:,} rows; did you mean {near[0]!r}?")
-    return dict(found.most_common())
-
-
-def by_kind(keys: pd.Series, cells_of: Callable[[str], np.ndarray]) -> np.ndarray:
-    """(N,) texts of few kinds -> (N, K) cells, `cells_of` (K,) being asked once a kind."""
-    code, kinds = pd.factorize(keys)
-    return np.stack([cells_of(kind) for kind in kinds])[code]
-
-
-def years(text: pd.Series) -> pd.Series:
-    """Ages in years, '' where there is none or it is over 120. The spelling stays ('058')."""
-    return text.where(pd.to_numeric(text, errors="coerce") <= OLDEST, "")
-
-
-def plain_number(text: pd.Series) -> pd.Series:
-    """'00013' -> '13'."""
-    return text.str.strip().str.lstrip("0").where(lambda t: t != "", "0")
-
-
-def mapped(text: pd.Series, meaning: Callable[[str], str]) -> pd.Series:
-    """Each text by its meaning, which is asked once a kind."""
-    return text.map({kind: meaning(kind) for kind in text.unique()})
-
-
-def sex_of(text: pd.Series) -> pd.Series:
-    return mapped(text, lambda word: SEXES.get(word.strip().lower(), ""))
-
-
-def split_of(text: pd.Series, name: str | Path) -> pd.Series:
-    """train, val or test; UserError for a split of another name."""
-    return named(name, lambda: read_splits(text, range(2, len(text) + 2)))
-
-
-def named(name: str | Path, work: Callable[[], T]) -> T:
-    """What `work` gives; a UserError of it begins with the name of the file."""
+@contextmanager
+def error_context(name: str | Path) -> Iterator[None]:
+    """A UserError of this block begins with the name of the file."""
     try:
-        return work()
+        yield
     except ValueError as error:
         raise UserError(f"{name}: {error}") from error
 
 
-def text_of(value: object) -> str:
-    """What is no text (null, NaN) is an empty one."""
-    return value if isinstance(value, str) else ""
+def count_other_labels(
+    fields: pd.Series, labels_of: Callable[[str], Iterable[str]], known: Collection[str]
+) -> dict[str, int]:
+    """How many rows have each label that is none of ours, most frequent first.
+
+    Args:
+        fields: (N,) labels as published.
+        labels_of: one field -> its labels; asked once for each distinct field.
+        known: the labels that are ours.
+
+    Raises:
+        UserError: a label that is nearly one of `known`.
+    """
+    counts: Counter[str] = Counter()
+    for field, rows in fields.value_counts().items():
+        # Sorted, because sets of texts have another order in each process, and labels of one count keep theirs.
+        for label in sorted(set(labels_of(str(field))).difference(known)):
+            counts[label] += int(rows)
+    for label, rows in counts.items():
+        near = difflib.get_close_matches(label, known, n=1, cutoff=MISSPELLED)
+        if near:
+            raise UserError(f"unknown label {label!r} in {rows:,} rows; did you mean {near[0]!r}?")
+    return dict(counts.most_common())
 
 
-def dicom_years(age: pd.Series) -> pd.Series:
-    """'067Y' -> '067', '18M' -> '1', '64' -> '64'."""
-
-    def year(text: str) -> str:
-        found = re.fullmatch(r"\s*(\d+)\s*([YMWD]?)\s*", text.upper())
-        if not found or not found[2] or found[2] == "Y":
-            return found[1] if found else ""
-        return str(int(found[1]) // {"M": 12, "W": 52, "D": 365}[found[2]])
-
-    return mapped(age, year)
+def cells_by_field(fields: pd.Series, cells_of: Callable[[str], np.ndarray]) -> np.ndarray:
+    """(N,) texts, few of them distinct -> (N, K) codes; `cells_of` (one text -> (K,)) is asked once for each."""
+    code, distinct = pd.factorize(fields)
+    return np.stack([cells_of(field) for field in distinct])[code]
 
 
-def flags(text: pd.Series, name: str | Path) -> np.ndarray:
+def map_unique(texts: pd.Series, change: Callable[[str], str]) -> pd.Series:
+    """`change` of each text, asked once for each distinct one."""
+    return texts.map({text: change(text) for text in texts.unique()})
+
+
+def binary_column(texts: pd.Series, csv: str | Path) -> np.ndarray:
     """A column of 0 and 1 -> (N,) bool; UserError for anything else."""
-    code, kinds = pd.factorize(text)
-    other = [kind for kind in kinds if kind.strip() not in ("0", "1", "0.0", "1.0")]
-    if other:
-        raise UserError(
-            f"{name}: {int((text == other[0]).sum()):,} values {other[0]!r} in column {text.name!r}; it holds 0 or 1"
-        )
-    return np.array([kind.strip() in ("1", "1.0") for kind in kinds])[code]
+    code, distinct = pd.factorize(texts)
+    values = [text.strip() for text in distinct]
+    for text, value in zip(distinct, values, strict=True):
+        if value not in ("0", "1", "0.0", "1.0"):
+            rows = int((texts == text).sum())
+            raise UserError(f"{csv}: {rows:,} values {text!r} in column {texts.name!r}; it holds 0 or 1")
+    return np.isin(values, ("1", "1.0"))[code]
+
+
+def split_of(words: pd.Series, csv: str | Path) -> pd.Series:
+    """train, val or test; UserError for a split of another name."""
+    with error_context(csv):
+        return read_splits(words, range(2, len(words) + 2))
+
+
+def sex_of(words: pd.Series) -> pd.Series:
+    """M, F, or '' for any other word."""
+    return map_unique(words, lambda word: SEXES.get(word.strip().lower(), ""))
+
+
+def age_in_years(ages: pd.Series) -> pd.Series:
+    """Ages as DICOM writes them, '' where there is none: '067Y' -> '067', '18M' -> '1', '64' -> '64'."""
+    return map_unique(ages, _years)
+
+
+def _years(age: str) -> str:
+    match = AGE.fullmatch(age.upper())
+    if not match:
+        return ""
+    number, unit = match.groups()
+    if unit in UNITS_A_YEAR:
+        return str(int(number) // UNITS_A_YEAR[unit])
+    return number
+
+
+def plausible_age(years: pd.Series) -> pd.Series:
+    """Ages in years, '' where there is none or it is over 120. The spelling stays ('058')."""
+    return years.where(pd.to_numeric(years, errors="coerce") <= OLDEST, "")
+
+
+def without_leading_zeros(numbers: pd.Series) -> pd.Series:
+    """'00013' -> '13', '000' -> '0'."""
+    stripped = numbers.str.strip().str.lstrip("0")
+    return stripped.where(stripped != "", "0")

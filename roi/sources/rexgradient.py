@@ -1,4 +1,4 @@
-"""ReXGradient-160K: reports, which the report labeler reads."""
+"""ReXGradient-160K: reports without labels, which roi/sources/report_labeler.py reads."""
 
 import json
 from collections.abc import Iterable
@@ -8,63 +8,61 @@ import pandas as pd
 
 from roi.data.splits import split_word
 from roi.errors import UserError
-from roi.sources.label_states import negated
-from roi.sources.reading import dicom_years, finished, sex_of, source, text_of, years
+from roi.sources.label_states import apply_blank_policy
+from roi.sources.reading import age_in_years, find_file, plausible_age, reader_table, sex_of
 from roi.sources.report_labeler import label_reports
 from roi.sources.views import view_of
 
+REQUIRED = ("PatientID", "Findings", "Impression", "ImagePath", "ImageViewPosition")
+LISTS = ("ImagePath", "ImageViewPosition")
+
 
 def read_rexgradient(root: str | Path, blank: str = "unknown") -> pd.DataFrame:
-    """ReXGradient-160K: metadata/{train,valid,test}_metadata_view_position.json, one row for each image of a study.
+    """Read metadata/{train,valid,test}_metadata_view_position.json, one row for each image of a study.
 
-    It has no labels: they are read from Findings and Impression by roi/sources/report_labeler.py. What a report does not mention is unknown, or absent with blank="negative".
+    Args:
+        root: the folder of the data set.
+        blank: what a report does not mention is "unknown", or absent ("negative").
     """
-    rows: list[tuple[str, str, str, str, str, str, str]] = []
-    texts: list[tuple[str, str]] = []
-    study_of: list[int] = []
+    images: list[tuple[str, str]] = []  # path and view
+    image_study: list[int] = []  # number of the study of each image
+    studies: list[tuple[str, str, str, str, str]] = []  # patient, study, split, age, sex
+    findings: list[str] = []
+    impressions: list[str] = []
     for part in ("train", "valid", "test"):
-        path = source(root, f"metadata/{part}_metadata_view_position.json", f"{part}_metadata_view_position.json")
-        for study, said in _studies(path):
-            lacking = [
-                c for c in ("PatientID", "Findings", "Impression", "ImagePath", "ImageViewPosition") if c not in said
-            ]
-            lacking += [
-                c for c in ("ImagePath", "ImageViewPosition") if c not in lacking and not isinstance(said[c], list)
-            ]
-            lacking += ["PatientID"] if not lacking and not said["PatientID"] else []
-            if lacking or len(said["ImagePath"]) != len(said["ImageViewPosition"]):
-                raise UserError(
-                    f"{path}: study {study!r} "
-                    + (f"has no {lacking[0]!r}" if lacking else "has not as many views as images")
-                )
-            texts.append((text_of(said["Findings"]), text_of(said["Impression"])))
-            about = (str(said.get("PatientAge") or ""), str(said.get("PatientSex") or ""))
-            who = (str(said["PatientID"]), study, split_word(part) or "", *about)
-            for image, view in zip(said["ImagePath"], said["ImageViewPosition"], strict=True):
-                rows.append((image.removeprefix("../"), text_of(view), *who))
-                study_of.append(len(texts) - 1)
-    if not rows:
+        path = find_file(root, f"metadata/{part}_metadata_view_position.json", f"{part}_metadata_view_position.json")
+        for name, study in _studies(path):
+            _check_study(path, name, study)
+            for image, view in zip(study["ImagePath"], study["ImageViewPosition"], strict=True):
+                images.append((image.removeprefix("../"), _text(view)))
+                image_study.append(len(studies))
+            age, sex = (str(study.get(key) or "") for key in ("PatientAge", "PatientSex"))
+            studies.append((str(study["PatientID"]), name, split_word(part) or "", age, sex))
+            findings.append(_text(study["Findings"]))
+            impressions.append(_text(study["Impression"]))
+    if not images:
         raise UserError(f"{root}: its metadata name no image")
-    cells = negated(label_reports(*map(list, zip(*texts, strict=True))), blank)[study_of]
-    image, view, patient, study_id, split, age, sex = (
-        pd.Series(column, dtype=str) for column in zip(*rows, strict=True)
-    )
-    patient = "rexgradient:" + patient
-    return finished(
+    cells = apply_blank_policy(label_reports(findings, impressions), blank)[image_study]
+    paths, views = (pd.Series(column, dtype=str) for column in zip(*images, strict=True))
+    about = pd.DataFrame(studies, columns=["patient", "study", "split", "age", "sex"], dtype=str)
+    about = about.iloc[image_study].reset_index(drop=True)
+    patient = "rexgradient:" + about["patient"]
+    return reader_table(
         "rexgradient",
-        image,
+        paths,
         cells,
         patient_id=patient,
-        study_id=patient + ":" + study_id,
-        view=view_of(view),
-        age=years(dicom_years(age)),
-        sex=sex_of(sex),
-        split=split,
+        study_id=patient + ":" + about["study"],
+        view=view_of(views),
+        age=plausible_age(age_in_years(about["age"])),
+        sex=sex_of(about["sex"]),
+        split=about["split"],
         label_source="report labeler",
     )
 
 
 def _studies(path: Path) -> Iterable[tuple[str, dict]]:
+    """Name and content of each study."""
     try:
         studies = json.loads(path.read_bytes())
     except ValueError as error:
@@ -72,3 +70,20 @@ def _studies(path: Path) -> Iterable[tuple[str, dict]]:
     if not isinstance(studies, dict):
         raise UserError(f"{path}: a {type(studies).__name__}, not studies by name")
     return studies.items()
+
+
+def _check_study(path: Path, name: str, study: dict) -> None:
+    """UserError: something that every study has is not there, or views and images do not go together."""
+    missing = [key for key in REQUIRED if key not in study]
+    missing += [key for key in LISTS if key in study and not isinstance(study[key], list)]
+    if not missing and not study["PatientID"]:
+        missing = ["PatientID"]
+    if missing:
+        raise UserError(f"{path}: study {name!r} has no {missing[0]!r}")
+    if len(study["ImagePath"]) != len(study["ImageViewPosition"]):
+        raise UserError(f"{path}: study {name!r} has not as many views as images")
+
+
+def _text(value: object) -> str:
+    """What is no text (null, NaN) is an empty one."""
+    return value if isinstance(value, str) else ""

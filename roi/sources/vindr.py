@@ -1,6 +1,10 @@
-"""VinDr-CXR and VinBigData: several readers an image."""
+"""VinDr-CXR and VinBigData: several readers an image, who say findings or draw their boxes.
+
+Letters: N images, K = 14 findings, M rows of an annotation file.
+"""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,17 +18,18 @@ from roi.data.text_table import numbers, read_text_table
 from roi.errors import UserError
 from roi.files import atomic_write
 from roi.labels import LABELS, normal_name
-from roi.sources.label_states import ABSENT, LABEL_INDEX, NOT_LABELED, READERS_DISAGREE, leave_unknown
+from roi.sources.label_states import ABSENT, LABEL_INDEX, NOT_LABELED, READERS_DISAGREE, mark_parent_only
 from roi.sources.near_names import words_of
-from roi.sources.reading import finished, flags, mapped, read_columns, source
+from roi.sources.reading import binary_column, find_file, map_unique, read_columns, reader_table
 
-VINDR = {label: label for label in LABELS if label not in ("Mass", "Nodule", "Hernia")} | {
+# Finding -> class. Mass and Nodule are one class there, and nobody looked for hernias.
+VINDR_CLASSES = {label: label for label in LABELS if label not in ("Mass", "Nodule", "Hernia")} | {
     "Effusion": "Pleural effusion",
     "Pleural_Thickening": "Pleural thickening",
     "Fibrosis": "Pulmonary fibrosis",
 }
 VINDR_NEAR = words_of("vindr")
-VINBIGDATA = (
+VINBIGDATA_CLASSES = (
     "Aortic enlargement",
     "Atelectasis",
     "Calcification",
@@ -39,112 +44,148 @@ VINBIGDATA = (
     "Pleural thickening",
     "Pneumothorax",
     "Pulmonary fibrosis",
-    "No finding",
 )
+NOTHING = "No finding"  # what a reader of VinBigData says who found nothing
 VOTES = ("majority", "any", "fraction")
 CORNERS = ["x_min", "y_min", "x_max", "y_max"]
-MARKS = ("image_id", "class_name", *CORNERS)  # columns of VinDr-CXR and VinBigData
+MARKS = ("image_id", "class_name", *CORNERS)  # columns of the annotation files of both sets
 BOXES = ("image", "label", *SIDES, "width", "height")  # columns that write_boxes gives
 
 
-def voted(share: dict[str, np.ndarray], votes: str) -> tuple[np.ndarray, np.ndarray]:
-    """Share of the readers who say each class, (N,) in [0, 1] -> ((N, K) cells, (N,) texts of the column `soft`).
+# Labels
 
-    majority: more than half of them; any: one of them; fraction: all or none, else the readers are divided and the share stands in `soft`.
-    A class that nobody was asked about is not in `share`. Nodule/Mass and other neighbours, where present, leave their
-    findings unknown.
+
+def combine_votes(share: dict[str, np.ndarray], votes: str) -> tuple[np.ndarray, np.ndarray]:
+    """Make one answer an image of the answers of its readers.
+
+    Nodule/Mass and other neighbours, where present, leave their findings unknown.
+
+    Args:
+        share: class -> (N,) in [0, 1], how many of the readers say it; a class that nobody was asked about is not
+        there. votes: majority: more than half of them decide; any: one of them; fraction: all or none, else the
+        readers
+            disagree and their share stands in the column `soft`.
+
+    Returns:
+        (N, K) codes, and (N,) texts of the column `soft`.
     """
     if votes not in VOTES:
         raise UserError(f"votes {votes!r} is none of {', '.join(VOTES)}")
-    above = {theirs: part > 0.5 if votes == "majority" else part > 0 for theirs, part in share.items()}
-    cells = np.full((len(next(iter(share.values()))), len(LABELS)), NOT_LABELED, dtype=np.int8)
-    shown = np.zeros(cells.shape)
-    for ours, theirs in VINDR.items():
-        if theirs in share:
-            part = share[theirs]
-            divided = (votes == "fraction") & (part > 0) & (part < 1)
-            cells[:, LABEL_INDEX[ours]] = np.where(divided, READERS_DISAGREE, above[theirs])
-            shown[:, LABEL_INDEX[ours]] = np.where(divided, part, 0)
+    threshold = 0.5 if votes == "majority" else 0.0
+    present = {name: part > threshold for name, part in share.items()}
+    images = len(next(iter(share.values())))
+    cells = np.full((images, len(LABELS)), NOT_LABELED, dtype=np.int8)
+    soft = np.zeros(cells.shape)
+    for label, name in VINDR_CLASSES.items():
+        if name in share:
+            divided = (votes == "fraction") & (share[name] > 0) & (share[name] < 1)
+            cells[:, LABEL_INDEX[label]] = np.where(divided, READERS_DISAGREE, present[name])
+            soft[:, LABEL_INDEX[label]] = np.where(divided, share[name], 0)
+    # Absent, unless the class Nodule/Mass, one of the neighbours, leaves open which of the two it is.
     cells[:, [LABEL_INDEX["Mass"], LABEL_INDEX["Nodule"]]] = ABSENT
-    for theirs, findings in VINDR_NEAR.items():
-        if theirs in share:
-            leave_unknown(cells, above[theirs], findings, (ABSENT,))
-    kinds, row = np.unique(shown.round(3), axis=0, return_inverse=True)
-    texts = [
-        ",".join(f"{label}={part:g}" for label, part in zip(LABELS, line, strict=True) if part)
-        for line in kinds.tolist()
-    ]
-    return cells, np.array(texts, dtype=object)[row.ravel()]
+    for name, findings in VINDR_NEAR.items():
+        if name in share:
+            mark_parent_only(cells, present[name], findings, (ABSENT,))
+    return cells, _soft_column(soft)
+
+
+def _soft_column(soft: np.ndarray) -> np.ndarray:
+    """(N, K) shares, 0 where there is none -> (N,) texts, 'Mass=0.333,Nodule=0.667'."""
+    distinct, row = np.unique(soft.round(3), axis=0, return_inverse=True)
+    texts = []
+    for shares in distinct.tolist():
+        named = zip(LABELS, shares, strict=True)
+        texts.append(",".join(f"{label}={share:g}" for label, share in named if share))
+    return np.array(texts, dtype=object)[row.ravel()]
 
 
 def read_vindr(root: str | Path, votes: str = "majority") -> pd.DataFrame:
-    """VinDr-CXR 1.0.0: annotations/image_labels_{train,test}.csv; images train/<image_id>.png beside the published .dicom.
+    """Read VinDr-CXR 1.0.0: annotations/image_labels_{train,test}.csv; images are train/<image_id>.png.
 
     Training images have three readers (`votes`), test images their consensus. Classes that may mean a finding leave it
     unknown (roi/sources/near_names.py). Hernia was never looked for. Each image is a patient of its own.
     """
     parts = []
     for split in ("train", "test"):
-        csv = source(root, f"annotations/image_labels_{split}.csv", f"image_labels_{split}.csv")
-        classes = list(dict.fromkeys([*VINDR.values(), *VINDR_NEAR]))
-        raw = read_columns(csv, ["image_id", *classes], ["rad_id"])
-        code, names = pd.factorize(raw["image_id"])
-        if raw["rad_id"].eq("").all() and len(names) < len(raw) or raw.duplicated(["image_id", "rad_id"]).any():
-            twice = raw["image_id"][raw.duplicated(["image_id", "rad_id"])].iloc[0]
-            raise UserError(f"{csv}: image {twice!r} stands there twice with the same reader")
-        readers = np.bincount(code)
-        share = {c: np.bincount(code, weights=flags(raw[c], csv)) / readers for c in classes}
-        parts.append(_vin("vindr", split, pd.Series(names), share, votes, csv.name.removesuffix(".gz"), split))
+        csv = find_file(root, f"annotations/image_labels_{split}.csv", f"image_labels_{split}.csv")
+        images, share = _read_image_labels(csv)
+        cells, soft = combine_votes(share, votes)
+        parts.append(_vin_table("vindr", split, split, images, cells, soft, csv))
     return pd.concat(parts, ignore_index=True)
 
 
-def read_vinbigdata(root: str | Path, votes: str = "majority") -> pd.DataFrame:
-    """VinBigData (Kaggle): train.csv, one row for each box of each reader; images train/<image_id>.png beside the published .dicom.
-
-    A reader says a finding who drew a box of it. Edema, Emphysema, Pneumonia and Hernia were never looked for; otherwise as read_vindr.
-    """
-    csv = source(root, "train.csv")
-    raw = read_columns(csv, ["image_id", "class_name", "rad_id"])
-    raw["class_name"] = mapped(raw["class_name"], lambda name: "No finding" if normal_name(name) else name)
-    other = Counter(raw["class_name"][~raw["class_name"].isin(VINBIGDATA)])
-    if other:
-        raise UserError(
-            f"{csv}: unknown classes: "
-            + ", ".join(f"{name!r} in {count:,} rows" for name, count in other.most_common())
-        )
+def _read_image_labels(csv: Path) -> tuple[pd.Series, dict[str, np.ndarray]]:
+    """The images of one file of VinDr-CXR, and the share of their readers who say each class."""
+    classes = list(dict.fromkeys([*VINDR_CLASSES.values(), *VINDR_NEAR]))
+    raw = read_columns(csv, ["image_id", *classes], ["rad_id"])
+    # Of test images there is a consensus, in one row without a reader.
+    twice = raw["image_id"][raw.duplicated(["image_id", "rad_id"])]
+    if len(twice):
+        raise UserError(f"{csv}: image {twice.iloc[0]!r} stands there twice with the same reader")
     code, names = pd.factorize(raw["image_id"])
-    said = pd.DataFrame({"image": code, "reader": raw["rad_id"], "class": raw["class_name"]}).drop_duplicates()
-    readers = np.bincount(said.drop_duplicates(["image", "reader"])["image"])
-    share = {
-        c: np.bincount(said["image"][said["class"] == c], minlength=len(names)) / readers
-        for c in VINBIGDATA
-        if c != "No finding"
-    }
-    return _vin("vinbigdata", "train", pd.Series(names), share, votes, csv.name.removesuffix(".gz"), "")
+    readers = np.bincount(code)
+    share = {name: np.bincount(code, weights=binary_column(raw[name], csv)) / readers for name in classes}
+    return pd.Series(names), share
 
 
-def _vin(
-    name: str, folder: str, ids: pd.Series, share: dict[str, np.ndarray], votes: str, label_source: str, split: str
+def read_vinbigdata(root: str | Path, votes: str = "majority") -> pd.DataFrame:
+    """Read VinBigData (Kaggle): train.csv, one row for each box of each reader; images are train/<image_id>.png.
+
+    A reader says a finding who drew a box of it. Edema, Emphysema, Pneumonia and Hernia were never looked for;
+    otherwise as read_vindr.
+    """
+    csv = find_file(root, "train.csv")
+    raw = read_columns(csv, ["image_id", "class_name", "rad_id"])
+    raw["class_name"] = map_unique(raw["class_name"], lambda name: NOTHING if normal_name(name) else name)
+    unknown = Counter(raw["class_name"][~raw["class_name"].isin([*VINBIGDATA_CLASSES, NOTHING])])
+    if unknown:
+        listed = ", ".join(f"{name!r} in {count:,} rows" for name, count in unknown.most_common())
+        raise UserError(f"{csv}: unknown classes: {listed}")
+    code, names = pd.factorize(raw["image_id"])
+    # Several boxes of one reader are one answer.
+    answers = pd.DataFrame({"image": code, "reader": raw["rad_id"], "class": raw["class_name"]}).drop_duplicates()
+    readers = np.bincount(answers.drop_duplicates(["image", "reader"])["image"])
+    share = {}
+    for name in VINBIGDATA_CLASSES:
+        images = answers["image"][answers["class"] == name]
+        share[name] = np.bincount(images, minlength=len(names)) / readers
+    cells, soft = combine_votes(share, votes)
+    return _vin_table("vinbigdata", "train", "", pd.Series(names), cells, soft, csv)
+
+
+def _vin_table(
+    name: str, folder: str, split: str, images: pd.Series, cells: np.ndarray, soft: np.ndarray, csv: Path
 ) -> pd.DataFrame:
-    cells, soft = voted(share, votes)
-    return finished(
+    """What is the same in both sets; `images` (N,) are their names without folder and ending."""
+    return reader_table(
         name,
-        f"{folder}/" + ids + ".png",
+        f"{folder}/" + images + ".png",
         cells,
         soft=soft,
-        patient_id=f"{name}:" + ids,
+        patient_id=f"{name}:" + images,
         view="PA",
         split=split,
-        label_source=label_source,
+        label_source=csv.name.removesuffix(".gz"),
     )
 
 
+# Boxes, moved from the DICOM files to their PNG
+
+
 def left_out(boxes_out: Path) -> Path:
+    """The file that lists the boxes without a place in `boxes_out`."""
     return boxes_out.with_name(f"{boxes_out.stem}_left_out.csv")
 
 
 def read_marks(csv: Path) -> pd.DataFrame:
-    """-> the columns MARKS of annotations_{train,test}.csv or of VinBigData's train.csv. UserError: not such a file"""
+    """Read annotations_{train,test}.csv of VinDr-CXR, or train.csv of VinBigData.
+
+    Returns:
+        (M rows) the columns MARKS, corners in pixels of the DICOM file, NaN for a reader who found nothing.
+
+    Raises:
+        UserError: not such a file.
+    """
     if not csv.is_file():
         raise UserError(f"--boxes {csv}: no such file")
     try:
@@ -152,77 +193,89 @@ def read_marks(csv: Path) -> pd.DataFrame:
         marks = read_text_table(csv, may_be_short=True)
     except ValueError as error:
         raise UserError(f"--boxes {error}") from error
-    lacking = [column for column in MARKS if column not in marks]
-    if lacking:
-        raise UserError(f"--boxes {csv}: no column {lacking[0]!r} (found {list(marks)})")
+    missing = [column for column in MARKS if column not in marks]
+    if missing:
+        raise UserError(f"--boxes {csv}: no column {missing[0]!r} (found {list(marks)})")
     for column in CORNERS:
         # A reader who found nothing drew no box.
         marks[column] = numbers(marks[column], f"--boxes {csv}", blank=True)
     unnamed = (marks[["image_id", "class_name"]] == "").any(axis=1)
     if unnamed.any():
-        raise UserError(f"--boxes {csv}: line {marks.index[int(unnamed.argmax())]} has no image_id or no class_name")
+        line = marks.index[int(unnamed.argmax())]
+        raise UserError(f"--boxes {csv}: line {line} has no image_id or no class_name")
     return marks[list(MARKS)].reset_index(drop=True)
 
 
 def write_boxes(marks: pd.DataFrame, csv: Path, out: Path, facts: list[dict[str, Any]]) -> None:
-    """Boxes in pixels of the PNG (columns BOXES); what has no place among them is counted, and listed where it is no matter of classes.
+    """Write the boxes of our findings in pixels of the PNG (columns BOXES), and print what became of the others.
 
-    `csv`: where `marks` are from; `facts`: rows of the PNG that are there (roi/sources/dicom/convert.py). A box may leave its image by one pixel, which is cut off.
-    UserError: none of the images is there.
+    Boxes without a place among the PNG are listed in left_out(out).
+
+    Args:
+        marks: what read_marks gives.
+        csv: where `marks` are from, for messages.
+        out: the file to write.
+        facts: a row for each PNG that is there (roi/sources/dicom/convert.py).
+
+    Raises:
+        UserError: none of the images is there.
     """
-    nothing = marks["class_name"].map({name: normal_name(name) is not None for name in marks["class_name"].unique()})
-    drawn = marks[marks[CORNERS].notna().any(axis=1) & ~nothing.astype(bool)]
-    label = drawn["class_name"].map({theirs: ours for ours, theirs in VINDR.items()})
+    nothing = [name for name in marks["class_name"].unique() if normal_name(name) is not None]
+    drawn = marks[marks[CORNERS].notna().any(axis=1) & ~marks["class_name"].isin(nothing)]
     images = pd.DataFrame(facts, columns=["image", "rows", "columns", "width", "height"])
     # The lists name images without their ending, and perhaps without their folder.
     stems = [str(PurePosixPath(image).with_suffix("")) for image in images["image"]]
-    if (match_images(marks["image_id"].unique(), stems) == NO_SUCH_IMAGE).all():
-        raise UserError(
-            f"--boxes {csv}: none of its {marks['image_id'].nunique():,} images is among the PNG; is it of this set?"
-        )
-    boxes = drawn[label.notna()].reset_index(drop=True)
-    boxes["label"] = label.dropna().to_numpy()
-    place = match_images(boxes["image_id"], stems)
-    boxes = boxes.join(images.reindex(place).reset_index(drop=True))  # no row has a negative number
-    rows, columns, height, width = (pd.to_numeric(boxes[c]) for c in ("rows", "columns", "height", "width"))
-    left, top, right, bottom = (boxes[c] for c in CORNERS)
-    outside = (left < -1) | (top < -1) | (right > columns + 1) | (bottom > rows + 1)
-    left, right, top, bottom = (
-        side.clip(0, most) for side, most in ((left, columns), (right, columns), (top, rows), (bottom, rows))
-    )
-    across, down = width / columns, height / rows
-    boxes["x"], boxes["y"], boxes["w"], boxes["h"] = (
-        left * across,
-        top * down,
-        (right - left) * across,
-        (bottom - top) * down,
-    )
-    boxes[[*SIDES]] = boxes[[*SIDES]].round(3)
-    whys = {
-        "no such PNG": place == NO_SUCH_IMAGE,
-        "several PNG of this name": place == AMBIGUOUS,
-        "leaves its image": outside,
-        "no area": ~((boxes["w"] > 0) & (boxes["h"] > 0)),
-    }
-    boxes["why"] = np.select(list(whys.values()), list(whys), "")
+    named = marks["image_id"].unique()
+    if (match_images(named, stems) == NO_SUCH_IMAGE).all():
+        raise UserError(f"--boxes {csv}: none of its {len(named):,} images is among the PNG; is it of this set?")
+    label = drawn["class_name"].map({name: label for label, name in VINDR_CLASSES.items()})
+    boxes = _in_png_pixels(drawn[label.notna()].assign(label=label.dropna()), images, stems)
     kept, lost = boxes[boxes["why"] == ""], boxes[boxes["why"] != ""]
     with atomic_write(out) as file:
         kept[list(BOXES)].astype({"width": int, "height": int}).to_csv(file, index=False, lineterminator="\n")
-    print(
-        f"{out}: {len(kept):,} boxes of {kept['image'].nunique():,} images; {len(marks) - len(drawn):,} rows without a box"
-    )
-    others = drawn["class_name"][label.isna()].value_counts()
-    if len(others):
-        print(
-            "  classes without a twin among our findings: "
-            + ", ".join(f"{name} {count:,}" for name, count in others.items())
-        )
+    without_box = len(marks) - len(drawn)
+    print(f"{out}: {len(kept):,} boxes of {kept['image'].nunique():,} images; {without_box:,} rows without a box")
+    other_classes = drawn["class_name"][label.isna()]
+    if len(other_classes):
+        print(f"  classes without a twin among our findings: {_counts(other_classes)}")
     if lost.empty:
         left_out(out).unlink(missing_ok=True)  # of an earlier run: no longer true
         return
     with atomic_write(left_out(out)) as file:
         lost[[*MARKS, "why"]].to_csv(file, index=False, lineterminator="\n")
-    print(
-        f"  {len(lost):,} boxes left out, listed in {left_out(out)}: "
-        + ", ".join(f"{why} {count:,}" for why, count in lost["why"].value_counts().items())
-    )
+    print(f"  {len(lost):,} boxes left out, listed in {left_out(out)}: {_counts(lost['why'])}")
+
+
+def _counts(words: pd.Series) -> str:
+    return ", ".join(f"{word} {count:,}" for word, count in words.value_counts().items())
+
+
+def _in_png_pixels(boxes: pd.DataFrame, images: pd.DataFrame, stems: Sequence[str]) -> pd.DataFrame:
+    """Add to each box its image, the columns SIDES, and `why` it has no place ('' if it has one).
+
+    Args:
+        boxes: rows of read_marks with their `label`.
+        images: a row for each PNG: image, rows and columns of the DICOM file, width and height of the PNG.
+        stems: the names of the images without ending.
+    """
+    boxes = boxes.reset_index(drop=True)
+    place = match_images(boxes["image_id"], stems)
+    boxes = boxes.join(images.reindex(place).reset_index(drop=True))  # no row has a negative number
+    rows, columns, width, height = (pd.to_numeric(boxes[c]) for c in ("rows", "columns", "width", "height"))
+    left, top, right, bottom = (boxes[corner] for corner in CORNERS)
+    # A box may leave its image by one pixel, which is cut off.
+    outside = (left < -1) | (top < -1) | (right > columns + 1) | (bottom > rows + 1)
+    left, right = left.clip(0, columns), right.clip(0, columns)
+    top, bottom = top.clip(0, rows), bottom.clip(0, rows)
+    across, down = width / columns, height / rows
+    boxes["x"], boxes["w"] = left * across, (right - left) * across
+    boxes["y"], boxes["h"] = top * down, (bottom - top) * down
+    boxes[[*SIDES]] = boxes[[*SIDES]].round(3)
+    reasons = {
+        "no such PNG": place == NO_SUCH_IMAGE,
+        "several PNG of this name": place == AMBIGUOUS,
+        "leaves its image": outside,
+        "no area": ~((boxes["w"] > 0) & (boxes["h"] > 0)),
+    }
+    boxes["why"] = np.select(list(reasons.values()), list(reasons), "")
+    return boxes

@@ -16,7 +16,7 @@ from roi.sources.openi import mesh_cells
 from roi.sources.padchest import padchest_cells, read_padchest
 from roi.sources.report_labeler import label_reports
 from roi.sources.report_labeler.spelling import phrases
-from roi.sources.vindr import voted
+from roi.sources.vindr import combine_votes
 
 DOCS = Path(__file__).parents[2] / "docs" / "datasets.md"
 OPACITIES = {"Infiltration", "Consolidation", "Pneumonia"}
@@ -107,7 +107,7 @@ def cells_of(source: str, word: str, folder: Path) -> np.ndarray:
     if source == "padchest":
         return padchest_cells(str([f" {word}"]))
     if source == "vindr":
-        return voted({name: np.array([float(name == word)]) for name in VINDR}, "majority")[0][0]
+        return combine_votes({name: np.array([float(name == word)]) for name in VINDR}, "majority")[0][0]
     if source == "chexpert":
         row = dict.fromkeys(CHEXPERT_NAMES, "") | {word: "1.0"}
         return chexpert_cells(pd.DataFrame([row]), "train.csv", "negative")[0]
