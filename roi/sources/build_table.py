@@ -22,6 +22,7 @@ from roi.sources.duplicates import drop_duplicates
 from roi.sources.label_states import PRESENT, label_columns
 from roi.sources.merge import RANK, ReadOptions, assign_splits, choose_rows, merge_datasets
 from roi.sources.nih import nih_label_table
+from roi.sources.reading import LABEL_COLUMNS
 from roi.sources.table_counts import count_findings, count_nih_images, format_counts, format_fact
 
 
@@ -74,15 +75,24 @@ def build_nih_table(
         table = _keep_listed(table, filter_list, src_csv)
     if image_dir:
         table = _keep_present(table, image_dir, output)
-    table["labels"] = table["labels"].where(table["labels"] != "", output.fillna)
+    # All findings of NIH are known: an image without a label is normal.
+    labels = table["labels"]
+    table["labels"] = labels.where(labels != "", output.fillna)
     _write_table(table, output)
+    patients = table["patient_id"].nunique()
+    print(f"{output.csv}: {len(table):,} images of {patients:,} patients")
+    _print_label_counts(table)
+
+
+def _print_label_counts(table: pd.DataFrame) -> None:
     counts: Counter[str] = Counter()
     for field, images in table["labels"].value_counts().items():
         for label in tokens(str(field)):
             counts[label] += images
-    print(f"{output.csv}: {len(table):,} images of {table['patient_id'].nunique():,} patients")
+    # A table without any label has no classes, which class_list refuses.
     classes = class_list(table) if counts else []
-    print("  " + ", ".join(f"{label} {counts[label]:,}" for label in classes))
+    parts = [f"{label} {counts[label]:,}" for label in classes]
+    print("  " + ", ".join(parts))
 
 
 def _keep_listed(table: pd.DataFrame, filter_list: str, src_csv: str) -> pd.DataFrame:
@@ -92,7 +102,8 @@ def _keep_listed(table: pd.DataFrame, filter_list: str, src_csv: str) -> pd.Data
     missing = int((place < 0).sum())
     if missing:
         count = f"{missing} of its {len(names)} images are not in {src_csv}"
-        raise UserError(f"{filter_list}: {count}, {unmatched(names, place)}")
+        first = unmatched(names, place)
+        raise UserError(f"{filter_list}: {count}, {first}")
     return table.iloc[np.unique(place)].copy()
 
 
@@ -100,7 +111,8 @@ def _keep_present(table: pd.DataFrame, folder: Path, output: Output) -> pd.DataF
     """The rows whose image is there."""
     # Beside images/ may lie the shards images_*/images of the same set.
     root = folder.parent if folder.name == "images" else folder
-    is_there = pd.Series(locate(root, table["image"].tolist()), index=table.index).notna()
+    paths = pd.Series(locate(root, table["image"].tolist()), index=table.index)
+    is_there = paths.notna()
     _report_missing(table["image"][~is_there].tolist(), len(table), folder, output)
     return table[is_there].copy()
 
@@ -116,7 +128,7 @@ def build_merged_table(options: MergeOptions, output: Output, flags: Mapping[str
         output: what is written.
         flags: those of the command, for the summary.
     """
-    summary = options.summary or output.csv.with_name(f"{output.csv.stem}_summary.json")
+    summary = options.summary or _beside(output.csv, "_summary.json")
     _check_options(options, output, summary)
     table, facts, missing = merge_datasets(options.datasets, options.data_root, options.read, print)
     _report_missing(missing, len(table) + len(missing), options.data_root, output)
@@ -139,21 +151,32 @@ def build_merged_table(options: MergeOptions, output: Output, flags: Mapping[str
     for name, fact in facts.items():
         print(format_fact(name, fact))
     print(format_counts(counts))
-    is_normal = (table[["labels", "unknown", "uncertain"]] == "").all(axis=1)
-    table["labels"] = table["labels"].mask(is_normal, output.fillna)
-    if options.format == "metadata":
-        _warn_of_unknowns(counts)
-        _write_table(metadata_format(table, options.data_root), output)
-    else:
-        _write_table(table[list(COLUMNS)], output)
+    _write_merged(table, counts, options, output)
     if groups is not None:
-        with atomic_write(output.csv.with_name(f"{output.csv.stem}_duplicates.csv")) as file:
+        with atomic_write(_beside(output.csv, "_duplicates.csv")) as file:
             file.write(groups.to_csv(index=False, lineterminator="\n"))
     with atomic_write(summary) as file:
         json.dump(counts | {"facts": facts, "flags": flags}, file, indent=1, default=str)
         file.write("\n")
     patients = table["patient_id"].nunique()
     print(f"{output.csv}: {len(table):,} images of {patients:,} patients; counted in {summary}")
+
+
+def _write_merged(table: pd.DataFrame, counts: dict[str, Any], options: MergeOptions, output: Output) -> None:
+    """Write the table in the format that is asked for; `counts` are those of count_findings."""
+    if options.format == "metadata":
+        _warn_of_unknowns(counts)
+        _write_table(metadata_format(table, options.data_root), output)
+        return
+    # Where something is unknown or uncertain nobody has called the image normal.
+    is_normal = (table[list(LABEL_COLUMNS)] == "").all(axis=1)
+    labels = table["labels"].mask(is_normal, output.fillna)
+    _write_table(table.assign(labels=labels)[list(COLUMNS)], output)
+
+
+def _beside(csv: Path, ending: str) -> Path:
+    """t.csv -> t_summary.json"""
+    return csv.with_name(f"{csv.stem}{ending}")
 
 
 def _check_options(options: MergeOptions, output: Output, summary: Path) -> None:
@@ -187,15 +210,15 @@ def _warn_of_unknowns(counts: dict[str, Any]) -> None:
 
 def metadata_format(table: pd.DataFrame, data_root: Path) -> pd.DataFrame:
     """The table as a published project has it, with 14 digits in the order of LABELS; what is unknown is 0."""
-    is_present = table[list(LABELS)].to_numpy() == PRESENT
-    # Fourteen ASCII digits of a row are read as one text.
-    digits = is_present.astype(np.uint8) + ord("0")
-    labels = np.ascontiguousarray(digits).view(f"S{len(LABELS)}").ravel().astype(str)
+    cells = table[list(LABELS)].to_numpy()
+    # The fourteen ASCII digits of a row, which must lie side by side, are read as one text.
+    digits = np.where(cells == PRESENT, ord("1"), ord("0")).astype(np.uint8)
+    labels = np.ascontiguousarray(digits).view(f"S{len(LABELS)}").ravel()
     return pd.DataFrame(
         {
             "Image Index": table["image"].str.rsplit("/", n=1).str[-1],
             "Processed Image Path": f"{data_root}/" + table["image"],
-            "Harmonized Labels": labels,
+            "Harmonized Labels": labels.astype(str),
             "Dataset": table["dataset"],
         }
     )
@@ -210,7 +233,7 @@ def _report_missing(missing: list[str], total: int, folder: Path, output: Output
     Raises:
         UserError: missing images are not allowed, or none of the `total` is there.
     """
-    side_file = output.csv.with_name(f"{output.csv.stem}_missing.txt")
+    side_file = _beside(output.csv, "_missing.txt")
     if not missing:
         side_file.unlink(missing_ok=True)  # of an earlier run: no longer true
         return
@@ -221,12 +244,13 @@ def _report_missing(missing: list[str], total: int, folder: Path, output: Output
         print(f"{message}; their rows are left out")
         return
     # The first part of a path is the folder of the set, where there are several.
-    candidates = (folder / missing[0].split("/")[0], folder, folder.parent)
+    first = missing[0]
+    candidates = (folder / first.split("/")[0], folder, folder.parent)
     searched = next(path for path in candidates if path.is_dir())
     remedy = "complete the download, or leave them out with --allow_missing"
     if len(missing) == total:
         remedy = "is this the right folder?"
-    raise UserError(f"{message}, the first is {missing[0]}; {searched} holds {contents(searched)}; {remedy}")
+    raise UserError(f"{message}, the first is {first}; {searched} holds {contents(searched)}; {remedy}")
 
 
 def _write_table(table: pd.DataFrame, output: Output) -> None:

@@ -21,10 +21,12 @@ from roi.sources.label_states import (
     PRESENT,
     UNCERTAIN,
     apply_blank_policy,
+    label_indices,
     mark_parent_only,
 )
 from roi.sources.near_names import words_of
 from roi.sources.reading import (
+    coded_column,
     find_file,
     plausible_age,
     read_columns,
@@ -35,6 +37,7 @@ from roi.sources.reading import (
 )
 from roi.sources.views import view_of
 
+# The columns of the labeler that are findings of ours.
 CHEXPERT_FINDINGS = {
     "Atelectasis": "Atelectasis",
     "Cardiomegaly": "Cardiomegaly",
@@ -74,26 +77,19 @@ def chexpert_cells(raw: pd.DataFrame, csv: str | Path, blank: str) -> np.ndarray
     Returns:
         (N, K) codes.
     """
-    states = {name: _labeler_states(raw[name], csv) for name in CHEXPERT_NAMES}
-    normal = states["No Finding"] == PRESENT
+    states = {name: coded_column(raw[name], STATES, csv, "1, 0, -1 or nothing") for name in CHEXPERT_NAMES}
+    is_normal = states["No Finding"] == PRESENT
     cells = np.full((len(raw), len(LABELS)), NOT_LABELED, dtype=np.int8)
     for name, label in CHEXPERT_FINDINGS.items():
-        is_absent = normal & (states[name] == NOT_MENTIONED)
-        cells[:, LABEL_INDEX[label]] = np.where(is_absent, ABSENT, states[name])
+        state = states[name]
+        state[is_normal & (state == NOT_MENTIONED)] = ABSENT
+        cells[:, LABEL_INDEX[label]] = state
+    # Before the policy of blanks: a neighbour says that a blank is no absence.
     for name, findings in CHEXPERT_NEAR.items():
-        mark_parent_only(cells, states[name] == PRESENT, findings, (NOT_MENTIONED, NOT_LABELED))
-        mark_parent_only(cells, states[name] == UNCERTAIN, findings, (NOT_MENTIONED,))
+        state = states[name]
+        mark_parent_only(cells, state == PRESENT, findings, (NOT_MENTIONED, NOT_LABELED))
+        mark_parent_only(cells, state == UNCERTAIN, findings, (NOT_MENTIONED,))
     return apply_blank_policy(cells, blank)
-
-
-def _labeler_states(column: pd.Series, csv: str | Path) -> np.ndarray:
-    """(N,) texts of one column -> (N,) int8 codes."""
-    code, distinct = pd.factorize(column)
-    for number, text in enumerate(distinct):
-        if text.strip() not in STATES:
-            rows = int((code == number).sum())
-            raise UserError(f"{csv}: {rows:,} values {text!r} in column {column.name!r}; it holds 1, 0, -1 or nothing")
-    return np.array([STATES[text.strip()] for text in distinct], dtype=np.int8)[code]
 
 
 # CheXpert
@@ -122,13 +118,14 @@ def _read_chexpert_csv(csv: Path, folder: str, batches: dict[str, str], blank: s
     # The first folder of a path is the name of the download, which differs between full and small.
     image = raw["Path"].str.replace(r"^[^/]*/(?=(?:train|valid|test)/)", "", regex=True)
     number = image.str.extract(r"/patient(\d+)/", expand=False)
-    nameless = raw["Path"][number.isna()]
-    if len(nameless):
-        raise UserError(f"{csv}: {len(nameless):,} paths name no patient, the first is {nameless.iloc[0]!r}")
+    nameless = raw["Path"][number.isna()].tolist()
+    if nameless:
+        raise UserError(f"{csv}: {len(nameless):,} paths name no patient, the first is {nameless[0]!r}")
     patient = "chexpert:" + without_leading_zeros(number)
     study = image.str.extract(r"/study(\d+)/", expand=False).fillna("")
     # Lateral images have no AP/PA.
-    view = raw["AP/PA"].where(raw["AP/PA"] != "", raw["Frontal/Lateral"].str.upper())
+    projection, direction = raw["AP/PA"], raw["Frontal/Lateral"].str.upper()
+    view = projection.where(projection != "", direction)
     return reader_table(
         "chexpert",
         _image_paths(image, folder, batches),
@@ -154,16 +151,19 @@ def _find_train_csv(root: Path) -> Path:
 def _folder_of_patients(root: Path, train: Path) -> dict[str, str]:
     """Name of each patient -> the folder below `root` that holds it, where the archives were not merged; else {}."""
     around = train.parent
+    # The tables may lie in the first batch, beside which the others are.
     if around != root and BATCH.search(around.name):
         around = around.parent
-    batches = [path for path in sorted(around.iterdir()) if BATCH.search(path.name) and path.is_dir()]
     folders: dict[str, str] = {}
-    for batch in batches:
+    for batch in sorted(around.iterdir()):
+        if not BATCH.search(batch.name) or not batch.is_dir():
+            continue
         # Patients lie in the folder itself, or below the folders that the archive has inside.
-        inside = [batch, *batch.glob("[tv]*"), *batch.glob(f"{FOLDER}/[tv]*")]
-        for folder in filter(Path.is_dir, inside):
-            below = folder.relative_to(root).as_posix()
-            folders |= {name: below for name in os.listdir(folder) if name.startswith("patient")}
+        for folder in (batch, *batch.glob("[tv]*"), *batch.glob(f"{FOLDER}/[tv]*")):
+            if folder.is_dir():
+                below = folder.relative_to(root).as_posix()
+                patients = [name for name in os.listdir(folder) if name.startswith("patient")]
+                folders |= dict.fromkeys(patients, below)
     return folders
 
 
@@ -175,8 +175,10 @@ def _image_paths(image: pd.Series, folder: str, batches: dict[str, str]) -> pd.S
     if not batches:
         return merged
     inside = image.str.split("/", n=1).str[1]  # patient00001/study1/view1_frontal.jpg
-    batch = inside.str.split("/", n=1).str[0].map(batches)
-    return (batch + "/" + inside).where(batch.notna(), merged)
+    patient = inside.str.split("/", n=1).str[0]
+    batch = patient.map(batches)
+    in_batch = batch + "/" + inside
+    return in_batch.where(batch.notna(), merged)
 
 
 # MIMIC-CXR-JPG
@@ -195,10 +197,9 @@ def read_mimic(root: str | Path, blank: str = "unknown") -> pd.DataFrame:
     cells = _mimic_cells(raw, labels, blank)
     subject, study = raw["subject_id"], raw["study_id"]
     patient = "mimic:" + subject
-    folder = "files/p" + subject.str[:2] + "/p" + subject + "/s" + study + "/"
     return reader_table(
         "mimic",
-        folder + raw["dicom_id"] + ".jpg",
+        mimic_image_path(subject, study, raw["dicom_id"]),
         cells,
         patient_id=patient,
         study_id=patient + ":" + study,
@@ -208,18 +209,26 @@ def read_mimic(root: str | Path, blank: str = "unknown") -> pd.DataFrame:
     )
 
 
+def mimic_image_path(subject: pd.Series, study: pd.Series, dicom_id: pd.Series) -> pd.Series:
+    """files/p10/p10000032/s50414267/<dicom_id>.jpg"""
+    patient = "files/p" + subject.str[:2] + "/p" + subject
+    return patient + "/s" + study + "/" + dicom_id + ".jpg"
+
+
 def _mimic_cells(images: pd.DataFrame, labels: Path, blank: str) -> np.ndarray:
     """(N, K) codes of the images by the labels of their studies."""
     studies = read_columns(labels, ["subject_id", "study_id", *CHEXPERT_NAMES])
-    twice = studies["study_id"][studies["study_id"].duplicated()]
-    if len(twice):
-        raise UserError(f"{labels}: {len(twice):,} studies have two rows, the first is {twice.iloc[0]}")
-    known = pd.Index(studies["subject_id"] + "/" + studies["study_id"])
-    row = known.get_indexer(pd.Index(images["subject_id"] + "/" + images["study_id"]))
+    twice = studies["study_id"][studies["study_id"].duplicated()].tolist()
+    if twice:
+        raise UserError(f"{labels}: {len(twice):,} studies have two rows, the first is {twice[0]}")
+    known = studies["subject_id"] + "/" + studies["study_id"]
+    wanted = images["subject_id"] + "/" + images["study_id"]
+    row = pd.Index(known).get_indexer(pd.Index(wanted))
     # The last row is of studies without labels (-1 above): `blank` is of reports that the labeler has read.
     unread = np.full((1, len(LABELS)), NOT_LABELED, dtype=np.int8)
-    unread[0, [LABEL_INDEX[label] for label in CHEXPERT_FINDINGS.values()]] = NOT_MENTIONED
-    return np.concatenate([chexpert_cells(studies, labels, blank), unread])[row]
+    unread[0, label_indices(CHEXPERT_FINDINGS.values())] = NOT_MENTIONED
+    cells = np.concatenate([chexpert_cells(studies, labels, blank), unread])
+    return cells[row]
 
 
 def _mimic_splits(dicom_id: pd.Series, csv: Path) -> np.ndarray:
@@ -229,4 +238,5 @@ def _mimic_splits(dicom_id: pd.Series, csv: Path) -> np.ndarray:
     if twice.any():
         raise UserError(f"{csv}: {twice.sum():,} images are listed twice")
     row = pd.Index(listed["dicom_id"]).get_indexer(pd.Index(dicom_id))
-    return np.append(split_of(listed["split"], csv).to_numpy(dtype=object), "")[row]
+    splits = split_of(listed["split"], csv).to_numpy(dtype=object)
+    return np.append(splits, "")[row]

@@ -7,6 +7,7 @@ import pandas as pd
 
 from roi.errors import UserError
 from roi.labels import LABELS
+from roi.sources.chexpert import mimic_image_path
 from roi.sources.label_states import ABSENT, LABEL_INDEX, PRESENT, mark_parent_only
 from roi.sources.near_names import words_of
 from roi.sources.reading import binary_column, find_file, read_columns, reader_table, split_of
@@ -63,11 +64,11 @@ def _read_cxrlt_csv(csv: Path, split: str) -> pd.DataFrame:
     raw = read_columns(csv, wanted, ["path", "fpath", "ViewPosition", *optional])
     subject, study = raw["subject_id"], raw["study_id"].str.removeprefix("s")
     patient = "mimic:" + subject
+    # The path has another name in each edition.
     path = raw["fpath"].where(raw["fpath"] != "", raw["path"])
-    path_in_mimic = "files/p" + subject.str[:2] + "/p" + subject + "/s" + study + "/" + raw["dicom_id"] + ".jpg"
     return reader_table(
         "cxrlt",
-        path.where(path != "", path_in_mimic),
+        path.where(path != "", mimic_image_path(subject, study, raw["dicom_id"])),
         _cxrlt_cells(raw, csv),
         patient_id=patient,
         study_id=patient + ":" + study,
@@ -81,13 +82,16 @@ def _cxrlt_cells(raw: pd.DataFrame, csv: Path) -> np.ndarray:
     """(N, 14) codes of N images; a column that this edition does not have is empty."""
     cells = np.zeros((len(raw), len(LABELS)), dtype=np.int8)
     for label, column in CXRLT_COLUMNS.items():
-        cells[:, LABEL_INDEX[label]] = np.where(binary_column(raw[column], csv), PRESENT, ABSENT)
+        is_present = binary_column(raw[column], csv)
+        cells[:, LABEL_INDEX[label]] = np.where(is_present, PRESENT, ABSENT)
     for column, findings in CXRLT_KINDS.items():
         if (raw[column] != "").any():
-            rows = binary_column(raw[column], csv)
+            is_present = binary_column(raw[column], csv)
             for finding in findings:
-                cells[rows, LABEL_INDEX[finding]] = PRESENT
+                cells[is_present, LABEL_INDEX[finding]] = PRESENT
+    # After the kinds of a finding: what is present by them is known.
     for column, findings in words_of("cxrlt").items():
         if (raw[column] != "").any():
-            mark_parent_only(cells, binary_column(raw[column], csv), findings, (ABSENT,))
+            is_present = binary_column(raw[column], csv)
+            mark_parent_only(cells, is_present, findings, (ABSENT,))
     return cells

@@ -5,7 +5,7 @@ Letters: N images.
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from itertools import chain, combinations_with_replacement
+from itertools import chain, combinations_with_replacement, compress
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,13 @@ from roi.errors import UserError
 from roi.process_pool import in_order
 from roi.progress import progress
 
-SIDE, LOW = 64, 16  # pixels of the picture that is hashed; frequencies a side, so a hash has 256 bits
+# Pixels a side of the picture that is hashed, and frequencies a side: a hash has 256 bits.
+SIDE, LOW = 64, 16
 # Bits. Copies that were resized (to 28 px even), re-encoded or brightened differ by up to 10, two of 3,219 X-rays of
 # NIH by at least 42.
 NEAR = 10
-BANDS = NEAR + 1  # two hashes that differ in at most NEAR bits agree in at least one band
+# Two hashes that differ in at most NEAR bits agree in at least one of so many bands.
+BANDS = NEAR + 1
 CHUNK = 64  # pictures that a worker reads at a time
 BLOCK = 1024  # rows of a bucket that are compared at once
 BITS_OF_BYTE = np.array([n.bit_count() for n in range(256)], dtype=np.uint8)
@@ -41,20 +43,23 @@ def phash(pixels: np.ndarray) -> np.ndarray:
     Returns:
         (256,) bool: which of the lowest frequencies lie above their median.
     """
-    low = dctn(pixels.astype(np.float32), norm="ortho")[:LOW, :LOW]
+    frequencies = dctn(pixels.astype(np.float32), norm="ortho")
+    # Fine detail goes: it is what resizing and compression change.
+    low = frequencies[:LOW, :LOW]
     return (low > np.median(low)).ravel()
 
 
 def hash_image(path: str) -> np.ndarray | None:
     """(32,) uint8, the bits of phash; None where the image cannot be read."""
     try:
-        return np.packbits(phash(read_grey(path, SIDE)))
+        bits = phash(read_grey(path, SIDE))
+        return np.packbits(bits)
     except UnreadableImage:
         return None
 
 
 def hash_images(paths: list[str]) -> list[np.ndarray | None]:
-    """A worker's task."""
+    """A worker's task: many images, because each result crosses a pipe."""
     return [hash_image(path) for path in paths]
 
 
@@ -70,10 +75,11 @@ def near_pairs(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     bits = np.unpackbits(hashes, axis=1)  # (N, 256)
     pairs = [np.zeros((0, 2), dtype=np.int64)]
     for band in range(BANDS):
+        keys = np.packbits(bits[:, band::BANDS], axis=1)
         # Only pictures that agree in a band can be near: comparing all with all grows with the square of N.
-        for bucket in _equal_rows(np.packbits(bits[:, band::BANDS], axis=1)):
-            blocks = [bucket[first : first + BLOCK] for first in range(0, len(bucket), BLOCK)]
-            for a, b in combinations_with_replacement(blocks, 2):
+        for bucket in _equal_rows(keys):
+            # In blocks, because many pictures may agree in a band: black ones, say.
+            for a, b in combinations_with_replacement(_chunks(bucket, BLOCK), 2):
                 pairs.append(_near_in_blocks(hashes, a, b))
     unique = np.unique(np.concatenate(pairs), axis=0)
     return unique[:, 0], unique[:, 1]
@@ -91,18 +97,23 @@ def _equal_rows(keys: np.ndarray) -> Iterator[np.ndarray]:
 
 def _near_in_blocks(hashes: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """(pairs, 2) rows, one of `a` and one of `b`, that are near."""
-    differing = hashes[a][:, None] ^ hashes[b][None]  # (A, B, 32)
+    rows, columns = hashes[a], hashes[b]
+    differing = rows[:, None] ^ columns[None]  # (A, B, 32)
     distance = BITS_OF_BYTE[differing].sum(axis=2, dtype=np.int32)
     x, y = np.nonzero(distance <= NEAR)
     pairs = np.stack([a[x], b[y]], axis=1)
-    return np.sort(pairs, axis=1)[a[x] != b[y]]
+    # A block that is compared with itself has each picture beside itself.
+    pairs = pairs[pairs[:, 0] != pairs[:, 1]]
+    return np.sort(pairs, axis=1)
 
 
 def duplicate_groups(hashes: np.ndarray) -> np.ndarray:
     """(N, 32) uint8 -> (N,) number of the group of equal pictures; a picture that is alone has a number of its own."""
-    i, j = near_pairs(hashes)
-    graph = coo_matrix((np.ones(len(i)), (i, j)), shape=(len(hashes), len(hashes)))
-    return connected_components(graph, directed=False)[1]
+    images, pairs = len(hashes), near_pairs(hashes)
+    is_near = np.ones(len(pairs[0]))
+    graph = coo_matrix((is_near, pairs), shape=(images, images))
+    _, group = connected_components(graph, directed=False)
+    return group
 
 
 def drop_duplicates(
@@ -124,16 +135,18 @@ def drop_duplicates(
     """
     pictures = _pictures_in(others)
     paths = [str(data_root / image) for image in table["image"]] + pictures
-    hashes = _hash_all(paths, workers)
-    readable = np.array([value is not None for value in hashes])
+    hashes, readable = _hash_all(paths, workers)
     elsewhere = pd.DataFrame({"image": pictures, "dataset": ELSEWHERE, "patient_id": "", "split": "test"})
     # The rows of the table come first, so that they keep their numbers.
-    every = pd.concat([table[["image", "dataset", "patient_id", "split"]], elsewhere], ignore_index=True)
-    every = every[readable].assign(group=duplicate_groups(np.stack([h for h in hashes if h is not None])))
+    every = pd.concat([table[list(elsewhere)], elsewhere], ignore_index=True)
+    every = every[readable].assign(group=duplicate_groups(hashes))
     copies = every[every["group"].duplicated(keep=False)].copy()
     ranks = copies["split"].map(rank)
-    copies["left_out"] = ranks < ranks.groupby(copies["group"]).transform("max")
-    dropped = copies.index[copies["left_out"] & (copies["dataset"] != ELSEWHERE)]
+    strictest = ranks.groupby(copies["group"]).transform("max")
+    copies["left_out"] = ranks < strictest
+    # Pictures from elsewhere are listed, but stand in no row of the table.
+    is_dropped = copies["left_out"] & (copies["dataset"] != ELSEWHERE)
+    dropped = copies.index[is_dropped]
     datasets = copies.groupby("group")["dataset"].transform("nunique")
     counts = {
         "pictures_with_a_copy": len(copies),
@@ -149,7 +162,8 @@ def _pictures_in(folders: Sequence[Path]) -> list[str]:
     """Paths of all pictures below the folders; UserError for a folder without one."""
     pictures: list[str] = []
     for folder in folders:
-        paths = [str(path) for path in sorted(folder.rglob("*")) if path.suffix.lower() in PICTURES]
+        files = sorted(folder.rglob("*"))
+        paths = [str(path) for path in files if path.suffix.lower() in PICTURES]
         if not paths:
             kinds = ", ".join(PICTURES)
             raise UserError(f"{folder}: no picture is there ({kinds}); --check_duplicates takes folders of images")
@@ -157,7 +171,16 @@ def _pictures_in(folders: Sequence[Path]) -> list[str]:
     return pictures
 
 
-def _hash_all(paths: list[str], workers: int) -> list[np.ndarray | None]:
-    chunks = [paths[first : first + CHUNK] for first in range(0, len(paths), CHUNK)]
-    with closing(in_order(hash_images, chunks, workers)) as ready:
-        return list(progress(chain.from_iterable(ready), len(paths), "comparing pictures"))
+def _hash_all(paths: list[str], workers: int) -> tuple[np.ndarray, np.ndarray]:
+    """(readable images, 32) uint8 hashes, and (images,) bool which of the images can be read."""
+    with closing(in_order(hash_images, _chunks(paths, CHUNK), workers)) as ready:
+        results = list(progress(chain.from_iterable(ready), len(paths), "comparing pictures"))
+    readable = np.array([result is not None for result in results])
+    hashes = np.stack(list(compress(results, readable)))
+    return hashes, readable
+
+
+def _chunks(values: Any, size: int) -> list[Any]:
+    """A list or an array in parts of `size`, the last one shorter."""
+    starts = range(0, len(values), size)
+    return [values[start : start + size] for start in starts]

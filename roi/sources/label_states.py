@@ -6,7 +6,7 @@ Letters: N images, K = 14 findings in the order of LABELS, U distinct rows. A ma
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from roi.errors import UserError
 from roi.labels import LABELS
 
 LABEL_INDEX = {label: k for k, label in enumerate(LABELS)}
+# All codes above UNCERTAIN are unknown.
 ABSENT, PRESENT, UNCERTAIN, NOT_LABELED, NOT_MENTIONED, PARENT_ONLY, EXCLUDED, READERS_DISAGREE = range(8)
 REASONS = {
     UNCERTAIN: "the source says that it is uncertain",
@@ -25,6 +26,11 @@ REASONS = {
     READERS_DISAGREE: "the readers disagree",
 }
 BLANK_POLICIES = ("unknown", "negative")
+
+
+def label_indices(findings: Iterable[str]) -> list[int]:
+    """Their columns in a matrix of codes."""
+    return [LABEL_INDEX[finding] for finding in findings]
 
 
 def unique_rows(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -38,7 +44,8 @@ def unique_rows(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     rows, classes = cells.shape
     # Eight codes are read as one whole number: comparing numbers is many times faster than comparing rows.
-    padded = np.zeros((rows, -(-classes // 8) * 8), dtype=np.int8)
+    words_a_row = -(-classes // 8)
+    padded = np.zeros((rows, 8 * words_a_row), dtype=np.int8)
     padded[:, :classes] = cells
     kind = np.zeros(rows, dtype=np.int64)
     for word in padded.view(np.int64).T:  # (N,)
@@ -59,12 +66,17 @@ def label_columns(cells: np.ndarray, labels: Sequence[str] = LABELS) -> dict[str
     Returns:
         Name of each column -> (N,) texts, findings separated by commas.
     """
+    # A table of hundreds of thousands of images has a few hundred distinct rows: text is made once for each of these.
     first, row = unique_rows(cells)
     distinct = cells[first]  # (U, K)
-    chosen = {"labels": distinct == PRESENT, "uncertain": distinct == UNCERTAIN, "unknown": distinct > UNCERTAIN}
+    is_named = {
+        "labels": distinct == PRESENT,
+        "uncertain": distinct == UNCERTAIN,
+        "unknown": distinct > UNCERTAIN,
+    }
     columns = {}
-    for name, is_named in chosen.items():
-        texts = [",".join(itertools.compress(labels, line)) for line in is_named.tolist()]
+    for name, lines in is_named.items():
+        texts = [",".join(itertools.compress(labels, line)) for line in lines.tolist()]
         columns[name] = np.array(texts, dtype=object)[row]
     return columns
 

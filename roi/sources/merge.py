@@ -44,10 +44,14 @@ READERS: dict[str, Callable[..., pd.DataFrame]] = {
     "vinbigdata": read_vinbigdata,
     "cxrlt": read_cxrlt,
 }
-WITH_BLANKS = ("chexpert", "mimic", "rexgradient")  # labels are from reports: what is not mentioned has a policy
+# Labels are from reports: what is not mentioned has a policy.
+WITH_BLANKS = ("chexpert", "mimic", "rexgradient")
+# Several readers looked at each image.
 WITH_VOTES = ("vindr", "vinbigdata")
-IMAGES_OF = {"cxrlt": "mimic"}  # whose images a set names, where they are not its own
-RANK = {"train": 0, "val": 1, "test": 2}  # of splits, the strictest last
+# Whose images a set names, where they are not its own.
+IMAGES_OF = {"cxrlt": "mimic"}
+# Of splits, the strictest last: what is tested on is nowhere else.
+RANK = {"train": 0, "val": 1, "test": 2}
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,7 @@ def choose_datasets(wanted: Sequence[str], data_root: Path) -> tuple[list[str], 
     for name in wanted:
         if name not in READERS:
             raise UserError(f"--datasets {name}: no such data set (known: all, {', '.join(READERS)})")
+    # A patient would stand in two sets under two names, and perhaps in two splits.
     if set(WITH_VOTES) <= set(wanted):
         raise UserError("--datasets vindr vinbigdata: they are the same X-rays under other names; choose one of them")
     for name in wanted:
@@ -111,11 +116,12 @@ def read_dataset(name: str, data_root: Path, blank: str = "unknown", votes: str 
         options["votes"] = votes
     folder = data_root / name
     table = READERS[name](folder, **options)
-    unlisted = table["image"][table["split"] == ""]
-    if name == "nih" and len(unlisted):
+    # Images without a split are drawn into one: of NIH that would mix published test images into training.
+    unlisted = table["image"][table["split"] == ""].tolist()
+    if name == "nih" and unlisted:
         raise UserError(
             f"{folder}: {len(unlisted):,} of its {len(table):,} images are in neither train_val_list.txt nor "
-            f"test_list.txt, the first is {unlisted.iloc[0]}; put both official lists beside the table, or nobody "
+            f"test_list.txt, the first is {unlisted[0]}; put both official lists beside the table, or nobody "
             "knows which images are test images"
         )
     return table
@@ -130,18 +136,19 @@ def locate_images(
         The rows whose image is there, and the images that are not; without `check_images` no file is looked for.
     """
     folder = IMAGES_OF.get(name, name)
+    # Alone, without the set that its images are of, they may have been put into its own folder.
     if not (data_root / folder).is_dir():
         folder = name
     if not check_images:
         # NIH's own paths are bare names; download_datasets.py --gather links its shards in one folder.
         prefix = "nih/images/" if name == "nih" else f"{folder}/"
         return table.assign(image=prefix + table["image"]), []
-    paths = locate(data_root / folder, table["image"].tolist())
-    is_there = np.array([path is not None for path in paths])
-    missing = (f"{folder}/" + table["image"][~is_there]).tolist()
-    start = len(str(data_root / folder))
-    located = [folder + path[start:] for path in paths if path is not None]
-    return table[is_there].assign(image=located), missing
+    root, images = data_root / folder, table["image"]
+    paths = pd.Series(locate(root, images.tolist()), index=table.index, dtype=object)
+    is_there = paths.notna()
+    located = folder + paths[is_there].str[len(str(root)) :]
+    missing = f"{folder}/" + images[~is_there]
+    return table[is_there].assign(image=located), missing.tolist()
 
 
 def merge_cxrlt(mimic: pd.DataFrame, cxrlt: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
@@ -154,28 +161,38 @@ def merge_cxrlt(mimic: pd.DataFrame, cxrlt: pd.DataFrame) -> tuple[pd.DataFrame,
     Returns:
         The table, with the images of CXR-LT alone at its end, and counts of what happened.
     """
-    row = pd.Index(mimic["image"]).get_indexer(pd.Index(cxrlt["image"]))
-    own, shared = row[row >= 0], cxrlt[row >= 0]
-    cells = mimic[list(LABELS)].to_numpy()
-    before, more = cells[own], shared[list(LABELS)].to_numpy()
-    known = (more == PRESENT) | (more == ABSENT)
-    filled = _filled_by_cxrlt(before, more)
-    after = cells.copy()
-    after[own] = np.where(filled, more, before)
+    place = pd.Index(mimic["image"]).get_indexer(pd.Index(cxrlt["image"]))
+    is_shared = place >= 0
+    # The images of both: their rows in MIMIC's table, and what CXR-LT says of them.
+    row, shared = place[is_shared], cxrlt[is_shared]
+    merged = mimic.copy()
 
-    merged = mimic.assign(**{label: after[:, k] for k, label in enumerate(LABELS)})
-    stricter = _ranks(shared["split"]) > _ranks(merged["split"].iloc[own])
-    merged.iloc[own[stricter], merged.columns.get_loc("split")] = shared["split"].to_numpy()[stricter]
-    source = merged["label_source"].to_numpy(dtype=object, copy=True)
-    source[own] = source[own] + "+" + shared["label_source"].to_numpy(dtype=object)
+    cells = mimic[list(LABELS)].to_numpy(copy=True)
+    before = cells[row]
+    more = shared[list(LABELS)].to_numpy()
+    filled = _filled_by_cxrlt(before, more)
+    cells[row] = np.where(filled, more, before)
+    merged[list(LABELS)] = cells
+
+    # An image that either set tests on must not be trained on.
+    split = mimic["split"].to_numpy(dtype=object, copy=True)
+    other_split = shared["split"].to_numpy(dtype=object)
+    stricter = _ranks(shared["split"]) > _ranks(mimic["split"].iloc[row])
+    split[row[stricter]] = other_split[stricter]
+    merged["split"] = split
+
+    source = mimic["label_source"].to_numpy(dtype=object, copy=True)
+    source[row] += "+" + shared["label_source"].to_numpy(dtype=object)
     merged["label_source"] = source
+
+    disagree = _is_known(before) & _is_known(more) & (before != more)
     counts = {
-        "images": len(own),
+        "images": len(row),
         "cells_filled": int(filled.sum()),
         "moved_to_a_stricter_split": int(stricter.sum()),
-        "cells_that_disagree": int((known & np.isin(before, (ABSENT, PRESENT)) & (more != before)).sum()),
+        "cells_that_disagree": int(disagree.sum()),
     }
-    return pd.concat([merged, cxrlt[row < 0]], ignore_index=True), counts
+    return pd.concat([merged, cxrlt[~is_shared]], ignore_index=True), counts
 
 
 def _filled_by_cxrlt(mimic: np.ndarray, cxrlt: np.ndarray) -> np.ndarray:
@@ -185,8 +202,13 @@ def _filled_by_cxrlt(mimic: np.ndarray, cxrlt: np.ndarray) -> np.ndarray:
     looked_for = np.isin(LABELS, list(CHEXPERT_FINDINGS.values()))
     unmentioned = (mimic == NOT_MENTIONED) | (mimic == PARENT_ONLY) & looked_for
     left_open = np.isin(mimic, (NOT_LABELED, PARENT_ONLY)) & ~unmentioned
-    known = (cxrlt == PRESENT) | (cxrlt == ABSENT)
-    return known & left_open | (cxrlt == PRESENT) & unmentioned
+    filled_by_any = _is_known(cxrlt) & left_open
+    filled_by_one = (cxrlt == PRESENT) & unmentioned
+    return filled_by_any | filled_by_one
+
+
+def _is_known(cells: np.ndarray) -> np.ndarray:
+    return np.isin(cells, (ABSENT, PRESENT))
 
 
 def _ranks(splits: pd.Series) -> np.ndarray:
@@ -218,20 +240,24 @@ def merge_datasets(
         # CXR-LT may know what MIMIC's report does not mention: the policy comes after it.
         blank = "unknown" if name == "mimic" and "cxrlt" in names else options.blank
         table = read_dataset(name, data_root, blank, options.votes)
-        if table.attrs["others"]:
-            facts[f"{name}, labels that are none of the 14"] = table.attrs["others"]
+        others = table.attrs["others"]
+        if others:
+            facts[f"{name}, labels that are none of the 14"] = others
         strange = unknown_views(table["view"])
         if strange:
             facts[f"{name}, views of no known name, kept under it"] = strange
         table, nowhere = locate_images(table, name, data_root, options.check_images)
+        # The images of CXR-LT are MIMIC's, which were already looked for.
         if name == "cxrlt":
             nowhere = sorted(set(nowhere) - set(missing))
         missing += nowhere
         tables[name] = table
-        say(f"{name}: {len(table):,} images of {table['patient_id'].nunique():,} patients")
+        patients = table["patient_id"].nunique()
+        say(f"{name}: {len(table):,} images of {patients:,} patients")
     if {"mimic", "cxrlt"} <= tables.keys():
         mimic, facts["cxrlt in mimic"] = merge_cxrlt(tables["mimic"], tables.pop("cxrlt"))
-        mimic[list(LABELS)] = apply_blank_policy(mimic[list(LABELS)].to_numpy(), options.blank)
+        cells = mimic[list(LABELS)].to_numpy()
+        mimic[list(LABELS)] = apply_blank_policy(cells, options.blank)
         tables["mimic"] = mimic
     return pd.concat(tables.values(), ignore_index=True), facts, missing
 
@@ -241,9 +267,11 @@ def patient_uniform(patients: pd.Series, seed: int) -> np.ndarray:
 
     They depend on the name of the patient and the seed alone: other rows, sets or orders change nothing.
     """
-    code, names = pd.factorize(patients)
-    drawn = pd.util.hash_array(np.asarray(names, dtype=object), hash_key=f"{seed:016d}", categorize=False)
-    return (drawn / 2.0**64)[code]
+    patient, names = pd.factorize(patients)
+    key = f"{seed:016d}"  # of 16 bytes, as the hash wants it
+    hashes = pd.util.hash_array(np.asarray(names, dtype=object), hash_key=key, categorize=False)
+    uniform = hashes / 2.0**64
+    return uniform[patient]
 
 
 def assign_splits(table: pd.DataFrame, val: float, test: float, seed: int) -> tuple[pd.Series, dict[str, int]]:
@@ -261,20 +289,29 @@ def assign_splits(table: pd.DataFrame, val: float, test: float, seed: int) -> tu
     Returns:
         (N,) train, val or test, and counts of the images that were moved.
     """
+    split, dataset = table["split"], table["dataset"]
     uniform = patient_uniform(table["patient_id"], seed)
-    drawn = np.where(uniform < test, RANK["test"], np.where(uniform < test + val, RANK["val"], RANK["train"]))
-    official = _ranks(table["split"])
-    has_val = set(table["dataset"][official == RANK["val"]])
-    gives_val = (table["split"] == "train_val") | (table["split"] == "train") & ~table["dataset"].isin(has_val)
-    rank = np.where(official >= 0, official, drawn)
-    rank = np.where(gives_val, np.where(uniform < val, RANK["val"], RANK["train"]), rank)
+    rank = np.full(len(table), RANK["train"])
+    rank[uniform < test + val] = RANK["val"]
+    rank[uniform < test] = RANK["test"]
+
+    official = _ranks(split)
+    rank = np.where(official >= 0, official, rank)
+    datasets_with_val = set(dataset[official == RANK["val"]])
+    without_val = (split == "train") & ~dataset.isin(datasets_with_val)
+    gives_val = (split == "train_val") | without_val
+    rank[gives_val] = RANK["train"]
+    rank[gives_val & (uniform < val)] = RANK["val"]
+
+    # Whole patients: what one image of a patient shows tells a model of the others.
     patient, names = pd.factorize(table["patient_id"])
     strictest = np.zeros(len(names), dtype=int)
     np.maximum.at(strictest, patient, rank)
     final = strictest[patient]
-    moved = count_rows(table["dataset"][final > rank])
+    moved = count_rows(dataset[final > rank])
     counts = {f"{name}: moved to a stricter split": images for name, images in moved.items()}
-    return pd.Series(np.array(list(RANK), dtype=object)[final], index=table.index), counts
+    words = np.array(list(RANK), dtype=object)
+    return pd.Series(words[final], index=table.index), counts
 
 
 def choose_rows(
@@ -287,44 +324,46 @@ def choose_rows(
     Raises:
         UserError: no row is left, or `views` names what is no view.
     """
-    names = chosen_views(list(views or ()), set(table["view"]))
+    dataset, view = table["dataset"], table["view"]
+    names = chosen_views(list(views or ()), set(view))
     counts: dict[str, Any] = {}
     kept = ~nothing_known(table)
     if not kept.all():
-        counts["nothing is known, left out"] = count_rows(table["dataset"][~kept])
-    set_and_view = table["dataset"] + " " + table["view"].replace("", NOT_SAID)
-    unfit = table["view"].isin(LEFT_OUT.keys() - set(names)).to_numpy()
-    if (kept & unfit).any():
-        counts["no view of the chest, left out"] = count_rows(set_and_view[kept & unfit])
+        counts["nothing is known, left out"] = count_rows(dataset[~kept])
+    set_and_view = dataset + " " + view.replace("", NOT_SAID)
+    unfit = kept & view.isin(LEFT_OUT.keys() - set(names)).to_numpy()
+    if unfit.any():
+        counts["no view of the chest, left out"] = count_rows(set_and_view[unfit])
         kept = kept & ~unfit
     if not kept.any():
-        reasons = "; ".join(format_fact(name, fact) for name, fact in counts.items())
-        raise UserError(f"no image is left: {reasons}")
+        reasons = [format_fact(name, fact) for name, fact in counts.items()]
+        raise UserError(f"no image is left: {'; '.join(reasons)}")
     if names:
-        is_chosen = _chosen("view", names, views or (), table["view"], kept)
+        is_chosen = _chosen("--views", views or (), names, view, kept)
         counts["other views, left out"] = count_rows(set_and_view[kept & ~is_chosen])
         kept = kept & is_chosen
     if splits:
-        is_chosen = _chosen("split", splits, splits, table["split"], kept)
-        set_and_split = table["dataset"] + " " + table["split"]
+        is_chosen = _chosen("--splits", splits, splits, table["split"], kept)
+        set_and_split = dataset + " " + table["split"]
         counts["other splits, left out"] = count_rows(set_and_split[kept & ~is_chosen])
         kept = kept & is_chosen
     return table[kept].reset_index(drop=True), counts
 
 
-def _chosen(what: str, names: Sequence[str], words: Sequence[str], column: pd.Series, kept: np.ndarray) -> np.ndarray:
+def _chosen(flag: str, words: Sequence[str], names: Sequence[str], column: pd.Series, kept: np.ndarray) -> np.ndarray:
     """(N,) bool: the rows of these names; UserError if none of the rows in `kept` has one.
 
-    `what` and `words` are the flag and its values, for the message.
+    `words` are what the user gave to the flag, for the message.
     """
     is_chosen = column.isin(names).to_numpy()
     if not (kept & is_chosen).any():
-        present = ", ".join(sorted(name or NOT_SAID for name in set(column[kept])))
-        raise UserError(f"--{what}s {' '.join(words)}: no image is left (there is {present})")
+        present = sorted(name or NOT_SAID for name in column[kept].unique())
+        raise UserError(f"{flag} {' '.join(words)}: no image is left (there is {', '.join(present)})")
     return is_chosen
 
 
 def nothing_known(table: pd.DataFrame) -> np.ndarray:
     """(N,) bool: no finding is present, absent, uncertain or shared among readers."""
-    unknown = (table[list(LABELS)].to_numpy() > UNCERTAIN).all(axis=1)
-    return unknown & (table["soft"] == "").to_numpy()
+    unknown = table[list(LABELS)].to_numpy() > UNCERTAIN
+    has_no_share = table["soft"] == ""
+    return unknown.all(axis=1) & has_no_share.to_numpy()

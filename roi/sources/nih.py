@@ -80,8 +80,10 @@ def _read_entries(csv: Path, label_from: str) -> tuple[pd.DataFrame, pd.Series]:
         others = count_other_labels(fields, findings.__getitem__, LABELS)
 
     def cells_of(field: str) -> np.ndarray:
-        return np.where(np.isin(LABELS, findings[field]), PRESENT, ABSENT).astype(np.int8)
+        is_present = np.isin(LABELS, findings[field])
+        return np.where(is_present, PRESENT, ABSENT).astype(np.int8)
 
+    # 13 in the table is 00000013 in the names of the images: one patient, one name.
     patient = "nih:" + without_leading_zeros(raw["Patient ID"])
     patient = patient.where(raw["Patient ID"] != "", "")
     study = patient + ":" + raw["Follow-up #"]
@@ -98,7 +100,8 @@ def _read_entries(csv: Path, label_from: str) -> tuple[pd.DataFrame, pd.Series]:
         label_source=csv.name,
     )
     _set_official_splits(table, csv.parent)
-    return table, fields.map({field: ",".join(labels) for field, labels in findings.items()})
+    texts = {field: ",".join(labels) for field, labels in findings.items()}
+    return table, fields.map(texts)
 
 
 def _set_official_splits(table: pd.DataFrame, folder: Path) -> None:

@@ -19,12 +19,13 @@ import pandas as pd
 
 from roi.errors import UserError
 from roi.labels import LABELS
-from roi.sources.label_states import ABSENT, EXCLUDED, LABEL_INDEX, PARENT_ONLY, PRESENT
+from roi.sources.label_states import ABSENT, EXCLUDED, PARENT_ONLY, PRESENT, label_indices
 from roi.sources.near_names import words_of
 from roi.sources.reading import count_other_labels, error_context, find_file, read_columns, reader_table
 from roi.sources.views import view_of
 
-MESH_FINDINGS = {  # head, or head/qualifier wherever the qualifier stands
+# Head, or head/qualifier wherever the qualifier stands -> findings. A mass of the mediastinum is none of ours.
+MESH_FINDINGS = {
     "Pulmonary Atelectasis": ("Atelectasis",),
     "Cardiomegaly": ("Cardiomegaly",),
     "Pleural Effusion": ("Effusion",),
@@ -57,7 +58,8 @@ WIDER = (
     "Lung Diseases, Interstitial",
 )
 MESH_NEIGHBOURS = words_of("openi")
-UNUSABLE = ("no indexing", "technical quality of image unsatisfactory")  # of the whole report
+# Codes of a whole report: nothing that it does not say is absent.
+UNUSABLE = ("no indexing", "technical quality of image unsatisfactory")
 
 
 class Report(NamedTuple):
@@ -65,7 +67,7 @@ class Report(NamedTuple):
 
     uid: str
     mesh: str  # codes joined by ';'
-    images: list[str]  # names without ending
+    images: list[str]  # names without ending; none in some reports
 
 
 def read_openi(root: str | Path) -> pd.DataFrame:
@@ -85,41 +87,45 @@ def _read_kaggle(root: Path) -> pd.DataFrame:
     csv = root / "indiana_reports.csv"
     reports = read_columns(csv, ["uid", "MeSH"])
     images = read_columns(find_file(root, "indiana_projections.csv"), ["uid", "filename", "projection"])
-    twice = reports["uid"][reports["uid"].duplicated()]
-    if len(twice):
-        raise UserError(f"{csv}: report {twice.iloc[0]!r} is listed twice")
-    report = pd.Index(reports["uid"]).get_indexer(pd.Index(images["uid"]))
-    unknown = int((report < 0).sum())
+    twice = reports["uid"][reports["uid"].duplicated()].tolist()
+    if twice:
+        raise UserError(f"{csv}: report {twice[0]!r} is listed twice")
+    row = pd.Index(reports["uid"]).get_indexer(pd.Index(images["uid"]))
+    unknown = int((row < 0).sum())
     if unknown:
         raise UserError(
             f"{root}: indiana_projections.csv names {unknown:,} images of reports that {csv.name} does not have"
         )
     with error_context(csv):
-        cells = mesh_cells(reports["MeSH"].tolist())[report]
+        cells = mesh_cells(reports["MeSH"].tolist())
+    # As Kaggle's archive unpacks, or with the images beside the tables.
     folder = "images/images_normalized/"
     if not (root / folder).is_dir():
         folder = ""
+    image = folder + images["filename"]
     view = view_of(images["projection"])
-    return _openi_table(folder + images["filename"], cells, images["uid"], reports["MeSH"].iloc[report], view, csv.name)
+    mesh = reports["MeSH"].iloc[row]
+    return _openi_table(image, cells[row], images["uid"], mesh, view, csv.name)
 
 
 def _read_xml(root: Path) -> pd.DataFrame:
     reports = list(_xml_reports(root))
     with error_context(root):
         cells = mesh_cells([report.mesh for report in reports])
-    rows = [
-        (f"{image}.png", number, report.uid, report.mesh)
-        for number, report in enumerate(reports)
-        for image in report.images
-    ]
-    if not rows:
+    images, row = [], []
+    for number, report in enumerate(reports):
+        for name in report.images:
+            images.append(f"{name}.png")
+            row.append(number)
+    if not images:
         raise UserError(f"{root}: none of its {len(reports):,} reports names an image")
-    image, number, uid, mesh = (pd.Series(column) for column in zip(*rows, strict=True))
+    image = pd.Series(images)
+    report_of = pd.DataFrame(reports, columns=Report._fields).iloc[row].reset_index(drop=True)
     view: pd.Series | str = ""
     projections = root / "indiana_projections.csv"
     if projections.is_file():
         view = _views_by_kaggle(projections, image)
-    return _openi_table(image, cells[number.to_numpy()], uid, mesh, view, "MeSH/major")
+    return _openi_table(image, cells[row], report_of["uid"], report_of["mesh"], view, "MeSH/major")
 
 
 def _views_by_kaggle(projections: Path, image: pd.Series) -> pd.Series:
@@ -178,9 +184,10 @@ def _parse_report(file: IO[bytes] | Path, name: str | Path) -> Report:
     uid = tree.find("uId")
     if uid is None:
         raise UserError(f"{name}: not an OpenI report (no uId)")
+    number = uid.get("id", "").removeprefix("CXR")
     codes = [(major.text or "").strip() for major in tree.iter("major")]
     images = [image.get("id", "") for image in tree.iter("parentImage")]
-    return Report(uid.get("id", "").removeprefix("CXR"), ";".join(codes), images)
+    return Report(number, ";".join(codes), images)
 
 
 def mesh_cells(entries: Sequence[str], neighbours: bool = True) -> np.ndarray:
@@ -208,7 +215,8 @@ def mesh_cells(entries: Sequence[str], neighbours: bool = True) -> np.ndarray:
     for number, entry in enumerate(entries):
         if entry not in rows:
             rows[entry] = _row_of_entry(entry, rules, number)
-    return np.array([rows[entry] for entry in entries], dtype=np.int8).reshape(len(entries), len(LABELS))
+    cells = np.array([rows[entry] for entry in entries], dtype=np.int8)
+    return cells.reshape(len(entries), len(LABELS))  # of no reports, too
 
 
 def _row_of_entry(entry: str, rules: list[tuple[dict[str, tuple[str, ...]], int]], number: int) -> np.ndarray:
@@ -218,24 +226,27 @@ def _row_of_entry(entry: str, rules: list[tuple[dict[str, tuple[str, ...]], int]
         raise UserError(
             f"report {number} has no MeSH code ({entry!r}); a normal one says 'normal', so is the file cut off?"
         )
+    # Whatever else such a report says, its images are of no use.
     if not names.isdisjoint(UNUSABLE):
         return np.full(len(LABELS), EXCLUDED, dtype=np.int8)
     row = np.full(len(LABELS), ABSENT, dtype=np.int8)
     for findings_of, code in rules:
         for name, findings in findings_of.items():
             if name.lower() in names:
-                row[[LABEL_INDEX[finding] for finding in findings]] = code
+                row[label_indices(findings)] = code
     return row
 
 
 def mesh_names(entry: str) -> set[str]:
     """What the rules are looked up by: 'Mass/lung/right;Nodule' -> {'mass', 'mass/lung', 'mass/right', 'nodule'}."""
     names = set()
-    for code in entry.split(";"):
-        head, *qualifiers = (" ".join(part.split()).lower() for part in code.split("/"))
-        if head:
-            names.add(head)
-            names.update(f"{head}/{qualifier}" for qualifier in qualifiers)
+    for code in entry.lower().split(";"):
+        head, *qualifiers = (" ".join(part.split()) for part in code.split("/"))
+        if not head:
+            continue
+        names.add(head)
+        for qualifier in qualifiers:
+            names.add(f"{head}/{qualifier}")
     return names
 
 
@@ -246,5 +257,5 @@ def mesh_heads(entry: str) -> set[str]:
 
 def known_heads() -> set[str]:
     """The heads that some rule reads, and `normal`."""
-    heads = {name.split("/")[0].lower() for name in (*MESH_FINDINGS, *MESH_NEIGHBOURS)}
-    return heads | {"normal", *UNUSABLE}
+    names = (*MESH_FINDINGS, *MESH_NEIGHBOURS, *UNUSABLE, "normal")
+    return mesh_heads(";".join(names))

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from roi.labels import LABELS
-from roi.sources.label_states import ABSENT, EXCLUDED, LABEL_INDEX, NOT_MENTIONED, PARENT_ONLY, PRESENT
+from roi.sources.label_states import ABSENT, EXCLUDED, LABEL_INDEX, NOT_MENTIONED, PARENT_ONLY, PRESENT, label_indices
 from roi.sources.near_names import words_of
 from roi.sources.reading import (
     OLDEST,
@@ -24,6 +24,7 @@ from roi.sources.reading import (
 )
 from roi.sources.views import view_of
 
+# Exact names alone: in parts of names `subcutaneous emphysema` and `breast mass` would be findings.
 PADCHEST_NAMES = {
     "Atelectasis": (
         "atelectasis",
@@ -49,7 +50,9 @@ PADCHEST_NAMES = {
     "Hernia": ("hiatal hernia",),
 }
 PADCHEST_NEAR = words_of("padchest")
+# Of a whole image: nothing that is not named is absent.
 UNUSABLE = {"exclude", "suboptimal study"}
+# Names that are known and say nothing of a finding.
 NO_FINDING = {"normal", "unchanged", *UNUSABLE}
 PADCHEST_CSV = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
 
@@ -66,9 +69,10 @@ def read_padchest(root: str | Path) -> pd.DataFrame:
         ["StudyID", "StudyDate_DICOM", "PatientBirth", "PatientSex_DICOM"],
         skip_spaces=True,
     )
-    exact = {name for names in PADCHEST_NAMES.values() for name in names}
+    known = {*PADCHEST_NEAR, *NO_FINDING}
+    known.update(*PADCHEST_NAMES.values())
     with error_context(csv):
-        others = count_other_labels(raw["Labels"], padchest_names, exact | PADCHEST_NEAR.keys() | NO_FINDING)
+        others = count_other_labels(raw["Labels"], padchest_names, known)
     patient = "padchest:" + raw["PatientID"]
     study = patient + ":" + raw["StudyID"]
     return reader_table(
@@ -91,11 +95,13 @@ def _ages(birth: pd.Series, study_date: pd.Series) -> pd.Series:
     taken = pd.to_numeric(study_date.str[:4], errors="coerce")
     age = taken - born
     possible = (age >= 0) & (age <= OLDEST)
-    return age.where(possible, 0).astype(int).astype(str).where(possible, "")
+    text = age.where(possible, 0).astype(int).astype(str)
+    return text.where(possible, "")
 
 
 def padchest_names(field: str) -> set[str]:
     """The names in one `Labels` field, a Python list as text; none where it is no list."""
+    # About a hundred fields of the published table are empty or cut off.
     try:
         names = ast.literal_eval(field)
     except (ValueError, SyntaxError, TypeError):
@@ -115,12 +121,13 @@ def padchest_cells(field: str) -> np.ndarray:
     names = padchest_names(field)
     if not names or names & UNUSABLE:
         return np.full(len(LABELS), EXCLUDED, dtype=np.int8)
+    # An unchanged image has the findings of an earlier one, which this field does not repeat.
     unnamed = ABSENT
     if "unchanged" in names:
         unnamed = NOT_MENTIONED
     cells = np.full(len(LABELS), unnamed, dtype=np.int8)
     for name in names & PADCHEST_NEAR.keys():
-        cells[[LABEL_INDEX[finding] for finding in PADCHEST_NEAR[name]]] = PARENT_ONLY
+        cells[label_indices(PADCHEST_NEAR[name])] = PARENT_ONLY
     # A finding by its own name outranks what may mean it.
     for label, exact in PADCHEST_NAMES.items():
         if names.intersection(exact):

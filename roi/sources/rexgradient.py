@@ -24,36 +24,32 @@ def read_rexgradient(root: str | Path, blank: str = "unknown") -> pd.DataFrame:
         root: the folder of the data set.
         blank: what a report does not mention is "unknown", or absent ("negative").
     """
-    images: list[tuple[str, str]] = []  # path and view
-    image_study: list[int] = []  # number of the study of each image
-    studies: list[tuple[str, str, str, str, str]] = []  # patient, study, split, age, sex
-    findings: list[str] = []
-    impressions: list[str] = []
+    studies: list[dict[str, str]] = []
+    images: list[tuple[str, str, int]] = []  # path, view, number of the study
     for part in ("train", "valid", "test"):
         path = find_file(root, f"metadata/{part}_metadata_view_position.json", f"{part}_metadata_view_position.json")
+        split = split_word(part) or ""
         for name, study in _studies(path):
             _check_study(path, name, study)
             for image, view in zip(study["ImagePath"], study["ImageViewPosition"], strict=True):
-                images.append((image.removeprefix("../"), _text(view)))
-                image_study.append(len(studies))
-            age, sex = (str(study.get(key) or "") for key in ("PatientAge", "PatientSex"))
-            studies.append((str(study["PatientID"]), name, split_word(part) or "", age, sex))
-            findings.append(_text(study["Findings"]))
-            impressions.append(_text(study["Impression"]))
+                images.append((image.removeprefix("../"), _text(view), len(studies)))
+            studies.append(_about_study(name, study) | {"split": split})
     if not images:
         raise UserError(f"{root}: its metadata name no image")
-    cells = apply_blank_policy(label_reports(findings, impressions), blank)[image_study]
-    paths, views = (pd.Series(column, dtype=str) for column in zip(*images, strict=True))
-    about = pd.DataFrame(studies, columns=["patient", "study", "split", "age", "sex"], dtype=str)
-    about = about.iloc[image_study].reset_index(drop=True)
+    table = pd.DataFrame(images, columns=["path", "view", "study"])
+    about = pd.DataFrame(studies, dtype=str)
+    # A report is of a whole study: it is read once, and its images share what it says.
+    codes = label_reports(about["findings"].tolist(), about["impression"].tolist())
+    cells = apply_blank_policy(codes, blank)[table["study"]]
+    about = about.iloc[table["study"]].reset_index(drop=True)
     patient = "rexgradient:" + about["patient"]
     return reader_table(
         "rexgradient",
-        paths,
+        table["path"],
         cells,
         patient_id=patient,
         study_id=patient + ":" + about["study"],
-        view=view_of(views),
+        view=view_of(table["view"]),
         age=plausible_age(age_in_years(about["age"])),
         sex=sex_of(about["sex"]),
         split=about["split"],
@@ -75,7 +71,9 @@ def _studies(path: Path) -> Iterable[tuple[str, dict]]:
 def _check_study(path: Path, name: str, study: dict) -> None:
     """UserError: something that every study has is not there, or views and images do not go together."""
     missing = [key for key in REQUIRED if key not in study]
-    missing += [key for key in LISTS if key in study and not isinstance(study[key], list)]
+    if not missing:
+        missing = [key for key in LISTS if not isinstance(study[key], list)]
+    # A study without a patient could be of one that is tested.
     if not missing and not study["PatientID"]:
         missing = ["PatientID"]
     if missing:
@@ -87,3 +85,15 @@ def _check_study(path: Path, name: str, study: dict) -> None:
 def _text(value: object) -> str:
     """What is no text (null, NaN) is an empty one."""
     return value if isinstance(value, str) else ""
+
+
+def _about_study(name: str, study: dict) -> dict[str, str]:
+    """What is kept of a study, as text."""
+    return {
+        "patient": str(study["PatientID"]),
+        "study": name,
+        "age": str(study.get("PatientAge") or ""),
+        "sex": str(study.get("PatientSex") or ""),
+        "findings": _text(study["Findings"]),
+        "impression": _text(study["Impression"]),
+    }

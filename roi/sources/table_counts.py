@@ -1,6 +1,7 @@
 """What a table of several data sets holds: counts by set, split, view and finding, for a file and for people."""
 
 import gzip
+import itertools
 import re
 import zlib
 from pathlib import Path
@@ -14,13 +15,17 @@ from roi.labels import LABELS
 from roi.sources.label_states import ABSENT, PRESENT, REASONS, UNCERTAIN
 from roi.sources.views import NOT_SAID
 
+# Images of NIH are known by their names wherever these stand: in a column, a path or JSON.
 NIH_NAME = re.compile(r"\b\d{8}_\d{3}\.(?:png|jpg|jpeg|dcm)\b")
-SHOWN = 6  # counts of a fact that are printed; all stand in the summary
+# Counts of a fact that are printed; all stand in the summary.
+SHOWN = 6
 
 
 def count_rows(groups: pd.Series) -> dict[str, int]:
     """How many rows each group has, most frequent first; {} for no rows."""
-    return {str(group): int(rows) for group, rows in groups.value_counts().items()}
+    counts = groups.value_counts()
+    # As a list, because JSON knows no numbers of numpy.
+    return dict(zip(counts.index, counts.tolist(), strict=True))
 
 
 def format_fact(name: str, fact: object) -> str:
@@ -29,14 +34,21 @@ def format_fact(name: str, fact: object) -> str:
         return f"{name}: {_number(fact)}"
     if not fact:
         return f"{name}: none"
-    first = [f"{str(key).replace('_', ' ')} {_number(count)}" for key, count in list(fact.items())[:SHOWN]]
-    if len(fact) > SHOWN:
-        first.append(f"and {len(fact) - SHOWN} more")
-    return f"{name}: {', '.join(first)}"
+    parts = []
+    for key, count in itertools.islice(fact.items(), SHOWN):
+        words = str(key).replace("_", " ")
+        parts.append(f"{words} {_number(count)}")
+    rest = len(fact) - SHOWN
+    if rest > 0:
+        parts.append(f"and {rest} more")
+    counts = ", ".join(parts)
+    return f"{name}: {counts}"
 
 
 def _number(count: object) -> str:
-    return f"{count:,}" if isinstance(count, int | float) else str(count)
+    if isinstance(count, int | float):
+        return f"{count:,}"
+    return str(count)
 
 
 def count_findings(table: pd.DataFrame) -> dict[str, Any]:
@@ -44,49 +56,56 @@ def count_findings(table: pd.DataFrame) -> dict[str, Any]:
 
     Everything is counted by set; unknown cells also by their reason.
     """
-    datasets = {str(name): _count_dataset(rows) for name, rows in table.groupby("dataset", sort=False)}
-    return {"images": len(table), "patients": int(table["patient_id"].nunique()), "datasets": datasets}
+    datasets = {}
+    for name, rows in table.groupby("dataset", sort=False):
+        datasets[str(name)] = _count_dataset(rows)
+    return {"images": len(table), "patients": table["patient_id"].nunique(), "datasets": datasets}
 
 
 def _count_dataset(rows: pd.DataFrame) -> dict[str, Any]:
-    findings = {}
-    for label in LABELS:
-        counts = np.bincount(rows[label].to_numpy(), minlength=max(REASONS) + 1).tolist()
-        findings[label] = {
-            "positive": counts[PRESENT],
-            "negative": counts[ABSENT],
-            "uncertain": counts[UNCERTAIN],
-            "unknown": sum(counts[UNCERTAIN + 1 :]),
-            "because": {reason: counts[code] for code, reason in REASONS.items() if counts[code]},
-        }
     return {
         "images": len(rows),
-        "patients": int(rows["patient_id"].nunique()),
+        "patients": rows["patient_id"].nunique(),
         "splits": count_rows(rows["split"].replace("", "none")),
         "views": count_rows(rows["view"].replace("", NOT_SAID)),
-        "findings": findings,
+        "findings": {label: _count_finding(rows[label].to_numpy()) for label in LABELS},
+    }
+
+
+def _count_finding(codes: np.ndarray) -> dict[str, Any]:
+    """Counts of one finding, (N,) codes."""
+    counts = np.bincount(codes, minlength=max(REASONS) + 1).tolist()
+    return {
+        "positive": counts[PRESENT],
+        "negative": counts[ABSENT],
+        "uncertain": counts[UNCERTAIN],
+        "unknown": sum(counts[UNCERTAIN + 1 :]),
+        "because": {reason: counts[code] for code, reason in REASONS.items() if counts[code]},
     }
 
 
 def format_counts(counts: dict[str, Any]) -> str:
     """What count_findings gives, as a table with a row a finding and a column a set."""
-    datasets = counts["datasets"]
-    lines = [["", *datasets]]
-    for what in ("images", "patients"):
-        lines.append([what, *(f"{dataset[what]:,}" for dataset in datasets.values())])
-    for label in LABELS:
-        line = [label]
-        for dataset in datasets.values():
-            finding = dataset["findings"][label]
-            open_ones = finding["uncertain"] + finding["unknown"]
-            line.append(f"{finding['positive']:,} / {finding['negative']:,} / {open_ones:,}")
-        lines.append(line)
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    rows = []
-    for name, *cells in lines:
-        aligned = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
-        rows.append("  ".join([name.ljust(widths[0]), *aligned]))
-    return "\n".join([*rows, "(of each finding: present / absent / uncertain or unknown)"])
+    # The first column, then one a set: each as wide as its longest cell.
+    names = ["", "images", "patients", *LABELS]
+    width = max(map(len, names))
+    columns = [[name.ljust(width) for name in names]]
+    for name, dataset in counts["datasets"].items():
+        images, patients = dataset["images"], dataset["patients"]
+        column = [name, f"{images:,}", f"{patients:,}"]
+        for label in LABELS:
+            column.append(_finding_in_text(dataset["findings"][label]))
+        width = max(map(len, column))
+        columns.append([cell.rjust(width) for cell in column])
+    lines = ["  ".join(line) for line in zip(*columns, strict=True)]
+    lines.append("(of each finding: present / absent / uncertain or unknown)")
+    return "\n".join(lines)
+
+
+def _finding_in_text(counts: dict[str, Any]) -> str:
+    present, absent = counts["positive"], counts["negative"]
+    unknown = counts["uncertain"] + counts["unknown"]
+    return f"{present:,} / {absent:,} / {unknown:,}"
 
 
 def count_nih_images(table: pd.DataFrame, csv: Path) -> dict[str, int]:
@@ -110,10 +129,11 @@ def count_nih_images(table: pd.DataFrame, csv: Path) -> dict[str, int]:
             f"{csv}: names no image of NIH (like 00000013_005.png); where only pictures are given, see "
             "--check_duplicates"
         )
-    # RSNA's images are DICOM files of the same names.
+    # Without their endings: RSNA's images are DICOM files of the same names.
     stems = {name.split(".")[0] for name in names}
-    own_stems = table["image"].str.rsplit("/", n=1).str[-1].str.split(".").str[0]
-    is_named = own_stems.isin(stems) & (table["dataset"] == "nih")
+    file_name = table["image"].str.rsplit("/", n=1).str[-1]
+    stem = file_name.str.split(".").str[0]
+    is_named = stem.isin(stems) & (table["dataset"] == "nih")
     splits = table.loc[is_named, "split"].value_counts()
     counts = {"nih_images_named": len(names), "in_this_table": int(is_named.sum())}
     for split in ("train", "val", "test"):

@@ -5,11 +5,14 @@ supine) says no view. Pictures that are not of the chest, or that their source e
 several data sets.
 """
 
+import re
+
 import pandas as pd
 
 from roi.errors import UserError
 
-VIEWS = {  # name: the words of the sources as `plain` writes them
+# Name -> the words of the sources, as `plain` writes them.
+VIEWS = {
     "PA": ("PA", "POSTERO ANTERIOR", "POSTEROANTERIOR", "PA LLD", "PA RLD"),
     "AP": (
         "AP",
@@ -32,19 +35,22 @@ VIEWS = {  # name: the words of the sources as `plain` writes them
     "EXCLUDE": ("EXCLUDE",),
     "": ("", "UNK", "UNKNOWN", "N/A", "NA", "NAN", "NONE", "NULL", "OTHER", "ERECT", "SUPINE", "PICC LINE"),
 }
-LEFT_OUT = {  # and why
+# Pictures that are not of the chest as the others are, and why.
+LEFT_OUT = {
     "COSTAL": "taken for the ribs",
     "KUB": "of the abdomen",
     "SWIMMERS": "of the spine",
     "EXCLUDE": "excluded by the source",
 }
 NAME_OF = {word: name for name, words in VIEWS.items() for word in words}
-NOT_SAID = "not said"  # how no view is told to people
+# How it is told to people that a source says no view.
+NOT_SAID = "not said"
 
 
 def plain(word: str) -> str:
     """'AP_horizontal' -> 'AP HORIZONTAL': capitals; a hyphen or an underscore is a space."""
-    return " ".join(word.upper().replace("_", " ").replace("-", " ").split())
+    words = re.split(r"[_\-\s]+", word.upper())
+    return " ".join(filter(None, words))
 
 
 def view_name(word: str) -> str:
@@ -59,8 +65,9 @@ def view_of(words: pd.Series) -> pd.Series:
 
 def unknown_views(views: pd.Series) -> dict[str, int]:
     """Names that are none of VIEWS, and how many images have them."""
+    # They are kept, and told to the user: they may be views that the next edition of a set has.
     counts = views[~views.isin(VIEWS)].value_counts()
-    return {str(view): int(images) for view, images in counts.items()}
+    return dict(zip(counts.index, counts.tolist(), strict=True))
 
 
 def chosen_views(words: list[str], present: set[str]) -> list[str]:

@@ -18,7 +18,7 @@ from roi.data.text_table import numbers, read_text_table
 from roi.errors import UserError
 from roi.files import atomic_write
 from roi.labels import LABELS, normal_name
-from roi.sources.label_states import ABSENT, LABEL_INDEX, NOT_LABELED, READERS_DISAGREE, mark_parent_only
+from roi.sources.label_states import ABSENT, LABEL_INDEX, NOT_LABELED, READERS_DISAGREE, label_indices, mark_parent_only
 from roi.sources.near_names import words_of
 from roi.sources.reading import binary_column, find_file, map_unique, read_columns, reader_table
 
@@ -45,11 +45,13 @@ VINBIGDATA_CLASSES = (
     "Pneumothorax",
     "Pulmonary fibrosis",
 )
-NOTHING = "No finding"  # what a reader of VinBigData says who found nothing
+# What a reader of VinBigData says who found nothing.
+NOTHING = "No finding"
 VOTES = ("majority", "any", "fraction")
 CORNERS = ["x_min", "y_min", "x_max", "y_max"]
-MARKS = ("image_id", "class_name", *CORNERS)  # columns of the annotation files of both sets
-BOXES = ("image", "label", *SIDES, "width", "height")  # columns that write_boxes gives
+# Columns of the annotation files of both sets, and those that write_boxes gives.
+MARKS = ("image_id", "class_name", *CORNERS)
+BOXES = ("image", "label", *SIDES, "width", "height")
 
 
 # Labels
@@ -62,8 +64,8 @@ def combine_votes(share: dict[str, np.ndarray], votes: str) -> tuple[np.ndarray,
 
     Args:
         share: class -> (N,) in [0, 1], how many of the readers say it; a class that nobody was asked about is not
-        there. votes: majority: more than half of them decide; any: one of them; fraction: all or none, else the
-        readers
+            there.
+        votes: majority: more than half of them decide; any: one of them; fraction: all or none, else the readers
             disagree and their share stands in the column `soft`.
 
     Returns:
@@ -75,14 +77,18 @@ def combine_votes(share: dict[str, np.ndarray], votes: str) -> tuple[np.ndarray,
     present = {name: part > threshold for name, part in share.items()}
     images = len(next(iter(share.values())))
     cells = np.full((images, len(LABELS)), NOT_LABELED, dtype=np.int8)
-    soft = np.zeros(cells.shape)
+    soft = np.zeros((images, len(LABELS)))
     for label, name in VINDR_CLASSES.items():
-        if name in share:
-            divided = (votes == "fraction") & (share[name] > 0) & (share[name] < 1)
-            cells[:, LABEL_INDEX[label]] = np.where(divided, READERS_DISAGREE, present[name])
-            soft[:, LABEL_INDEX[label]] = np.where(divided, share[name], 0)
+        if name not in share:
+            continue
+        column, part = LABEL_INDEX[label], share[name]
+        divided = np.zeros(images, dtype=bool)
+        if votes == "fraction":
+            divided = (part > 0) & (part < 1)
+        cells[:, column] = np.where(divided, READERS_DISAGREE, present[name])
+        soft[:, column] = np.where(divided, part, 0)
     # Absent, unless the class Nodule/Mass, one of the neighbours, leaves open which of the two it is.
-    cells[:, [LABEL_INDEX["Mass"], LABEL_INDEX["Nodule"]]] = ABSENT
+    cells[:, label_indices(("Mass", "Nodule"))] = ABSENT
     for name, findings in VINDR_NEAR.items():
         if name in share:
             mark_parent_only(cells, present[name], findings, (ABSENT,))
@@ -91,11 +97,13 @@ def combine_votes(share: dict[str, np.ndarray], votes: str) -> tuple[np.ndarray,
 
 def _soft_column(soft: np.ndarray) -> np.ndarray:
     """(N, K) shares, 0 where there is none -> (N,) texts, 'Mass=0.333,Nodule=0.667'."""
+    # Readers are few, and so are the rows that differ: text is made once for each of these.
     distinct, row = np.unique(soft.round(3), axis=0, return_inverse=True)
     texts = []
     for shares in distinct.tolist():
         named = zip(LABELS, shares, strict=True)
-        texts.append(",".join(f"{label}={share:g}" for label, share in named if share))
+        parts = [f"{label}={share:g}" for label, share in named if share]
+        texts.append(",".join(parts))
     return np.array(texts, dtype=object)[row.ravel()]
 
 
@@ -119,12 +127,16 @@ def _read_image_labels(csv: Path) -> tuple[pd.Series, dict[str, np.ndarray]]:
     classes = list(dict.fromkeys([*VINDR_CLASSES.values(), *VINDR_NEAR]))
     raw = read_columns(csv, ["image_id", *classes], ["rad_id"])
     # Of test images there is a consensus, in one row without a reader.
-    twice = raw["image_id"][raw.duplicated(["image_id", "rad_id"])]
-    if len(twice):
-        raise UserError(f"{csv}: image {twice.iloc[0]!r} stands there twice with the same reader")
-    code, names = pd.factorize(raw["image_id"])
-    readers = np.bincount(code)
-    share = {name: np.bincount(code, weights=binary_column(raw[name], csv)) / readers for name in classes}
+    is_twice = raw.duplicated(["image_id", "rad_id"])
+    if is_twice.any():
+        image = raw["image_id"][is_twice].iloc[0]
+        raise UserError(f"{csv}: image {image!r} stands there twice with the same reader")
+    image, names = pd.factorize(raw["image_id"])
+    readers = np.bincount(image)
+    share = {}
+    for name in classes:
+        is_present = binary_column(raw[name], csv)
+        share[name] = np.bincount(image, weights=is_present) / readers
     return pd.Series(names), share
 
 
@@ -136,21 +148,28 @@ def read_vinbigdata(root: str | Path, votes: str = "majority") -> pd.DataFrame:
     """
     csv = find_file(root, "train.csv")
     raw = read_columns(csv, ["image_id", "class_name", "rad_id"])
-    raw["class_name"] = map_unique(raw["class_name"], lambda name: NOTHING if normal_name(name) else name)
-    unknown = Counter(raw["class_name"][~raw["class_name"].isin([*VINBIGDATA_CLASSES, NOTHING])])
-    if unknown:
-        listed = ", ".join(f"{name!r} in {count:,} rows" for name, count in unknown.most_common())
-        raise UserError(f"{csv}: unknown classes: {listed}")
-    code, names = pd.factorize(raw["image_id"])
-    # Several boxes of one reader are one answer.
-    answers = pd.DataFrame({"image": code, "reader": raw["rad_id"], "class": raw["class_name"]}).drop_duplicates()
+    image, names = pd.factorize(raw["image_id"])
+    answers = pd.DataFrame({"image": image, "reader": raw["rad_id"]})
+    answers["class"] = map_unique(raw["class_name"], lambda name: NOTHING if normal_name(name) else name)
+    _refuse_unknown_classes(answers["class"], csv)
+    # Several boxes of one reader are one answer; who found nothing is a reader, too.
+    answers = answers.drop_duplicates()
     readers = np.bincount(answers.drop_duplicates(["image", "reader"])["image"])
     share = {}
     for name in VINBIGDATA_CLASSES:
         images = answers["image"][answers["class"] == name]
         share[name] = np.bincount(images, minlength=len(names)) / readers
     cells, soft = combine_votes(share, votes)
+    # Its test images have no published labels, so it names no split.
     return _vin_table("vinbigdata", "train", "", pd.Series(names), cells, soft, csv)
+
+
+def _refuse_unknown_classes(names: pd.Series, csv: Path) -> None:
+    is_known = names.isin([*VINBIGDATA_CLASSES, NOTHING])
+    unknown = Counter(names[~is_known])
+    if unknown:
+        counts = [f"{name!r} in {rows:,} rows" for name, rows in unknown.most_common()]
+        raise UserError(f"{csv}: unknown classes: {', '.join(counts)}")
 
 
 def _vin_table(
@@ -220,34 +239,54 @@ def write_boxes(marks: pd.DataFrame, csv: Path, out: Path, facts: list[dict[str,
     Raises:
         UserError: none of the images is there.
     """
-    nothing = [name for name in marks["class_name"].unique() if normal_name(name) is not None]
-    drawn = marks[marks[CORNERS].notna().any(axis=1) & ~marks["class_name"].isin(nothing)]
+    drawn = _drawn(marks)
     images = pd.DataFrame(facts, columns=["image", "rows", "columns", "width", "height"])
     # The lists name images without their ending, and perhaps without their folder.
     stems = [str(PurePosixPath(image).with_suffix("")) for image in images["image"]]
     named = marks["image_id"].unique()
-    if (match_images(named, stems) == NO_SUCH_IMAGE).all():
+    place = match_images(named, stems)
+    if (place == NO_SUCH_IMAGE).all():
         raise UserError(f"--boxes {csv}: none of its {len(named):,} images is among the PNG; is it of this set?")
-    label = drawn["class_name"].map({name: label for label, name in VINDR_CLASSES.items()})
-    boxes = _in_png_pixels(drawn[label.notna()].assign(label=label.dropna()), images, stems)
-    kept, lost = boxes[boxes["why"] == ""], boxes[boxes["why"] != ""]
+    findings = {name: label for label, name in VINDR_CLASSES.items()}
+    drawn = drawn.assign(label=drawn["class_name"].map(findings))
+    has_label = drawn["label"].notna()
+    boxes = _in_png_pixels(drawn[has_label], images, stems)
+    has_place = boxes["why"] == ""
+    kept, lost = boxes[has_place], boxes[~has_place]
     with atomic_write(out) as file:
-        kept[list(BOXES)].astype({"width": int, "height": int}).to_csv(file, index=False, lineterminator="\n")
+        table = kept[list(BOXES)].astype({"width": int, "height": int})
+        table.to_csv(file, index=False, lineterminator="\n")
+    with_box = kept["image"].nunique()
     without_box = len(marks) - len(drawn)
-    print(f"{out}: {len(kept):,} boxes of {kept['image'].nunique():,} images; {without_box:,} rows without a box")
-    other_classes = drawn["class_name"][label.isna()]
-    if len(other_classes):
-        print(f"  classes without a twin among our findings: {_counts(other_classes)}")
-    if lost.empty:
-        left_out(out).unlink(missing_ok=True)  # of an earlier run: no longer true
+    print(f"{out}: {len(kept):,} boxes of {with_box:,} images; {without_box:,} rows without a box")
+    if not has_label.all():
+        counts = _counts(drawn["class_name"][~has_label])
+        print(f"  classes without a twin among our findings: {counts}")
+    _list_left_out(lost, left_out(out))
+
+
+def _list_left_out(boxes: pd.DataFrame, side_file: Path) -> None:
+    """Write the boxes without a place, each with its reason."""
+    if boxes.empty:
+        side_file.unlink(missing_ok=True)  # of an earlier run: no longer true
         return
-    with atomic_write(left_out(out)) as file:
-        lost[[*MARKS, "why"]].to_csv(file, index=False, lineterminator="\n")
-    print(f"  {len(lost):,} boxes left out, listed in {left_out(out)}: {_counts(lost['why'])}")
+    with atomic_write(side_file) as file:
+        boxes[[*MARKS, "why"]].to_csv(file, index=False, lineterminator="\n")
+    counts = _counts(boxes["why"])
+    print(f"  {len(boxes):,} boxes left out, listed in {side_file}: {counts}")
+
+
+def _drawn(marks: pd.DataFrame) -> pd.DataFrame:
+    """The rows with a box; `No finding` is none, whatever its corners are."""
+    names = marks["class_name"]
+    nothing = [name for name in names.unique() if normal_name(name)]
+    has_corners = marks[CORNERS].notna().any(axis=1)
+    return marks[has_corners & ~names.isin(nothing)]
 
 
 def _counts(words: pd.Series) -> str:
-    return ", ".join(f"{word} {count:,}" for word, count in words.value_counts().items())
+    parts = [f"{word} {rows:,}" for word, rows in words.value_counts().items()]
+    return ", ".join(parts)
 
 
 def _in_png_pixels(boxes: pd.DataFrame, images: pd.DataFrame, stems: Sequence[str]) -> pd.DataFrame:
@@ -260,22 +299,38 @@ def _in_png_pixels(boxes: pd.DataFrame, images: pd.DataFrame, stems: Sequence[st
     """
     boxes = boxes.reset_index(drop=True)
     place = match_images(boxes["image_id"], stems)
-    boxes = boxes.join(images.reindex(place).reset_index(drop=True))  # no row has a negative number
-    rows, columns, width, height = (pd.to_numeric(boxes[c]) for c in ("rows", "columns", "width", "height"))
-    left, top, right, bottom = (boxes[corner] for corner in CORNERS)
-    # A box may leave its image by one pixel, which is cut off.
-    outside = (left < -1) | (top < -1) | (right > columns + 1) | (bottom > rows + 1)
-    left, right = left.clip(0, columns), right.clip(0, columns)
-    top, bottom = top.clip(0, rows), bottom.clip(0, rows)
-    across, down = width / columns, height / rows
-    boxes["x"], boxes["w"] = left * across, (right - left) * across
-    boxes["y"], boxes["h"] = top * down, (bottom - top) * down
+    # A place below 0 is no row of the images: those boxes get NaN.
+    boxes = boxes.join(images.reindex(place).reset_index(drop=True))
+    boxes["x"], boxes["w"], outside_across = _on_axis(boxes, "x_min", "x_max", "columns", "width")
+    boxes["y"], boxes["h"], outside_down = _on_axis(boxes, "y_min", "y_max", "rows", "height")
     boxes[[*SIDES]] = boxes[[*SIDES]].round(3)
+    has_area = (boxes["w"] > 0) & (boxes["h"] > 0)
     reasons = {
         "no such PNG": place == NO_SUCH_IMAGE,
         "several PNG of this name": place == AMBIGUOUS,
-        "leaves its image": outside,
-        "no area": ~((boxes["w"] > 0) & (boxes["h"] > 0)),
+        "leaves its image": outside_across | outside_down,
+        "no area": ~has_area,
     }
     boxes["why"] = np.select(list(reasons.values()), list(reasons), "")
     return boxes
+
+
+def _on_axis(
+    boxes: pd.DataFrame, first: str, last: str, dicom_side: str, png_side: str
+) -> tuple[pd.Series, pd.Series, pd.Series]:
+    """Start and length of each box on one axis of the PNG, and whether it leaves the image there.
+
+    Args:
+        boxes: rows with both sides of their image.
+        first: column of the lower corner, in pixels of the DICOM file.
+        last: column of the upper corner.
+        dicom_side: column of the side of the DICOM file.
+        png_side: column of the side of the PNG.
+    """
+    side = pd.to_numeric(boxes[dicom_side])
+    scale = pd.to_numeric(boxes[png_side]) / side
+    # A box may leave its image by one pixel, which is cut off.
+    outside = (boxes[first] < -1) | (boxes[last] > side + 1)
+    start = boxes[first].clip(0, side)
+    end = boxes[last].clip(0, side)
+    return start * scale, (end - start) * scale, outside

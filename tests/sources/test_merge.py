@@ -1,4 +1,7 @@
-"""Several data sets in one table: patients, splits, unknowns, leaks, duplicates; against truth written in the published layouts."""
+"""Several data sets in one table: patients, splits, unknowns, leaks, duplicates.
+
+Against truth that is written in the published layouts.
+"""
 
 import json
 import shutil

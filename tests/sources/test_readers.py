@@ -1,7 +1,8 @@
-"""Every reader, cell by cell, on tables as they are published with their odd cases; what cannot be read is named. Codes were worked out by hand.
+"""Every reader, cell by cell, on tables as they are published with their odd cases; what cannot be read is named.
 
-A row of cells is a word of 14 letters in the order of LABELS (Atelectasis Cardiomegaly Effusion Infiltration Mass Nodule Pneumonia Pneumothorax
-Consolidation Edema Emphysema Fibrosis Pleural_Thickening Hernia): Absent, Present, Uncertain, unSeen, Blank, Coarse, unfit (X), Divided.
+Codes were worked out by hand. A row of cells is a word of 14 letters in the order of LABELS (Atelectasis Cardiomegaly
+Effusion Infiltration Mass Nodule Pneumonia Pneumothorax Consolidation Edema Emphysema Fibrosis Pleural_Thickening
+Hernia): Absent, Present, Uncertain, never Sought, Blank, Coarse (a parent alone), eXcluded, Divided readers.
 """
 
 import csv
@@ -102,7 +103,10 @@ def as_csv(header: list[str], rows: list[dict[str, object]]) -> str:
 # NIH
 
 
-NIH_2017 = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y],"
+NIH_2017 = (
+    "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
+    "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y],"
+)
 NIH_ROWS = (
     "00000001_000.png,Cardiomegaly|Emphysema,0,1,411,M,PA,2682,2749,0.143,0.143\r\n"
     "00000013_005.png,No Finding,5,13,058,F,AP,2682,2749,0.143,0.143\r\n"
@@ -167,7 +171,8 @@ def test_nih_real_totals(shared: Path) -> None:
 
 
 CHEXPERT_HEADER = ["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *CHEXPERT]
-CHEXPERT_CASES = {  # path below the folder of the set -> (cells of the source, letters, letters where blank is negative)
+# Path below the folder of the set -> (cells of the source, letters, letters where blank is negative).
+CHEXPERT_CASES = {
     "train/patient00001/study1/view1_frontal.jpg": ({"No Finding": "1.0"}, "AAASSSAAAASSSS", "AAASSSAAAASSSS"),
     "train/patient00002/study2/view1_frontal.jpg": (
         {
@@ -274,7 +279,7 @@ FIRST_BATCH = "CheXpert-v1.0 batch 1 (validate & csv)"
     ],
 )
 def test_chexpert_stays_as_its_archives_unpack(tmp_path: Path, around: str, inside: str, tables: str) -> None:
-    """Tables in the first batch or beside them, patients of train in three others: each image is found, nothing differs."""
+    """Tables in the first batch or beside them, patients of train in three others: images are found, rows alike."""
     merged = read("chexpert", chexpert_set(tmp_path / "merged"))
     home = tmp_path / "chexpert" / around
     chexpert_set(home / tables)
@@ -406,7 +411,8 @@ def test_a_study_without_labels_is_blank_whatever_blank_means(tmp_path: Path) ->
 PADCHEST_CASES = (  # Labels as published -> letters
     ("['normal']", "AAAAAAAAAAAAAA"),
     (
-        "['pulmonary mass', ' pleural effusion', 'subcutaneous emphysema ', 'pseudonodule', ' breast mass', 'pericardial effusion']",
+        "['pulmonary mass', ' pleural effusion', 'subcutaneous emphysema ', 'pseudonodule', ' breast mass', "
+        "'pericardial effusion']",
         "AAPAPCAAAAAAAA",
     ),
     (
@@ -414,12 +420,13 @@ PADCHEST_CASES = (  # Labels as published -> letters
         "PAPAAPPPAAAAAP",
     ),
     (
-        "['costophrenic angle blunting', 'kerley lines', 'COPD signs', 'fibrotic band', 'pleural plaques', 'air bronchogram']",
+        "['costophrenic angle blunting', 'kerley lines', 'COPD signs', 'fibrotic band', 'pleural plaques', "
+        "'air bronchogram']",
         "AACCAAAACCCCCA",
     ),
     (
-        "['costophrenic angle blunting', 'pleural effusion', 'bullas', 'emphysema', 'infiltrates', 'interstitial pattern', 'consolidation', "
-        "'air bronchogram', 'post radiotherapy changes']",
+        "['costophrenic angle blunting', 'pleural effusion', 'bullas', 'emphysema', 'infiltrates', "
+        "'interstitial pattern', 'consolidation', 'air bronchogram', 'post radiotherapy changes']",
         "AAPPAAAAPAPCCA",
     ),
     ("['consolidation']", "AAACAAAAPAAAAA"),
@@ -508,7 +515,7 @@ def test_padchest(tmp_path: Path, ending: str) -> None:
 
 
 def vindr_set(root: Path) -> Path:
-    """Readers who disagree, an image with two of them, and the consensus of the test images, whose table names no reader."""
+    """Readers who disagree, an image with two of them, and the consensus of test images, without a reader."""
     votes = {
         "a" * 32: (["Cardiomegaly", "Edema", "ILD", "Nodule/Mass"], ["Cardiomegaly"], ["No finding"]),
         "b" * 32: (
@@ -586,10 +593,13 @@ def test_majority_is_the_default_and_more_than_half(tmp_path: Path) -> None:
 
 VINBIG_HEADER = "image_id,class_name,class_id,rad_id,x_min,y_min,x_max,y_max"
 VINBIG_ROWS = (
-    f"{'a' * 32},Cardiomegaly,3,R1,691,1375,1653,1831\n{'a' * 32},Cardiomegaly,3,R1,690,1370,1650,1830\n{'a' * 32},No finding,14,R2,,,,\n"
+    f"{'a' * 32},Cardiomegaly,3,R1,691,1375,1653,1831\n{'a' * 32},Cardiomegaly,3,R1,690,1370,1650,1830\n"
+    f"{'a' * 32},No finding,14,R2,,,,\n"
     f"{'a' * 32},Cardiomegaly,3,R3,691,1375,1653,1831\n{'a' * 32},Pleural effusion,10,R3,1,1,2,2\n"
-    f"{'b' * 32},No finding,14,R11,,,,\n{'b' * 32},Pneumothorax,12,R15,1,1,9,9\n{'b' * 32},Pneumothorax,12,R15,9,9,19,19\n{'b' * 32},No finding,14,R8,,,,\n"
-    f"{'c' * 32},Nodule/Mass,8,R9,1,1,9,9\n{'c' * 32},Lung Opacity,7,R10,1,1,9,9\n{'c' * 32},Nodule/Mass,8,R10,1,1,9,9\n"
+    f"{'b' * 32},No finding,14,R11,,,,\n{'b' * 32},Pneumothorax,12,R15,1,1,9,9\n"
+    f"{'b' * 32},Pneumothorax,12,R15,9,9,19,19\n{'b' * 32},No finding,14,R8,,,,\n"
+    f"{'c' * 32},Nodule/Mass,8,R9,1,1,9,9\n{'c' * 32},Lung Opacity,7,R10,1,1,9,9\n"
+    f"{'c' * 32},Nodule/Mass,8,R10,1,1,9,9\n"
     f"{'c' * 32},Infiltration,6,R8,1,1,9,9\n{'c' * 32},Aortic enlargement,0,R8,1,1,9,9\n"
     f"{'d' * 32},Consolidation,4,R1,1,1,9,9\n{'d' * 32},Consolidation,4,R2,1,1,9,9\n"  # two readers, who agree
 )
@@ -810,7 +820,7 @@ def test_openi_as_kaggle_has_it(tmp_path: Path) -> None:
 
 
 def test_openi_real_counts(shared: Path, tmp_path: Path) -> None:
-    """The heads of FORMATS in the raw file, and the reports that have them: 3,955 reports, 104 of them without an image."""
+    """The heads of FORMATS in the raw file, and the reports that have them: 3,955, of which 104 have no image."""
     (tmp_path / "NLMCXR_reports.tgz").symlink_to(shared / "openi" / "NLMCXR_reports.tgz")
     table = read("openi", tmp_path)
     heads: Counter[str] = Counter()
