@@ -138,9 +138,9 @@ def drop_duplicates(
     hashes, readable = _hash_all(paths, workers)
     elsewhere = pd.DataFrame({"image": pictures, "dataset": ELSEWHERE, "patient_id": "", "split": "test"})
     # The rows of the table come first, so that they keep their numbers.
-    every = pd.concat([table[list(elsewhere)], elsewhere], ignore_index=True)
-    every = every[readable].assign(group=duplicate_groups(hashes))
-    copies = every[every["group"].duplicated(keep=False)].copy()
+    all_pictures = pd.concat([table[list(elsewhere)], elsewhere], ignore_index=True)
+    all_pictures = all_pictures[readable].assign(group=duplicate_groups(hashes))
+    copies = all_pictures[all_pictures["group"].duplicated(keep=False)].copy()
     ranks = copies["split"].map(rank)
     strictest = ranks.groupby(copies["group"]).transform("max")
     copies["left_out"] = ranks < strictest
