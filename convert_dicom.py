@@ -17,12 +17,12 @@ import os
 from pathlib import Path
 
 from roi import cli
-from roi.data.boxes import BOXES, MARKS, left_out, read_marks, write_boxes
 from roi.errors import UserError
 from roi.files import writable
 from roi.sources.dicom import convert
 from roi.sources.dicom.header import SIDES, needs_pydicom
 from roi.sources.dicom.reader import WINDOWS
+from roi.sources.vindr import BOXES, MARKS, left_out, read_marks, write_boxes
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -22,7 +22,7 @@ from roi import cli
 from roi.data.targets import target_matrix
 from roi.scoring import conformal, prediction_sets, predictions
 from roi.scoring.conformal_calibration import Promise, Unlabelled, calibrate
-from roi.sources.readers import read_nih
+from roi.sources.nih import nih_label_table
 
 ALPHAS = (0.05, 0.1, 0.2)
 
@@ -59,7 +59,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     preds = predictions.read(args.preds)
-    rows = read_nih(args.metadata).set_index("image").loc[preds.images]
+    rows = nih_label_table(args.metadata).set_index("image").loc[preds.images]
     prob, target = preds.prob["full"], target_matrix(rows, preds.classes)
     patients, split = rows["patient_id"].to_numpy(), rows["split"].to_numpy()
     found: dict[str, Any] = {

@@ -2,7 +2,7 @@
 
     python benchmarks/report_labeler.py --reports Dataset/openi/indiana_reports.csv
 
-The reference is roi/sources/mesh.py with its WIDER neighbours alone. Where it says unknown a report is left out of that finding's score. Rules were chosen and tuned on
+The reference is roi/sources/openi.py with its WIDER neighbours alone. Where it says unknown a report is left out of that finding's score. Rules were chosen and tuned on
 the development half (an even CRC-32 of uid); the other half was held out. UNCERTAIN counts as negative, but where the name of a figure says otherwise.
 Intervals are bootstraps over reports.
 
@@ -36,7 +36,7 @@ from roi import cli
 from roi.errors import UserError
 from roi.labels import LABELS
 from roi.sources.label_states import ABSENT, NOT_MENTIONED, PARENT_ONLY, PRESENT, UNCERTAIN
-from roi.sources.mesh import mesh_cells
+from roi.sources.openi import mesh_cells
 from roi.sources.report_labeler import label_reports, labeler
 from roi.sources.report_labeler.items import matches
 from roi.sources.report_labeler.predicates import attach_parts

@@ -14,7 +14,7 @@ from roi.data.table import read_table
 from roi.data.targets import class_list, target_matrix
 from roi.labels import LABELS, NORMAL, canonical, is_finding, normal_name
 from roi.scoring import predictions
-from roi.sources.label_states import ABSENT, PRESENT, REASONS, UNCERTAIN, fields
+from roi.sources.label_states import ABSENT, PRESENT, REASONS, UNCERTAIN, label_columns
 from roi.training.setup import print_classes
 
 NOTHING = (
@@ -73,7 +73,7 @@ def test_fillna_is_a_word_for_nothing_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("word", ["No finding", "No Finding", "NO_FINDING"])
 def test_vinbigdata_takes_every_spelling(word: str, tmp_path: Path) -> None:
-    from roi.sources.readers import read_vinbigdata
+    from roi.sources.vindr import read_vinbigdata
 
     (tmp_path / "train.csv").write_text(f"image_id,class_name,rad_id\na,{word},R1\nb,Cardiomegaly,R1\n")
     table = read_vinbigdata(tmp_path)
@@ -305,7 +305,7 @@ def test_rows_of_any_number_of_findings_keep_their_cells(classes: int) -> None:
     cells = rng.integers(0, max(REASONS) + 1, (300, classes)).astype(np.int8)
     cells = np.concatenate([cells, cells[:50], np.full((1, classes), max(REASONS), dtype=np.int8)])
     names = [f"c{n}" for n in range(classes)]
-    found = fields(cells, names)
+    found = label_columns(cells, names)
     for name, chosen in (
         ("labels", cells == PRESENT),
         ("uncertain", cells == UNCERTAIN),
@@ -320,7 +320,7 @@ def test_a_table_of_a_hundred_findings_is_read_back(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     names = sorted(f"finding {chr(97 + n // 10)}{chr(97 + n % 10)}" for n in range(100))
     cells = rng.choice([ABSENT, PRESENT, UNCERTAIN, UNCERTAIN + 1], (60, 100)).astype(np.int8)
-    found = fields(cells, names)
+    found = label_columns(cells, names)
     pd.DataFrame({"image": [f"{n}.png" for n in range(60)], **found}).to_csv(tmp_path / "t.csv", index=False)
     table = read_table(tmp_path / "t.csv")
     assert class_list(table) == names

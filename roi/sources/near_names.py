@@ -194,12 +194,21 @@ NEIGHBOURS = (
 
 
 def words_of(source: str) -> dict[str, tuple[str, ...]]:
-    """Each word of a source (one of SOURCES) -> the findings that it leaves unknown."""
-    found: dict[str, dict[str, None]] = {}
+    """What each word of a source leaves unknown.
+
+    Args:
+        source: one of SOURCES.
+
+    Returns:
+        Word -> findings, of all rows in which it stands.
+    """
+    findings_of: dict[str, tuple[str, ...]] = {}
     for neighbour in NEIGHBOURS:
         for word in getattr(neighbour, source):
-            found.setdefault(word, {}).update(dict.fromkeys(neighbour.findings))
-    return {word: tuple(findings) for word, findings in found.items()}
+            earlier = findings_of.get(word, ())
+            new = [finding for finding in neighbour.findings if finding not in earlier]
+            findings_of[word] = (*earlier, *new)
+    return findings_of
 
 
 def phrases_of(neighbour: Neighbour) -> tuple[str, ...]:

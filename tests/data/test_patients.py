@@ -164,7 +164,7 @@ def test_published_layouts_say_the_patient(place: str, layout: str, tmp_path: Pa
 
 
 def test_a_reader_and_a_name_say_the_same_patient() -> None:
-    """What roi/sources/readers.py writes in patient_id is what the name alone says."""
+    """What the readers of roi/sources write in patient_id is what the name alone says."""
     said = {
         "nih/images/00000013_005.png": "nih:13",
         "chexpert/CheXpert-v1.0/train/patient00013/study1/view1_frontal.jpg": "chexpert:13",
@@ -372,7 +372,7 @@ def test_a_column_of_splits_is_read_under_its_other_names(
 
 
 def test_every_reader_uses_the_same_words() -> None:
-    from roi.sources.readers import split_of
+    from roi.sources.reading import split_of
 
     words = [word for found in WORDS.values() for word in found]
     np.testing.assert_array_equal(split_of(pd.Series(words), "x"), [split_words.split_word(word) for word in words])

@@ -240,7 +240,7 @@ def test_real_metadata_row_for_row(shared: Path, tmp_path: Path) -> None:
 
 
 def test_real_2017_header_with_its_trailing_comma(shared: Path) -> None:
-    from roi.sources.readers import read_nih
+    from roi.sources.nih import read_nih
 
     table = read_nih(shared / "nih_metadata" / "Data_Entry_2017_format_sample.csv")
     assert len(table) == 5606 and table["image"].is_unique and table["age"].str.match(r"^\d{0,3}$").all()

@@ -471,7 +471,7 @@ def test_wrong_files_are_one_line(files: Path, tmp_path: Path) -> None:
 def test_real_predictions_behave_as_measured_before(shared: Path) -> None:
     """CheXNet reproduction, random patient halves, 20 seeds, one threshold: realised FNR .049, .100, .201 and sets of
     4.9, 3.1 and 1.5 findings."""
-    from roi.sources.readers import read_nih
+    from roi.sources.nih import read_nih
 
     preds = pd.read_csv(shared / "golden" / "chexnet_reproduction_predictions.csv")
     rows = read_nih(shared / "nih_metadata" / "Data_Entry_2017_v2020.csv").set_index("image").loc[preds["Image Index"]]

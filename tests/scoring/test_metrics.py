@@ -190,12 +190,11 @@ def test_golden_predictions_of_a_published_reproduction(shared: Path) -> None:
 
     from roi.data.targets import target_matrix
     from roi.labels import LABELS
-    from roi.sources.readers import read_nih
+    from roi.sources.nih import nih_label_table
 
     golden = pd.read_csv(shared / "golden" / "chexnet_reproduction_predictions.csv").set_index("Image Index")
-    table = (
-        read_nih(shared / "nih_metadata" / "Data_Entry_2017_v2020.csv").set_index("image", drop=False).loc[golden.index]
-    )
+    table = nih_label_table(shared / "nih_metadata" / "Data_Entry_2017_v2020.csv")
+    table = table.set_index("image", drop=False).loc[golden.index]
     ours = metrics.per_class(
         metrics.auroc,
         golden[[f"prob_{c}" for c in LABELS]].to_numpy(),

@@ -22,7 +22,7 @@ from PIL import Image
 from roi.data.boxes import read_boxes
 from roi.data.images import UnreadableImage, read_grey
 from roi.labels import LABELS
-from roi.sources.readers import VINDR
+from roi.sources.vindr import VINDR_CLASSES
 
 pydicom = pytest.importorskip("pydicom", reason="pydicom is not installed (pip install -r requirements-dicom.txt)")
 
@@ -1075,5 +1075,5 @@ def test_one_name_in_two_folders_has_no_boxes(tmp_path: Path) -> None:
 
 
 def test_every_twin_is_one_of_our_findings() -> None:
-    assert set(VINDR) == set(LABELS) - {"Mass", "Nodule", "Hernia"}
-    assert len(set(VINDR.values())) == len(VINDR) == 11
+    assert set(VINDR_CLASSES) == set(LABELS) - {"Mass", "Nodule", "Hernia"}
+    assert len(set(VINDR_CLASSES.values())) == len(VINDR_CLASSES) == 11

@@ -1,4 +1,7 @@
-"""Several data sets in one table: patients, splits, unknowns, leaks, duplicates; against truth written in the published layouts."""
+"""Several data sets in one table: patients, splits, unknowns, leaks, duplicates.
+
+Against truth that is written in the published layouts.
+"""
 
 import json
 import shutil
@@ -14,10 +17,18 @@ from roi.data.table import read_table
 from roi.data.targets import target_matrix
 from roi.demo.source_layouts import WRITERS
 from roi.labels import LABELS
-from roi.sources import merge
-from roi.sources.duplicates import groups, near_pairs, phash
-from roi.sources.label_states import ABSENT, NOT_LABELED, NOT_MENTIONED, PARENT_ONLY, PRESENT, UNCERTAIN
-from roi.sources.readers import READERS
+from roi.sources import merge, table_counts
+from roi.sources.duplicates import duplicate_groups, near_pairs, phash
+from roi.sources.label_states import (
+    ABSENT,
+    NOT_LABELED,
+    NOT_MENTIONED,
+    PARENT_ONLY,
+    PRESENT,
+    UNCERTAIN,
+    label_columns,
+)
+from roi.sources.merge import READERS
 from roi.training.setup import held_out
 
 MAKE = "make_chexmultimodal_csv.py"
@@ -81,8 +92,8 @@ def test_the_union_holds_every_set_once_and_says_what_it_knows(nine: Path, tmp_p
 
 def test_cxrlt_fills_what_mimic_does_not_know(nine: Path, tmp_path: Path) -> None:
     both = made(nine, tmp_path / "u.csv")[0].query("dataset == 'mimic'").set_index("image")
-    alone = merge.read_set("mimic", nine).set_index("image")
-    given = merge.read_set("cxrlt", nine).set_index("image")
+    alone = merge.read_dataset("mimic", nine).set_index("image")
+    given = merge.read_dataset("cxrlt", nine).set_index("image")
     row = [image.removeprefix("mimic/") for image in both.index]
     after = target_matrix(both, LABELS)
     before, more = alone.loc[row, list(LABELS)].to_numpy(), given.loc[row, list(LABELS)].to_numpy()
@@ -97,18 +108,10 @@ def merged(
     mimic: list[int], cxrlt: list[int], splits: tuple[str, str] = ("train", "train")
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     def one(cells: list[int], split: str) -> pd.DataFrame:
-        row = {
-            "image": "a",
-            "split": split,
-            "label_source": "x",
-            "labels": "",
-            "unknown": "",
-            "uncertain": "",
-            "soft": "",
-        }
+        row = {"image": "a", "split": split, "label_source": "x", "soft": ""}
         return pd.DataFrame([row | dict(zip(LABELS, cells + [ABSENT] * (14 - len(cells)), strict=True))])
 
-    return merge.with_cxrlt(one(mimic, splits[0]), one(cxrlt, splits[1]))
+    return merge.merge_cxrlt(one(mimic, splits[0]), one(cxrlt, splits[1]))
 
 
 def test_each_rule_of_the_merge() -> None:
@@ -138,10 +141,8 @@ def test_each_rule_of_the_merge() -> None:
     ]
     assert table.loc[0, "split"] == "test" and merged(mimic, cxrlt, ("test", "train"))[0].loc[0, "split"] == "test"
     assert counts == {"images": 1, "cells_filled": 4, "moved_to_a_stricter_split": 1, "cells_that_disagree": 2}
-    assert (
-        table.loc[0, "labels"] == "Atelectasis,Effusion,Infiltration,Pneumothorax"
-        and table.loc[0, "label_source"] == "x+x"
-    )
+    labels = label_columns(table[list(LABELS)].to_numpy())["labels"]
+    assert labels[0] == "Atelectasis,Effusion,Infiltration,Pneumothorax" and table.loc[0, "label_source"] == "x+x"
 
 
 def test_a_patient_keeps_its_split_whoever_else_is_there(nine: Path, tmp_path: Path) -> None:
@@ -335,7 +336,7 @@ def test_near_pairs_are_those_of_all_with_all() -> None:
     i, j = np.nonzero(np.triu(apart <= 10, 1))
     found = near_pairs(np.packbits(bits, axis=1))
     assert len(i) == 55 and np.array_equal(found[0], i) and np.array_equal(found[1], j)
-    assert len(set(groups(np.packbits(bits, axis=1)))) == 300 - 55
+    assert len(set(duplicate_groups(np.packbits(bits, axis=1)))) == 300 - 55
 
 
 def test_real_pictures_are_told_apart_and_their_copies_are_not(shared: Path) -> None:
@@ -568,13 +569,19 @@ def test_the_command_of_the_readme_on_a_set_from_which_it_removes_nothing(nine: 
 
 
 def test_a_fact_is_told_whatever_it_holds() -> None:
-    assert merge.told("views", {}) == "views: none"
-    assert merge.told("moved", 12_345) == "moved: 12,345" and merge.told("moved", 0) == "moved: 0"
-    assert merge.told("views", {"padchest not said": 1_200, "nih AP": 3}) == "views: padchest not said 1,200, nih AP 3"
-    assert merge.told("audit", {"in_this_table": 0}) == "audit: in this table 0"
+    assert table_counts.format_fact("views", {}) == "views: none"
+    assert (
+        table_counts.format_fact("moved", 12_345) == "moved: 12,345"
+        and table_counts.format_fact("moved", 0) == "moved: 0"
+    )
+    assert (
+        table_counts.format_fact("views", {"padchest not said": 1_200, "nih AP": 3})
+        == "views: padchest not said 1,200, nih AP 3"
+    )
+    assert table_counts.format_fact("audit", {"in_this_table": 0}) == "audit: in this table 0"
     many = {f"label {n}": n for n in range(9)}
-    assert merge.told("others", many).endswith("label 5 5, and 3 more")
-    assert merge.told("audit", {"nested": {}}) == "audit: nested {}"
+    assert table_counts.format_fact("others", many).endswith("label 5 5, and 3 more")
+    assert table_counts.format_fact("audit", {"nested": {}}) == "audit: nested {}"
 
 
 def padchest_with_views(nine: Path, root: Path, words: list[str]) -> pd.Series:

@@ -9,12 +9,15 @@ import pytest
 from roi.demo.source_layouts import WRITERS
 from roi.demo.source_tables import CXRLT, VINDR
 from roi.labels import LABELS
+from roi.sources.chexpert import CHEXPERT_NAMES, chexpert_cells
+from roi.sources.cxrlt import read_cxrlt
 from roi.sources.label_states import ABSENT, NOT_LABELED, NOT_MENTIONED, PARENT_ONLY, PRESENT, UNCERTAIN
-from roi.sources.mesh import mesh_cells
 from roi.sources.near_names import NEIGHBOURS, REPORTS, SOURCES, phrases_of, words_of
-from roi.sources.readers import CHEXPERT_NAMES, chexpert_cells, padchest_cells, read_cxrlt, read_padchest, voted
+from roi.sources.openi import mesh_cells
+from roi.sources.padchest import padchest_cells, read_padchest
 from roi.sources.report_labeler import label_reports
 from roi.sources.report_labeler.spelling import phrases
+from roi.sources.vindr import combine_votes
 
 DOCS = Path(__file__).parents[2] / "docs" / "datasets.md"
 OPACITIES = {"Infiltration", "Consolidation", "Pneumonia"}
@@ -105,7 +108,7 @@ def cells_of(source: str, word: str, folder: Path) -> np.ndarray:
     if source == "padchest":
         return padchest_cells(str([f" {word}"]))
     if source == "vindr":
-        return voted({name: np.array([float(name == word)]) for name in VINDR}, "majority")[0][0]
+        return combine_votes({name: np.array([float(name == word)]) for name in VINDR}, "majority")[0][0]
     if source == "chexpert":
         row = dict.fromkeys(CHEXPERT_NAMES, "") | {word: "1.0"}
         return chexpert_cells(pd.DataFrame([row]), "train.csv", "negative")[0]

@@ -1,7 +1,8 @@
-"""Every reader, cell by cell, on tables as they are published with their odd cases; what cannot be read is named. Codes were worked out by hand.
+"""Every reader, cell by cell, on tables as they are published with their odd cases; what cannot be read is named.
 
-A row of cells is a word of 14 letters in the order of LABELS (Atelectasis Cardiomegaly Effusion Infiltration Mass Nodule Pneumonia Pneumothorax
-Consolidation Edema Emphysema Fibrosis Pleural_Thickening Hernia): Absent, Present, Uncertain, unSeen, Blank, Coarse, unfit (X), Divided.
+Codes were worked out by hand. A row of cells is a word of 14 letters in the order of LABELS (Atelectasis Cardiomegaly
+Effusion Infiltration Mass Nodule Pneumonia Pneumothorax Consolidation Edema Emphysema Fibrosis Pleural_Thickening
+Hernia): Absent, Present, Uncertain, never Sought, Blank, Coarse (a parent alone), eXcluded, Divided readers.
 """
 
 import csv
@@ -25,8 +26,11 @@ from roi.demo.layout_set import make_demo_layout
 from roi.demo.source_layouts import WRITERS, openi_xml
 from roi.demo.source_tables import CHEXPERT, CXRLT, PADCHEST, VINDR
 from roi.labels import LABELS
+from roi.sources.build_table import with_label_text
 from roi.sources.label_states import ABSENT, EXCLUDED, NOT_LABELED, NOT_MENTIONED, PARENT_ONLY, PRESENT
-from roi.sources.readers import READERS
+from roi.sources.merge import READERS
+from roi.sources.nih import nih_label_table
+from roi.sources.reading import READER_COLUMNS, count_other_labels
 
 LETTERS = "APUSBCXD"
 ALL = ("nih", "openi", "rexgradient", "chexpert", "mimic", "padchest", "vindr", "vinbigdata", "cxrlt")
@@ -62,17 +66,17 @@ CXRLT_2023 = [
 
 def read(name: str, root: Path, **options: str) -> pd.DataFrame:
     """A source as a table whose fields say what its cells say; one row an image, looked up by it."""
-    table = READERS[name](root, **options)
-    assert list(table) == [*COLUMNS, *LABELS] and "soft" in COLUMNS
+    given = READERS[name](root, **options)
+    assert list(given) == [*READER_COLUMNS, *LABELS] and "soft" in READER_COLUMNS
+    table = with_label_text(given)
+    assert list(table) == [*COLUMNS, *LABELS]
     assert all(isinstance(value, str) for column in COLUMNS for value in table[column].unique())
     assert {table[label].dtype for label in LABELS} == {np.dtype(np.int8)}
     assert set(table["dataset"]) == {name} and table["image"].is_unique
     for field, codes in (("labels", {1}), ("uncertain", {2}), ("unknown", {3, 4, 5, 6, 7})):
         for said, *cells in table[[field, *LABELS]].drop_duplicates().itertuples(index=False):
             ours = [label for label, code in zip(LABELS, cells, strict=True) if code in codes]
-            assert sorted(label for label in said.split(",") if label in LABELS) == sorted(
-                ours
-            )  # NIH's order is the file's
+            assert said == ",".join(ours)
     return check_table(table, name).set_index("image", drop=False)
 
 
@@ -101,7 +105,10 @@ def as_csv(header: list[str], rows: list[dict[str, object]]) -> str:
 # NIH
 
 
-NIH_2017 = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y],"
+NIH_2017 = (
+    "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
+    "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y],"
+)
 NIH_ROWS = (
     "00000001_000.png,Cardiomegaly|Emphysema,0,1,411,M,PA,2682,2749,0.143,0.143\r\n"
     "00000013_005.png,No Finding,5,13,058,F,AP,2682,2749,0.143,0.143\r\n"
@@ -140,11 +147,11 @@ def test_nih_keeps_a_label_that_is_not_one_of_the_14(tmp_path: Path) -> None:
         tmp_path / "Data_Entry_2017.csv",
         f"{NIH_2017}\r\n{NIH_ROWS.replace('Cardiomegaly|', 'Tuberculosis|Cardiomegaly|')}",
     )
-    table = read("nih", tmp_path)
-    assert (
-        table["labels"].iloc[0].split(",") == ["Tuberculosis", "Cardiomegaly", "Emphysema"]
-        and words(table)["00000001_000.png"] == "APAAAAAAAAPAAA"
-    )
+    table = nih_label_table(tmp_path)
+    assert list(table) == list(COLUMNS)
+    assert table["labels"].tolist()[0] == "Tuberculosis,Cardiomegaly,Emphysema"
+    assert table["labels"].tolist()[1:] == ["", "Pleural_Thickening,Infiltration,Hernia"]  # in the order of the file
+    assert words(read("nih", tmp_path))["00000001_000.png"] == "APAAAAAAAAPAAA"
 
 
 def test_nih_real_totals(shared: Path) -> None:
@@ -166,7 +173,8 @@ def test_nih_real_totals(shared: Path) -> None:
 
 
 CHEXPERT_HEADER = ["Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *CHEXPERT]
-CHEXPERT_CASES = {  # path below the folder of the set -> (cells of the source, letters, letters where blank is negative)
+# Path below the folder of the set -> (cells of the source, letters, letters where blank is negative).
+CHEXPERT_CASES = {
     "train/patient00001/study1/view1_frontal.jpg": ({"No Finding": "1.0"}, "AAASSSAAAASSSS", "AAASSSAAAASSSS"),
     "train/patient00002/study2/view1_frontal.jpg": (
         {
@@ -273,7 +281,7 @@ FIRST_BATCH = "CheXpert-v1.0 batch 1 (validate & csv)"
     ],
 )
 def test_chexpert_stays_as_its_archives_unpack(tmp_path: Path, around: str, inside: str, tables: str) -> None:
-    """Tables in the first batch or beside them, patients of train in three others: each image is found, nothing differs."""
+    """Tables in the first batch or beside them, patients of train in three others: images are found, rows alike."""
     merged = read("chexpert", chexpert_set(tmp_path / "merged"))
     home = tmp_path / "chexpert" / around
     chexpert_set(home / tables)
@@ -405,7 +413,8 @@ def test_a_study_without_labels_is_blank_whatever_blank_means(tmp_path: Path) ->
 PADCHEST_CASES = (  # Labels as published -> letters
     ("['normal']", "AAAAAAAAAAAAAA"),
     (
-        "['pulmonary mass', ' pleural effusion', 'subcutaneous emphysema ', 'pseudonodule', ' breast mass', 'pericardial effusion']",
+        "['pulmonary mass', ' pleural effusion', 'subcutaneous emphysema ', 'pseudonodule', ' breast mass', "
+        "'pericardial effusion']",
         "AAPAPCAAAAAAAA",
     ),
     (
@@ -413,12 +422,13 @@ PADCHEST_CASES = (  # Labels as published -> letters
         "PAPAAPPPAAAAAP",
     ),
     (
-        "['costophrenic angle blunting', 'kerley lines', 'COPD signs', 'fibrotic band', 'pleural plaques', 'air bronchogram']",
+        "['costophrenic angle blunting', 'kerley lines', 'COPD signs', 'fibrotic band', 'pleural plaques', "
+        "'air bronchogram']",
         "AACCAAAACCCCCA",
     ),
     (
-        "['costophrenic angle blunting', 'pleural effusion', 'bullas', 'emphysema', 'infiltrates', 'interstitial pattern', 'consolidation', "
-        "'air bronchogram', 'post radiotherapy changes']",
+        "['costophrenic angle blunting', 'pleural effusion', 'bullas', 'emphysema', 'infiltrates', "
+        "'interstitial pattern', 'consolidation', 'air bronchogram', 'post radiotherapy changes']",
         "AAPPAAAAPAPCCA",
     ),
     ("['consolidation']", "AAACAAAAPAAAAA"),
@@ -507,7 +517,7 @@ def test_padchest(tmp_path: Path, ending: str) -> None:
 
 
 def vindr_set(root: Path) -> Path:
-    """Readers who disagree, an image with two of them, and the consensus of the test images, whose table names no reader."""
+    """Readers who disagree, an image with two of them, and the consensus of test images, without a reader."""
     votes = {
         "a" * 32: (["Cardiomegaly", "Edema", "ILD", "Nodule/Mass"], ["Cardiomegaly"], ["No finding"]),
         "b" * 32: (
@@ -585,10 +595,13 @@ def test_majority_is_the_default_and_more_than_half(tmp_path: Path) -> None:
 
 VINBIG_HEADER = "image_id,class_name,class_id,rad_id,x_min,y_min,x_max,y_max"
 VINBIG_ROWS = (
-    f"{'a' * 32},Cardiomegaly,3,R1,691,1375,1653,1831\n{'a' * 32},Cardiomegaly,3,R1,690,1370,1650,1830\n{'a' * 32},No finding,14,R2,,,,\n"
+    f"{'a' * 32},Cardiomegaly,3,R1,691,1375,1653,1831\n{'a' * 32},Cardiomegaly,3,R1,690,1370,1650,1830\n"
+    f"{'a' * 32},No finding,14,R2,,,,\n"
     f"{'a' * 32},Cardiomegaly,3,R3,691,1375,1653,1831\n{'a' * 32},Pleural effusion,10,R3,1,1,2,2\n"
-    f"{'b' * 32},No finding,14,R11,,,,\n{'b' * 32},Pneumothorax,12,R15,1,1,9,9\n{'b' * 32},Pneumothorax,12,R15,9,9,19,19\n{'b' * 32},No finding,14,R8,,,,\n"
-    f"{'c' * 32},Nodule/Mass,8,R9,1,1,9,9\n{'c' * 32},Lung Opacity,7,R10,1,1,9,9\n{'c' * 32},Nodule/Mass,8,R10,1,1,9,9\n"
+    f"{'b' * 32},No finding,14,R11,,,,\n{'b' * 32},Pneumothorax,12,R15,1,1,9,9\n"
+    f"{'b' * 32},Pneumothorax,12,R15,9,9,19,19\n{'b' * 32},No finding,14,R8,,,,\n"
+    f"{'c' * 32},Nodule/Mass,8,R9,1,1,9,9\n{'c' * 32},Lung Opacity,7,R10,1,1,9,9\n"
+    f"{'c' * 32},Nodule/Mass,8,R10,1,1,9,9\n"
     f"{'c' * 32},Infiltration,6,R8,1,1,9,9\n{'c' * 32},Aortic enlargement,0,R8,1,1,9,9\n"
     f"{'d' * 32},Consolidation,4,R1,1,1,9,9\n{'d' * 32},Consolidation,4,R2,1,1,9,9\n"  # two readers, who agree
 )
@@ -809,7 +822,7 @@ def test_openi_as_kaggle_has_it(tmp_path: Path) -> None:
 
 
 def test_openi_real_counts(shared: Path, tmp_path: Path) -> None:
-    """The heads of FORMATS in the raw file, and the reports that have them: 3,955 reports, 104 of them without an image."""
+    """The heads of FORMATS in the raw file, and the reports that have them: 3,955, of which 104 have no image."""
     (tmp_path / "NLMCXR_reports.tgz").symlink_to(shared / "openi" / "NLMCXR_reports.tgz")
     table = read("openi", tmp_path)
     heads: Counter[str] = Counter()
@@ -1073,7 +1086,7 @@ LOOKED_FOR = {
 
 def refused(name: str, root: Path) -> str:
     with pytest.raises(ValueError) as error:
-        check_table(READERS[name](root), name)
+        check_table(with_label_text(READERS[name](root)), name)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -1219,6 +1232,13 @@ def test_an_unknown_token_is_named_and_counted(tmp_path: Path) -> None:
     )  # of five images two have a third reader
     said = refused("vindr", tmp_path / "vindr")
     assert "image_labels_train.csv" in said and "'2'" in said
+
+
+def test_other_labels_of_one_count_come_in_one_order() -> None:
+    """A set of texts has another order in each process; the summary of the same files has not."""
+    fields = pd.Series([",".join("hgfedcba"), "z", "z"])
+    counts = count_other_labels(fields, lambda field: set(field.split(",")), ())
+    assert list(counts.items()) == [("z", 2), *((letter, 1) for letter in "abcdefgh")]
 
 
 def test_an_unknown_split_is_named(tmp_path: Path) -> None:

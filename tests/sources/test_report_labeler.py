@@ -18,7 +18,7 @@ from report_sentences import GRID, HELD_OUT, SECOND_HELD_OUT, THIRD_HELD_OUT, ex
 
 from roi.labels import LABELS
 from roi.sources.label_states import ABSENT, EXCLUDED, NOT_MENTIONED, PARENT_ONLY, PRESENT, UNCERTAIN
-from roi.sources.mesh import mesh_cells
+from roi.sources.openi import mesh_cells
 from roi.sources.report_labeler import items, label_reports, spelling, vocabulary
 
 MARKS = {"+": PRESENT, "-": ABSENT, "?": UNCERTAIN, "~": PARENT_ONLY}
