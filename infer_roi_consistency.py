@@ -184,7 +184,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     from roi import distributed
-    from roi.training.loop import pick_device, what_failed
+    from roi.training.device import explain_error, pick_device
 
     if args.image and distributed.world() > 1:
         raise UserError("--image is one image; several processes (torchrun) share a table, --csv")
@@ -193,7 +193,7 @@ def main(args: argparse.Namespace) -> None:
         try:
             predict_with(args)
         except (RuntimeError, MemoryError) as error:
-            raise what_failed(error, "inference", "give a smaller --batch_size, or --autocast_dtype bf16") from error
+            raise explain_error(error, "inference", "give a smaller --batch_size, or --autocast_dtype bf16") from error
 
 
 def predict_with(args: argparse.Namespace) -> None:
@@ -320,7 +320,7 @@ def outcomes(
 
 
 def computing(args: argparse.Namespace) -> tuple[torch.device, torch.dtype]:
-    from roi.training.loop import pick_device, pick_dtype
+    from roi.training.device import pick_device, pick_dtype
 
     device = pick_device(args.device)
     return device, pick_dtype(args.autocast_dtype, device)

@@ -13,7 +13,7 @@ from roi.data.table import class_list, listed, read_table, target_matrix
 from roi.labels import LABELS, NORMAL, canonical, is_finding, normal_name
 from roi.scoring import predictions
 from roi.sources.label_states import ABSENT, PRESENT, REASONS, UNCERTAIN, fields
-from roi.training.setup import print_classes
+from roi.training.rows import print_classes
 
 NOTHING = (
     "Normal",

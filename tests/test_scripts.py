@@ -31,9 +31,11 @@ from roi.files import locked
 from roi.losses.objectives import OBJECTIVES
 from roi.text import Console, printable
 from roi.training import checkpoint
-from roi.training import setup as roi_run
-from roi.training.loop import TrainingRun
+from roi.training.flags import settle_objective
 from roi.training.metrics_log import COLUMNS, TERMS
+from roi.training.rows import Rows, choose_rows
+from roi.training.setup import loss_weights
+from roi.training.training_run import TrainingRun
 
 TINY = (
     "--backbone",
@@ -203,19 +205,17 @@ def test_audit_finds_test_images_by_each_of_its_sources(demo: Path, tables: tupl
     test.iloc[::2].to_csv(tmp_path / "half.csv", index=False)
     bare = tmp_path / "bare"
     bare.mkdir()
-    everything = roi_run.choose_rows(args_for(bare, tmp_path / "plain.csv", tmp_path, "--val_fraction", 0))
+    everything = choose_rows(args_for(bare, tmp_path / "plain.csv", tmp_path, "--val_fraction", 0))
     assert len(everything.train) == 96 and everything.val is None and not everything.contaminated
-    excluded = roi_run.choose_rows(
-        args_for(bare, tmp_path / "plain.csv", tmp_path, "--exclude_csv", tmp_path / "half.csv")
-    )
+    excluded = choose_rows(args_for(bare, tmp_path / "plain.csv", tmp_path, "--exclude_csv", tmp_path / "half.csv"))
     assert not set(pd_concat(excluded)["patient_id"]) & set(test.iloc[::2]["patient_id"])
-    listed = roi_run.choose_rows(args_for(demo, tmp_path / "plain.csv", tmp_path))
+    listed = choose_rows(args_for(demo, tmp_path / "plain.csv", tmp_path))
     assert not set(pd_concat(listed)["image"]) & set(test["image"]) and len(pd_concat(listed)) == 96 - len(test)
-    leaking = roi_run.choose_rows(args_for(demo, tmp_path / "plain.csv", tmp_path, "--allow_leakage"))
+    leaking = choose_rows(args_for(demo, tmp_path / "plain.csv", tmp_path, "--allow_leakage"))
     assert leaking.contaminated and len(pd_concat(leaking)) == 96
 
 
-def pd_concat(rows: roi_run.Rows):
+def pd_concat(rows: Rows):
     import pandas as pd
 
     return pd.concat([rows.train, rows.val]) if rows.val is not None else rows.train
@@ -225,19 +225,19 @@ def test_validation_may_share_no_patient_and_be_no_test(demo: Path, tables: tupl
     train, test = (read_table(p) for p in tables)
     train[train["split"] != "test"].iloc[:5].to_csv(tmp_path / "val.csv", index=False)
     with pytest.raises(ValueError, match="shares . patients and 5 images"):
-        roi_run.choose_rows(args_for(demo, tables[0], tmp_path, "--val_csv", tmp_path / "val.csv"))
+        choose_rows(args_for(demo, tables[0], tmp_path, "--val_csv", tmp_path / "val.csv"))
     with pytest.raises(ValueError, match="holds test images"):
-        roi_run.choose_rows(args_for(demo, tables[0], tmp_path, "--val_csv", tables[1]))
+        choose_rows(args_for(demo, tables[0], tmp_path, "--val_csv", tables[1]))
     bare = tmp_path / "bare"
     bare.mkdir()
     train[train["split"] != "test"].to_csv(tmp_path / "honest.csv", index=False)
     with pytest.raises(ValueError, match="holds test images"):  # the table alone says so, in its column split
-        roi_run.choose_rows(args_for(bare, tmp_path / "honest.csv", tmp_path, "--val_csv", tables[1]))
-    assert roi_run.choose_rows(
+        choose_rows(args_for(bare, tmp_path / "honest.csv", tmp_path, "--val_csv", tables[1]))
+    assert choose_rows(
         args_for(demo, tmp_path / "honest.csv", tmp_path, "--val_csv", tables[1], "--allow_leakage")
     ).contaminated
     with pytest.raises(ValueError, match="all its images belong to the test set"):
-        roi_run.choose_rows(args_for(demo, tables[1], tmp_path))
+        choose_rows(args_for(demo, tables[1], tmp_path))
 
 
 def test_leakage_marks_checkpoint_metrics_and_predictions(
@@ -319,12 +319,12 @@ def test_ablated_terms_do_not_enter_the_total(demo: Path, tables: tuple[Path, Pa
     for mode, objective in MODES:
         mask, without, _ = train_roi_baselines.MODES[mode]
         args = baseline(mode, objective, *training(demo, tables[0], tmp_path))
-        cli.settle_objective(args, objective)
+        settle_objective(args, objective)
         there = [
             t for t in OBJECTIVES[objective] if mask == "" or t == "full" or mask != "none" and t in ("consist", "drop")
         ]
         expected = sum(weights_of(vars(args))[t] * terms[t].item() for t in there if t not in without)
-        found = roi_run.loss_weights(args, None, without, torch.device("cpu"))({t: terms[t] for t in there}).item()  # type: ignore[arg-type]
+        found = loss_weights(args, None, without, torch.device("cpu"))({t: terms[t] for t in there}).item()  # type: ignore[arg-type]
         assert found == pytest.approx(expected), mode
 
 
@@ -1214,7 +1214,7 @@ def test_changed_flags_and_rows_are_refused_before_an_image_is_decoded(
     def decodes(*args: object, **more: object) -> None:
         raise AssertionError("an image is decoded")
 
-    monkeypatch.setattr("roi.training.setup.cached", decodes)
+    monkeypatch.setattr("roi.training.loaders.cached", decodes)
     again = (
         "train_roi_consistency.py",
         *training(demo, tables[0], trained),

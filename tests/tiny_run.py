@@ -15,9 +15,9 @@ from roi.losses.objectives import LAYER, OBJECTIVES, consistency_terms, evidence
 from roi.losses.terms import bce
 from roi.models.roi_model import RoiModel
 from roi.training import checkpoint
-from roi.training.loop import TrainingRun
 from roi.training.metrics_log import MetricsLog
 from roi.training.optim import make_optimizer
+from roi.training.training_run import TrainingRun
 
 CPU = torch.device("cpu")
 

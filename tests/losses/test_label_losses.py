@@ -15,7 +15,7 @@ from roi.counter_rng import row_seeds
 from roi.losses import terms as losses
 from roi.losses.objectives import consistency_terms, evidence_terms
 from roi.models.roi_model import RoiModel
-from roi.training.setup import label_loss_of
+from roi.training.objective import label_loss_of
 
 NAN = math.nan
 RNG = np.random.default_rng(2)

@@ -17,7 +17,7 @@ from roi.sources import merge
 from roi.sources.duplicates import groups, near_pairs, phash
 from roi.sources.label_states import ABSENT, NOT_LABELED, NOT_MENTIONED, PARENT_ONLY, PRESENT, UNCERTAIN
 from roi.sources.readers import READERS
-from roi.training.setup import held_out
+from roi.training.rows import held_out
 
 MAKE = "make_chexmultimodal_csv.py"
 

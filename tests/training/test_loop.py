@@ -26,9 +26,10 @@ from roi.errors import RunError
 from roi.losses.gradnorm import FixedWeights
 from roi.models.roi_model import RoiModel
 from roi.training import checkpoint
-from roi.training.loop import Meter, Step, TrainingRun, train_one_epoch
+from roi.training.loop import Meter, Step, train_one_epoch
 from roi.training.metrics_log import COLUMNS, MetricsLog
 from roi.training.optim import make_optimizer
+from roi.training.training_run import TrainingRun
 
 
 def test_batches_are_a_seeded_permutation_and_can_be_entered_anywhere() -> None:
@@ -143,13 +144,21 @@ def test_no_epoch_before_first_best_becomes_the_best(folder: Path, tmp_path: Pat
         out = tmp_path / str(first)
         out.mkdir()
         fit = make_fit(folder, out, full_term, dynamic=False, first_best=first)
-        fit._validate = lambda stop, fit=fit: {"val_loss": 0.5, "val_auroc": scores[fit.epoch]}  # type: ignore[method-assign, misc]
+        fit.validate = lambda stop, fit=fit: {"val_loss": 0.5, "val_auroc": scores[fit.epoch]}  # type: ignore[method-assign, misc]
         assert fit.run() == 0
         if best is None:
             assert not (out / "c_best.pt").exists() and fit.best == -math.inf
         else:
             state = checkpoint.load(out / "c_best.pt")
             assert state["epoch"] == best and state["val_auroc"] == scores[best - 1] == fit.best
+
+
+def test_a_run_without_validation_warns_of_no_lost_skill(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    fit = make_fit(folder, tmp_path, full_term, dynamic=False)
+    fit.val_loader = None
+    assert fit.run() == 0 and "warning" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("mask", ["conv", "features", "none"])

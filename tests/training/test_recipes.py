@@ -19,8 +19,9 @@ from torch import nn
 
 from roi.models.roi_model import RoiModel, build_backbone, build_model
 from roi.training import checkpoint
-from roi.training.loop import Stop, TrainingRun
 from roi.training.optim import EMA, Schedule, learn_only, make_optimizer
+from roi.training.stop import Stop
+from roi.training.training_run import TrainingRun
 
 # --- the learning rate -----------------------------------------------------------------------------------------------
 
@@ -141,7 +142,7 @@ def test_a_stopped_run_goes_on_along_its_schedule_and_with_its_average(
 
 
 def scored(fit: TrainingRun, scores: list[float]) -> TrainingRun:
-    fit._validate = lambda stop: {"val_loss": 0.5, "val_auroc": scores[fit.epoch]}  # type: ignore[method-assign]
+    fit.validate = lambda stop: {"val_loss": 0.5, "val_auroc": scores[fit.epoch]}  # type: ignore[method-assign]
     return fit
 
 
@@ -237,12 +238,12 @@ def test_what_is_validated_and_saved_as_the_best_is_the_average(folder: Path, tm
     assert all(torch.equal(best["model"][k], last["average"]["model"][k]) for k in best["model"])
     assert any(not torch.equal(best["model"][k], last["model"][k]) for k in best["model"])
     checkpoint.load_parts(plain.model, best, "best")
-    scores = plain._validate(Stop())
+    scores = plain.validate(Stop())
     assert scores is not None and scores["val_auroc"] == best["val_auroc"] == last["best"]
     logged = pd.read_csv(tmp_path / "log.csv")["val_loss"][0]
     assert logged == pytest.approx(scores["val_loss"], rel=1e-5)
     checkpoint.load_parts(plain.model, last, "last")
-    raw = plain._validate(Stop())
+    raw = plain.validate(Stop())
     assert raw is not None and raw["val_loss"] != pytest.approx(logged, rel=1e-4)
 
 

@@ -1,0 +1,113 @@
+"""From the flags of an objective to the terms of a batch: images changed by --augment, and the loss of the labels."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from roi import distributed
+from roi.counter_rng import row_seeds
+from roi.data.augment import Augment, augmented
+from roi.data.dataset import Batch
+from roi.losses import terms
+from roi.losses.objectives import LabelLoss, consistency_terms, evidence_terms, label_terms
+from roi.losses.terms import Denominator
+from roi.models.roi_model import RoiModel
+
+
+@dataclass(frozen=True)
+class LabelLossFlags:
+    """--loss and what --loss_args gives it."""
+
+    loss: str
+    pos_weight_cap: float
+    focal_alpha: float
+    focal_gamma: float
+    asl_gamma_pos: float
+    asl_gamma_neg: float
+    asl_clip: float
+    cb_beta: float
+    ldam_margin: float
+    ldam_scale: float
+
+
+def label_loss_of(flags: LabelLossFlags, targets: Callable[[], np.ndarray], device: torch.device) -> LabelLoss:
+    """The loss of the labels that --loss names.
+
+    Args:
+        targets: gives (N, K) of the training table, which say how rare each finding is; called where the loss counts
+    """
+    if flags.loss == "bce":
+        return terms.bce
+    if flags.loss == "focal":
+        return partial(terms.focal, alpha=flags.focal_alpha, gamma=flags.focal_gamma)
+    if flags.loss == "asymmetric":
+        return partial(
+            terms.asymmetric, gamma_pos=flags.asl_gamma_pos, gamma_neg=flags.asl_gamma_neg, clip=flags.asl_clip
+        )
+    present, absent = terms.counted(targets())
+
+    def on_device(values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).float().to(device)
+
+    if flags.loss == "weighted":
+        weight = terms.positive_weights(present, absent, flags.pos_weight_cap)
+        return partial(terms.weighted, weight=on_device(weight))
+    if flags.loss == "class_balanced":
+        weight = terms.balanced_weights(present, absent, flags.cb_beta)
+        return partial(terms.class_balanced, weight=on_device(weight))
+    margin = terms.margins(present, absent, flags.ldam_margin)
+    return partial(terms.ldam, margin=on_device(margin), scale=flags.ldam_scale)
+
+
+@dataclass(frozen=True)
+class TermsOfBatch:
+    """The losses_fn of both objectives: (model, batch, epoch) -> {name of a term: ()}."""
+
+    evidence: bool  # else consistency
+    label_loss: LabelLoss
+    augment: Augment | None
+    seed: int
+    keep_ratio: float
+    warmup_epochs: int
+    random_views: float
+    locate_sharpness: float
+
+    def __call__(self, model: RoiModel, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        over = partial(distributed.counting, share=batch.share)
+        if batch.features is not None:
+            return self._of_features(model, batch, over)
+        seeds = row_seeds(self.seed, epoch, batch.index.to(batch.pixels.device, non_blocking=True))
+        pixels = batch.pixels if self.augment is None else augmented(batch.pixels, seeds, self.augment)
+        if not self.evidence:
+            return consistency_terms(model, pixels, batch.target, self.keep_ratio, seeds, over, self.label_loss)
+        return evidence_terms(
+            model,
+            pixels,
+            batch.target,
+            self.keep_ratio,
+            seeds,
+            self.random_views,
+            epoch < self.warmup_epochs,
+            over,
+            self.label_loss,
+            self.locate_sharpness,
+        )
+
+    def _of_features(self, model: RoiModel, batch: Batch, over: Denominator) -> dict[str, Tensor]:
+        """The labels alone: of a frozen backbone there are features, and no views."""
+        assert batch.features is not None
+        logits, maps = model.read_features(batch.features.head, batch.features.stages)
+        findings = batch.target.masked_fill(~model.findings, torch.nan)  # Normal has no place
+        return label_terms(
+            logits,
+            maps if model.per_class else None,
+            batch.target,
+            findings,
+            self.locate_sharpness,
+            over,
+            self.label_loss,
+        )
