@@ -42,8 +42,8 @@ from pathlib import Path
 
 from roi import cli
 from roi.errors import UserError
-from roi.training.flags import add_training_flags, print_config, settle_augment, settle_objective
-from roi.training.recipes import MODES, add_recipe_flags, recipe_flags
+from roi.training.flags import add_training_flags, settle_augment, settle_objective
+from roi.training.recipes import MODES, add_recipe_flags, print_config, recipe_flags
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -58,7 +58,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.set_defaults(**recipe)
     args = resolve_defaults(parser.parse_args(argv))
     if args.print_config:
-        print_config(args, recipe, cli.given(parser, argv))
+        print_config(vars(args), recipe, cli.given(parser, argv))
         parser.exit()
     if args.test and not (args.checkpoint and args.test_csv and args.image_root):
         parser.error("--test needs --checkpoint, --test_csv and --image_root")

@@ -21,7 +21,6 @@ from roi.errors import UserError
 from roi.files import atomic_write, reason
 from roi.models.roi_model import RoiModel, model_from_args
 from roi.models.weights import misfits, read_tensors
-from roi.training.objective_flags import LOSS_ARGS
 
 NEEDED = ("model", "mask_net", "classes", "args", "epoch", "contaminated", "train_images", "train_patients", "versions")
 DESCRIBES = ("backbone", "mask", "img_size", "mask_per_class", "fill", "keep_ratio")  # the model, of its `args`
@@ -251,19 +250,10 @@ def same_flags(state: Checkpoint, args: dict[str, Any], path: str | Path) -> Non
         free = FREE - {"epochs"}  # these curves end with the last epoch
     for name, old in state["args"].items():
         if name not in free and args.get(name) != old:
+            flag = "batch_size times the number of processes" if name == "together" else name
             raise UserError(
-                f"{path}: was trained with {_as_flag(name, old)}, now {args.get(name)}; give the old value, "
-                "or another --save"
+                f"{path}: was trained with --{flag} {old}, now {args.get(name)}; give the old value, or another --save"
             )
-
-
-def _as_flag(name: str, value: object) -> str:
-    """What stands on the command line for a value of `args`."""
-    if name == "together":
-        return f"--batch_size times the number of processes {value}"
-    if name in LOSS_ARGS:
-        return f"--loss_args {name}={value}"
-    return f"--{name} {value}"
 
 
 def same_rows(state: Checkpoint, meta: Checkpoint, path: str | Path) -> None:

@@ -5,8 +5,6 @@ runs give first, what few runs give last. Flags of the model and its objective: 
 """
 
 import argparse
-import json
-from collections.abc import Container
 from dataclasses import fields
 from typing import Any, TypeVar
 
@@ -54,29 +52,38 @@ def add_training_flags(parser: Parser, required: bool = True) -> None:
         required: a run is wanted, so that the tables and --save must be given
     """
     parser.set_defaults(stage=None)  # of a recipe in stages
+    # The order of the groups is that of --help, what few runs give last. The order of the calls below is that of the
+    # flags in a checkpoint and in the report.
     data = parser.add_argument_group("data")
-    add_tables(data, required)
-    add_split(data)
-    add_model(parser.add_argument_group("model"))
-    add_objective(parser.add_argument_group("objective"))
+    model = parser.add_argument_group("model")
+    objective = parser.add_argument_group("objective")
     optimisation = parser.add_argument_group("optimisation")
-    add_optimisation(optimisation)
-    add_compute(optimisation)
     output = parser.add_argument_group("output")
+    reading = parser.add_argument_group("reading of images")
+    several_sets = parser.add_argument_group("tables of several data sets")
+    schedule = parser.add_argument_group("learning rate, early end, averages, parts of the backbone")
+    augment = parser.add_argument_group("augmentation of training images, on the device")
+    loss = parser.add_argument_group("loss of the labels (roi/losses/terms.py); validation is always in BCE")
+    gradnorm = parser.add_argument_group("learned weights of the terms")
+    add_tables(data, required)
+    add_test_set(data)
+    add_several_sets(several_sets)
+    add_size(data)
+    add_augment(augment)
+    add_reading(reading)
+    add_model(model)
+    add_label_loss(loss)
+    add_objective(objective)
+    add_gradnorm(gradnorm)
+    add_steps(optimisation)
+    add_schedule(schedule)
+    add_early_end(schedule)
+    add_rates(optimisation)
     add_output(output, required)
-    add_stopping(output)
-    add_loading(parser.add_argument_group("reading of images"))
-    rare = parser.add_argument_group("rarely needed")
-    add_rare_data(rare)
-    add_rare_optimisation(rare)
-    add_schedule(parser.add_argument_group("learning rate of each step"))
-    add_augment(parser.add_argument_group("augmentation of training images, on the device"))
-    add_label_loss(parser.add_argument_group("loss of the labels (roi/losses/terms.py); validation is always in BCE"))
-    add_gradnorm(parser.add_argument_group("weights of the terms that are learned"))
 
 
 def add_tables(group: argparse._ActionsContainer, required: bool) -> None:
-    """Which images, with which labels, at which size."""
+    """Which images, with which labels, and who validates."""
     group.add_argument(
         "--train_csv",
         required=required,
@@ -92,17 +99,6 @@ def add_tables(group: argparse._ActionsContainer, required: bool) -> None:
     group.add_argument(
         "--classes", default="", metavar="A,B", help="classes to learn (default: all labels of the table)"
     )
-    group.add_argument(
-        "--img_size",
-        type=number(int, 16),
-        default=224,
-        metavar="PX",
-        help="side of the square input (default: %(default)s)",
-    )
-
-
-def add_split(group: argparse._ActionsContainer) -> None:
-    """Who validates, and who is kept for the test."""
     group.add_argument("--val_csv", metavar="CSV", help="validation table; shares no patient with --train_csv")
     group.add_argument(
         "--val_fraction",
@@ -112,6 +108,10 @@ def add_split(group: argparse._ActionsContainer) -> None:
         help="share of images held out, by patient, where neither --val_csv nor rows marked val say who "
         "(default: %(default)s); 0: nobody",
     )
+
+
+def add_test_set(group: argparse._ActionsContainer) -> None:
+    """Who is kept for the test."""
     group.add_argument(
         "--exclude_csv",
         metavar="CSV",
@@ -123,17 +123,46 @@ def add_split(group: argparse._ActionsContainer) -> None:
         default=False,
         help="train on test images too, and mark every output as contaminated (default: leave them out)",
     )
+
+
+def add_size(group: argparse._ActionsContainer) -> None:
+    """How many images, and how large."""
     group.add_argument(
         "--max_samples",
         type=number(int, 1),
         metavar="N",
         help="train on N images drawn with --seed, before validation is split off (default: all)",
     )
+    group.add_argument(
+        "--max_train_samples",
+        type=number(int, 1),
+        metavar="N",
+        help="train on at most N images once validation is split off, by patient, drawn with --seed (default: all)",
+    )
+    group.add_argument(
+        "--img_size",
+        type=number(int, 16),
+        default=224,
+        metavar="PX",
+        help="side of the square input (default: %(default)s)",
+    )
 
 
-def add_optimisation(group: argparse._ActionsContainer) -> None:
+def add_reading(group: argparse._ActionsContainer) -> None:
+    """How images are read, and where their pixels are kept."""
+    add_loading(group)
+    group.add_argument(
+        "--cache_on_device",
+        choices=("auto", "yes", "no"),
+        default="auto",
+        help="with --cache_dir: all pixels in the memory of the GPU; auto: where half of what is free holds them "
+        "(default: %(default)s)",
+    )
+
+
+def add_steps(group: argparse._ActionsContainer) -> None:
     """How long, how fast and in which batches."""
-    count, weight = number(int, 1), number(float, 0)
+    count = number(int, 1)
     group.add_argument(
         "--epochs", type=count, default=8, metavar="N", help="passes over the training images (default: %(default)s)"
     )
@@ -148,19 +177,8 @@ def add_optimisation(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--accum_steps", type=count, default=1, metavar="N", help="batches an optimiser step (default: %(default)s)"
     )
-    group.add_argument("--lr", type=weight, help="learning rate of AdamW (default: 1e-4; with --freeze_backbone 3e-3)")
     group.add_argument(
-        "--mask_lr",
-        type=weight,
-        help="learning rate of the mask net (default: 2e-3; 1e-3 with --freeze_backbone; that of --lr with "
-        "--objective consistency)",
-    )
-    group.add_argument("--weight_decay", type=weight, default=0.01, help="weight decay of AdamW (default: %(default)s)")
-    group.add_argument(
-        "--seed",
-        type=number(int, 0),
-        default=0,
-        help="of new layers, order, validation split, dropout and random masks (default: %(default)s)",
+        "--lr", type=number(float, 0), help="learning rate of AdamW (default: 1e-4; with --freeze_backbone 3e-3)"
     )
 
 
@@ -174,6 +192,13 @@ def add_output(group: argparse._ActionsContainer, required: bool) -> None:
         "the mean of theirs, for over all images together telling the sets apart would count)",
     )
     group.add_argument("--log_csv", metavar="CSV", help="metrics, a row each epoch as it ends (default: none)")
+    group.add_argument(
+        "--val_decisions",
+        action=on_off,
+        default=False,
+        help="each epoch also F1, precision and recall, micro and macro, and Hamming accuracy of the findings at "
+        "p = 0.5; thresholds that are chosen are evaluate.py's (default: no)",
+    )
     group.add_argument("--tensorboard", metavar="DIR", help="TensorBoard events (default: none)")
     group.add_argument(
         "--save_every_steps",
@@ -191,34 +216,8 @@ def add_output(group: argparse._ActionsContainer, required: bool) -> None:
     add_overwrite(group, "checkpoint and log of an earlier run")
 
 
-def add_stopping(group: argparse._ActionsContainer) -> None:
-    """When training ends early, and what validation says and keeps."""
-    group.add_argument(
-        "--patience",
-        type=number(int, 0),
-        default=0,
-        metavar="N",
-        help="stop after N epochs without a better val_auroc; 0: never (default: %(default)s)",
-    )
-    group.add_argument(
-        "--ema",
-        type=number(float, 0, 0.999999),
-        default=0.0,
-        metavar="DECAY",
-        help="validate, and save as the best, the moving average of the weights with this decay a step; 0: the weights "
-        "as they are (default: %(default)s)",
-    )
-    group.add_argument(
-        "--val_decisions",
-        action=on_off,
-        default=False,
-        help="each epoch also F1, precision and recall, micro and macro, and Hamming accuracy of the findings at "
-        "p = 0.5; thresholds that are chosen are evaluate.py's (default: no)",
-    )
-
-
-def add_rare_data(group: argparse._ActionsContainer) -> None:
-    """What is learned from a table of several data sets, and from how much of a table."""
+def add_several_sets(group: argparse._ActionsContainer) -> None:
+    """What is learned from a table of several data sets."""
     group.add_argument(
         "--uncertain",
         choices=("ignore", "ones", "zeros", "soft"),
@@ -233,30 +232,25 @@ def add_rare_data(group: argparse._ActionsContainer) -> None:
         help="proportional: every training image once an epoch; balanced: as many images of each value of the column "
         "dataset, in an epoch as long as that, small sets again and again (default: %(default)s)",
     )
-    group.add_argument(
-        "--max_train_samples",
-        type=number(int, 1),
-        metavar="N",
-        help="train on at most N images once validation is split off, by patient, drawn with --seed (default: all)",
-    )
 
 
-def add_rare_optimisation(group: argparse._ActionsContainer) -> None:
-    """Which part of the backbone learns, and what memory it takes."""
+def add_rates(group: argparse._ActionsContainer) -> None:
+    """The rest of the optimiser, and where it computes."""
+    weight = number(float, 0)
     group.add_argument(
-        "--train_parts",
-        default="",
-        metavar="A,B",
-        help="of the backbone only what lies below these names learns, as in layer4,fc; batch norm elsewhere keeps its "
-        "statistics (default: all of it)",
+        "--mask_lr",
+        type=weight,
+        help="learning rate of the mask net (default: 2e-3; 1e-3 with --freeze_backbone; that of --lr with "
+        "--objective consistency)",
     )
+    group.add_argument("--weight_decay", type=weight, default=0.01, help="weight decay of AdamW (default: %(default)s)")
     group.add_argument(
-        "--cache_on_device",
-        choices=("auto", "yes", "no"),
-        default="auto",
-        help="with --cache_dir: all pixels in the memory of the GPU; auto: where half of what is free holds them "
-        "(default: %(default)s)",
+        "--seed",
+        type=number(int, 0),
+        default=0,
+        help="of new layers, order, validation split, dropout and random masks (default: %(default)s)",
     )
+    add_compute(group)
     group.add_argument(
         "--checkpoint_activations",
         action=on_off,
@@ -297,6 +291,32 @@ def add_schedule(group: argparse._ActionsContainer) -> None:
     )
     group.add_argument(
         "--plateau_factor", type=number(float, 0, 0.999), default=0.1, metavar="0..1", help="(default: %(default)s)"
+    )
+
+
+def add_early_end(group: argparse._ActionsContainer) -> None:
+    """When training ends early, which weights are kept, and which learn."""
+    group.add_argument(
+        "--patience",
+        type=number(int, 0),
+        default=0,
+        metavar="N",
+        help="stop after N epochs without a better val_auroc; 0: never (default: %(default)s)",
+    )
+    group.add_argument(
+        "--ema",
+        type=number(float, 0, 0.999999),
+        default=0.0,
+        metavar="DECAY",
+        help="validate, and save as the best, the moving average of the weights with this decay a step; 0: the weights "
+        "as they are (default: %(default)s)",
+    )
+    group.add_argument(
+        "--train_parts",
+        default="",
+        metavar="A,B",
+        help="of the backbone only what lies below these names learns, as in layer4,fc; batch norm elsewhere keeps its "
+        "statistics (default: all of it)",
     )
 
 
@@ -368,13 +388,3 @@ def settle_objective(args: argparse.Namespace, objective: str) -> None:
         elif evidence:
             args.mask_lr = 2e-3
     args.schedule = args.schedule or ("cosine" if frozen else "constant")
-
-
-def print_config(args: argparse.Namespace, recipe: Container[str], given: Container[str]) -> None:
-    """All flags as JSON, a line each, with where each comes from."""
-    lines = []
-    for name, value in vars(args).items():
-        origin = "command line" if name in given else "recipe" if name in recipe else "default"
-        if name != "print_config":
-            lines.append(f" {json.dumps(name)}: {json.dumps({'value': value, 'from': origin})}")
-    print("{\n" + ",\n".join(lines) + "\n}")

@@ -84,17 +84,11 @@ def add_model(group: argparse._ActionsContainer) -> None:
         help="first weights: downloaded, none, or a .safetensors, state-dict or checkpoint file, whose last layer "
         "comes by the names of its classes (default: %(default)s)",
     )
-    group.add_argument(
-        "--freeze_backbone",
-        action=on_off,
-        default=False,
-        help="the backbone stays as it came: its features are computed once, kept in --cache_dir, and the classifier "
-        "layer and the maps learn from them in seconds; for a few thousand images (default: no)",
-    )
     add_mask(group)
 
 
 def add_mask(group: argparse._ActionsContainer) -> None:
+    """What the mask sees, how fine it is, and what it covers."""
     group.add_argument(
         "--mask_net",
         choices=("features", "conv"),
@@ -117,11 +111,11 @@ def add_mask(group: argparse._ActionsContainer) -> None:
         "(default: %(default)s)",
     )
     group.add_argument(
-        "--keep_ratio",
-        type=SHARE,
-        default=0.1,
-        metavar="0..1",
-        help="share of the pixels that the mask keeps (default: %(default)s)",
+        "--freeze_backbone",
+        action=on_off,
+        default=False,
+        help="the backbone stays as it came: its features are computed once, kept in --cache_dir, and the classifier "
+        "layer and the maps learn from them in seconds; for a few thousand images (default: no)",
     )
     group.add_argument(
         "--fill",
@@ -152,6 +146,8 @@ def add_objective(group: argparse._ActionsContainer) -> None:
         metavar="0..1",
         help="evidence: share of the images that the classifier then sees through random blobs (default: %(default)s)",
     )
+    for name, (default, text) in TERM_WEIGHTS.items():
+        group.add_argument(f"--{name}", type=WEIGHT, default=default, help=text)
     group.add_argument(
         "--locate_sharpness",
         type=number(float, 0.01),
@@ -160,8 +156,13 @@ def add_objective(group: argparse._ActionsContainer) -> None:
         help="evidence: a map becomes one logit by log-mean-exp of R times its cells, over R: small R their mean, "
         "large R their maximum (default: %(default)s)",
     )
-    for name, (default, text) in TERM_WEIGHTS.items():
-        group.add_argument(f"--{name}", type=WEIGHT, default=default, help=text)
+    group.add_argument(
+        "--keep_ratio",
+        type=SHARE,
+        default=0.1,
+        metavar="0..1",
+        help="share of the pixels that the mask keeps (default: %(default)s)",
+    )
 
 
 def add_label_loss(group: argparse._ActionsContainer) -> None:
@@ -183,8 +184,9 @@ def add_label_loss(group: argparse._ActionsContainer) -> None:
         metavar="NAME=VALUE",
         help=f"what a loss takes: {', '.join(lines)}",
     )
-    for name, (_, default, _) in LOSS_ARGS.items():
-        group.set_defaults(**{name: default})
+    # Each is a flag, too, as it was before --loss_args: --help need not show it.
+    for name, (kind, default, _) in LOSS_ARGS.items():
+        group.add_argument(f"--{name}", type=kind, default=default, help=argparse.SUPPRESS)
 
 
 def add_gradnorm(group: argparse._ActionsContainer) -> None:

@@ -3,6 +3,8 @@
 No torch here: --help is quick.
 """
 
+import json
+from collections.abc import Container, Mapping
 from typing import Any, NamedTuple
 
 from roi.cli import Parser
@@ -86,6 +88,25 @@ def add_recipe_flags(parser: Parser) -> None:
     parser.add_argument(
         "--print_config", action="store_true", help="print all flags as JSON, with where each comes from, and end"
     )
+
+
+def print_config(flags: Mapping[str, Any], recipe: Container[str], given: Container[str]) -> None:
+    """All flags as JSON, a line each, with where each comes from.
+
+    Args:
+        recipe: names of the flags that the recipe stands for
+        given: names of those on the command line, which go before the recipe
+    """
+    lines = []
+    for name, value in flags.items():
+        origin = "default"
+        if name in given:
+            origin = "command line"
+        elif name in recipe:
+            origin = "recipe"
+        if name != "print_config":
+            lines.append(f" {json.dumps(name)}: {json.dumps({'value': value, 'from': origin})}")
+    print("{\n" + ",\n".join(lines) + "\n}")
 
 
 def recipe_flags(recipe: str | None, stage: int | None) -> dict[str, Any]:
