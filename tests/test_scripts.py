@@ -33,8 +33,8 @@ from roi.text import Console, printable
 from roi.training import checkpoint
 from roi.training.flags import settle_objective
 from roi.training.metrics_log import COLUMNS, TERMS
+from roi.training.objective import loss_weights
 from roi.training.rows import Rows, choose_rows
-from roi.training.setup import loss_weights
 from roi.training.training_run import TrainingRun
 
 TINY = (

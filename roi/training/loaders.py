@@ -113,42 +113,45 @@ def loader_of(
     what cannot be read is left out of its batch.
     """
     table, paths = present(table, flags.image_root, flags.skip_unreadable, output)
-    rank, world = distributed.rank(), distributed.world()
     if not flags.cache_dir:
-        if flags.skip_unreadable and world > 1:
-            raise UserError(
-                "--skip_unreadable with several processes needs --cache_dir: which images cannot be read must be "
-                "known before they share them"
-            )
-        targets, groups = learned_from(table, classes, flags, seed)
-        loader, sampler = make_loader(
-            XrayDataset(paths, targets, flags.img_size),
-            flags.batch_size,
-            seed,
-            flags.workers,
-            flags.prefetch_factor,
-            flags.persistent_workers,
-            device.type == "cuda",
-            rank,
-            world,
-            groups,
-        )
-        return loader, sampler, table
-    cache = cached(
-        table["image"].tolist(),
-        paths,
-        flags.cache_dir,
-        flags.img_size,
-        flags.workers,
-        flags.skip_unreadable,
-        output,
-    )
+        return *_file_loader(table, paths, classes, flags, device, seed), table
+    names = table["image"].tolist()
+    cache = cached(names, paths, flags.cache_dir, flags.img_size, flags.workers, flags.skip_unreadable, output)
     targets, groups = learned_from(table, classes, flags, seed)
-    sampler = ShardedBatchSampler(len(table), flags.batch_size, seed, rank, world, groups)
+    sampler = ShardedBatchSampler(len(table), flags.batch_size, seed, distributed.rank(), distributed.world(), groups)
     if cache.unreadable:
         sampler.unreadable = cache.rows < 0
     on_device = fits(cache, len(table), device, flags.cache_on_device)
     return CacheLoader(cache, targets, sampler, device, on_device, flags.prefetch_factor), sampler, table
+
+
+def _file_loader(
+    table: pd.DataFrame,
+    paths: list[str],
+    classes: list[str],
+    flags: LoaderFlags,
+    device: torch.device,
+    seed: int | None,
+) -> tuple[Iterable[Batch], ShardedBatchSampler]:
+    """Batches of pixels that are decoded anew each time, and their sampler."""
+    if flags.skip_unreadable and distributed.world() > 1:
+        raise UserError(
+            "--skip_unreadable with several processes needs --cache_dir: which images cannot be read must be known "
+            "before they share them"
+        )
+    targets, groups = learned_from(table, classes, flags, seed)
+    return make_loader(
+        XrayDataset(paths, targets, flags.img_size),
+        flags.batch_size,
+        seed,
+        flags.workers,
+        flags.prefetch_factor,
+        flags.persistent_workers,
+        device.type == "cuda",
+        distributed.rank(),
+        distributed.world(),
+        groups,
+    )
 
 
 def frozen_loader(

@@ -1,6 +1,6 @@
-"""From the flags of an objective to the terms of a batch: images changed by --augment, and the loss of the labels."""
+"""From the flags of an objective to the terms of a batch, the loss of the labels and the weights of the terms."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,8 +12,10 @@ from roi import distributed
 from roi.counter_rng import row_seeds
 from roi.data.augment import Augment, augmented
 from roi.data.dataset import Batch
+from roi.errors import UserError
 from roi.losses import terms
-from roi.losses.objectives import LabelLoss, consistency_terms, evidence_terms, label_terms
+from roi.losses.gradnorm import FixedWeights, GradNorm, Taps
+from roi.losses.objectives import LAYER, OBJECTIVES, LabelLoss, consistency_terms, evidence_terms, label_terms
 from roi.losses.terms import Denominator
 from roi.models.roi_model import RoiModel
 
@@ -111,3 +113,56 @@ class TermsOfBatch:
             over,
             self.label_loss,
         )
+
+
+@dataclass(frozen=True)
+class WeightFlags:
+    """The weights of the terms: fixed ones, and those that GradNorm begins with."""
+
+    objective: str
+    warmup_epochs: int
+    mask_per_class: bool
+    dynamic_weights: bool
+    alpha: float
+    beta: float
+    gamma: float
+    delta: float
+    epsilon: float
+    w_full_init: float
+    w_consist_init: float
+    w_drop_init: float
+    w_sparse_init: float
+    w_tv_init: float
+    w_locate_init: float
+
+
+def loss_weights(flags: WeightFlags, model: RoiModel, without: Sequence[str], device: torch.device) -> FixedWeights:
+    """The weights of --alpha … --epsilon, or GradNorm from --w_*_init; 0 for the terms in `without`.
+
+    Raises:
+        UserError: nothing would be learned, all through the run or in its warm-up
+    """
+    fixed = {
+        "full": 1.0,
+        "consist": flags.alpha,
+        "drop": flags.beta,
+        "sparse": flags.gamma,
+        "tv": flags.delta,
+        "locate": flags.epsilon,
+    }
+    weights = {}
+    for term in OBJECTIVES[flags.objective]:
+        weights[term] = getattr(flags, f"w_{term}_init") if flags.dynamic_weights else fixed[term]
+        if term in without:
+            weights[term] = 0.0
+    # The maps learn in the warm-up only where there is one a finding.
+    warmup_weight = weights["full"] + weights.get("locate", 0) * flags.mask_per_class
+    if flags.warmup_epochs and not warmup_weight:
+        raise UserError(
+            "full and locate, the terms of the warm-up, have weight 0; give one of them a weight, or --warmup_epochs 0"
+        )
+    if not any(weights.values()):
+        raise UserError("every term of the loss has weight 0; there is nothing to learn")
+    if not flags.dynamic_weights:
+        return FixedWeights(weights)
+    return GradNorm(weights, Taps(model.last_layers()), LAYER, device=device, mean=distributed.mean)

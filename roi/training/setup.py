@@ -22,8 +22,6 @@ from roi.data.table import image_keys, target_matrix, tokens
 from roi.errors import UserError
 from roi.files import writable
 from roi.labels import is_finding
-from roi.losses.gradnorm import FixedWeights, GradNorm, Taps
-from roi.losses.objectives import LAYER, OBJECTIVES
 from roi.models.compile import compiled, recomputed
 from roi.models.roi_model import IMAGENET, LEARNED, RoiModel, build_model, classifier_layer, normalisation_of
 from roi.scoring.metrics import VALIDATION_DECISIONS, can_be_scored
@@ -32,9 +30,9 @@ from roi.training.checkpoint import Checkpoint
 from roi.training.device import explain_error, pick_device, pick_dtype
 from roi.training.flags import select_flags, settle_augment
 from roi.training.frozen_features import check_head
-from roi.training.loaders import LoaderFlags, learned_from, make_loaders
+from roi.training.loaders import LoaderFlags, Loaders, learned_from, make_loaders
 from roi.training.metrics_log import MetricsLog
-from roi.training.objective import LabelLossFlags, TermsOfBatch, label_loss_of
+from roi.training.objective import LabelLossFlags, TermsOfBatch, WeightFlags, label_loss_of, loss_weights
 from roi.training.optim import EMA, Schedule, learn_only, make_optimizer
 from roi.training.rows import RowFlags, Rows, check_sampler, choose_rows, datasets_of, write_validation
 from roi.training.start import Start, StartFlags, find_start
@@ -73,51 +71,79 @@ def build_training_run(
         checkpoint.same_flags(start.resumed, flags, start.path)
     rows = choose_rows(select_flags(RowFlags, args))
     check_flags(args, rows, mask)
-    # With --skip_unreadable rows are left out later; else they are known before an image is decoded.
+    # Before images are decoded, which takes long. With --skip_unreadable rows are left out only then.
     if start.checkpoint and not args.skip_unreadable:
         checkpoint.same_rows(start.checkpoint, meta_of(flags, rows, start), start.path)
     model = make_model(args, rows.classes, mask, start).to(device)
     choose_what_learns(args, model, without, start)
-    loaders = make_loaders(
-        rows, select_flags(LoaderFlags, args), model, args.freeze_backbone, device, dtype, Path(args.save), args.seed
-    )
+    reading = select_flags(LoaderFlags, args)
+    loaders = make_loaders(rows, reading, model, args.freeze_backbone, device, dtype, Path(args.save), args.seed)
+    # Which stride 0 stands for depends on the backbone; a checkpoint says what it was.
     flags["map_stride"] = args.map_stride = model.stages.finest if model.stages else 0
     meta = meta_of(flags, rows, start)
     if start.checkpoint:
         checkpoint.same_rows(start.checkpoint, meta, start.path)
+    begin_with_weights(model, meta, start)
+    run = assemble(args, model, rows, loaders, without, meta, device, dtype)
+    distributed.barrier()  # every process has looked at what is there
+    # Files are opened by the run, once signals are answered by a checkpoint.
+    run.begin = partial(open_files, run, args, rows, start.resumed)
+    if start.resumed:
+        run.resume(start.resumed)
+        more = f", and {run.sampler.start} batches of the next" if run.sampler.start else ""
+        print(f"resumed {start.path}: {run.epoch} of {args.epochs} epochs are done{more}")
+    return run
+
+
+def begin_with_weights(model: RoiModel, meta: Checkpoint, start: Start) -> None:
+    """Give the model the weights of the stage before, and note in `meta` which they are."""
     if start.begun_from:
         meta["begun_from"] = start.begun_from
     if start.stage_before and start.weights:
         checkpoint.load_parts(model, start.weights, start.path)
         print(f"stage 2 begins from {start.path}, epoch {start.stage_before['epoch']}")
-    balance = loss_weights(args, model, without, device)
+
+
+def assemble(
+    args: argparse.Namespace,
+    model: RoiModel,
+    rows: Rows,
+    loaders: Loaders,
+    without: Sequence[str],
+    meta: Checkpoint,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> TrainingRun:
+    """The run of a model on its batches: weights of the terms, optimiser, schedule, and what is computed how."""
+    balance = loss_weights(select_flags(WeightFlags, args), model, without, device)
     optimizer = make_optimizer(model, args.lr, args.weight_decay, args.mask_lr)
     schedule = schedule_of(args, optimizer, -(-len(loaders.sampler) // args.accum_steps))
+    # The optimiser has its parameters: from here on parts of the model may be replaced by wrappers.
     if args.checkpoint_activations:
         recomputed(model)
     if args.compile:
         compiled(model)
-    distributed.barrier()  # every process has looked at what is there
+    evidence = learns_evidence(args, model.mask)
     names = rows.train["image"].to_numpy()
-    evidence = learns_evidence(args, mask)
-    run = TrainingRun(
-        model,
-        loaders.train,
-        loaders.sampler,
-        loaders.val,
-        rows.classes,
-        losses_fn_of(args, rows, evidence, device),
-        balance,
-        optimizer,
-        device,
-        dtype,
-        args.epochs,
-        args.accum_steps,
-        lambda index: names[index.numpy() % len(names)].tolist(),
-        MetricsLog(None),
-        Path(args.save),
-        meta,
-        args.skip_unreadable,
+    return TrainingRun(
+        model=model,
+        train_loader=loaders.train,
+        sampler=loaders.sampler,
+        val_loader=loaders.val,
+        classes=rows.classes,
+        losses_fn=losses_fn_of(args, rows, evidence, device),
+        balance=balance,
+        optimizer=optimizer,
+        device=device,
+        dtype=dtype,
+        epochs=args.epochs,
+        accum_steps=args.accum_steps,
+        names=lambda index: names[index.numpy() % len(names)].tolist(),
+        log=MetricsLog(None),
+        save=Path(args.save),
+        meta=meta,
+        skip_unreadable=args.skip_unreadable,
+        # The best epoch of the warm-up has no masks to show.
         first_best=args.warmup_epochs + 1 if evidence else 1,
         mask_every=loaders.mask_every,
         mask_loader=loaders.mask,
@@ -128,12 +154,6 @@ def build_training_run(
         patience=args.patience,
         decisions=args.val_decisions,
     )
-    run.begin = partial(open_files, run, args, rows, start.resumed)
-    if start.resumed:
-        run.resume(start.resumed)
-        more = f", and {run.sampler.start} batches of the next" if run.sampler.start else ""
-        print(f"resumed {start.path}: {run.epoch} of {args.epochs} epochs are done{more}")
-    return run
 
 
 def learns_evidence(args: argparse.Namespace, mask: str) -> bool:
@@ -325,35 +345,6 @@ def losses_fn_of(args: argparse.Namespace, rows: Rows, evidence: bool, device: t
         args.random_views,
         args.locate_sharpness,
     )
-
-
-def loss_weights(
-    args: argparse.Namespace, model: RoiModel, without: Sequence[str], device: torch.device
-) -> FixedWeights:
-    """The weights of --alpha … --epsilon, or GradNorm from --w_*_init; 0 for the terms in `without`."""
-    fixed = {
-        "full": 1.0,
-        "consist": args.alpha,
-        "drop": args.beta,
-        "sparse": args.gamma,
-        "tv": args.delta,
-        "locate": args.epsilon,
-    }
-    weights = {}
-    for term in OBJECTIVES[args.objective]:
-        weights[term] = getattr(args, f"w_{term}_init") if args.dynamic_weights else fixed[term]
-        if term in without:
-            weights[term] = 0.0
-    warmup_weight = weights["full"] + weights.get("locate", 0) * args.mask_per_class
-    if args.warmup_epochs and not warmup_weight:
-        raise UserError(
-            "full and locate, the terms of the warm-up, have weight 0; give one of them a weight, or --warmup_epochs 0"
-        )
-    if not any(weights.values()):
-        raise UserError("every term of the loss has weight 0; there is nothing to learn")
-    if not args.dynamic_weights:
-        return FixedWeights(weights)
-    return GradNorm(weights, Taps(model.last_layers()), LAYER, device=device, mean=distributed.mean)
 
 
 def schedule_of(args: argparse.Namespace, optimizer: torch.optim.Optimizer, steps: int) -> Schedule:

@@ -22,12 +22,11 @@ from roi.progress import progress, say
 from roi.training import checkpoint
 from roi.training.checkpoint import Checkpoint
 from roi.training.device import explain_error
-from roi.training.loop import LossesFn, Meter, Step, predict, train_one_epoch
+from roi.training.loop import LossesFn, Meter, Step, StepBackup, predict, train_one_epoch
 from roi.training.mask_controls import MaskControls
 from roi.training.mask_verdict import complaints
 from roi.training.metrics_log import TERMS, MetricsLog
 from roi.training.optim import EMA, Schedule, batch_norms
-from roi.training.step_backup import StepBackup
 from roi.training.stop import Stop, Stopped
 from roi.training.validation import Logits, collected, gathered, validation_scores
 
