@@ -19,7 +19,8 @@ from roi.process_pool import children, kill
 from roi.text import Console, printable
 
 on_off = argparse.BooleanOptionalAction
-OTHERS_END = 5.0  # seconds; torchrun looks every tenth of a second whether a process has failed
+# Seconds; torchrun looks every tenth of a second whether a process has failed.
+OTHERS_END = 5.0
 
 
 class Parser(argparse.ArgumentParser):

@@ -22,8 +22,10 @@ from roi.files import atomic_write, reason
 from roi.models.roi_model import RoiModel, model_from_args
 from roi.models.weights import misfits, read_tensors
 
+# Without these a file is no checkpoint of this project.
 NEEDED = ("model", "mask_net", "classes", "args", "epoch", "contaminated", "train_images", "train_patients", "versions")
-DESCRIBES = ("backbone", "mask", "img_size", "mask_per_class", "fill", "keep_ratio")  # the model, of its `args`
+# The model, of its `args`.
+DESCRIBES = ("backbone", "mask", "img_size", "mask_per_class", "fill", "keep_ratio")
 # Flags that may differ between the run that stopped and the one that goes on: they do not change the result.
 FREE = {
     "epochs",
@@ -224,6 +226,7 @@ def load_parts(model: RoiModel, state: Checkpoint, path: str | Path) -> None:
     Raises:
         UserError: they do not fit
     """
+    # Checked before torch does, whose message names every tensor.
     pairs = [(model.backbone, state["model"])]
     if model.mask_net is not None:
         pairs.append((model.mask_net, state["mask_net"]))
@@ -247,7 +250,8 @@ def same_flags(state: Checkpoint, args: dict[str, Any], path: str | Path) -> Non
         )
     free = FREE
     if state["args"].get("schedule") in ("cosine", "onecycle"):
-        free = FREE - {"epochs"}  # these curves end with the last epoch
+        # These curves end with the last epoch.
+        free = FREE - {"epochs"}
     for name, old in state["args"].items():
         if name not in free and args.get(name) != old:
             flag = "batch_size times the number of processes" if name == "together" else name
@@ -299,6 +303,7 @@ def digest(*things: Any) -> str:
 
 def fingerprints(names: Sequence[str]) -> Tensor:
     """What a checkpoint remembers of the images or patients it was trained on: (N,) int64, one a name."""
+    # Hashes: a checkpoint is shared, the names of patients are not.
     hashes = [hashlib.blake2b(name.encode(), digest_size=8).digest() for name in names]
     return torch.from_numpy(np.frombuffer(b"".join(hashes), dtype=np.int64).copy())
 
@@ -312,6 +317,7 @@ def is_contaminated(state: Mapping[str, Any], table: pd.DataFrame) -> np.ndarray
     Returns:
         (N,) bool
     """
+    # By the image, and by the patient as the table and as the file name give it.
     seen = np.isin(fingerprints(image_keys(table["image"]).tolist()), state["train_images"])
     for names in (table["patient_id"], named_patients(table)):
         seen |= np.isin(fingerprints(names.tolist()), state["train_patients"])
@@ -344,6 +350,7 @@ def restore_rng(states: list[dict[str, Tensor]], device: torch.device) -> None:
     Args:
         states: one a process; where their number changed, dropout draws anew from the script's seed
     """
+    # A generator belongs to one process and its part of the batches.
     if len(states) != distributed.world():
         return
     state = states[distributed.rank()]

@@ -68,6 +68,7 @@ def explain_error(error: BaseException, where: str, less_memory: str = LESS_MEMO
         where: what was being done, in words
         less_memory: the flags that need less memory
     """
+    # It has said what happened: where is all that is missing.
     if isinstance(error, RunError):
         return RunError(f"{where}: {error}")
     out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)

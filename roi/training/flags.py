@@ -100,6 +100,7 @@ def add_tables(group: argparse._ActionsContainer, required: bool) -> None:
         "--classes", default="", metavar="A,B", help="classes to learn (default: all labels of the table)"
     )
     group.add_argument("--val_csv", metavar="CSV", help="validation table; shares no patient with --train_csv")
+    # By patient: an image of a patient who is trained on would tell little of new ones.
     group.add_argument(
         "--val_fraction",
         type=number(float, 0, 0.9),
@@ -117,6 +118,7 @@ def add_test_set(group: argparse._ActionsContainer) -> None:
         metavar="CSV",
         help="table whose images, and other images of their patients, are left out of training: the test set",
     )
+    # Published training lists held all test images: here that must be asked for.
     group.add_argument(
         "--allow_leakage",
         action=on_off,
@@ -127,6 +129,7 @@ def add_test_set(group: argparse._ActionsContainer) -> None:
 
 def add_size(group: argparse._ActionsContainer) -> None:
     """How many images, and how large."""
+    # Two draws: of all images, for a quick run, and of the training images alone, as published recipes have it.
     group.add_argument(
         "--max_samples",
         type=number(int, 1),
@@ -151,6 +154,7 @@ def add_size(group: argparse._ActionsContainer) -> None:
 def add_reading(group: argparse._ActionsContainer) -> None:
     """How images are read, and where their pixels are kept."""
     add_loading(group)
+    # Pixels in its own memory come to a GPU without any wait for disk or host.
     group.add_argument(
         "--cache_on_device",
         choices=("auto", "yes", "no"),
@@ -177,6 +181,7 @@ def add_steps(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--accum_steps", type=count, default=1, metavar="N", help="batches an optimiser step (default: %(default)s)"
     )
+    # No default here: it depends on --freeze_backbone (settle_objective).
     group.add_argument(
         "--lr", type=number(float, 0), help="learning rate of AdamW (default: 1e-4; with --freeze_backbone 3e-3)"
     )
@@ -192,6 +197,7 @@ def add_output(group: argparse._ActionsContainer, required: bool) -> None:
         "the mean of theirs, for over all images together telling the sets apart would count)",
     )
     group.add_argument("--log_csv", metavar="CSV", help="metrics, a row each epoch as it ends (default: none)")
+    # At 0.5 for all findings: thresholds that are chosen would be chosen on what is scored.
     group.add_argument(
         "--val_decisions",
         action=on_off,
@@ -200,6 +206,7 @@ def add_output(group: argparse._ActionsContainer, required: bool) -> None:
         "p = 0.5; thresholds that are chosen are evaluate.py's (default: no)",
     )
     group.add_argument("--tensorboard", metavar="DIR", help="TensorBoard events (default: none)")
+    # An epoch of a large table takes hours, and a cluster ends a job when it likes.
     group.add_argument(
         "--save_every_steps",
         type=number(int, 0),
@@ -218,6 +225,7 @@ def add_output(group: argparse._ActionsContainer, required: bool) -> None:
 
 def add_several_sets(group: argparse._ActionsContainer) -> None:
     """What is learned from a table of several data sets."""
+    # Validation knows only what is certain: it must be the same whatever is learned from.
     group.add_argument(
         "--uncertain",
         choices=("ignore", "ones", "zeros", "soft"),
@@ -225,6 +233,7 @@ def add_several_sets(group: argparse._ActionsContainer) -> None:
         help="training target of what the column uncertain names: none, 1, 0, or one number a cell from U(.55, .85), "
         "drawn with --seed; in validation and evaluate.py it is never scored (default: %(default)s)",
     )
+    # Proportionally a small set is hardly seen beside a large one.
     group.add_argument(
         "--sampler",
         choices=("proportional", "balanced"),
@@ -237,6 +246,7 @@ def add_several_sets(group: argparse._ActionsContainer) -> None:
 def add_rates(group: argparse._ActionsContainer) -> None:
     """The rest of the optimiser, and where it computes."""
     weight = number(float, 0)
+    # The mask net begins untrained, the backbone does not: one rate for both is too small for it.
     group.add_argument(
         "--mask_lr",
         type=weight,
@@ -251,6 +261,7 @@ def add_rates(group: argparse._ActionsContainer) -> None:
         help="of new layers, order, validation split, dropout and random masks (default: %(default)s)",
     )
     add_compute(group)
+    # For backbones whose three views do not fit into the memory of a GPU.
     group.add_argument(
         "--checkpoint_activations",
         action=on_off,
@@ -261,6 +272,7 @@ def add_rates(group: argparse._ActionsContainer) -> None:
 
 def add_schedule(group: argparse._ActionsContainer) -> None:
     """When the learning rate changes."""
+    # No default here either: features of a frozen backbone learn along a cosine.
     group.add_argument(
         "--schedule",
         choices=SCHEDULES,
@@ -268,6 +280,7 @@ def add_schedule(group: argparse._ActionsContainer) -> None:
         "more than --plateau_patience epochs; onecycle: up in 30 %% of the steps, or in those of the warm-up, then "
         "down (default: constant; with --freeze_backbone cosine)",
     )
+    # One of the two: steps as published recipes count them, epochs that do not depend on the size of a table.
     group.add_argument(
         "--lr_warmup_steps",
         type=number(int, 0),
@@ -282,6 +295,7 @@ def add_schedule(group: argparse._ActionsContainer) -> None:
         metavar="N",
         help="the same in epochs, or parts (default: %(default)s)",
     )
+    # The plateau is looked for in val_auroc, by which the best epoch is chosen, not in the loss.
     group.add_argument(
         "--plateau_patience",
         type=number(int, 0),
@@ -311,6 +325,7 @@ def add_early_end(group: argparse._ActionsContainer) -> None:
         help="validate, and save as the best, the moving average of the weights with this decay a step; 0: the weights "
         "as they are (default: %(default)s)",
     )
+    # Statistics of batch norm are part of what stays: a frozen layer that goes on counting is not frozen.
     group.add_argument(
         "--train_parts",
         default="",
@@ -329,6 +344,7 @@ def add_augment(group: argparse._ActionsContainer) -> None:
         default="none",
         help="what the flags below are where they are not given (default: %(default)s)",
     )
+    # None where not given: then --augment says what they are (settle_augment).
     group.add_argument(
         "--rotate", type=number(float, 0, 180), metavar="DEG", help="turned by up to DEG degrees either way"
     )
@@ -338,6 +354,7 @@ def add_augment(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--scale", type=number(float, 0, 0.9), metavar="0..0.9", help=".1: from .9 to 1.1 times as large"
     )
+    # A mirrored X-ray shows another anatomy, so that no recipe has it.
     group.add_argument(
         "--flip",
         action=on_off,

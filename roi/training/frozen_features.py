@@ -107,6 +107,7 @@ def _is_last(layer: nn.Linear, model: RoiModel, img_size: int) -> bool:
 def features_of(model: RoiModel, pixels: Tensor, dtype: torch.dtype = torch.float32) -> Features:
     """What the classifier layer and the maps are given, without gradients. (B, 1, H, W) uint8 -> Features"""
     given: list[Tensor] = []
+    # The input of the layer is what there is to keep: all before it is frozen.
     hook = classifier_layer(model.backbone)[1].register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
     try:
         with torch.no_grad(), torch.autocast(pixels.device.type, dtype, enabled=dtype != torch.float32):
@@ -171,8 +172,10 @@ def key_of(model: RoiModel, batches: Iterable[Batch], dtype: torch.dtype) -> str
     settings = [names, model.mean.flatten().tolist(), model.std.flatten().tolist(), str(dtype)]
     digest.update(json.dumps(settings).encode())
     rows = []
-    for batch in batches:  # in the order of the table, whatever the size of a batch
+    # In the order of the table, whatever the size of a batch.
+    for batch in batches:
         rows += batch.index.tolist()
+        # Pixels, not names: a file may be replaced under its name.
         digest.update(batch.pixels.cpu().numpy().tobytes())
     digest.update(json.dumps(rows).encode())
     return digest.hexdigest()
@@ -187,6 +190,7 @@ def computed(
     with progress(None, rows, "features of the frozen backbone") as bar:
         for batch in batches:
             features = features_of(model, batch.pixels.to(device), dtype)
+            # Half the disk, and more digits than a forward pass in bf16 has.
             parts = [part.half().cpu().numpy() for part in (features.head, *features.stages)]
             if not all(np.isfinite(part).all() for part in parts):
                 raise UserError(
@@ -195,7 +199,8 @@ def computed(
             if not arrays:
                 arrays = allocated([(rows, *part.shape[1:]) for part in parts], home)
             for array, part in zip(arrays, parts, strict=True):
-                array[batch.index.numpy()] = part  # rows that cannot be read stay 0, and no batch has them
+                # Rows that cannot be read stay 0, and no batch has them.
+                array[batch.index.numpy()] = part
             bar.update(len(batch.index))
     if home is None:
         return FeatureArrays(arrays[0], arrays[1:])

@@ -81,6 +81,7 @@ def make_loaders(
     loader = partial(frozen_loader, model, dtype) if frozen else loader_of
     train, sampler, rows.train = loader(rows.train, rows.classes, flags, device, save, seed)
     if batch_norms(model):
+        # One image has no variance to learn from.
         sampler.least = 2
     if sampler.merged:
         print(
@@ -90,6 +91,7 @@ def make_loaders(
     loaders = Loaders(train, sampler)
     if rows.val is None:
         return loaders
+    # Side files of validation stand beside those of training.
     output = save.with_name(f"{save.stem}_val.pt")
     loaders.val, _, rows.val = loader(rows.val, rows.classes, flags, device, output, None)
     if model.mask in LEARNED:
@@ -120,6 +122,7 @@ def loader_of(
     targets, groups = learned_from(table, classes, flags, seed)
     sampler = ShardedBatchSampler(len(table), flags.batch_size, seed, distributed.rank(), distributed.world(), groups)
     if cache.unreadable:
+        # The same batches as without a cache, where such rows are left out when they are read.
         sampler.unreadable = cache.rows < 0
     on_device = fits(cache, len(table), device, flags.cache_on_device)
     return CacheLoader(cache, targets, sampler, device, on_device, flags.prefetch_factor), sampler, table
@@ -165,6 +168,7 @@ def frozen_loader(
     seed: int | None,
 ) -> tuple[Iterable[Batch], ShardedBatchSampler, pd.DataFrame]:
     """`loader_of` for a frozen backbone: batches of its features in the place of pixels."""
+    # In the order of the table: features are kept in it, and shuffled when they are read.
     pixels, in_order, table = loader_of(table, classes, flags, device, output, None)
 
     def read_again() -> Iterable[Batch]:

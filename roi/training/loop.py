@@ -39,7 +39,8 @@ class StepLosses(NamedTuple):
 class Meter:
     """Means over the images of an epoch. The numbers stay on their device until `flush`: no step waits for them."""
 
-    names: Callable[[Tensor], list[str]]  # rows of the table -> image names, for the error
+    # Rows of the table -> image names, for the error.
+    names: Callable[[Tensor], list[str]]
     sums: dict[str, float] = field(default_factory=dict)
     images: int = 0
     seconds: float = 0.0
@@ -59,6 +60,7 @@ class Meter:
             return
         steps, self.unseen = self.unseen, []
         # Steps may have different terms: in a warm-up there is no drop.
+        # One transfer for all of them, since each waits for the GPU.
         padded = nn.utils.rnn.pad_sequence([step.values for step in steps], batch_first=True)
         for step, values in zip(steps, padded.tolist(), strict=True):
             for term, value in zip(step.terms, values, strict=False):
@@ -114,7 +116,8 @@ class StepBackup:
         self, model: nn.Module, optimizer: torch.optim.Optimizer, balance: FixedWeights, device: torch.device
     ) -> None:
         self.balance, self.device = balance, device
-        self.between_steps = False  # whether the weights are those of finished steps
+        # Whether the weights are those of finished steps.
+        self.between_steps = False
         # Buffers of one type, and their copies: copied in one call each.
         self.kept: list[tuple[list[Tensor], list[Tensor]]] = []
         live = list(model.buffers())
@@ -131,6 +134,7 @@ class StepBackup:
         """Before the first step, and after each; `meter` has the sums of the epoch."""
         if distributed.world() > 1:
             return
+        # Its parameters need no copy: they change in the optimiser alone.
         for buffers, copies in self.kept:
             torch._foreach_copy_(copies, buffers)
         self.rng = checkpoint.rng_state(self.device)
@@ -192,10 +196,12 @@ def train_one_epoch(
         for position, (batch, share) in enumerate(counted, 1):
             batch = batch.to(device)._replace(share=share.count_of_batch)
             more_to_come = position < len(counted)
+            # Gradients travel between processes once a step, with its last batch.
             with distributed.no_sync(step, more_to_come):
                 with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                     losses = step(batch, epoch)
                     loss = balance(losses, share.count_of_batch)
+                # Scaled in fp16 alone: bf16 has the range of fp32.
                 scaler.scale(loss * share.of_step).backward()
             meter.add({"loss": loss, **losses}, batch.index, share.images)
         if counted:
@@ -230,6 +236,7 @@ def predict(
             continue
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             if batch.features is not None:
+                # Of a frozen backbone there are no pixels, and so no crop and no drop.
                 features = batch.features.to(device)
                 logits, _ = model.read_features(features.head, features.stages)
                 views = Views(logits, None, None, None, None)

@@ -31,7 +31,8 @@ from roi.models.roi_model import RoiModel
 from roi.scoring.metrics import validation_aurocs
 
 BORDER = 0.1  # of a side
-ROWS = 500  # validation images that are looked at, at most
+# Validation images that are looked at, at most.
+ROWS = 500
 
 
 class Looks(NamedTuple):
@@ -69,6 +70,7 @@ class MaskControls:
         if not chosen.any():
             return
         index, target = batch.index[chosen], batch.target[chosen.to(batch.target.device)]
+        # The same blobs in every epoch: a figure that moves is then the mask.
         seeds = row_seeds(0, 0, index.to(self.device))
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             pixels = batch.pixels[chosen.to(batch.pixels.device)].to(self.device)
@@ -89,7 +91,8 @@ class MaskControls:
             everyone += parts
         if not everyone:
             return {}
-        order = np.argsort(np.concatenate([part.rows for part in everyone]))  # whatever the number of processes
+        # Whatever the number of processes.
+        order = np.argsort(np.concatenate([part.rows for part in everyone]))
         looks = Looks(*(np.concatenate(column)[order] for column in zip(*everyone, strict=True)))
         return {
             "mask_border": float(looks.border.mean()),

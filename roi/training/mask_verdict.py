@@ -5,9 +5,12 @@ Loads no torch: the report says the same.
 
 # Columns of the metrics CSV.
 MASK_CONTROLS = ("mask_border", "crop_auroc", "blobs_auroc", "drop_contrast", "drop_contrast_blobs")
-UNIFORM_BORDER = 0.36  # share of a uniform mask in the outer tenth of the image
-MOST_BORDER = 0.5  # share above which a mask keeps the border rather than evidence
-BETTER = 0.01  # by so much a mask must be better than random blobs, in AUROC and in logits
+# Share of a uniform mask in the outer tenth of the image.
+UNIFORM_BORDER = 0.36
+# Share above which a mask keeps the border rather than evidence.
+MOST_BORDER = 0.5
+# By so much a mask must be better than random blobs, in AUROC and in logits.
+BETTER = 0.01
 
 
 def complaints(figures: dict[str, float]) -> list[str]:

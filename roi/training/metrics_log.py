@@ -33,7 +33,8 @@ COLUMNS = (
     "seconds",
     "contaminated",
 )
-SHOWN = ("loss", "loss_full", "loss_consist", "loss_drop", "loss_locate", "mask_kept")  # on the console, to begin with
+# On the console, to begin with.
+SHOWN = ("loss", "loss_full", "loss_consist", "loss_drop", "loss_locate", "mask_kept")
 
 
 class MetricsLog:
@@ -58,9 +59,11 @@ class MetricsLog:
         self.path = Path(path) if path else None
         at = COLUMNS.index("val_auroc") + 1
         self.columns = (*COLUMNS[:at], *more, *COLUMNS[at:])
-        self.lines = list(done or ())  # the rows of the epochs that are done, as they stand in the file
+        # The rows of the epochs that are done, as they stand in the file.
+        self.lines = list(done or ())
         self.writer: Any = None
         if self.path:
+            # Before a step is made: a wrong file must not cost an epoch.
             self._begin(self.path, new=done is None, replace=overwrite and not done)
         if tensorboard:
             try:
@@ -106,6 +109,7 @@ class MetricsLog:
             with open(self.path, "a", encoding="utf-8", newline="") as file:
                 file.write(self.lines[-1] + "\n")
                 file.flush()
+                # The checkpoint that counts this row is written next.
                 os.fsync(file.fileno())
         if self.writer:
             for column in self.columns[1:]:

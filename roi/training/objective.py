@@ -50,6 +50,7 @@ def label_loss_of(flags: LabelLossFlags, targets: Callable[[], np.ndarray], devi
         return partial(
             terms.asymmetric, gamma_pos=flags.asl_gamma_pos, gamma_neg=flags.asl_gamma_neg, clip=flags.asl_clip
         )
+    # These count: targets are made only for them.
     present, absent = terms.counted(targets())
 
     def on_device(values: np.ndarray) -> Tensor:
@@ -82,6 +83,7 @@ class TermsOfBatch:
         over = partial(distributed.counting, share=batch.share)
         if batch.features is not None:
             return self._of_features(model, batch, over)
+        # By row and epoch: the same draws in any batch, order and process, and after a resume.
         seeds = row_seeds(self.seed, epoch, batch.index.to(batch.pixels.device, non_blocking=True))
         pixels = batch.pixels if self.augment is None else augmented(batch.pixels, seeds, self.augment)
         if not self.evidence:
@@ -103,7 +105,8 @@ class TermsOfBatch:
         """The labels alone: of a frozen backbone there are features, and no views."""
         assert batch.features is not None
         logits, maps = model.read_features(batch.features.head, batch.features.stages)
-        findings = batch.target.masked_fill(~model.findings, torch.nan)  # Normal has no place
+        # Normal has no place.
+        findings = batch.target.masked_fill(~model.findings, torch.nan)
         return label_terms(
             logits,
             maps if model.per_class else None,

@@ -69,6 +69,7 @@ def add_model(group: argparse._ActionsContainer) -> None:
         metavar="NAME",
         help="any torchvision classifier, else any timm model (default: %(default)s)",
     )
+    # Published commands have it.
     group.add_argument(
         "--pretrained",
         dest="weights",
@@ -77,6 +78,7 @@ def add_model(group: argparse._ActionsContainer) -> None:
         default="imagenet",
         help="the same as --weights imagenet",
     )
+    # A file too, for machines without a network.
     group.add_argument(
         "--weights",
         default="imagenet",
@@ -89,6 +91,7 @@ def add_model(group: argparse._ActionsContainer) -> None:
 
 def add_mask(group: argparse._ActionsContainer) -> None:
     """What the mask sees, how fine it is, and what it covers."""
+    # No default here: it depends on --objective (flags.settle_objective).
     group.add_argument(
         "--mask_net",
         choices=("features", "conv"),
@@ -101,6 +104,7 @@ def add_mask(group: argparse._ActionsContainer) -> None:
         default=None,
         help="one map a finding, their union is the mask (default: yes with --objective evidence)",
     )
+    # Coarse cells point better, but a small image has few of them.
     group.add_argument(
         "--map_stride",
         type=int,
@@ -132,6 +136,7 @@ def add_objective(group: argparse._ActionsContainer) -> None:
         choices=("evidence", "consistency"),
         help="what the mask must do; consistency: as published (default: evidence)",
     )
+    # Classifier first: a mask has nothing to learn from one that knows nothing yet.
     group.add_argument(
         "--warmup_epochs",
         type=number(int, 0),
@@ -139,6 +144,7 @@ def add_objective(group: argparse._ActionsContainer) -> None:
         help="evidence: first epochs, without masks: the classifier and the maps learn from the labels alone "
         "(default: half of --epochs)",
     )
+    # A classifier that has never seen masked images makes every mask look good (Jethani et al. 2021).
     group.add_argument(
         "--random_views",
         type=SHARE,

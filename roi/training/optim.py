@@ -23,6 +23,7 @@ def make_optimizer(model: RoiModel, lr: float, weight_decay: float, mask_lr: flo
     Args:
         mask_lr: the rate of the mask net, which begins untrained
     """
+    # What does not learn must not decay either.
     learning = [parameter for parameter in model.backbone.parameters() if parameter.requires_grad]
     groups: list[dict[str, Any]] = [{"params": learning}]
     if model.mask_net is not None:
@@ -103,13 +104,16 @@ class Schedule:
     ) -> None:
         self.optimizer, self.total, self.warmup = optimizer, total, warmup
         self.steps = 0
-        self.used = self.now()  # the rate of the step before this one
+        # The rate of the step before this one.
+        self.used = self.now()
+        # At most one curve and one plateau: with --schedule plateau the curve is the warm-up.
         self.curve: LRScheduler | None = None
         self.plateau: ReduceLROnPlateau | None = None
         if name == "plateau":
             self.plateau = ReduceLROnPlateau(optimizer, "max", factor, patience, threshold_mode="abs")
         if name == "onecycle":
             rates = [group["lr"] for group in optimizer.param_groups]
+            # Two steps at least: torch divides by one less.
             climb = max(2, warmup) / total if warmup else 0.3
             self.curve = OneCycleLR(optimizer, rates, total, pct_start=climb)
         elif name == "cosine" or warmup:
@@ -177,7 +181,8 @@ class EMA:
     def __init__(self, model: RoiModel, decay: float) -> None:
         self.decay = decay
         self.parts: dict[str, dict[str, Tensor]] = {}
-        self.pairs: list[tuple[Tensor, Tensor]] = []  # the average, and the live tensor of the model
+        # The average, and the live tensor of the model.
+        self.pairs: list[tuple[Tensor, Tensor]] = []
         for part, state in checkpoint.parts(model).items():
             self.parts[part] = {name: value.clone() for name, value in state.items()}
             self.pairs += [(self.parts[part][name], value) for name, value in state.items()]

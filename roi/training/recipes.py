@@ -32,6 +32,7 @@ MODES = {
     "no_tv": Mode("", ("tv",), "consistency"),
 }
 
+# Values as published. What a system did wrong (a flip, test images in training) is not among them.
 RECIPES: dict[str, dict[str, Any]] = {
     "timm_focal": {
         "backbone": "convnext_base.fb_in22k_ft_in1k",

@@ -26,7 +26,8 @@ from roi.data.table import (
 from roi.errors import UserError
 from roi.files import atomic_write
 
-FEW = 5  # images with a finding, below which a class is warned of
+# Images with a finding, below which a class is warned of.
+FEW = 5
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ def choose_rows(flags: RowFlags) -> Rows:
     table = read_table(flags.train_csv)
     classes = class_list(table, flags.classes)
     val = read_table(flags.val_csv) if flags.val_csv else None
+    # Of both tables: a validation table may hold marked test images, too.
     tests = test_tables(flags, table if val is None else pd.concat([table, val]))
     is_test = belongs_to(table, tests.values())
     sizes = [f"{name} {overlap(table, other)[0]:,}" for name, other in tests.items()]
@@ -106,6 +108,7 @@ def held_out(table: pd.DataFrame, fraction: float, seed: int) -> tuple[pd.DataFr
     Where no row says so, or all do, patients are drawn.
     """
     marked = table["split"].map(split_word) == "val"
+    # A mark holds for all images of a patient.
     chosen = belongs_to(table, [table[marked]])
     if marked.any() and not chosen.all():
         return table[~chosen], table[chosen]
@@ -140,6 +143,7 @@ def test_tables(flags: RowFlags, table: pd.DataFrame) -> dict[str, pd.DataFrame]
     if flags.exclude_csv:
         tests[str(flags.exclude_csv)] = read_table(flags.exclude_csv)
     root = Path(flags.image_root)
+    # NIH keeps its list beside the images, or one folder up.
     official = official_list(root, "test") or official_list(root.parent, "test")
     if official:
         tests[official.name] = read_list(official)
@@ -190,6 +194,7 @@ def print_classes(
 ) -> None:
     """What is learned: how many images have each class, lack it, or say nothing of it; warns of what is too rare."""
     classes = list(classes)
+    # Of training as --uncertain has it, of validation what is certain.
     learned = target_matrix(table, classes, uncertain, seed)  # (N, K)
     header = ["class", "positive", "negative", "unknown"]
     counts = [counts_of(learned)]

@@ -85,7 +85,8 @@ def build_training_run(
         checkpoint.same_rows(start.checkpoint, meta, start.path)
     begin_with_weights(model, meta, start)
     run = assemble(args, model, rows, loaders, without, meta, device, dtype)
-    distributed.barrier()  # every process has looked at what is there
+    # Every process has looked at what is there.
+    distributed.barrier()
     # Files are opened by the run, once signals are answered by a checkpoint.
     run.begin = partial(open_files, run, args, rows, start.resumed)
     if start.resumed:
@@ -118,13 +119,8 @@ def assemble(
     balance = loss_weights(select_flags(WeightFlags, args), model, without, device)
     optimizer = make_optimizer(model, args.lr, args.weight_decay, args.mask_lr)
     schedule = schedule_of(args, optimizer, -(-len(loaders.sampler) // args.accum_steps))
-    # The optimiser has its parameters: from here on parts of the model may be replaced by wrappers.
-    if args.checkpoint_activations:
-        recomputed(model)
-    if args.compile:
-        compiled(model)
+    wrap_parts(args, model)
     evidence = learns_evidence(args, model.mask)
-    names = rows.train["image"].to_numpy()
     return TrainingRun(
         model=model,
         train_loader=loaders.train,
@@ -138,7 +134,7 @@ def assemble(
         dtype=dtype,
         epochs=args.epochs,
         accum_steps=args.accum_steps,
-        names=lambda index: names[index.numpy() % len(names)].tolist(),
+        names=partial(image_names, rows.train["image"].to_numpy()),
         log=MetricsLog(None),
         save=Path(args.save),
         meta=meta,
@@ -156,6 +152,19 @@ def assemble(
     )
 
 
+def wrap_parts(args: argparse.Namespace, model: RoiModel) -> None:
+    """--checkpoint_activations and --compile, after GradNorm has hooked the layers that it looks at."""
+    if args.checkpoint_activations:
+        recomputed(model)
+    if args.compile:
+        compiled(model)
+
+
+def image_names(names: np.ndarray, index: torch.Tensor) -> list[str]:
+    """Names of the images of a batch; a row that an epoch has had before comes as row + N."""
+    return names[index.numpy() % len(names)].tolist()
+
+
 def learns_evidence(args: argparse.Namespace, mask: str) -> bool:
     """Whether the mask is learned under the evidence objective."""
     return args.objective == "evidence" and mask in LEARNED
@@ -165,9 +174,11 @@ def settle_from(args: argparse.Namespace, start: Start, mask: str) -> None:
     """Fill in the flags whose default depends on the objective, on the weights, or on what the run begins from."""
     evidence = learns_evidence(args, mask)
     if args.warmup_epochs is None:
+        # Half of the run for the labels: masks of a classifier that has not learned are worth nothing.
         args.warmup_epochs = args.epochs // 2 if evidence and not args.freeze_backbone else 0
         if start.resumed:
             args.warmup_epochs = start.resumed["args"]["warmup_epochs"]
+    # A run that goes on may have fewer epochs than it had: then it is done.
     if not start.resumed and evidence and args.warmup_epochs >= args.epochs:
         raise UserError(
             f"--warmup_epochs {args.warmup_epochs} of --epochs {args.epochs}: no epoch is left in which the mask learns"
@@ -187,6 +198,7 @@ def settle_from(args: argparse.Namespace, start: Start, mask: str) -> None:
 def flags_of(args: argparse.Namespace, mask: str, without: Sequence[str], dtype: torch.dtype) -> dict[str, Any]:
     """The flags as a checkpoint remembers them; `together`: images of a batch over all processes."""
     flags = {**vars(args), "mask": mask, "without": list(without), "world": distributed.world()}
+    # As it was chosen: auto means another type on another machine.
     flags["autocast_dtype"] = str(dtype).removeprefix("torch.")
     flags["together"] = args.batch_size * distributed.world()
     return flags
@@ -233,6 +245,7 @@ def check_validated(args: argparse.Namespace, rows: Rows) -> None:
 
 def meta_of(flags: dict[str, Any], rows: Rows, start: Start) -> Checkpoint:
     """What a checkpoint says about its run."""
+    # Targets as they are learned: another --uncertain or seed is another run.
     data = [*data_of(rows.train, rows.classes, flags["uncertain"], flags["seed"])]
     val_images: list[str] = []
     if rows.val is not None:
@@ -262,7 +275,8 @@ def data_of(
 
 def make_model(args: argparse.Namespace, classes: list[str], mask: str, start: Start) -> RoiModel:
     """The model of a run; where it begins from a checkpoint, its first weights are not looked for."""
-    with distributed.one_a_machine_first():  # it downloads
+    # It downloads.
+    with distributed.one_a_machine_first():
         return build_model(
             args.backbone,
             len(classes),
@@ -325,6 +339,7 @@ def check_freezing(args: argparse.Namespace, mask: str, without: Sequence[str]) 
 
 def augment_of(args: argparse.Namespace) -> Augment | None:
     """How training images are changed; None where all flags of --augment are 0."""
+    # None rather than zeros: pixels then stay bytes, and nothing is resampled.
     augment = select_flags(Augment, args)
     return None if augment == Augment() else augment
 
@@ -364,7 +379,8 @@ def open_files(run: TrainingRun, args: argparse.Namespace, rows: Rows, resumed: 
     if resumed is None:
         if distributed.rank() == 0:
             checkpoint.clear_away(run.save, args.val_csv)
-        run.save_checkpoint()  # before any other file: a run that is killed early goes on with the same command
+        # Before any other file: a run that is killed early goes on with the same command.
+        run.save_checkpoint()
     if distributed.rank() != 0:
         return
     more: list[str] = []

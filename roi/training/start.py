@@ -37,9 +37,12 @@ class StartFlags:
 class Start:
     """What a run begins from; neither: from the first weights."""
 
-    path: Path  # of the checkpoint, for messages
-    resumed: Checkpoint | None = None  # the run itself, that goes on
-    stage_before: Checkpoint | None = None  # the weights of a finished run, for --stage 2
+    # Of the checkpoint, for messages.
+    path: Path
+    # The run itself, that goes on.
+    resumed: Checkpoint | None = None
+    # The weights of a finished run, for --stage 2.
+    stage_before: Checkpoint | None = None
 
     @property
     def checkpoint(self) -> Checkpoint | None:
@@ -67,6 +70,7 @@ def find_start(flags: StartFlags) -> Start:
         UserError: there is none where one is asked for, or a file would be replaced without --overwrite
     """
     save = Path(flags.save)
+    # With --resume auto stage 2 goes on as any run does, once it has a checkpoint.
     if flags.stage == 2 and not (flags.resume == "auto" and save.exists()):
         before = stage_before(flags)
         if before is not None and not begun_already(flags, before):
@@ -81,6 +85,7 @@ def resumed(flags: StartFlags) -> Checkpoint | None:
     """The checkpoint that a run goes on from, its own or one of another name; None: it starts anew."""
     save, path = Path(flags.save), flags.path
     if flags.resume and (flags.resume != "auto" or path.exists()):
+        # Only a checkpoint that this run wrote has one before it.
         state = checkpoint.load_last_good(path) if flags.resume == "auto" else checkpoint.load(path)
         if path.resolve() != save.resolve():  # goes on under another name
             flags.refuse_existing(save)
@@ -109,6 +114,7 @@ def stage_before(flags: StartFlags) -> Checkpoint | None:
     backbone = state["args"]["backbone"]
     if backbone != flags.backbone:
         raise UserError(f"--resume {path}: is a {backbone}, not a {flags.backbone}; give the --backbone of stage 1")
+    # It would be overwritten by its own successor.
     if path.resolve() in (save.resolve(), best_path(save).resolve()):
         raise UserError(f"--save {save} is stage 1 itself; give --stage 2 another name")
     return state

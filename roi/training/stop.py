@@ -25,6 +25,7 @@ class Stop:
         self.began = time.perf_counter()
 
     def __enter__(self) -> "Stop":
+        # Torchrun, schedulers and `kill` send SIGTERM, a terminal sends SIGINT.
         self.before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
         return self
 
@@ -48,6 +49,7 @@ class Stop:
         """
         source = iter(batches)
         while True:
+            # An exception out of a signal handler is safe only here: nothing is half done while a batch is waited for.
             self.waiting = distributed.world() == 1
             try:
                 if self.waiting and self.signal:

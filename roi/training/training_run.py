@@ -30,9 +30,12 @@ from roi.training.optim import EMA, Schedule, batch_norms
 from roi.training.stop import Stop, Stopped
 from roi.training.validation import Logits, collected, gathered, validation_scores
 
-NORM_OF_ONE = "more than 1 value per channel"  # what torch says of a batch norm that sees one image and one cell
-REFRESH = 1.0  # seconds between looks at the numbers of a GPU
-LOST_SKILL = 0.01  # AUROC below that of the epochs before the masks, from which on the user is warned
+# What torch says of a batch norm that sees one image and one cell.
+NORM_OF_ONE = "more than 1 value per channel"
+# Seconds between looks at the numbers of a GPU.
+REFRESH = 1.0
+# AUROC below that of the epochs before the masks, from which on the user is warned.
+LOST_SKILL = 0.01
 
 
 @dataclass
@@ -51,7 +54,8 @@ class TrainingRun:
     dtype: torch.dtype
     epochs: int
     accum_steps: int
-    names: Callable[[Tensor], list[str]]  # rows of the table -> image names
+    # Rows of the table -> image names.
+    names: Callable[[Tensor], list[str]]
     log: MetricsLog
     save: Path
     meta: Checkpoint
@@ -65,22 +69,32 @@ class TrainingRun:
     save_every_steps: int = 0  # 0: at the end of an epoch alone
     datasets: np.ndarray | None = None  # (N,) data set of each validation row, where there are several
     schedule: Schedule = None  # type: ignore[assignment]  # constant, where none is given
-    average: EMA | None = None  # what is validated, and saved as the best
-    decisions: bool = False  # whether validation counts right and wrong ones as well
-    patience: int = 0  # epochs without a better val_auroc after which it stops; 0: never
+    # What is validated, and saved as the best.
+    average: EMA | None = None
+    # Whether validation counts right and wrong ones as well.
+    decisions: bool = False
+    # Epochs without a better val_auroc after which it stops; 0: never.
+    patience: int = 0
     epoch: int = 0  # finished epochs
     steps: int = 0
     best: float = -math.inf
     best_epoch: int = 0
-    before_masks: float = -math.inf  # the best val_auroc of the epochs before first_best
-    unreadable: set[str] = field(default_factory=set)  # path and reason
-    constant: set[str] = field(default_factory=set)  # paths of images without anything to see
-    constant_noted: int = 0  # how many of them the user was told of
-    begin: Callable[[], None] | None = None  # opens the files of the run, once signals are answered by a checkpoint
+    # The best val_auroc of the epochs before first_best.
+    before_masks: float = -math.inf
+    # Path and reason.
+    unreadable: set[str] = field(default_factory=set)
+    # Paths of images without anything to see.
+    constant: set[str] = field(default_factory=set)
+    # How many of them the user was told of.
+    constant_noted: int = 0
+    # Opens the files of the run, once signals are answered by a checkpoint.
+    begin: Callable[[], None] | None = None
     saved: int = 0  # steps in the checkpoint
-    damaged: bool = False  # what `save` holds, so that the one before it stays
+    # What `save` holds, so that the one before it stays.
+    damaged: bool = False
 
     def __post_init__(self) -> None:
+        # bf16 and fp32 have the range of fp32: their gradients need no scale.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.meter = Meter(self.names)
         self.schedule = self.schedule or Schedule(self.optimizer)
@@ -120,7 +134,8 @@ class TrainingRun:
             with Stop() as stop:
                 if self.begin:
                     self.begin()
-                    self.begin = None  # it knows this run: a circle
+                    # It knows this run: a circle.
+                    self.begin = None
                 while self.epoch < self.epochs and not self.done_early():
                     if not self._one_epoch(stop):
                         return 128 + stop.signal
@@ -138,6 +153,7 @@ class TrainingRun:
             raise type(failed)(f"{failed}. {self.save_if_new()}; go on with --resume auto") from error
         finally:
             self.backup.close()
+            # Workers outlive a run that ends by an error, and hold the memory of their batches.
             for loader in (self.train_loader, self.val_loader, self.mask_loader):
                 if isinstance(loader, FileLoader):
                     loader.close()
@@ -244,6 +260,7 @@ class TrainingRun:
         found: list[Logits] = []
         controls = self._mask_controls()
         batches = checked(stop.before_each(self.val_loader), self.skip_unreadable, self.unreadable, self.constant)
+        # Of a run with --ema the averages are what users get.
         with self.average.within() if self.average else nullcontext():
             for batch, views in predict(
                 self.model, batches, self.device, self.dtype, 1.0, lambda index: None, full_only=True
@@ -283,6 +300,7 @@ class TrainingRun:
         self.sampler.start = 0
         self.meter = Meter(self.names)
         self.log.row(self._metrics(meter, scores))
+        # NaN is never better: without a score no epoch is the best.
         score = scores.get("val_auroc", math.nan)
         better = score > self.best and self.epoch >= self.first_best
         if better:
@@ -293,6 +311,7 @@ class TrainingRun:
                 say(f"warning: {line}")
         elif not math.isnan(score):
             self.before_masks = max(self.before_masks, score)
+        # Each process has read its own images.
         constant = set().union(*distributed.all_gather_objects(self.constant))
         if distributed.rank() == 0:
             note_unreadable(self.unreadable, self.save)
@@ -345,6 +364,7 @@ class TrainingRun:
         return f"Saved {self.save} after {self.where()}"
 
     def _save_best(self, score: float) -> None:
+        # What was validated is what is saved.
         weights = self.average.parts if self.average else checkpoint.parts(self.model)
         best = {**self.meta, **weights, "epoch": self.epoch, "val_auroc": score}
         checkpoint.save(checkpoint.best_path(self.save), best)

@@ -39,6 +39,7 @@ def gathered(own: Logits, signal: int) -> tuple[Logits, int]:
     if not filled:
         return collected([]), signal
     logit, target, rows = (torch.from_numpy(np.concatenate(column)) for column in zip(*filled, strict=True))
+    # The order of the table: sums in floating point, and so the scores, do not depend on the number of processes.
     order = rows.argsort()
     return Logits(logit[order], target[order], rows[order]), signal
 
