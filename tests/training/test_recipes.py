@@ -398,6 +398,13 @@ def test_the_configuration_says_what_holds_and_where_it_comes_from(tmp_path: Pat
     assert config("--mode", "full")["stage"]["value"] is None
 
 
+def test_what_a_loss_takes_is_given_by_name_and_kept_as_its_own_flag_was() -> None:
+    one = config("--recipe", "timm_focal", "--loss_args", "focal_gamma=3", "asl_clip=0")
+    assert one["focal_gamma"] == {"value": 3.0, "from": "command line"} and one["asl_clip"]["value"] == 0.0
+    assert one["focal_alpha"] == {"value": 0.25, "from": "recipe"} and "loss_args" not in one
+    assert one == config("--recipe", "timm_focal", "--focal_gamma", 3, "--asl_clip", 0)
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
@@ -415,6 +422,10 @@ def test_the_configuration_says_what_holds_and_where_it_comes_from(tmp_path: Pat
             ("--mode", "standard", "--lr_warmup_steps", 3, "--lr_warmup_epochs", 1),
             "--lr_warmup_steps 3 and --lr_warmup_epochs 1: give one of them",
         ),
+        (("--mode", "standard", "--loss_args", "gamma=1"), "'gamma=1' is not NAME=VALUE with one of pos_weight_cap, "),
+        (("--mode", "standard", "--loss_args", "focal_gamma"), "'focal_gamma' is not NAME=VALUE"),
+        (("--mode", "standard", "--loss_args", "cb_beta=2"), "--loss_args: cb_beta=2 is not between 0 and 1"),
+        (("--mode", "standard", "--loss_args", "cb_beta=x"), "invalid float value of cb_beta: 'x'"),
         (("--mode", "standard", "--lr_warmup_epochs", 9), "shorten it, or give more --epochs"),
         (
             ("--mode", "standard", "--patience", 2, "--val_fraction", 0),
