@@ -42,7 +42,7 @@ from pathlib import Path
 
 from roi import cli
 from roi.errors import UserError
-from roi.training.flags import add_training_flags, settle_augment, settle_objective
+from roi.training.flags import add_training_flags, resolve_augment, resolve_objective
 from roi.training.recipes import MODES, add_recipe_flags, print_config, recipe_flags
 
 
@@ -95,14 +95,14 @@ def make_parser(argv: Sequence[str]) -> cli.Parser:
 
 def resolve_defaults(args: argparse.Namespace) -> argparse.Namespace:
     """With what --augment and --mode stand for."""
-    settle_augment(args)
+    resolve_augment(args)
     if args.mode:
         only = MODES[args.mode].objective
         if only and args.objective not in (None, only):
             raise UserError(
                 f"--mode {args.mode}: belongs to --objective {only}, not to {args.objective}; leave out --objective"
             )
-        settle_objective(args, only or "evidence")
+        resolve_objective(args, only or "evidence")
     return args
 
 

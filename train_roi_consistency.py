@@ -13,7 +13,7 @@ exactly there. Ablations and baselines: train_roi_baselines.py.
 import argparse
 
 from roi import cli
-from roi.training.flags import add_training_flags, settle_objective
+from roi.training.flags import add_training_flags, resolve_objective
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -31,7 +31,7 @@ def main(args: argparse.Namespace) -> int:
         from roi.training.setup import train
 
         torch.manual_seed(args.seed + distributed.rank())
-        settle_objective(args, "evidence")
+        resolve_objective(args, "evidence")
         return train(args, args.mask_net)
 
 

@@ -307,7 +307,7 @@ def training(
     from roi.losses.objectives import consistency_terms, evidence_terms
     from roi.models.compile import compiled, recomputed
     from roi.models.roi_model import build_model
-    from roi.training.flags import select_flags, settle_objective
+    from roi.training.flags import resolve_objective, select_flags
     from roi.training.loop import Step
     from roi.training.objective import WeightFlags, loss_weights
     from roi.training.optim import make_optimizer
@@ -328,7 +328,7 @@ def training(
         *flags,
     ]
     args = train_roi_consistency.parse_args([str(word) for word in words])
-    settle_objective(args, objective)
+    resolve_objective(args, objective)
     args.warmup_epochs = args.warmup_epochs or 0
     model = build_model(
         backbone,

@@ -20,7 +20,7 @@ from roi import distributed
 from roi.data.dataset import Batch, ShardedBatchSampler
 from roi.data.table import read_list, read_table, target_matrix
 from roi.models.roi_model import build_backbone
-from roi.training.loaders import loader_of
+from roi.training.loaders import pixel_loader
 from roi.training.mask_verdict import MASK_CONTROLS
 from roi.training.stop import Stop
 
@@ -389,10 +389,10 @@ def test_rows_that_cannot_be_read_must_be_known_before_they_are_shared(
     table = read_table(folder / "train.csv")
     monkeypatch.setattr(distributed, "world", lambda: 2)
     with pytest.raises(ValueError, match="--skip_unreadable with several processes needs --cache_dir") as said:
-        loader_of(table, ["Mass"], args, torch.device("cpu"), tmp_path / "roi.pt", 0)
+        pixel_loader(table, ["Mass"], args, torch.device("cpu"), tmp_path / "roi.pt", 0)
     assert "\n" not in str(said.value) and not list(tmp_path.iterdir())
     args.skip_unreadable = False
-    assert len(loader_of(table, ["Mass"], args, torch.device("cpu"), tmp_path / "roi.pt", 0)[1]) == 4
+    assert len(pixel_loader(table, ["Mass"], args, torch.device("cpu"), tmp_path / "roi.pt", 0)[1]) == 4
 
 
 # --- batch norm, and errors ------------------------------------------------------------------------------------------

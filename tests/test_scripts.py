@@ -31,7 +31,7 @@ from roi.files import locked
 from roi.losses.objectives import OBJECTIVES
 from roi.text import Console, printable
 from roi.training import checkpoint
-from roi.training.flags import settle_objective
+from roi.training.flags import resolve_objective
 from roi.training.metrics_log import COLUMNS, TERMS
 from roi.training.objective import loss_weights
 from roi.training.rows import Rows, choose_rows
@@ -319,7 +319,7 @@ def test_ablated_terms_do_not_enter_the_total(demo: Path, tables: tuple[Path, Pa
     for mode, objective in MODES:
         mask, without, _ = train_roi_baselines.MODES[mode]
         args = baseline(mode, objective, *training(demo, tables[0], tmp_path))
-        settle_objective(args, objective)
+        resolve_objective(args, objective)
         there = [
             t for t in OBJECTIVES[objective] if mask == "" or t == "full" or mask != "none" and t in ("consist", "drop")
         ]

@@ -73,7 +73,7 @@ class Checkpoint(TypedDict, total=False):
     mask_net: dict[str, Tensor]  # empty where no mask is learned
     view_norms: dict[str, Tensor]  # statistics of batch norm in the crop and the drop view; not in older files
     classes: list[str]
-    args: dict[str, Any]  # the flags, and what they came to (setup.flags_of)
+    args: dict[str, Any]  # the flags, and what they came to (setup.checkpoint_args)
     contaminated: bool  # whether test images were trained on
     train_images: Tensor  # (N,) int64 fingerprints
     val_images: Tensor
@@ -297,7 +297,8 @@ def digest(*things: Any) -> str:
     """One hash of lists of names and arrays."""
     state = hashlib.blake2b(digest_size=16)
     for thing in things:
-        state.update(thing.tobytes() if isinstance(thing, np.ndarray) else "\n".join(thing).encode())
+        data = thing.tobytes() if isinstance(thing, np.ndarray) else "\n".join(thing).encode()
+        state.update(data)
     return state.hexdigest()
 
 

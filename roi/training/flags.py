@@ -181,7 +181,7 @@ def add_steps(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--accum_steps", type=count, default=1, metavar="N", help="batches an optimiser step (default: %(default)s)"
     )
-    # No default here: it depends on --freeze_backbone (settle_objective).
+    # No default here: it depends on --freeze_backbone (resolve_objective).
     group.add_argument(
         "--lr", type=number(float, 0), help="learning rate of AdamW (default: 1e-4; with --freeze_backbone 3e-3)"
     )
@@ -344,7 +344,7 @@ def add_augment(group: argparse._ActionsContainer) -> None:
         default="none",
         help="what the flags below are where they are not given (default: %(default)s)",
     )
-    # None where not given: then --augment says what they are (settle_augment).
+    # None where not given: then --augment says what they are (resolve_augment).
     group.add_argument(
         "--rotate", type=number(float, 0, 180), metavar="DEG", help="turned by up to DEG degrees either way"
     )
@@ -379,14 +379,14 @@ def select_flags(kind: type[T], args: argparse.Namespace) -> T:
     return kind(**{field.name: getattr(args, field.name) for field in fields(kind)})  # type: ignore[arg-type]
 
 
-def settle_augment(args: argparse.Namespace) -> None:
+def resolve_augment(args: argparse.Namespace) -> None:
     """Fill in what --augment stands for, where its own flags are not given."""
     for name, value in AUGMENT[args.augment].items():
         if getattr(args, name) is None:
             setattr(args, name, value)
 
 
-def settle_objective(args: argparse.Namespace, objective: str) -> None:
+def resolve_objective(args: argparse.Namespace, objective: str) -> None:
     """Fill in --objective, and what its flags are by default under it."""
     args.objective = args.objective or objective
     evidence, frozen = args.objective == "evidence", args.freeze_backbone

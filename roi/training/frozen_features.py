@@ -104,7 +104,7 @@ def _is_last(layer: nn.Linear, model: RoiModel, img_size: int) -> bool:
     return features.ndim == 2 and output is logits
 
 
-def features_of(model: RoiModel, pixels: Tensor, dtype: torch.dtype = torch.float32) -> Features:
+def compute_features(model: RoiModel, pixels: Tensor, dtype: torch.dtype = torch.float32) -> Features:
     """What the classifier layer and the maps are given, without gradients. (B, 1, H, W) uint8 -> Features"""
     given: list[Tensor] = []
     # The input of the layer is what there is to keep: all before it is frozen.
@@ -141,23 +141,23 @@ def frozen_features(
         UserError: the disk is too small
     """
     if folder is None:
-        return computed(model, batches(), rows, None, device, dtype)
-    home = Path(folder) / f"features-{key_of(model, batches(), dtype)}"
+        return compute_all(model, batches(), rows, None, device, dtype)
+    home = Path(folder) / f"features-{features_key(model, batches(), dtype)}"
     if (home / "done.json").is_file():
         say(f"features {home}: all {rows:,} images there")
-        return opened(home)
+        return open_arrays(home)
     # Another run may be making the same ones: each makes its own, and the first that is whole stays.
     with tempfile.TemporaryDirectory(dir=folder, prefix=".features-") as half_made:
         new = Path(half_made) / home.name
-        computed(model, batches(), rows, new, device, dtype)
+        compute_all(model, batches(), rows, new, device, dtype)
         with suppress(OSError):
             os.rename(new, home)
     size = sum(path.stat().st_size for path in home.iterdir())
     say(f"features {home}: {rows:,} images, {size / 1e9:.1f} GB")
-    return opened(home)
+    return open_arrays(home)
 
 
-def key_of(model: RoiModel, batches: Iterable[Batch], dtype: torch.dtype) -> str:
+def features_key(model: RoiModel, batches: Iterable[Batch], dtype: torch.dtype) -> str:
     """Digest of all that features depend on.
 
     Weights below the classifier layer, stages, normalisation, type of the forward pass, and the pixels of all images.
@@ -181,7 +181,7 @@ def key_of(model: RoiModel, batches: Iterable[Batch], dtype: torch.dtype) -> str
     return digest.hexdigest()
 
 
-def computed(
+def compute_all(
     model: RoiModel, batches: Iterable[Batch], rows: int, home: Path | None, device: torch.device, dtype: torch.dtype
 ) -> FeatureArrays:
     """Run the backbone over all images; into files below `home`, or into the memory where it is None."""
@@ -189,7 +189,7 @@ def computed(
     arrays: list[np.ndarray] = []
     with progress(None, rows, "features of the frozen backbone") as bar:
         for batch in batches:
-            features = features_of(model, batch.pixels.to(device), dtype)
+            features = compute_features(model, batch.pixels.to(device), dtype)
             # Half the disk, and more digits than a forward pass in bf16 has.
             parts = [part.half().cpu().numpy() for part in (features.head, *features.stages)]
             if not all(np.isfinite(part).all() for part in parts):
@@ -197,7 +197,7 @@ def computed(
                     "--freeze_backbone: features of this backbone do not fit into 16 bits; give another --backbone"
                 )
             if not arrays:
-                arrays = allocated([(rows, *part.shape[1:]) for part in parts], home)
+                arrays = allocate([(rows, *part.shape[1:]) for part in parts], home)
             for array, part in zip(arrays, parts, strict=True):
                 # Rows that cannot be read stay 0, and no batch has them.
                 array[batch.index.numpy()] = part
@@ -208,10 +208,10 @@ def computed(
         array.flush()  # type: ignore[attr-defined]  # a memory map
     with atomic_write(home / "done.json") as file:
         json.dump({"images": rows, "stages": len(arrays) - 1}, file)
-    return opened(home)
+    return open_arrays(home)
 
 
-def allocated(shapes: list[tuple[int, ...]], home: Path | None) -> list[np.ndarray]:
+def allocate(shapes: list[tuple[int, ...]], home: Path | None) -> list[np.ndarray]:
     """Empty float16 arrays of these shapes, the first of them for the head; files below `home` if there is one.
 
     Raises:
@@ -235,7 +235,7 @@ def allocated(shapes: list[tuple[int, ...]], home: Path | None) -> list[np.ndarr
     return arrays
 
 
-def opened(home: Path) -> FeatureArrays:
+def open_arrays(home: Path) -> FeatureArrays:
     """The features of a folder that is whole, mapped from the disk."""
     count = json.loads((home / "done.json").read_text(encoding="utf-8"))["stages"]
     stages = [np.load(home / f"stage{n}.npy", mmap_mode="r") for n in range(count)]

@@ -78,7 +78,7 @@ def make_loaders(
         frozen: features of the backbone in the place of pixels (--freeze_backbone)
         save: the checkpoint, beside which side files list what is left out
     """
-    loader = partial(frozen_loader, model, dtype) if frozen else loader_of
+    loader = partial(feature_loader, model, dtype) if frozen else pixel_loader
     train, sampler, rows.train = loader(rows.train, rows.classes, flags, device, save, seed)
     if batch_norms(model):
         # One image has no variance to learn from.
@@ -97,11 +97,11 @@ def make_loaders(
     if model.mask in LEARNED:
         loaders.mask_every = -(-len(rows.val) // mask_controls.ROWS)
         if frozen:
-            loaders.mask, _, _ = loader_of(rows.val, rows.classes, flags, device, output, None)
+            loaders.mask, _, _ = pixel_loader(rows.val, rows.classes, flags, device, output, None)
     return loaders
 
 
-def loader_of(
+def pixel_loader(
     table: pd.DataFrame,
     classes: list[str],
     flags: LoaderFlags,
@@ -119,7 +119,7 @@ def loader_of(
         return *_file_loader(table, paths, classes, flags, device, seed), table
     names = table["image"].tolist()
     cache = cached(names, paths, flags.cache_dir, flags.img_size, flags.workers, flags.skip_unreadable, output)
-    targets, groups = learned_from(table, classes, flags, seed)
+    targets, groups = training_targets(table, classes, flags, seed)
     sampler = ShardedBatchSampler(len(table), flags.batch_size, seed, distributed.rank(), distributed.world(), groups)
     if cache.unreadable:
         # The same batches as without a cache, where such rows are left out when they are read.
@@ -142,7 +142,7 @@ def _file_loader(
             "--skip_unreadable with several processes needs --cache_dir: which images cannot be read must be known "
             "before they share them"
         )
-    targets, groups = learned_from(table, classes, flags, seed)
+    targets, groups = training_targets(table, classes, flags, seed)
     return make_loader(
         XrayDataset(paths, targets, flags.img_size),
         flags.batch_size,
@@ -157,7 +157,7 @@ def _file_loader(
     )
 
 
-def frozen_loader(
+def feature_loader(
     model: RoiModel,
     dtype: torch.dtype,
     table: pd.DataFrame,
@@ -167,21 +167,21 @@ def frozen_loader(
     output: Path,
     seed: int | None,
 ) -> tuple[Iterable[Batch], ShardedBatchSampler, pd.DataFrame]:
-    """`loader_of` for a frozen backbone: batches of its features in the place of pixels."""
+    """`pixel_loader` for a frozen backbone: batches of its features in the place of pixels."""
     # In the order of the table: features are kept in it, and shuffled when they are read.
-    pixels, in_order, table = loader_of(table, classes, flags, device, output, None)
+    pixels, in_order, table = pixel_loader(table, classes, flags, device, output, None)
 
     def read_again() -> Iterable[Batch]:
         return checked(pixels, False, set())
 
     features = frozen_features(model, read_again, len(table), flags.cache_dir, device, dtype)
-    targets, groups = learned_from(table, classes, flags, seed)
+    targets, groups = training_targets(table, classes, flags, seed)
     sampler = ShardedBatchSampler(len(table), flags.batch_size, seed, groups=groups)
     sampler.unreadable = in_order.unreadable
     return FeatureLoader(features, targets, sampler, flags.prefetch_factor), sampler, table
 
 
-def learned_from(
+def training_targets(
     table: pd.DataFrame, classes: list[str], flags: LoaderFlags, seed: int | None
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Targets (N, K), and with --sampler balanced the data set of each row (N,)."""

@@ -90,7 +90,10 @@ class Meter:
     def of_all(self) -> "Meter":
         """The same over the images of all processes."""
         parts = distributed.all_gather_objects((self.sums, self.images))
-        sums = {term: sum(part.get(term, 0.0) for part, _ in parts) for term in self.sums}
+        sums = {}
+        for term in self.sums:
+            # A process whose images cannot be read has no terms.
+            sums[term] = sum(part.get(term, 0.0) for part, _ in parts)
         return Meter(self.names, sums, sum(images for _, images in parts), self.seconds)
 
 

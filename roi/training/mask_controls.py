@@ -79,7 +79,8 @@ class MaskControls:
             height, width = pixels.shape[-2:]
             blobs = random_mask(seeds, (height, width), kept_pixels(height, width, self.keep_ratio))
             x = self.model.normalise(pixels)
-            crop_blobs, drop_blobs = self.model.crop(x, blobs, seeds), self.model.drop(x, blobs, seeds)
+            crop_blobs = self.model.crop(x, blobs, seeds)
+            drop_blobs = self.model.drop(x, blobs, seeds)
         border = border_share(views.hard)
         tensors = (index, target, border, views.full, views.crop, views.drop, crop_blobs, drop_blobs)
         self.parts.append(Looks(*(tensor.cpu().numpy() for tensor in tensors)))
@@ -106,9 +107,9 @@ class MaskControls:
 def border_share(hard: Tensor) -> Tensor:
     """Share of the kept pixels within a tenth of the side from the edge. (B, 1, H, W) 0/1 -> (B,)"""
     height, width = hard.shape[-2:]
-    y, x = max(1, round(BORDER * height)), max(1, round(BORDER * width))
-    inside = hard[..., y : height - y, x : width - x].sum((1, 2, 3))
-    return 1 - inside / hard.sum((1, 2, 3))
+    top, left = max(1, round(BORDER * height)), max(1, round(BORDER * width))
+    inside = hard[..., top : height - top, left : width - left]
+    return 1 - inside.sum((1, 2, 3)) / hard.sum((1, 2, 3))
 
 
 def contrast(fall: np.ndarray, target: np.ndarray, classes: Sequence[str]) -> float:

@@ -118,7 +118,10 @@ class MetricsLog:
             self.writer.flush()
         validation = [column for column in self.columns if column.startswith("val_")]
         shown = [*SHOWN, *MASK_CONTROLS, *validation, "images_per_s"]
-        parts = [f"{column} {values[column]:.4g}" for column in shown if values.get(column) is not None]
+        parts = []
+        for column in shown:
+            if values.get(column) is not None:
+                parts.append(f"{column} {values[column]:.4g}")
         say(f"epoch {values['epoch']}: {', '.join(parts)}")
 
 

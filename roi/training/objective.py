@@ -36,7 +36,7 @@ class LabelLossFlags:
     ldam_scale: float
 
 
-def label_loss_of(flags: LabelLossFlags, targets: Callable[[], np.ndarray], device: torch.device) -> LabelLoss:
+def make_label_loss(flags: LabelLossFlags, targets: Callable[[], np.ndarray], device: torch.device) -> LabelLoss:
     """The loss of the labels that --loss names.
 
     Args:

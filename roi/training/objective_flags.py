@@ -20,7 +20,7 @@ LOSS_ARGS: dict[str, tuple[Callable[[str], Any], float, str]] = {
     "ldam_margin": (WEIGHT, 0.5, "ldam: margin of the rarest, in units of the logit"),
     "ldam_scale": (WEIGHT, 1.0, "ldam: what the logit and its margin are multiplied by"),
 }
-# Fixed weights of the terms. That of alpha differs between the objectives: settle_objective fills it in.
+# Fixed weights of the terms. That of alpha differs between the objectives: resolve_objective fills it in.
 TERM_WEIGHTS: dict[str, tuple[float | None, str]] = {
     "alpha": (
         None,
@@ -91,7 +91,7 @@ def add_model(group: argparse._ActionsContainer) -> None:
 
 def add_mask(group: argparse._ActionsContainer) -> None:
     """What the mask sees, how fine it is, and what it covers."""
-    # No default here: it depends on --objective (flags.settle_objective).
+    # No default here: it depends on --objective (flags.resolve_objective).
     group.add_argument(
         "--mask_net",
         choices=("features", "conv"),
@@ -181,14 +181,16 @@ def add_label_loss(group: argparse._ActionsContainer) -> None:
         "al. 2021); class_balanced: by the effective number of images (Cui et al. 2019); ldam: a margin, the wider the "
         "rarer (Cao et al. 2019) (default: %(default)s)",
     )
-    lines = [f"{name} ({text}; default: {default:g})" for name, (_, default, text) in LOSS_ARGS.items()]
+    values = []
+    for name, (_, default, text) in LOSS_ARGS.items():
+        values.append(f"{name} ({text}; default: {default:g})")
     group.add_argument(
         "--loss_args",
         action=LossArgs,
         nargs="+",
         default=argparse.SUPPRESS,
         metavar="NAME=VALUE",
-        help=f"what a loss takes: {', '.join(lines)}",
+        help=f"what a loss takes: {', '.join(values)}",
     )
     # Each is a flag, too, as it was before --loss_args: --help need not show it.
     for name, (kind, default, _) in LOSS_ARGS.items():

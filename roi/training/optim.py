@@ -117,7 +117,7 @@ class Schedule:
             climb = max(2, warmup) / total if warmup else 0.3
             self.curve = OneCycleLR(optimizer, rates, total, pct_start=climb)
         elif name == "cosine" or warmup:
-            self.curve = LambdaLR(optimizer, climbing(warmup, total if name == "cosine" else None))
+            self.curve = LambdaLR(optimizer, warmup_factor(warmup, total if name == "cosine" else None))
 
     def now(self) -> float:
         return float(self.optimizer.param_groups[0]["lr"])
@@ -153,7 +153,7 @@ class Schedule:
             self.plateau.load_state_dict(state["plateau"])
 
 
-def climbing(warmup: int, total: int | None) -> Callable[[int], float]:
+def warmup_factor(warmup: int, total: int | None) -> Callable[[int], float]:
     """Steps done -> the factor of the next one.
 
     A line to 1 over `warmup` steps, then 1, or half a cosine that would be 0 after `total`.

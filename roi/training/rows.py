@@ -70,7 +70,10 @@ def choose_rows(flags: RowFlags) -> Rows:
     # Of both tables: a validation table may hold marked test images, too.
     tests = test_tables(flags, table if val is None else pd.concat([table, val]))
     is_test = belongs_to(table, tests.values())
-    sizes = [f"{name} {overlap(table, other)[0]:,}" for name, other in tests.items()]
+    sizes = []
+    for name, test in tests.items():
+        images, _ = overlap(table, test)
+        sizes.append(f"{name} {images:,}")
     named = ", ".join(sizes) or "no test list found"
     val_has_tests = val is not None and belongs_to(val, tests.values()).any()
     contaminated = bool(flags.allow_leakage and (is_test.any() or val_has_tests))
@@ -87,7 +90,7 @@ def choose_rows(flags: RowFlags) -> Rows:
     if val is not None:
         check_validation(flags, table, val, f"holds test images ({named})" if val_has_tests else "")
     elif flags.val_fraction:
-        table, val = held_out(table, flags.val_fraction, flags.seed)
+        table, val = split_validation(table, flags.val_fraction, flags.seed)
     if flags.max_train_samples and flags.max_train_samples < len(table):
         table = table[some_patients(table, flags.max_train_samples, flags.seed)]
     print_classes(table, val, classes, flags.uncertain, flags.seed)
@@ -102,7 +105,7 @@ def choose_rows(flags: RowFlags) -> Rows:
     return Rows(table, val, classes, contaminated)
 
 
-def held_out(table: pd.DataFrame, fraction: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+def split_validation(table: pd.DataFrame, fraction: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Split a table into training and validation: the patients of the rows whose column split says val.
 
     Where no row says so, or all do, patients are drawn.
@@ -197,42 +200,56 @@ def print_classes(
     # Of training as --uncertain has it, of validation what is certain.
     learned = target_matrix(table, classes, uncertain, seed)  # (N, K)
     header = ["class", "positive", "negative", "unknown"]
-    counts = [counts_of(learned)]
+    counts = [count_labels(learned)]
     if val is not None:
         judged = target_matrix(val, classes)
         header += ["validation: positive", "negative", "unknown"]
-        counts.append(counts_of(judged))
+        counts.append(count_labels(judged))
     lines = [header]
-    for k, name in enumerate(classes):
-        lines.append([name, *(f"{count:,}" for count in np.concatenate(counts, axis=1)[k])])
+    for name, numbers in zip(classes, np.concatenate(counts, axis=1), strict=True):
+        lines.append([name, *(f"{number:,}" for number in numbers)])
+    print_table(lines)
+    _warn_of_rare(classes, *(count[:, 0] for count in counts))
+
+
+def print_table(lines: list[list[str]]) -> None:
+    """Columns of equal width; the first one is of names, the others are of numbers."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         cells = [text.rjust(width) for text, width in zip(line, widths, strict=True)]
         cells[0] = line[0].ljust(widths[0])
         print("  ".join(cells))
-    positives = counts[0][:, 0]
-    few = [f"{name} ({n})" for name, n in zip(classes, positives, strict=True) if n < FEW]
+
+
+def _warn_of_rare(classes: list[str], positives: np.ndarray, val_positives: np.ndarray | None = None) -> None:
+    """Say which classes are too rare to be learned, and which are not in validation at all. (K,), (K,)"""
+    few = []
+    for name, count in zip(classes, positives, strict=True):
+        if count < FEW:
+            few.append(f"{name} ({count})")
     if few:
         print(f"WARNING: fewer than {FEW} training images have {', '.join(few)}: nothing can be learned from so few")
-    if val is not None:
-        absent = [name for name, n in zip(classes, counts[1][:, 0], strict=True) if not n]
-        if absent:
-            print(f"WARNING: no validation image has {', '.join(absent)}: not part of val_auroc")
+    if val_positives is None:
+        return
+    absent = [name for name, count in zip(classes, val_positives, strict=True) if not count]
+    if absent:
+        print(f"WARNING: no validation image has {', '.join(absent)}: not part of val_auroc")
 
 
-def counts_of(target: np.ndarray) -> np.ndarray:
+def count_labels(target: np.ndarray) -> np.ndarray:
     """How many images have a class, lack it, and neither for certain. (N, K) -> (K, 3)"""
     positive, negative = (target == 1).sum(axis=0), (target == 0).sum(axis=0)
     return np.stack([positive, negative, len(target) - positive - negative], axis=1)
 
 
 def print_sizes(table: pd.DataFrame, val: pd.DataFrame | None) -> None:
-    sizes = [f"train {_size(table)}", "no validation" if val is None else f"validation {_size(val)}"]
-    print("; ".join(sizes))
+    validation = "no validation" if val is None else f"validation {_size(val)}"
+    print(f"train {_size(table)}; {validation}")
 
 
 def _size(table: pd.DataFrame) -> str:
-    return f"{len(table):,} images of {table['patient_id'].nunique():,} patients"
+    patients = table["patient_id"].nunique()
+    return f"{len(table):,} images of {patients:,} patients"
 
 
 def print_overlaps(table: pd.DataFrame, val: pd.DataFrame | None, tests: dict[str, pd.DataFrame]) -> None:

@@ -28,11 +28,11 @@ from roi.scoring.metrics import VALIDATION_DECISIONS, can_be_scored
 from roi.training import checkpoint
 from roi.training.checkpoint import Checkpoint
 from roi.training.device import explain_error, pick_device, pick_dtype
-from roi.training.flags import select_flags, settle_augment
+from roi.training.flags import resolve_augment, select_flags
 from roi.training.frozen_features import check_head
-from roi.training.loaders import LoaderFlags, Loaders, learned_from, make_loaders
+from roi.training.loaders import LoaderFlags, Loaders, make_loaders, training_targets
 from roi.training.metrics_log import MetricsLog
-from roi.training.objective import LabelLossFlags, TermsOfBatch, WeightFlags, label_loss_of, loss_weights
+from roi.training.objective import LabelLossFlags, TermsOfBatch, WeightFlags, loss_weights, make_label_loss
 from roi.training.optim import EMA, Schedule, learn_only, make_optimizer
 from roi.training.rows import RowFlags, Rows, check_sampler, choose_rows, datasets_of, write_validation
 from roi.training.start import Start, StartFlags, find_start
@@ -61,29 +61,29 @@ def build_training_run(
     args: argparse.Namespace, mask: str, without: Sequence[str], device: torch.device
 ) -> TrainingRun:
     """From flags to a run that is ready. All checks come before the first file is written or removed."""
-    settle_augment(args)
+    resolve_augment(args)
     writable(Path(args.save))
     dtype = pick_dtype(args.autocast_dtype, device)
     start = find_start(select_flags(StartFlags, args))
-    settle_from(args, start, mask)
-    flags = flags_of(args, mask, without, dtype)
+    resolve_from_start(args, start, mask)
+    flags = checkpoint_args(args, mask, without, dtype)
     if start.resumed:
         checkpoint.same_flags(start.resumed, flags, start.path)
     rows = choose_rows(select_flags(RowFlags, args))
     check_flags(args, rows, mask)
     # Before images are decoded, which takes long. With --skip_unreadable rows are left out only then.
     if start.checkpoint and not args.skip_unreadable:
-        checkpoint.same_rows(start.checkpoint, meta_of(flags, rows, start), start.path)
+        checkpoint.same_rows(start.checkpoint, describe_run(flags, rows, start), start.path)
     model = make_model(args, rows.classes, mask, start).to(device)
-    choose_what_learns(args, model, without, start)
+    set_trainable(args, model, without, start)
     reading = select_flags(LoaderFlags, args)
     loaders = make_loaders(rows, reading, model, args.freeze_backbone, device, dtype, Path(args.save), args.seed)
     # Which stride 0 stands for depends on the backbone; a checkpoint says what it was.
     flags["map_stride"] = args.map_stride = model.stages.finest if model.stages else 0
-    meta = meta_of(flags, rows, start)
+    meta = describe_run(flags, rows, start)
     if start.checkpoint:
         checkpoint.same_rows(start.checkpoint, meta, start.path)
-    begin_with_weights(model, meta, start)
+    load_start_weights(model, meta, start)
     run = assemble(args, model, rows, loaders, without, meta, device, dtype)
     # Every process has looked at what is there.
     distributed.barrier()
@@ -96,7 +96,7 @@ def build_training_run(
     return run
 
 
-def begin_with_weights(model: RoiModel, meta: Checkpoint, start: Start) -> None:
+def load_start_weights(model: RoiModel, meta: Checkpoint, start: Start) -> None:
     """Give the model the weights of the stage before, and note in `meta` which they are."""
     if start.begun_from:
         meta["begun_from"] = start.begun_from
@@ -118,7 +118,7 @@ def assemble(
     """The run of a model on its batches: weights of the terms, optimiser, schedule, and what is computed how."""
     balance = loss_weights(select_flags(WeightFlags, args), model, without, device)
     optimizer = make_optimizer(model, args.lr, args.weight_decay, args.mask_lr)
-    schedule = schedule_of(args, optimizer, -(-len(loaders.sampler) // args.accum_steps))
+    schedule = make_schedule(args, optimizer, -(-len(loaders.sampler) // args.accum_steps))
     wrap_parts(args, model)
     evidence = learns_evidence(args, model.mask)
     return TrainingRun(
@@ -127,7 +127,7 @@ def assemble(
         sampler=loaders.sampler,
         val_loader=loaders.val,
         classes=rows.classes,
-        losses_fn=losses_fn_of(args, rows, evidence, device),
+        losses_fn=make_losses_fn(args, rows, evidence, device),
         balance=balance,
         optimizer=optimizer,
         device=device,
@@ -170,7 +170,7 @@ def learns_evidence(args: argparse.Namespace, mask: str) -> bool:
     return args.objective == "evidence" and mask in LEARNED
 
 
-def settle_from(args: argparse.Namespace, start: Start, mask: str) -> None:
+def resolve_from_start(args: argparse.Namespace, start: Start, mask: str) -> None:
     """Fill in the flags whose default depends on the objective, on the weights, or on what the run begins from."""
     evidence = learns_evidence(args, mask)
     if args.warmup_epochs is None:
@@ -195,7 +195,7 @@ def settle_from(args: argparse.Namespace, start: Start, mask: str) -> None:
         args.map_stride = 0
 
 
-def flags_of(args: argparse.Namespace, mask: str, without: Sequence[str], dtype: torch.dtype) -> dict[str, Any]:
+def checkpoint_args(args: argparse.Namespace, mask: str, without: Sequence[str], dtype: torch.dtype) -> dict[str, Any]:
     """The flags as a checkpoint remembers them; `together`: images of a batch over all processes."""
     flags = {**vars(args), "mask": mask, "without": list(without), "world": distributed.world()}
     # As it was chosen: auto means another type on another machine.
@@ -243,13 +243,13 @@ def check_validated(args: argparse.Namespace, rows: Rows) -> None:
     print(f"{why} and no best checkpoint; {remedy}")
 
 
-def meta_of(flags: dict[str, Any], rows: Rows, start: Start) -> Checkpoint:
+def describe_run(flags: dict[str, Any], rows: Rows, start: Start) -> Checkpoint:
     """What a checkpoint says about its run."""
     # Targets as they are learned: another --uncertain or seed is another run.
-    data = [*data_of(rows.train, rows.classes, flags["uncertain"], flags["seed"])]
+    data = [*data_to_match(rows.train, rows.classes, flags["uncertain"], flags["seed"])]
     val_images: list[str] = []
     if rows.val is not None:
-        data += data_of(rows.val, rows.classes)
+        data += data_to_match(rows.val, rows.classes)
         val_images = image_keys(rows.val["image"]).tolist()
     patients = sorted({*rows.train["patient_id"], *named_patients(rows.train)})
     return {
@@ -264,7 +264,7 @@ def meta_of(flags: dict[str, Any], rows: Rows, start: Start) -> Checkpoint:
     }
 
 
-def data_of(
+def data_to_match(
     table: pd.DataFrame, classes: list[str], uncertain: str = "ignore", seed: int | None = None
 ) -> tuple[list[str], list[str], np.ndarray]:
     """Names, data sets where there are several, and targets: what must be the same for a run to go on."""
@@ -296,7 +296,7 @@ def make_model(args: argparse.Namespace, classes: list[str], mask: str, start: S
         )
 
 
-def choose_what_learns(args: argparse.Namespace, model: RoiModel, without: Sequence[str], start: Start) -> None:
+def set_trainable(args: argparse.Namespace, model: RoiModel, without: Sequence[str], start: Start) -> None:
     """--freeze_backbone, or --train_parts."""
     if args.freeze_backbone:
         check_freezing(args, model.mask, without)
@@ -344,15 +344,15 @@ def augment_of(args: argparse.Namespace) -> Augment | None:
     return None if augment == Augment() else augment
 
 
-def losses_fn_of(args: argparse.Namespace, rows: Rows, evidence: bool, device: torch.device) -> TermsOfBatch:
+def make_losses_fn(args: argparse.Namespace, rows: Rows, evidence: bool, device: torch.device) -> TermsOfBatch:
     """The terms of a batch under the objective, with --loss for the labels."""
 
     def targets() -> np.ndarray:
-        return learned_from(rows.train, rows.classes, select_flags(LoaderFlags, args), args.seed)[0]
+        return training_targets(rows.train, rows.classes, select_flags(LoaderFlags, args), args.seed)[0]
 
     return TermsOfBatch(
         evidence,
-        label_loss_of(select_flags(LabelLossFlags, args), targets, device),
+        make_label_loss(select_flags(LabelLossFlags, args), targets, device),
         augment_of(args),
         args.seed,
         args.keep_ratio,
@@ -362,7 +362,7 @@ def losses_fn_of(args: argparse.Namespace, rows: Rows, evidence: bool, device: t
     )
 
 
-def schedule_of(args: argparse.Namespace, optimizer: torch.optim.Optimizer, steps: int) -> Schedule:
+def make_schedule(args: argparse.Namespace, optimizer: torch.optim.Optimizer, steps: int) -> Schedule:
     """--schedule over epochs of so many optimiser steps."""
     total = steps * args.epochs
     warmup = args.lr_warmup_steps or round(args.lr_warmup_epochs * steps)

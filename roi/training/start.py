@@ -73,7 +73,7 @@ def find_start(flags: StartFlags) -> Start:
     # With --resume auto stage 2 goes on as any run does, once it has a checkpoint.
     if flags.stage == 2 and not (flags.resume == "auto" and save.exists()):
         before = stage_before(flags)
-        if before is not None and not begun_already(flags, before):
+        if before is not None and not has_begun(flags, before):
             flags.refuse_existing()
             return Start(flags.path, stage_before=before)
         if before is not None:
@@ -120,7 +120,7 @@ def stage_before(flags: StartFlags) -> Checkpoint | None:
     return state
 
 
-def begun_already(flags: StartFlags, before: Checkpoint) -> bool:
+def has_begun(flags: StartFlags, before: Checkpoint) -> bool:
     """Whether --save holds a stage 2 that began from this stage 1: the same command again goes on with it."""
     save = Path(flags.save)
     if not save.exists() or flags.overwrite:

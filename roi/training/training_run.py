@@ -28,7 +28,7 @@ from roi.training.mask_verdict import complaints
 from roi.training.metrics_log import TERMS, MetricsLog
 from roi.training.optim import EMA, Schedule, batch_norms
 from roi.training.stop import Stop, Stopped
-from roi.training.validation import Logits, collected, gathered, validation_scores
+from roi.training.validation import Logits, concatenate, gather, validation_scores
 
 # What torch says of a batch norm that sees one image and one cell.
 NORM_OF_ONE = "more than 1 value per channel"
@@ -117,7 +117,8 @@ class TrainingRun:
         self.saved, self.damaged = self.steps, "fell_back" in state
         self.sampler.start = state["batch"]
         # The sums are those of all processes: the first one goes on with them.
-        self.meter = Meter(self.names, **state["meter"]) if distributed.rank() == 0 else Meter(self.names)
+        sums = state["meter"] if distributed.rank() == 0 else {}
+        self.meter = Meter(self.names, **sums)
         self.unreadable = set(state["unreadable"])
         checkpoint.restore_rng(state["rng"], self.device)
 
@@ -274,7 +275,7 @@ class TrainingRun:
             if controls and self.mask_loader is not None:
                 for batch in checked(stop.before_each(self.mask_loader), self.skip_unreadable, self.unreadable):
                     controls.add(batch)
-        logits, stop.signal = gathered(collected(found), stop.signal)
+        logits, stop.signal = gather(concatenate(found), stop.signal)
         if stop.signal:
             return None
         if not len(logits.rows):
@@ -324,19 +325,20 @@ class TrainingRun:
 
     def _metrics(self, meter: Meter, scores: dict[str, float]) -> dict[str, Any]:
         """The row of the metrics CSV for the epoch that has just ended."""
-        losses = {f"loss_{name}" if name in TERMS else name: value for name, value in meter.means().items()}
-        weights = {f"w_{name}": float(weight) for name, weight in self.balance.weights.items()}
-        return {
-            "epoch": self.epoch,
-            "steps": self.steps,
-            **losses,
-            **weights,
-            **{name: value for name, value in scores.items() if not math.isnan(value)},
-            "lr": self.schedule.used,
-            "images_per_s": meter.images / max(meter.seconds, 1e-9),
-            "seconds": meter.seconds,
-            "contaminated": int(self.meta["contaminated"]),
-        }
+        row: dict[str, Any] = {"epoch": self.epoch, "steps": self.steps}
+        for name, value in meter.means().items():
+            # What is no term says how it went: the whole loss, mask_mean and the like.
+            row[f"loss_{name}" if name in TERMS else name] = value
+        for name, weight in self.balance.weights.items():
+            row[f"w_{name}"] = float(weight)
+        for name, value in scores.items():
+            if not math.isnan(value):
+                row[name] = value
+        row["lr"] = self.schedule.used
+        row["images_per_s"] = meter.images / max(meter.seconds, 1e-9)
+        row["seconds"] = meter.seconds
+        row["contaminated"] = int(self.meta["contaminated"])
+        return row
 
     def _lost_skill(self, score: float) -> list[str]:
         """In words, that the classifier is worse than before there were masks."""

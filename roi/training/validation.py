@@ -23,21 +23,21 @@ class Logits(NamedTuple):
     rows: Tensor  # (N,) of the table
 
 
-def collected(batches: Sequence[Logits]) -> Logits:
+def concatenate(batches: Sequence[Logits]) -> Logits:
     """The batches of one process as one."""
     if not batches:
         return Logits(torch.zeros(0), torch.zeros(0), torch.zeros(0))
     return Logits(*(torch.cat(column).cpu() for column in zip(*batches, strict=True)))
 
 
-def gathered(own: Logits, signal: int) -> tuple[Logits, int]:
+def gather(own: Logits, signal: int) -> tuple[Logits, int]:
     """The images of all processes in the order of the table, and the signal that any of them got (0: none)."""
     everyone = distributed.all_gather_objects(([part.numpy() for part in own], signal))
     signal = max(other for _, other in everyone)
     # A process without images has no number of classes either, so that its array does not fit to the others.
     filled = [arrays for arrays, _ in everyone if len(arrays[2])]
     if not filled:
-        return collected([]), signal
+        return concatenate([]), signal
     logit, target, rows = (torch.from_numpy(np.concatenate(column)) for column in zip(*filled, strict=True))
     # The order of the table: sums in floating point, and so the scores, do not depend on the number of processes.
     order = rows.argsort()

@@ -32,7 +32,7 @@ from roi.losses.objectives import RandomViews, consistency_terms, evidence_terms
 from roi.models.roi_model import RoiModel
 from roi.scoring.metrics import validation_aurocs
 from roi.training import checkpoint
-from roi.training.flags import settle_objective
+from roi.training.flags import resolve_objective
 from roi.training.metrics_log import COLUMNS, MetricsLog
 from roi.training.optim import make_optimizer
 from roi.training.rows import choose_rows
@@ -703,7 +703,7 @@ def whole(demo: Path, union: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def fit_of(demo: Path, union: Path, out: Path, *more: object) -> TrainingRun:
     args = train_roi_baselines.parse_args([str(flag) for flag in command(demo, union, out, *more)[1:]])
-    settle_objective(args, "consistency")
+    resolve_objective(args, "consistency")
     return build_training_run(args, "none", ("consist", "drop", "sparse", "tv"), CPU)
 
 
