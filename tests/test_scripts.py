@@ -441,7 +441,7 @@ def test_the_best_epoch_is_looked_for_after_the_warm_up(
     demo: Path, tables: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        TrainingRun, "_validate", lambda fit, stop: {"val_loss": 0.5, "val_auroc": 0.9 - fit.epoch / 10}
+        TrainingRun, "validate", lambda fit, stop: {"val_loss": 0.5, "val_auroc": 0.9 - fit.epoch / 10}
     )  # the first is the highest
     for objective, best in (("evidence", 2), ("consistency", 1)):
         out = tmp_path / objective
