@@ -1,4 +1,7 @@
-"""The scripts as their users run them: the published flags, honest splits, modes, a kill and a second run, predictions."""
+"""The scripts as their users run them.
+
+The published flags, honest splits, modes, a kill and a second run, predictions.
+"""
 
 import csv
 import errno
@@ -96,7 +99,10 @@ def training(demo: Path, table: Path, out: Path) -> tuple[object, ...]:
 
 @pytest.fixture(scope="module")
 def trained(demo: Path, tables: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One epoch by the command that was published with the consistency objective, small; its flags go on under the default one."""
+    """One epoch by the command that was published with the consistency objective, small.
+
+    Its flags go on under the default one.
+    """
     out = tmp_path_factory.mktemp("trained")
     said = run("train_roi_consistency.py", *training(demo, tables[0], out), "--classes", "", *PUBLISHED)
     assert "left out of training: " in said and "train and validation 0 and 0" in said
@@ -155,7 +161,10 @@ def test_metrics_csv_holds_the_contracted_columns(trained: Path, published: Path
 
 
 def test_a_checkpoint_describes_the_mask_that_its_objective_asks_for(trained: Path, published: Path) -> None:
-    """Without a flag: evidence, one map a class, from features, at a rate of its own. Published: 5 x 5 pixels, one map, one rate."""
+    """Without a flag: evidence, one map a class, from features, at a rate of its own.
+
+    Published: 5 x 5 pixels, one map, one rate.
+    """
     names = ("objective", "mask", "mask_net", "mask_per_class", "fill", "warmup_epochs")
     found = [torch.load(out / "roi.pt", weights_only=True) for out in (trained, published)]
     assert [found[0]["args"][n] for n in names] == [
@@ -402,7 +411,10 @@ def test_a_killed_process_goes_on_by_the_same_command(
 def test_warm_up_draws_no_mask_and_lasts_as_long_as_it_began(
     demo: Path, tables: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """Half of --epochs; a run whose --epochs is raised keeps the warm-up of its first part, and ends where one uninterrupted run does."""
+    """Half of --epochs. A run whose --epochs is raised keeps the warm-up of its first part.
+
+    It ends where one uninterrupted run does.
+    """
 
     def command(out: str, epochs: int, *more: object) -> tuple[object, ...]:
         return (
@@ -520,7 +532,10 @@ def infer(checkpoint: Path, table: Path, demo: Path, *more: object) -> tuple[obj
 def test_predictions_are_complete_in_order_and_do_not_depend_on_the_batch(
     demo: Path, tables: tuple[Path, Path], trained: Path, published: Path, tmp_path: Path, objective: str
 ) -> None:
-    """But where pixels of a mask tie: cells that are enlarged are flat at the border, so that crop and drop of an image may differ by single pixels."""
+    """But where pixels of a mask tie: there crop and drop of an image may differ by single pixels.
+
+    Cells that are enlarged are flat at the border.
+    """
     checkpoint = (trained if objective == "evidence" else published) / "roi.pt"
     run(*infer(checkpoint, tables[1], demo, "--save_json", tmp_path / "a.json", "--batch_size", 1))
     run(*infer(checkpoint, tables[1], demo, "--save_json", tmp_path / "b.json", "--batch_size", 7, "--keep_ratio", 0.1))
@@ -586,7 +601,10 @@ def test_pictures_show_true_grey_levels_and_exactly_what_is_kept(
 def test_overlays_of_images_in_sub_folders_have_their_boxes(
     demo: Path, tables: tuple[Path, Path], trained: Path, tmp_path: Path
 ) -> None:
-    """A list of boxes names files alone, a table of several sets folders, too; one that fits two images is nobody's, and counted."""
+    """A list of boxes names files alone, a table of several sets folders, too.
+
+    One that fits two images is nobody's, and counted.
+    """
     boxes = demo / "BBox_List_2017.csv"
     published = pd.read_csv(boxes, skiprows=1, header=None)
     boxed = [image for image in read_table(tables[1])["image"] if image in set(published[0])][:2]
@@ -657,7 +675,10 @@ def test_images_behind_links_are_said_once_with_their_number(
 
 @pytest.mark.parametrize("script", sorted(p.name for p in ROOT.glob("*.py")))
 def test_control_bytes_of_file_names_do_not_reach_the_console(script: str) -> None:
-    """ESC, NUL, BEL, CR, CSI, a right-to-left override, bytes that are no UTF-8: every script repeats a flag that it does not know."""
+    """ESC, NUL, BEL, CR, CSI, a right-to-left override, bytes that are no UTF-8.
+
+    Every script repeats a flag that it does not know.
+    """
     required = re.search(r"required: (.*?) \(all", run(script, code=2))
     flags = [word for flag in required[1].split(", ") for word in (flag, "x")] if required else []
     flags += {"download_datasets.py": ["--list"], "make_chexmultimodal_csv.py": ["--src_csv", "x"]}.get(script, [])
@@ -700,7 +721,10 @@ def test_the_console_leaves_progress_and_lines_alone() -> None:
 def test_a_checkpoint_without_a_mask_shows_where_it_looks(
     tables: tuple[Path, Path], demo: Path, tmp_path: Path
 ) -> None:
-    """x_cam.png: the most probable finding's Grad-CAM; orange where its map is high, the X-ray as it is where it is zero."""
+    """x_cam.png: the most probable finding's Grad-CAM.
+
+    Orange where its map is high, the X-ray as it is where it is zero.
+    """
     from PIL import Image
 
     from roi.data.images import locate, read_grey

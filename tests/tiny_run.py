@@ -1,4 +1,7 @@
-"""A training of three epochs on 26 tiny images, as small as all that makes an exact resume hard allows; tests of several rooms begin from it."""
+"""A training of three epochs on 26 tiny images, as small as all that makes an exact resume hard allows.
+
+Tests of several rooms begin from it.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +26,10 @@ CPU = torch.device("cpu")
 
 
 class Net(nn.Module):
-    """Batch norm, dropout and three convolutions of stride 2: all that makes an exact resume hard, and a stage for a mask of features."""
+    """Batch norm, dropout and three convolutions of stride 2.
+
+    All that makes an exact resume hard, and a stage for a mask of features.
+    """
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,7 @@
-"""A frozen backbone: features are what the model computes, are made once, and train a head and its maps without touching anything else."""
+"""A frozen backbone: features are what the model computes, and are made once.
+
+They train a head and its maps without touching anything else.
+"""
 
 import csv
 import shutil

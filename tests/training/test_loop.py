@@ -52,7 +52,10 @@ def test_the_loader_takes_nothing_from_the_global_generator(folder: Path) -> Non
 
 @pytest.mark.parametrize(("rows", "batch_size", "accum_steps"), [(10, 4, 3), (10, 3, 2), (7, 2, 10)])
 def test_accumulation_loses_no_sample(folder: Path, rows: int, batch_size: int, accum_steps: int) -> None:
-    """Accumulated steps equal the same steps taken at once on the same images; the last, partial group is one of them."""
+    """Accumulated steps equal the same steps taken at once on the same images.
+
+    The last, partial group is one of them.
+    """
 
     def trained(batch: int, accum: int) -> list[Tensor]:
         torch.manual_seed(0)
@@ -330,7 +333,10 @@ def test_a_full_disk_is_one_line_and_the_checkpoint_before_it_stays(
 
 @pytest.mark.parametrize("every", [0, 2])
 def test_a_read_error_saves_the_steps_before_it(every: int, folder: Path, whole: TrainingRun, tmp_path: Path) -> None:
-    """An image goes bad in the second epoch: the steps before it are good. Mended, the run ends as if nothing had happened."""
+    """An image goes bad in the second epoch: the steps before it are good.
+
+    Mended, the run ends as if nothing had happened.
+    """
     images = tmp_path / "images"
     images.mkdir()
     for path in folder.iterdir():
@@ -393,7 +399,10 @@ def test_out_of_memory_is_one_line_that_names_what_to_lower(folder: Path, tmp_pa
 def test_a_step_that_fails_is_taken_back_and_the_steps_before_it_are_saved(
     call: int, folder: Path, whole: TrainingRun, tmp_path: Path
 ) -> None:
-    """Batch 10 begins a step of two batches, batch 11 ends it: by then statistics, dropout and loss weights have moved."""
+    """Batch 10 begins a step of two batches, batch 11 ends it.
+
+    By then statistics, dropout and loss weights have moved.
+    """
     fit = make_fit(folder, tmp_path, failing_at(call, RuntimeError("cuDNN error\nmore of it")))
     with pytest.raises(
         RunError, match=r"epoch 2.*cuDNN error more of it.*Saved .*c\.pt after epoch .*--resume auto"

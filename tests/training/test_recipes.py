@@ -1,4 +1,7 @@
-"""What recipes are made of: learning rates, early stopping, averages of weights, parts that learn; each on its own, in whole runs, and taken up again."""
+"""What recipes are made of: learning rates, early stopping, averages of weights, parts that learn.
+
+Each on its own, in whole runs, and taken up again.
+"""
 
 import json
 import math
@@ -470,7 +473,10 @@ def rows_of(out: Path) -> pd.DataFrame:
 def test_a_recipe_trains_small_stops_anywhere_and_goes_on_as_if_nothing_had_happened(
     recipe: str, demo: Path, tables: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its loss, schedule, augmentation and images, with an average on top; stopped in the middle of the second epoch."""
+    """Its loss, schedule, augmentation and images, with an average on top.
+
+    Stopped in the middle of the second epoch.
+    """
     flags = (
         "--recipe",
         recipe,
@@ -703,7 +709,10 @@ def test_a_stage_goes_on_from_stage_1_of_the_same_images_alone(
 
 
 def test_two_processes_go_through_stage_2_as_one_does(demo: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
-    """All parameters are shared anew once they learn. A backbone without batch norm and dropout; weights by count, changed images, averages, a cosine."""
+    """All parameters are shared anew once they learn.
+
+    A backbone without batch norm and dropout; weights by count, changed images, averages, a cosine.
+    """
     flags = (
         "--backbone",
         "test_convnext",

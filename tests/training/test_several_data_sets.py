@@ -1,4 +1,7 @@
-"""Training on a union of data sets: doubt and shares of readers in the targets, who learns from what, balanced epochs, scores of each set, whole runs."""
+"""Training on a union of data sets.
+
+Doubt and shares of readers in the targets, who learns from what, balanced epochs, scores of each set, whole runs.
+"""
 
 import csv
 import hashlib
@@ -550,7 +553,10 @@ def test_the_log_has_a_column_for_each_set_and_keeps_its_checks(
 
 @pytest.mark.parametrize("knows", [1, 2])
 def test_evaluate_scores_each_set_on_what_it_knows(knows: int, tmp_path: Path) -> None:
-    """`few` knows one finding of four, too few to be compared, or two; each has a score of its own. Doubt and shares are never scored."""
+    """`few` knows one finding of four, too few to be compared, or two; each has a score of its own.
+
+    Doubt and shares are never scored.
+    """
     rng = np.random.default_rng(0)
     classes, n = ["Mass", "Nodule", "Edema", "Hernia"], 240
     datasets = np.array(["nih", "few"])[np.arange(n) % 2]
@@ -629,7 +635,10 @@ LACKS = ["Mass", "Nodule", "Hernia"]  # what the second set never looked for
 
 @pytest.fixture(scope="module")
 def union(tables: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo set as two: half of its patients are of one that lacks three findings, doubts some, and has readers who disagree."""
+    """The demo set as two: half of its patients are of one that lacks three findings.
+
+    It doubts some, and has readers who disagree.
+    """
     table = t.read_table(tables[0])
     patient = table["patient_id"].str.removeprefix("nih:").astype(int)
     second = (patient % 2 == 0).to_numpy()
