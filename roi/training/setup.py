@@ -98,8 +98,9 @@ def build_training_run(
 
 def load_start_weights(model: RoiModel, meta: Checkpoint, start: Start) -> None:
     """Give the model the weights of the stage before, and note in `meta` which they are."""
-    if start.begun_from:
-        meta["begun_from"] = start.begun_from
+    begun_from = start.begun_from
+    if begun_from:
+        meta["begun_from"] = begun_from
     if start.stage_before and start.weights:
         checkpoint.load_parts(model, start.weights, start.path)
         print(f"stage 2 begins from {start.path}, epoch {start.stage_before['epoch']}")
