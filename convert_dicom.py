@@ -1,4 +1,4 @@
-"""Convert a tree of DICOM X-rays into a tree of grey PNG: same folders, same names, .png in place of .dicom, .dcm or .dic.
+"""Convert a tree of DICOM X-rays into a tree of grey PNG: same folders, same names, .png for .dicom, .dcm or .dic.
 
     python convert_dicom.py --src vindr-cxr/1.0.0 --out vindr-cxr/1.0.0 --size 1024 --workers 8 \\
         --boxes vindr-cxr/1.0.0/annotations/annotations_train.csv --boxes_out data/vindr_boxes_train.csv
@@ -8,8 +8,8 @@ DIR/dicom_facts.csv    a row each PNG: size, photometric interpretation, view, b
                        made, what was not as the header has it; nothing that tells whose it is
 DIR/unreadable.csv     what could not be converted, and why; exit code 1 if it is there
 
-Killed at any moment, the same command goes on where it stopped, and the tree is then what it would have been. A PNG that this
-program did not make (dicom_facts.csv does not name it) is never touched. Boxes are given in pixels of the PNG.
+Killed at any moment, the same command goes on where it stopped, and the tree is then what it would have been. A PNG
+that this program did not make (dicom_facts.csv does not name it) is never touched. Boxes are in pixels of the PNG.
 """
 
 import argparse
@@ -20,8 +20,9 @@ from roi import cli
 from roi.data.boxes import BOXES, MARKS, left_out, read_marks, write_boxes
 from roi.errors import UserError
 from roi.files import writable
-from roi.sources.dicom import SIDES, WINDOWS, needs_pydicom
-from roi.sources.dicom_convert import FACTS, FACTS_BEFORE, WHY, How, convert_tree
+from roi.sources.dicom import convert
+from roi.sources.dicom.header import SIDES, needs_pydicom
+from roi.sources.dicom.reader import WINDOWS
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -55,6 +56,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="N",
         help="processes; change no file (default: %(default)s)",
     )
+    add_limits(parser)
+    add_boxes(parser)
+    cli.add_overwrite(parser, "PNG of this program that were made with other settings")
+    return parser.parse_args(argv)
+
+
+def add_limits(parser: cli.Parser) -> None:
+    """Flags that say which images are refused."""
     parser.add_argument(
         "--min_side",
         type=cli.number(int, 1),
@@ -75,6 +84,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         default=False,
         help="take images whose header says that text is burnt in, perhaps a name (default: refuse)",
     )
+
+
+def add_boxes(parser: cli.Parser) -> None:
     parser.add_argument(
         "--boxes",
         type=Path,
@@ -87,22 +99,21 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="CSV",
         help="the same boxes in pixels of the PNG; what is left out stands in <stem>_left_out.csv",
     )
-    cli.add_overwrite(parser, "PNG of this program that were made with other settings")
-    return parser.parse_args(argv)
 
 
 def main(args: argparse.Namespace) -> int:
     check(args)
     marks = read_marks(args.boxes) if args.boxes else None
-    how = How(args.size, args.window, args.bits, (args.min_side, args.max_side), args.allow_burned_in)
-    rows, refused = convert_tree(args.src, args.out, how, args.workers, args.overwrite)
+    sides = (args.min_side, args.max_side)
+    settings = convert.ConvertSettings(args.size, args.window, args.bits, sides, args.allow_burned_in)
+    rows, refused = convert.convert_tree(args.src, args.out, settings, args.workers, args.overwrite)
     if marks is not None:
         write_boxes(marks, args.boxes, args.boxes_out, rows)
     return 1 if refused else 0
 
 
 def check(args: argparse.Namespace) -> None:
-    """UserError: flags that cannot be, or files of somebody else under the names that are written."""
+    """Raises UserError for flags that cannot be, and for files of somebody else under the names that are written."""
     needs_pydicom()
     if not args.src.is_dir():
         raise UserError(f"--src {args.src}: no such folder")
@@ -110,17 +121,23 @@ def check(args: argparse.Namespace) -> None:
         raise UserError(f"--min_side {args.min_side} is above --max_side {args.max_side}")
     if (args.boxes is None) != (args.boxes_out is None):
         raise UserError("--boxes and --boxes_out go together: give both or none")
-    written = [(args.out / "dicom_facts.csv", (FACTS, FACTS_BEFORE)), (args.out / "unreadable.csv", (WHY,))]
+    # A tree of the version before is known by its columns, so that --overwrite can make it anew.
+    check_own(args.out / convert.FACTS_FILE, convert.FACT_COLUMNS, convert.FACT_COLUMNS_BEFORE)
+    check_own(args.out / convert.UNREADABLE_FILE, convert.UNREADABLE_COLUMNS)
     if args.boxes_out:
-        written += [(args.boxes_out, (BOXES,)), (left_out(args.boxes_out), ((*MARKS, "why"),))]
-    for path, headers in written:
-        writable(path)
-        if path.exists():
-            with open(path, encoding="utf-8", errors="replace") as file:
-                if file.readline() not in [",".join(columns) + "\n" for columns in headers]:
-                    raise UserError(
-                        f"{path} is there and not of this program; move it away, or name another file or folder"
-                    )
+        check_own(args.boxes_out, BOXES)
+        check_own(left_out(args.boxes_out), (*MARKS, "why"))
+
+
+def check_own(path: Path, *headers: tuple[str, ...]) -> None:
+    """Raises UserError where a file is there that begins with none of these rows of columns."""
+    writable(path)
+    if not path.exists():
+        return
+    with open(path, encoding="utf-8", errors="replace") as file:
+        first_line = file.readline()
+    if first_line not in [",".join(columns) + "\n" for columns in headers]:
+        raise UserError(f"{path} is there and not of this program; move it away, or name another file or folder")
 
 
 if __name__ == "__main__":

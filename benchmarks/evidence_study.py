@@ -671,7 +671,7 @@ class Study:
 
 
 def classifier_of(model: Any) -> Any:
-    from roi.models.roi_model import classifier_layer
+    from roi.models.backbones import classifier_layer
 
     return classifier_layer(model.backbone)[1]
 

@@ -45,8 +45,9 @@ from roi import cli
 from roi.data.images import DEEP_MODES, UnreadableImage, read_grey, read_picture
 from roi.data.pixel_cache import open_cache
 from roi.errors import UserError
-from roi.sources.dicom import LEVELS, percentiles, read_dicom
-from roi.sources.dicom_convert import How, convert
+from roi.sources.dicom.convert import ConvertSettings, convert
+from roi.sources.dicom.grey import LEVELS, percentiles
+from roi.sources.dicom.reader import read_dicom
 
 SIDE = 64  # px of the pixel cache
 SIDES = (1, 20_000)  # px of DICOM: no file is refused for its size alone
@@ -267,7 +268,7 @@ def dicom(path: Path) -> Verdict:
         return Verdict("wrong", flaw)
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "x.png"
-        row = convert((str(path), str(target), How(None, "voi", 8, SIDES, True)))
+        row = convert((str(path), str(target), ConvertSettings(None, "voi", 8, SIDES, True)))
         if isinstance(row, str) or not np.array_equal(read_grey(target), pixels):
             return Verdict("wrong", f"the converted PNG has other pixels ({row})")
     return Verdict("right", facts["shown_by"])

@@ -240,7 +240,7 @@ def published(bench: Bench) -> list[Figure]:
     from published import ACCUM, BATCH, PublishedModel, make_optimizer, train
 
     from roi.labels import LABELS
-    from roi.models.roi_model import IMAGENET, build_backbone
+    from roi.models.backbones import IMAGENET, build_backbone
 
     args = bench.args
     model = PublishedModel(build_backbone(args.backbone, len(LABELS), "none", args.img_size)).to(bench.device)
@@ -381,7 +381,7 @@ def inference(bench: Bench) -> list[Figure]:
     def ours(batches: Iterable[Batch]) -> None:
         for _, views in predict(model, batches, bench.device, torch.bfloat16, 0.1, lambda index: None):
             for part in PARTS:
-                getattr(views, part).sigmoid().cpu()
+                getattr(views, f"logits_{part}").sigmoid().cpu()
 
     def rate(size: int) -> float:
         batches = [bench.images(size)] * 4

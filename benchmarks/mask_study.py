@@ -495,7 +495,7 @@ def picture(args: argparse.Namespace, path: Path) -> None:
     from roi.data.boxes import read_boxes
     from roi.data.table import read_table
     from roi.labels import LABELS
-    from roi.models.roi_model import IMAGENET
+    from roi.models.backbones import IMAGENET
     from roi.scoring.map_file import read_maps
     from roi.training.checkpoint import load_model
 
@@ -507,7 +507,7 @@ def picture(args: argparse.Namespace, path: Path) -> None:
     pixels = torch.from_numpy(np.stack([loader.loader.dataset[row][1]])[:, None])
     with torch.inference_mode():
         views = model(pixels, 0.1)
-    grey, mask = pixels[0, 0].numpy() / 255, views.hard[0, 0].numpy() > 0
+    grey, mask = pixels[0, 0].numpy() / 255, views.binary_mask[0, 0].numpy() > 0
     empty = sum(IMAGENET[0]) / 3
     own = read_maps(folder_of(args, "evidence", 0) / "class_masks.npz", [name])
     panels: list[tuple[str, Any, str]] = [("X-ray", grey, "full: the labels")]
@@ -540,7 +540,7 @@ def picture(args: argparse.Namespace, path: Path) -> None:
                 axis.add_patch(
                     Rectangle((box["x"], box["y"]), box["w"], box["h"], fill=False, color="#40d0ff", linewidth=1.2)
                 )
-        view = {"X-ray": views.full, "crop": views.crop, "drop": views.drop}.get(title)
+        view = {"X-ray": views.logits_full, "crop": views.logits_crop, "drop": views.logits_drop}.get(title)
         p = (
             ""
             if view is None

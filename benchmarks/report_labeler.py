@@ -35,9 +35,13 @@ from harness import Figure, add_machine, interval, table, write_result
 from roi import cli
 from roi.errors import UserError
 from roi.labels import LABELS
-from roi.sources import report_labeler, report_scopes, report_text, report_vocabulary
 from roi.sources.label_states import ABSENT, NOT_MENTIONED, PARENT_ONLY, PRESENT, UNCERTAIN
 from roi.sources.mesh import mesh_cells
+from roi.sources.report_labeler import label_reports, labeler
+from roi.sources.report_labeler.items import matches
+from roi.sources.report_labeler.predicates import attach_parts
+from roi.sources.report_labeler.spelling import known as known_word
+from roi.sources.report_labeler.text import WORD, sentences, signature
 
 COLUMNS = ("uid", "MeSH", "findings", "impression")
 HALVES = ("held out", "development", "all")
@@ -83,7 +87,7 @@ def main(args: argparse.Namespace) -> None:
     held = np.array([zlib.crc32(row["uid"].encode()) % 2 == 1 for row in rows])
     halves = dict(zip(HALVES, (held, ~held, np.ones(len(rows), bool)), strict=True))
     reference = mesh_cells(codes, neighbours=False)
-    cells = report_labeler.label_reports(*sections)
+    cells = label_reports(*sections)
     if args.absent:
         print("\n".join(absent_cells(rows, cells, args.absent, args.seed)))
         return
@@ -246,14 +250,14 @@ def per_finding(scores: dict[str, Any]) -> str:
 def speed(sections: SECTIONS, many: int, seed: int) -> list[Figure]:
     """Seconds for so many reports, made of the real ones."""
     made = varied(sections, many, seed)
-    said = [sentence for texts in made for text in texts for sentence in report_text.sentences(text)]
+    said = [sentence for texts in made for text in texts for sentence in sentences(text)]
     different = set(said)
-    left = {report_text.signature(sentence) for sentence in different}
+    left = {signature(sentence) for sentence in different}
     details: dict[str, Any] = {"sentences": len(said), "different": len(different), "after reduction": len(left)}
     turns = []
     for _ in range(3):
         cpu, wall = time.process_time(), time.perf_counter()
-        report_labeler.label_reports(*made)
+        label_reports(*made)
         turns.append((time.perf_counter() - wall, time.process_time() - cpu))
     wall, cpu = min(turns)
     details |= {
@@ -290,7 +294,7 @@ def varied(sections: SECTIONS, many: int, seed: int) -> SECTIONS:
 def libraries(sections: SECTIONS, reference: np.ndarray, held: np.ndarray, own: float) -> list[Figure]:
     """The kept libraries and our rules on the same reports: F1, and reports a second."""
     began = time.perf_counter()
-    report_labeler.label_reports(*sections)
+    label_reports(*sections)
     ours = len(reference) / (time.perf_counter() - began)
     figures = [Figure("reports a second: our rules", ours, unit="/s")]
     for name, title in LIBRARIES.items():
@@ -315,19 +319,19 @@ def libraries(sections: SECTIONS, reference: np.ndarray, held: np.ndarray, own: 
 
 
 def judged(sections: SECTIONS, read: Callable[[str], list[int]]) -> np.ndarray:
-    """(N, K) cells: sentences judged one by one (each different one once), sections put together as roi/sources/report_labeler.py does."""
+    """(N, K) cells: sentences judged one by one, each different one once; sections put together as by the labeler."""
     known: dict[str, list[int]] = {}
     levels = []
     for texts in sections:
         for text in texts:
             row = [0] * len(LABELS)
-            for sentence in report_text.sentences(text):
+            for sentence in sentences(text):
                 if sentence not in known:
                     known[sentence] = read(sentence)
                 row = [max(pair) for pair in zip(row, known[sentence], strict=True)]
             levels.append(row)
     found, concluded = np.array(levels).reshape(2, -1, len(LABELS))
-    return report_labeler.CODES[np.where(concluded >= report_labeler.DENIED, concluded, np.maximum(found, concluded))]
+    return labeler.CODES[np.where(concluded >= labeler.DENIED, concluded, np.maximum(found, concluded))]
 
 
 def judge(name: str) -> Callable[[str], list[int]]:
@@ -345,7 +349,7 @@ def judge(name: str) -> Callable[[str], list[int]]:
         pipe = nlp.add_pipe("negex", config={"ent_types": ["FINDING"]})
 
     def read(sentence: str) -> list[int]:
-        row = [report_labeler.NOTHING] * len(LABELS)
+        row = [labeler.NOTHING] * len(LABELS)
         spans = named(sentence)
         if not spans:
             return row
@@ -369,37 +373,31 @@ def judge(name: str) -> Callable[[str], list[int]]:
 
 def library_level(says: Any, name: str) -> int:
     if name == "negspacy":
-        return report_labeler.DENIED if says.negex else report_labeler.SAID
+        return labeler.DENIED if says.negex else labeler.ASSERTED
     if says.is_historical or says.is_hypothetical or says.is_family:
-        return report_labeler.NOTHING
-    return (
-        report_labeler.DENIED
-        if says.is_negated
-        else report_labeler.HEDGED
-        if says.is_uncertain
-        else report_labeler.SAID
-    )
+        return labeler.NOTHING
+    return labeler.DENIED if says.is_negated else labeler.HEDGED if says.is_uncertain else labeler.ASSERTED
 
 
 def named(sentence: str) -> list[tuple[int, int, list[int]]]:
-    """The words of a sentence that name findings by the dictionary of roi/sources/report_vocabulary.py, an enlarged heart too.
+    """The words of a sentence that name findings by roi/sources/report_labeler/vocabulary.py, an enlarged heart too.
 
     Returns (first character, last character, findings) of each.
     """
-    kept = report_text.signature(sentence).split()
+    kept = signature(sentence).split()
     spots: list[tuple[int, int]] = []  # of the kept words
-    for match in report_text.WORD.finditer(sentence):
-        words = report_vocabulary.known(match[0]).split()
+    for match in WORD.finditer(sentence):
+        words = known_word(match[0]).split()
         if words and kept[len(spots) : len(spots) + len(words)] == words:
             spots += [match.span()] * len(words)
     if len(spots) < len(kept):
         return []
-    found = list(report_text.matches(kept))
-    said = [(place, length, value) for place, length, (kind, value) in found if kind == "say"]
+    found = list(matches(kept))
+    said = [(place, length, value) for place, length, (kind, value) in found if kind == "finding"]
     spans = [(place, length, value[0]) for place, length, value in said if value[1] == "named"]
-    for n, parts in report_scopes.meetings([item for _, _, item in found]):
+    for n, parts in attach_parts([item for _, _, item in found]):
         if found[n][2][0] in ("enlarged", "large") and "heart" in parts:
-            spans.append((*found[n][:2], [report_labeler.HEART]))
+            spans.append((*found[n][:2], [labeler.HEART]))
     return [(spots[place][0], spots[place + length - 1][1], findings) for place, length, findings in spans]
 
 

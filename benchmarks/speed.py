@@ -282,7 +282,7 @@ def published_operators(backbone: str, side: int) -> dict[str, int]:
     from published import ACCUM, BATCH, PublishedModel, make_optimizer, train
 
     from roi.labels import LABELS
-    from roi.models.roi_model import build_backbone
+    from roi.models.backbones import build_backbone
 
     model = PublishedModel(build_backbone(backbone, len(LABELS), "none", side))
     optimizer = make_optimizer(model)
@@ -377,7 +377,7 @@ def inference(args: argparse.Namespace) -> list[Figure]:
     from published import PublishedModel, predict
 
     from roi.labels import LABELS
-    from roi.models.roi_model import build_backbone
+    from roi.models.backbones import build_backbone
 
     paths, figures, device = originals(args), [], torch.device("cpu")
     decoded(args, paths)
@@ -406,7 +406,9 @@ def inferring(args: argparse.Namespace, backbone: str, paths: list[str], *flags:
     import pandas as pd
     import torch
 
-    import infer_roi_consistency as infer
+    import infer_roi_consistency
+    from roi.inference.loading import Loading, row_loader
+    from roi.inference.predict import Predictor
     from roi.labels import LABELS
 
     words = [
@@ -422,17 +424,18 @@ def inferring(args: argparse.Namespace, backbone: str, paths: list[str], *flags:
         "cpu",
         *flags,
     ]
-    asked = infer.parse_args([str(word) for word in words])
-    asked.keep_ratio, asked.sets = 0.1, None
+    asked = infer_roi_consistency.parse_args([str(word) for word in words])
+    loading = Loading(asked.batch_size, asked.workers, asked.prefetch_factor, asked.cache_dir)
     model = training("consistency", backbone, SIDE, torch.device("cpu")).model
-    nobody = torch.zeros(0, dtype=torch.int64)
-    state = {"classes": list(LABELS), "args": {"img_size": SIDE}, "train_images": nobody, "train_patients": nobody}
-    rows = pd.DataFrame({"image": names_of(paths), "patient_id": names_of(paths), "path": paths})
+    state = {"classes": list(LABELS), "args": {"img_size": SIDE}}
+    predictor = Predictor(model, state, torch.device("cpu"), torch.float32, keep_ratio=0.1)
+    rows = pd.DataFrame({"image": names_of(paths), "path": paths, "contaminated": False})
+    side_file = args.out / "-"
 
     def work() -> None:
         with redirect_stdout(io.StringIO()):  # each turn opens and checks the cache, as the script does, and says so
-            load = infer.loader_of(asked, state, rows)
-        assert sum(1 for _ in infer.outcomes(asked, model, state, rows, load(0, len(rows)))) == len(paths)
+            load = row_loader(predictor, rows, loading, side_file)
+        assert sum(1 for _ in predictor.outcomes(rows, load(0, len(rows)), side_file)) == len(paths)
 
     return work
 

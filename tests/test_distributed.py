@@ -22,7 +22,7 @@ import train_roi_consistency
 from roi import distributed
 from roi.data.dataset import Batch, ShardedBatchSampler
 from roi.data.table import read_list, read_table, target_matrix
-from roi.models.roi_model import build_backbone
+from roi.models.backbones import build_backbone
 from roi.training.loaders import pixel_loader
 from roi.training.mask_verdict import MASK_CONTROLS
 from roi.training.stop import Stop

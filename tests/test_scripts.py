@@ -31,11 +31,11 @@ from roi.data.images import locate, read_grey
 from roi.data.table import read_table
 from roi.errors import RunError, UserError
 from roi.files import locked
-from roi.losses.objectives import OBJECTIVES
+from roi.losses.loss_terms import OBJECTIVES, TERMS
 from roi.text import Console, printable
 from roi.training import checkpoint
 from roi.training.flags import resolve_objective
-from roi.training.metrics_log import COLUMNS, TERMS
+from roi.training.metrics_log import COLUMNS
 from roi.training.objective import loss_weights
 from roi.training.rows import Rows, choose_rows
 from roi.training.training_run import TrainingRun

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from roi.counter_rng import row_seeds
 from roi.data.dataset import Batch, XrayDataset, make_loader
 from roi.losses.gradnorm import FixedWeights, GradNorm, Taps
-from roi.losses.objectives import LAYER, OBJECTIVES, consistency_terms, evidence_terms
+from roi.losses.loss_terms import LAYERS, OBJECTIVES
+from roi.losses.objectives import consistency_terms, evidence_terms
 from roi.losses.terms import bce
 from roi.models.roi_model import RoiModel
 from roi.training import checkpoint
@@ -77,7 +78,7 @@ def make_fit(
         val_loader=val_loader,
         classes=meta["classes"],
         losses_fn=losses_fn or TERMS_OF[objective],
-        balance=GradNorm(weights, Taps(model.last_layers()), LAYER) if dynamic else FixedWeights(weights),
+        balance=GradNorm(weights, Taps(model.last_layers()), LAYERS) if dynamic else FixedWeights(weights),
         optimizer=make_optimizer(model, 1e-3, 0.01, 1e-2),
         device=CPU,
         dtype=torch.float32,
@@ -105,4 +106,4 @@ TERMS_OF = {"consistency": consistency, "evidence": evidence}
 
 
 def full_term(model: RoiModel, batch: Batch, epoch: int) -> dict[str, Tensor]:
-    return {"full": bce(model(batch.pixels, 0.1).full, batch.target)}
+    return {"full": bce(model(batch.pixels, 0.1).logits_full, batch.target)}

@@ -132,7 +132,7 @@ def read_marks(csv: Path) -> pd.DataFrame:
 def write_boxes(marks: pd.DataFrame, csv: Path, out: Path, facts: list[dict[str, Any]]) -> None:
     """Boxes in pixels of the PNG (columns BOXES); what has no place among them is counted, and listed where it is no matter of classes.
 
-    `csv`: where `marks` are from; `facts`: rows of the PNG that are there (roi/sources/dicom_convert.py). A box may leave its image by one pixel, which is cut off.
+    `csv`: where `marks` are from; `facts`: rows of the PNG that are there (roi/sources/dicom/convert.py). A box may leave its image by one pixel, which is cut off.
     UserError: none of the images is there.
     """
     nothing = marks["class_name"].map({name: normal_name(name) is not None for name in marks["class_name"].unique()})

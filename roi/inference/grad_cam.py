@@ -14,51 +14,72 @@ from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional as F
 
 from roi.errors import UserError
-from roi.models.roi_model import RoiModel, classifier_layer
+from roi.models.backbones import classifier_layer
+from roi.models.roi_model import RoiModel
 
 Part = Callable[[Tensor], Tensor]
-POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)  # they only resize what stands before them
+# They only resize what stands before them.
+POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 
 
 class GradCam:
-    """A model cut at its last spatial features, so that a batch needs one forward of the backbone and K short gradients."""
+    """A model cut at its last spatial features: a batch needs one forward of the backbone and K short gradients.
+
+    Args:
+        img_size: pixels a side of the input.
+
+    Raises:
+        UserError: the backbone has no spatial features, or a single cell of them.
+    """
 
     def __init__(self, model: RoiModel, img_size: int) -> None:
         self.model = model.eval()
         backbone = model.backbone
+        pixels = torch.zeros(2, 1, img_size, img_size, dtype=torch.uint8, device=model.mean.device)
         with torch.no_grad():
-            x = model.normalise(torch.zeros(2, 1, img_size, img_size, dtype=torch.uint8, device=model.mean.device))
+            x = model.normalise(pixels)
             self.body, self.rest = _split(backbone, x)
             features = self.body(x)
         if not isinstance(features, Tensor) or features.ndim != 4:
             raise no_map(backbone)
-        self.axes, self.channels = (
-            ((1, 2), 3) if str(getattr(backbone, "output_fmt", "NCHW")).endswith("NHWC") else ((2, 3), 1)
-        )  # of h and w, of D
-        if features.shape[self.axes[0]] * features.shape[self.axes[1]] < 2:
+        self.axes = (2, 3)  # of h and w
+        self.channels = 1  # of D
+        # Some models of timm (Swin) keep their channels last.
+        layout = str(getattr(backbone, "output_fmt", "NCHW"))
+        if layout.endswith("NHWC"):
+            self.axes = (1, 2)
+            self.channels = 3
+        cells = features[0].numel() // features.shape[self.channels]
+        if cells < 2:
             raise UserError(
-                f"{type(backbone).__name__} has a single cell left of an image of {img_size} pixels, no map; Grad-CAM needs a larger --img_size"
+                f"{type(backbone).__name__} has a single cell left of an image of {img_size} pixels, no map; "
+                "Grad-CAM needs a larger --img_size"
             )
 
     def __call__(self, pixels: Tensor, size: int) -> Tensor:
-        """(B, 1, H, W) uint8 -> (B, K, m, m) float32 >= 0, m = `size`."""
+        """The map of each class: (B, 1, H, W) uint8 -> (B, K, m, m) float32 >= 0, m = `size`."""
         with torch.no_grad():
             features = self.body(self.model.normalise(pixels))
-        with torch.enable_grad(), torch.autocast(features.device.type, enabled=False):  # small gradients need fp32
+        # Small gradients need fp32.
+        with torch.enable_grad(), torch.autocast(features.device.type, enabled=False):
             features = features.detach().float().requires_grad_()
-            logits = self.rest(features.clone())  # a copy: layers that work in place may not touch a leaf
+            # A copy: layers that work in place may not touch a leaf.
+            logits = self.rest(features.clone())
+            classes = logits.shape[1]
             cams = []
-            for k in range(
-                logits.shape[1]
-            ):  # eq. 1: the gradient, averaged over the cells, weighs a channel; images do not mix in eval mode
-                (gradient,) = torch.autograd.grad(logits[:, k].sum(), features, retain_graph=k + 1 < logits.shape[1])
-                weight = gradient.mean(self.axes, keepdim=True)
-                cams.append((weight * features.detach()).sum(self.channels).relu())  # eq. 2
-        return F.interpolate(torch.stack(cams, 1), size=(size, size), mode="bilinear", align_corners=False)
+            for k in range(classes):
+                # Images do not mix in eval mode, so that one gradient of their sum serves all.
+                total = logits[:, k].sum()
+                (gradient,) = torch.autograd.grad(total, features, retain_graph=k + 1 < classes)
+                weight = gradient.mean(self.axes, keepdim=True)  # eq. 1, of a channel
+                weighted = weight * features.detach()
+                cams.append(weighted.sum(self.channels).relu())  # eq. 2
+        maps = torch.stack(cams, 1)
+        return F.interpolate(maps, size=(size, size), mode="bilinear", align_corners=False)
 
 
 def grad_cam(model: RoiModel, pixels: Tensor, size: int) -> Tensor:
-    """(B, 1, P, P) uint8 -> (B, K, m, m) float32 >= 0. For many batches make one GradCam."""
+    """The map of each class: (B, 1, P, P) uint8 -> (B, K, m, m) float32 >= 0. For many batches make one GradCam."""
     return GradCam(model, pixels.shape[-1])(pixels, size)
 
 
@@ -67,12 +88,10 @@ def no_map(backbone: nn.Module) -> UserError:
 
 
 def _split(backbone: Any, x: Tensor) -> tuple[Part, Part]:
-    """-> (images to features, features to logits); timm's models say so themselves."""
-    return (
-        (backbone.forward_features, backbone.forward_head)
-        if hasattr(backbone, "forward_features")
-        else _split_traced(backbone, x)
-    )
+    """The backbone as two functions, images to features and features to logits; timm's models are made of them."""
+    if hasattr(backbone, "forward_features"):
+        return backbone.forward_features, backbone.forward_head
+    return _split_traced(backbone, x)
 
 
 class _Tracer(fx.Tracer):
@@ -82,32 +101,46 @@ class _Tracer(fx.Tracer):
 
 
 def _split_traced(backbone: nn.Module, x: Tensor) -> tuple[Part, Part]:
-    """Cut the graph at the last (B, D, h, w) activation with h w > 1 before the classifier that everything passes through."""
+    """Cut the graph of a backbone before its classifier.
+
+    It is cut at the last (B, D, h, w) activation with more than one cell that everything passes through.
+    """
     graph = _Tracer().trace(backbone)
     ShapeProp(fx.GraphModule(backbone, graph)).propagate(x)
     nodes = list(graph.nodes)
-    name = classifier_layer(backbone)[0]
-    end = next(n for n, node in enumerate(nodes) if node.op == "call_module" and node.target == name)
-    for node in reversed(nodes[:end]):
-        shape: Sequence[int] = getattr(node.meta.get("tensor_meta"), "shape", ())
-        if len(shape) == 3:  # tokens
+    for node in reversed(nodes[: _classifier_place(backbone, nodes)]):
+        shape = _shape_of(node)
+        # Tokens: a map that comes before them, as that of patches, is not of the last features.
+        if len(shape) == 3:
             break
-        # one cell, (B, D, 1, 1) or (B, 1, 1, D) on its way through a layer norm, is no map
-        if (
-            len(shape) < 4
-            or shape[2] * shape[3] < 2
-            or shape[1] * shape[2] < 2
-            or node.op == "placeholder"
-            or _resizes(backbone, node)
-        ):
+        if not _is_map(shape) or node.op == "placeholder" or _resizes(backbone, node):
             continue
-        rest = _needed(nodes[-1], node)
-        if not any(n.op == "placeholder" for n in rest):
-            body = _needed(node, None)
-            return _module(backbone, [n for n in nodes if n in body], None, node), _module(
-                backbone, [n for n in nodes if n in rest], node, None
-            )
+        rest = _needed(nodes[-1], stop=node)
+        # Where the input is needed too, something goes round this activation.
+        if not any(other.op == "placeholder" for other in rest):
+            to_features = _body(backbone, nodes, _needed(node), node)
+            to_logits = _rest(backbone, nodes, rest, node)
+            return to_features, to_logits
     raise no_map(backbone)
+
+
+def _classifier_place(backbone: nn.Module, nodes: list[fx.Node]) -> int:
+    classifier, _ = classifier_layer(backbone)
+    for place, node in enumerate(nodes):
+        if node.op == "call_module" and node.target == classifier:
+            return place
+    raise no_map(backbone)
+
+
+def _shape_of(node: fx.Node) -> Sequence[int]:
+    return getattr(node.meta.get("tensor_meta"), "shape", ())
+
+
+def _is_map(shape: Sequence[int]) -> bool:
+    # One cell, (B, D, 1, 1) or (B, 1, 1, D) on its way through a layer norm, is no map.
+    if len(shape) < 4:
+        return False
+    return shape[2] * shape[3] >= 2 and shape[1] * shape[2] >= 2
 
 
 def _resizes(backbone: nn.Module, node: fx.Node) -> bool:
@@ -116,26 +149,38 @@ def _resizes(backbone: nn.Module, node: fx.Node) -> bool:
     return node.target in (F.adaptive_avg_pool2d, F.adaptive_max_pool2d)
 
 
-def _needed(node: fx.Node, stop: fx.Node | None) -> set[fx.Node]:
+def _needed(node: fx.Node, stop: fx.Node | None = None) -> set[fx.Node]:
     """What `node` is computed from, itself included, back to `stop` or the input."""
-    found: set[fx.Node] = set()
+    needed: set[fx.Node] = set()
     todo = [node]
     while todo:
         node = todo.pop()
-        if node is not stop and node not in found:
-            found.add(node)
+        if node is not stop and node not in needed:
+            needed.add(node)
             todo += node.all_input_nodes
-    return found
+    return needed
 
 
-def _module(
-    backbone: nn.Module, nodes: list[fx.Node], source: fx.Node | None, result: fx.Node | None
-) -> fx.GraphModule:
-    """The `nodes` as a module of its own that shares the weights: from `source` (or the input) to `result` (or the output)."""
+def _body(backbone: nn.Module, nodes: list[fx.Node], needed: set[fx.Node], cut: fx.Node) -> fx.GraphModule:
+    """From the input to `cut`, as a module that shares the weights of the backbone."""
     graph = fx.Graph()
-    env = {} if source is None else {source: graph.placeholder("features")}
-    for node in nodes:
-        env[node] = graph.node_copy(node, env.__getitem__)
-    if result is not None:
-        graph.output(env[result])
+    copies = _copy_nodes(graph, nodes, needed, {})
+    graph.output(copies[cut])
     return fx.GraphModule(backbone, graph).eval()
+
+
+def _rest(backbone: nn.Module, nodes: list[fx.Node], needed: set[fx.Node], cut: fx.Node) -> fx.GraphModule:
+    """From `cut` to the output, as a module that shares the weights of the backbone."""
+    graph = fx.Graph()
+    _copy_nodes(graph, nodes, needed, {cut: graph.placeholder("features")})
+    return fx.GraphModule(backbone, graph).eval()
+
+
+def _copy_nodes(
+    graph: fx.Graph, nodes: list[fx.Node], needed: set[fx.Node], copies: dict[fx.Node, fx.Node]
+) -> dict[fx.Node, fx.Node]:
+    """Copy what is needed into a graph, in the order of `nodes`; `copies` has what is there already."""
+    for node in nodes:
+        if node in needed:
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+    return copies

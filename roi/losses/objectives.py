@@ -1,9 +1,17 @@
-"""The two objectives: what one step asks of a classifier and its mask. Each gives its terms by name.
+"""The two objectives: what one step asks of a classifier and its mask. Each gives its terms by name (loss_terms.py).
 
-consistency  as published: the crop view agrees with the full view, the drop view does not rise above it, both through one
-             classifier that learns from all of them.
-evidence     the crop view predicts the labels, the drop view loses what is present. Only the mask learns from the drop view, and the
-             classifier has seen images with holes at random places, so that a hole is nothing special (REAL-X, Jethani et al. 2021).
+consistency  as published: the crop view agrees with the full view, the drop view does not rise above it, both through
+             one classifier that learns from all of them.
+evidence     the crop view predicts the labels, the drop view loses what is present. Only the mask learns from the drop
+             view, and the classifier has seen images with holes at random places, so that a hole is nothing special
+             (REAL-X, Jethani et al. 2021). Its terms:
+    full     BCE, or another loss of labels, on the image, a share of the images seen through random blobs that keep 90
+             to 98 %
+    consist  BCE on the crop of the mask of all classes; the classifier and the mask learn from it
+    drop     -log(1 - p) on what is dropped, of what is present: half of the images drop the mask of all classes and
+             must lose all findings, half drop the map of one finding and must lose that one (one map: always all)
+    locate   BCE on the maps alone, pooled over their cells: a map is high somewhere exactly where its finding is
+             present
 
 Letters: B images, K classes, M maps, H x W pixels, h x w cells. A NaN target is unknown.
 """
@@ -11,6 +19,7 @@ Letters: B images, K classes, M maps, H x W pixels, h x w cells. A NaN target is
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,23 +35,21 @@ from roi.losses.terms import (
     suppression_loss,
     total_variation,
 )
-from roi.models.masks import exact_topk, kept_pixels, random_mask, soft_topk, straight_through, upsample
+from roi.models.masks import (
+    exact_topk,
+    kept_pixels,
+    per_image,
+    random_mask,
+    soft_topk,
+    straight_through,
+    upsample,
+)
 from roi.models.roi_model import RoiModel
 
-OBJECTIVES = {
-    "evidence": ("full", "consist", "drop", "locate"),
-    "consistency": ("full", "consist", "drop", "sparse", "tv"),
-}
-LAYER = {
-    "full": "head",
-    "consist": "head",
-    "drop": "head",
-    "sparse": "mask",
-    "tv": "mask",
-    "locate": "mask",
-}  # whose output a term is made of
-LabelLoss = Callable[[Tensor, Tensor, Denominator], Tensor]  # logits, target, over -> (): what `full` is
-LIGHT = (0.9, 0.98)  # share of an image that stays when the classifier sees it through a random mask
+# Logits, target, denominator -> (): what `full` is.
+LabelLoss = Callable[[Tensor, Tensor, Denominator], Tensor]
+# The share of an image that stays when the classifier sees it through a random mask.
+LIGHT = (0.9, 0.98)
 
 
 def consistency_terms(
@@ -51,25 +58,33 @@ def consistency_terms(
     target: Tensor,
     keep_ratio: float,
     seeds: Tensor | None = None,
-    over: Denominator = count_of_batch,
+    denominator: Denominator = count_of_batch,
     label_loss: LabelLoss = bce,
 ) -> dict[str, Tensor]:
-    """(B, 1, H, W) in 0..255, (B, K) -> {"full": (), "consist": (), ...}
+    """The terms of the published objective.
 
-    mask_mean, mask_kept and mask_tv say what the mask did and carry no gradient. A model without a mask has `full` alone,
-    one whose mask is not learned has no `sparse` and no `tv`. Random masks need `seeds`, one an image.
+    A model without a mask has `full` alone, one whose mask is not learned has no `sparse` and no `tv`.
+
+    Args:
+        pixels: (B, 1, H, W) in 0..255.
+        target: (B, K).
+        seeds: (B,), for random masks.
+
+    Returns:
+        Terms, () each. mask_mean, mask_kept and mask_tv say what the mask did and carry no gradient.
     """
     views = model(pixels, keep_ratio, seeds)
-    terms = {"full": label_loss(views.full, target, over)}
-    if views.hard is not None:
-        terms |= {
-            "consist": consist(views.full, views.crop),
-            "drop": drop(views.full, views.drop),
-            "mask_kept": views.hard.mean(),
-        }
-    if views.soft is not None:
-        terms |= {"sparse": views.soft.mean(), "tv": total_variation(views.soft)}
-        terms |= {"mask_mean": terms["sparse"].detach(), "mask_tv": terms["tv"].detach()}
+    terms = {"full": label_loss(views.logits_full, target, denominator)}
+    if views.binary_mask is not None:
+        terms["consist"] = consist(views.logits_full, views.logits_crop)
+        terms["drop"] = drop(views.logits_full, views.logits_drop)
+        terms["mask_kept"] = views.binary_mask.mean()
+    if views.soft_mask is not None:
+        terms["sparse"] = views.soft_mask.mean()
+        terms["tv"] = total_variation(views.soft_mask)
+        # The columns of the metrics CSV that both objectives fill.
+        terms["mask_mean"] = terms["sparse"].detach()
+        terms["mask_tv"] = terms["tv"].detach()
     return terms
 
 
@@ -77,22 +92,33 @@ def consistency_terms(
 class RandomViews:
     """What one step of the evidence objective draws, from one seed an image."""
 
-    light: Tensor  # (B, 1, H, W) 0/1: the image as the classifier sees it in the full view
-    one: Tensor  # (B, K) 0/1: the findings that the drop view must lose; all that are present, or one of them
-    single: Tensor  # (B,) bool: one of them
+    light_mask: Tensor  # (B, 1, H, W) 0/1: through it the classifier sees the image in the full view
+    to_lose: Tensor  # (B, K) 0/1: the findings that the drop view must lose; all that are present, or one of them
+    loses_one: Tensor  # (B,) bool: one of them
 
     @staticmethod
     def draw(seeds: Tensor, target: Tensor, size: tuple[int, int], random_views: float) -> "RandomViews":
-        """(B,) seeds, (B, K) -> all on their device, no loop over images"""
+        """Draw for (B,) seeds and (B, K) targets, all on their device.
+
+        Args:
+            random_views: share of the images that get a light mask.
+        """
+        # Of a target between 0 and 1 nobody is sure that there is something to lose.
         present = (target == 1).float()  # (B, K)
-        through, share, coin = uniform(seeds, 3, stream=3).unbind(1)  # (B,) each
-        kept = ((LIGHT[0] + (LIGHT[1] - LIGHT[0]) * share) * (size[0] * size[1])).round().long()
-        blobs = random_mask(seeds, size, kept)
-        light = torch.where((through < random_views)[:, None, None, None], blobs, 1.0)
-        single = (coin < 0.5) & (present.sum(1) > 0)
-        chosen = (uniform(seeds, target.shape[1], stream=4) + present).argmax(1)  # a uniform draw among what is present
+        has_light_mask, kept_share, coin = uniform(seeds, 3, stream=3).unbind(1)  # (B,) each
+        # Masks are drawn for all images and then chosen: to ask who needs one would wait for the device.
+        kept_share = LIGHT[0] + (LIGHT[1] - LIGHT[0]) * kept_share
+        pixels = size[0] * size[1]
+        blobs = random_mask(seeds, size, (kept_share * pixels).round().long())
+        seen_through = has_light_mask < random_views
+        light_mask = torch.where(per_image(seen_through), blobs, 1.0)
+        loses_one = (coin < 0.5) & (present.sum(1) > 0)
+        # What is present has a draw above 1, so that the highest is a uniform draw among it.
+        draws = uniform(seeds, target.shape[1], stream=4) + present
+        chosen = draws.argmax(1)
         one = torch.zeros_like(present).scatter_(1, chosen[:, None], 1.0)
-        return RandomViews(light, torch.where(single[:, None], one, present), single)
+        to_lose = torch.where(loses_one[:, None], one, present)
+        return RandomViews(light_mask, to_lose, loses_one)
 
 
 def label_terms(
@@ -101,16 +127,23 @@ def label_terms(
     target: Tensor,
     findings: Tensor,
     sharpness: float,
-    over: Denominator = count_of_batch,
+    denominator: Denominator = count_of_batch,
     label_loss: LabelLoss = bce,
 ) -> dict[str, Tensor]:
-    """`full` and, where there is a map a finding, `locate`: what is learned from labels alone, of pixels or of features of a frozen backbone.
+    """What is learned from labels alone, of pixels or of features of a frozen backbone.
 
-    (B, K) logits, (B, K, h, w) maps or None, (B, K) target, `findings` the same with NaN for classes that have no place.
+    It is `full` and, where there is a map a finding, `locate`.
+
+    Args:
+        logits: (B, K).
+        maps: (B, K, h, w) or None.
+        target: (B, K).
+        findings: the same with NaN for classes that have no place.
+        sharpness: with which the cells of a map are pooled (log_mean_exp).
     """
-    terms = {"full": label_loss(logits, target, over)}
+    terms = {"full": label_loss(logits, target, denominator)}
     if maps is not None:
-        terms["locate"] = bce(log_mean_exp(maps, sharpness), findings, over)
+        terms["locate"] = bce(log_mean_exp(maps, sharpness), findings, denominator)
     return terms
 
 
@@ -122,56 +155,89 @@ def evidence_terms(
     seeds: Tensor,
     random_views: float,
     warm_up: bool = False,
-    over: Denominator = count_of_batch,
+    denominator: Denominator = count_of_batch,
     label_loss: LabelLoss = bce,
     sharpness: float = 4.0,
 ) -> dict[str, Tensor]:
-    """(B, 1, H, W) in 0..255, (B, K) -> {"full": (), "consist": (), "drop": (), "locate": ()}; in the warm-up no mask is drawn: `full` and `locate` alone.
+    """The terms of the evidence objective, () each; mask_mean, mask_kept and mask_tv carry no gradient.
 
-    full     BCE, or another loss of labels, on the image, a share `random_views` of the images seen through random blobs that keep 90 to 98 %
-    consist  BCE on the crop of the mask of all classes; the classifier and the mask learn from it
-    drop     -log(1 - p) on what is dropped, of what is present: half of the images drop the mask of all classes and must lose
-             all findings, half drop the map of one finding and must lose that one (one map: always all). Only the mask learns
-    locate   BCE on the maps alone, pooled over their cells with `sharpness`: a map is high somewhere exactly where its finding is present
-    In the crop and the drop view dropout is off, and batch norm has statistics of their own (roi/models/view_norms.py).
+    Args:
+        pixels: (B, 1, H, W) in 0..255.
+        target: (B, K).
+        seeds: (B,).
+        random_views: share of the images that the classifier sees through random blobs.
+        warm_up: no mask is drawn: `full` and `locate` alone.
+        sharpness: with which the cells of a map are pooled (log_mean_exp).
     """
     x = model.normalise(pixels)
     findings = target.masked_fill(~model.findings, torch.nan)  # Normal has no place
-    if warm_up:
-        logits, maps = model.logits_and_maps(x)
-        return label_terms(logits, maps if model.per_class else None, target, findings, sharpness, over, label_loss)
     size = (x.shape[-2], x.shape[-1])
-    k = kept_pixels(*size, keep_ratio)
-    chance = RandomViews.draw(seeds, findings, size, random_views)
-    logits, maps = model.logits_and_maps(model.apply_mask(x, chance.light, seeds))
-    terms = label_terms(logits, maps if model.per_class else None, target, findings, sharpness, over, label_loss)
-    score = model.combine_maps(maps, logits, size)
-    hard, soft = exact_topk(score, k), soft_topk(score, k)
-    m = dropped = straight_through(hard, soft)
-    present = (findings == 1).float()
-    if model.per_class:
-        own = upsample(
-            maps[torch.arange(len(maps), device=maps.device), chance.one.argmax(1)][:, None], size
-        )  # (B, 1, H, W)
-        dropped = torch.where(
-            chance.single[:, None, None, None], straight_through(exact_topk(own, k), soft_topk(own, k)), m
-        )
-        present = chance.one
-    terms["consist"] = bce(model.crop(x, m, seeds), target, over)
+    seen = x
+    if not warm_up:
+        random = RandomViews.draw(seeds, findings, size, random_views)
+        seen = model.apply_mask(x, random.light_mask, seeds)
+    logits, maps = model.logits_and_maps(seen)
+    class_maps = maps if model.per_class else None
+    terms = label_terms(logits, class_maps, target, findings, sharpness, denominator, label_loss)
+    if warm_up:
+        return terms
+    masks = _masks_of_step(model, maps, logits, findings, random, kept_pixels(*size, keep_ratio))
+    # In both views dropout is off, and batch norm has statistics of their own (roi/models/view_norms.py).
+    logits_crop = model.crop(x, masks.kept, seeds)
+    terms["consist"] = bce(logits_crop, target, denominator)
     # The classifier must not learn from the drop view: only the mask is asked to remove evidence.
     with frozen(model.backbone):
-        left = model.drop(x, dropped, seeds)
-    terms["drop"] = suppression_loss(left, present, over)
-    return terms | {
-        "mask_kept": hard.mean(),
-        "mask_mean": soft.detach().mean(),
-        "mask_tv": total_variation(soft.detach()),
-    }
+        logits_drop = model.drop(x, masks.dropped, seeds)
+    terms["drop"] = suppression_loss(logits_drop, masks.to_lose, denominator)
+    return terms | mask_figures(masks.hard, masks.soft.detach())
+
+
+class StepMasks(NamedTuple):
+    """What one step of the evidence objective keeps and drops; masks are (B, 1, H, W)."""
+
+    hard: Tensor  # the mask of all classes, 0/1
+    soft: Tensor  # the same in (0, 1)
+    kept: Tensor  # `hard` with the gradient of `soft`
+    dropped: Tensor  # what the drop view goes without: `kept`, or the mask of one finding
+    to_lose: Tensor  # (B, K) 0/1: the findings that it must lose
+
+
+def _masks_of_step(
+    model: RoiModel, maps: Tensor, logits: Tensor, findings: Tensor, random: RandomViews, k: int
+) -> StepMasks:
+    """Masks of k pixels from the maps (B, M, h, w) and the logits (B, K) of the full view."""
+    height, width = random.light_mask.shape[-2:]
+    score = model.combine_maps(maps, logits, (height, width))
+    hard = exact_topk(score, k)
+    soft = soft_topk(score, k)
+    kept = straight_through(hard, soft)
+    if not model.per_class:
+        # One map for all findings can only lose all of them at once.
+        return StepMasks(hard, soft, kept, kept, (findings == 1).float())
+    mask_of_one = _mask_of_one(maps, random, (height, width), k)
+    dropped = torch.where(per_image(random.loses_one), mask_of_one, kept)
+    return StepMasks(hard, soft, kept, dropped, random.to_lose)
+
+
+def mask_figures(hard: Tensor, soft: Tensor) -> dict[str, Tensor]:
+    """What the mask did, for the metrics CSV."""
+    return {"mask_kept": hard.mean(), "mask_mean": soft.mean(), "mask_tv": total_variation(soft)}
+
+
+def _mask_of_one(maps: Tensor, random: RandomViews, size: tuple[int, int], k: int) -> Tensor:
+    """The mask of the one finding that an image must lose: (B, K, h, w) -> (B, 1, H, W).
+
+    Where an image must lose several it is that of the first of them, and not used.
+    """
+    images = torch.arange(len(maps), device=maps.device)
+    classes = random.to_lose.argmax(1)
+    score = upsample(maps[images, classes][:, None], size)
+    return straight_through(exact_topk(score, k), soft_topk(score, k))
 
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """What goes through it for a while sends no gradient into its parameters."""
+    """What goes through a module for a while sends no gradient into its parameters."""
     learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in learning:
         parameter.requires_grad_(False)

@@ -1,6 +1,7 @@
 """Parts of a backbone that are compiled, or computed twice instead of kept.
 
-What looks into the backbone (the stages of a mask, the taps of GradNorm) goes on seeing every call: its hooks stay outside the parts.
+What looks into the backbone (the stages of a mask, the taps of GradNorm) goes on seeing every call: its hooks stay
+outside the parts.
 """
 
 from collections import Counter
@@ -10,78 +11,101 @@ from typing import Any
 
 import torch
 import torch._dynamo
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from roi.errors import UserError
-from roi.models.roi_model import RoiModel, classifier_layer
+from roi.models.backbones import classifier_layer
+from roi.models.roi_model import RoiModel
 
 
 def compiled(model: RoiModel) -> None:
-    """torch.compile the largest parts inside which nobody looks, one by one. The first batch of a new size takes minutes."""
-    found = list(parts(model.backbone, classifier_layer(model.backbone)[1]))
-    for part in found:
+    """torch.compile the largest parts inside which nobody looks, one by one.
+
+    The first batch of a new size takes minutes.
+    """
+    compiled_parts = list(parts(model.backbone, classifier_layer(model.backbone)[1]))
+    for part in compiled_parts:
         part.forward = torch.compile(part.forward)
-    limits = torch._dynamo.config  # of the forms of one function: stages share theirs, and each comes in train and eval mode, with and without gradients
-    name = "recompile_limit" if hasattr(limits, "recompile_limit") else "cache_size_limit"  # before torch 2.7
-    setattr(limits, name, max(getattr(limits, name), 16 * len(found)))
+    # Stages share the code of their forward, and torch counts the forms of one code: each part comes in train and eval
+    # mode, with and without gradients.
+    config = torch._dynamo.config
+    limit = "recompile_limit"
+    if not hasattr(config, limit):
+        limit = "cache_size_limit"  # before torch 2.7
+    needed = 16 * len(compiled_parts)
+    setattr(config, limit, max(getattr(config, limit), needed))
 
 
 def parts(module: nn.Module, last: nn.Module) -> Iterator[nn.Module]:
-    """The largest submodules with layers of their own that hold neither the head `last` nor a module that somebody hooked."""
+    """The largest submodules with layers of their own into which nobody looks.
+
+    They hold neither the classifier layer `last` nor a module that somebody hooked.
+    """
     for child in module.children():
-        inside = [m for m in child.modules() if m is not child]
-        if child is last or not inside:
+        # A single layer gains nothing, and the classifier layer is looked at by GradNorm.
+        if child is last or not _descendants(child):
             continue
-        if any(m is last or m._forward_hooks for m in inside):
+        if _is_watched(child, last):
             yield from parts(child, last)
-        elif any(True for _ in child.parameters()):
+        elif next(child.parameters(), None) is not None:
             yield child
 
 
 def recomputed(model: RoiModel) -> None:
-    """Keep the inputs of the repeated blocks of the backbone alone, and compute their inside again in the backward pass (Chen et al. 2016).
+    """Keep only the inputs of the repeated blocks of the backbone, for less memory (Chen et al. 2016).
 
-    UserError: the backbone has no repeated blocks.
+    Their inside is computed again in the backward pass.
+
+    Raises:
+        UserError: the backbone has no repeated blocks.
     """
-    found = list(blocks(model.backbone, classifier_layer(model.backbone)[1]))
-    if not found:
-        raise UserError(
-            f"--checkpoint_activations: {type(model.backbone).__name__} has no repeated blocks; leave it out"
-        )
-    for block in found:
-        block.forward = _twice(block, block.forward)
+    repeated = list(blocks(model.backbone, classifier_layer(model.backbone)[1]))
+    if not repeated:
+        name = type(model.backbone).__name__
+        raise UserError(f"--checkpoint_activations: {name} has no repeated blocks; leave it out")
+    for block in repeated:
+        block.forward = _recomputing_forward(block, block.forward)
 
 
 def blocks(module: nn.Module, last: nn.Module) -> Iterator[nn.Module]:
-    """The outermost modules that stand several times in a row (of a Sequential or a ModuleList), each with layers of its own."""
+    """The outermost modules that stand several times in a row of a Sequential or a ModuleList, each with layers."""
+    containers = nn.Sequential | nn.ModuleList
+    counts: Counter[type] = Counter()
+    if isinstance(module, containers):
+        counts.update(type(child) for child in module.children())
     for child in module.children():
-        inside = [m for m in child.modules() if m is not child]
-        kinds = (
-            Counter(type(m) for m in module.children())
-            if isinstance(module, nn.Sequential | nn.ModuleList)
-            else Counter()
-        )
-        repeated = kinds[type(child)] > 1 and not isinstance(child, nn.Sequential | nn.ModuleList)
-        if inside and repeated and not any(m is last or m._forward_hooks for m in inside):
+        repeated = counts[type(child)] > 1 and not isinstance(child, containers)
+        if repeated and _descendants(child) and not _is_watched(child, last):
             yield child
         else:
             yield from blocks(child, last)
 
 
-def _twice(block: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+def _descendants(module: nn.Module) -> list[nn.Module]:
+    return [inner for inner in module.modules() if inner is not module]
+
+
+def _is_watched(module: nn.Module, last: nn.Module) -> bool:
+    """Whether `last`, or a module that somebody hooked, lies inside."""
+    return any(inner is last or inner._forward_hooks for inner in _descendants(module))
+
+
+def _recomputing_forward(block: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+    """The `forward` of a block that keeps its inputs alone for the backward pass."""
+
     def run(*inputs: Any) -> Any:
         if not torch.is_grad_enabled():
             return forward(*inputs)
         modes = modes_of(block)
-        learning = [p.requires_grad for p in block.parameters()]
+        requires_grad = _requires_grad(block)
         calls = 0
 
         def again(*inputs: Any) -> Any:
             nonlocal calls
             calls += 1
-            with _as_it_was(block, modes, learning, first=calls == 1):
+            with _as_it_was(block, modes, requires_grad, first=calls == 1):
                 return forward(*inputs)
 
         return checkpoint(again, *inputs, use_reentrant=False)
@@ -93,25 +117,40 @@ def modes_of(block: nn.Module) -> list[bool]:
     return [module.training for module in block.modules()]
 
 
+def _requires_grad(block: nn.Module) -> list[bool]:
+    return [parameter.requires_grad for parameter in block.parameters()]
+
+
 @contextmanager
-def _as_it_was(block: nn.Module, modes: list[bool], learning: list[bool], first: bool) -> Iterator[None]:
-    """The modes of the first call, whatever came after it; batch norm counts its batch once."""
-    now = modes_of(block), [p.requires_grad for p in block.parameters()]
-    norms = [] if first else [m for m in block.modules() if isinstance(m, _BatchNorm)]
-    statistics = [dict(norm._buffers) for norm in norms]
-    _set(block, modes, learning)
-    for norm in norms:  # the second call counts into copies
-        norm._buffers.update({name: None if value is None else value.clone() for name, value in norm._buffers.items()})
+def _as_it_was(block: nn.Module, modes: list[bool], requires_grad: list[bool], first: bool) -> Iterator[None]:
+    """The block in the modes of its first call, whatever came after it, as that of another view."""
+    now = modes_of(block), _requires_grad(block)
+    # Batch norm counts a batch once: the second call learns into copies, and the buffers come back afterwards.
+    norms: list[nn.Module] = []
+    if not first:
+        norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
+    buffers_before = [dict(norm._buffers) for norm in norms]
+    _set(block, modes, requires_grad)
+    for norm in norms:
+        norm._buffers.update(_cloned(norm._buffers))
     try:
         yield
     finally:
         _set(block, *now)
-        for norm, buffers in zip(norms, statistics, strict=True):
+        for norm, buffers in zip(norms, buffers_before, strict=True):
             norm._buffers.update(buffers)
 
 
-def _set(block: nn.Module, modes: list[bool], learning: list[bool]) -> None:
+def _cloned(buffers: dict[str, Tensor | None]) -> dict[str, Tensor | None]:
+    copies = dict(buffers)
+    for name, value in buffers.items():
+        if value is not None:
+            copies[name] = value.clone()
+    return copies
+
+
+def _set(block: nn.Module, modes: list[bool], requires_grad: list[bool]) -> None:
     for module, training in zip(block.modules(), modes, strict=True):
         module.training = training
-    for parameter, learns in zip(block.parameters(), learning, strict=True):
+    for parameter, learns in zip(block.parameters(), requires_grad, strict=True):
         parameter.requires_grad_(learns)

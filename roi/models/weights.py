@@ -1,17 +1,20 @@
 """Weights from files of others: what a file may be, what of it fits a backbone, and which classes come along."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from roi.errors import UserError
 from roi.files import reason
 
-AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")  # training-time heads of Inception and GoogLeNet, not built here
-FOREIGN = {  # how a file begins -> what it is
+# Heads that Inception and GoogLeNet have in training; they are not built here.
+AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
+# How a file begins -> what it is.
+FOREIGN = {
     b"": "is empty",
     b"version https://git-lfs": "is a pointer of Git LFS, not the file itself; fetch it with git lfs pull",
     b"<": "is a web page, not weights: its download went wrong",
@@ -24,16 +27,20 @@ PICKLED = (
 
 
 def read_tensors(path: Path) -> Any:
-    """What torch.save or safetensors wrote, on the CPU; no code in it is run. UserError says what it is instead."""
+    """What torch.save or safetensors wrote, on the CPU; no code in it is run.
+
+    Raises:
+        UserError: it is something else, and says what.
+    """
     with open(path, "rb") as file:
         start = file.read(64)
-    for begin, what in FOREIGN.items():
-        if start == begin or begin and start.lstrip().startswith(begin):
-            raise UserError(f"{path}: {what}")
+    for prefix, description in FOREIGN.items():
+        if start == prefix or (prefix and start.lstrip().startswith(prefix)):
+            raise UserError(f"{path}: {description}")
+    # A safetensors file under any name: after the length of its header comes the header, which is JSON.
+    is_safetensors = path.suffix == ".safetensors" or start[8:9] == b"{"
     try:
-        if path.suffix == ".safetensors" or start[8:9] == b"{":  # after the length of its header
-            from safetensors.torch import load_file
-
+        if is_safetensors:
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # every unpickler and parser has errors of its own
@@ -42,30 +49,35 @@ def read_tensors(path: Path) -> Any:
 
 def what_it_is(error: Exception) -> str:
     """The error of a reader in words."""
-    said = str(error)
-    if "TorchScript" in said:
+    message = str(error)
+    if "TorchScript" in message:
         return "is a TorchScript program; save the state_dict() of its model"
-    if "Weights only load failed" in said or "Unsupported" in said:
+    if "Weights only load failed" in message or "Unsupported" in message:
         return PICKLED
     return f"is neither safetensors nor a state dict, or it is damaged ({reason(error)})"
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], list[str] | None]:
-    """A .safetensors file, a state dict, or a checkpoint -> (names to tensors, its classes where it names them)."""
+    """The tensors by name in a .safetensors file, a state dict or a checkpoint, and its classes where it names them."""
     if not path.is_file():
         raise UserError(f"--weights {path}: no such file (or say imagenet, or none)")
     try:
         state = read_tensors(path)
     except UserError as error:
         raise UserError(f"--weights {error}") from error
-    if isinstance(state, dict) and state.get("contaminated") is True:
+    if not isinstance(state, dict):
+        raise UserError(f"--weights {path}: not a state dict (names to tensors)")
+    if state.get("contaminated") is True:
         raise UserError(
             f"--weights {path}: is a checkpoint that was trained on test images; what starts from it has seen them too"
         )
-    classes = state.get("classes") if isinstance(state, dict) and "mask_net" in state else None
+    # A checkpoint of this project has both keys; that of others may call anything its classes.
+    classes = state.get("classes") if "mask_net" in state else None
+    # Training scripts of others keep the weights under one of these names, beside optimiser and epoch.
     for key in ("model", "state_dict"):
-        state = state[key] if isinstance(state, dict) and isinstance(state.get(key), dict) else state
-    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+        if isinstance(state.get(key), dict):
+            state = state[key]
+    if not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"--weights {path}: not a state dict (names to tensors)")
     return state, classes
 
@@ -76,72 +88,137 @@ def load_weights(
     state: dict[str, Tensor],
     source: str,
     classes: Sequence[str] | None = None,
-    its_classes: Sequence[str] | None = None,
+    file_classes: Sequence[str] | None = None,
 ) -> None:
-    """Give the backbone, whose last layer is called `last`, the weights `state`. UserError names what differs.
+    """Give a backbone the weights of a file.
 
-    Rows of the head come by the name of their class and the others stay as drawn, which is printed. Where the backbone
-    has no names (`classes`), a head of the same size comes as it is.
+    Rows of the last layer come by the name of their class and the others stay as drawn, which is printed. Where the
+    backbone has no names, a last layer of the same size comes as it is.
+
+    Args:
+        last: name of the last layer.
+        state: the weights.
+        source: where they come from, for messages.
+        classes: of the backbone.
+        file_classes: of the weights.
+
+    Raises:
+        UserError: they do not fit; it names what differs.
     """
-    own = backbone.state_dict()
-    heads = [key for key in (f"{last}.weight", f"{last}.bias") if key in own]
-    state = {k: v for k, v in without_wrappers(state, own).items() if not k.startswith(AUXILIARY)}
-    theirs = {key: state.pop(key) for key in heads if key in state}
-    wrong = misfits({k: v for k, v in own.items() if k not in heads}, state)
-    if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise UserError(f"{source} does not fit the backbone: {'; '.join(wrong[:3])}{more}")
+    drawn = backbone.state_dict()
+    drawn_head, drawn_body = _split(drawn, (f"{last}.weight", f"{last}.bias"))
+    file_head, file_body = _split(without_wrappers(state, drawn), drawn_head)
+    differences = misfits(drawn_body, file_body)
+    if differences:
+        # A model of another kind differs in every name: a few of them tell which it is.
+        shown = "; ".join(differences[:3])
+        more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
+        raise UserError(f"{source} does not fit the backbone: {shown}{more}")
+    head = file_head
     if classes is not None:
-        theirs = head_by_class({key: own[key] for key in heads}, theirs, classes, its_classes, source)
-    fitting = {key: value for key, value in theirs.items() if value.shape == own[key].shape}
-    backbone.load_state_dict(own | state | fitting)
+        head = head_by_class(drawn_head, file_head, classes, file_classes, source)
+    weights = drawn | file_body
+    for key, value in head.items():
+        if value.shape == drawn[key].shape:
+            weights[key] = value
+    backbone.load_state_dict(weights)
+
+
+def _split(state: dict[str, Tensor], head_keys: Collection[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The last layer, and all other weights but those of auxiliary heads."""
+    head: dict[str, Tensor] = {}
+    body: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if key in head_keys:
+            head[key] = value
+        elif not key.startswith(AUXILIARY):
+            body[key] = value
+    return head, body
 
 
 def head_by_class(
-    own: dict[str, Tensor],
-    theirs: dict[str, Tensor],
+    drawn: dict[str, Tensor],
+    file_head: dict[str, Tensor],
     classes: Sequence[str],
-    its_classes: Sequence[str] | None,
+    file_classes: Sequence[str] | None,
     source: str,
 ) -> dict[str, Tensor]:
-    """The head `own` with the rows that `theirs` has of the same class; -> both tensors of it."""
-    if its_classes is None:
+    """The last layer as drawn, with the rows that a file has of the same classes.
+
+    Args:
+        drawn: weight and bias by name, of `classes`.
+        file_head: those of the file, of `file_classes`.
+        source: the file, for what is printed.
+    """
+    if file_classes is None:
         print(f"{source} names no classes: the last layer is new")
         return {}
-    came = [c for c in classes if c in its_classes]
-    fits = theirs.keys() == own.keys() and all(len(theirs[k]) == len(its_classes) for k in own)
-    fits = fits and all(theirs[k].shape[1:] == own[k].shape[1:] for k in own)
-    if not fits:
-        came = []
-    new = [c for c in classes if c not in came]
-    print(f"{source}: of the last layer came {', '.join(came) or 'no class'}; new {', '.join(new) or 'none'}")
-    here = torch.tensor([list(classes).index(c) for c in came], dtype=torch.int64)
-    there = torch.tensor([list(its_classes).index(c) for c in came], dtype=torch.int64)
-    if not came:
-        return own
-    return {key: value.index_copy(0, here, theirs[key][there].to(value.dtype)) for key, value in own.items()}
+    shared: list[str] = []
+    if _same_layers(drawn, file_head, len(file_classes)):
+        shared = [c for c in classes if c in file_classes]
+    new = [c for c in classes if c not in shared]
+    came = ", ".join(shared) or "no class"
+    print(f"{source}: of the last layer came {came}; new {', '.join(new) or 'none'}")
+    if not shared:
+        return drawn
+    rows = _places(shared, classes)
+    file_rows = _places(shared, file_classes)
+    head = {}
+    for key, value in drawn.items():
+        taken = file_head[key][file_rows].to(value.dtype)
+        head[key] = value.index_copy(0, rows, taken)
+    return head
 
 
-def misfits(own: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:
-    """How the names and shapes of `state` differ from those of `own`, in words."""
-    counts = "num_batches_tracked"  # old files lack them
-    wrong = [f"{k} is missing" for k in own if k not in state and not k.endswith(counts)]
-    wrong += [f"{k} is not part of the model" for k in state if k not in own]
-    shared = [k for k in state if k in own and state[k].shape != own[k].shape]
-    return wrong + [f"{k} is {tuple(state[k].shape)}, not {tuple(own[k].shape)}" for k in shared]
+def _places(names: Sequence[str], among: Sequence[str]) -> Tensor:
+    places = [list(among).index(name) for name in names]
+    return torch.tensor(places, dtype=torch.int64)
 
 
-def without_wrappers(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+def _same_layers(drawn: dict[str, Tensor], file_head: dict[str, Tensor], file_classes: int) -> bool:
+    """Whether two last layers differ in the number of their classes alone."""
+    if file_head.keys() != drawn.keys():
+        return False
+    for key, value in drawn.items():
+        in_file = file_head[key]
+        if len(in_file) != file_classes or in_file.shape[1:] != value.shape[1:]:
+            return False
+    return True
+
+
+def misfits(expected: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:
+    """How the names and shapes of `state` differ from those that are expected, in words."""
+    missing, unknown, other_shape = [], [], []
+    for key in expected:
+        # Files of old versions of torch have no count of batches, and nothing needs it.
+        if key not in state and not key.endswith("num_batches_tracked"):
+            missing.append(f"{key} is missing")
+    for key, value in state.items():
+        if key not in expected:
+            unknown.append(f"{key} is not part of the model")
+            continue
+        shape, expected_shape = tuple(value.shape), tuple(expected[key].shape)
+        if shape != expected_shape:
+            other_shape.append(f"{key} is {shape}, not {expected_shape}")
+    return missing + unknown + other_shape
+
+
+def without_wrappers(state: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, Tensor]:
     """Names as the backbone has them.
 
     Without what DataParallel ("module."), torch.compile ("_orig_mod."), an average of weights or a class of somebody's
     own put around it.
     """
-    state = {name.replace("_orig_mod.", ""): value for name, value in state.items() if name != "n_averaged"}
-    roots = {name.partition(".")[0] for name in own}
-    while state:
-        first = {name.partition(".")[0] for name in state}
-        if len(first) > 1 or first <= roots or not all("." in name for name in state):
+    unwrapped = {}
+    for name, value in state.items():
+        if name != "n_averaged":
+            unwrapped[name.replace("_orig_mod.", "")] = value
+    roots = {name.partition(".")[0] for name in expected}
+    # A wrapper is one first part that all names share and that the backbone does not have.
+    while unwrapped:
+        first_parts = {name.partition(".")[0] for name in unwrapped}
+        nested = all("." in name for name in unwrapped)
+        if len(first_parts) > 1 or first_parts <= roots or not nested:
             break
-        state = {name.partition(".")[2]: value for name, value in state.items()}
-    return state
+        unwrapped = {name.partition(".")[2]: value for name, value in unwrapped.items()}
+    return unwrapped

@@ -30,7 +30,8 @@ from torch import Tensor, nn
 from roi.data.dataset import Batch, Features, ShardedBatchSampler, ahead
 from roi.errors import UserError
 from roi.files import atomic_write
-from roi.models.roi_model import RoiModel, classifier_layer
+from roi.models.backbones import classifier_layer
+from roi.models.roi_model import RoiModel
 from roi.progress import progress, say
 
 

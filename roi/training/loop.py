@@ -258,7 +258,7 @@ def mean_probabilities(several: Sequence[Views]) -> Views:
     if len(several) == 1:
         return first
     means = {}
-    for view in ("full", "crop", "drop"):
+    for view in ("logits_full", "logits_crop", "logits_drop"):
         if getattr(first, view) is not None:
             probabilities = torch.stack([getattr(one, view).sigmoid() for one in several])
             means[view] = probabilities.mean(0).logit()

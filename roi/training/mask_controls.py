@@ -75,15 +75,15 @@ class MaskControls:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             pixels = batch.pixels[chosen.to(batch.pixels.device)].to(self.device)
             views = self.model(pixels, self.keep_ratio, seeds)
-            assert views.hard is not None and views.crop is not None and views.drop is not None
+            assert views.binary_mask is not None and views.logits_crop is not None and views.logits_drop is not None
             height, width = pixels.shape[-2:]
             blobs = random_mask(seeds, (height, width), kept_pixels(height, width, self.keep_ratio))
             x = self.model.normalise(pixels)
             crop_blobs = self.model.crop(x, blobs, seeds)
             drop_blobs = self.model.drop(x, blobs, seeds)
-        border = border_share(views.hard)
-        tensors = (index, target, border, views.full, views.crop, views.drop, crop_blobs, drop_blobs)
-        self.parts.append(Looks(*(tensor.cpu().numpy() for tensor in tensors)))
+        border = border_share(views.binary_mask)
+        logits = (views.logits_full, views.logits_crop, views.logits_drop, crop_blobs, drop_blobs)
+        self.parts.append(Looks(*(tensor.cpu().numpy() for tensor in (index, target, border, *logits))))
 
     def figures(self, classes: Sequence[str]) -> dict[str, float]:
         """Over the images of all processes; {} where none was added."""

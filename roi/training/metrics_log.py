@@ -12,10 +12,10 @@ from typing import Any
 
 from roi.errors import UserError
 from roi.files import atomic_write
+from roi.losses.loss_terms import TERMS
 from roi.progress import say
 from roi.training.mask_verdict import MASK_CONTROLS
 
-TERMS = ("full", "consist", "drop", "sparse", "tv", "locate")  # of all objectives (roi/losses/objectives.py)
 COLUMNS = (
     "epoch",
     "steps",

@@ -15,7 +15,8 @@ from roi.data.dataset import Batch
 from roi.errors import UserError
 from roi.losses import terms
 from roi.losses.gradnorm import FixedWeights, GradNorm, Taps
-from roi.losses.objectives import LAYER, OBJECTIVES, LabelLoss, consistency_terms, evidence_terms, label_terms
+from roi.losses.loss_terms import LAYERS, LOSS_TERMS
+from roi.losses.objectives import LabelLoss, consistency_terms, evidence_terms, label_terms
 from roi.losses.terms import Denominator
 from roi.models.roi_model import RoiModel
 
@@ -145,19 +146,16 @@ def loss_weights(flags: WeightFlags, model: RoiModel, without: Sequence[str], de
     Raises:
         UserError: nothing would be learned, all through the run or in its warm-up
     """
-    fixed = {
-        "full": 1.0,
-        "consist": flags.alpha,
-        "drop": flags.beta,
-        "sparse": flags.gamma,
-        "tv": flags.delta,
-        "locate": flags.epsilon,
-    }
     weights = {}
-    for term in OBJECTIVES[flags.objective]:
-        weights[term] = getattr(flags, f"w_{term}_init") if flags.dynamic_weights else fixed[term]
-        if term in without:
-            weights[term] = 0.0
+    for term in LOSS_TERMS:
+        if flags.objective not in term.objectives:
+            continue
+        if term.name in without:
+            weights[term.name] = 0.0
+        elif flags.dynamic_weights:
+            weights[term.name] = getattr(flags, f"w_{term.name}_init")
+        else:
+            weights[term.name] = getattr(flags, term.weight_flag) if term.weight_flag else 1.0
     # The maps learn in the warm-up only where there is one a finding.
     warmup_weight = weights["full"] + weights.get("locate", 0) * flags.mask_per_class
     if flags.warmup_epochs and not warmup_weight:
@@ -168,4 +166,4 @@ def loss_weights(flags: WeightFlags, model: RoiModel, without: Sequence[str], de
         raise UserError("every term of the loss has weight 0; there is nothing to learn")
     if not flags.dynamic_weights:
         return FixedWeights(weights)
-    return GradNorm(weights, Taps(model.last_layers()), LAYER, device=device, mean=distributed.mean)
+    return GradNorm(weights, Taps(model.last_layers()), LAYERS, device=device, mean=distributed.mean)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from roi.cli import number, on_off
+from roi.losses.loss_terms import LOSS_TERMS
 
 LOSSES = ("bce", "weighted", "focal", "asymmetric", "class_balanced", "ldam")
 WEIGHT, SHARE = number(float, 0), number(float, 0, 1)
@@ -34,8 +35,6 @@ TERM_WEIGHTS: dict[str, tuple[float | None, str]] = {
     "delta": (1e-4, "consistency: weight of tv, the total variation of the soft mask (default: %(default)s)"),
     "epsilon": (0.25, "evidence: weight of locate, the labels from the maps alone (default: %(default)s)"),
 }
-# First weights of the terms with --dynamic_weights.
-FIRST_WEIGHTS = {"full": 1.0, "consist": 0.5, "drop": 1e-3, "sparse": 1e-4, "tv": 1e-5, "locate": 0.25}
 
 
 class LossArgs(argparse.Action):
@@ -205,11 +204,11 @@ def add_gradnorm(group: argparse._ActionsContainer) -> None:
         default=False,
         help="learn the weights by GradNorm (Chen et al. 2018); --alpha to --epsilon are then not used",
     )
-    for name, value in FIRST_WEIGHTS.items():
+    for term in LOSS_TERMS:
         group.add_argument(
-            f"--w_{name}_init",
+            f"--w_{term.name}_init",
             type=WEIGHT,
-            default=value,
+            default=term.first_weight,
             metavar="W",
-            help=f"first weight of {name} with --dynamic_weights (default: %(default)s)",
+            help=f"first weight of {term.name} with --dynamic_weights (default: %(default)s)",
         )

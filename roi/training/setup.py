@@ -22,8 +22,9 @@ from roi.data.table import image_keys, target_matrix, tokens
 from roi.errors import UserError
 from roi.files import writable
 from roi.labels import is_finding
+from roi.models.backbones import IMAGENET, classifier_layer, normalisation_of
 from roi.models.compile import compiled, recomputed
-from roi.models.roi_model import IMAGENET, LEARNED, RoiModel, build_model, classifier_layer, normalisation_of
+from roi.models.roi_model import LEARNED, RoiModel, build_model
 from roi.scoring.metrics import VALIDATION_DECISIONS, can_be_scored
 from roi.training import checkpoint
 from roi.training.checkpoint import Checkpoint

@@ -17,6 +17,7 @@ from roi.data.dataset import Batch, FileLoader, ShardedBatchSampler, checked, no
 from roi.data.images import UnreadableImage
 from roi.errors import UserError
 from roi.losses.gradnorm import FixedWeights
+from roi.losses.loss_terms import TERMS
 from roi.models.roi_model import RoiModel
 from roi.progress import progress, say
 from roi.training import checkpoint
@@ -25,7 +26,7 @@ from roi.training.device import explain_error
 from roi.training.loop import LossesFn, Meter, Step, StepBackup, predict, train_one_epoch
 from roi.training.mask_controls import MaskControls
 from roi.training.mask_verdict import complaints
-from roi.training.metrics_log import TERMS, MetricsLog
+from roi.training.metrics_log import MetricsLog
 from roi.training.optim import EMA, Schedule, batch_norms
 from roi.training.stop import Stop, Stopped
 from roi.training.validation import Logits, concatenate, gather, validation_scores
@@ -267,7 +268,7 @@ class TrainingRun:
                 self.model, batches, self.device, self.dtype, 1.0, lambda index: None, full_only=True
             ):
                 if len(batch.index):
-                    found.append(Logits(views.full, batch.target, batch.index))
+                    found.append(Logits(views.logits_full, batch.target, batch.index))
                     if controls and self.mask_loader is None:
                         controls.add(batch)
                 if distributed.world() == 1 and stop.signal:

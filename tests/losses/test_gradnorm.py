@@ -1,4 +1,6 @@
-"""GradNorm: what it measures against autograd, its steps against a reference, 100 : 1, what it leaves alone, processes that share a batch."""
+"""GradNorm: what it measures against autograd, its steps against a reference, 100 : 1, what it leaves alone, processes
+that share a batch.
+"""
 
 import io
 import math
@@ -16,9 +18,11 @@ from torch import Tensor, nn
 from roi import distributed
 from roi.losses import objectives as objectives
 from roi.losses.gradnorm import FixedWeights, GradNorm, Taps
-from roi.losses.objectives import LAYER, OBJECTIVES, consistency_terms, evidence_terms
+from roi.losses.loss_terms import LAYERS, OBJECTIVES
+from roi.losses.objectives import consistency_terms, evidence_terms
 from roi.losses.terms import Denominator, count_of_batch
-from roi.models.roi_model import RoiModel, build_backbone
+from roi.models.backbones import build_backbone
+from roi.models.roi_model import RoiModel
 
 SIZE, K = 32, 4
 SEEDS = torch.tensor([4, 8, 1, 22, 6, 17])
@@ -26,7 +30,9 @@ MASKS = [("conv", False), ("features", False), ("features", True), ("conv", True
 
 
 class Net(nn.Module):
-    """Stages of 4 x 4 and 2 x 2 cells, no batch norm; a head that is a linear layer, one on tokens, or a convolution with all its options."""
+    """Stages of 4 x 4 and 2 x 2 cells, no batch norm; a head that is a linear layer, one on tokens, or a convolution
+    with all its options.
+    """
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -88,7 +94,7 @@ def measuring(
     model: RoiModel, objective: str, **more: Callable
 ) -> tuple[GradNorm, list[tuple[list[str], Tensor, Tensor]]]:
     """-> (balance, what it measures at each call: terms, g_i, L_i)"""
-    balance, seen = GradNorm(dict.fromkeys(OBJECTIVES[objective], 0.5), Taps(model.last_layers()), LAYER, **more), []
+    balance, seen = GradNorm(dict.fromkeys(OBJECTIVES[objective], 0.5), Taps(model.last_layers()), LAYERS, **more), []
     update = balance.update
 
     def spy(here: Tensor, g: Tensor, now: Tensor) -> None:
@@ -105,7 +111,10 @@ def measuring(
 def test_what_is_measured_is_the_norm_of_the_gradient(
     objective: str, kind: str, mask: str, per_class: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Against autograd in the weight of the layer. A drop view that teaches the classifier nothing is judged as if it did."""
+    """Against autograd in the weight of the layer.
+
+    A drop view that teaches the classifier nothing is judged as if it did.
+    """
     model, free = make(kind, mask, per_class), make(kind, mask, per_class)
     balance, seen = measuring(model, objective)
     losses = terms_of(objective, model)
@@ -120,7 +129,7 @@ def test_what_is_measured_is_the_norm_of_the_gradient(
         sum(0.5 * losses[n].item() for n in names), rel=1e-6
     )  # the weights before this step
     for name, g in zip(names, found.tolist(), strict=True):
-        weight = free.last_layers()[LAYER[name]].weight
+        weight = free.last_layers()[LAYERS[name]].weight
         (expected,) = torch.autograd.grad(same[name], weight, retain_graph=True)
         assert g == pytest.approx(expected.norm().item(), rel=1e-5) and g > 1e-7, name
 
@@ -171,7 +180,9 @@ def test_taps_note_nothing_until_they_are_asked_and_nothing_without_gradient() -
 
 
 class Reference:
-    """GradNorm in numpy, one term at a time: algorithm 1 of Chen et al. 2018 on log w, Adam as in Kingma & Ba 2015, sum kept."""
+    """GradNorm in numpy, one term at a time: algorithm 1 of Chen et al. 2018 on log w, Adam as in Kingma & Ba 2015, sum
+    kept.
+    """
 
     def __init__(self, weights: dict[str, float], alpha: float, lr: float) -> None:
         self.w, self.alpha, self.lr, self.total = dict(weights), alpha, lr, sum(weights.values())
@@ -227,7 +238,9 @@ def test_steps_are_those_of_a_reference_through_a_warm_up(alpha: float) -> None:
 
 @pytest.mark.parametrize(("alpha", "falls"), [(0.0, True), (1.0, True), (1.34, True), (1.36, False), (1.5, False)])
 def test_the_training_rate_has_its_exponent(alpha: float, falls: bool) -> None:
-    """r = 1.35 and 0.65, G = 1.5 and 0.5: the first target is 1.35^alpha, which passes G at alpha = ln 1.5 / ln 1.35 = 1.351."""
+    """r = 1.35 and 0.65, G = 1.5 and 0.5: the first target is 1.35^alpha, which passes G at alpha = ln 1.5 / ln 1.35 =
+    1.351.
+    """
     balance, layer = single({"slow": 1.0, "fast": 1.0}, alpha=alpha)
     balance.first = torch.tensor([1.0, 1.0])
     step(balance, layer, {"slow": 1.5, "fast": 0.5}, {"slow": 1.35, "fast": 0.65})
@@ -242,7 +255,9 @@ def test_of_equal_pulls_the_term_that_learns_more_slowly_gains_weight() -> None:
 
 
 def test_gradients_of_100_to_1_are_evened_out() -> None:
-    """Two tasks that train at the same rate, one with gradients 100 times as large: its weight must fall to 1/100 of the other's."""
+    """Two tasks that train at the same rate, one with gradients 100 times as large: its weight must fall to 1/100 of
+    the other's.
+    """
     balance, layer = single({"big": 1.0, "small": 1.0})
     for _ in range(600):
         step(balance, layer, {"big": 100, "small": 1}, {"big": 100, "small": 1})
@@ -251,7 +266,9 @@ def test_gradients_of_100_to_1_are_evened_out() -> None:
 
 
 def test_the_slope_is_the_gradient_of_its_own_loss() -> None:
-    """d/dw_i of sum |w_i g_i - target_i|, target constant (Chen et al. 2018, eq. 2), by autograd: the direction of each step."""
+    """d/dw_i of sum |w_i g_i - target_i|, target constant (Chen et al. 2018, eq. 2), by autograd: the direction of each
+    step.
+    """
     g, now, first, alpha = (
         torch.tensor([3.0, 1.0, 0.2]),
         torch.tensor([1.0, 2.0, 0.5]),
@@ -284,7 +301,9 @@ def state_of(balance: GradNorm) -> dict[str, list]:
 
 
 def test_terms_that_take_no_part_keep_their_weight() -> None:
-    """A warm-up without the mask: `consist` went from .5 to .046 in it, and the mask began to learn with a tenth of what was asked."""
+    """A warm-up without the mask: `consist` went from .5 to .046 in it, and the mask began to learn with a tenth of
+    what was asked.
+    """
     balance, layer = single({"full": 1.0, "consist": 0.5, "drop": 0.5, "locate": 0.25})
     for n in range(300):
         step(balance, layer, {"full": 1.0, "locate": 50.0}, {"full": 0.5 / (n + 1), "locate": 0.5})
@@ -375,7 +394,9 @@ class Together:
 def test_processes_that_share_a_batch_measure_what_one_measures(
     objective: str, parts: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each has its rows and divides by what counts on all of them; one without a row does the work of another, and counts nothing."""
+    """Each has its rows and divides by what counts on all of them; one without a row does the work of another, and
+    counts nothing.
+    """
     mask, per_class = ("features", True) if objective == "evidence" else ("conv", False)
     model = make("linear", mask, per_class)
     whole, seen = measuring(model, objective)

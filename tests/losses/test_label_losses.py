@@ -1,4 +1,6 @@
-"""Losses of labels against formulas written out in numpy, numbers computed by hand, the losses that they become in their limits; nothing where unknown."""
+"""Losses of labels against formulas written out in numpy, numbers computed by hand, the losses that they become in
+their limits; nothing where unknown.
+"""
 
 import argparse
 import math

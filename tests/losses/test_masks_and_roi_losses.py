@@ -1,4 +1,6 @@
-"""The maths of one step: masks of exactly k pixels, where gradients go, losses against closed forms, the consistency objective."""
+"""The maths of one step: masks of exactly k pixels, where gradients go, losses against closed forms, the consistency
+objective.
+"""
 
 import math
 
@@ -230,10 +232,15 @@ def test_full_gives_the_mask_net_no_gradient_and_hard_masks_keep_k() -> None:
     consistency_terms(model, pixels, target, 0.1, torch.zeros(5, dtype=torch.int64))["full"].backward()
     assert all(p.grad is None or p.grad.abs().sum() == 0 for p in model.mask_net.parameters())
     views = model(pixels, 0.1)
-    assert views.hard.sum(dim=(1, 2, 3)).tolist() == [58] * 5 and set(views.hard.unique().tolist()) == {0.0, 1.0}
+    assert views.binary_mask.sum(dim=(1, 2, 3)).tolist() == [58] * 5 and set(views.binary_mask.unique().tolist()) == {
+        0.0,
+        1.0,
+    }
     x = model.normalise(pixels)
-    torch.testing.assert_close(views.crop, model.backbone(x * views.hard))  # one forward of 3B = three forwards
-    torch.testing.assert_close(views.drop, model.backbone(x * (1 - views.hard)))
+    torch.testing.assert_close(
+        views.logits_crop, model.backbone(x * views.binary_mask)
+    )  # one forward of 3B = three forwards
+    torch.testing.assert_close(views.logits_drop, model.backbone(x * (1 - views.binary_mask)))
 
 
 def test_normalise_is_totensor_and_normalize() -> None:

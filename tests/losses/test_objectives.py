@@ -1,4 +1,6 @@
-"""The evidence objective: who learns from which term, terms against their definition, what chance draws, what the warm-up leaves out; fills of holes."""
+"""The evidence objective: who learns from which term, terms against their definition, what chance draws, what the
+warm-up leaves out; fills of holes.
+"""
 
 import math
 from collections.abc import Callable
@@ -11,7 +13,8 @@ from torch.nn import functional as F
 
 from roi.losses import terms as losses
 from roi.losses.gradnorm import GradNorm, Taps
-from roi.losses.objectives import LAYER, LIGHT, OBJECTIVES, RandomViews, consistency_terms, evidence_terms
+from roi.losses.loss_terms import LAYERS, OBJECTIVES
+from roi.losses.objectives import LIGHT, RandomViews, consistency_terms, evidence_terms
 from roi.models import masks
 from roi.models.roi_model import FILLS, RoiModel
 
@@ -80,7 +83,10 @@ def terms(
 
 
 def learns(module: nn.Module) -> set[str]:
-    """The parameters that have a gradient. The last bias moves a map as a whole, which masks do not see; its noise is left out."""
+    """The parameters that have a gradient.
+
+    The last bias moves a map as a whole, which masks do not see; its noise is left out.
+    """
     return {name for name, p in module.named_parameters() if p.grad is not None and p.grad.abs().max() > 1e-6}
 
 
@@ -112,7 +118,7 @@ def test_a_dropped_map_is_that_of_its_finding(mask: str) -> None:
     """Where one finding is lost its map alone learns; where all are lost every map of a finding does."""
     target = torch.tensor([0.0, 1, 0, 1]).expand(len(SEEDS), K)
     for seeds, rows in ((SINGLE, [1]), (ALL, [0, 1, 2])):
-        assert RandomViews.draw(seeds, target, (SIZE, SIZE), 0.5).single.all() == (rows == [1])
+        assert RandomViews.draw(seeds, target, (SIZE, SIZE), 0.5).loses_one.all() == (rows == [1])
         model = make(mask)
         terms(model, target, seeds=seeds)["drop"].backward()
         weight = model.mask_net.layers[-1].weight
@@ -124,13 +130,15 @@ def by_hand(model: RoiModel, target: Tensor, random_views: float) -> dict[str, f
     x, findings = model.normalise(images()), target.clone()
     findings[:, ~torch.tensor(FINDINGS)] = math.nan
     chance = RandomViews.draw(SEEDS, findings, (SIZE, SIZE), random_views)
-    assert chance.single.tolist() == [True, True] + [False] * 4 and (chance.one[0] != target[0].nan_to_num()).any()
-    full, maps = model.logits_and_maps(model.apply_mask(x, chance.light, SEEDS))
+    assert (
+        chance.loses_one.tolist() == [True, True] + [False] * 4 and (chance.to_lose[0] != target[0].nan_to_num()).any()
+    )
+    full, maps = model.logits_and_maps(model.apply_mask(x, chance.light_mask, SEEDS))
     hard = masks.exact_topk(model.combine_maps(maps, full, (SIZE, SIZE)), KEPT)
     gone, lose = hard.clone(), findings == 1
     if model.per_class:
-        for n in chance.single.nonzero().flatten().tolist():
-            (k,) = chance.one[n].nonzero().flatten().tolist()
+        for n in chance.loses_one.nonzero().flatten().tolist():
+            (k,) = chance.to_lose[n].nonzero().flatten().tolist()
             gone[n : n + 1] = masks.exact_topk(
                 F.interpolate(maps[n : n + 1, k : k + 1], size=(SIZE, SIZE), mode="bilinear"), KEPT
             )
@@ -168,7 +176,7 @@ def test_terms_are_their_definition(mask: str, per_class: bool, fill: str) -> No
 
 
 def test_unknown_adds_nothing_to_any_term() -> None:
-    """A batch with an image of which nothing is known gives the terms of the batch without it; a gap is not an absence."""
+    """A batch with an image of which nothing is known gives the terms of the batch without it; a gap is no absence."""
     model, target = make("conv").eval(), targets()  # pixels, not cells: no ties for batches of another size to break
     blank = target.clone()
     blank[2] = math.nan
@@ -217,7 +225,7 @@ def test_only_the_full_view_moves_running_statistics_and_training_goes_on_as_bef
         terms(model)["consist"].backward()
         torch.manual_seed(5)
         x = other.normalise(images())
-        other.backbone(other.apply_mask(x, RandomViews.draw(SEEDS, targets(), (SIZE, SIZE), 0.5).light))
+        other.backbone(other.apply_mask(x, RandomViews.draw(SEEDS, targets(), (SIZE, SIZE), 0.5).light_mask))
     after, expected = state_of(model.backbone), state_of(other.backbone)
     assert all(torch.equal(after[name], expected[name]) for name in after)
     assert {name for name in after if torch.equal(after[name], before[name])} == {
@@ -231,7 +239,9 @@ def test_only_the_full_view_moves_running_statistics_and_training_goes_on_as_bef
 
 
 def test_crop_and_drop_are_normalised_by_their_own_batch() -> None:
-    """Running statistics are those of whole images, and trail the weights: a crop that is judged by them trains the weights against them."""
+    """Running statistics are those of whole images, and trail the weights: a crop that is judged by them trains the
+    weights against them.
+    """
     model = make()
     norm = next(part for part in model.backbone.modules() if isinstance(part, nn.BatchNorm2d))
     outputs: list[Tensor] = []
@@ -288,13 +298,13 @@ def test_seeds_alone_decide() -> None:
         a[name] != c[name] for name in ("full", "consist", "drop", "locate")
     )
     both, alone = (RandomViews.draw(SEEDS[n:], targets()[n:], (SIZE, SIZE), 0.5) for n in (0, 3))
-    for field in ("light", "one", "single"):
+    for field in ("light_mask", "to_lose", "loses_one"):
         assert torch.equal(getattr(both, field)[3:], getattr(alone, field))  # the rest of the batch does not matter
 
 
 def test_random_views_is_the_share_of_images_that_are_seen_through_blobs() -> None:
     seeds, target = torch.arange(1500), torch.ones(1500, K)
-    shares = {r: RandomViews.draw(seeds, target, (SIZE, SIZE), r).light.mean((1, 2, 3)) for r in (0.0, 0.3, 1.0)}
+    shares = {r: RandomViews.draw(seeds, target, (SIZE, SIZE), r).light_mask.mean((1, 2, 3)) for r in (0.0, 0.3, 1.0)}
     assert (
         (shares[0.0] == 1).all()
         and (shares[1.0] < 1).all()
@@ -312,7 +322,7 @@ def test_random_views_is_the_share_of_images_that_are_seen_through_blobs() -> No
     with torch.no_grad():
         x = model.normalise(images())
         assert torch.equal(terms(model, random_views=0)["full"], losses.bce(model.backbone(x), targets()))
-        light = RandomViews.draw(SEEDS, targets(), (SIZE, SIZE), 1.0).light
+        light = RandomViews.draw(SEEDS, targets(), (SIZE, SIZE), 1.0).light_mask
         torch.testing.assert_close(
             terms(model, random_views=1)["full"], losses.bce(model.backbone(x * light), targets())
         )
@@ -322,10 +332,12 @@ def test_half_of_the_images_with_findings_lose_one_of_them() -> None:
     target = torch.tensor([[1, 1, math.nan, 0], [0, 0, math.nan, 0], [1, 1, 1, 1]]).repeat(1000, 1)
     chance = RandomViews.draw(torch.arange(3000), target, (SIZE, SIZE), 0)
     present = target == 1
-    assert not (chance.one.bool() & ~present).any() and not chance.single[1::3].any()  # nothing to lose in the second
+    assert (
+        not (chance.to_lose.bool() & ~present).any() and not chance.loses_one[1::3].any()
+    )  # nothing to lose in the second
     for row in (0, 2):
-        single = chance.single[row::3]
-        one = chance.one[row::3]
+        single = chance.loses_one[row::3]
+        one = chance.to_lose[row::3]
         assert single.float().mean().item() == pytest.approx(0.5, abs=0.05)
         assert (one[single].sum(1) == 1).all() and torch.equal(one[~single], present[row::3][~single].float())
         share = one[single].mean(0)[present[row]]
@@ -334,14 +346,14 @@ def test_half_of_the_images_with_findings_lose_one_of_them() -> None:
 
 def test_the_place_of_the_holes_does_not_follow_the_coin() -> None:
     chance = RandomViews.draw(torch.arange(1200), torch.ones(1200, K), (112, 112), 1.0)
-    hole = 1 - chance.light[:, 0, :16, :16].mean((1, 2))  # the corner, where the first numbers of a seed go
-    a, b = hole[chance.single], hole[~chance.single]
+    hole = 1 - chance.light_mask[:, 0, :16, :16].mean((1, 2))  # the corner, where the first numbers of a seed go
+    a, b = hole[chance.loses_one], hole[~chance.loses_one]
     assert abs(a.mean() - b.mean()) < 4 * math.sqrt(a.var() / len(a) + b.var() / len(b))
 
 
 def test_gradnorm_moves_the_weights_of_all_four_terms() -> None:
     model = make()
-    balance = GradNorm(dict.fromkeys(OBJECTIVES["evidence"], 0.5), Taps(model.last_layers()), LAYER)
+    balance = GradNorm(dict.fromkeys(OBJECTIVES["evidence"], 0.5), Taps(model.last_layers()), LAYERS)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     balance(terms(model, warm_up=True))
     awake = dict(balance.weights)
@@ -420,14 +432,14 @@ def test_the_consistency_objective_and_inference_take_each_fill(mask: str, fill:
     with torch.no_grad():
         found, views = consistency_terms(model, images(), targets(), RATIO, SEEDS), model(images(), RATIO, SEEDS)
         x = model.normalise(images())
-        crop, drop = (model.backbone(kept(fill, x, m)) for m in (views.hard, 1 - views.hard))
+        crop, drop = (model.backbone(kept(fill, x, m)) for m in (views.binary_mask, 1 - views.binary_mask))
         full = model.backbone(x)
-    for got, expected in ((views.full, full), (views.crop, crop), (views.drop, drop)):
+    for got, expected in ((views.logits_full, full), (views.logits_crop, crop), (views.logits_drop, drop)):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
     expected_terms: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"consist": losses.consist, "drop": losses.drop}
     for (name, term), view in zip(expected_terms.items(), (crop, drop), strict=True):
         torch.testing.assert_close(found[name], term(full, view), rtol=1e-3, atol=1e-5)
-    assert views.hard.sum((1, 2, 3)).tolist() == [KEPT] * len(SEEDS)
+    assert views.binary_mask.sum((1, 2, 3)).tolist() == [KEPT] * len(SEEDS)
 
 
 # --- the union of maps -----------------------------------------------------------------------------------------------

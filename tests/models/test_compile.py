@@ -1,4 +1,6 @@
-"""Parts of a backbone that are computed twice, or compiled: the same numbers as without, and whoever looks inside goes on seeing."""
+"""Parts of a backbone that are computed twice, or compiled: the same numbers as without, and whoever looks inside goes
+on seeing.
+"""
 
 import csv
 import math
@@ -12,9 +14,11 @@ from conftest import run
 from torch import Tensor, nn
 
 from roi.losses.gradnorm import GradNorm, Taps
-from roi.losses.objectives import LAYER, OBJECTIVES, consistency_terms, evidence_terms
+from roi.losses.loss_terms import LAYERS, OBJECTIVES
+from roi.losses.objectives import consistency_terms, evidence_terms
 from roi.models import compile
-from roi.models.roi_model import RoiModel, build_backbone, classifier_layer
+from roi.models.backbones import build_backbone, classifier_layer
+from roi.models.roi_model import RoiModel
 
 SIZE, K = 64, 4
 SEEDS = torch.arange(6)
@@ -60,12 +64,15 @@ def make(name: str, objective: str) -> RoiModel:
 
 
 def trained(model: RoiModel, objective: str, steps: int) -> tuple[list[float], dict[str, Tensor]]:
-    """-> every loss and weight, and what the model and its gradients are after some steps. The first of evidence is warm-up."""
+    """-> every loss and weight, and what the model and its gradients are after some steps.
+
+    The first of evidence is warm-up.
+    """
     g = torch.Generator().manual_seed(1)
     pixels = torch.randint(0, 256, (len(SEEDS), 1, SIZE, SIZE), dtype=torch.uint8, generator=g)
     target = torch.randint(0, 2, (len(SEEDS), K), generator=g).float()
     target[0, 0] = math.nan
-    balance = GradNorm(dict.fromkeys(OBJECTIVES[objective], 0.5), Taps(model.last_layers()), LAYER)
+    balance = GradNorm(dict.fromkeys(OBJECTIVES[objective], 0.5), Taps(model.last_layers()), LAYERS)
     optimizer, seen = torch.optim.SGD(model.parameters(), lr=0.05), []
     with torch.random.fork_rng():
         torch.manual_seed(5)  # dropout
@@ -110,7 +117,9 @@ def test_computed_twice_is_the_same_bit_for_bit(name: str, objective: str) -> No
 
 
 def test_frozen_parts_and_modes_stay_as_they_are() -> None:
-    """A block in eval mode, one whose parameters do not learn: while computed again they are what they were, afterwards what they are."""
+    """A block in eval mode, one whose parameters do not learn: while computed again they are what they were, afterwards
+    what they are.
+    """
     models = [make("own", "consistency") for _ in range(2)]
     compile.recomputed(models[1])
     found = []
@@ -267,7 +276,9 @@ def test_the_command_with_checkpointed_activations_gives_the_same_run(
 def test_a_compiled_run_that_goes_on_has_the_losses_of_one_without(
     demo: Path, tables: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A small backbone, since a CPU compiles for minutes: train and eval mode, with and without gradient, whole batches and a part of one."""
+    """A small backbone, since a CPU compiles for minutes: train and eval mode, with and without gradient, whole batches
+    and a part of one.
+    """
     from torch._dynamo.utils import counters
 
     def small(name: str, classes: int, *more: object) -> nn.Module:

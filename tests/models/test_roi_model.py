@@ -9,6 +9,7 @@ import torchvision
 from torch import nn
 
 from roi.errors import UserError
+from roi.models import backbones, mask_net
 from roi.models import roi_model as m
 from roi.training import checkpoint
 
@@ -26,17 +27,17 @@ from roi.training import checkpoint
     ],
 )
 def test_backbones_give_raw_logits_of_the_asked_number(name: str) -> None:
-    backbone = m.build_backbone(name, 5, "none", img_size=64).eval()
+    backbone = backbones.build_backbone(name, 5, "none", img_size=64).eval()
     with torch.no_grad():
         logits = backbone(torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
     assert logits.shape == (8, 5)
-    assert m.classifier_layer(backbone)[1].weight.shape[0] == 5
+    assert backbones.classifier_layer(backbone)[1].weight.shape[0] == 5
 
 
 def test_squeezenet_logits_can_fall_below_zero() -> None:
-    backbone = m.build_backbone("squeezenet1_1", 5, "none").eval()
+    backbone = backbones.build_backbone("squeezenet1_1", 5, "none").eval()
     with torch.no_grad():
-        m.classifier_layer(backbone)[1].bias.fill_(-3)
+        backbones.classifier_layer(backbone)[1].bias.fill_(-3)
         assert (backbone(torch.zeros(1, 3, 64, 64)) < 0).all()
 
 
@@ -45,25 +46,27 @@ def test_building_depends_on_the_seed_and_leaves_the_global_generator_alone() ->
     a, b, c = (m.build_model("test_resnet", 3, "conv", "none", seed=s) for s in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
-    assert not torch.equal(m.classifier_layer(a.backbone)[1].weight, m.classifier_layer(c.backbone)[1].weight)
+    assert not torch.equal(
+        backbones.classifier_layer(a.backbone)[1].weight, backbones.classifier_layer(c.backbone)[1].weight
+    )
 
 
 def test_unknown_backbone_shows_its_neighbours() -> None:
     with pytest.raises(ValueError, match="'convnext_bse'.*convnext_base"):
-        m.build_backbone("convnext_bse", 3, "none")
+        backbones.build_backbone("convnext_bse", 3, "none")
     with pytest.raises(ValueError, match="nonsense_tag"):
-        m.build_backbone("resnet10t.nonsense_tag", 3, "none")
+        backbones.build_backbone("resnet10t.nonsense_tag", 3, "none")
 
 
 def test_weights_from_a_file_replace_all_but_a_head_of_another_size(tmp_path: Path) -> None:
     donor = torchvision.models.squeezenet1_1(num_classes=9)
     torch.save(donor.state_dict(), tmp_path / "w.pt")
-    fresh = m.build_backbone("squeezenet1_1", 5, "none")
-    loaded = m.build_backbone("squeezenet1_1", 5, str(tmp_path / "w.pt"))
+    fresh = backbones.build_backbone("squeezenet1_1", 5, "none")
+    loaded = backbones.build_backbone("squeezenet1_1", 5, str(tmp_path / "w.pt"))
     own, theirs, drawn = loaded.state_dict(), donor.state_dict(), fresh.state_dict()
     heads = {"classifier.1.weight", "classifier.1.bias"}
     assert all(torch.equal(own[k], drawn[k] if k in heads else theirs[k]) for k in own)
-    same = m.build_backbone("squeezenet1_1", 9, str(tmp_path / "w.pt")).state_dict()
+    same = backbones.build_backbone("squeezenet1_1", 9, str(tmp_path / "w.pt")).state_dict()
     assert all(torch.equal(same[k], theirs[k]) for k in same)
 
 
@@ -78,16 +81,16 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
     for name, (content, said) in cases.items():
         torch.save(content, tmp_path / name)
         with pytest.raises(ValueError, match=said):
-            m.build_backbone("squeezenet1_1", 5, str(tmp_path / name))
+            backbones.build_backbone("squeezenet1_1", 5, str(tmp_path / name))
     (tmp_path / "text.pt").write_text("hello")
     for name in ("text.pt", "nowhere.pt"):
         with pytest.raises(ValueError, match=name):
-            m.build_backbone("squeezenet1_1", 5, str(tmp_path / name))
+            backbones.build_backbone("squeezenet1_1", 5, str(tmp_path / name))
 
 
 def saved_checkpoint(path: Path, classes: list[str], **more: object) -> dict[str, torch.Tensor]:
     """A file as a train script writes it; -> its weights."""
-    donor = m.build_backbone("squeezenet1_1", len(classes), "none", seed=5)
+    donor = backbones.build_backbone("squeezenet1_1", len(classes), "none", seed=5)
     torch.save({"model": donor.state_dict(), "mask_net": {}, "classes": classes, **more}, path)
     return donor.state_dict()
 
@@ -101,8 +104,8 @@ def test_the_last_layer_of_a_checkpoint_comes_class_by_class(
     """Whatever their number and order: rows of the same place would be those of other findings."""
     theirs = ["Mass", "Edema", "Effusion"]
     donor = saved_checkpoint(tmp_path / "c.pt", theirs)
-    drawn = m.build_backbone("squeezenet1_1", len(ours), "none").state_dict()
-    found = m.build_backbone("squeezenet1_1", len(ours), str(tmp_path / "c.pt"), class_names=ours).state_dict()
+    drawn = backbones.build_backbone("squeezenet1_1", len(ours), "none").state_dict()
+    found = backbones.build_backbone("squeezenet1_1", len(ours), str(tmp_path / "c.pt"), class_names=ours).state_dict()
     for key in ("classifier.1.weight", "classifier.1.bias"):
         for row, name in enumerate(ours):
             expected = donor[key][theirs.index(name)] if name in theirs else drawn[key][row]
@@ -114,10 +117,12 @@ def test_the_last_layer_of_a_checkpoint_comes_class_by_class(
 
 
 def test_weights_that_name_no_classes_bring_no_last_layer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    donor = m.build_backbone("squeezenet1_1", 3, "none", seed=5).state_dict()
+    donor = backbones.build_backbone("squeezenet1_1", 3, "none", seed=5).state_dict()
     torch.save(donor, tmp_path / "w.pt")
-    drawn = m.build_backbone("squeezenet1_1", 3, "none").state_dict()
-    found = m.build_backbone("squeezenet1_1", 3, str(tmp_path / "w.pt"), class_names=["A", "B", "C"]).state_dict()
+    drawn = backbones.build_backbone("squeezenet1_1", 3, "none").state_dict()
+    found = backbones.build_backbone(
+        "squeezenet1_1", 3, str(tmp_path / "w.pt"), class_names=["A", "B", "C"]
+    ).state_dict()
     assert torch.equal(found["classifier.1.weight"], drawn["classifier.1.weight"])
     assert torch.equal(found["features.0.weight"], donor["features.0.weight"])
     assert "names no classes" in capsys.readouterr().out
@@ -128,19 +133,19 @@ def test_weights_that_name_no_classes_bring_no_last_layer(tmp_path: Path, capsys
 )
 def test_what_others_wrap_around_a_model_is_taken_off(prefix: str, tmp_path: Path) -> None:
     """DataParallel, torch.compile, both, Lightning; `n_averaged` is torch's AveragedModel."""
-    donor = m.build_backbone("squeezenet1_1", 3, "none", seed=5).state_dict()
+    donor = backbones.build_backbone("squeezenet1_1", 3, "none", seed=5).state_dict()
     wrapped = {f"{prefix}{key}": value for key, value in donor.items()} | {"n_averaged": torch.tensor(3)}
     torch.save({"state_dict": wrapped, "epoch": 3}, tmp_path / "w.ckpt")
-    found = m.build_backbone("squeezenet1_1", 3, str(tmp_path / "w.ckpt")).state_dict()
+    found = backbones.build_backbone("squeezenet1_1", 3, str(tmp_path / "w.ckpt")).state_dict()
     assert all(torch.equal(found[key], donor[key]) for key in donor)
 
 
 def test_parts_that_were_compiled_one_by_one_come_too(tmp_path: Path) -> None:
-    donor = m.build_backbone("squeezenet1_1", 3, "none", seed=5).state_dict()
+    donor = backbones.build_backbone("squeezenet1_1", 3, "none", seed=5).state_dict()
     torch.save(
         {key.replace("features.", "features._orig_mod."): value for key, value in donor.items()}, tmp_path / "w.pt"
     )
-    found = m.build_backbone("squeezenet1_1", 3, str(tmp_path / "w.pt")).state_dict()
+    found = backbones.build_backbone("squeezenet1_1", 3, str(tmp_path / "w.pt")).state_dict()
     assert all(torch.equal(found[key], donor[key]) for key in donor)
 
 
@@ -161,7 +166,7 @@ def test_a_file_that_is_something_else_is_called_what_it_is(tmp_path: Path) -> N
     said = {name: words for name, (_, words) in files.items()}
     said |= {"whole.pt": "holds Python objects", "lightning.ckpt": "holds Python objects", "script.pt": "TorchScript"}
     for name, words in said.items():
-        for read in (lambda path: m.build_backbone("squeezenet1_1", 3, str(path)), checkpoint.load):
+        for read in (lambda path: backbones.build_backbone("squeezenet1_1", 3, str(path)), checkpoint.load):
             with pytest.raises(UserError, match=words) as error:
                 read(tmp_path / name)
             assert name in str(error.value) and "\n" not in str(error.value) and len(str(error.value)) < 500
@@ -170,9 +175,9 @@ def test_a_file_that_is_something_else_is_called_what_it_is(tmp_path: Path) -> N
 def test_safetensors_are_known_by_what_they_hold(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
-    donor = m.build_backbone("squeezenet1_1", 3, "none", seed=5).state_dict()
+    donor = backbones.build_backbone("squeezenet1_1", 3, "none", seed=5).state_dict()
     save_file(donor, tmp_path / "w.bin")
-    found = m.build_backbone("squeezenet1_1", 3, str(tmp_path / "w.bin")).state_dict()
+    found = backbones.build_backbone("squeezenet1_1", 3, str(tmp_path / "w.bin")).state_dict()
     assert all(torch.equal(found[key], donor[key]) for key in donor)
 
 
@@ -200,18 +205,20 @@ def test_no_network_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("timm.models._builder.load_pretrained", refuse)
     with pytest.raises(ValueError, match="--weights FILE, or train from scratch with --weights none"):
-        m.build_backbone(name, 3, "imagenet")
+        backbones.build_backbone(name, 3, "imagenet")
 
 
 def test_imagenet_weights_load_as_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     donor = torchvision.models.squeezenet1_1()
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *args, **kwargs: donor.state_dict())
-    backbone = m.build_backbone("squeezenet1_1", 5, "imagenet")
+    backbone = backbones.build_backbone("squeezenet1_1", 5, "imagenet")
     assert torch.equal(backbone.state_dict()["features.0.weight"], donor.state_dict()["features.0.weight"])
 
 
 def test_real_imagenet_weights(shared: Path) -> None:
-    backbone = m.build_backbone("squeezenet1_1", 14, str(shared / "weights" / "squeezenet1_1_imagenet.safetensors"))
+    backbone = backbones.build_backbone(
+        "squeezenet1_1", 14, str(shared / "weights" / "squeezenet1_1_imagenet.safetensors")
+    )
     assert backbone.features[0].weight.std() > 0.1  # trained filters; freshly drawn ones are at .2 / 3
 
 
@@ -257,8 +264,8 @@ STAGES = {
 }
 
 
-def stages_of(backbone: nn.Module, img_size: int) -> m.Stages:
-    return m.Stages(backbone, m.classifier_layer(backbone)[1], img_size)
+def stages_of(backbone: nn.Module, img_size: int) -> mask_net.Stages:
+    return mask_net.Stages(backbone, backbones.classifier_layer(backbone)[1], img_size)
 
 
 def hooks_of(backbone: nn.Module) -> list[str]:
@@ -272,7 +279,7 @@ def hooks_of(backbone: nn.Module) -> list[str]:
 @pytest.mark.parametrize(("name", "img_size"), STAGES)
 def test_stages_are_the_last_activations_at_their_strides(name: str, img_size: int) -> None:
     names, channels, sides = STAGES[name, img_size]
-    backbone = m.build_backbone(name, 3, "none", img_size).train()
+    backbone = backbones.build_backbone(name, 3, "none", img_size).train()
     frozen = next(module for module in backbone.modules() if module is not backbone)
     frozen.training = False
     state, flags = (
@@ -299,7 +306,7 @@ def test_stages_are_the_last_activations_at_their_strides(name: str, img_size: i
 
 
 def test_what_is_caught_is_the_activation() -> None:
-    net = m.build_backbone("resnet18", 3, "none").eval()
+    net = backbones.build_backbone("resnet18", 3, "none").eval()
     stages = stages_of(net, 64)
     x, other = (torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
     with torch.no_grad():
@@ -316,7 +323,7 @@ def test_what_is_caught_is_the_activation() -> None:
 
 
 def test_stages_whose_channels_come_last_are_turned() -> None:
-    net = m.build_backbone("swin_t", 3, "none", 64).eval()
+    net = backbones.build_backbone("swin_t", 3, "none", 64).eval()
     stages = stages_of(net, 64)
     x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -364,50 +371,59 @@ def test_crop_and_drop_are_the_backbone_on_what_a_mask_of_features_keeps(name: s
         views = model(pixels, 0.1)
         x = model.normalise(pixels)
         logits, maps = model.logits_and_maps(x)
-        assert views.hard is not None and views.score is not None and views.soft is not None
-        for found, expected in ((views.full, x), (views.crop, x * views.hard), (views.drop, x * (1 - views.hard))):
+        assert views.binary_mask is not None and views.score is not None and views.soft_mask is not None
+        for found, expected in (
+            (views.logits_full, x),
+            (views.logits_crop, x * views.binary_mask),
+            (views.logits_drop, x * (1 - views.binary_mask)),
+        ):
             torch.testing.assert_close(found, model.backbone(expected), rtol=1e-4, atol=1e-5)
-    assert views.hard.sum((1, 2, 3)).tolist() == [410] * 4 and set(views.hard.unique().tolist()) == {0.0, 1.0}
+    assert views.binary_mask.sum((1, 2, 3)).tolist() == [410] * 4 and set(views.binary_mask.unique().tolist()) == {
+        0.0,
+        1.0,
+    }
     torch.testing.assert_close(views.score, model.combine_maps(maps, logits, (64, 64)))
-    assert torch.equal(views.soft, views.score.sigmoid()) and maps.shape == (4, 3 if per_class else 1, 8, 8)
+    assert torch.equal(views.soft_mask, views.score.sigmoid()) and maps.shape == (4, 3 if per_class else 1, 8, 8)
     assert views.maps is None if not per_class else torch.equal(views.maps, maps)  # type: ignore[arg-type]
     only = model(pixels, 0.1, full_only=True)
-    assert only.hard is None and only.maps is None and only.crop is None
+    assert only.binary_mask is None and only.maps is None and only.logits_crop is None
 
 
 @pytest.mark.parametrize(
     ("name", "weights", "expected"),
     [
         ("tf_efficientnet_lite0", "imagenet", ((0.5,) * 3, (0.5,) * 3)),
-        ("convnext_tiny", "imagenet", m.IMAGENET),  # torchvision's
-        ("inception_v3", "imagenet", m.HALVES),  # whose own code turns ImageNet's into these
-        ("convnext_base.fb_in22k", "imagenet", m.IMAGENET),
-        ("tf_efficientnet_lite0", "none", m.IMAGENET),
+        ("convnext_tiny", "imagenet", backbones.IMAGENET),  # torchvision's
+        ("inception_v3", "imagenet", backbones.HALVES),  # whose own code turns ImageNet's into these
+        ("convnext_base.fb_in22k", "imagenet", backbones.IMAGENET),
+        ("tf_efficientnet_lite0", "none", backbones.IMAGENET),
     ],
 )
-def test_pixels_are_normalised_as_the_weights_were_trained(name: str, weights: str, expected: m.Normalisation) -> None:
-    assert m.normalisation_of(name, weights) == expected
+def test_pixels_are_normalised_as_the_weights_were_trained(
+    name: str, weights: str, expected: backbones.Normalisation
+) -> None:
+    assert backbones.normalisation_of(name, weights) == expected
 
 
 def test_the_normalisation_reaches_the_pixels_and_a_checkpoint_keeps_its_own(tmp_path: Path) -> None:
-    own: m.Normalisation = ((0.5, 0.4, 0.3), (0.5, 0.25, 0.2))
+    own: backbones.Normalisation = ((0.5, 0.4, 0.3), (0.5, 0.25, 0.2))
     model = m.build_model("test_resnet", 2, "none", "none", 32, normalisation=own)
     grey = torch.full((1, 1, 2, 2), 255.0)
     torch.testing.assert_close(model.normalise(grey)[0, :, 0, 0], torch.tensor([1.0, 2.4, 3.5]))
-    for name, args, expected in (("own.pt", {"normalisation": own}, own), ("older.pth", {}, m.IMAGENET)):
+    for name, args, expected in (("own.pt", {"normalisation": own}, own), ("older.pth", {}, backbones.IMAGENET)):
         torch.save({"model": {}, "mask_net": {}, "args": args}, tmp_path / name)
-        assert m.normalisation_of("tf_efficientnet_lite0", str(tmp_path / name)) == expected
+        assert backbones.normalisation_of("tf_efficientnet_lite0", str(tmp_path / name)) == expected
     (tmp_path / "empty.pt").touch()
     assert (
-        m.normalisation_of("tf_efficientnet_lite0", str(tmp_path / "empty.pt")) == m.HALVES
+        backbones.normalisation_of("tf_efficientnet_lite0", str(tmp_path / "empty.pt")) == backbones.HALVES
     )  # build_backbone says what is wrong with it
 
 
 @pytest.mark.parametrize(("img_size", "finest"), [(224, 16), (160, 16), (96, 8), (64, 8), (512, 16)])
 def test_maps_are_of_stride_16_where_that_gives_ten_cells_a_side(img_size: int, finest: int) -> None:
-    backbone = m.build_backbone("resnet18", 2, "none", img_size)
-    assert m.Stages(backbone, m.classifier_layer(backbone)[1], img_size).finest == finest
-    assert m.Stages(backbone, m.classifier_layer(backbone)[1], img_size, 8).finest == 8
+    backbone = backbones.build_backbone("resnet18", 2, "none", img_size)
+    assert mask_net.Stages(backbone, backbones.classifier_layer(backbone)[1], img_size).finest == finest
+    assert mask_net.Stages(backbone, backbones.classifier_layer(backbone)[1], img_size, 8).finest == 8
 
 
 def test_a_checkpoint_from_before_the_flag_has_its_finest_stage() -> None:

@@ -88,12 +88,12 @@ def test_statistics_of_the_views_come_back_with_a_checkpoint_and_may_lack() -> N
     state = copy.deepcopy(checkpoint.parts(model))
     checkpoint.load_parts(other, state, Path("some.pt"))
     views, expected = other.eval()(pixels, 0.1), model(pixels, 0.1)
-    assert torch.equal(views.crop, expected.crop) and torch.equal(views.drop, expected.drop)
+    assert torch.equal(views.logits_crop, expected.logits_crop) and torch.equal(views.logits_drop, expected.logits_drop)
     x = model.normalise(pixels)
-    assert torch.equal(expected.crop, model.crop(x, expected.hard)) and not torch.allclose(
-        expected.crop, model.backbone(model.apply_mask(x, expected.hard))
+    assert torch.equal(expected.logits_crop, model.crop(x, expected.binary_mask)) and not torch.allclose(
+        expected.logits_crop, model.backbone(model.apply_mask(x, expected.binary_mask))
     )
     old = model_of(1)
     checkpoint.load_parts(old, {name: part for name, part in state.items() if name != "view_norms"}, Path("some.pt"))
     old.eval()
-    torch.testing.assert_close(old(pixels, 0.1).crop, old.backbone(old.apply_mask(x, expected.hard)))
+    torch.testing.assert_close(old(pixels, 0.1).logits_crop, old.backbone(old.apply_mask(x, expected.binary_mask)))

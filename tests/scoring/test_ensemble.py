@@ -97,7 +97,7 @@ def test_probabilities_are_means_over_the_views(
     with torch.no_grad():
         views = [model(x, 0.3, row_seeds(0, 0, torch.arange(6))) for x in seen]
     for part in predictions.PARTS[: 1 if kind == "plain" else 3]:
-        expected = torch.stack([getattr(view, part).sigmoid() for view in views]).mean(0)
+        expected = torch.stack([getattr(view, f"logits_{part}").sigmoid() for view in views]).mean(0)
         np.testing.assert_allclose(found.prob[part], expected.numpy(), rtol=2e-5, atol=1e-6)
     assert json.loads((tmp_path / "p.meta.json").read_text())["tta"] == tta
 

@@ -1,4 +1,6 @@
-"""Evidence files: arrays written as a stream, Grad-CAM against its definition, masks and curves against the predictions."""
+"""Evidence files: arrays written as a stream, Grad-CAM against its definition, masks and curves against the
+predictions.
+"""
 
 import json
 from pathlib import Path
@@ -16,8 +18,9 @@ from roi.data.boxes import read_boxes
 from roi.data.table import read_table
 from roi.inference.grad_cam import GradCam, grad_cam
 from roi.inference.perturbation import FRACTIONS, SOURCES, perturbations, ranks
+from roi.models.backbones import build_backbone
 from roi.models.masks import exact_topk, kept_pixels
-from roi.models.roi_model import RoiModel, build_backbone, build_model, reinitialised
+from roi.models.roi_model import RoiModel, build_model, reinitialised
 from roi.scoring.map_file import pack, read_maps, unpack
 from roi.scoring.npz_stream import ArrayWriter, read_arrays
 from roi.training.checkpoint import load_model
@@ -320,7 +323,9 @@ def test_a_reinitialised_model_is_another_draw(mask: str) -> None:
 
 @pytest.fixture(scope="module")
 def checkpoints(demo: Path, tables: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """At 64 pixels: roi.pt (a map a class, from features), conv.pt (one map, as published), random_mask.pt, standard.pt."""
+    """At 64 pixels: roi.pt (a map a class, from features), conv.pt (one map, as published), random_mask.pt,
+    standard.pt.
+    """
     out = tmp_path_factory.mktemp("evidence")
     data = ("--train_csv", tables[0], "--image_root", demo, "--backbone", "test_convnext", *TINY)
     run("train_roi_consistency.py", *data, "--save", out / "roi.pt")
@@ -370,7 +375,9 @@ def written(checkpoints: Path, demo: Path, tables: tuple[Path, Path]) -> Path:
 
 
 def assert_best(kept: np.ndarray, score: torch.Tensor, k: int) -> None:
-    """Exactly k pixels, of the highest scores; pixels may change places that tie within float noise, as batches of other sizes make it."""
+    """Exactly k pixels, of the highest scores; pixels may change places that tie within float noise, as batches of
+    other sizes make it.
+    """
     assert (kept.sum((1, 2, 3)) == k).all()
     off = torch.from_numpy(kept).float() != exact_topk(score, k)
     kth = score.flatten(1).topk(k).values[:, -1].view(-1, 1, 1, 1)
@@ -392,7 +399,7 @@ def test_masks_are_those_of_the_model(written: Path, demo: Path, tables: tuple[P
     with torch.no_grad():
         views = model(torch.from_numpy(grey)[:, None], 0.15)
         z, _ = other.masks(other.normalise(torch.from_numpy(grey)[:, None]), 0.15, None)
-    assert views.score is not None and z is not None and torch.equal(views.soft, views.score.sigmoid())
+    assert views.score is not None and z is not None and torch.equal(views.soft_mask, views.score.sigmoid())
     for source, score in (("mask", views.score), ("mask_reinit", z)):
         assert_best(maps.kept[source], score, kept_pixels(SIZE, SIZE, 0.15))
         cells = score.reshape(len(images), 1, 16, 4, 16, 4).mean((3, 5))
@@ -486,7 +493,8 @@ def test_maps_of_each_class_are_those_behind_the_mask(
     )
     section = json.loads((tmp_path / "scores" / "metrics.json").read_text())["localization"]["sources"]
     assert section.keys() >= {"mask", "mask_reinit", "class_mask", "class_mask_reinit", "random", "centre"}
-    # by hand: the highest cell of the finding's own map lies in its box, the mean over pairs of a finding, then over findings
+    # by hand: the highest cell of the finding's own map lies in its box, the mean over pairs of a finding, then over
+    # findings
     places = read_boxes(boxes)
     hits: dict[str, list[float]] = {}
     for (image, finding), group in places[places["image"].isin(with_box)].groupby(["image", "label"]):
@@ -685,7 +693,9 @@ def test_evidence_is_complete_or_absent(written: Path, demo: Path, tables: tuple
 def test_what_was_trained_on_says_so_in_every_output(
     checkpoints: Path, demo: Path, tables: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """Two training images among test images of an honest checkpoint; each file alone, and the console whatever is written."""
+    """Two training images among test images of an honest checkpoint; each file alone, and the console whatever is
+    written.
+    """
     from roi.scoring.faithfulness import read_curves
     from roi.training.checkpoint import fingerprints
 

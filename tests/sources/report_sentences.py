@@ -1,7 +1,7 @@
 """Sentences of reports with the cells that a reader of them would give: kind -> lines of "sentence => cells".
 
-The words of the cells are those of test_report_labeler.py (`lungs-`, `opacity~`, `Effusion+`); `*` accepts UNCERTAIN, not
-mentioned and COARSE, which all leave the finding unknown.
+The words of the cells are those of test_report_labeler.py (`lungs-`, `opacity~`, `Effusion+`); `*` accepts UNCERTAIN,
+NOT_MENTIONED and PARENT_ONLY, which all leave the finding unknown.
 """
 
 # A grid of finding x cue x position x list x neighbouring clause, written before the labeler had seen it: 55.8 % were

@@ -1,4 +1,7 @@
-"""DICOM: every stage against the formulas of PS3.3, compressed against plain, nothing of the header in a PNG; trees of files, killed and resumed; boxes."""
+"""DICOM: every stage against the formulas of PS3.3, compressed against plain, nothing of the header in a PNG.
+
+Trees of files, killed and resumed; boxes.
+"""
 
 import csv
 import faulthandler
@@ -23,7 +26,8 @@ from roi.sources.readers import VINDR
 
 pydicom = pytest.importorskip("pydicom", reason="pydicom is not installed (pip install -r requirements-dicom.txt)")
 
-import roi.sources.dicom as d  # noqa: E402
+from roi.sources.dicom import grey, header, reader, stored_values  # noqa: E402
+from roi.sources.dicom.reader import read_dicom  # noqa: E402
 
 SCRIPT = "convert_dicom.py"
 SAMPLES = Path(pydicom.__file__).parent / "data" / "test_files"  # shipped with pydicom
@@ -70,7 +74,7 @@ def dataset(pixels: np.ndarray, **more: object) -> "pydicom.Dataset":
 
 def write(path: Path, pixels: np.ndarray, **more: object) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with d.silent():  # some values are wrong on purpose
+    with header.silent_pydicom():  # some values are wrong on purpose
         dataset(pixels, **more).save_as(path, enforce_file_format=True)
     return path
 
@@ -98,7 +102,7 @@ def levels(share: np.ndarray, bits: int = 8) -> np.ndarray:
 
 
 def same(path: Path, share: np.ndarray, bits: int = 8, **flags: object) -> dict:
-    pixels, facts = d.read_dicom(path, bits=bits, **flags)
+    pixels, facts = read_dicom(path, bits=bits, **flags)
     assert pixels.dtype == (np.uint8 if bits == 8 else np.uint16)
     np.testing.assert_array_equal(pixels, levels(share, bits))
     return facts
@@ -123,7 +127,7 @@ def test_every_depth_fills_the_range_and_monochrome1_is_its_negative(tmp_path: P
         80,
     )
     assert same(one, pixels / top, bits)["photometric"] == "MONOCHROME1"
-    shown = [d.read_dicom(path, "percentile", bits)[0] for path in (one, two)]
+    shown = [read_dicom(path, "percentile", bits)[0] for path in (one, two)]
     np.testing.assert_array_equal(*shown)
     assert shown[0].min() == 0 and shown[0].max() == 2**bits - 1
 
@@ -141,7 +145,7 @@ def test_linear_window_of_ps3_3(tmp_path: Path, center: float, width: float) -> 
             share[at] = 1
         else:
             share[at] = (x - (center - 0.5)) / (width - 1) + 0.5
-    shown, _ = d.voi_window(dataset(pixels, **more), pixels.ravel().astype(float))
+    shown, _ = grey.voi_window(dataset(pixels, **more), pixels.ravel().astype(float))
     np.testing.assert_allclose(shown, share.ravel(), atol=1e-12)
     if width > 100:
         assert same(path, share, 16)["shown_by"] == "window"
@@ -211,7 +215,7 @@ def test_voi_lut_comes_before_the_window(tmp_path: Path) -> None:
     share = np.array([entries[min(max(int(x) - 500, 0), 999)] / 4095 for x in pixels.ravel()]).reshape(pixels.shape)
     assert same(path, share, 16)["shown_by"] == "lut"
     np.testing.assert_array_equal(
-        d.read_dicom(path, bits=16)[0], levels(pydicom.pixels.apply_voi_lut(pixels, pydicom.dcmread(path)) / 4095, 16)
+        read_dicom(path, bits=16)[0], levels(pydicom.pixels.apply_voi_lut(pixels, pydicom.dcmread(path)) / 4095, 16)
     )
 
 
@@ -307,9 +311,9 @@ def test_percentile_window_is_numpys(tmp_path: Path, seed: int) -> None:
 def test_a_window_that_shows_nothing_gives_way_to_percentiles(tmp_path: Path, nonsense: dict) -> None:
     path = write(tmp_path / "a.dcm", ramp(12), BitsStored=12, **nonsense)
     plain = write(tmp_path / "b.dcm", ramp(12), BitsStored=12)
-    pixels, facts = d.read_dicom(path)
+    pixels, facts = read_dicom(path)
     assert facts["shown_by"] == "percentile"
-    np.testing.assert_array_equal(pixels, d.read_dicom(plain)[0])
+    np.testing.assert_array_equal(pixels, read_dicom(plain)[0])
 
 
 def by_percentiles(pixels: np.ndarray, inside: np.ndarray | None = None) -> np.ndarray:
@@ -402,7 +406,7 @@ def test_waste_in_the_unused_bits_is_no_part_of_the_picture(tmp_path: Path) -> N
 
 def test_bits_of_which_nobody_knows_whether_they_count_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UnreadableImage, match="BitsStored is 10, its pixels have 12 bits"):
-        d.read_dicom(write(tmp_path / "a.dcm", noise(), BitsStored=10))
+        read_dicom(write(tmp_path / "a.dcm", noise(), BitsStored=10))
 
 
 def test_padding_that_needs_more_bits_than_the_picture(tmp_path: Path) -> None:
@@ -445,7 +449,7 @@ def test_an_empty_modality_lut_is_left_out_and_half_a_one_refused(tmp_path: Path
         half = table(list(range(4096)), 0, 16)
         del half[name]
         with pytest.raises(UnreadableImage, match=f"{name} of a look-up table is missing"):
-            d.read_dicom(write(tmp_path / "c.dcm", pixels, BitsStored=12, ModalityLUTSequence=[half]))
+            read_dicom(write(tmp_path / "c.dcm", pixels, BitsStored=12, ModalityLUTSequence=[half]))
     zero = write(tmp_path / "d.dcm", pixels, BitsStored=12, RescaleSlope=0, RescaleIntercept=5)
     assert same(zero, by_percentiles(pixels))["note"] == "RescaleSlope 0 is left out"
 
@@ -458,18 +462,18 @@ def test_pydicoms_look_up_tables_fail_where_ours_do_not() -> None:
         theirs = pydicom.pixels.apply_voi(values, wide)
     right = np.clip(values, 0, 2047) // 8
     assert not np.array_equal(theirs, right)  # 8-bit entries: the index wraps at 256
-    np.testing.assert_array_equal(d.look_up(wide, wide.VOILUTSequence[0], values), right)
+    np.testing.assert_array_equal(grey.look_up(wide, wide.VOILUTSequence[0], values), right)
     twelve = dataset(ramp(12), ModalityLUTSequence=[table(list(range(4096)), 0, 12)])
     with pytest.raises(TypeError, match="uint12"):
         pydicom.pixels.apply_modality_lut(values, twelve)
-    np.testing.assert_array_equal(d.look_up(twelve, twelve.ModalityLUTSequence[0], values), values)
+    np.testing.assert_array_equal(grey.look_up(twelve, twelve.ModalityLUTSequence[0], values), values)
     negative = dataset(ramp(12), VOILUTSequence=[table(list(range(4000)), -1000, 12, signed=True)])
     assert not (pydicom.pixels.apply_voi(values + 65000, negative) == 3999).all()  # it wraps at 65,536
-    assert (d.look_up(negative, negative.VOILUTSequence[0], values + 65000) == 3999).all()
+    assert (grey.look_up(negative, negative.VOILUTSequence[0], values + 65000) == 3999).all()
 
 
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
-@pytest.mark.parametrize("window", d.WINDOWS)
+@pytest.mark.parametrize("window", reader.WINDOWS)
 def test_an_image_of_one_value_is_all_zero(tmp_path: Path, photometric: str, window: str) -> None:
     path = write(
         tmp_path / "a.dcm",
@@ -502,7 +506,7 @@ def test_colour_becomes_its_luminance(tmp_path: Path) -> None:
     same(write(tmp_path / "a.dcm", rgb), np.clip((grey - low) / (high - low), 0, 1))
     equal = np.repeat(ramp(8)[:, :, None], 3, axis=2)
     np.testing.assert_array_equal(
-        d.read_dicom(write(tmp_path / "b.dcm", equal))[0], d.read_dicom(write(tmp_path / "c.dcm", ramp(8)))[0]
+        read_dicom(write(tmp_path / "b.dcm", equal))[0], read_dicom(write(tmp_path / "c.dcm", ramp(8)))[0]
     )
 
 
@@ -527,7 +531,7 @@ def test_compressed_equals_plain(tmp_path: Path, syntax: str, kind: str) -> None
     ds.save_as(tmp_path / "plain.dcm", enforce_file_format=True)
     ds.compress(getattr(pydicom.uid, syntax))
     ds.save_as(tmp_path / "packed.dcm", enforce_file_format=True)
-    plain, packed = (d.read_dicom(tmp_path / name, bits=16)[0] for name in ("plain.dcm", "packed.dcm"))
+    plain, packed = (read_dicom(tmp_path / name, bits=16)[0] for name in ("plain.dcm", "packed.dcm"))
     np.testing.assert_array_equal(plain, packed)
     assert plain.max() > plain.min()
 
@@ -558,15 +562,15 @@ def test_one_picture_in_other_transfer_syntaxes(name: str) -> None:
         pytest.importorskip("openjpeg", reason="pylibjpeg-openjpeg is not installed")
     if "jpeg_ls" in name:
         pytest.importorskip("libjpeg", reason="pylibjpeg-libjpeg is not installed")
-    reference, facts = d.read_dicom(SAMPLES / "MR_small.dcm", bits=16)
+    reference, facts = read_dicom(SAMPLES / "MR_small.dcm", bits=16)
     assert facts["shown_by"] == "window"
-    np.testing.assert_array_equal(d.read_dicom(SAMPLES / f"{name}.dcm", bits=16)[0], reference)
+    np.testing.assert_array_equal(read_dicom(SAMPLES / f"{name}.dcm", bits=16)[0], reference)
 
 
 def test_jpeg_lossless_equals_what_gdcm_compressed() -> None:
     pytest.importorskip("libjpeg", reason="pylibjpeg-libjpeg is not installed")
     np.testing.assert_array_equal(
-        d.read_dicom(SAMPLES / "SC_rgb_jpeg_gdcm.dcm")[0], d.read_dicom(SAMPLES / "SC_rgb_rle.dcm")[0]
+        read_dicom(SAMPLES / "SC_rgb_jpeg_gdcm.dcm")[0], read_dicom(SAMPLES / "SC_rgb_rle.dcm")[0]
     )
 
 
@@ -639,7 +643,7 @@ def test_what_is_wrong_with_a_file_is_one_line_that_begins_with_its_path(
 ) -> None:
     path = BROKEN[why](tmp_path / "x.dcm")
     with pytest.raises(UnreadableImage, match=why) as error:
-        d.read_dicom(path)
+        read_dicom(path)
     assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
     assert not any(secret in str(error.value) for secret in SECRETS.values())
     assert not any(word in str(error.value) for word in ("object has no", "NoneType", "Error(", "FileDataset"))
@@ -648,24 +652,24 @@ def test_what_is_wrong_with_a_file_is_one_line_that_begins_with_its_path(
 
 def test_sizes_and_burnt_in_text_can_be_allowed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     small = write(tmp_path / "a.dcm", ramp(12, 30, 80), BurnedInAnnotation="YES", ViewPosition="Quixote")
-    pixels, facts = d.read_dicom(small, sides=(30, 80), allow_burned_in=True)
+    pixels, facts = read_dicom(small, sides=(30, 80), allow_burned_in=True)
     assert pixels.shape == (30, 80) and facts["burned_in"] == "YES" and facts["view"] == "other"
     assert not caplog.records  # pydicom would quote the name
     with pytest.raises(UnreadableImage, match="--max_side"):
-        d.read_dicom(small, sides=(30, 79), allow_burned_in=True)
+        read_dicom(small, sides=(30, 79), allow_burned_in=True)
 
 
 def test_a_decoder_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(d, "find_spec", lambda name: None if name == "libjpeg" else name)
+    monkeypatch.setattr(stored_values, "find_spec", lambda name: None if name == "libjpeg" else name)
     monkeypatch.setattr(pydicom.pixels.decoders.JPEGLSLosslessDecoder, "_available", {})
     with pytest.raises(
         UnreadableImage,
         match=r"JPEG-LS Lossless .*the package pylibjpeg-libjpeg: pip install -r requirements-dicom.txt",
     ):
-        d.read_dicom(SAMPLES / "MR_small_jpeg_ls_lossless.dcm")
-    monkeypatch.setattr(d, "find_spec", lambda name: None)
+        read_dicom(SAMPLES / "MR_small_jpeg_ls_lossless.dcm")
+    monkeypatch.setattr(header, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"needs the package pydicom: pip install"):
-        d.read_dicom(SAMPLES / "MR_small.dcm")
+        read_dicom(SAMPLES / "MR_small.dcm")
 
 
 # Trees
@@ -708,7 +712,7 @@ def test_a_tree_becomes_a_tree(tmp_path: Path) -> None:
     said = run(SCRIPT, "--src", src, "--out", tmp_path / "out", "--workers", 2)
     assert "7 converted, 0 skipped (there already), 0 unreadable" in said
     assert sorted(contents(tmp_path / "out")) == sorted([*PNG, "dicom_facts.csv"])
-    np.testing.assert_array_equal(read_grey(tmp_path / "out/train/a.png"), d.read_dicom(src / "train/a.dicom")[0])
+    np.testing.assert_array_equal(read_grey(tmp_path / "out/train/a.png"), read_dicom(src / "train/a.dicom")[0])
     facts = rows(tmp_path / "out/dicom_facts.csv")
     assert [row["image"] for row in facts] == PNG
     row = next(row for row in facts if row["image"] == "train/a.png")
@@ -735,7 +739,7 @@ def test_a_tree_becomes_a_tree(tmp_path: Path) -> None:
 def test_nothing_of_the_header_is_in_the_output(tmp_path: Path, bits: int) -> None:
     run(SCRIPT, "--src", tree(tmp_path / "src"), "--out", tmp_path / "out", "--workers", 1, "--bits", bits)
     assert not {*SECRETS, "SOPInstanceUID"} & set(
-        d.elements(tmp_path / "src/g.dcm", pixels=True).dir()
+        header.read_elements(tmp_path / "src/g.dcm", pixels=True).dir()
     )  # not even read
     for name, content in contents(tmp_path / "out").items():
         for secret in (*SECRETS.values(), "Quixote", "Sancho", "1.2.3.4", "1.2.840.10008"):
@@ -747,7 +751,7 @@ def test_nothing_of_the_header_is_in_the_output(tmp_path: Path, bits: int) -> No
                 at += 12 + int.from_bytes(content[at : at + 4])
             assert set(kinds) == {b"IHDR", b"IDAT", b"IEND"} and content[24:26] == bytes([bits, 0])  # depth, grey
     with Image.open(tmp_path / "out/g.png") as image:
-        np.testing.assert_array_equal(np.asarray(image), d.read_dicom(tmp_path / "src/g.dcm", bits=bits)[0])
+        np.testing.assert_array_equal(np.asarray(image), read_dicom(tmp_path / "src/g.dcm", bits=bits)[0])
 
 
 @pytest.mark.parametrize("bits", [8, 16])
@@ -757,7 +761,7 @@ def test_size_is_that_of_the_longer_side_and_nothing_is_enlarged(tmp_path: Path,
     run(SCRIPT, "--src", src, "--out", tmp_path / "out", "--workers", 2, "--size", 100, "--bits", bits)
     with Image.open(tmp_path / "out/tall.png") as image, Image.open(tmp_path / "out/g.png") as other:
         assert image.size == (round(90 / 4), 100) and other.size == (100, 80)
-        whole = d.read_dicom(src / "tall.dcm", bits=bits)[0].astype(np.float32)
+        whole = read_dicom(src / "tall.dcm", bits=bits)[0].astype(np.float32)
         exact = np.asarray(Image.fromarray(whole).resize((22, 100), Image.Resampling.BILINEAR))
         assert np.abs(np.asarray(image) - exact).max() <= 1
     run(SCRIPT, "--src", src, "--out", tmp_path / "large", "--workers", 2, "--size", 3000)
@@ -925,7 +929,7 @@ def test_killed_and_resumed_is_as_if_never_killed(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="workers are forks there")
 def test_a_decoder_that_crashes_costs_one_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     src = tree(tmp_path / "src")
-    real = d.decode
+    real = reader.decode
 
     def crash(ds: "pydicom.Dataset", notes: list[str]) -> np.ndarray:
         pixels = real(ds, notes)
@@ -935,14 +939,14 @@ def test_a_decoder_that_crashes_costs_one_image(tmp_path: Path, monkeypatch: pyt
         return pixels
 
     marked = {int(pydicom.dcmread(src / name).pixel_array[0, 0]) % 8 for name in ("train/b.DCM", "test/c.dic")}
-    monkeypatch.setattr(d, "decode", crash)
+    monkeypatch.setattr(reader, "decode", crash)
     run(SCRIPT, "--src", src, "--out", tmp_path / "out", "--workers", 2, code=1)
     listed = {row["path"]: row["why"] for row in rows(tmp_path / "out/unreadable.csv")}
     assert sorted(listed) == ["test/c.dic", "train/b.DCM"]
     assert any("crashed (exit code -11)" in why for why in listed.values()) and any(
         "was killed; out of memory?" in why for why in listed.values()
     )
-    monkeypatch.setattr(d, "decode", real)
+    monkeypatch.setattr(reader, "decode", real)
     assert "2 converted, 5 skipped" in run(SCRIPT, "--src", src, "--out", tmp_path / "out", "--workers", 1)
 
 

@@ -1,4 +1,4 @@
-"""Downloads against a server on this machine, and what is said of folders that are complete, half there, empty or wrong."""
+"""Downloads against a server on this machine; what is said of folders that are complete, half there, empty or wrong."""
 
 import base64
 import dataclasses
@@ -25,17 +25,19 @@ import requests
 from conftest import ROOT, one_line_error, run
 
 import download_datasets
-from roi.sources import catalog, download
-from roi.sources.catalog import CATALOG, Edition, Table
+from roi.sources.download import archive, completeness, http_file, physionet, sets
+from roi.sources.download.catalog import CATALOG
+from roi.sources.download.data_set import Edition, Table
 
 BODY = bytes(range(256)) * 4096  # 1 MiB
-SECRET = "s3cret:pä$$ w#rd"
-LOGIN = ("ada", SECRET)
-NAME = "some-project/1.0.0"
+LOGIN = ("ada", "s3cret")
 
 
 class Site(http.server.ThreadingHTTPServer):
-    """A server whose faults are switched on one by one; `log` has a row a request: path, headers, bytes of the body that were sent."""
+    """A server whose faults are switched on one by one.
+
+    `log` has a row a request: path, headers, bytes of the body that were sent.
+    """
 
     daemon_threads = True
 
@@ -46,8 +48,7 @@ class Site(http.server.ThreadingHTTPServer):
         self.etag, self.modified, self.ranges, self.conforming = '"one"', "", True, True
         self.cut: int | None = None  # bytes after which the connection ends, once
         self.codes: list[int] = []  # answered first, one each
-        self.login: tuple[str, str] | None = None
-        self.agents, self.signed = "", True
+        self.login: tuple[str, str] | None = None  # accepted of wget alone, as PhysioNet does
         self.pause, self.kind = 0.0, "application/octet-stream"
         self.redirects: dict[str, str] = {}
 
@@ -94,17 +95,15 @@ class Answer(http.server.BaseHTTPRequestHandler):
         if self.path in site.redirects:
             return self.end(302, {"Location": site.redirects[self.path]})
         if site.login:
-            known = re.match(site.agents, self.headers["User-Agent"]) is not None
-            right = (
-                self.headers.get("Authorization") == "Basic " + base64.b64encode(":".join(site.login).encode()).decode()
-            )
-            if not known or (right and not site.signed):
+            if not self.headers["User-Agent"].startswith("Wget/"):
                 return self.end(403, {})
-            if not right:
-                return self.end(401, {"WWW-Authenticate": 'Basic realm="site", charset="UTF-8"'})
+            login = base64.b64encode(":".join(site.login).encode()).decode()
+            if self.headers.get("Authorization") != f"Basic {login}":
+                return self.end(401, {"WWW-Authenticate": 'Basic realm="site"'})
         if self.path not in site.files:
             return self.end(404, {})
-        body, headers = site.files[self.path], {"Content-Type": site.kind}
+        kind = "text/html" if self.path.endswith("/") else site.kind
+        body, headers = site.files[self.path], {"Content-Type": kind}
         headers |= {k: v for k, v in (("ETag", site.etag), ("Last-Modified", site.modified)) if v}
         span = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         changed = site.conforming and self.headers.get("If-Range") not in (None, site.etag, site.modified)
@@ -128,25 +127,13 @@ def site():
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Neither the logins nor the proxies of whoever runs the tests."""
-    for name in (
-        "PHYSIONET_USERNAME",
-        "PHYSIONET_PASSWORD",
-        "HF_TOKEN",
-        "http_proxy",
-        "HTTP_PROXY",
-        "all_proxy",
-        "ALL_PROXY",
-    ):
+    for name in ("PHYSIONET_USERNAME", "HF_TOKEN", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
 
 
-get = functools.partial(download.fetch, wait=0.0, quiet=True)
-
-
-def sha(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+get = functools.partial(http_file.fetch, wait=0.0, quiet=True)
 
 
 def interrupt(site: Site, path: Path, after: int = 600_000) -> int:
@@ -155,7 +142,7 @@ def interrupt(site: Site, path: Path, after: int = 600_000) -> int:
     with pytest.raises(ValueError, match="goes on where it stopped"):
         get(f"{site.url}/a.bin", path, tries=1)
     size = path.with_name("a.bin.part").stat().st_size
-    assert after - download.BLOCK < size <= after and not path.exists()
+    assert after - http_file.BLOCK < size <= after and not path.exists()
     site.log.clear()
     return size
 
@@ -164,7 +151,7 @@ def only_file(folder: Path, name: str = "a.bin") -> bool:
     return [p.name for p in folder.iterdir()] == [name]
 
 
-# --- one file ---------------------------------------------------------------------------------------------------------------
+# One file
 
 
 @pytest.mark.parametrize(
@@ -174,10 +161,7 @@ def only_file(folder: Path, name: str = "a.bin") -> bool:
 def test_interrupted_then_only_the_rest_is_sent(site: Site, tmp_path: Path, etag: str, modified: str) -> None:
     site.etag, site.modified = etag, modified
     had = interrupt(site, tmp_path / "a.bin")
-    assert (
-        get(f"{site.url}/a.bin", tmp_path / "a.bin", sha256=sha(BODY), md5=hashlib.md5(BODY).hexdigest()).read_bytes()
-        == BODY
-    )
+    assert get(f"{site.url}/a.bin", tmp_path / "a.bin").read_bytes() == BODY
     (row,) = site.log
     assert row.headers["Range"] == f"bytes={had}-" and row.sent == len(BODY) - had
     assert row.headers.get("If-Range") == ((modified if etag.startswith("W/") else etag or modified) or None)
@@ -189,7 +173,7 @@ def test_a_flaky_line_is_resumed_within_one_call(site: Site, tmp_path: Path) -> 
     site.cut = 500_000
     get(f"{site.url}/a.bin", tmp_path / "a.bin", tries=2)
     assert (tmp_path / "a.bin").read_bytes() == BODY and [row.code for row in site.log] == [200, 206]
-    assert sum(site.sent()) < len(BODY) + download.BLOCK
+    assert sum(site.sent()) < len(BODY) + http_file.BLOCK
 
 
 def test_progress_starts_the_count_of_tries_anew(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,34 +216,15 @@ def test_part_of_another_url_or_of_unknown_origin_is_not_used(site: Site, tmp_pa
 def test_killed_between_the_last_byte_and_the_name(site: Site, tmp_path: Path) -> None:
     interrupt(site, tmp_path / "a.bin")
     (tmp_path / "a.bin.part").write_bytes(BODY)
-    assert get(f"{site.url}/a.bin", tmp_path / "a.bin", sha256=sha(BODY)).read_bytes() == BODY
+    assert get(f"{site.url}/a.bin", tmp_path / "a.bin").read_bytes() == BODY
     assert [row.code for row in site.log] == [416] and only_file(tmp_path)
-
-
-def test_wrong_checksum_is_not_put_in_place(site: Site, tmp_path: Path) -> None:
-    (tmp_path / "mine.txt").write_text("mine")
-    for kind in ("sha256", "md5"):
-        with pytest.raises(ValueError, match="not the published checksum"):
-            get(f"{site.url}/a.bin", tmp_path / "a.bin", **{kind: "0" * (64 if kind == "sha256" else 32)})
-        assert only_file(tmp_path, "mine.txt") and (tmp_path / "mine.txt").read_text() == "mine"
-    site.log.clear()
-    get(f"{site.url}/a.bin", tmp_path / "a.bin", sha256=sha(BODY).upper())
-    assert site.sent() == [len(BODY)]  # anew, from the first byte
-
-
-def test_a_file_of_the_users_stays_as_it_is(site: Site, tmp_path: Path) -> None:
-    (tmp_path / "a.bin").write_text("mine")
-    with pytest.raises(ValueError, match="move it away"):
-        get(f"{site.url}/a.bin", tmp_path / "a.bin", sha256=sha(BODY))
-    get(f"{site.url}/a.bin", tmp_path / "a.bin")
-    assert (tmp_path / "a.bin").read_text() == "mine" and not site.log
 
 
 @pytest.mark.parametrize(
     ("code", "said"),
     [
-        (401, "user name or password"),
-        (403, "no permission"),
+        (401, "answered 401"),
+        (403, "answered 403"),
         (404, "not there"),
         (410, "not there"),
         (400, "answered 400"),
@@ -268,25 +233,20 @@ def test_a_file_of_the_users_stays_as_it_is(site: Site, tmp_path: Path) -> None:
 def test_refusals_are_one_clear_line_at_once(site: Site, tmp_path: Path, code: int, said: str) -> None:
     site.codes = [code] * 3
     with pytest.raises(ValueError, match=said) as error:
-        get(f"{site.url}/a.bin", tmp_path / "a.bin", auth=LOGIN, hint="sign the agreement")
-    assert (
-        SECRET not in str(error.value)
-        and "\n" not in str(error.value)
-        and ("sign the agreement" in str(error.value)) == (code in (401, 403))
-    )
+        get(f"{site.url}/a.bin", tmp_path / "a.bin")
+    assert "\n" not in str(error.value)
     assert len(site.log) == 1 and not list(tmp_path.iterdir())
 
 
-def test_login_is_basic_in_utf_8(site: Site, tmp_path: Path) -> None:
-    site.login = LOGIN
-    assert get(f"{site.url}/a.bin", tmp_path / "a.bin", auth=LOGIN).read_bytes() == BODY
-    with pytest.raises(ValueError, match="401"):
-        get(f"{site.url}/a.bin", tmp_path / "b.bin", auth=("ada", "wrong"))
+def test_a_file_of_the_users_stays_as_it_is(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "a.bin").write_text("mine")
+    get(f"{site.url}/a.bin", tmp_path / "a.bin")
+    assert (tmp_path / "a.bin").read_text() == "mine" and not site.log
 
 
 def test_server_errors_pass_or_are_given_up(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
-    monkeypatch.setattr("roi.sources.download.time.sleep", slept.append)
+    monkeypatch.setattr("roi.sources.download.http_file.time.sleep", slept.append)
     site.codes = [500, 503, 429]
     assert get(f"{site.url}/a.bin", tmp_path / "a.bin", tries=4, wait=2.0).read_bytes() == BODY and slept == [2, 4, 8]
     site.codes = [502] * 9
@@ -304,7 +264,7 @@ def test_slow_server_times_out_and_keeps_what_came(site: Site, tmp_path: Path) -
     site.pause = 0.0
     site.log.clear()
     get(f"{site.url}/a.bin", tmp_path / "a.bin")
-    assert site.log[-1].code == 206 and 0 < site.log[-1].sent <= len(BODY) // 2 + download.BLOCK
+    assert site.log[-1].code == 206 and 0 < site.log[-1].sent <= len(BODY) // 2 + http_file.BLOCK
 
 
 def test_no_server_at_all(tmp_path: Path) -> None:
@@ -312,23 +272,12 @@ def test_no_server_at_all(tmp_path: Path) -> None:
         get("http://127.0.0.1:9/a.bin", tmp_path / "a.bin", tries=2)
 
 
-def test_redirect_to_another_host_does_not_carry_the_password(site: Site, tmp_path: Path) -> None:
-    with Site() as other:
-        threading.Thread(target=functools.partial(other.serve_forever, 0.01), daemon=True).start()
-        site.redirects = {"/far": f"{other.url.replace('127.0.0.1', 'localhost')}/a.bin", "/near": "/a.bin"}
-        for name, log in (("far", other.log), ("near", site.log)):
-            get(f"{site.url}/{name}", tmp_path / name, auth=LOGIN)
-            assert (tmp_path / name).read_bytes() == BODY and "Authorization" in site.log[0].headers
-            assert ("Authorization" in log[-1].headers) == (name == "near")
-        other.shutdown()
-
-
 def test_full_disk_is_noticed_before_a_byte_is_written(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     had = interrupt(site, tmp_path / "a.bin")
     free = [len(BODY) - had - 1]
-    monkeypatch.setattr("roi.sources.download.shutil.disk_usage", lambda path: SimpleNamespace(free=free[0]))
+    monkeypatch.setattr("roi.sources.download.http_file.shutil.disk_usage", lambda path: SimpleNamespace(free=free[0]))
     with pytest.raises(ValueError, match="are free; make room"):
         get(f"{site.url}/a.bin", tmp_path / "a.bin")
     assert (tmp_path / "a.bin.part").stat().st_size == had and len(site.log) == 1
@@ -346,7 +295,8 @@ def test_a_web_page_is_no_file(site: Site, tmp_path: Path) -> None:
 def test_ctrl_c_leaves_a_part_that_the_next_run_resumes(site: Site, tmp_path: Path) -> None:
     site.pause = 20.0
     code = (
-        "import sys; from roi import cli; from roi.sources import download; cli.run(lambda a: download.fetch(*sys.argv[1:]) and None, lambda: None)"
+        "import sys; from roi import cli; from roi.sources.download.http_file import fetch; "
+        "cli.run(lambda a: fetch(*sys.argv[1:]) and None, lambda: None)"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, f"{site.url}/a.bin", str(tmp_path / "a.bin")],
@@ -356,7 +306,9 @@ def test_ctrl_c_leaves_a_part_that_the_next_run_resumes(site: Site, tmp_path: Pa
     )
     part = tmp_path / "a.bin.part"
     end = time.monotonic() + 20
-    while not (part.exists() and part.stat().st_size >= len(BODY) // 2 - 2 * download.BLOCK) and time.monotonic() < end:
+    while (
+        not (part.exists() and part.stat().st_size >= len(BODY) // 2 - 2 * http_file.BLOCK) and time.monotonic() < end
+    ):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     assert "interrupted" in process.communicate(timeout=10)[1] and process.returncode == 130
@@ -365,198 +317,81 @@ def test_ctrl_c_leaves_a_part_that_the_next_run_resumes(site: Site, tmp_path: Pa
     assert (tmp_path / "a.bin").read_bytes() == BODY and had > 0 and site.log[-1].sent == len(BODY) - had
 
 
-# --- PhysioNet --------------------------------------------------------------------------------------------------------------
-
-
-def test_sha256sums_are_read_as_sha256sum_writes_them() -> None:
-    a, b = sha(b"a"), sha(b"b")
-    assert download.read_sums(f"{a}  x/y z.csv\n{b.upper()} *b.bin\n\n{a} ./one.txt\n") == {
-        "x/y z.csv": a,
-        "b.bin": b,
-        "one.txt": a,
-    }
-    for wrong in ("<html>", f"{a}", f"{a[:-1]}  x", f"{a}  ../x", f"{a}  x/../../y", f"{a}  /etc/x"):
-        with pytest.raises(ValueError, match="SHA256SUMS"):
-            download.read_sums(wrong)
-
-
-@pytest.fixture
-def project(site: Site, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    """Its files, by name; some are tables."""
-    files = {
-        "labels.csv": b"a,b\n1,2\n",
-        "files/p10/a b.jpg": BODY[:5000],
-        "files/p11/c.jpg": BODY[7:90_000],
-        "more/t.csv.gz": gzip.compress(b"x\n1\n"),
-    }
-    sums = "".join(f"{sha(data)}  {name}\n" for name, data in files.items())
-    site.files = {
-        f"/files/{NAME}/{download.quote(name)}": data
-        for name, data in {**files, "SHA256SUMS.txt": sums.encode()}.items()
-    }
-    site.login = LOGIN
-    monkeypatch.setattr(download, "PHYSIONET", f"{site.url}/files/")
-    monkeypatch.setitem(CATALOG, "mimic", dataclasses.replace(CATALOG["mimic"], project=NAME, gigabytes=1e-6))
-    monkeypatch.setenv("PHYSIONET_PASSWORD", SECRET)
-    return files
-
-
-def mimic(tmp_path: Path, *flags: str, code: int = 0) -> str:
-    said = run(
-        "download_datasets.py",
-        "--download",
-        "mimic",
-        "--data_root",
-        tmp_path / "data",
-        "--username",
-        "ada",
-        *flags,
-        code=code,
-    )
-    everything = [said, *(p.read_bytes().decode("latin-1") for p in tmp_path.rglob("*") if p.is_file())]
-    for text in (SECRET, SECRET.encode().decode("latin-1"), base64.b64encode(":".join(LOGIN).encode()).decode()):
-        assert not any(text in one for one in everything)
-    return said
+# PhysioNet
 
 
 def landed(folder: Path) -> dict[str, bytes]:
-    return {
-        p.relative_to(folder).as_posix(): p.read_bytes()
-        for p in folder.rglob("*")
-        if p.is_file() and p.name != "SHA256SUMS.txt"
+    """The files below a folder, without pages that list others."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "index.html"]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def listing(files: dict[str, bytes]) -> dict[str, bytes]:
+    """Pages with a link to each file or folder below, by the paths of the folders."""
+    pages: dict[str, set[str]] = {}
+    for name in files:
+        folders = name.split("/")
+        for depth in range(len(folders)):
+            child = folders[depth] + ("/" if depth + 1 < len(folders) else "")
+            pages.setdefault("".join(f"{folder}/" for folder in folders[:depth]), set()).add(child)
+    listed = {}
+    for path, below in pages.items():
+        links = "".join(f'<a href="{child}">{child}</a>' for child in sorted(below))
+        listed[path] = f"<html><body>{links}</body></html>".encode()
+    return listed
+
+
+@pytest.fixture
+def project(site: Site) -> dict[str, bytes]:
+    """The files of a project on a server that lists its folders and takes the password of wget alone."""
+    files = {
+        "labels.csv": b"a,b\n1,2\n",
+        "files/p10/p1/s1/b.jpg": BODY[:5000],
+        "files/p11/p2/s2/c.jpg": BODY[7:90_000],
+        "more/t.csv.gz": gzip.compress(b"x\n1\n"),
     }
+    sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in files.items())
+    files["SHA256SUMS.txt"] = sums.encode()
+    site.files = {f"/files/some-project/1.0.0/{name}": data for name, data in (files | listing(files)).items()}
+    site.login, site.etag = LOGIN, ""
+    return files
 
 
-def test_a_project_of_physionet(site: Site, tmp_path: Path, project: dict[str, bytes]) -> None:
-    said = mimic(tmp_path, "--only", "*.csv*")
-    folder = tmp_path / "data" / "mimic"
-    assert landed(folder) == {name: project[name] for name in ("labels.csv", "more/t.csv.gz")}
-    assert said.splitlines()[-1] == str(folder) and "2 files fetched, 0 were there" in said
-    assert "2 files fetched, 2 were there" in mimic(tmp_path, "--path_file", str(tmp_path / "path.txt"))
-    assert landed(folder) == project and (tmp_path / "path.txt").read_text() == f"{folder}\n"
-    site.log.clear()
-    assert "0 files fetched, 4 were there" in mimic(tmp_path) and not site.log
-    assert "no file of such a name" in mimic(tmp_path, "--only", "*.xyz", code=2)
+def by_wget(site: Site, folder: Path, only: str | None = None) -> subprocess.CompletedProcess:
+    command = physionet.wget_command("some-project/1.0.0", folder, LOGIN[0], only)
+    command = command.replace("https://physionet.org", site.url).replace("--ask-password", f"--password={LOGIN[1]}")
+    return subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
 
 
-def test_a_wrong_file_of_physionet_is_not_put_in_place(site: Site, tmp_path: Path, project: dict[str, bytes]) -> None:
-    site.files[f"/files/{NAME}/labels.csv"] = b"something else"
-    assert "checksum" in mimic(tmp_path, code=2) and not landed(tmp_path / "data" / "mimic")
-
-
-def test_wrong_login_and_missing_agreement(
-    site: Site, tmp_path: Path, project: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("roi.sources.download.shutil.which", lambda name: None)
-    site.signed = False
-    said = mimic(tmp_path, code=2)
+@pytest.mark.skipif(not shutil.which("wget") or not shutil.which("sha256sum"), reason="needs wget and sha256sum")
+def test_the_command_for_physionet_fetches_and_checks(site: Site, tmp_path: Path, project: dict[str, bytes]) -> None:
+    folder = tmp_path / "a set"
+    done = by_wget(site, folder, "*.csv*")
+    assert done.returncode == 0, done.stderr
+    assert landed(folder) == {name: project[name] for name in ("labels.csv", "more/t.csv.gz", "SHA256SUMS.txt")}
+    done = by_wget(site, folder)
+    assert done.returncode == 0 and landed(folder) == project, done.stderr
+    (folder / "labels.csv").write_bytes(b"a,b\n1,3\n")
     assert (
-        "403" in said
-        and f"https://physionet.org/content/{NAME}/" in said
-        and "--ask-password" in said
-        and said.count("error:") == 1
+        "labels.csv: FAILED"
+        in subprocess.run(
+            ["sha256sum", "--quiet", "-c", "SHA256SUMS.txt"], cwd=folder, capture_output=True, text=True
+        ).stdout
     )
-    site.login = ("ada", "another")
-    assert "wrong user name or password (401)" in mimic(tmp_path, code=2) and not landed(tmp_path / "data" / "mimic")
 
 
-def test_username_and_password_are_asked_for(
-    site: Site, tmp_path: Path, project: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert "--info mimic" in one_line_error("download_datasets.py", "--download", "mimic", "--data_root", tmp_path)
-    monkeypatch.delenv("PHYSIONET_PASSWORD")
-    monkeypatch.setattr(sys, "stdin", io.StringIO())
-    assert "PHYSIONET_PASSWORD" in mimic(tmp_path, code=2)
-    asked: list[str] = []
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
-    monkeypatch.setattr("getpass.getpass", lambda prompt: asked.append(prompt) or SECRET)
-    mimic(tmp_path)
-    assert len(asked) == 1 and "ada" in asked[0] and landed(tmp_path / "data" / "mimic") == project
+def test_what_comes_from_physionet_is_a_command_to_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ("download_datasets.py", "--download", "mimic", "--data_root", tmp_path)
+    url = "https://physionet.org/files/mimic-cxr-jpg/2.1.0/"
+    assert f"-P {tmp_path}/mimic --user YOURS --ask-password {url} && (cd {tmp_path}/mimic" in one_line_error(*command)
+    monkeypatch.setenv("PHYSIONET_USERNAME", "bob")
+    assert "--user bob --ask-password" in one_line_error(*command)
+    said = one_line_error(*command, "--username", "ada b", "--only", "*.csv*")
+    assert "--user 'ada b'" in said and "-A '*.csv*,SHA256SUMS.txt'" in said and "--info mimic" in said
+    assert not list(tmp_path.iterdir())
 
 
-def test_no_room_for_the_whole_project(
-    site: Site, tmp_path: Path, project: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(CATALOG, "mimic", dataclasses.replace(CATALOG["mimic"], gigabytes=1e9))
-    assert "GB are needed" in mimic(tmp_path, code=2) and not site.log
-
-
-wget = pytest.mark.skipif(not shutil.which("wget") or not hasattr(os, "memfd_create"), reason="needs wget on Linux")
-
-
-@wget
-def test_wget_goes_on_where_the_server_knows_only_wget(
-    site: Site, tmp_path: Path, project: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As PhysioNet's server does; and no list of processes shows the password."""
-    site.agents = "Wget/"
-    started: list[str] = []
-
-    class Popen(subprocess.Popen):
-        def __init__(self, *args, **options) -> None:
-            started.append(repr((args, options)))
-            super().__init__(*args, **options)
-
-    monkeypatch.setattr("roi.sources.download.subprocess.Popen", Popen)
-    folder = tmp_path / "data" / "mimic"
-    (folder / ".part" / "files" / "p11").mkdir(parents=True)  # interrupted before
-    (folder / ".part" / "files" / "p11" / "c.jpg").write_bytes(project["files/p11/c.jpg"][:80_000])
-    said = mimic(tmp_path)
-    assert (
-        landed(folder) == project
-        and "4 files by wget" in said
-        and "4 files fetched" in said
-        and not (folder / ".part").exists()
-    )
-    assert len(started) == 2 and not any(SECRET in one or repr(SECRET)[1:-1] in one for one in started)
-    (row,) = [row for row in site.log if row.path.endswith("c.jpg")]
-    assert row.headers["Range"] == "bytes=80000-" and row.sent == len(project["files/p11/c.jpg"]) - 80_000
-
-
-@wget
-def test_a_refusal_ends_wget_at_once(site: Site, tmp_path: Path) -> None:
-    """Not one request for each of a hundred thousand files."""
-    site.login, site.agents, names = LOGIN, "Wget/", {f"{i}.bin": "0" * 64 for i in range(3000)}
-    with pytest.raises(ValueError, match=r"401.*sign here"), download.tqdm(disable=True) as bar:
-        download._by_wget(f"{site.url}/x/", names, tmp_path, ("ada", "wrong"), "sign here", bar)
-    assert len(site.log) < 2000
-
-
-@wget
-def test_half_a_list_of_checksums_is_not_put_in_place(site: Site, tmp_path: Path, project: dict[str, bytes]) -> None:
-    site.agents, stage = "Wget/", tmp_path / "data" / "mimic" / ".part"
-    stage.mkdir(parents=True)
-    (stage / "SHA256SUMS.txt").write_bytes(site.files[f"/files/{NAME}/SHA256SUMS.txt"][:100])
-    site.codes = [403, 500, 500, 500, 500, 500, 500]
-    assert (
-        "did not come whole" in mimic(tmp_path, code=2)
-        and not (tmp_path / "data" / "mimic" / "SHA256SUMS.txt").exists()
-    )
-    site.codes = []
-    stage.mkdir(exist_ok=True)
-    (stage / "SHA256SUMS.txt").write_bytes(b"#" * 100)  # of no known origin: it is not what the rest is added to
-    mimic(tmp_path)
-    assert landed(tmp_path / "data" / "mimic") == project
-
-
-@wget
-def test_what_wget_is_refused_is_said_too(site: Site, tmp_path: Path, project: dict[str, bytes]) -> None:
-    site.agents = "Wget/"
-    site.files[f"/files/{NAME}/labels.csv"] = b"something else"
-    said = mimic(tmp_path, code=2)
-    assert "1 of 4 files did not come whole, the first is labels.csv" in said and "checksum" in said
-    assert landed(tmp_path / "data" / "mimic") == {name: data for name, data in project.items() if name != "labels.csv"}
-    site.files[f"/files/{NAME}/labels.csv"] = project["labels.csv"]
-    site.signed = False
-    site.log.clear()
-    assert "no permission (403)" in mimic(tmp_path, code=2)
-    site.signed, site.login = True, ("ada", "another")
-    assert "wrong user name or password (401)" in mimic(tmp_path, code=2)
-    site.login = LOGIN
-    assert "1 files fetched, 3 were there" in mimic(tmp_path) and landed(tmp_path / "data" / "mimic") == project
-
-
-# --- Kaggle, Hugging Face, OpenI, and those that no program can fetch ---------------------------------------------------------
+# Kaggle, Hugging Face, OpenI, and those that no program can fetch
 
 
 def kaggle(monkeypatch: pytest.MonkeyPatch, **functions: object) -> None:
@@ -616,7 +451,7 @@ def test_rexgradient_comes_through_the_hub(tmp_path: Path, monkeypatch: pytest.M
         (Path(options["local_dir"]) / "deid_png.part00").write_bytes(b"")
 
     monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(snapshot_download=snapshot_download))
-    monkeypatch.setattr("roi.sources.download.shutil.disk_usage", lambda path: SimpleNamespace(free=10**12))
+    monkeypatch.setattr("roi.sources.download.http_file.shutil.disk_usage", lambda path: SimpleNamespace(free=10**12))
     folder = tmp_path / "sets" / "rexgradient"
     command = ("download_datasets.py", "--download", "rexgradient", "--data_root", tmp_path / "sets")
     said = run(*command, "--token", "hf_abc", "--only", "metadata/*")
@@ -637,7 +472,7 @@ def test_rexgradient_comes_through_the_hub(tmp_path: Path, monkeypatch: pytest.M
     assert (
         "restricted sign in" in said and "HF_TOKEN" in said and "datasets/rajpurkarlab" in said and "hf_env" not in said
     )
-    monkeypatch.setattr("roi.sources.download.shutil.disk_usage", lambda path: SimpleNamespace(free=10**10))
+    monkeypatch.setattr("roi.sources.download.http_file.shutil.disk_usage", lambda path: SimpleNamespace(free=10**10))
     assert "GB are needed, 10.0 GB are free" in one_line_error(*command)
 
 
@@ -656,7 +491,7 @@ def test_openi_is_fetched_and_unpacked(
 ) -> None:
     images = {f"CXR{i}.png": bytes([i]) * 70_000 for i in range(3)}
     site.files = {"/NLMCXR_reports.tgz": tgz({"ecgen-radiology/1.xml": b"<x/>"}), "/NLMCXR_png.tgz": tgz(images)}
-    monkeypatch.setattr(download_datasets, "OPENI", f"{site.url}/")
+    monkeypatch.setattr(sets, "OPENI", f"{site.url}/")
     args = download_datasets.parse_args(["--download", "openi", "--data_root", str(tmp_path)])
     download_datasets.main(args)
     folder = tmp_path / "openi"
@@ -676,11 +511,11 @@ def test_archives_that_are_cut_off_or_lead_outside(tmp_path: Path) -> None:
     whole = tgz({f"{i}.png": os.urandom(50_000) for i in range(3)})
     (tmp_path / "a.tgz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="cannot be unpacked"):
-        download.unpack(tmp_path / "a.tgz", tmp_path / "a")
+        archive.unpack(tmp_path / "a.tgz", tmp_path / "a")
     for name in ("../x", "a/../../x", "/tmp/x"):
         (tmp_path / "b.tgz").write_bytes(tgz({name: b"x"}))
         with pytest.raises(ValueError, match="outside"):
-            download.unpack(tmp_path / "b.tgz", tmp_path / "b")
+            archive.unpack(tmp_path / "b.tgz", tmp_path / "b")
     assert not (tmp_path / "x").exists()
 
 
@@ -697,7 +532,7 @@ def test_wrong_flags_are_one_line(tmp_path: Path) -> None:
     one_line_error("download_datasets.py")
 
 
-# --- what is known, and what is there ---------------------------------------------------------------------------------------
+# What is known, and what is there
 
 
 def test_the_catalog_knows_every_set(tmp_path: Path) -> None:
@@ -752,16 +587,23 @@ def test_published_counts_agree_with_each_other() -> None:
 def test_published_counts_are_those_of_the_real_files(shared: Path, tmp_path: Path) -> None:
     tables = {t.names[0]: t.rows for t in CATALOG["nih"].editions[0].tables}
     for name, published in tables.items():
-        assert catalog.count_rows(shared / "nih_metadata" / name) == published
-    assert catalog.count_rows(shared / "openi" / "indiana_reports.csv") == CATALOG["openi"].editions[1].tables[0].rows
-    assert catalog.count_rows(shared / "openi" / "NLMCXR_reports.tgz") == CATALOG["openi"].editions[0].tables[0].rows
+        assert completeness.count_rows(shared / "nih_metadata" / name) == published
+    assert (
+        completeness.count_rows(shared / "openi" / "indiana_reports.csv") == CATALOG["openi"].editions[1].tables[0].rows
+    )
+    assert (
+        completeness.count_rows(shared / "openi" / "NLMCXR_reports.tgz") == CATALOG["openi"].editions[0].tables[0].rows
+    )
     (tmp_path / "openi").mkdir()
     (tmp_path / "openi" / "NLMCXR_reports.tgz").symlink_to(shared / "openi" / "NLMCXR_reports.tgz")
-    assert "NLMCXR_reports.tgz: 3,955 rows" in catalog.check("openi", tmp_path).lines
+    assert "NLMCXR_reports.tgz: 3,955 rows" in completeness.check_set("openi", tmp_path).lines
     for n in (1, 2):
         (tmp_path / "openi" / "ecgen-radiology").mkdir(exist_ok=True)
         (tmp_path / "openi" / "ecgen-radiology" / f"{n}.xml").write_text("<x/>")
-    assert "ecgen-radiology/*.xml: 2 files, but 3,955 are published: cut off?" in catalog.check("openi", tmp_path).lines
+    assert (
+        "ecgen-radiology/*.xml: 2 files, but 3,955 are published: cut off?"
+        in completeness.check_set("openi", tmp_path).lines
+    )
 
 
 @pytest.fixture
@@ -951,7 +793,7 @@ def test_json_is_counted_across_blocks(tmp_path: Path) -> None:
     text = json.dumps([{"StudyInstanceUid": "x" * 1000} for _ in range(12_000)])  # over two blocks of 4 MiB
     for shift in range(0, 20, 7):
         (tmp_path / "a.json").write_text(" " * shift + text)
-        assert catalog.count_rows(tmp_path / "a.json") == 12_000
+        assert completeness.count_rows(tmp_path / "a.json") == 12_000
 
 
 def test_about_is_about(tmp_path: Path) -> None:
@@ -962,6 +804,6 @@ def test_about_is_about(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(CATALOG, "padchest", source)
         for i in range(198):
-            assert not catalog.check("padchest", tmp_path).complete or i == 198
+            assert not completeness.check_set("padchest", tmp_path).complete or i == 198
             (tmp_path / "padchest" / "x" / f"{i}.PNG").write_bytes(b"")
-        assert catalog.check("padchest", tmp_path).complete
+        assert completeness.check_set("padchest", tmp_path).complete

@@ -13,7 +13,7 @@ from roi.sources.mesh import mesh_cells
 from roi.sources.near_names import NEIGHBOURS, REPORTS, SOURCES, phrases_of, words_of
 from roi.sources.readers import CHEXPERT_NAMES, chexpert_cells, padchest_cells, read_cxrlt, read_padchest, voted
 from roi.sources.report_labeler import label_reports
-from roi.sources.report_vocabulary import phrases
+from roi.sources.report_labeler.spelling import phrases
 
 DOCS = Path(__file__).parents[2] / "docs" / "datasets.md"
 OPACITIES = {"Infiltration", "Consolidation", "Pneumonia"}

@@ -1,4 +1,7 @@
-"""Reports: what each kind of sentence says of the 14 findings, what must not change it, sections; MeSH codes; both on the real OpenI reports."""
+"""Reports: what each kind of sentence says of the 14 findings, what must not change it, sections; MeSH codes.
+
+Both on the real OpenI reports too.
+"""
 
 import csv
 import io
@@ -14,11 +17,9 @@ import pytest
 from report_sentences import GRID, HELD_OUT, SECOND_HELD_OUT, THIRD_HELD_OUT, expectations
 
 from roi.labels import LABELS
-from roi.sources import report_text
-from roi.sources import report_vocabulary as vocabulary
 from roi.sources.label_states import ABSENT, EXCLUDED, NOT_MENTIONED, PARENT_ONLY, PRESENT, UNCERTAIN
 from roi.sources.mesh import mesh_cells
-from roi.sources.report_labeler import label_reports
+from roi.sources.report_labeler import items, label_reports, spelling, vocabulary
 
 MARKS = {"+": PRESENT, "-": ABSENT, "?": UNCERTAIN, "~": PARENT_ONLY}
 SHORT = {
@@ -402,18 +403,18 @@ def test_what_the_reading_of_real_reports_found() -> None:
     ["infusion", "perfusion", "diffusion", "module", "filtration", "remarkable", "calcification", "identity", "our"],
 )
 def test_other_words_are_no_misspellings(word: str) -> None:
-    assert vocabulary.known(word) == ""
+    assert spelling.known(word) == ""
 
 
-@pytest.mark.parametrize("word", [word for word in vocabulary.MENDED if vocabulary.FORMS.get(word, word) in SPELLED])
+@pytest.mark.parametrize("word", [word for word in spelling.MENDED if vocabulary.FORMS.get(word, word) in SPELLED])
 def test_a_letter_wrong_missing_extra_or_moved_is_mended(word: str) -> None:
     """In long words that name a finding."""
     for place in range(1, len(word) - 1):
         missing = word[:place] + word[place + 1 :]
         moved = word[:place] + word[place + 1] + word[place] + word[place + 2 :]
-        for spelling in (missing, moved, word[:place] + "q" + word[place:], word[:place] + "q" + word[place + 1 :]):
-            if len(spelling) >= 8:
-                assert vocabulary.known(spelling) == vocabulary.known(word), spelling
+        for written in (missing, moved, word[:place] + "q" + word[place:], word[:place] + "q" + word[place + 1 :]):
+            if len(written) >= 8:
+                assert spelling.known(written) == spelling.known(word), written
 
 
 def test_case_line_breaks_and_what_was_removed_do_not_matter() -> None:
@@ -431,8 +432,8 @@ def test_case_line_breaks_and_what_was_removed_do_not_matter() -> None:
                 sentence.replace(" ", " XXXX "),
                 f"- {sentence} ({len(sentence)} mm)",
             ]
-        for spelling in spellings:
-            assert one(spelling) == cells(expected), spelling
+        for written in spellings:
+            assert one(written) == cells(expected), written
 
 
 @pytest.mark.parametrize(
@@ -503,11 +504,11 @@ def test_shapes_and_what_does_not_fit() -> None:
 
 def test_every_phrase_can_be_found() -> None:
     """A word of a phrase that is the form of another word would never be seen."""
-    for phrase in report_text.ITEMS:
+    for phrase in items.ITEMS:
         words = phrase.split()
         assert re.fullmatch("[a-z]+|#[a-z]+|[-:,()]", words[0]) and "?" not in phrase and "|" not in phrase
-        assert [vocabulary.known(word) for word in words] == words, phrase
-        assert [(place, length) for place, length, _ in report_text.matches(words)] == [(0, len(words))], phrase
+        assert [spelling.known(word) for word in words] == words, phrase
+        assert [(place, length) for place, length, _ in items.matches(words)] == [(0, len(words))], phrase
 
 
 WIDER = vocabulary.SAYINGS["wider"] | vocabulary.SAYINGS["neighbour"] | vocabulary.SAYINGS["shaped"]
@@ -515,7 +516,7 @@ NAMED = [
     (phrase, findings, mark)
     for words, mark in ((vocabulary.FINDINGS, "+"), (WIDER, "~"))
     for pattern, findings in words.items()
-    for phrase in vocabulary.phrases(pattern)
+    for phrase in spelling.phrases(pattern)
 ]
 
 
@@ -624,7 +625,10 @@ def openi(shared: Path) -> list[dict[str, str]]:
 
 
 def test_real_mesh_counts(shared: Path, openi: list[dict[str, str]]) -> None:
-    """The published counts are those of the XML files, 3,955 reports; the CSV has the 3,851 of them that have an image, with the same codes."""
+    """The published counts are those of the XML files, 3,955 reports.
+
+    The CSV has the 3,851 of them that have an image, with the same codes.
+    """
     codes, images = {}, {}
     with tarfile.open(shared / "openi" / "NLMCXR_reports.tgz") as archive:
         for member in archive:
@@ -658,7 +662,10 @@ def f1(positive: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 
 def test_real_reports_reach_the_goals(openi: list[dict[str, str]]) -> None:
-    """Rules were tuned on the reports whose uid has an even CRC-32; macro F1 ≥ .80 also on the others, ≤ 2 % of normal reports get a finding."""
+    """Rules were tuned on the reports whose uid has an even CRC-32.
+
+    Macro F1 ≥ .80 also on the others, ≤ 2 % of normal reports get a finding.
+    """
     found = label_reports([row["findings"] for row in openi], [row["impression"] for row in openi])
     reference = mesh_cells([row["MeSH"] for row in openi], neighbours=False)
     held = np.array([zlib.crc32(row["uid"].encode()) % 2 == 1 for row in openi])

@@ -20,7 +20,8 @@ from conftest import ROOT, one_line_error, run
 from tiny_run import Net, make_fit
 from torch import nn
 
-from roi.models.roi_model import RoiModel, build_backbone, build_model
+from roi.models.backbones import build_backbone
+from roi.models.roi_model import RoiModel, build_model
 from roi.training import checkpoint
 from roi.training.optim import EMA, Schedule, learn_only, make_optimizer
 from roi.training.stop import Stop
@@ -260,7 +261,7 @@ def test_only_the_named_parts_learn_and_batch_norm_elsewhere_stands_still() -> N
     optimizer = make_optimizer(model, 0.1, 0.1, 0.1)
     for _ in range(2):
         model.eval().train()
-        loss = model(torch.randint(0, 256, (4, 1, 64, 64), dtype=torch.uint8), 0.1).full.square().mean()
+        loss = model(torch.randint(0, 256, (4, 1, 64, 64), dtype=torch.uint8), 0.1).logits_full.square().mean()
         loss.backward()
         optimizer.step()
     assert len(optimizer.param_groups[0]["params"]) == sum(p.requires_grad for p in model.parameters())

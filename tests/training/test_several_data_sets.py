@@ -253,7 +253,7 @@ def test_no_term_of_the_evidence_objective_sends_gradient_where_a_label_is_unkno
     if term == "drop":  # of those that are surely there, all or one of an image; nothing of a share, however high
         one = RandomViews.draw(
             row_seeds(0, 0, torch.arange(6)), TARGET.masked_fill(~torch.tensor(FINDINGS), NAN), (32, 32), 0.5
-        ).one
+        ).to_lose
         assert torch.equal(slope != 0, one.bool()) and not one[TARGET != 1].any() and one[:, :3].sum() >= 3
     else:
         assert torch.equal(slope != 0, ~TARGET.isnan())
@@ -509,7 +509,7 @@ def test_validation_knows_the_set_of_each_row_though_one_cannot_be_read(files: l
     there = np.array([n for n in range(24) if n != 4])
     with torch.no_grad():
         pixels = torch.from_numpy(np.stack([np.asarray(Image.open(files[n])) for n in there]))[:, None]
-        score = model(pixels, 1.0, None, True).full.numpy()
+        score = model(pixels, 1.0, None, True).logits_full.numpy()
     each = {
         name: expected_mean(score[datasets[there] == name], target[there][datasets[there] == name], 3) for name in "xy"
     }
@@ -777,7 +777,7 @@ def test_each_set_has_its_column_and_the_mean_of_them_chooses(
     assert fit.val_loader is not None and fit.datasets is not None
     batches: list[Batch] = list(fit.val_loader)
     with torch.no_grad():
-        score = torch.cat([model(batch.pixels, 1.0, None, True).full for batch in batches]).numpy()
+        score = torch.cat([model(batch.pixels, 1.0, None, True).logits_full for batch in batches]).numpy()
     target = torch.cat([batch.target for batch in batches]).numpy()
     assert state["classes"] == fit.classes == list(LABELS)
     for name in ("nih", "open i"):

@@ -1,22 +1,19 @@
-"""The words of radiology reports that roi/sources/report_labeler.py knows: findings, parts of the body, cues, and spellings of each.
+"""The words of radiology reports that the labeler knows: findings, parts of the body, cues, and other forms of each.
 
 A phrase is a row of words; "a|b" is a choice and a slot that ends in "?" may be missing. Words of FORMS are read as
-the first of their group, plurals lose their ending, a long word with a letter wrong is mended (`known`). Words that
+the first of their group, plurals lose their ending, a long word with a letter wrong is mended (spelling.py). Words that
 stand in no phrase are dropped before phrases are looked for.
 """
-
-from collections.abc import Iterable, Iterator
-from functools import cache
-from itertools import combinations, product
 
 from roi.labels import LABELS
 from roi.sources.near_names import words_of
 
 
-def _words(text: str) -> set[str]:
+def word_set(text: str) -> set[str]:
     return set(text.split())
 
 
+# What names a finding.
 FINDINGS = {
     "atelectasis": ("Atelectasis",),
     "side? upper|middle|lower? lung collapse": ("Atelectasis",),
@@ -43,14 +40,18 @@ FINDINGS = {
     "thickening side? pleural": ("Pleural_Thickening",),
     "hernia": ("Hernia",),
 }
-# How near words are to their findings; those that only may mean one are the same in all data sets (roi/sources/near_names.py).
+# How near words are to their findings. Those that only may mean one are the same in all data sets (near_names.py).
 SAYINGS = {
     "named": FINDINGS,
-    "wider": words_of("reports"),  # where one is denied the finding is absent
-    "neighbour": words_of("reports_open"),  # the denial of a granuloma leaves nodules open
-    "shaped": words_of("reports_first"),  # "no nodular opacity" denies a nodule and no other opacity
+    # Where one is denied the finding is absent.
+    "wider": words_of("reports"),
+    # The denial of a granuloma leaves nodules open.
+    "neighbour": words_of("reports_open"),
+    # "No nodular opacity" denies a nodule and no other opacity.
+    "shaped": words_of("reports_first"),
 }
-OTHERS = (  # of other parts, or of other kinds, that share a word with one of ours; they take the place of a finding
+# Of other parts or of other kinds, that share a word with one of ours; they take the place of a finding.
+OTHERS = (
     "#thing",  # that has no name here
     "pericardial effusion|fluid",
     "joint|suprapatellar|knee|hip|shoulder|ankle|elbow effusion|fluid",
@@ -78,6 +79,7 @@ OTHERS = (  # of other parts, or of other kinds, that share a word with one of o
 # They deny all of them; those of ALONE as a whole sentence.
 NEGATIVE = ("negative chest exam?", "negative exam", "chest exam? is? negative", "exam is? negative")
 ALONE = ("normal", "negative", "unremarkable")
+# Parts of the body of which "normal" or "enlarged" may be said.
 PARTS = {
     "heart": ("heart silhouette|size?",),
     "mediastinum": (
@@ -92,7 +94,8 @@ PARTS = {
     "vessel": ("lung? vascular",),
     "chest": ("chest exam?", "exam"),
     "all": ("cardiopulmonary|intrathoracic",),
-    "nameless": ("#disease",),  # in "no tuberculous disease": of this and not of the 14
+    # In "no tuberculous disease": of this and not of the 14.
+    "nameless": ("#disease",),
     "other": (
         "side|base|apical|upper|middle|lower lung",
         "lung base|apical|volume|artery|side",
@@ -119,8 +122,9 @@ PARTS = {
         "#part",
     ),
 }
+# What gives findings a scope, ends one, or stands between; by kind. scopes.py has the rules.
 CUES = {
-    # forward; backward where nothing but a finding before them is meant: "pneumothorax: no", "pneumonia is possible"
+    # Forward; backward where nothing but a finding before them is meant: "pneumothorax: no", "pneumonia is possible"
     "no": (
         "no",
         "not",
@@ -147,7 +151,7 @@ CUES = {
         "less likely",
         "concern",
     ),
-    # forward only: what they point at may be a thing that has no name here
+    # Forward only: what they point at may be a thing that has no name here
     "hint": (
         "suggest",
         "suspicious for",
@@ -164,6 +168,7 @@ CUES = {
     "either": ("either",),
     "whether": ("whether",),
     "versus": ("versus", "favor over"),
+    # What is looked for, advised or over is not mentioned.
     "past": (
         "history",
         "indication",
@@ -183,8 +188,9 @@ CUES = {
         "limited for",
         "ensure|document|until|confirm|followup resolved|clearing",
     ),
-    # of the past up to the next comma
+    # Of the past up to the next comma
     "post": ("status post", "prior exam ,? which? show|seen", "prior exam ,? which", "prior|previously there is"),
+    # No cue at all, although they hold one: "no change in the effusion" asserts it.
     "skip": (
         "no|not|without change|increase|progression|worsening|improvement|decrease|growth",
         "may is? change|increase|progression|worsening|improvement|decrease|growth",
@@ -205,7 +211,7 @@ CUES = {
         "can seen",
         "no|without equivocal|question",
     ),
-    # backward; forward where nothing has been said: "absence of edema", "difficult to exclude edema"
+    # Backward; forward where nothing has been named: "absence of edema", "difficult to exclude edema"
     "unseen": (
         "not seen",
         "cannot seen",
@@ -256,7 +262,8 @@ CUES = {
     ":": (":",),
     "-": ("-",),
     "(": ("(",),
-    ",": (",", ")", ", none side", "side none"),  # "on the right, none on the left"
+    # "Effusion on the right, none on the left" denies nothing.
+    ",": (",", ")", ", none side", "side none"),
     "normal": ("normal", "unremarkable", "clear", "sharp", "nonenlarged"),
     "enlarged": ("borderline? enlarge", "borderline"),
     "large": ("large",),
@@ -282,12 +289,14 @@ CUES = {
     "with": ("with",),
     "or": ("or",),
 }
-COVERS = {  # part: what is absent where it is called normal, clear, unremarkable or without abnormality
+# What is absent where a part is called normal, clear, unremarkable or without abnormality.
+COVERS = {
     "heart": ("Cardiomegaly",),
     "mediastinum": ("Cardiomegaly",),  # the cardiomediastinal silhouette
-    # clear lungs may be emphysematous
+    # Clear lungs may be emphysematous.
     "lung": ("Atelectasis", "Infiltration", "Mass", "Nodule", "Pneumonia", "Consolidation", "Edema"),
-    "rest": ("Atelectasis", "Infiltration", "Pneumonia", "Consolidation", "Edema"),  # of the lungs, beside an opacity
+    # Of the lungs, beside an opacity.
+    "rest": ("Atelectasis", "Infiltration", "Pneumonia", "Consolidation", "Edema"),
     "pleura": ("Effusion", "Pneumothorax", "Pleural_Thickening"),
     "angle": ("Effusion",),
     "vessel": ("Edema",),
@@ -299,6 +308,7 @@ COVERS = {  # part: what is absent where it is called normal, clear, unremarkabl
 # Of these, what "no acute ..." is about.
 ACUTE = ("Pneumonia", "Pneumothorax", "Consolidation", "Edema", "Infiltration")
 
+# Groups of words that are read as the first of each.
 ALIKE = """
 atelectasis atelectases atelectatic atx atel; pneumothorax pneumothoraces pneumothoraxes ptx pnx
 hydropneumothorax hydropneumothoraces; hemopneumothorax hemopneumothoraces; effusion eff; cardiomegaly cmg
@@ -346,8 +356,9 @@ moderate moderately; severe severely; compatible consistent; stable unchanged; s
 remainder rest remaining
 only just merely; disc disk; negative neg; normal nl wnl; need needs
 """.replace("\n", ";")
-FORMS = {form: words.split()[0] for words in ALIKE.split(";") for form in words.split()}
-IN_WORDS = {  # an abbreviation -> the words that it stands for
+FORMS = {form: group.split()[0] for group in ALIKE.split(";") for form in group.split()}
+# Abbreviations of one word, and those with a slash.
+IN_WORDS = {
     "nad": "no acute disease",
     "ctab": "clear",
     "rul": "side upper lung",
@@ -367,91 +378,16 @@ SHORTER = {
     "n/a": "not assessed",
 }
 # Words between a cue and its object, and adjectives that leave "no ... disease" as wide as it is.
-FILLERS = _words("""
+FILLERS = word_set("""
 a an the any some be been being to as into also very too now today currently there given definite definitely
 appearance area areas component demonstration development diagnosis evidence foci focus image indication patient
 reaccumulation reappearance recurrence recurrent redemonstration region sign signs technique time view xxxx br
 """)
-ADJUNCTS = _words("in on at by within during given under near from")  # what follows them is no object of a cue
-GENERAL = _words("""
+# What follows them is no object of a cue.
+ADJUNCTS = word_set("in on at by within during given under near from")
+GENERAL = word_set("""
 significant focal evident gross overt obvious discrete convincing demonstrable detectable appreciable radiographic
 radiographically radiologic radiological further additional major important relevant clinically interval superimposed
 underlying other typical progressive suspicious preoperative cardiothoracic thoracic cardiovascular concerning
 clinical intra intrapulmonary plain acutely convincingly pathologic pathological xray ray visible
 """)
-
-
-def phrases(pattern: str) -> Iterator[str]:
-    """'pleural? effusion|fluid' -> 'pleural effusion', 'pleural fluid', 'effusion', 'fluid'."""
-    slots = []
-    for slot in pattern.split():
-        words = slot.replace("?", "").split("|")
-        slots.append([*words, ""] if "?" in slot else words)
-    for row in product(*slots):
-        yield " ".join(filter(None, row))
-
-
-def _vocabulary() -> set[str]:
-    patterns = [*OTHERS, *NEGATIVE]
-    groups: list[Iterable[str]] = [*SAYINGS.values(), *PARTS.values(), *CUES.values()]
-    for group in groups:
-        patterns += group
-    return {word for pattern in patterns for phrase in phrases(pattern) for word in phrase.split()}
-
-
-VOCABULARY = _vocabulary()
-BRITISH = (("oed", "ed"), ("haem", "hem"), ("tumour", "tumor"), ("isation", "ization"), ("ised", "ized"))
-# Only words of these groups are looked for in misspelled ones: nothing else in a report is spelled nearly so.
-MENDED_GROUPS = _words("""
-absent airspace atelectasis cardiomegaly cardiopulmonary congestion consolidation costophrenic effusion emphysema
-enlarge fibrosis granuloma hydropneumothorax infiltrate mediastinal negative pneumonia pneumothorax resolved seen
-silhouette thickening without
-""")
-LONG = [word for word in sorted({*FORMS, *VOCABULARY}) if len(word) >= 8]
-MENDED = ["without", "pleural", "nodule", *[word for word in LONG if FORMS.get(word, word) in MENDED_GROUPS]]
-NOT_MENDED = _words(
-    "absences appreciable demonstrable dissolved filtration identity infusion presented presents resolve"
-)
-
-
-def shortened(word: str, letters: int) -> set[str]:
-    """The word without that many letters, in all ways: words that share one differ by so many letters."""
-    return {"".join(kept) for kept in combinations(word, len(word) - letters)}
-
-
-def _neighbours() -> tuple[dict[str, str], dict[str, str]]:
-    """What is left of the words of MENDED without one letter, and of the long ones without two."""
-    one: dict[str, str] = {}
-    two: dict[str, str] = {}
-    for word in MENDED:
-        one |= dict.fromkeys(shortened(word, 1) | {word}, word)
-        if len(word) >= 11:
-            two |= dict.fromkeys(shortened(word, 2), word)
-    return one, two
-
-
-ONE_LETTER, TWO_LETTERS = _neighbours()
-
-
-@cache
-def known(word: str) -> str:
-    """A word in lower case -> the first of its group; "" if it stands in no phrase."""
-    for spelling in (word, mended(word)):
-        for form in (spelling, spelling.removesuffix("s"), spelling.removesuffix("es")):
-            form = FORMS.get(form, form)
-            if form in VOCABULARY:
-                return form
-    return ""
-
-
-def mended(word: str) -> str:
-    """British spellings and, in words of seven letters and more, a misspelling -> the usual spelling."""
-    for british, american in BRITISH:
-        word = word.replace(british, american)
-    if len(word) < 7 or word in NOT_MENDED or word in FORMS:
-        return word
-    for letters, left in ((1, ONE_LETTER), (2, TWO_LETTERS))[: 1 + (len(word) >= 10)]:
-        for rest in sorted(shortened(word, letters) | {word}):
-            if rest in left:
-                return left[rest]
-    return word

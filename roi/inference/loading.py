@@ -1,0 +1,70 @@
+"""Batches of the images that are to be predicted, decoded from their files or gathered from the pixel cache."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+
+from roi.data.dataset import Batch, CacheLoader, ShardedBatchSampler, XrayDataset, cached, make_loader
+from roi.inference.predict import Predictor
+
+Loader = Callable[[int, int], Iterable[Batch]]  # first row and end -> the batches of these rows
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How images are read."""
+
+    batch_size: int
+    workers: int
+    prefetch_factor: int
+    cache_dir: str | None = None  # of the pixel cache; without it files are decoded
+    skip_unreadable: bool = False
+
+
+def row_loader(predictor: Predictor, table: pd.DataFrame, loading: Loading, side_file: Path) -> Loader:
+    """The function that loads some rows of a table, less those that cannot be read.
+
+    Args:
+        table: image and path of each row.
+        side_file: the output beside which unreadable images of the cache are listed.
+    """
+    if loading.cache_dir:
+        return _gathering(predictor, table, loading, loading.cache_dir, side_file)
+    return _decoding(predictor, table, loading)
+
+
+def _decoding(predictor: Predictor, table: pd.DataFrame, loading: Loading) -> Loader:
+    paths = table["path"].tolist()
+
+    def load(first: int, end: int) -> Iterable[Batch]:
+        dataset = XrayDataset(paths[first:end], predictor.no_targets(end - first), predictor.img_size)
+        # Pinned memory goes to a GPU while it computes.
+        loader, _ = make_loader(
+            dataset,
+            loading.batch_size,
+            workers=loading.workers,
+            prefetch_factor=loading.prefetch_factor,
+            pin_memory=predictor.device.type == "cuda",
+        )
+        return loader
+
+    return load
+
+
+def _gathering(predictor: Predictor, table: pd.DataFrame, loading: Loading, cache_dir: str, side_file: Path) -> Loader:
+    images = table["image"].tolist()
+    paths = table["path"].tolist()
+    cache = cached(images, paths, cache_dir, predictor.img_size, loading.workers, loading.skip_unreadable, side_file)
+
+    def load(first: int, end: int) -> Iterable[Batch]:
+        # A view of the cache: its pixels stay one mapped file.
+        rows = replace(cache, rows=cache.rows[first:end])
+        sampler = ShardedBatchSampler(end - first, loading.batch_size)
+        sampler.unreadable = rows.rows < 0
+        targets = predictor.no_targets(end - first)
+        # Pixels come batch by batch: inference sees each once, so that a place on the device would not pay.
+        return CacheLoader(rows, targets, sampler, predictor.device, False, loading.prefetch_factor)
+
+    return load

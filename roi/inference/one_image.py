@@ -1,0 +1,84 @@
+"""One image file: probabilities on the console, mask and crop at the size of the file."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from roi.data.dataset import XrayDataset
+from roi.data.images import read_grey
+from roi.errors import UserError
+from roi.inference.predict import Predictor, save_predictions, say_contaminated
+from roi.scoring.pictures import crop_picture, mask_picture, save_png
+from roi.text import decimal
+from roi.training.checkpoint import trained_on_file
+
+
+@dataclass(frozen=True)
+class ImageOutputs:
+    """Where the outputs go; None: not asked for."""
+
+    predictions: str | None
+    mask: str | None
+    crop: str | None
+    side_file: Path  # the output beside which it is listed that the image cannot be read
+
+
+def predict_image(
+    predictor: Predictor, path: Path, outputs: ImageOutputs, origin: dict[str, Any], skip_unreadable: bool
+) -> None:
+    """Predict one image.
+
+    Args:
+        origin: where the predictions come from, for the file beside them.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such image (--image)")
+    grey = read_grey(path)
+    dataset = XrayDataset([str(path)], predictor.no_targets(1), predictor.img_size)
+    contaminated = trained_on_file(predictor.state, path)
+    table = pd.DataFrame({"image": [path.name], "contaminated": [contaminated]})
+    # A batch as a loader gives it, without the workers of one.
+    batches = [dataset.collate([dataset[0]])]
+    (outcome,) = predictor.outcomes(table, batches, outputs.side_file, skip_unreadable)
+    print_record(outcome.record, predictor)
+    if outcome.record.get("contaminated"):
+        print("CONTAMINATED: the checkpoint was trained on this image or on another image of its patient")
+    else:
+        say_contaminated(0, 1, predictor.state)
+    if outputs.predictions:
+        save_predictions(outputs.predictions, iter([outcome.record]), origin)
+    if outcome.mask is not None:
+        save_mask(outcome.mask, grey, outputs, bool(outcome.record.get("contaminated")))
+
+
+def print_record(record: dict[str, Any], predictor: Predictor) -> None:
+    """A line a finding with what is predicted of it, then the prediction sets."""
+    parts = [key for key, values in record.items() if isinstance(values, dict)]
+    for finding in predictor.classes:
+        line = f"{finding:20s}"
+        for part in parts:
+            view = part.removeprefix("prob_")
+            line += f"  {view} {decimal(record[part][finding], 3)}"
+        print(line)
+    if predictor.sets:
+        for kind in ("set", "certain", "possible"):
+            print(f"{kind:20s}  {', '.join(record[kind]) or '(empty)'}")
+
+
+def save_mask(mask: np.ndarray, grey: np.ndarray, outputs: ImageOutputs, contaminated: bool) -> None:
+    """The mask, and what it keeps of the image, at the size of the file.
+
+    Args:
+        mask: (S, S) 0/1, at the size of the input.
+        grey: the image as the file has it.
+    """
+    height, width = grey.shape
+    picture = mask_picture(mask, (width, height))
+    crop = crop_picture(grey, picture)
+    for path, image in ((outputs.mask, picture), (outputs.crop, crop)):
+        if path:
+            save_png(image, path, contaminated)
+            print(f"{path}: {image.width} x {image.height} pixels")

@@ -1,0 +1,74 @@
+"""The rows of a table: predictions as a stream, pictures, maps and curves as the batches go by."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from roi import distributed
+from roi.inference.loading import Loader
+from roi.inference.map_writers import Output
+from roi.inference.picture_writer import PictureWriter
+from roi.inference.predict import Predictor, save_predictions, say_contaminated
+from roi.progress import progress
+
+
+@dataclass(frozen=True)
+class TableOutputs:
+    """What is written of a table."""
+
+    predictions: str | None  # preds.json
+    evidence: Sequence[Output]  # files of maps and curves
+    pictures: PictureWriter | None
+    side_file: Path  # the output beside which unreadable images are listed
+    origin: dict[str, Any]  # where all of it comes from
+
+
+def predict_table(
+    predictor: Predictor, table: pd.DataFrame, load: Loader, outputs: TableOutputs, skip_unreadable: bool
+) -> None:
+    """Predict each row once, shared among the processes, and write the outputs.
+
+    Args:
+        table: image, path, labels and contaminated of each row.
+    """
+    # Each process has rows that follow each other, so that the parts of a file are put together in order.
+    rank = distributed.rank()
+    world = distributed.world()
+    first = len(table) * rank // world
+    end = len(table) * (rank + 1) // world
+    predicted: list[str] = []  # images of this process
+
+    # A generator: what is written does not gather in memory, however long the table is.
+    def records() -> Iterator[dict[str, Any]]:
+        with progress(None, end - first, "predict") as bar:
+            for outcome in predictor.outcomes(
+                table[first:end], load(first, end), outputs.side_file, skip_unreadable, first, outputs.evidence
+            ):
+                if outputs.pictures:
+                    outputs.pictures.write(outcome._replace(row=first + outcome.row))
+                bar.update()
+                predicted.append(outcome.record["image"])
+                yield outcome.record
+
+    contaminated = set(table["image"][table["contaminated"]])
+    # An error before the end leaves no file: each is complete or absent.
+    with ExitStack() as stack:
+        for output in outputs.evidence:
+            stack.enter_context(output)
+        if outputs.predictions:
+            save_predictions(outputs.predictions, records(), outputs.origin)
+        else:
+            # Maps, curves and pictures are made on the way; nobody wants the records.
+            deque(records(), maxlen=0)
+        for output in outputs.evidence:
+            count = output.close(predictor.classes, outputs.origin, contaminated)
+            print(f"{output.file.path}: {count:,} images")
+    images = [image for part in distributed.all_gather_objects(predicted) for image in part]
+    if outputs.pictures:
+        outputs.pictures.close(images)
+    say_contaminated(len(contaminated & set(images)), len(images), predictor.state)
