@@ -23,8 +23,7 @@ recipes: flags of published systems, each --mode standard; any flag on the comma
 shows the result
   timm_focal       ConvNeXt-Base of timm at 384 px, or any other timm model by --backbone; focal loss; the learning
                    rate falls on a plateau, and 15 epochs without a better mean AUROC end the training; at most 80,000
-                   images to train and, with --test, 20,000 to test, by patient. The published best_model is
-                   <stem>_best.pt here
+                   images to train and, with --test, 20,000 to test, by patient. best_model is <stem>_best.pt here
   seven_sets       ConvNeXt-Large with ImageNet-22k weights, for a table of several data sets
                    (make_chexmultimodal_csv.py --datasets); focal loss without alpha, strong augmentation, F1,
                    precision, recall and Hamming accuracy each epoch. No flip, unlike the published one: it turns the

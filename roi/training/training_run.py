@@ -55,8 +55,7 @@ class TrainingRun:
     dtype: torch.dtype
     epochs: int
     accum_steps: int
-    # Rows of the table -> image names.
-    names: Callable[[Tensor], list[str]]
+    names: Callable[[Tensor], list[str]]  # rows of the table -> image names
     log: MetricsLog
     save: Path
     meta: Checkpoint
@@ -136,8 +135,7 @@ class TrainingRun:
             with Stop() as stop:
                 if self.begin:
                     self.begin()
-                    # It knows this run: a circle.
-                    self.begin = None
+                    self.begin = None  # it knows this run: a circle
                 while self.epoch < self.epochs and not self.done_early():
                     if not self._one_epoch(stop):
                         return 128 + stop.signal
