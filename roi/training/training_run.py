@@ -81,12 +81,10 @@ class TrainingRun:
     best_epoch: int = 0
     # The best val_auroc of the epochs before first_best.
     before_masks: float = -math.inf
-    # Path and reason.
-    unreadable: set[str] = field(default_factory=set)
+    unreadable: set[str] = field(default_factory=set)  # path and reason
     # Paths of images without anything to see.
     constant: set[str] = field(default_factory=set)
-    # How many of them the user was told of.
-    constant_noted: int = 0
+    constant_noted: int = 0  # how many of them the user was told of
     # Opens the files of the run, once signals are answered by a checkpoint.
     begin: Callable[[], None] | None = None
     saved: int = 0  # steps in the checkpoint
