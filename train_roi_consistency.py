@@ -1,4 +1,6 @@
-"""Train a classifier and the mask of its evidence: the prediction survives on what the mask keeps, and falls on the rest.
+"""Train a classifier and the mask of its evidence.
+
+The prediction survives on what the mask keeps, and falls on the rest.
 
     python train_roi_consistency.py --train_csv nih_roi_train.csv --image_root "$D" --backbone convnext_base \\
         --batch_size 8 --accum_steps 2 --epochs 8 --save checkpoints/nih_roi_consistency.pt --log_csv train_metrics.csv
@@ -11,23 +13,25 @@ exactly there. Ablations and baselines: train_roi_baselines.py.
 import argparse
 
 from roi import cli
+from roi.training.flags import add_training_flags, resolve_objective
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.Parser(__doc__)
-    cli.add_training_flags(parser)
+    add_training_flags(parser)
     return parser.parse_args(argv)
 
 
 def main(args: argparse.Namespace) -> int:
-    with cli.writing_alone(args):
+    with cli.writing_alone(args.save, args.log_csv):
+        # Torch takes seconds to load: a wrong flag, or a second start of the same command, is told before.
         import torch
 
         from roi import distributed
         from roi.training.setup import train
 
         torch.manual_seed(args.seed + distributed.rank())
-        cli.settle_objective(args, "evidence")
+        resolve_objective(args, "evidence")
         return train(args, args.mask_net)
 
 

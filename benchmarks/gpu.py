@@ -150,7 +150,7 @@ class Bench:
 def main(args: argparse.Namespace) -> None:
     import torch
 
-    from roi.training.loop import pick_device
+    from roi.training.device import pick_device
 
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError("there is no CUDA device here; --device cpu --smoke shows that every row runs")

@@ -307,9 +307,10 @@ def training(
     from roi.losses.objectives import consistency_terms, evidence_terms
     from roi.models.compile import compiled, recomputed
     from roi.models.roi_model import build_model
+    from roi.training.flags import resolve_objective, select_flags
     from roi.training.loop import Step
+    from roi.training.objective import WeightFlags, loss_weights
     from roi.training.optim import make_optimizer
-    from roi.training.setup import loss_weights
 
     words = [
         "--train_csv",
@@ -327,7 +328,7 @@ def training(
         *flags,
     ]
     args = train_roi_consistency.parse_args([str(word) for word in words])
-    cli.settle_objective(args, objective)
+    resolve_objective(args, objective)
     args.warmup_epochs = args.warmup_epochs or 0
     model = build_model(
         backbone,
@@ -340,7 +341,7 @@ def training(
         per_class=args.mask_per_class,
         fill=args.fill,
     ).to(device)
-    balance = loss_weights(args, model, (), device)
+    balance = loss_weights(select_flags(WeightFlags, args), model, (), device)
     if args.checkpoint_activations:
         recomputed(model)
     if args.compile:

@@ -322,7 +322,7 @@ def looked_at(args: argparse.Namespace, variant: str, seed: int) -> dict[str, fl
     from roi.counter_rng import row_seeds
     from roi.models.masks import kept_pixels, random_mask
     from roi.training.checkpoint import load_model
-    from roi.training.loop import pick_device
+    from roi.training.device import pick_device
 
     device = pick_device(args.device)
     model = load_model(folder_of(args, variant, seed) / "roi_best.pt")[0].to(device)
@@ -456,7 +456,7 @@ def step_times(args: argparse.Namespace) -> dict[str, float]:
     from roi.labels import LABELS
     from roi.losses.objectives import consistency_terms, evidence_terms
     from roi.models.roi_model import build_model
-    from roi.training.loop import pick_device
+    from roi.training.device import pick_device
 
     device = pick_device(args.device)
     batch = next(iter(batches(args, "train")[0]))

@@ -1,4 +1,7 @@
-"""Several processes: who gets which rows and what they count, 1, 2 and 3 processes agree, a kill and another number of processes."""
+"""Several processes: who gets which rows and what they count.
+
+1, 2 and 3 processes agree, a kill and another number of processes.
+"""
 
 import csv
 import json
@@ -23,9 +26,9 @@ from roi.data.splits import read_list
 from roi.data.table import read_table
 from roi.data.targets import target_matrix
 from roi.models.backbones import build_backbone
-from roi.training import setup as roi_run
-from roi.training.loop import Stop
+from roi.training.loaders import pixel_loader
 from roi.training.mask_verdict import MASK_CONTROLS
+from roi.training.stop import Stop
 
 TOGETHER, EPOCHS = 12, 4
 ROWS, VAL = 3 * TOGETHER + 1, 11  # the last batch leaves all but one process without a row
@@ -101,7 +104,10 @@ def test_what_a_batch_counts_makes_the_mean_over_processes_the_mean_over_images(
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
 @pytest.mark.parametrize("rest", [0, 1, 2, 3, 5, 7, 8, 11])
 def test_no_process_has_a_batch_of_one_image_where_two_are_needed(world: int, rest: int) -> None:
-    """What is left of an epoch goes into the batch before it, every row still comes once, and an epoch can be entered anywhere."""
+    """What is left of an epoch goes into the batch before it.
+
+    Every row still comes once, and an epoch can be entered anywhere.
+    """
     rows = 2 * TOGETHER + rest
     parts = [ShardedBatchSampler(rows, TOGETHER // world, 7, rank, world) for rank in range(world)]
     for order in parts:
@@ -215,10 +221,11 @@ def folder(demo: Path, tables: tuple[Path, Path], tmp_path_factory: pytest.TempP
 
 
 def flags(folder: Path, demo: Path, out: Path, world: int) -> list[str]:
-    """A backbone without batch norm and dropout, learned weights, a warm-up, steps of two batches; the same batch over all processes.
+    """A backbone without batch norm and dropout, learned weights, a warm-up, steps of two batches.
 
-    With seeds 0 and 1 a pixel at the edge of a grade of its mask (roi/models/masks.py) is kept by one and not by the other from epoch 3 or 4 on, and
-    losses then differ by 1e-4: that is rounding too, and nothing that this test is about.
+    The batch over all processes is the same. With seeds 0 and 1 a pixel at the edge of a grade of its mask
+    (roi/models/masks.py) is kept by one and not by the other from epoch 3 or 4 on, and losses then differ by 1e-4:
+    that is rounding too, and nothing that this test is about.
     """
     given = (
         "--train_csv",
@@ -347,7 +354,10 @@ def test_processes_agree_with_one(world: int, folder: Path, demo: Path, alone: P
 
 @pytest.fixture(scope="module")
 def stopped(folder: Path, demo: Path, alone: Path) -> Path:
-    """Two processes, whose torchrun was told to end after the first epoch or two: they save at the same step, at once."""
+    """Two processes, whose torchrun was told to end after the first epoch or two.
+
+    They save at the same step, at once.
+    """
     out = folder / "stopped"
     process = torchrun(folder, demo, out, 2)
     deadline = time.monotonic() + 120
@@ -395,10 +405,10 @@ def test_rows_that_cannot_be_read_must_be_known_before_they_are_shared(
     table = read_table(folder / "train.csv")
     monkeypatch.setattr(distributed, "world", lambda: 2)
     with pytest.raises(ValueError, match="--skip_unreadable with several processes needs --cache_dir") as said:
-        roi_run.loader_of(table, ["Mass"], args, torch.device("cpu"), tmp_path / "roi.pt", 0)
+        pixel_loader(table, ["Mass"], args, torch.device("cpu"), tmp_path / "roi.pt", 0)
     assert "\n" not in str(said.value) and not list(tmp_path.iterdir())
     args.skip_unreadable = False
-    assert len(roi_run.loader_of(table, ["Mass"], args, torch.device("cpu"), tmp_path / "roi.pt", 0)[1]) == 4
+    assert len(pixel_loader(table, ["Mass"], args, torch.device("cpu"), tmp_path / "roi.pt", 0)[1]) == 4
 
 
 # --- batch norm, and errors ------------------------------------------------------------------------------------------

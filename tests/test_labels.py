@@ -15,7 +15,7 @@ from roi.data.targets import class_list, target_matrix
 from roi.labels import LABELS, NORMAL, canonical, is_finding, normal_name
 from roi.scoring import predictions
 from roi.sources.label_states import ABSENT, PRESENT, REASONS, UNCERTAIN, label_columns
-from roi.training.setup import print_classes
+from roi.training.rows import print_classes
 
 NOTHING = (
     "Normal",

@@ -1,4 +1,7 @@
-"""The scripts as their users run them: the published flags, honest splits, modes, a kill and a second run, predictions."""
+"""The scripts as their users run them.
+
+The published flags, honest splits, modes, a kill and a second run, predictions.
+"""
 
 import csv
 import errno
@@ -31,9 +34,11 @@ from roi.files import locked
 from roi.losses.loss_terms import OBJECTIVES, TERMS
 from roi.text import Console, printable
 from roi.training import checkpoint
-from roi.training import setup as roi_run
-from roi.training.loop import TrainingRun
+from roi.training.flags import resolve_objective
 from roi.training.metrics_log import COLUMNS
+from roi.training.objective import loss_weights
+from roi.training.rows import Rows, choose_rows
+from roi.training.training_run import TrainingRun
 
 TINY = (
     "--backbone",
@@ -94,7 +99,10 @@ def training(demo: Path, table: Path, out: Path) -> tuple[object, ...]:
 
 @pytest.fixture(scope="module")
 def trained(demo: Path, tables: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One epoch by the command that was published with the consistency objective, small; its flags go on under the default one."""
+    """One epoch by the command that was published with the consistency objective, small.
+
+    Its flags go on under the default one.
+    """
     out = tmp_path_factory.mktemp("trained")
     said = run("train_roi_consistency.py", *training(demo, tables[0], out), "--classes", "", *PUBLISHED)
     assert "left out of training: " in said and "train and validation 0 and 0" in said
@@ -153,7 +161,10 @@ def test_metrics_csv_holds_the_contracted_columns(trained: Path, published: Path
 
 
 def test_a_checkpoint_describes_the_mask_that_its_objective_asks_for(trained: Path, published: Path) -> None:
-    """Without a flag: evidence, one map a class, from features, at a rate of its own. Published: 5 x 5 pixels, one map, one rate."""
+    """Without a flag: evidence, one map a class, from features, at a rate of its own.
+
+    Published: 5 x 5 pixels, one map, one rate.
+    """
     names = ("objective", "mask", "mask_net", "mask_per_class", "fill", "warmup_epochs")
     found = [torch.load(out / "roi.pt", weights_only=True) for out in (trained, published)]
     assert [found[0]["args"][n] for n in names] == [
@@ -203,19 +214,17 @@ def test_audit_finds_test_images_by_each_of_its_sources(demo: Path, tables: tupl
     test.iloc[::2].to_csv(tmp_path / "half.csv", index=False)
     bare = tmp_path / "bare"
     bare.mkdir()
-    everything = roi_run.choose_rows(args_for(bare, tmp_path / "plain.csv", tmp_path, "--val_fraction", 0))
+    everything = choose_rows(args_for(bare, tmp_path / "plain.csv", tmp_path, "--val_fraction", 0))
     assert len(everything.train) == 96 and everything.val is None and not everything.contaminated
-    excluded = roi_run.choose_rows(
-        args_for(bare, tmp_path / "plain.csv", tmp_path, "--exclude_csv", tmp_path / "half.csv")
-    )
+    excluded = choose_rows(args_for(bare, tmp_path / "plain.csv", tmp_path, "--exclude_csv", tmp_path / "half.csv"))
     assert not set(pd_concat(excluded)["patient_id"]) & set(test.iloc[::2]["patient_id"])
-    listed = roi_run.choose_rows(args_for(demo, tmp_path / "plain.csv", tmp_path))
+    listed = choose_rows(args_for(demo, tmp_path / "plain.csv", tmp_path))
     assert not set(pd_concat(listed)["image"]) & set(test["image"]) and len(pd_concat(listed)) == 96 - len(test)
-    leaking = roi_run.choose_rows(args_for(demo, tmp_path / "plain.csv", tmp_path, "--allow_leakage"))
+    leaking = choose_rows(args_for(demo, tmp_path / "plain.csv", tmp_path, "--allow_leakage"))
     assert leaking.contaminated and len(pd_concat(leaking)) == 96
 
 
-def pd_concat(rows: roi_run.Rows):
+def pd_concat(rows: Rows):
     import pandas as pd
 
     return pd.concat([rows.train, rows.val]) if rows.val is not None else rows.train
@@ -225,19 +234,19 @@ def test_validation_may_share_no_patient_and_be_no_test(demo: Path, tables: tupl
     train, test = (read_table(p) for p in tables)
     train[train["split"] != "test"].iloc[:5].to_csv(tmp_path / "val.csv", index=False)
     with pytest.raises(ValueError, match="shares . patients and 5 images"):
-        roi_run.choose_rows(args_for(demo, tables[0], tmp_path, "--val_csv", tmp_path / "val.csv"))
+        choose_rows(args_for(demo, tables[0], tmp_path, "--val_csv", tmp_path / "val.csv"))
     with pytest.raises(ValueError, match="holds test images"):
-        roi_run.choose_rows(args_for(demo, tables[0], tmp_path, "--val_csv", tables[1]))
+        choose_rows(args_for(demo, tables[0], tmp_path, "--val_csv", tables[1]))
     bare = tmp_path / "bare"
     bare.mkdir()
     train[train["split"] != "test"].to_csv(tmp_path / "honest.csv", index=False)
     with pytest.raises(ValueError, match="holds test images"):  # the table alone says so, in its column split
-        roi_run.choose_rows(args_for(bare, tmp_path / "honest.csv", tmp_path, "--val_csv", tables[1]))
-    assert roi_run.choose_rows(
+        choose_rows(args_for(bare, tmp_path / "honest.csv", tmp_path, "--val_csv", tables[1]))
+    assert choose_rows(
         args_for(demo, tmp_path / "honest.csv", tmp_path, "--val_csv", tables[1], "--allow_leakage")
     ).contaminated
     with pytest.raises(ValueError, match="all its images belong to the test set"):
-        roi_run.choose_rows(args_for(demo, tables[1], tmp_path))
+        choose_rows(args_for(demo, tables[1], tmp_path))
 
 
 def test_leakage_marks_checkpoint_metrics_and_predictions(
@@ -319,12 +328,12 @@ def test_ablated_terms_do_not_enter_the_total(demo: Path, tables: tuple[Path, Pa
     for mode, objective in MODES:
         mask, without, _ = train_roi_baselines.MODES[mode]
         args = baseline(mode, objective, *training(demo, tables[0], tmp_path))
-        cli.settle_objective(args, objective)
+        resolve_objective(args, objective)
         there = [
             t for t in OBJECTIVES[objective] if mask == "" or t == "full" or mask != "none" and t in ("consist", "drop")
         ]
         expected = sum(weights_of(vars(args))[t] * terms[t].item() for t in there if t not in without)
-        found = roi_run.loss_weights(args, None, without, torch.device("cpu"))({t: terms[t] for t in there}).item()  # type: ignore[arg-type]
+        found = loss_weights(args, None, without, torch.device("cpu"))({t: terms[t] for t in there}).item()  # type: ignore[arg-type]
         assert found == pytest.approx(expected), mode
 
 
@@ -402,7 +411,10 @@ def test_a_killed_process_goes_on_by_the_same_command(
 def test_warm_up_draws_no_mask_and_lasts_as_long_as_it_began(
     demo: Path, tables: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """Half of --epochs; a run whose --epochs is raised keeps the warm-up of its first part, and ends where one uninterrupted run does."""
+    """Half of --epochs. A run whose --epochs is raised keeps the warm-up of its first part.
+
+    It ends where one uninterrupted run does.
+    """
 
     def command(out: str, epochs: int, *more: object) -> tuple[object, ...]:
         return (
@@ -441,7 +453,7 @@ def test_the_best_epoch_is_looked_for_after_the_warm_up(
     demo: Path, tables: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        TrainingRun, "_validate", lambda fit, stop: {"val_loss": 0.5, "val_auroc": 0.9 - fit.epoch / 10}
+        TrainingRun, "validate", lambda fit, stop: {"val_loss": 0.5, "val_auroc": 0.9 - fit.epoch / 10}
     )  # the first is the highest
     for objective, best in (("evidence", 2), ("consistency", 1)):
         out = tmp_path / objective
@@ -520,7 +532,10 @@ def infer(checkpoint: Path, table: Path, demo: Path, *more: object) -> tuple[obj
 def test_predictions_are_complete_in_order_and_do_not_depend_on_the_batch(
     demo: Path, tables: tuple[Path, Path], trained: Path, published: Path, tmp_path: Path, objective: str
 ) -> None:
-    """But where pixels of a mask tie: cells that are enlarged are flat at the border, so that crop and drop of an image may differ by single pixels."""
+    """But where pixels of a mask tie: there crop and drop of an image may differ by single pixels.
+
+    Cells that are enlarged are flat at the border.
+    """
     checkpoint = (trained if objective == "evidence" else published) / "roi.pt"
     run(*infer(checkpoint, tables[1], demo, "--save_json", tmp_path / "a.json", "--batch_size", 1))
     run(*infer(checkpoint, tables[1], demo, "--save_json", tmp_path / "b.json", "--batch_size", 7, "--keep_ratio", 0.1))
@@ -586,7 +601,10 @@ def test_pictures_show_true_grey_levels_and_exactly_what_is_kept(
 def test_overlays_of_images_in_sub_folders_have_their_boxes(
     demo: Path, tables: tuple[Path, Path], trained: Path, tmp_path: Path
 ) -> None:
-    """A list of boxes names files alone, a table of several sets folders, too; one that fits two images is nobody's, and counted."""
+    """A list of boxes names files alone, a table of several sets folders, too.
+
+    One that fits two images is nobody's, and counted.
+    """
     boxes = demo / "BBox_List_2017.csv"
     published = pd.read_csv(boxes, skiprows=1, header=None)
     boxed = [image for image in read_table(tables[1])["image"] if image in set(published[0])][:2]
@@ -657,7 +675,10 @@ def test_images_behind_links_are_said_once_with_their_number(
 
 @pytest.mark.parametrize("script", sorted(p.name for p in ROOT.glob("*.py")))
 def test_control_bytes_of_file_names_do_not_reach_the_console(script: str) -> None:
-    """ESC, NUL, BEL, CR, CSI, a right-to-left override, bytes that are no UTF-8: every script repeats a flag that it does not know."""
+    """ESC, NUL, BEL, CR, CSI, a right-to-left override, bytes that are no UTF-8.
+
+    Every script repeats a flag that it does not know.
+    """
     required = re.search(r"required: (.*?) \(all", run(script, code=2))
     flags = [word for flag in required[1].split(", ") for word in (flag, "x")] if required else []
     flags += {"download_datasets.py": ["--list"], "make_chexmultimodal_csv.py": ["--src_csv", "x"]}.get(script, [])
@@ -700,7 +721,10 @@ def test_the_console_leaves_progress_and_lines_alone() -> None:
 def test_a_checkpoint_without_a_mask_shows_where_it_looks(
     tables: tuple[Path, Path], demo: Path, tmp_path: Path
 ) -> None:
-    """x_cam.png: the most probable finding's Grad-CAM; orange where its map is high, the X-ray as it is where it is zero."""
+    """x_cam.png: the most probable finding's Grad-CAM.
+
+    Orange where its map is high, the X-ray as it is where it is zero.
+    """
     from PIL import Image
 
     from roi.data.images import locate, read_grey
@@ -1214,7 +1238,7 @@ def test_changed_flags_and_rows_are_refused_before_an_image_is_decoded(
     def decodes(*args: object, **more: object) -> None:
         raise AssertionError("an image is decoded")
 
-    monkeypatch.setattr("roi.training.setup.open_cache_of_run", decodes)
+    monkeypatch.setattr("roi.training.loaders.open_cache_of_run", decodes)
     again = (
         "train_roi_consistency.py",
         *training(demo, tables[0], trained),

@@ -1,4 +1,7 @@
-"""A training of three epochs on 26 tiny images, as small as all that makes an exact resume hard allows; tests of several rooms begin from it."""
+"""A training of three epochs on 26 tiny images, as small as all that makes an exact resume hard allows.
+
+Tests of several rooms begin from it.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,15 +20,18 @@ from roi.losses.objectives import consistency_terms, evidence_terms
 from roi.losses.terms import bce
 from roi.models.roi_model import RoiModel
 from roi.training import checkpoint
-from roi.training.loop import TrainingRun
 from roi.training.metrics_log import MetricsLog
 from roi.training.optim import make_optimizer
+from roi.training.training_run import TrainingRun
 
 CPU = torch.device("cpu")
 
 
 class Net(nn.Module):
-    """Batch norm, dropout and three convolutions of stride 2: all that makes an exact resume hard, and a stage for a mask of features."""
+    """Batch norm, dropout and three convolutions of stride 2.
+
+    All that makes an exact resume hard, and a stage for a mask of features.
+    """
 
     def __init__(self) -> None:
         super().__init__()

@@ -31,7 +31,7 @@ from roi.models.compile import compiled
 from roi.models.roi_model import LEARNED, RoiModel, reinitialised
 from roi.scoring import predictions
 from roi.training import checkpoint
-from roi.training.loop import pick_device, pick_dtype, what_failed
+from roi.training.device import explain_error, pick_device, pick_dtype
 
 
 def run(args: argparse.Namespace) -> None:
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
         try:
             predict(args, device)
         except (RuntimeError, MemoryError) as error:
-            raise what_failed(error, "inference", "give a smaller --batch_size, or --autocast_dtype bf16") from error
+            raise explain_error(error, "inference", "give a smaller --batch_size, or --autocast_dtype bf16") from error
 
 
 def predict(args: argparse.Namespace, device: torch.device) -> None:

@@ -19,13 +19,12 @@ import numpy as np
 import pandas as pd
 
 from roi.data.split_words import read_splits
-from roi.data.table import COLUMNS
+from roi.data.table import COLUMNS, LABEL_COLUMNS
 from roi.errors import UserError
 from roi.files import contents
 from roi.labels import LABELS
 
 # Columns of text that are made of the codes when a table is written.
-LABEL_COLUMNS = ("labels", "unknown", "uncertain")
 READER_COLUMNS = tuple(column for column in COLUMNS if column not in LABEL_COLUMNS)
 # Years. Ages above it are typing errors.
 OLDEST = 120

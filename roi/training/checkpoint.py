@@ -1,14 +1,18 @@
-"""Checkpoints: plain dicts of tensors and numbers, written whole, read without running code from them."""
+"""Checkpoints: plain dicts of tensors and numbers, written whole, read without running code from them.
+
+Every key is described in docs/formats.md.
+"""
 
 import hashlib
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from roi import distributed
 from roi.data.patients import named_patients
@@ -18,9 +22,12 @@ from roi.files import atomic_write, reason
 from roi.models.roi_model import RoiModel, model_from_args
 from roi.models.weights import misfits, read_tensors
 
+# Without these a file is no checkpoint of this project.
 NEEDED = ("model", "mask_net", "classes", "args", "epoch", "contaminated", "train_images", "train_patients", "versions")
-DESCRIBES = ("backbone", "mask", "img_size", "mask_per_class", "fill", "keep_ratio")  # the model, of its `args`
-FREE = {  # flags that may differ between the run that stopped and the one that goes on: they do not change the result
+# The model, of its `args`.
+DESCRIBES = ("backbone", "mask", "img_size", "mask_per_class", "fill", "keep_ratio")
+# Flags that may differ between the run that stopped and the one that goes on: they do not change the result.
+FREE = {
     "epochs",
     "patience",
     "workers",
@@ -43,10 +50,12 @@ FREE = {  # flags that may differ between the run that stopped and the one that 
     "compile",
     "checkpoint_activations",
     "save_every_steps",
+    # The product of these two is `together`, which may not differ.
     "batch_size",
-    "world",  # their product is `together`
+    "world",
+    # What these two stand for may not differ.
     "recipe",
-    "augment",  # what they stand for may not
+    "augment",
     "print_config",
     "test",
     "checkpoint",
@@ -56,63 +65,172 @@ FREE = {  # flags that may differ between the run that stopped and the one that 
 }
 
 
-def save(path: str | Path, state: dict[str, Any], keep: Path | None = None) -> None:
-    """Write a checkpoint, whole or not at all; the one that it replaces is then called `keep`. UserError when the disk is full."""
+class Checkpoint(TypedDict, total=False):
+    """What a checkpoint holds. One of the best epoch has no training state, but val_auroc."""
+
+    # The model, and what it was trained on.
+    model: dict[str, Tensor]
+    mask_net: dict[str, Tensor]  # empty where no mask is learned
+    view_norms: dict[str, Tensor]  # statistics of batch norm in the crop and the drop view; not in older files
+    classes: list[str]
+    args: dict[str, Any]  # the flags, and what they came to (setup.checkpoint_args)
+    contaminated: bool  # whether test images were trained on
+    train_images: Tensor  # (N,) int64 fingerprints
+    val_images: Tensor
+    train_patients: Tensor
+    labels: str  # digest of classes, names and targets
+    versions: dict[str, str]
+    begun_from: str  # identity of the weights of stage 1
+    epoch: int  # finished epochs
+    val_auroc: float
+    # Training state: what an exact resume needs.
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]
+    balance: dict[str, Any]
+    schedule: dict[str, Any]
+    average: dict[str, dict[str, Tensor]]  # model, mask_net and view_norms averaged by --ema
+    batch: int  # batches of the next epoch that are done
+    steps: int
+    best: float
+    best_epoch: int
+    before_masks: float
+    meter: dict[str, Any]
+    unreadable: list[str]
+    rng: list[dict[str, Tensor]]  # of each process
+    log: list[str]  # rows of the metrics CSV
+    # Never written: `load_last_good` found the newest file damaged.
+    fell_back: bool
+
+
+def save(path: str | Path, state: Mapping[str, Any], keep: Path | None = None) -> None:
+    """Write a checkpoint, whole or not at all.
+
+    Args:
+        keep: the name that the checkpoint which it replaces then has
+
+    Raises:
+        UserError: the disk is full, or refuses
+    """
     path = Path(path)
     try:
         with atomic_write(path, "wb", keep) as file:
             torch.save(state, file)
     except (OSError, RuntimeError) as error:  # torch's writer has errors of its own
         raise UserError(
-            f"{path}: cannot be written ({reason(error)}); make room, then --resume auto: the checkpoint before it is as it was"
+            f"{path}: cannot be written ({reason(error)}); make room, then --resume auto: "
+            "the checkpoint before it is as it was"
         ) from error
 
 
-def load(path: str | Path) -> dict[str, Any]:
-    """-> the dict that `save` wrote, on the CPU. UserError for anything else."""
+def best_path(save: Path) -> Path:
+    """Where the best epoch lies beside the last one."""
+    return save.with_name(f"{save.stem}_best.pt")
+
+
+def previous_path(save: Path) -> Path:
+    """Where the checkpoint before the last one lies: it is good when a disk damages the last one."""
+    return save.with_name(f"{save.stem}_previous.pt")
+
+
+def val_path(save: Path) -> Path:
+    """Where the validation rows lie that training held out."""
+    return save.with_name(f"{save.stem}_val.csv")
+
+
+def clear_away(save: Path, val_csv: str | None) -> None:
+    """Remove what lies beside the checkpoint of a run that is replaced; a table of the user's own stays."""
+    best_path(save).unlink(missing_ok=True)
+    previous_path(save).unlink(missing_ok=True)
+    if not val_csv:
+        val_path(save).unlink(missing_ok=True)
+
+
+def load(path: str | Path) -> Checkpoint:
+    """What `save` wrote, on the CPU.
+
+    Raises:
+        UserError: it is anything else, or damaged
+    """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:  # torch does not look at its checksums
-                changed = archive.testzip()
-            if changed:
-                raise zipfile.BadZipFile(f"{changed} is not as it was written")
+        _check_archive(path)
         state = read_tensors(path)
     except UserError as error:
-        what = str(error).removeprefix(f"{path}:")
-        raise UserError(f"{path}: not a checkpoint, or a damaged one (it{what})") from error
+        message = str(error).removeprefix(f"{path}:")
+        raise UserError(f"{path}: not a checkpoint, or a damaged one (it{message})") from error
     except Exception as error:  # a damaged archive has errors of its own
         raise UserError(f"{path}: not a checkpoint, or a damaged one ({reason(error)})") from error
     missing = [key for key in NEEDED if not isinstance(state, dict) or key not in state]
     if missing:
-        tensors = isinstance(state, dict) and any(isinstance(value, torch.Tensor) for value in state.values())
-        what = "weights alone: training begins from them with --weights" if tensors else f"it has no {missing[0]!r}"
-        raise UserError(f"{path}: not a checkpoint of this project ({what})")
+        problem = f"it has no {missing[0]!r}"
+        if isinstance(state, dict) and any(isinstance(value, Tensor) for value in state.values()):
+            problem = "weights alone: training begins from them with --weights"
+        raise UserError(f"{path}: not a checkpoint of this project ({problem})")
+    return cast(Checkpoint, state)
+
+
+def _check_archive(path: Path) -> None:
+    """Compare the checksums of a zip file, which torch does not look at."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        changed = archive.testzip()
+    if changed:
+        raise zipfile.BadZipFile(f"{changed} is not as it was written")
+
+
+def load_last_good(save: Path) -> Checkpoint:
+    """The checkpoint `save`, or the one before it where a disk has damaged it."""
+    try:
+        return load(save)
+    except UserError as error:
+        previous = previous_path(save)
+        if not previous.is_file():
+            raise
+        state = load(previous)
+        print(f"{error}; going on from the one before it, {previous}")
+    state["fell_back"] = True
     return state
 
 
 def load_model(path: str | Path, channels_last: bool = True) -> tuple[RoiModel, dict[str, Any]]:
-    """-> (model in eval mode, on the CPU, the checkpoint). The file says which backbone, mask and classes; of a run with --ema it is the average."""
+    """The model of a checkpoint in eval mode, on the CPU, and the checkpoint.
+
+    The file says which backbone, mask and classes; of a run with --ema the weights are the average.
+    """
     state = load(path)
     undescribed = [name for name in DESCRIBES if name not in state["args"]]
     if undescribed:
         raise UserError(f"{path}: does not say how its model is built (its args have no {undescribed[0]!r})")
     model = model_from_args(state["args"], state["classes"], 0, channels_last)
-    load_parts(model, state | state.get("average", {}), path)
-    return model.eval(), state
+    load_parts(model, validated_weights(state), path)
+    return model.eval(), dict(state)
 
 
-def parts(model: RoiModel) -> dict[str, Any]:
+def parts(model: RoiModel) -> dict[str, dict[str, Tensor]]:
+    """The weights and statistics of a model; the tensors are its own."""
     mask_net = {} if model.mask_net is None else model.mask_net.state_dict()
     return {"model": model.backbone.state_dict(), "mask_net": mask_net, "view_norms": model.view_norms.state_dict()}
 
 
-def load_parts(model: RoiModel, state: dict[str, Any], path: str | Path) -> None:
+def validated_weights(state: Checkpoint) -> Checkpoint:
+    """The checkpoint with the weights that were validated: with --ema the average, else its own."""
+    return cast(Checkpoint, {**state, **state.get("average", {})})
+
+
+def load_parts(model: RoiModel, state: Checkpoint, path: str | Path) -> None:
+    """Give a model the weights of a checkpoint.
+
+    Raises:
+        UserError: they do not fit
+    """
+    # Checked before torch does, whose message names every tensor.
     pairs = [(model.backbone, state["model"])]
     if model.mask_net is not None:
         pairs.append((model.mask_net, state["mask_net"]))
+    # Older checkpoints have no statistics of the crop and the drop view.
     pairs.append((model.view_norms, state.get("view_norms") or model.view_norms.state_dict()))
     for module, weights in pairs:
         wrong = misfits(module.state_dict(), weights)
@@ -121,17 +239,19 @@ def load_parts(model: RoiModel, state: dict[str, Any], path: str | Path) -> None
         module.load_state_dict(weights)
 
 
-def same_flags(state: dict[str, Any], args: dict[str, Any], path: str | Path) -> None:
+def same_flags(state: Checkpoint, args: dict[str, Any], path: str | Path) -> None:
     """UserError unless a checkpoint was trained with the same flags, where they matter."""
     if "optimizer" not in state:
         raise UserError(f"{path}: holds a model but no training state; resume from the checkpoint that --save names")
     if "before_masks" not in state:
         raise UserError(
-            f"{path}: is of an older version, whose objective and batch statistics differ; finish it there, or give another --save"
+            f"{path}: is of an older version, whose objective and batch statistics differ; finish it there, "
+            "or give another --save"
         )
-    free = (
-        FREE - {"epochs"} if state["args"].get("schedule") in ("cosine", "onecycle") else FREE
-    )  # they end with the last one
+    free = FREE
+    if state["args"].get("schedule") in ("cosine", "onecycle"):
+        # These curves end with the last epoch.
+        free = FREE - {"epochs"}
     for name, old in state["args"].items():
         if name not in free and args.get(name) != old:
             flag = "batch_size times the number of processes" if name == "together" else name
@@ -140,10 +260,14 @@ def same_flags(state: dict[str, Any], args: dict[str, Any], path: str | Path) ->
             )
 
 
-def same_rows(state: dict[str, Any], meta: dict[str, Any], path: str | Path) -> None:
+def same_rows(state: Checkpoint, meta: Checkpoint, path: str | Path) -> None:
     """UserError unless a checkpoint was made from the same images in the same order, with the same labels."""
-    for key, verb in (("train_images", "trained"), ("val_images", "validated")):
-        old, new = state.get(key, meta[key]), meta[key]  # older checkpoints do not name the images of validation
+    # Older checkpoints do not name the images of validation.
+    pairs = (
+        ("trained", state["train_images"], meta["train_images"]),
+        ("validated", state.get("val_images", meta["val_images"]), meta["val_images"]),
+    )
+    for verb, old, new in pairs:
         if torch.equal(old, new):
             continue
         if torch.equal(old.sort().values, new.sort().values):
@@ -156,15 +280,15 @@ def same_rows(state: dict[str, Any], meta: dict[str, Any], path: str | Path) -> 
             "give the same tables, or another --save"
         )
     if state["labels"] != meta["labels"]:
-        old, new = ", ".join(state["classes"]), ", ".join(meta["classes"])
-        which = f" (classes {old}; now {new})" if old != new else ""
+        old_names, new_names = ", ".join(state["classes"]), ", ".join(meta["classes"])
+        which = f" (classes {old_names}; now {new_names})" if old_names != new_names else ""
         raise UserError(
             f"{path}: was trained with other classes, labels or validation images{which}; "
             "give the same tables, or another --save"
         )
 
 
-def identity(state: dict[str, Any]) -> str:
+def identity(state: Checkpoint) -> str:
     """Which weights a checkpoint holds."""
     return digest(*(value.float().numpy() for value in state["model"].values()))
 
@@ -173,20 +297,19 @@ def digest(*things: Any) -> str:
     """One hash of lists of names and arrays."""
     state = hashlib.blake2b(digest_size=16)
     for thing in things:
-        state.update(thing.tobytes() if isinstance(thing, np.ndarray) else "\n".join(thing).encode())
+        data = thing.tobytes() if isinstance(thing, np.ndarray) else "\n".join(thing).encode()
+        state.update(data)
     return state.hexdigest()
 
 
-def fingerprints(images: Sequence[str]) -> torch.Tensor:
-    """Names -> (N,) int64: what a checkpoint remembers of the images it was trained on."""
-    return torch.from_numpy(
-        np.frombuffer(
-            b"".join(hashlib.blake2b(i.encode(), digest_size=8).digest() for i in images), dtype=np.int64
-        ).copy()
-    )
+def fingerprints(names: Sequence[str]) -> Tensor:
+    """What a checkpoint remembers of the images or patients it was trained on: (N,) int64, one a name."""
+    # Hashes: a checkpoint is shared, the names of patients are not.
+    hashes = [hashlib.blake2b(name.encode(), digest_size=8).digest() for name in names]
+    return torch.from_numpy(np.frombuffer(b"".join(hashes), dtype=np.int64).copy())
 
 
-def is_contaminated(state: dict[str, Any], table: pd.DataFrame) -> np.ndarray:
+def is_contaminated(state: Mapping[str, Any], table: pd.DataFrame) -> np.ndarray:
     """Was the checkpoint trained on the image, or on another image of its patient?
 
     Args:
@@ -195,6 +318,7 @@ def is_contaminated(state: dict[str, Any], table: pd.DataFrame) -> np.ndarray:
     Returns:
         (N,) bool
     """
+    # By the image, and by the patient as the table and as the file name give it.
     seen = np.isin(fingerprints(image_keys(table["image"]).tolist()), state["train_images"])
     for names in (table["patient_id"], named_patients(table)):
         seen |= np.isin(fingerprints(names.tolist()), state["train_patients"])
@@ -202,14 +326,16 @@ def is_contaminated(state: dict[str, Any], table: pd.DataFrame) -> np.ndarray:
     return table["patient_id"].isin(table["patient_id"][seen]).to_numpy()
 
 
-def trained_on_file(state: dict[str, Any], path: Path) -> bool:
-    """As trained_on, for a file that no table names: a table may have named it by any end of its path."""
-    parts = path.absolute().parts[1:]
-    names = pd.Series(["/".join(parts[n:]) for n in range(len(parts))], dtype=str)
-    return bool(is_contaminated(state, pd.DataFrame({"image": names, "patient_id": patients_from_names(names)})).any())
+def trained_on_file(state: Mapping[str, Any], path: Path) -> bool:
+    """As is_contaminated, for a file that no table names."""
+    # A table may have named it by any end of its path.
+    folders = path.absolute().parts[1:]
+    names = pd.Series(["/".join(folders[n:]) for n in range(len(folders))], dtype=str)
+    table = pd.DataFrame({"image": names, "patient_id": patients_from_names(names)})
+    return bool(is_contaminated(state, table).any())
 
 
-def rng_state(device: torch.device) -> dict[str, torch.Tensor]:
+def rng_state(device: torch.device) -> dict[str, Tensor]:
     """The global generators that dropout and stochastic depth draw from."""
     state = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
@@ -219,9 +345,13 @@ def rng_state(device: torch.device) -> dict[str, torch.Tensor]:
     return state
 
 
-def restore_rng(states: list[dict[str, torch.Tensor]], device: torch.device) -> None:
-    """A resumed run goes on drawing where it stopped: the one place that sets the global generators. One state a process; where their
-    number changed, dropout draws anew from the script's seed."""
+def restore_rng(states: list[dict[str, Tensor]], device: torch.device) -> None:
+    """A resumed run goes on drawing where it stopped: the one place that sets the global generators.
+
+    Args:
+        states: one a process; where their number changed, dropout draws anew from the script's seed
+    """
+    # A generator belongs to one process and its part of the batches.
     if len(states) != distributed.world():
         return
     state = states[distributed.rank()]

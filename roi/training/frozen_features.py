@@ -1,9 +1,9 @@
-"""Features of a frozen backbone: computed once for each image, kept on the disk, so that a head and its maps train on them in seconds.
+"""Features of a frozen backbone, kept on the disk: a head and its maps train on them in seconds.
 
     features = frozen_features(model, batches, rows, folder, device, dtype)
     loader = FeatureLoader(features, targets, sampler)
 
-DIR/features-1a2b3c4d5e6f7a8b/   a folder for one backbone, one list of images in its order (digest of weights and pixels)
+DIR/features-1a2b3c4d5e6f7a8b/   of one backbone and one list of images in its order (digest of weights and pixels)
     head.npy                     (N, D) float16, what the classifier layer is given
     stage0.npy, stage1.npy, …    (N, D, h, w) float16, the stages that the maps are made of, finest first
     done.json                    sizes
@@ -14,6 +14,7 @@ Letters: N images, B of a batch, D channels, h x w cells of a stage, K classes.
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -44,17 +45,16 @@ class FeatureArrays:
     stages: list[np.ndarray]  # (N, D_i, h_i, w_i) float16
 
     def gather(self, rows: np.ndarray) -> Features:
-        return Features(
-            torch.from_numpy(self.head[rows]).float(), [torch.from_numpy(s[rows]).float() for s in self.stages]
-        )
+        stages = [torch.from_numpy(stage[rows]).float() for stage in self.stages]
+        return Features(torch.from_numpy(self.head[rows]).float(), stages)
 
 
 @dataclass
 class FeatureLoader:
-    """Batches of features, by a thread that is a few batches ahead. `targets` (N, K) float32, in the order of the features."""
+    """Batches of features, by a thread that is a few batches ahead."""
 
     features: FeatureArrays
-    targets: np.ndarray
+    targets: np.ndarray  # (N, K) float32, in the order of the features
     sampler: ShardedBatchSampler
     prefetch: int = 2
 
@@ -65,44 +65,52 @@ class FeatureLoader:
         return len(self.sampler)
 
     def _gathered(self, rows: np.ndarray) -> Batch:
-        here = rows % len(self.targets)
+        # A row that an epoch has had before comes as row + N (ShardedBatchSampler).
+        images = rows % len(self.targets)
         no_pixels = torch.empty(len(rows), 0, dtype=torch.uint8)
-        return Batch(
-            no_pixels,
-            torch.from_numpy(self.targets[here]),
-            torch.from_numpy(rows),
-            [],
-            features=self.features.gather(here),
-        )
+        target = torch.from_numpy(self.targets[images])
+        return Batch(no_pixels, target, torch.from_numpy(rows), [], features=self.features.gather(images))
 
 
 def check_head(model: RoiModel, img_size: int) -> None:
-    """UserError unless the classifier layer is linear and the last thing that the backbone does: then its input is all there is to keep."""
+    """Refuse backbones of which the input of the classifier layer is not all there is to keep.
+
+    Raises:
+        UserError: the layer is not linear, or not the last thing that the backbone does
+    """
     name, layer = classifier_layer(model.backbone)
     problem = f"its classifier {name!r} is a {type(layer).__name__}"
     if isinstance(layer, nn.Linear):
-        calls: list[tuple[Tensor, Tensor]] = []
-        hook = layer.register_forward_hook(lambda module, inputs, output: calls.append((inputs[0], output)))
-        training = model.backbone.training
-        try:
-            with torch.no_grad():
-                probe = torch.zeros(1, 1, img_size, img_size, device=model.mean.device)
-                logits = model.backbone.eval()(model.normalise(probe))
-                if calls[0][0].ndim == 2 and calls[0][1] is logits:
-                    return
-        finally:
-            hook.remove()
-            model.backbone.train(training)
+        if _is_last(layer, model, img_size):
+            return
         problem = f"something follows its classifier {name!r}"
     kind = type(model.backbone).__name__
     raise UserError(
-        f"--freeze_backbone: {kind} cannot be frozen to features, {problem}; give another --backbone, or --train_parts {name}"
+        f"--freeze_backbone: {kind} cannot be frozen to features, {problem}; give another --backbone, "
+        f"or --train_parts {name}"
     )
 
 
-def features_of(model: RoiModel, pixels: Tensor, dtype: torch.dtype = torch.float32) -> Features:
-    """(B, 1, H, W) uint8 -> what the classifier layer and the maps are given, without gradients."""
+def _is_last(layer: nn.Linear, model: RoiModel, img_size: int) -> bool:
+    """Whether what the layer gives is what the backbone gives, seen on one grey image."""
+    calls: list[tuple[Tensor, Tensor]] = []
+    hook = layer.register_forward_hook(lambda module, inputs, output: calls.append((inputs[0], output)))
+    training = model.backbone.training
+    try:
+        with torch.no_grad():
+            probe = torch.zeros(1, 1, img_size, img_size, device=model.mean.device)
+            logits = model.backbone.eval()(model.normalise(probe))
+    finally:
+        hook.remove()
+        model.backbone.train(training)
+    features, output = calls[0]
+    return features.ndim == 2 and output is logits
+
+
+def compute_features(model: RoiModel, pixels: Tensor, dtype: torch.dtype = torch.float32) -> Features:
+    """What the classifier layer and the maps are given, without gradients. (B, 1, H, W) uint8 -> Features"""
     given: list[Tensor] = []
+    # The input of the layer is what there is to keep: all before it is frozen.
     hook = classifier_layer(model.backbone)[1].register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
     try:
         with torch.no_grad(), torch.autocast(pixels.device.type, dtype, enabled=dtype != torch.float32):
@@ -125,46 +133,58 @@ def frozen_features(
     device: torch.device,
     dtype: torch.dtype,
 ) -> FeatureArrays:
-    """The features of `rows` images that come in `batches`, in their order; from `folder` if they lie there, else computed and kept there.
+    """The features of all images, in their order; from `folder` if they lie there, else computed and kept there.
 
-    `batches` begins to read them: for the key (weights and pixels) and, where features are missing, once more.
-    UserError: the disk is too small.
+    Args:
+        batches: begins to read the images: for the key (weights and pixels) and, where features are missing, once more
+        rows: how many images they are
+        folder: None: kept in the memory
+
+    Raises:
+        UserError: the disk is too small
     """
     if folder is None:
-        return computed(model, batches(), rows, None, device, dtype)
-    home = Path(folder) / f"features-{key_of(model, batches(), dtype)}"
+        return compute_all(model, batches(), rows, None, device, dtype)
+    home = Path(folder) / f"features-{features_key(model, batches(), dtype)}"
     if (home / "done.json").is_file():
         say(f"features {home}: all {rows:,} images there")
-        return opened(home)
+        return open_arrays(home)
     # Another run may be making the same ones: each makes its own, and the first that is whole stays.
     with tempfile.TemporaryDirectory(dir=folder, prefix=".features-") as half_made:
-        computed(model, batches(), rows, Path(half_made) / home.name, device, dtype)
+        new = Path(half_made) / home.name
+        compute_all(model, batches(), rows, new, device, dtype)
         with suppress(OSError):
-            os.rename(Path(half_made) / home.name, home)
+            os.rename(new, home)
     size = sum(path.stat().st_size for path in home.iterdir())
     say(f"features {home}: {rows:,} images, {size / 1e9:.1f} GB")
-    return opened(home)
+    return open_arrays(home)
 
 
-def key_of(model: RoiModel, batches: Iterable[Batch], dtype: torch.dtype) -> str:
-    """Which features: weights below the classifier layer, stages, normalisation, type of the forward pass, and the pixels of all images."""
-    name = classifier_layer(model.backbone)[0]
+def features_key(model: RoiModel, batches: Iterable[Batch], dtype: torch.dtype) -> str:
+    """Digest of all that features depend on.
+
+    Weights below the classifier layer, stages, normalisation, type of the forward pass, and the pixels of all images.
+    """
+    name, _ = classifier_layer(model.backbone)
     digest = hashlib.blake2b(digest_size=8)
     for key, value in sorted(model.backbone.state_dict().items()):
         if not key.startswith(f"{name}."):
             digest.update(key.encode())
             digest.update(value.float().cpu().numpy().tobytes())
     names = model.stages.names if model.stages else []
-    digest.update(json.dumps([names, model.mean.flatten().tolist(), model.std.flatten().tolist(), str(dtype)]).encode())
+    settings = [names, model.mean.flatten().tolist(), model.std.flatten().tolist(), str(dtype)]
+    digest.update(json.dumps(settings).encode())
     rows = []
-    for batch in batches:  # in the order of the table, whatever the size of a batch
+    # In the order of the table, whatever the size of a batch.
+    for batch in batches:
         rows += batch.index.tolist()
+        # Pixels, not names: a file may be replaced under its name.
         digest.update(batch.pixels.cpu().numpy().tobytes())
     digest.update(json.dumps(rows).encode())
     return digest.hexdigest()
 
 
-def computed(
+def compute_all(
     model: RoiModel, batches: Iterable[Batch], rows: int, home: Path | None, device: torch.device, dtype: torch.dtype
 ) -> FeatureArrays:
     """Run the backbone over all images; into files below `home`, or into the memory where it is None."""
@@ -172,15 +192,18 @@ def computed(
     arrays: list[np.ndarray] = []
     with progress(None, rows, "features of the frozen backbone") as bar:
         for batch in batches:
-            features = features_of(model, batch.pixels.to(device), dtype)
+            features = compute_features(model, batch.pixels.to(device), dtype)
+            # Half the disk, and more digits than a forward pass in bf16 has.
             parts = [part.half().cpu().numpy() for part in (features.head, *features.stages)]
             if not all(np.isfinite(part).all() for part in parts):
                 raise UserError(
                     "--freeze_backbone: features of this backbone do not fit into 16 bits; give another --backbone"
                 )
-            arrays = arrays or allocated([(rows, *part.shape[1:]) for part in parts], home)
+            if not arrays:
+                arrays = allocate([(rows, *part.shape[1:]) for part in parts], home)
             for array, part in zip(arrays, parts, strict=True):
-                array[batch.index.numpy()] = part  # rows that cannot be read stay 0, and no batch has them
+                # Rows that cannot be read stay 0, and no batch has them.
+                array[batch.index.numpy()] = part
             bar.update(len(batch.index))
     if home is None:
         return FeatureArrays(arrays[0], arrays[1:])
@@ -188,30 +211,35 @@ def computed(
         array.flush()  # type: ignore[attr-defined]  # a memory map
     with atomic_write(home / "done.json") as file:
         json.dump({"images": rows, "stages": len(arrays) - 1}, file)
-    return opened(home)
+    return open_arrays(home)
 
 
-def allocated(shapes: list[tuple[int, ...]], home: Path | None) -> list[np.ndarray]:
-    """Empty float16 arrays of these shapes, the first of them for the head. UserError where the disk has no room for them."""
+def allocate(shapes: list[tuple[int, ...]], home: Path | None) -> list[np.ndarray]:
+    """Empty float16 arrays of these shapes, the first of them for the head; files below `home` if there is one.
+
+    Raises:
+        UserError: the disk has no room for them
+    """
     if home is None:
         return [np.zeros(shape, dtype=np.float16) for shape in shapes]
     home.mkdir(parents=True)
-    needed, free = 2 * sum(int(np.prod(shape)) for shape in shapes), shutil.disk_usage(home).free
+    needed = 2 * sum(math.prod(shape) for shape in shapes)  # bytes
+    free = shutil.disk_usage(home).free
     if needed > free:
         home.rmdir()
         raise UserError(
-            f"{home.parent}: features take {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; give another --cache_dir, or a smaller --img_size"
+            f"{home.parent}: features take {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; "
+            "give another --cache_dir, or a smaller --img_size"
         )
-    names = ["head", *(f"stage{n}" for n in range(len(shapes) - 1))]
-    return [
-        np.lib.format.open_memmap(home / f"{name}.npy", "w+", np.float16, shape)
-        for name, shape in zip(names, shapes, strict=True)
-    ]
+    arrays: list[np.ndarray] = []
+    for n, shape in enumerate(shapes):
+        name = f"stage{n - 1}" if n else "head"
+        arrays.append(np.lib.format.open_memmap(home / f"{name}.npy", "w+", np.float16, shape))
+    return arrays
 
 
-def opened(home: Path) -> FeatureArrays:
-    stages = json.loads((home / "done.json").read_text(encoding="utf-8"))["stages"]
-    return FeatureArrays(
-        np.load(home / "head.npy", mmap_mode="r"),
-        [np.load(home / f"stage{n}.npy", mmap_mode="r") for n in range(stages)],
-    )
+def open_arrays(home: Path) -> FeatureArrays:
+    """The features of a folder that is whole, mapped from the disk."""
+    count = json.loads((home / "done.json").read_text(encoding="utf-8"))["stages"]
+    stages = [np.load(home / f"stage{n}.npy", mmap_mode="r") for n in range(count)]
+    return FeatureArrays(np.load(home / "head.npy", mmap_mode="r"), stages)

@@ -1,4 +1,7 @@
-"""The metrics CSV: one row an epoch, beside a console line and TensorBoard. Loads no torch: the report reads its columns."""
+"""The metrics CSV: one row an epoch, beside a console line and TensorBoard.
+
+Loads no torch: the report reads its columns.
+"""
 
 import csv
 import io
@@ -30,13 +33,19 @@ COLUMNS = (
     "seconds",
     "contaminated",
 )
+# On the console, to begin with.
+SHOWN = ("loss", "loss_full", "loss_consist", "loss_drop", "loss_locate", "mask_kept")
 
 
 class MetricsLog:
     """One row an epoch, on the disk when `row` returns. Rows of epochs that a resumed run does again are dropped first.
 
-    `done`: the rows that a checkpoint remembers, None for a new run. UserError: the file is there and this run does not continue it,
-    or it is not a metrics file. `more`: columns of this run beside COLUMNS; they stand after val_auroc.
+    Args:
+        done: the rows that a checkpoint remembers, None for a new run
+        more: columns of this run beside COLUMNS; they stand after val_auroc
+
+    Raises:
+        UserError: the file is there and this run does not continue it, or it is not a metrics file
     """
 
     def __init__(
@@ -50,9 +59,11 @@ class MetricsLog:
         self.path = Path(path) if path else None
         at = COLUMNS.index("val_auroc") + 1
         self.columns = (*COLUMNS[:at], *more, *COLUMNS[at:])
-        self.lines = list(done or ())  # the rows of the epochs that are done, as they stand in the file
+        # The rows of the epochs that are done, as they stand in the file.
+        self.lines = list(done or ())
         self.writer: Any = None
         if self.path:
+            # Before a step is made: a wrong file must not cost an epoch.
             self._begin(self.path, new=done is None, replace=overwrite and not done)
         if tensorboard:
             try:
@@ -62,62 +73,62 @@ class MetricsLog:
             self.writer = SummaryWriter(tensorboard, purge_step=len(self.lines) + 1)
 
     def _begin(self, path: Path, new: bool, replace: bool) -> None:
-        header, done = _csv_line(self.columns), self.lines
+        header = _csv_line(self.columns)
         if path.exists() and path.stat().st_size and not replace:
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-            if lines[:1] != [header]:
-                raise UserError(
-                    f"{path}: is not a metrics file of this program, or it is of a run on other data sets; choose another --log_csv"
-                )
-            if (
-                new and lines[1:] or not done and len(lines) > 2
-            ):  # one row more than the checkpoint knows: killed between the two
-                raise UserError(
-                    f"{path} holds {len(lines) - 1} epochs of another run; choose another --log_csv, or replace it with --overwrite"
-                )
-            other = next((n for n, (a, b) in enumerate(zip(lines[1:], done, strict=False), 1) if a != b), 0)
-            if other:
-                raise UserError(
-                    f"{path}: epoch {other} is not the one of this checkpoint, so it is of another run; choose another --log_csv"
-                )
-            if lines[1:] == done:
+            self._check_continues(path, header, lines, new)
+            if lines[1:] == self.lines:
                 return  # the same file goes on, and so does a `tail -f` on it
         with atomic_write(path) as file:
-            file.writelines(f"{line}\n" for line in (header, *done))
+            file.writelines(f"{line}\n" for line in (header, *self.lines))
+
+    def _check_continues(self, path: Path, header: str, lines: list[str], new: bool) -> None:
+        """UserError unless the lines of a file are those of this run."""
+        if lines[:1] != [header]:
+            raise UserError(
+                f"{path}: is not a metrics file of this program, or it is of a run on other data sets; "
+                "choose another --log_csv"
+            )
+        # One row more than the checkpoint knows is ours: a run was killed between the two.
+        if (new and len(lines) > 1) or (not self.lines and len(lines) > 2):
+            raise UserError(
+                f"{path} holds {len(lines) - 1} epochs of another run; choose another --log_csv, "
+                "or replace it with --overwrite"
+            )
+        for epoch, (line, own) in enumerate(zip(lines[1:], self.lines, strict=False), 1):
+            if line != own:
+                raise UserError(
+                    f"{path}: epoch {epoch} is not the one of this checkpoint, so it is of another run; "
+                    "choose another --log_csv"
+                )
 
     def row(self, values: dict[str, Any]) -> None:
-        """Write one epoch. What a column has no value for stays empty; -0.0 + 0.0 is 0.0."""
-        text = {
-            c: f"{v + 0.0:.6g}" if isinstance(v, float) else str(v)
-            for c in self.columns
-            if (v := values.get(c)) is not None
-        }
-        self.lines.append(",".join(text.get(c, "") for c in self.columns))
+        """Write one epoch. What a column has no value for stays empty."""
+        self.lines.append(",".join(_cell(values.get(column)) for column in self.columns))
         if self.path:
             with open(self.path, "a", encoding="utf-8", newline="") as file:
                 file.write(self.lines[-1] + "\n")
                 file.flush()
+                # The checkpoint that counts this row is written next.
                 os.fsync(file.fileno())
         if self.writer:
             for column in self.columns[1:]:
                 if isinstance(values.get(column), int | float):
                     self.writer.add_scalar(column, values[column], values["epoch"])
             self.writer.flush()
-        validation = [c for c in self.columns if c.startswith("val_")]
-        shown = (
-            "loss",
-            "loss_full",
-            "loss_consist",
-            "loss_drop",
-            "loss_locate",
-            "mask_kept",
-            *MASK_CONTROLS,
-            *validation,
-            "images_per_s",
-        )
-        say(
-            f"epoch {values['epoch']}: " + ", ".join(f"{c} {values[c]:.4g}" for c in shown if values.get(c) is not None)
-        )
+        validation = [column for column in self.columns if column.startswith("val_")]
+        shown = [*SHOWN, *MASK_CONTROLS, *validation, "images_per_s"]
+        parts = []
+        for column in shown:
+            if values.get(column) is not None:
+                parts.append(f"{column} {values[column]:.4g}")
+        say(f"epoch {values['epoch']}: {', '.join(parts)}")
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value + 0.0:.6g}" if isinstance(value, float) else str(value)  # -0.0 + 0.0 is 0.0
 
 
 def _csv_line(values: Sequence[str]) -> str:

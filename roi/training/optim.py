@@ -1,4 +1,4 @@
-"""What changes the weights, and when: the optimiser, what it may change, the learning rate of each step, the average of the weights."""
+"""What changes the weights, and when: the optimiser, what it may change, the rate of each step, averaged weights."""
 
 import difflib
 import math
@@ -18,38 +18,59 @@ from roi.training import checkpoint
 
 
 def make_optimizer(model: RoiModel, lr: float, weight_decay: float, mask_lr: float) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov & Hutter 2019), fused: one kernel for all parameters that learn. `mask_lr` is the rate of the mask net, which begins untrained."""
-    groups: list[dict[str, Any]] = [{"params": [p for p in model.backbone.parameters() if p.requires_grad]}]
+    """AdamW (Loshchilov & Hutter 2019) for all parameters that learn.
+
+    Args:
+        mask_lr: the rate of the mask net, which begins untrained
+    """
+    # What does not learn must not decay either.
+    learning = [parameter for parameter in model.backbone.parameters() if parameter.requires_grad]
+    groups: list[dict[str, Any]] = [{"params": learning}]
     if model.mask_net is not None:
         groups.append({"params": list(model.mask_net.parameters()), "lr": mask_lr})
+    # Fused: one kernel for all parameters.
     return torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, fused=True)
 
 
-def learn_only(model: RoiModel, names: list[str]) -> None:
-    """Of the backbone only what lies below one of these names ("layer4", "fc") learns; batch norm elsewhere keeps its statistics.
+def learn_only(model: RoiModel, parts: list[str]) -> None:
+    """Of the backbone only what lies below one of these names ("layer4", "fc") learns.
 
-    UserError: the backbone has nothing of that name.
+    Batch norm elsewhere keeps its statistics.
+
+    Raises:
+        UserError: the backbone has nothing of that name
     """
-    there = [name for name, _ in model.backbone.named_parameters()]
+    names = [name for name, _ in model.backbone.named_parameters()]
+    for part in parts:
+        if not any(_lies_below(name, part) for name in names):
+            raise UserError(f"--train_parts: the backbone has no part {part!r}; near it: {_near(part, names)}")
 
     def chosen(name: str) -> bool:
-        return any(f"{name}.".startswith(f"{part}.") for part in names)
+        return any(_lies_below(name, part) for part in parts)
 
-    for part in names:
-        if not any(f"{name}.".startswith(f"{part}.") for name in there):
-            parts = list(dict.fromkeys(".".join(name.split(".")[:depth]) for depth in (1, 2) for name in there))
-            near = (
-                difflib.get_close_matches(part, parts, n=4, cutoff=0.5)
-                or [name for name in parts if "." not in name][:12]
-            )
-            raise UserError(f"--train_parts: the backbone has no part {part!r}; near it: {', '.join(near)}")
     for name, parameter in model.backbone.named_parameters():
         parameter.requires_grad_(chosen(name))
-    norms = [module for module in model.backbone.modules() if isinstance(module, _BatchNorm)]
-    below = {id(module) for name, module in model.backbone.named_modules() if chosen(name)}
-    model.frozen = [
-        norm for norm in norms if id(norm) not in below and not any(p.requires_grad for p in norm.parameters())
-    ]
+    model.frozen = []
+    for name, module in model.backbone.named_modules():
+        # A part may be a parameter of the norm itself, as in bn1.weight: then the norm learns, too.
+        learns = chosen(name) or any(parameter.requires_grad for parameter in module.parameters())
+        if isinstance(module, _BatchNorm) and not learns:
+            model.frozen.append(module)
+
+
+def _lies_below(name: str, part: str) -> bool:
+    return f"{name}.".startswith(f"{part}.")
+
+
+def _near(part: str, names: list[str]) -> str:
+    """Parts of the backbone with a similar name, else its first ones."""
+    parts: list[str] = []
+    for name in names:
+        words = name.split(".")
+        parts += [words[0], ".".join(words[:2])]
+    parts = list(dict.fromkeys(parts))
+    near = difflib.get_close_matches(part, parts, n=4, cutoff=0.5)
+    return ", ".join(near or [name for name in parts if "." not in name][:12])
 
 
 def batch_norms(model: RoiModel) -> list[_BatchNorm]:
@@ -59,12 +80,16 @@ def batch_norms(model: RoiModel) -> list[_BatchNorm]:
 
 
 class Schedule:
-    """The learning rate of each optimiser step, by torch's own schedulers. Each group keeps its rate; all of them follow one curve.
+    """The learning rate of each optimiser step, by torch's own schedulers.
+
+    Each group of parameters keeps its rate; all of them follow one curve.
 
     constant
     cosine    half a cosine from the rate to 0 over `total` steps (Loshchilov & Hutter 2017)
-    onecycle  up to the rate in the first 30 % of `total` steps, then down to almost 0; beta1 the other way (Smith & Topin 2018)
-    plateau   times `factor` once val_auroc has not risen for more than `patience` epochs; the best epoch is chosen by the same number
+    onecycle  up to the rate in the first 30 % of `total` steps, then down to almost 0; beta1 the other way (Smith &
+              Topin 2018)
+    plateau   times `factor` once val_auroc has not risen for more than `patience` epochs; the best epoch is chosen by
+              the same number
     The first `warmup` steps climb in a line, with onecycle along its cosine; a plateau is looked for after them.
     """
 
@@ -79,16 +104,20 @@ class Schedule:
     ) -> None:
         self.optimizer, self.total, self.warmup = optimizer, total, warmup
         self.steps = 0
-        self.used = self.now()  # the rate of the step before this one
+        # The rate of the step before this one.
+        self.used = self.now()
+        # At most one curve and one plateau: with --schedule plateau the curve is the warm-up.
         self.curve: LRScheduler | None = None
-        self.plateau = (
-            ReduceLROnPlateau(optimizer, "max", factor, patience, threshold_mode="abs") if name == "plateau" else None
-        )
+        self.plateau: ReduceLROnPlateau | None = None
+        if name == "plateau":
+            self.plateau = ReduceLROnPlateau(optimizer, "max", factor, patience, threshold_mode="abs")
         if name == "onecycle":
             rates = [group["lr"] for group in optimizer.param_groups]
-            self.curve = OneCycleLR(optimizer, rates, total, pct_start=max(2, warmup) / total if warmup else 0.3)
+            # Two steps at least: torch divides by one less.
+            climb = max(2, warmup) / total if warmup else 0.3
+            self.curve = OneCycleLR(optimizer, rates, total, pct_start=climb)
         elif name == "cosine" or warmup:
-            self.curve = LambdaLR(optimizer, climbing(warmup, total if name == "cosine" else None))
+            self.curve = LambdaLR(optimizer, warmup_factor(warmup, total if name == "cosine" else None))
 
     def now(self) -> float:
         return float(self.optimizer.param_groups[0]["lr"])
@@ -97,7 +126,9 @@ class Schedule:
         """After each optimiser step."""
         self.used = self.now()
         self.steps += 1
-        if self.curve is not None and self.steps < (self.total if self.plateau is None else self.warmup + 1):
+        # Torch's curves refuse a step beyond their end; beside a plateau the curve is the warm-up alone.
+        end = self.total if self.plateau is None else self.warmup + 1
+        if self.curve is not None and self.steps < end:
             self.curve.step()
 
     def epoch(self, val_auroc: float) -> None:
@@ -106,12 +137,12 @@ class Schedule:
             self.plateau.step(val_auroc)
 
     def state_dict(self) -> dict[str, Any]:
-        parts = {"curve": self.curve, "plateau": self.plateau}
-        return {
-            "steps": self.steps,
-            "used": self.used,
-            **{name: part.state_dict() for name, part in parts.items() if part is not None},
-        }
+        state: dict[str, Any] = {"steps": self.steps, "used": self.used}
+        if self.curve is not None:
+            state["curve"] = self.curve.state_dict()
+        if self.plateau is not None:
+            state["plateau"] = self.plateau.state_dict()
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """After that of the optimiser, which holds the rates."""
@@ -122,45 +153,57 @@ class Schedule:
             self.plateau.load_state_dict(state["plateau"])
 
 
-def climbing(warmup: int, total: int | None) -> Callable[[int], float]:
-    """Steps done -> the factor of the next one: a line to 1 over `warmup` steps, then 1, or half a cosine that would be 0 after `total`."""
+def warmup_factor(warmup: int, total: int | None) -> Callable[[int], float]:
+    """Steps done -> the factor of the next one.
+
+    A line to 1 over `warmup` steps, then 1, or half a cosine that would be 0 after `total`.
+    """
 
     def factor(step: int) -> float:
         if step < warmup:
             return (step + 1) / warmup
-        return 1.0 if total is None else 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+        if total is None:
+            return 1.0
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
     return factor
 
 
 class EMA:
-    """Exponential moving average of the weights and of the statistics of batch norm (Polyak & Juditsky 1992): m = d m + (1 - d) w after each step.
+    """Exponential moving average of the weights and of the statistics of batch norm (Polyak & Juditsky 1992).
 
-    Of step n it is d = min(decay, (1 + n) / (10 + n)), so that a young average forgets where it began. The model itself goes on
-    with its own weights; `within` lends it the averages.
+    m = d m + (1 - d) w after each step. Of step n it is d = min(decay, (1 + n) / (10 + n)), so that a young average
+    forgets where it began. The model itself goes on with its own weights; `within` lends it the averages.
     """
+
+    # Not torch's AveragedModel: that copies the whole model with its hooks, has one decay, and knows no `within`.
 
     def __init__(self, model: RoiModel, decay: float) -> None:
         self.decay = decay
-        live = checkpoint.parts(model)  # shares its memory with the model
-        self.parts = {part: {name: value.clone() for name, value in state.items()} for part, state in live.items()}
-        self.pairs = [(self.parts[part][name], value) for part, state in live.items() for name, value in state.items()]
+        self.parts: dict[str, dict[str, Tensor]] = {}
+        # The average, and the live tensor of the model.
+        self.pairs: list[tuple[Tensor, Tensor]] = []
+        for part, state in checkpoint.parts(model).items():
+            self.parts[part] = {name: value.clone() for name, value in state.items()}
+            self.pairs += [(self.parts[part][name], value) for name, value in state.items()]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """After optimiser step number `step`, counted from 1."""
-        real = [(kept, value) for kept, value in self.pairs if kept.is_floating_point()]
-        kept, live = ([pair[n] for pair in real] for n in (0, 1))
-        get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))(kept, live, 0)
-        for count, value in self.pairs:
-            if not count.is_floating_point():
-                count.copy_(value)
+        averages, live = [], []
+        for average, value in self.pairs:
+            if average.is_floating_point():
+                averages.append(average)
+                live.append(value)
+            else:
+                average.copy_(value)  # a count of batches
+        get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))(averages, live, 0)
 
     @contextmanager
     def within(self) -> Iterator[None]:
         """The model has the averages for a while."""
         own = [value.clone() for _, value in self.pairs]
-        self._give([kept for kept, _ in self.pairs])
+        self._give([average for average, _ in self.pairs])
         try:
             yield
         finally:
@@ -173,7 +216,9 @@ class EMA:
 
     @torch.no_grad()
     def load(self, parts: dict[str, dict[str, Tensor]]) -> None:
+        """Go on from the average of a checkpoint."""
         for part, state in self.parts.items():
-            for name, kept in state.items():
-                if part in parts:  # no "view_norms" in a checkpoint from before they were kept
-                    kept.copy_(parts[part][name])
+            if part not in parts:  # no "view_norms" in a checkpoint from before they were kept
+                continue
+            for name, average in state.items():
+                average.copy_(parts[part][name])

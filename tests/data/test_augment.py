@@ -13,15 +13,16 @@ from sklearn.metrics import f1_score, hamming_loss, precision_score, recall_scor
 from torch import Tensor
 
 import train_roi_baselines
-from roi import cli
 from roi.counter_rng import row_seeds
 from roi.data.augment import GREY, Augment, affine, augmented, coarse_dropout
 from roi.data.splits import some_patients
 from roi.data.table import read_table
 from roi.scoring.metrics import VALIDATION_DECISIONS, validation_decisions
-from roi.training import setup as roi_run
+from roi.training.flags import AUGMENT
+from roi.training.rows import choose_rows
+from roi.training.setup import build_training_run
 
-SEVEN = Augment(**cli.AUGMENT["seven_sets"])
+SEVEN = Augment(**AUGMENT["seven_sets"])
 
 
 def pictures(count: int, height: int = 24, width: int = 24) -> Tensor:
@@ -166,7 +167,7 @@ def test_only_training_sees_changed_images(demo: Path, tables: tuple[Path, Path]
     )
     args = train_roi_baselines.parse_args([str(flag) for flag in flags])
     assert (args.rotate, args.shift, args.flip) == (20, 0.03, False)
-    fit = roi_run.fit_of(args, "none", train_roi_baselines.MODES["standard"][1], torch.device("cpu"))
+    fit = build_training_run(args, "none", train_roi_baselines.MODES["standard"][1], torch.device("cpu"))
     seen: dict[bool, list[Tensor]] = {True: [], False: []}
     fit.model.register_forward_pre_hook(lambda model, given: seen[model.training].append(given[0].clone()))  # type: ignore[func-returns-value]
     expected: dict[bool, list[Tensor]] = {True: [], False: []}
@@ -218,7 +219,7 @@ def test_whole_patients_are_drawn_and_the_same_ones_by_the_same_seed(
         0.3,
     ]
     rows = [
-        roi_run.choose_rows(train_roi_baselines.parse_args([str(f) for f in (*flags, *more)]))
+        choose_rows(train_roi_baselines.parse_args([str(f) for f in (*flags, *more)]))
         for more in ((), ("--max_train_samples", 20))
     ]
     assert (

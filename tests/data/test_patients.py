@@ -14,7 +14,7 @@ from roi.data import patients, split_words
 from roi.data.splits import belongs_to, overlap
 from roi.data.table import patients_from_names, read_table
 from roi.training import checkpoint
-from roi.training import setup as roi_run
+from roi.training.rows import Rows, choose_rows
 
 # Spellings of patient 5 beside a name of NIH, and beside a name that says nothing.
 NIH = (
@@ -82,12 +82,12 @@ def write(path: Path, rows: list[tuple[str, ...]], header: str = "image,labels,p
     return path
 
 
-def chosen(folder: Path, table: Path, *more: object) -> roi_run.Rows:
+def chosen(folder: Path, table: Path, *more: object) -> Rows:
     root = folder / "root"
     root.mkdir(exist_ok=True)
     given = {str(flag).removeprefix("--"): value for flag, value in zip(more[::2], more[1::2], strict=True)}
     args = vars(defaults()) | {"train_csv": str(table), "image_root": str(root)} | given
-    return roi_run.choose_rows(argparse.Namespace(**args))
+    return choose_rows(argparse.Namespace(**args))
 
 
 @cache

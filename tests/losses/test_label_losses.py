@@ -17,7 +17,7 @@ from roi.counter_rng import row_seeds
 from roi.losses import terms as losses
 from roi.losses.objectives import consistency_terms, evidence_terms
 from roi.models.roi_model import RoiModel
-from roi.training.setup import label_loss_of
+from roi.training.objective import make_label_loss
 
 NAN = math.nan
 RNG = np.random.default_rng(2)
@@ -188,7 +188,7 @@ def test_flags_reach_their_loss_and_nothing_but_the_term_full(name: str) -> None
     targets = np.random.default_rng(0).choice([0, 1, NAN], (40, 3), p=[0.6, 0.3, 0.1]).astype(np.float32)
     counts = losses.counted(targets)
     logits, target = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)), torch.from_numpy(targets[:6])
-    loss = label_loss_of(argparse.Namespace(**vars(FLAGS), loss=name), lambda: targets, torch.device("cpu"))
+    loss = make_label_loss(argparse.Namespace(**vars(FLAGS), loss=name), lambda: targets, torch.device("cpu"))
     expected = {
         "bce": losses.bce,
         "weighted": partial(losses.weighted, weight=t(losses.positive_weights(*counts, 2.0)).float()),

@@ -29,7 +29,7 @@ from roi.sources.label_states import (
     label_columns,
 )
 from roi.sources.merge import READERS
-from roi.training.setup import held_out
+from roi.training.rows import split_validation
 
 MAKE = "make_chexmultimodal_csv.py"
 
@@ -426,10 +426,10 @@ def test_rows_marked_val_are_the_validation_rows() -> None:
             "split": ["val", "", "", "", "train", "", "VAL ", ""],
         }
     )
-    train, val = held_out(table, 0.1, 0)
+    train, val = split_validation(table, 0.1, 0)
     assert sorted(set(val["patient_id"])) == ["a", "d"] and len(val) == 4  # the other images of their patients too
     for all_or_none in ("val", "train"):
-        train, val = held_out(table.assign(split=all_or_none), 0.3, 0)
+        train, val = split_validation(table.assign(split=all_or_none), 0.3, 0)
         assert len(train) == 6 and len(val) == 2 and not set(train["patient_id"]) & set(val["patient_id"])
 
 

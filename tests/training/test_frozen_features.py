@@ -1,4 +1,7 @@
-"""A frozen backbone: features are what the model computes, are made once, and train a head and its maps without touching anything else."""
+"""A frozen backbone: features are what the model computes, and are made once.
+
+They train a head and its maps without touching anything else.
+"""
 
 import csv
 import shutil
@@ -13,7 +16,7 @@ from torch import nn
 from roi.data.dataset import Batch
 from roi.models.roi_model import RoiModel, build_model
 from roi.training import checkpoint
-from roi.training.frozen_features import check_head, features_of, frozen_features, key_of
+from roi.training.frozen_features import check_head, compute_features, features_key, frozen_features
 
 SIZE = 64
 
@@ -35,7 +38,7 @@ def test_features_give_what_the_model_gives(mask: str) -> None:
     model = make(mask)
     pixels = batches()[0].pixels
     with torch.no_grad():
-        features = features_of(model, pixels)
+        features = compute_features(model, pixels)
         logits, maps = model.read_features(features.head, features.stages)
         x = model.normalise(pixels)
         expected = model.logits_and_maps(x) if mask == "features" else (model.backbone(x), None)
@@ -83,7 +86,7 @@ def test_two_runs_that_make_the_same_features_at_once_do_not_meet(tmp_path: Path
         return given
 
     arrays = frozen_features(model, begin, 5, str(tmp_path), torch.device("cpu"), torch.float32)
-    expected = features_of(model, torch.cat([batch.pixels for batch in given])).head.half().numpy()
+    expected = compute_features(model, torch.cat([batch.pixels for batch in given])).head.half().numpy()
     np.testing.assert_allclose(arrays.head, expected, atol=1e-3)
     assert [path.name[:9] for path in tmp_path.iterdir()] == ["features-"]
 
@@ -93,9 +96,9 @@ def test_features_do_not_depend_on_the_size_of_a_batch_but_on_the_type(tmp_path:
     pixels, rows = torch.cat([batch.pixels for batch in given]), torch.arange(5)
     whole = [Batch(pixels, torch.zeros(5, 3), rows, [])]
     assert (
-        key_of(model, given, torch.float32)
-        == key_of(model, whole, torch.float32)
-        != key_of(model, whole, torch.bfloat16)
+        features_key(model, given, torch.float32)
+        == features_key(model, whole, torch.float32)
+        != features_key(model, whole, torch.bfloat16)
     )
 
 
@@ -104,7 +107,7 @@ def test_a_killed_run_leaves_nothing_that_is_taken_for_whole(tmp_path: Path) -> 
     (tmp_path / ".features-abc").mkdir()
     (tmp_path / ".features-abc" / "head.npy").write_bytes(b"half")
     first, begun = frozen(model, tmp_path, given)
-    home = tmp_path / f"features-{key_of(model, given, torch.float32)}"
+    home = tmp_path / f"features-{features_key(model, given, torch.float32)}"
     assert len(begun) == 2 and (home / "done.json").is_file() and len(first) == 5
 
 

@@ -28,9 +28,10 @@ from roi.errors import RunError
 from roi.losses.gradnorm import FixedWeights
 from roi.models.roi_model import RoiModel
 from roi.training import checkpoint
-from roi.training.loop import Meter, Step, TrainingRun, train_one_epoch
+from roi.training.loop import Meter, Step, train_one_epoch
 from roi.training.metrics_log import COLUMNS, MetricsLog
 from roi.training.optim import make_optimizer
+from roi.training.training_run import TrainingRun
 
 
 def test_batches_are_a_seeded_permutation_and_can_be_entered_anywhere() -> None:
@@ -53,7 +54,10 @@ def test_the_loader_takes_nothing_from_the_global_generator(folder: Path) -> Non
 
 @pytest.mark.parametrize(("rows", "batch_size", "accum_steps"), [(10, 4, 3), (10, 3, 2), (7, 2, 10)])
 def test_accumulation_loses_no_sample(folder: Path, rows: int, batch_size: int, accum_steps: int) -> None:
-    """Accumulated steps equal the same steps taken at once on the same images; the last, partial group is one of them."""
+    """Accumulated steps equal the same steps taken at once on the same images.
+
+    The last, partial group is one of them.
+    """
 
     def trained(batch: int, accum: int) -> list[Tensor]:
         torch.manual_seed(0)
@@ -145,13 +149,21 @@ def test_no_epoch_before_first_best_becomes_the_best(folder: Path, tmp_path: Pat
         out = tmp_path / str(first)
         out.mkdir()
         fit = make_fit(folder, out, full_term, dynamic=False, first_best=first)
-        fit._validate = lambda stop, fit=fit: {"val_loss": 0.5, "val_auroc": scores[fit.epoch]}  # type: ignore[method-assign, misc]
+        fit.validate = lambda stop, fit=fit: {"val_loss": 0.5, "val_auroc": scores[fit.epoch]}  # type: ignore[method-assign, misc]
         assert fit.run() == 0
         if best is None:
             assert not (out / "c_best.pt").exists() and fit.best == -math.inf
         else:
             state = checkpoint.load(out / "c_best.pt")
             assert state["epoch"] == best and state["val_auroc"] == scores[best - 1] == fit.best
+
+
+def test_a_run_without_validation_warns_of_no_lost_skill(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    fit = make_fit(folder, tmp_path, full_term, dynamic=False)
+    fit.val_loader = None
+    assert fit.run() == 0 and "warning" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("mask", ["conv", "features", "none"])
@@ -323,7 +335,10 @@ def test_a_full_disk_is_one_line_and_the_checkpoint_before_it_stays(
 
 @pytest.mark.parametrize("every", [0, 2])
 def test_a_read_error_saves_the_steps_before_it(every: int, folder: Path, whole: TrainingRun, tmp_path: Path) -> None:
-    """An image goes bad in the second epoch: the steps before it are good. Mended, the run ends as if nothing had happened."""
+    """An image goes bad in the second epoch: the steps before it are good.
+
+    Mended, the run ends as if nothing had happened.
+    """
     images = tmp_path / "images"
     images.mkdir()
     for path in folder.iterdir():
@@ -386,7 +401,10 @@ def test_out_of_memory_is_one_line_that_names_what_to_lower(folder: Path, tmp_pa
 def test_a_step_that_fails_is_taken_back_and_the_steps_before_it_are_saved(
     call: int, folder: Path, whole: TrainingRun, tmp_path: Path
 ) -> None:
-    """Batch 10 begins a step of two batches, batch 11 ends it: by then statistics, dropout and loss weights have moved."""
+    """Batch 10 begins a step of two batches, batch 11 ends it.
+
+    By then statistics, dropout and loss weights have moved.
+    """
     fit = make_fit(folder, tmp_path, failing_at(call, RuntimeError("cuDNN error\nmore of it")))
     with pytest.raises(
         RunError, match=r"epoch 2.*cuDNN error more of it.*Saved .*c\.pt after epoch .*--resume auto"

@@ -1,4 +1,7 @@
-"""Controls of a mask on validation images: planted good and bad masks, in figures and in words; where they are written."""
+"""Controls of a mask on validation images: planted good and bad masks, in figures and in words.
+
+And where these are written.
+"""
 
 import csv
 import math

@@ -1,4 +1,7 @@
-"""What recipes are made of: learning rates, early stopping, averages of weights, parts that learn; each on its own, in whole runs, and taken up again."""
+"""What recipes are made of: learning rates, early stopping, averages of weights, parts that learn.
+
+Each on its own, in whole runs, and taken up again.
+"""
 
 import json
 import math
@@ -20,8 +23,9 @@ from torch import nn
 from roi.models.backbones import build_backbone
 from roi.models.roi_model import RoiModel, build_model
 from roi.training import checkpoint
-from roi.training.loop import Stop, TrainingRun
 from roi.training.optim import EMA, Schedule, learn_only, make_optimizer
+from roi.training.stop import Stop
+from roi.training.training_run import TrainingRun
 
 # --- the learning rate -----------------------------------------------------------------------------------------------
 
@@ -142,7 +146,7 @@ def test_a_stopped_run_goes_on_along_its_schedule_and_with_its_average(
 
 
 def scored(fit: TrainingRun, scores: list[float]) -> TrainingRun:
-    fit._validate = lambda stop: {"val_loss": 0.5, "val_auroc": scores[fit.epoch]}  # type: ignore[method-assign]
+    fit.validate = lambda stop: {"val_loss": 0.5, "val_auroc": scores[fit.epoch]}  # type: ignore[method-assign]
     return fit
 
 
@@ -238,12 +242,12 @@ def test_what_is_validated_and_saved_as_the_best_is_the_average(folder: Path, tm
     assert all(torch.equal(best["model"][k], last["average"]["model"][k]) for k in best["model"])
     assert any(not torch.equal(best["model"][k], last["model"][k]) for k in best["model"])
     checkpoint.load_parts(plain.model, best, "best")
-    scores = plain._validate(Stop())
+    scores = plain.validate(Stop())
     assert scores is not None and scores["val_auroc"] == best["val_auroc"] == last["best"]
     logged = pd.read_csv(tmp_path / "log.csv")["val_loss"][0]
     assert logged == pytest.approx(scores["val_loss"], rel=1e-5)
     checkpoint.load_parts(plain.model, last, "last")
-    raw = plain._validate(Stop())
+    raw = plain.validate(Stop())
     assert raw is not None and raw["val_loss"] != pytest.approx(logged, rel=1e-4)
 
 
@@ -398,6 +402,13 @@ def test_the_configuration_says_what_holds_and_where_it_comes_from(tmp_path: Pat
     assert config("--mode", "full")["stage"]["value"] is None
 
 
+def test_what_a_loss_takes_is_given_by_name_and_kept_as_its_own_flag_was() -> None:
+    one = config("--recipe", "timm_focal", "--loss_args", "focal_gamma=3", "asl_clip=0")
+    assert one["focal_gamma"] == {"value": 3.0, "from": "command line"} and one["asl_clip"]["value"] == 0.0
+    assert one["focal_alpha"] == {"value": 0.25, "from": "recipe"} and "loss_args" not in one
+    assert one == config("--recipe", "timm_focal", "--focal_gamma", 3, "--asl_clip", 0)
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
@@ -415,6 +426,10 @@ def test_the_configuration_says_what_holds_and_where_it_comes_from(tmp_path: Pat
             ("--mode", "standard", "--lr_warmup_steps", 3, "--lr_warmup_epochs", 1),
             "--lr_warmup_steps 3 and --lr_warmup_epochs 1: give one of them",
         ),
+        (("--mode", "standard", "--loss_args", "gamma=1"), "'gamma=1' is not NAME=VALUE with one of pos_weight_cap, "),
+        (("--mode", "standard", "--loss_args", "focal_gamma"), "'focal_gamma' is not NAME=VALUE"),
+        (("--mode", "standard", "--loss_args", "cb_beta=2"), "--loss_args: cb_beta=2 is not between 0 and 1"),
+        (("--mode", "standard", "--loss_args", "cb_beta=x"), "invalid float value of cb_beta: 'x'"),
         (("--mode", "standard", "--lr_warmup_epochs", 9), "shorten it, or give more --epochs"),
         (
             ("--mode", "standard", "--patience", 2, "--val_fraction", 0),
@@ -459,7 +474,10 @@ def rows_of(out: Path) -> pd.DataFrame:
 def test_a_recipe_trains_small_stops_anywhere_and_goes_on_as_if_nothing_had_happened(
     recipe: str, demo: Path, tables: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its loss, schedule, augmentation and images, with an average on top; stopped in the middle of the second epoch."""
+    """Its loss, schedule, augmentation and images, with an average on top.
+
+    Stopped in the middle of the second epoch.
+    """
     flags = (
         "--recipe",
         recipe,
@@ -692,7 +710,10 @@ def test_a_stage_goes_on_from_stage_1_of_the_same_images_alone(
 
 
 def test_two_processes_go_through_stage_2_as_one_does(demo: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
-    """All parameters are shared anew once they learn. A backbone without batch norm and dropout; weights by count, changed images, averages, a cosine."""
+    """All parameters are shared anew once they learn.
+
+    A backbone without batch norm and dropout; weights by count, changed images, averages, a cosine.
+    """
     flags = (
         "--backbone",
         "test_convnext",

@@ -1,4 +1,7 @@
-"""Training on a union of data sets: doubt and shares of readers in the targets, who learns from what, balanced epochs, scores of each set, whole runs."""
+"""Training on a union of data sets.
+
+Doubt and shares of readers in the targets, who learns from what, balanced epochs, scores of each set, whole runs.
+"""
 
 import csv
 import hashlib
@@ -21,7 +24,6 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 import train_roi_baselines
-from roi import cli
 from roi.counter_rng import row_seeds
 from roi.data import table as t
 from roi.data import targets
@@ -36,10 +38,13 @@ from roi.losses.objectives import RandomViews, consistency_terms, evidence_terms
 from roi.models.roi_model import RoiModel
 from roi.scoring.metrics import validation_aurocs
 from roi.training import checkpoint
-from roi.training import setup as roi_run
-from roi.training.loop import Stop, TrainingRun
+from roi.training.flags import resolve_objective
 from roi.training.metrics_log import COLUMNS, MetricsLog
 from roi.training.optim import make_optimizer
+from roi.training.rows import choose_rows
+from roi.training.setup import build_training_run
+from roi.training.stop import Stop
+from roi.training.training_run import TrainingRun
 
 NAN = math.nan
 CPU = torch.device("cpu")
@@ -502,7 +507,7 @@ def test_validation_knows_the_set_of_each_row_though_one_cannot_be_read(files: l
         skip_unreadable=True,
         datasets=datasets,
     )
-    found = fit._validate(Stop())
+    found = fit.validate(Stop())
     assert found is not None
     there = np.array([n for n in range(24) if n != 4])
     with torch.no_grad():
@@ -551,7 +556,10 @@ def test_the_log_has_a_column_for_each_set_and_keeps_its_checks(
 
 @pytest.mark.parametrize("knows", [1, 2])
 def test_evaluate_scores_each_set_on_what_it_knows(knows: int, tmp_path: Path) -> None:
-    """`few` knows one finding of four, too few to be compared, or two; each has a score of its own. Doubt and shares are never scored."""
+    """`few` knows one finding of four, too few to be compared, or two; each has a score of its own.
+
+    Doubt and shares are never scored.
+    """
     rng = np.random.default_rng(0)
     classes, n = ["Mass", "Nodule", "Edema", "Hernia"], 240
     datasets = np.array(["nih", "few"])[np.arange(n) % 2]
@@ -630,7 +638,10 @@ LACKS = ["Mass", "Nodule", "Hernia"]  # what the second set never looked for
 
 @pytest.fixture(scope="module")
 def union(tables: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo set as two: half of its patients are of one that lacks three findings, doubts some, and has readers who disagree."""
+    """The demo set as two: half of its patients are of one that lacks three findings.
+
+    It doubts some, and has readers who disagree.
+    """
     table = t.read_table(tables[0])
     patient = table["patient_id"].str.removeprefix("nih:").astype(int)
     second = (patient % 2 == 0).to_numpy()
@@ -704,8 +715,8 @@ def whole(demo: Path, union: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def fit_of(demo: Path, union: Path, out: Path, *more: object) -> TrainingRun:
     args = train_roi_baselines.parse_args([str(flag) for flag in command(demo, union, out, *more)[1:]])
-    cli.settle_objective(args, "consistency")
-    return roi_run.fit_of(args, "none", ("consist", "drop", "sparse", "tv"), CPU)
+    resolve_objective(args, "consistency")
+    return build_training_run(args, "none", ("consist", "drop", "sparse", "tv"), CPU)
 
 
 @pytest.mark.parametrize("cache", [False, True])
@@ -738,7 +749,7 @@ def test_a_run_trains_on_its_policy_and_validates_on_what_is_certain(
     assert expect(fit.train_loader, fit.names, 3) > 0  # shares of readers, and with soft the draws
     rows = fit_of(demo, union, tmp_path / "again", "--seed", 3).datasets
     assert fit.datasets is not None and rows is not None and fit.datasets.tolist() == rows.tolist()
-    held = roi_run.choose_rows(
+    held = choose_rows(
         train_roi_baselines.parse_args([str(flag) for flag in command(demo, union, tmp_path, "--seed", 3)[1:]])
     ).val
     assert held is not None and fit.val_loader is not None

@@ -1,0 +1,407 @@
+"""The flags of training: data, optimisation, schedule, augmentation, output. No torch here: --help is quick.
+
+add_training_flags is what the train scripts call. Groups come in the order in which a reader needs them: what most
+runs give first, what few runs give last. Flags of the model and its objective: roi/training/objective_flags.py.
+"""
+
+import argparse
+from dataclasses import fields
+from typing import Any, TypeVar
+
+from roi.cli import Parser, add_compute, add_loading, add_overwrite, number, on_off
+from roi.training.objective_flags import add_gradnorm, add_label_loss, add_model, add_objective
+
+T = TypeVar("T")
+SCHEDULES = ("constant", "cosine", "plateau", "onecycle")
+# What --augment stands for. seven_sets is the published recipe of that name, but for its flip.
+AUGMENT: dict[str, dict[str, Any]] = {
+    "none": {
+        "rotate": 0.0,
+        "shift": 0.0,
+        "scale": 0.0,
+        "flip": False,
+        "dropout_holes": 0,
+        "brightness": 0.0,
+        "contrast": 0.0,
+    },
+    "light": {
+        "rotate": 7.0,
+        "shift": 0.03,
+        "scale": 0.05,
+        "flip": False,
+        "dropout_holes": 0,
+        "brightness": 0.1,
+        "contrast": 0.1,
+    },
+    "seven_sets": {
+        "rotate": 25.0,
+        "shift": 0.0625,
+        "scale": 0.1,
+        "flip": False,
+        "dropout_holes": 8,
+        "brightness": 0.2,
+        "contrast": 0.2,
+    },
+}
+
+
+def add_training_flags(parser: Parser, required: bool = True) -> None:
+    """Every flag that the train scripts share.
+
+    Args:
+        required: a run is wanted, so that the tables and --save must be given
+    """
+    parser.set_defaults(stage=None)  # of a recipe in stages
+    # The order of the groups is that of --help, what few runs give last. The order of the calls below is that of the
+    # flags in a checkpoint and in the report.
+    data = parser.add_argument_group("data")
+    model = parser.add_argument_group("model")
+    objective = parser.add_argument_group("objective")
+    optimisation = parser.add_argument_group("optimisation")
+    output = parser.add_argument_group("output")
+    reading = parser.add_argument_group("reading of images")
+    several_sets = parser.add_argument_group("tables of several data sets")
+    schedule = parser.add_argument_group("learning rate, early end, averages, parts of the backbone")
+    augment = parser.add_argument_group("augmentation of training images, on the device")
+    loss = parser.add_argument_group("loss of the labels (roi/losses/terms.py); validation is always in BCE")
+    gradnorm = parser.add_argument_group("learned weights of the terms")
+    add_tables(data, required)
+    add_test_set(data)
+    add_several_sets(several_sets)
+    add_size(data)
+    add_augment(augment)
+    add_reading(reading)
+    add_model(model)
+    add_label_loss(loss)
+    add_objective(objective)
+    add_gradnorm(gradnorm)
+    add_steps(optimisation)
+    add_schedule(schedule)
+    add_early_end(schedule)
+    add_rates(optimisation)
+    add_output(output, required)
+
+
+def add_tables(group: argparse._ActionsContainer, required: bool) -> None:
+    """Which images, with which labels, and who validates."""
+    group.add_argument(
+        "--train_csv",
+        required=required,
+        metavar="CSV",
+        help="table of make_chexmultimodal_csv.py; image and labels suffice",
+    )
+    group.add_argument(
+        "--image_root",
+        required=required,
+        metavar="DIR",
+        help="holds the images: DIR/images/NAME, DIR/NAME, DIR/images_*/images/NAME or DIR/images-*/images-*/NAME",
+    )
+    group.add_argument(
+        "--classes", default="", metavar="A,B", help="classes to learn (default: all labels of the table)"
+    )
+    group.add_argument("--val_csv", metavar="CSV", help="validation table; shares no patient with --train_csv")
+    # By patient: an image of a patient who is trained on would tell little of new ones.
+    group.add_argument(
+        "--val_fraction",
+        type=number(float, 0, 0.9),
+        default=0.1,
+        metavar="0..0.9",
+        help="share of images held out, by patient, where neither --val_csv nor rows marked val say who "
+        "(default: %(default)s); 0: nobody",
+    )
+
+
+def add_test_set(group: argparse._ActionsContainer) -> None:
+    """Who is kept for the test."""
+    group.add_argument(
+        "--exclude_csv",
+        metavar="CSV",
+        help="table whose images, and other images of their patients, are left out of training: the test set",
+    )
+    # Published training lists held all test images: here that must be asked for.
+    group.add_argument(
+        "--allow_leakage",
+        action=on_off,
+        default=False,
+        help="train on test images too, and mark every output as contaminated (default: leave them out)",
+    )
+
+
+def add_size(group: argparse._ActionsContainer) -> None:
+    """How many images, and how large."""
+    # Two draws: of all images, for a quick run, and of the training images alone, as published recipes have it.
+    group.add_argument(
+        "--max_samples",
+        type=number(int, 1),
+        metavar="N",
+        help="train on N images drawn with --seed, before validation is split off (default: all)",
+    )
+    group.add_argument(
+        "--max_train_samples",
+        type=number(int, 1),
+        metavar="N",
+        help="train on at most N images once validation is split off, by patient, drawn with --seed (default: all)",
+    )
+    group.add_argument(
+        "--img_size",
+        type=number(int, 16),
+        default=224,
+        metavar="PX",
+        help="side of the square input (default: %(default)s)",
+    )
+
+
+def add_reading(group: argparse._ActionsContainer) -> None:
+    """How images are read, and where their pixels are kept."""
+    add_loading(group)
+    # Pixels in its own memory come to a GPU without any wait for disk or host.
+    group.add_argument(
+        "--cache_on_device",
+        choices=("auto", "yes", "no"),
+        default="auto",
+        help="with --cache_dir: all pixels in the memory of the GPU; auto: where half of what is free holds them "
+        "(default: %(default)s)",
+    )
+
+
+def add_steps(group: argparse._ActionsContainer) -> None:
+    """How long, how fast and in which batches."""
+    count = number(int, 1)
+    group.add_argument(
+        "--epochs", type=count, default=8, metavar="N", help="passes over the training images (default: %(default)s)"
+    )
+    group.add_argument(
+        "--batch_size",
+        type=count,
+        default=8,
+        metavar="N",
+        help="images a forward and process; each has up to three views. A last batch of one, from which batch norm "
+        "learns nothing, goes into the one before it (default: %(default)s)",
+    )
+    group.add_argument(
+        "--accum_steps", type=count, default=1, metavar="N", help="batches an optimiser step (default: %(default)s)"
+    )
+    # No default here: it depends on --freeze_backbone (resolve_objective).
+    group.add_argument(
+        "--lr", type=number(float, 0), help="learning rate of AdamW (default: 1e-4; with --freeze_backbone 3e-3)"
+    )
+
+
+def add_output(group: argparse._ActionsContainer, required: bool) -> None:
+    """What a training writes, and where it goes on."""
+    group.add_argument(
+        "--save",
+        required=required,
+        metavar="PT",
+        help="checkpoint, written each epoch; the best by val_auroc is <stem>_best.pt beside it (of several data sets: "
+        "the mean of theirs, for over all images together telling the sets apart would count)",
+    )
+    group.add_argument("--log_csv", metavar="CSV", help="metrics, a row each epoch as it ends (default: none)")
+    # At 0.5 for all findings: thresholds that are chosen would be chosen on what is scored.
+    group.add_argument(
+        "--val_decisions",
+        action=on_off,
+        default=False,
+        help="each epoch also F1, precision and recall, micro and macro, and Hamming accuracy of the findings at "
+        "p = 0.5; thresholds that are chosen are evaluate.py's (default: no)",
+    )
+    group.add_argument("--tensorboard", metavar="DIR", help="TensorBoard events (default: none)")
+    # An epoch of a large table takes hours, and a cluster ends a job when it likes.
+    group.add_argument(
+        "--save_every_steps",
+        type=number(int, 0),
+        default=0,
+        metavar="N",
+        help="also save every N optimiser steps; 0: each epoch (default: %(default)s)",
+    )
+    group.add_argument(
+        "--resume",
+        metavar="auto|PT",
+        help="go on from a checkpoint; auto: from --save, if it is there; with --stage 2: begin from that of stage 1 "
+        "(default: start anew)",
+    )
+    add_overwrite(group, "checkpoint and log of an earlier run")
+
+
+def add_several_sets(group: argparse._ActionsContainer) -> None:
+    """What is learned from a table of several data sets."""
+    # Validation knows only what is certain: it must be the same whatever is learned from.
+    group.add_argument(
+        "--uncertain",
+        choices=("ignore", "ones", "zeros", "soft"),
+        default="ignore",
+        help="training target of what the column uncertain names: none, 1, 0, or one number a cell from U(.55, .85), "
+        "drawn with --seed; in validation and evaluate.py it is never scored (default: %(default)s)",
+    )
+    # Proportionally a small set is hardly seen beside a large one.
+    group.add_argument(
+        "--sampler",
+        choices=("proportional", "balanced"),
+        default="proportional",
+        help="proportional: every training image once an epoch; balanced: as many images of each value of the column "
+        "dataset, in an epoch as long as that, small sets again and again (default: %(default)s)",
+    )
+
+
+def add_rates(group: argparse._ActionsContainer) -> None:
+    """The rest of the optimiser, and where it computes."""
+    weight = number(float, 0)
+    # The mask net begins untrained, the backbone does not: one rate for both is too small for it.
+    group.add_argument(
+        "--mask_lr",
+        type=weight,
+        help="learning rate of the mask net (default: 2e-3; 1e-3 with --freeze_backbone; that of --lr with "
+        "--objective consistency)",
+    )
+    group.add_argument("--weight_decay", type=weight, default=0.01, help="weight decay of AdamW (default: %(default)s)")
+    group.add_argument(
+        "--seed",
+        type=number(int, 0),
+        default=0,
+        help="of new layers, order, validation split, dropout and random masks (default: %(default)s)",
+    )
+    add_compute(group)
+    # For backbones whose three views do not fit into the memory of a GPU.
+    group.add_argument(
+        "--checkpoint_activations",
+        action=on_off,
+        default=False,
+        help="compute activations again when gradients need them: less memory, a third more time (default: no)",
+    )
+
+
+def add_schedule(group: argparse._ActionsContainer) -> None:
+    """When the learning rate changes."""
+    # No default here either: features of a frozen backbone learn along a cosine.
+    group.add_argument(
+        "--schedule",
+        choices=SCHEDULES,
+        help="cosine: down to 0 at the last epoch; plateau: times --plateau_factor once val_auroc has not risen for "
+        "more than --plateau_patience epochs; onecycle: up in 30 %% of the steps, or in those of the warm-up, then "
+        "down (default: constant; with --freeze_backbone cosine)",
+    )
+    # One of the two: steps as published recipes count them, epochs that do not depend on the size of a table.
+    group.add_argument(
+        "--lr_warmup_steps",
+        type=number(int, 0),
+        default=0,
+        metavar="N",
+        help="optimiser steps of a linear climb (default: %(default)s)",
+    )
+    group.add_argument(
+        "--lr_warmup_epochs",
+        type=number(float, 0),
+        default=0.0,
+        metavar="N",
+        help="the same in epochs, or parts (default: %(default)s)",
+    )
+    # The plateau is looked for in val_auroc, by which the best epoch is chosen, not in the loss.
+    group.add_argument(
+        "--plateau_patience",
+        type=number(int, 0),
+        default=3,
+        metavar="N",
+        help="epochs that may pass so (default: %(default)s)",
+    )
+    group.add_argument(
+        "--plateau_factor", type=number(float, 0, 0.999), default=0.1, metavar="0..1", help="(default: %(default)s)"
+    )
+
+
+def add_early_end(group: argparse._ActionsContainer) -> None:
+    """When training ends early, which weights are kept, and which learn."""
+    group.add_argument(
+        "--patience",
+        type=number(int, 0),
+        default=0,
+        metavar="N",
+        help="stop after N epochs without a better val_auroc; 0: never (default: %(default)s)",
+    )
+    group.add_argument(
+        "--ema",
+        type=number(float, 0, 0.999999),
+        default=0.0,
+        metavar="DECAY",
+        help="validate, and save as the best, the moving average of the weights with this decay a step; 0: the weights "
+        "as they are (default: %(default)s)",
+    )
+    # Statistics of batch norm are part of what stays: a frozen layer that goes on counting is not frozen.
+    group.add_argument(
+        "--train_parts",
+        default="",
+        metavar="A,B",
+        help="of the backbone only what lies below these names learns, as in layer4,fc; batch norm elsewhere keeps its "
+        "statistics (default: all of it)",
+    )
+
+
+def add_augment(group: argparse._ActionsContainer) -> None:
+    """Random changes of training images (roi/data/augment.py)."""
+    share = number(float, 0, 1)
+    group.add_argument(
+        "--augment",
+        choices=list(AUGMENT),
+        default="none",
+        help="what the flags below are where they are not given (default: %(default)s)",
+    )
+    # None where not given: then --augment says what they are (resolve_augment).
+    group.add_argument(
+        "--rotate", type=number(float, 0, 180), metavar="DEG", help="turned by up to DEG degrees either way"
+    )
+    group.add_argument(
+        "--shift", type=share, metavar="0..1", help="shifted by up to this share of the side, down and across"
+    )
+    group.add_argument(
+        "--scale", type=number(float, 0, 0.9), metavar="0..0.9", help=".1: from .9 to 1.1 times as large"
+    )
+    # A mirrored X-ray shows another anatomy, so that no recipe has it.
+    group.add_argument(
+        "--flip",
+        action=on_off,
+        default=None,
+        help="half of the images left for right (default: no, in every recipe: the heart moves to the right as in "
+        "dextrocardia, side markers are mirrored)",
+    )
+    group.add_argument(
+        "--dropout_holes",
+        type=number(int, 0),
+        metavar="N",
+        help="N grey rectangles, each side 2 to 12 %% of the image's",
+    )
+    group.add_argument(
+        "--brightness", type=share, metavar="0..1", help="lighter or darker by up to this share of the range"
+    )
+    group.add_argument("--contrast", type=share, metavar="0..1", help=".2: contrast times .8 to 1.2")
+
+
+def select_flags(kind: type[T], args: argparse.Namespace) -> T:
+    """The flags that a dataclass has fields for, as one of its kind."""
+    return kind(**{field.name: getattr(args, field.name) for field in fields(kind)})  # type: ignore[arg-type]
+
+
+def resolve_augment(args: argparse.Namespace) -> None:
+    """Fill in what --augment stands for, where its own flags are not given."""
+    for name, value in AUGMENT[args.augment].items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+
+
+def resolve_objective(args: argparse.Namespace, objective: str) -> None:
+    """Fill in --objective, and what its flags are by default under it."""
+    args.objective = args.objective or objective
+    evidence, frozen = args.objective == "evidence", args.freeze_backbone
+    args.mask_net = args.mask_net or ("features" if evidence else "conv")
+    if args.alpha is None:
+        args.alpha = 0.5 if evidence else 1.0
+    if args.mask_per_class is None:
+        args.mask_per_class = evidence
+    if args.lr is None:
+        args.lr = 3e-3 if frozen else 1e-4
+    if args.mask_lr is None:
+        # As published, the mask net of the consistency objective learns at the rate of the backbone.
+        args.mask_lr = args.lr
+        if frozen:
+            args.mask_lr = 1e-3
+        elif evidence:
+            args.mask_lr = 2e-3
+    args.schedule = args.schedule or ("cosine" if frozen else "constant")

@@ -1,0 +1,187 @@
+"""Batches of a run: of files, of the pixel cache, or of the features of a frozen backbone.
+
+Letters: N images, K classes.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from roi import distributed
+from roi.data.dataset import Batch, XrayDataset, check_batches, open_cache_of_run, rows_with_images
+from roi.data.loader import CacheLoader, fits_on_device, make_loader
+from roi.data.sampler import ShardedBatchSampler
+from roi.data.targets import target_matrix
+from roi.errors import UserError
+from roi.models.roi_model import LEARNED, RoiModel
+from roi.training import mask_controls
+from roi.training.frozen_features import FeatureLoader, frozen_features
+from roi.training.optim import batch_norms
+from roi.training.rows import Rows
+
+
+@dataclass(frozen=True)
+class LoaderFlags:
+    """The flags that say how images are read and in which batches they come."""
+
+    image_root: str
+    img_size: int
+    batch_size: int
+    workers: int
+    prefetch_factor: int
+    persistent_workers: bool
+    cache_dir: str | None
+    cache_on_device: str
+    skip_unreadable: bool
+    uncertain: str
+    sampler: str
+
+
+@dataclass
+class Loaders:
+    """The batches of a run."""
+
+    train: Iterable[Batch]
+    sampler: ShardedBatchSampler  # of `train`
+    val: Iterable[Batch] | None = None
+    # Pixels of validation, where `val` gives features and a mask is to be looked at.
+    mask: Iterable[Batch] | None = None
+    mask_every: int = 0  # of the validation rows every so manieth is looked at; 0: none
+
+
+def make_loaders(
+    rows: Rows,
+    flags: LoaderFlags,
+    model: RoiModel,
+    frozen: bool,
+    device: torch.device,
+    dtype: torch.dtype,
+    save: Path,
+    seed: int,
+) -> Loaders:
+    """The loaders of training and validation. Rows whose image is not there leave `rows`.
+
+    Args:
+        frozen: features of the backbone in the place of pixels (--freeze_backbone)
+        save: the checkpoint, beside which side files list what is left out
+    """
+    loader = partial(feature_loader, model, dtype) if frozen else pixel_loader
+    train, sampler, rows.train = loader(rows.train, rows.classes, flags, device, save, seed)
+    if batch_norms(model):
+        # One image has no variance to learn from.
+        sampler.least = 2
+    if sampler.merged:
+        print(
+            f"the last {sampler.merged} images of an epoch are too few for batch norm: they go into the batch before "
+            f"them, which has {sampler.last_batch:,} images"
+        )
+    loaders = Loaders(train, sampler)
+    if rows.val is None:
+        return loaders
+    # Side files of validation stand beside those of training.
+    output = save.with_name(f"{save.stem}_val.pt")
+    loaders.val, _, rows.val = loader(rows.val, rows.classes, flags, device, output, None)
+    if model.mask in LEARNED:
+        loaders.mask_every = -(-len(rows.val) // mask_controls.ROWS)
+        if frozen:
+            loaders.mask, _, _ = pixel_loader(rows.val, rows.classes, flags, device, output, None)
+    return loaders
+
+
+def pixel_loader(
+    table: pd.DataFrame,
+    classes: list[str],
+    flags: LoaderFlags,
+    device: torch.device,
+    output: Path,
+    seed: int | None,
+) -> tuple[Iterable[Batch], ShardedBatchSampler, pd.DataFrame]:
+    """Batches of pixels, their sampler, and the rows whose image is there.
+
+    For validation (no `seed`) in table order, for training shuffled. The rows are the same with and without a cache:
+    what cannot be read is left out of its batch.
+    """
+    table, paths = rows_with_images(table, flags.image_root, flags.skip_unreadable, output)
+    if not flags.cache_dir:
+        return *_file_loader(table, paths, classes, flags, device, seed), table
+    names = table["image"].tolist()
+    cache = open_cache_of_run(
+        names, paths, flags.cache_dir, flags.img_size, flags.workers, flags.skip_unreadable, output
+    )
+    targets, groups = training_targets(table, classes, flags, seed)
+    sampler = ShardedBatchSampler(len(table), flags.batch_size, seed, distributed.rank(), distributed.world(), groups)
+    if cache.unreadable:
+        # The same batches as without a cache, where such rows are left out when they are read.
+        sampler.unreadable = cache.rows < 0
+    on_device = fits_on_device(cache, len(table), device, flags.cache_on_device)
+    return CacheLoader(cache, targets, sampler, device, on_device, flags.prefetch_factor), sampler, table
+
+
+def _file_loader(
+    table: pd.DataFrame,
+    paths: list[str],
+    classes: list[str],
+    flags: LoaderFlags,
+    device: torch.device,
+    seed: int | None,
+) -> tuple[Iterable[Batch], ShardedBatchSampler]:
+    """Batches of pixels that are decoded anew each time, and their sampler."""
+    if flags.skip_unreadable and distributed.world() > 1:
+        raise UserError(
+            "--skip_unreadable with several processes needs --cache_dir: which images cannot be read must be known "
+            "before they share them"
+        )
+    targets, groups = training_targets(table, classes, flags, seed)
+    return make_loader(
+        XrayDataset(paths, targets, flags.img_size),
+        flags.batch_size,
+        seed,
+        flags.workers,
+        flags.prefetch_factor,
+        flags.persistent_workers,
+        device.type == "cuda",
+        distributed.rank(),
+        distributed.world(),
+        groups,
+    )
+
+
+def feature_loader(
+    model: RoiModel,
+    dtype: torch.dtype,
+    table: pd.DataFrame,
+    classes: list[str],
+    flags: LoaderFlags,
+    device: torch.device,
+    output: Path,
+    seed: int | None,
+) -> tuple[Iterable[Batch], ShardedBatchSampler, pd.DataFrame]:
+    """`pixel_loader` for a frozen backbone: batches of its features in the place of pixels."""
+    # In the order of the table: features are kept in it, and shuffled when they are read.
+    pixels, in_order, table = pixel_loader(table, classes, flags, device, output, None)
+
+    def read_again() -> Iterable[Batch]:
+        return check_batches(pixels, False, set())
+
+    features = frozen_features(model, read_again, len(table), flags.cache_dir, device, dtype)
+    targets, groups = training_targets(table, classes, flags, seed)
+    sampler = ShardedBatchSampler(len(table), flags.batch_size, seed, groups=groups)
+    sampler.unreadable = in_order.unreadable
+    return FeatureLoader(features, targets, sampler, flags.prefetch_factor), sampler, table
+
+
+def training_targets(
+    table: pd.DataFrame, classes: list[str], flags: LoaderFlags, seed: int | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Targets (N, K), and with --sampler balanced the data set of each row (N,)."""
+    # Validation, which has no seed, knows only what is certain.
+    if seed is None:
+        return target_matrix(table, classes), None
+    targets = target_matrix(table, classes, flags.uncertain, seed)
+    groups = table["dataset"].to_numpy(dtype=object) if flags.sampler == "balanced" else None
+    return targets, groups

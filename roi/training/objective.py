@@ -1,0 +1,169 @@
+"""From the flags of an objective to the terms of a batch, the loss of the labels and the weights of the terms."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from roi import distributed
+from roi.counter_rng import row_seeds
+from roi.data.augment import Augment, augmented
+from roi.data.dataset import Batch
+from roi.errors import UserError
+from roi.losses import terms
+from roi.losses.gradnorm import FixedWeights, GradNorm, Taps
+from roi.losses.loss_terms import LAYERS, LOSS_TERMS
+from roi.losses.objectives import LabelLoss, consistency_terms, evidence_terms, label_terms
+from roi.losses.terms import Denominator
+from roi.models.roi_model import RoiModel
+
+
+@dataclass(frozen=True)
+class LabelLossFlags:
+    """--loss and what --loss_args gives it."""
+
+    loss: str
+    pos_weight_cap: float
+    focal_alpha: float
+    focal_gamma: float
+    asl_gamma_pos: float
+    asl_gamma_neg: float
+    asl_clip: float
+    cb_beta: float
+    ldam_margin: float
+    ldam_scale: float
+
+
+def make_label_loss(flags: LabelLossFlags, targets: Callable[[], np.ndarray], device: torch.device) -> LabelLoss:
+    """The loss of the labels that --loss names.
+
+    Args:
+        targets: gives (N, K) of the training table, which say how rare each finding is; called where the loss counts
+    """
+    if flags.loss == "bce":
+        return terms.bce
+    if flags.loss == "focal":
+        return partial(terms.focal, alpha=flags.focal_alpha, gamma=flags.focal_gamma)
+    if flags.loss == "asymmetric":
+        return partial(
+            terms.asymmetric, gamma_pos=flags.asl_gamma_pos, gamma_neg=flags.asl_gamma_neg, clip=flags.asl_clip
+        )
+    # These count: targets are made only for them.
+    present, absent = terms.counted(targets())
+
+    def on_device(values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).float().to(device)
+
+    if flags.loss == "weighted":
+        weight = terms.positive_weights(present, absent, flags.pos_weight_cap)
+        return partial(terms.weighted, weight=on_device(weight))
+    if flags.loss == "class_balanced":
+        weight = terms.balanced_weights(present, absent, flags.cb_beta)
+        return partial(terms.class_balanced, weight=on_device(weight))
+    margin = terms.margins(present, absent, flags.ldam_margin)
+    return partial(terms.ldam, margin=on_device(margin), scale=flags.ldam_scale)
+
+
+@dataclass(frozen=True)
+class TermsOfBatch:
+    """The losses_fn of both objectives: (model, batch, epoch) -> {name of a term: ()}."""
+
+    evidence: bool  # else consistency
+    label_loss: LabelLoss
+    augment: Augment | None
+    seed: int
+    keep_ratio: float
+    warmup_epochs: int
+    random_views: float
+    locate_sharpness: float
+
+    def __call__(self, model: RoiModel, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        over = partial(distributed.counting, share=batch.share)
+        if batch.features is not None:
+            return self._of_features(model, batch, over)
+        # By row and epoch: the same draws in any batch, order and process, and after a resume.
+        seeds = row_seeds(self.seed, epoch, batch.index.to(batch.pixels.device, non_blocking=True))
+        pixels = batch.pixels if self.augment is None else augmented(batch.pixels, seeds, self.augment)
+        if not self.evidence:
+            return consistency_terms(model, pixels, batch.target, self.keep_ratio, seeds, over, self.label_loss)
+        return evidence_terms(
+            model,
+            pixels,
+            batch.target,
+            self.keep_ratio,
+            seeds,
+            self.random_views,
+            epoch < self.warmup_epochs,
+            over,
+            self.label_loss,
+            self.locate_sharpness,
+        )
+
+    def _of_features(self, model: RoiModel, batch: Batch, over: Denominator) -> dict[str, Tensor]:
+        """The labels alone: of a frozen backbone there are features, and no views."""
+        assert batch.features is not None
+        logits, maps = model.read_features(batch.features.head, batch.features.stages)
+        # Normal has no place.
+        findings = batch.target.masked_fill(~model.findings, torch.nan)
+        return label_terms(
+            logits,
+            maps if model.per_class else None,
+            batch.target,
+            findings,
+            self.locate_sharpness,
+            over,
+            self.label_loss,
+        )
+
+
+@dataclass(frozen=True)
+class WeightFlags:
+    """The weights of the terms: fixed ones, and those that GradNorm begins with."""
+
+    objective: str
+    warmup_epochs: int
+    mask_per_class: bool
+    dynamic_weights: bool
+    alpha: float
+    beta: float
+    gamma: float
+    delta: float
+    epsilon: float
+    w_full_init: float
+    w_consist_init: float
+    w_drop_init: float
+    w_sparse_init: float
+    w_tv_init: float
+    w_locate_init: float
+
+
+def loss_weights(flags: WeightFlags, model: RoiModel, without: Sequence[str], device: torch.device) -> FixedWeights:
+    """The weights of --alpha … --epsilon, or GradNorm from --w_*_init; 0 for the terms in `without`.
+
+    Raises:
+        UserError: nothing would be learned, all through the run or in its warm-up
+    """
+    weights = {}
+    for term in LOSS_TERMS:
+        if flags.objective not in term.objectives:
+            continue
+        if term.name in without:
+            weights[term.name] = 0.0
+        elif flags.dynamic_weights:
+            weights[term.name] = getattr(flags, f"w_{term.name}_init")
+        else:
+            weights[term.name] = getattr(flags, term.weight_flag) if term.weight_flag else 1.0
+    # The maps learn in the warm-up only where there is one a finding.
+    warmup_weight = weights["full"] + weights.get("locate", 0) * flags.mask_per_class
+    if flags.warmup_epochs and not warmup_weight:
+        raise UserError(
+            "full and locate, the terms of the warm-up, have weight 0; give one of them a weight, or --warmup_epochs 0"
+        )
+    if not any(weights.values()):
+        raise UserError("every term of the loss has weight 0; there is nothing to learn")
+    if not flags.dynamic_weights:
+        return FixedWeights(weights)
+    return GradNorm(weights, Taps(model.last_layers()), LAYERS, device=device, mean=distributed.mean)

@@ -1,0 +1,133 @@
+"""What a run begins from: nothing, its own checkpoint, or the checkpoint of the stage before."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from roi.errors import UserError
+from roi.files import refuse_existing
+from roi.training import checkpoint
+from roi.training.checkpoint import Checkpoint, best_path, val_path
+
+
+@dataclass(frozen=True)
+class StartFlags:
+    """The flags that say where a run begins, and which files it writes."""
+
+    save: str
+    resume: str | None
+    stage: int | None  # of a recipe in stages
+    backbone: str
+    log_csv: str | None
+    val_csv: str | None
+    overwrite: bool
+
+    @property
+    def path(self) -> Path:
+        """The checkpoint that --resume means."""
+        return Path(self.save if self.resume in (None, "auto") else self.resume)
+
+    def refuse_existing(self, *more: Path) -> None:
+        """Nothing that is there is replaced unless --overwrite says so."""
+        save = Path(self.save)
+        held_out = None if self.val_csv else val_path(save)
+        refuse_existing(*more, best_path(save), self.log_csv, held_out, overwrite=self.overwrite)
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run begins from; neither: from the first weights."""
+
+    # Of the checkpoint, for messages.
+    path: Path
+    # The run itself, that goes on.
+    resumed: Checkpoint | None = None
+    # The weights of a finished run, for --stage 2.
+    stage_before: Checkpoint | None = None
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        return self.resumed or self.stage_before
+
+    @property
+    def weights(self) -> Checkpoint | None:
+        """The same with the weights to begin with: of a finished run those that were validated."""
+        if self.stage_before:
+            return checkpoint.validated_weights(self.stage_before)
+        return self.resumed
+
+    @property
+    def begun_from(self) -> str | None:
+        """Identity of the weights of stage 1, from which stage 2 began."""
+        if self.stage_before:
+            return checkpoint.identity(self.stage_before)
+        return self.resumed.get("begun_from") if self.resumed else None
+
+
+def find_start(flags: StartFlags) -> Start:
+    """Look for the checkpoint to begin from.
+
+    Raises:
+        UserError: there is none where one is asked for, or a file would be replaced without --overwrite
+    """
+    save = Path(flags.save)
+    # With --resume auto stage 2 goes on as any run does, once it has a checkpoint.
+    if flags.stage == 2 and not (flags.resume == "auto" and save.exists()):
+        before = stage_before(flags)
+        if before is not None and not has_begun(flags, before):
+            flags.refuse_existing()
+            return Start(flags.path, stage_before=before)
+        if before is not None:
+            return Start(save, resumed=checkpoint.load_last_good(save))
+    return Start(flags.path, resumed=resumed(flags))
+
+
+def resumed(flags: StartFlags) -> Checkpoint | None:
+    """The checkpoint that a run goes on from, its own or one of another name; None: it starts anew."""
+    save, path = Path(flags.save), flags.path
+    if flags.resume and (flags.resume != "auto" or path.exists()):
+        # Only a checkpoint that this run wrote has one before it.
+        state = checkpoint.load_last_good(path) if flags.resume == "auto" else checkpoint.load(path)
+        if path.resolve() != save.resolve():  # goes on under another name
+            flags.refuse_existing(save)
+        return state
+    if save.exists() and not flags.overwrite:
+        raise UserError(
+            f"{save} exists; go on from it with --resume auto, replace it with --overwrite, or choose another --save"
+        )
+    flags.refuse_existing()
+    return None
+
+
+def stage_before(flags: StartFlags) -> Checkpoint | None:
+    """The checkpoint of stage 1 that --stage 2 begins from; None where --resume names one of stage 2, that goes on."""
+    if flags.resume in (None, "auto"):
+        raise UserError("--stage 2 goes on from stage 1: give its checkpoint with --resume CKPT, and another --save")
+    path, save = flags.path, Path(flags.save)
+    state = checkpoint.load(path)
+    if state["args"].get("stage") == 2:
+        return None
+    if state["args"].get("stage") != 1:
+        raise UserError(
+            f"--resume {path}: was not trained by --recipe staged_resnet50 --stage 1, from which --stage 2 goes on; "
+            "--weights takes any model"
+        )
+    backbone = state["args"]["backbone"]
+    if backbone != flags.backbone:
+        raise UserError(f"--resume {path}: is a {backbone}, not a {flags.backbone}; give the --backbone of stage 1")
+    # It would be overwritten by its own successor.
+    if path.resolve() in (save.resolve(), best_path(save).resolve()):
+        raise UserError(f"--save {save} is stage 1 itself; give --stage 2 another name")
+    return state
+
+
+def has_begun(flags: StartFlags, before: Checkpoint) -> bool:
+    """Whether --save holds a stage 2 that began from this stage 1: the same command again goes on with it."""
+    save = Path(flags.save)
+    if not save.exists() or flags.overwrite:
+        return False
+    if checkpoint.load(save).get("begun_from") != checkpoint.identity(before):
+        raise UserError(
+            f"--save {save} exists and did not begin from {flags.path}; choose another name, "
+            "or replace it with --overwrite"
+        )
+    return True
