@@ -69,5 +69,9 @@ def main(args: argparse.Namespace) -> None:
     printout.show_thresholds(thresholds, args.out)
 
 
-if __name__ == "__main__":
+def command() -> None:
     cli.run(main, parse_args)
+
+
+if __name__ == "__main__":
+    command()

@@ -140,5 +140,9 @@ def check_own(path: Path, *headers: tuple[str, ...]) -> None:
         raise UserError(f"{path} is there and not of this program; move it away, or name another file or folder")
 
 
-if __name__ == "__main__":
+def command() -> None:
     cli.run(main, parse_args)
+
+
+if __name__ == "__main__":
+    command()

@@ -119,5 +119,9 @@ def download(args: argparse.Namespace, data_root: Path) -> Path:
     raise sets.how_to_get(name, data_root, args.username or os.environ.get("PHYSIONET_USERNAME"), args.only)
 
 
-if __name__ == "__main__":
+def command() -> None:
     cli.run(main, parse_args)
+
+
+if __name__ == "__main__":
+    command()

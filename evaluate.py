@@ -129,5 +129,9 @@ def main(args: argparse.Namespace) -> None:
     printout.show_scores(result)
 
 
-if __name__ == "__main__":
+def command() -> None:
     cli.run(main, parse_args)
+
+
+if __name__ == "__main__":
+    command()

@@ -44,5 +44,9 @@ def main(args: argparse.Namespace) -> None:
     run(args)
 
 
-if __name__ == "__main__":
+def command() -> None:
     cli.run(main, parse_args)
+
+
+if __name__ == "__main__":
+    command()

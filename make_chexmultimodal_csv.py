@@ -15,8 +15,7 @@ are counted and listed in <out_csv>_missing.txt; --allow_missing leaves them out
 --datasets: each finding of each image is present, absent, or unknown because the set never looked for it, the report
 does not mention it, a wider label may mean it, or the readers disagree; <out_csv>_summary.json counts all of it by
 set. Images of which nothing is known are left out and counted. Official splits stay; patients of sets without one are
-drawn, each by its own name and --seed. Train on it with --image_root DATA_ROOT; the rows marked test are left out
-there.
+drawn, each by its own name and --seed. Train with --image_root DATA_ROOT; rows marked test are left out there.
 """
 
 import argparse
@@ -98,8 +97,9 @@ def add_datasets(parser: cli.Parser) -> None:
     group.add_argument("--check_duplicates", nargs="*", type=Path, metavar="DIR", help=text)
     text = "processes that compare pictures (default: all cores)"
     group.add_argument("--workers", type=cli.number(int, 1), default=os.cpu_count() or 1, metavar="N", help=text)
-    text = "tables of other sets made of NIH images: how many of them are trained on"
-    group.add_argument("--audit", nargs="+", metavar="CSV", help=text)
+    group.add_argument(
+        "--audit", nargs="+", metavar="CSV", help="derivatives of NIH: how many of their images are here"
+    )
     text = "metadata: Image Index, path, 14 digits, Dataset; unknowns become 0 (default: %(default)s)"
     group.add_argument("--format", choices=("table", "metadata"), default="table", help=text)
     text = "counts by set and finding (default: <out_csv>_summary.json)"
@@ -144,5 +144,9 @@ def main(args: argparse.Namespace) -> None:
     build_merged_table(options, output, vars(args))
 
 
-if __name__ == "__main__":
+def command() -> None:
     cli.run(main, parse_args)
+
+
+if __name__ == "__main__":
+    command()

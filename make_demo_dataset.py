@@ -67,5 +67,9 @@ def main(args: argparse.Namespace) -> None:
     print(f"{made['seconds']:.1f} s, {made['images_per_s']:.0f} images/s")
 
 
-if __name__ == "__main__":
+def command() -> None:
     run(main, parse_args)
+
+
+if __name__ == "__main__":
+    command()

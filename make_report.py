@@ -59,5 +59,9 @@ def main(args: argparse.Namespace) -> None:
     print(f"{args.out}: {len(text.encode()) / 1e6:.1f} MB, {len(runs)} run{'s' if len(runs) > 1 else ''}")
 
 
-if __name__ == "__main__":
+def command() -> None:
     cli.run(main, parse_args)
+
+
+if __name__ == "__main__":
+    command()

@@ -19,19 +19,15 @@ of the consistency objective
   no_sparse      full without the sparse term
   no_tv          full without the tv term
 
-recipes: flags of published systems, each --mode standard; any flag on the command line goes before them, --print_config
-shows the result
+recipes: flags of published systems, each --mode standard; flags on the command line go before them (--print_config)
   timm_focal       ConvNeXt-Base of timm at 384 px, or any other timm model by --backbone; focal loss; the learning
                    rate falls on a plateau, and 15 epochs without a better mean AUROC end the training; at most 80,000
                    images to train and, with --test, 20,000 to test, by patient. best_model is <stem>_best.pt here
   seven_sets       ConvNeXt-Large with ImageNet-22k weights, for a table of several data sets
                    (make_chexmultimodal_csv.py --datasets); focal loss without alpha, strong augmentation, F1,
-                   precision, recall and Hamming accuracy each epoch. No flip, unlike the published one: it turns the
-                   heart to the right and the side markers about; --flip brings it back
+                   precision, recall and Hamming accuracy each epoch. No flip: it turns the heart to the right
   staged_resnet50  14 findings and No Finding; focal loss. --stage 1, the default, trains layer2, layer3, layer4 and
-                   fc for 4 epochs; the first layers, statistics of batch norm among them, stay as they came.
-                   --stage 2 --resume CKPT goes on from its weights with all layers and a new optimiser, and writes
-                   another --save; the same command again goes on there
+                   fc for 4 epochs, nothing else; --stage 2 --resume CKPT goes on with all layers in another --save
 """
 
 import argparse
@@ -146,5 +142,9 @@ def test(args: argparse.Namespace) -> int:
     return 0
 
 
-if __name__ == "__main__":
+def command() -> None:
     cli.run(main, parse_args)
+
+
+if __name__ == "__main__":
+    command()

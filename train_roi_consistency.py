@@ -35,5 +35,9 @@ def main(args: argparse.Namespace) -> int:
         return train(args, args.mask_net)
 
 
-if __name__ == "__main__":
+def command() -> None:
     cli.run(main, parse_args)
+
+
+if __name__ == "__main__":
+    command()

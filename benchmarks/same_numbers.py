@@ -31,6 +31,7 @@ RUNS = {
 }
 VOLATILE = {
     "versions",
+    "written_by",
     "commit",
     "created",
     "seconds",

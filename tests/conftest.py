@@ -13,10 +13,14 @@ import pytest
 import torch
 from PIL import Image
 
+from roi import cli
 from roi.demo.nih_set import make_demo_dataset
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"  # real X-rays, tables and weights; not part of the project
+
+
+cli.set_environment()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from roi import WRITTEN_BY
 from roi.data.table import ABSENT, match_images, patients_from_names, read_table
 from roi.data.targets import target_matrix
 from roi.errors import UserError
@@ -359,6 +360,7 @@ def calibrate_file(
         "preds": path,
         "csv": csv,
         "command": shlex.join(sys.argv),
+        "written_by": WRITTEN_BY,
         "contaminated": is_contaminated(preds),  # false, or null where nobody says
         "model": {key: preds.meta[key] for key in ("checkpoint", "epoch", "ensemble") if key in preds.meta},
     }

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from roi import WRITTEN_BY
 from roi.data.boxes import read_boxes
 from roi.data.splits import overlap
 from roi.data.table import AMBIGUOUS, match_images, read_table
@@ -154,6 +155,7 @@ def provenance(scored: Scored, options: Options) -> dict[str, Any]:
         "classes_not_predicted": sorted(unpredicted, key=foreign_last),
         "classes_undefined": undefined,
         "command": shlex.join(sys.argv),
+        "written_by": WRITTEN_BY,
         "predictions": {"file": scored.path, **{key: preds.meta[key] for key in ORIGIN if key in preds.meta}},
         "inputs": {
             "preds": scored.path,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from roi import process_group
+from roi import WRITTEN_BY, process_group
 from roi.data.table import image_keys, match_images, unmatched
 from roi.data.targets import class_list
 from roi.data.text_table import numbers, read_text_table
@@ -107,7 +107,7 @@ def write(path: str | Path, rows: Iterable[dict[str, Any]], meta: dict[str, Any]
 
 
 def _write_meta(path: Path, meta: dict[str, Any], images: int, contaminated: int) -> None:
-    known = {**meta, "images": images, "contaminated_images": contaminated}
+    known = {**meta, "written_by": WRITTEN_BY, "images": images, "contaminated_images": contaminated}
     if contaminated:
         known["contaminated"] = True
     with atomic_write(meta_path(path)) as file:

@@ -14,34 +14,11 @@ from roi.training.objective_flags import add_gradnorm, add_label_loss, add_model
 T = TypeVar("T")
 SCHEDULES = ("constant", "cosine", "plateau", "onecycle")
 # What --augment stands for. seven_sets is the published recipe of that name, but for its flip.
+AUGMENT_FLAGS = ("rotate", "shift", "scale", "flip", "dropout_holes", "brightness", "contrast")
 AUGMENT: dict[str, dict[str, Any]] = {
-    "none": {
-        "rotate": 0.0,
-        "shift": 0.0,
-        "scale": 0.0,
-        "flip": False,
-        "dropout_holes": 0,
-        "brightness": 0.0,
-        "contrast": 0.0,
-    },
-    "light": {
-        "rotate": 7.0,
-        "shift": 0.03,
-        "scale": 0.05,
-        "flip": False,
-        "dropout_holes": 0,
-        "brightness": 0.1,
-        "contrast": 0.1,
-    },
-    "seven_sets": {
-        "rotate": 25.0,
-        "shift": 0.0625,
-        "scale": 0.1,
-        "flip": False,
-        "dropout_holes": 8,
-        "brightness": 0.2,
-        "contrast": 0.2,
-    },
+    "none": dict(zip(AUGMENT_FLAGS, (0.0, 0.0, 0.0, False, 0, 0.0, 0.0), strict=True)),
+    "light": dict(zip(AUGMENT_FLAGS, (7.0, 0.03, 0.05, False, 0, 0.1, 0.1), strict=True)),
+    "seven_sets": dict(zip(AUGMENT_FLAGS, (25.0, 0.0625, 0.1, False, 8, 0.2, 0.2), strict=True)),
 }
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from roi import distributed
+from roi import __version__, distributed
 from roi.data.augment import Augment
 from roi.data.patients import named_patients
 from roi.data.table import image_keys, tokens
@@ -263,7 +263,17 @@ def describe_run(flags: dict[str, Any], rows: Rows, start: Start) -> Checkpoint:
         "val_images": checkpoint.fingerprints(val_images),
         "train_patients": checkpoint.fingerprints(patients),
         "labels": checkpoint.digest(rows.classes, *data),
-        "versions": {"python": sys.version.split()[0], "torch": str(torch.__version__), "numpy": np.__version__},
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of this project, and of what it computes with."""
+    return {
+        "roi": __version__,
+        "python": sys.version.split()[0],
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
     }
 
 
