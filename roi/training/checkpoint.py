@@ -4,6 +4,7 @@ Every key is described in docs/formats.md.
 """
 
 import hashlib
+import sys
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from roi import distributed
+from roi import __version__, distributed
 from roi.data.patients import named_patients
 from roi.data.table import image_keys, patients_from_names
 from roi.errors import UserError
@@ -286,6 +287,16 @@ def same_rows(state: Checkpoint, meta: Checkpoint, path: str | Path) -> None:
             f"{path}: was trained with other classes, labels or validation images{which}; "
             "give the same tables, or another --save"
         )
+
+
+def versions() -> dict[str, str]:
+    """Of this project, and of what it computes with."""
+    return {
+        "roi": __version__,
+        "python": sys.version.split()[0],
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+    }
 
 
 def identity(state: Checkpoint) -> str:

@@ -5,7 +5,6 @@ as a small dataclass (flags.select_flags).
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from roi import __version__, distributed
+from roi import distributed
 from roi.data.augment import Augment
 from roi.data.patients import named_patients
 from roi.data.table import image_keys, tokens
@@ -263,17 +262,7 @@ def describe_run(flags: dict[str, Any], rows: Rows, start: Start) -> Checkpoint:
         "val_images": checkpoint.fingerprints(val_images),
         "train_patients": checkpoint.fingerprints(patients),
         "labels": checkpoint.digest(rows.classes, *data),
-        "versions": versions(),
-    }
-
-
-def versions() -> dict[str, str]:
-    """Of this project, and of what it computes with."""
-    return {
-        "roi": __version__,
-        "python": sys.version.split()[0],
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
+        "versions": checkpoint.versions(),
     }
 
 
