@@ -23,6 +23,11 @@ CELLS = 10
 WIDTH = 64  # channels of the decoder
 
 
+# Torch 2.6 to 2.9 end in a segmentation fault on a CPU, in the backward pass of a group norm whose input is channels
+# last and needs no gradient; 2.14 does not.
+GROUP_NORM_CRASHES = torch.__version__ < (2, 14)  # type: ignore[operator]
+
+
 class ConvMask(nn.Module):
     """The published mask net, 3 -> 16 -> 32 -> M, which sees 5 x 5 pixels: (B, 3, H, W) -> (B, M, H, W) logits."""
 
@@ -63,6 +68,8 @@ class FeatureMask(nn.Module):
         size = stages[0].shape[-2:]
         resized = []
         for project, stage in zip(self.project, stages, strict=True):
+            if GROUP_NORM_CRASHES:
+                stage = stage.contiguous()
             resized.append(F.interpolate(project(stage), size=size, mode="bilinear", align_corners=False))
         return self.layers(torch.stack(resized).sum(0))
 
