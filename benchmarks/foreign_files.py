@@ -13,7 +13,7 @@ Every file below the folders goes through decoding and the pixel cache (pictures
   or 32 grey levels where the file states white or a window. One that is black, or of one grey, where the reference is
   not is wrong; so is one that the cache or the converted PNG shows otherwise. Declared padding is left out; what
   percentiles clip, the reference clips;
-- named: refused by UnreadableImage, in one line that begins with the path and has no Python in it;
+- named: refused by UnreadableImageError, in one line that begins with the path and has no Python in it;
 - wrong: anything else that ended; a crash or a hang did not end.
 
 Prints a table and every file that is not right or named, and writes benchmarks/results/foreign_files-<machine>.json.
@@ -43,7 +43,7 @@ from PIL import Image, ImageOps
 
 from roi import cli
 from roi.data.bit_depth import DEEP_MODES
-from roi.data.images import UnreadableImage, read_grey, read_picture
+from roi.data.images import UnreadableImageError, read_grey, read_picture
 from roi.data.pixel_cache import open_cache
 from roi.errors import UserError
 from roi.sources.dicom.convert import ConvertSettings, convert
@@ -174,11 +174,11 @@ def work(judge: Any, path: Path, end: Any) -> None:
     warnings.simplefilter("ignore")
     try:
         end.send(tuple(judge(path)))
-    except Exception as error:  # not UnreadableImage: it would be a traceback in a run
+    except Exception as error:  # not UnreadableImageError: it would be a traceback in a run
         end.send(("crash", f"{type(error).__name__}: {error}"[:200]))
 
 
-def named(path: Path, error: UnreadableImage) -> Verdict:
+def named(path: Path, error: UnreadableImageError) -> Verdict:
     text = str(error)
     if not text.startswith(f"{path}: ") or "\n" in text or PYTHON.search(text):
         return Verdict("wrong", f"refused in other words: {text.removeprefix(f'{path}: ')[:150]}")
@@ -193,7 +193,7 @@ def picture(path: Path) -> Verdict:
     reference, why = of_pillow(path)
     try:
         pixels, scale = read_picture(path)
-    except UnreadableImage as error:
+    except UnreadableImageError as error:
         return named(path, error)
     if reference is None:
         return Verdict("wrong", f"read, and Pillow does not read it: {why}")
@@ -259,7 +259,7 @@ def dicom(path: Path) -> Verdict:
     """Decode, compare with pydicom, then the same from the converted PNG."""
     try:
         pixels, facts = read_dicom(path, "voi", 8, SIDES, allow_burned_in=True)
-    except UnreadableImage as error:
+    except UnreadableImageError as error:
         return named(path, error)
     try:
         reference, inside = of_pydicom(path, facts)

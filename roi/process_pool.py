@@ -48,7 +48,7 @@ def cause_of_death(code: int | None) -> str:
     return f"a worker crashed (exit code {code})"
 
 
-class Died(OSError):
+class WorkerDiedError(OSError):
     """The process that was at a job crashed or was killed."""
 
 
@@ -57,8 +57,9 @@ def run_jobs(
 ) -> Generator[tuple[int, R | Exception], None, None]:
     """Run jobs in worker processes, and give what comes of them as they end, in whatever order.
 
-    A job is taken when a worker is free for it. What `function` raises comes back as an outcome, and so does Died: it
-    costs one job, and another worker goes on. When this process is killed, each worker ends with its job.
+    A job is taken when a worker is free for it. What `function` raises comes back as an outcome, and so does
+    WorkerDiedError: it costs one job, and another worker goes on. When this process is killed, each worker ends with
+    its job.
 
     Args:
         workers: 0 for this process.
@@ -95,7 +96,7 @@ def run_jobs(
 
 
 def in_order(function: Callable[[J], R], jobs: Iterable[J], workers: int) -> Generator[R, None, None]:
-    """What comes of the jobs, in their order. Raises what `function` raised, or Died."""
+    """What comes of the jobs, in their order. Raises what `function` raised, or WorkerDiedError."""
     early: dict[int, R] = {}
     due = 0
     with closing(run_jobs(function, jobs, workers)) as ready:
@@ -129,12 +130,12 @@ def start_worker(function: Callable, staff: Workers) -> Pipe:
     return parent_end
 
 
-def reap_worker(staff: Workers, pipe: Pipe) -> Died:
+def reap_worker(staff: Workers, pipe: Pipe) -> WorkerDiedError:
     """Why there is no outcome."""
     process = staff.pop(pipe)
     process.join()
     pipe.close()
-    return Died(cause_of_death(process.exitcode))
+    return WorkerDiedError(cause_of_death(process.exitcode))
 
 
 def dismiss(staff: Workers, patience: float) -> None:

@@ -12,6 +12,7 @@ from roi.data.boxes import read_boxes
 from roi.data.splits import listed
 from roi.data.table import read_table
 from roi.data.targets import class_list, target_matrix
+from roi.errors import UserError
 from roi.labels import LABELS, NORMAL, canonical, is_finding, normal_name
 from roi.scoring import predictions
 from roi.sources.label_states import ABSENT, PRESENT, REASONS, UNCERTAIN, label_columns
@@ -203,7 +204,7 @@ LONG = "image,labels\na.png,Mass\nb.png,Mass,Edema,13\n"
     ],
 )
 def test_rows_and_columns_that_would_be_lost_are_named(text: str, said: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(UserError) as error:
         read_table(csv(tmp_path, text))
     assert said in str(error.value) and str(tmp_path / "t.csv") in str(error.value)
 

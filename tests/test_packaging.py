@@ -53,6 +53,6 @@ def test_each_script_has_its_command_and_is_installed() -> None:
     found = pyproject()
     scripts = {path.stem for path in ROOT.glob("*.py")}
     assert set(found["tool"]["setuptools"]["py-modules"]) == scripts
-    assert {target for target in found["project"]["scripts"].values()} == {f"{name}:command" for name in scripts}
+    assert set(found["project"]["scripts"].values()) == {f"{name}:command" for name in scripts}
     for name in scripts:
         assert "\ndef command() -> None:\n" in (ROOT / f"{name}.py").read_text(encoding="utf-8"), name

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from roi.process_pool import Died, in_order, run_jobs
+from roi.process_pool import WorkerDiedError, in_order, run_jobs
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are forks there")
 
@@ -67,10 +67,10 @@ def test_errors_and_deaths_cost_their_job_alone(workers: int) -> None:
         elif n % 4 == 1:
             assert isinstance(outcome, ArithmeticError) and str(outcome) == f"not {n}"
         else:
-            assert isinstance(outcome, Died) and (
+            assert isinstance(outcome, WorkerDiedError) and (
                 "was killed; out of memory?" if n % 8 == 3 else "crashed (exit code -11)"
             ) in str(outcome)
-    for first, kind in ((1, ArithmeticError), (3, Died)):
+    for first, kind in ((1, ArithmeticError), (3, WorkerDiedError)):
         with pytest.raises(kind):
             list(in_order(moody, [0, 2, first, 4], workers))
     with pytest.raises(ArithmeticError):
@@ -88,7 +88,7 @@ def test_a_worker_that_is_killed_while_it_has_nothing_to_do() -> None:
     worker.join()
     crewed |= dict(ready)
     assert [type(crewed[n]) for n in range(4)] == [int, int, int, int] or any(
-        isinstance(o, Died) for o in crewed.values()
+        isinstance(o, WorkerDiedError) for o in crewed.values()
     )
     assert len(crewed) == 4
 

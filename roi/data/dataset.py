@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from roi import distributed
-from roi.data.images import UnreadableImage, is_constant, locate, read_grey, remark_on_links
+from roi.data.images import UnreadableImageError, is_constant, locate, read_grey, remark_on_links
 from roi.data.pixel_cache import PixelCache, open_cache
 from roi.errors import UserError
 from roi.files import atomic_write
@@ -73,7 +73,7 @@ class XrayDataset(Dataset):
         # An error in a worker would end the run with its traceback: what to do is decided where the batch comes.
         try:
             return i, read_grey(self._path(i), self.size), ""
-        except UnreadableImage as error:
+        except UnreadableImageError as error:
             return i, None, str(error)
 
     def _path(self, i: int) -> str:
@@ -149,7 +149,7 @@ def open_cache_of_run(
     there, too.
 
     Raises:
-        UnreadableImage: an image cannot be read and `skip` is not set, or none can.
+        UnreadableImageError: an image cannot be read and `skip` is not set, or none can.
     """
     # One process of a machine decodes, the others then find the pixels there.
     with distributed.one_a_machine_first():
@@ -158,7 +158,7 @@ def open_cache_of_run(
     nothing_left = len(unreadable) == len(images)
     if unreadable and (nothing_left or not skip):
         first = next(iter(unreadable.values()))
-        raise UnreadableImage(
+        raise UnreadableImageError(
             f"{first}; mend it, or leave such images out with --skip_unreadable "
             f"({len(unreadable):,} of {len(images):,} images)"
         )
@@ -179,12 +179,12 @@ def check_batches(
         constant: gets the paths of images whose pixels are all alike.
 
     Raises:
-        UnreadableImage: an image cannot be read and `skip` is not set.
+        UnreadableImageError: an image cannot be read and `skip` is not set.
     """
     for batch in batches:
         for _, reason in batch.failed:
             if not skip:
-                raise UnreadableImage(f"{reason}; mend it, or leave such images out with --skip_unreadable")
+                raise UnreadableImageError(f"{reason}; mend it, or leave such images out with --skip_unreadable")
             unreadable.add(reason)
         if constant is not None:
             constant.update(batch.constant)

@@ -32,12 +32,12 @@ TURNS = {
 NOT_THE_FILE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # too many open files, no memory: no image is at fault
 
 
-class UnreadableImage(UserError):
+class UnreadableImageError(UserError):
     """An image file that is there but cannot be decoded; the message begins with its path."""
 
 
-def cannot_read(path: str | Path, message: str) -> UnreadableImage:
-    return UnreadableImage(f"{path}: cannot be read as an image ({message})")
+def cannot_read(path: str | Path, message: str) -> UnreadableImageError:
+    return UnreadableImageError(f"{path}: cannot be read as an image ({message})")
 
 
 class Picture(NamedTuple):
@@ -159,7 +159,7 @@ def read_picture(path: str | Path, size: int | None = None) -> Picture:
     """The pixels of `read_grey`, and how deeper samples became 8 bits.
 
     Raises:
-        UnreadableImage: the file cannot be decoded, or it does not say which grey its samples mean.
+        UnreadableImageError: the file cannot be decoded, or it does not say which grey its samples mean.
     """
     try:
         # Given a name, Pillow maps some files into memory: it then garbles TIFF that lies on its side, and dies with a

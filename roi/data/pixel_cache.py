@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from roi.data import pixel_shards
-from roi.data.images import UnreadableImage, cannot_read
+from roi.data.images import UnreadableImageError, cannot_read
 from roi.data.pixel_shards import Damage, Failures, Files, Identity, Job, Outcome, Samples, Shards, Stamp
 from roi.errors import UserError
 from roi.files import atomic_write, reason
@@ -275,7 +275,7 @@ def refuse_readable(home: Path, missing: Files, error: OSError) -> Failures:
     for identity, path in missing.items():
         try:
             pixel_shards.read_picture(path)
-        except UnreadableImage as message:
+        except UnreadableImageError as message:
             failed[identity] = str(message)
         else:
             raise UserError(

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import PIL
 
-from roi.data.images import UnreadableImage, cannot_read, is_constant, read_picture
+from roi.data.images import UnreadableImageError, cannot_read, is_constant, read_picture
 from roi.errors import UserError
 from roi.files import atomic_write, reason
 from roi.progress import progress
@@ -298,7 +298,7 @@ def decode(job: Job) -> Outcome:
                 pixels, scale = read_picture(path, job.size)
                 sample = _read_sample(path)
                 _check_unchanged(identity, path)
-            except UnreadableImage as error:
+            except UnreadableImageError as error:
                 failed[identity] = str(error)
                 continue
             # A worker that is left alone ends with its image, and gives up the lock that it shares.
@@ -319,7 +319,7 @@ def decode(job: Job) -> Outcome:
 
 
 def _read_sample(path: str) -> int:
-    """UnreadableImage: its bytes cannot be had."""
+    """UnreadableImageError: its bytes cannot be had."""
     try:
         return sample_of(path)
     except OSError as error:
@@ -327,7 +327,7 @@ def _read_sample(path: str) -> int:
 
 
 def _check_unchanged(identity: Identity, path: str) -> None:
-    """UnreadableImage: the file is no longer the one that was asked for."""
+    """UnreadableImageError: the file is no longer the one that was asked for."""
     try:
         same = identify(identity.name, path) == identity
     except OSError:

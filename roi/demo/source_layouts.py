@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree as xml
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -103,19 +103,19 @@ def openi_majors(findings: set[str]) -> str:
 
 def openi_xml(number: int, majors: Iterable[str], findings: str, images: Iterable[str], impression: str = "") -> bytes:
     """One report as the collection has it; what nobody reads is left out."""
-    top = xml.Element("eCitation")
-    xml.SubElement(top, "uId", id=f"CXR{number}")
-    xml.SubElement(top, "pmcId", id=str(number))
-    article = xml.SubElement(xml.SubElement(top, "MedlineCitation"), "Article")
-    abstract = xml.SubElement(article, "Abstract")
+    top = ElementTree.Element("eCitation")
+    ElementTree.SubElement(top, "uId", id=f"CXR{number}")
+    ElementTree.SubElement(top, "pmcId", id=str(number))
+    article = ElementTree.SubElement(ElementTree.SubElement(top, "MedlineCitation"), "Article")
+    abstract = ElementTree.SubElement(article, "Abstract")
     for name, text in (("COMPARISON", "None."), ("INDICATION", ""), ("FINDINGS", findings), ("IMPRESSION", impression)):
-        xml.SubElement(abstract, "AbstractText", Label=name).text = text
-    mesh = xml.SubElement(top, "MeSH")
+        ElementTree.SubElement(abstract, "AbstractText", Label=name).text = text
+    mesh = ElementTree.SubElement(top, "MeSH")
     for major in majors:
-        xml.SubElement(mesh, "major").text = major
+        ElementTree.SubElement(mesh, "major").text = major
     for image in images:
-        xml.SubElement(top, "parentImage", id=image)
-    return xml.tostring(top, encoding="utf-8", xml_declaration=True)
+        ElementTree.SubElement(top, "parentImage", id=image)
+    return ElementTree.tostring(top, encoding="utf-8", xml_declaration=True)
 
 
 # ---- ReXGradient ----------------------------------------------------------------------------------------------------

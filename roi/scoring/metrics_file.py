@@ -5,7 +5,7 @@ A block that is not what it must be is left out and said; a file without the sco
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -262,13 +262,7 @@ def _missing_places(block: dict[str, Any]) -> Iterator[str]:
         if key not in block:
             yield key
     controls = controls_of(head["source"], sources)
-    for control in head["minus"]:
-        if control not in controls:
-            yield f"sources, a source for headline.minus.{control},"
-    for control, v in head["minus"].items():
-        for key in ("value", "high"):
-            if v["low"] is not None and v[key] is None:
-                yield f"headline.minus.{control}.{key}"
+    yield from _missing_in_headline(head["minus"], controls)
     # The tables have a row a finding, and a cell for the source and each control that there is.
     findings = list(block.get("findings", {}))
     for name in (head["source"], *controls.values()):
@@ -276,6 +270,17 @@ def _missing_places(block: dict[str, Any]) -> Iterator[str]:
     own = sources.get(head["source"], {})
     for control in controls:
         yield from _missing_difference(f"sources.{head['source']}", own, control, findings)
+
+
+def _missing_in_headline(differences: dict[str, Any], controls: Container[str]) -> Iterator[str]:
+    """Sources of the controls that the headline is compared with, and halves of its intervals."""
+    for control in differences:
+        if control not in controls:
+            yield f"sources, a source for headline.minus.{control},"
+    for control, difference in differences.items():
+        for key in ("value", "high"):
+            if difference["low"] is not None and difference[key] is None:
+                yield f"headline.minus.{control}.{key}"
 
 
 def _missing_pointing(path: str, source: dict[str, Any], findings: list[str]) -> Iterator[str]:

@@ -15,7 +15,7 @@ from scipy.fft import dctn
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from roi.data.images import UnreadableImage, read_grey
+from roi.data.images import UnreadableImageError, read_grey
 from roi.errors import UserError
 from roi.process_pool import in_order
 from roi.progress import progress
@@ -54,7 +54,7 @@ def hash_image(path: str) -> np.ndarray | None:
     try:
         bits = phash(read_grey(path, SIDE))
         return np.packbits(bits)
-    except UnreadableImage:
+    except UnreadableImageError:
         return None
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from roi import distributed
 from roi.data.dataset import Batch, check_batches, note_constant, note_unreadable
-from roi.data.images import UnreadableImage
+from roi.data.images import UnreadableImageError
 from roi.data.loader import FileLoader
 from roi.data.sampler import ShardedBatchSampler
 from roi.errors import UserError
@@ -139,8 +139,8 @@ class TrainingRun:
                 while self.epoch < self.epochs and not self.done_early():
                     if not self._one_epoch(stop):
                         return 128 + stop.signal
-        except UnreadableImage as error:  # the steps before it are good
-            raise UnreadableImage(f"{error}. {self.save_if_new()}; then go on with --resume auto") from error
+        except UnreadableImageError as error:  # the steps before it are good
+            raise UnreadableImageError(f"{error}. {self.save_if_new()}; then go on with --resume auto") from error
         except ValueError as error:
             if NORM_OF_ONE not in str(error):
                 raise

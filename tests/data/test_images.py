@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from roi.data.images import UnreadableImage, is_constant, locate, read_grey, read_picture
+from roi.data.images import UnreadableImageError, is_constant, locate, read_grey, read_picture
 
 GREY = np.random.default_rng(0).integers(0, 256, (40, 40), dtype=np.uint8)
 
@@ -209,7 +209,7 @@ def test_what_is_no_number_is_refused(tmp_path: Path) -> None:
     for odd in (np.nan, np.inf):
         samples = TWELVE.astype("<f4")
         samples[3, 3] = odd
-        with pytest.raises(UnreadableImage, match=r"x\.tif: .*no numbers \(NaN or infinite\)"):
+        with pytest.raises(UnreadableImageError, match=r"x\.tif: .*no numbers \(NaN or infinite\)"):
             read_grey(tiff(tmp_path / "x.tif", samples))
 
 
@@ -282,11 +282,11 @@ def test_a_picture_that_is_in_its_transparency_is_refused_by_name(tmp_path: Path
     image = Image.new("LA" if mode == "LA" else "RGBA", (40, 40))
     image.putalpha(Image.fromarray(GREY))
     image.save(tmp_path / "x.png")
-    with pytest.raises(UnreadableImage, match=r"x\.png: .*in its transparency"):
+    with pytest.raises(UnreadableImageError, match=r"x\.png: .*in its transparency"):
         read_grey(tmp_path / "x.png", 16)
     if mode == "LA":
         deep = np.stack([np.zeros_like(TWELVE), TWELVE], axis=2)
-        with pytest.raises(UnreadableImage, match="in its transparency"):
+        with pytest.raises(UnreadableImageError, match="in its transparency"):
             read_grey(png(tmp_path / "deep.png", deep, GREY_ALPHA))
     Image.new("RGBA", (40, 40), (9, 9, 9, 255)).save(tmp_path / "plain.png")
     assert (read_grey(tmp_path / "plain.png") == 9).all()
@@ -336,7 +336,7 @@ def test_deep_samples_of_a_format_that_does_not_say_what_they_mean_are_refused(t
     header = "".join(card.ljust(80) for card in [*cards, "NAXIS2  =                   60", "END"]).ljust(2880)
     (tmp_path / "x.fits").write_bytes(header.encode() + TWELVE.astype(">i2").tobytes().ljust(2880 * 3, b"\0"))
     with pytest.raises(
-        UnreadableImage, match=r"x\.fits: .*format FITS: which value is white is not known; convert it to PNG"
+        UnreadableImageError, match=r"x\.fits: .*format FITS: which value is white is not known; convert it to PNG"
     ):
         read_grey(tmp_path / "x.fits")
 
@@ -361,7 +361,7 @@ def test_16_bits_in_planes_which_pillow_garbles_are_refused(tmp_path: Path) -> N
     with Image.open(path) as image:
         pillow = np.asarray(image.convert("L"))
     assert np.corrcoef(pillow.ravel(), SHOWN.ravel())[0, 1] < 0.9  # once it is right, ours may be, too
-    with pytest.raises(UnreadableImage, match="in planes: Pillow would garble it"):
+    with pytest.raises(UnreadableImageError, match="in planes: Pillow would garble it"):
         read_grey(path)
 
 
@@ -379,7 +379,7 @@ def test_a_broken_file_is_named_and_never_black(tmp_path: Path) -> None:
         ("head.png", whole[:20]),
     ):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(UnreadableImage, match=name):
+        with pytest.raises(UnreadableImageError, match=name):
             read_grey(tmp_path / name, 16)
 
 

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from roi.data import pixel_cache, pixel_shards
-from roi.data.images import Picture, read_grey, read_picture
+from roi.data.images import Picture, UnreadableImageError, read_grey, read_picture
 from roi.data.pixel_cache import PixelCache, open_cache
 
 SIZE = 24
@@ -460,7 +460,7 @@ def test_the_unreadable_is_reported_and_tried_again(tmp_path: Path, source: Sour
         got = open_cache(tmp_path / "c", names, paths, SIZE, 0)
         assert sorted(got.unreadable) == bad == np.flatnonzero(got.rows == -1).tolist()
         for k in bad:
-            with pytest.raises(ValueError) as error:
+            with pytest.raises(UnreadableImageError) as error:
                 read_grey(paths[k], SIZE)
             assert got.unreadable[k] == str(error.value)
         fine = np.flatnonzero(got.rows >= 0)
@@ -508,9 +508,10 @@ def test_a_disk_that_fills_up_leaves_whole_shards(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return pwrite(file, data[:100], at)  # short writes, as a disk that is nearly full does them
 
-    with monkeypatch.context() as patch, pytest.raises(ValueError, match="No space left on device.*--cache_dir"):
-        patch.setattr(os, "pwrite", filling)
+    monkeypatch.setattr(os, "pwrite", filling)
+    with pytest.raises(ValueError, match="No space left on device.*--cache_dir"):
         open_cache(tmp_path / "c", *source, SIZE, workers)
+    monkeypatch.setattr(os, "pwrite", pwrite)
     kept = shards(tmp_path / "c")
     assert workers or sorted(kept) == ["shard-000000.json", "shard-000001.json"]
     decoded()

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from roi.data.dataset import Batch, XrayDataset, check_batches, open_cache_of_run
-from roi.data.images import UnreadableImage
+from roi.data.images import UnreadableImageError
 from roi.data.loader import CacheLoader, make_loader
 from roi.data.pixel_cache import open_cache
 from roi.data.sampler import ShardedBatchSampler
@@ -41,7 +41,9 @@ def dealt(loader: object, sampler: ShardedBatchSampler) -> list[list[Batch]]:
     return found
 
 
-@pytest.mark.parametrize("seed, groups", [(7, None), (7, GROUPS), (None, None)], ids=["shuffled", "balanced", "table"])
+@pytest.mark.parametrize(
+    ("seed", "groups"), [(7, None), (7, GROUPS), (None, None)], ids=["shuffled", "balanced", "table"]
+)
 @pytest.mark.parametrize("on_device", [False, True])
 def test_the_same_batches_with_and_without_a_cache(
     tmp_path: Path, paths: list[str], seed: int | None, groups: np.ndarray | None, on_device: bool
@@ -100,13 +102,13 @@ def test_a_batch_of_nothing_but_unreadable_rows_is_a_batch_all_the_same(tmp_path
 
 def test_unreadable_images_stop_or_are_listed(tmp_path: Path, paths: list[str], capsys: pytest.CaptureFixture) -> None:
     names = [Path(p).name for p in paths]
-    with pytest.raises(UnreadableImage, match=r"03\.png: .*--skip_unreadable \(6 of 23 images\)"):
+    with pytest.raises(UnreadableImageError, match=r"03\.png: .*--skip_unreadable \(6 of 23 images\)"):
         open_cache_of_run(names, paths, str(tmp_path / "c"), SIZE, 0, False, tmp_path / "out")
     open_cache_of_run(names, paths, str(tmp_path / "c"), SIZE, 0, True, tmp_path / "out")
     assert (tmp_path / "out_unreadable.txt").read_text().count("\n") == 6
     assert "6 images could not be read and were left out" in capsys.readouterr().out
     only = [paths[k] for k in BAD]
-    with pytest.raises(UnreadableImage, match="6 of 6"):
+    with pytest.raises(UnreadableImageError, match="6 of 6"):
         open_cache_of_run([names[k] for k in BAD], only, str(tmp_path / "c"), SIZE, 0, True, tmp_path / "out")
 
 

@@ -187,7 +187,7 @@ class Reference:
     def __init__(self, weights: dict[str, float], alpha: float, lr: float) -> None:
         self.w, self.alpha, self.lr, self.total = dict(weights), alpha, lr, sum(weights.values())
         self.first: dict[str, float] = {}
-        self.moments = {name: (0.0, 0.0, 0) for name in weights}
+        self.moments = dict.fromkeys(weights, (0.0, 0.0, 0))
 
     def step(self, g: dict[str, float], now: dict[str, float]) -> None:
         for name, value in now.items():

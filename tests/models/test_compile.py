@@ -100,7 +100,7 @@ def test_computed_twice_is_the_same_bit_for_bit(name: str, objective: str) -> No
     """Losses, gradients, running statistics, learned weights of the losses, dropout."""
     plain, twice = make(name, objective), make(name, objective)
     compile.recomputed(twice)
-    calls = {model: 0 for model in (plain, twice)}
+    calls = dict.fromkeys((plain, twice), 0)
     for model in calls:
         inside = list(compile.blocks(model.backbone, classifier_layer(model.backbone)[1]))
         assert len(inside) > 2

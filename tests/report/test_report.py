@@ -335,7 +335,7 @@ def make_run(root: Path, contaminated: bool = False) -> Path:
     ]
     write_rows(root / "boxes.csv", ("image", "label", "x", "y", "w", "h"), boxes)
     write_maps(root / "masks.npz", "mask", [""], 32)
-    values = {c: 0.5 for c in COLUMNS}
+    values = dict.fromkeys(COLUMNS, 0.5)
     write_rows(
         root / "train_metrics.csv",
         COLUMNS,
@@ -723,7 +723,7 @@ def test_the_page_shows_what_evaluate_writes(whole: Path, tmp_path: Path) -> Non
 def test_training_shows_each_data_set(whole: Path, tmp_path: Path) -> None:
     at = COLUMNS.index("val_auroc") + 1
     heads = (*COLUMNS[:at], "val_auroc_nih", f"val_auroc_{EVIL}", "val_auroc_empty", *COLUMNS[at:])
-    values = {c: 0.5 for c in heads} | {"val_auroc_empty": ""}
+    values = dict.fromkeys(heads, 0.5) | {"val_auroc_empty": ""}
     write_rows(
         tmp_path / "metrics.csv",
         heads,
@@ -1111,7 +1111,8 @@ def test_an_odd_metrics_json_is_refused_or_its_section_says_so(
         try:
             run_ = read_run(tmp_path)
         except ValueError as error:
-            assert str(file) in str(error) and "\n" not in str(error)
+            message = str(error)
+            assert str(file) in message and "\n" not in message
             refused += 1
             continue
         text = page([run_, run_])

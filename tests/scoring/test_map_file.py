@@ -3,6 +3,8 @@ predictions.
 """
 
 import json
+from collections.abc import Callable
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -69,21 +71,26 @@ def test_blocks_come_back_as_one_array(tmp_path: Path) -> None:
 
 
 def test_nothing_is_left_after_an_error(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), ArrayWriter(tmp_path / "x.npz") as out:
-        out.add(a=np.zeros((3, 2)))
+    def write(then: Callable[[ArrayWriter], None]) -> None:
+        with ArrayWriter(tmp_path / "x.npz") as out:
+            out.add(a=np.zeros((3, 2)))
+            then(out)
+
+    def interrupt(out: ArrayWriter) -> None:
         raise KeyboardInterrupt
-    with pytest.raises(ValueError, match="allow_pickle"), ArrayWriter(tmp_path / "x.npz") as out:
-        out.add(a=np.zeros((3, 2)))
-        out.close(meta=np.array({"an": "object"}))
+
+    with pytest.raises(KeyboardInterrupt):
+        write(interrupt)
+    with pytest.raises(ValueError, match="allow_pickle"):
+        write(lambda out: out.close(meta=np.array({"an": "object"})))
     for wrong in (
         {"a": np.zeros((3, 3))},
         {"b": np.zeros((3, 2))},
         {"a": np.zeros((3, 2), np.float32)},
         {"a": np.zeros((2, 2)), "b": np.zeros(3)},
     ):
-        with pytest.raises(ValueError, match="x.npz"), ArrayWriter(tmp_path / "x.npz") as out:
-            out.add(a=np.zeros((3, 2)))
-            out.add(**wrong)
+        with pytest.raises(ValueError, match="x.npz"):
+            write(methodcaller("add", **wrong))
     with pytest.raises(ValueError, match="no image"), ArrayWriter(tmp_path / "x.npz") as out:
         out.close()
     assert not list(tmp_path.iterdir())

@@ -20,7 +20,7 @@ from conftest import ROOT, one_line_error, run
 from PIL import Image
 
 from roi.data.boxes import read_boxes
-from roi.data.images import UnreadableImage, read_grey
+from roi.data.images import UnreadableImageError, read_grey
 from roi.labels import LABELS
 from roi.sources.vindr import VINDR_CLASSES
 
@@ -132,7 +132,7 @@ def test_every_depth_fills_the_range_and_monochrome1_is_its_negative(tmp_path: P
     assert shown[0].min() == 0 and shown[0].max() == 2**bits - 1
 
 
-@pytest.mark.parametrize("center, width", [(1000.0, 400.0), (2048.5, 4095.0), (700.0, 1.0), (100.0, 3.5)])
+@pytest.mark.parametrize(("center", "width"), [(1000.0, 400.0), (2048.5, 4095.0), (700.0, 1.0), (100.0, 3.5)])
 def test_linear_window_of_ps3_3(tmp_path: Path, center: float, width: float) -> None:
     pixels = np.arange(4096, dtype=np.uint16).reshape(64, 64)
     more = {"BitsStored": 12, "WindowCenter": center, "WindowWidth": width}
@@ -405,7 +405,7 @@ def test_waste_in_the_unused_bits_is_no_part_of_the_picture(tmp_path: Path) -> N
 
 
 def test_bits_of_which_nobody_knows_whether_they_count_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UnreadableImage, match="BitsStored is 10, its pixels have 12 bits"):
+    with pytest.raises(UnreadableImageError, match="BitsStored is 10, its pixels have 12 bits"):
         read_dicom(write(tmp_path / "a.dcm", noise(), BitsStored=10))
 
 
@@ -448,7 +448,7 @@ def test_an_empty_modality_lut_is_left_out_and_half_a_one_refused(tmp_path: Path
     for name in ("LUTDescriptor", "LUTData"):
         half = table(list(range(4096)), 0, 16)
         del half[name]
-        with pytest.raises(UnreadableImage, match=f"{name} of a look-up table is missing"):
+        with pytest.raises(UnreadableImageError, match=f"{name} of a look-up table is missing"):
             read_dicom(write(tmp_path / "c.dcm", pixels, BitsStored=12, ModalityLUTSequence=[half]))
     zero = write(tmp_path / "d.dcm", pixels, BitsStored=12, RescaleSlope=0, RescaleIntercept=5)
     assert same(zero, by_percentiles(pixels))["note"] == "RescaleSlope 0 is left out"
@@ -642,7 +642,7 @@ def test_what_is_wrong_with_a_file_is_one_line_that_begins_with_its_path(
     tmp_path: Path, why: str, capfd: pytest.CaptureFixture
 ) -> None:
     path = BROKEN[why](tmp_path / "x.dcm")
-    with pytest.raises(UnreadableImage, match=why) as error:
+    with pytest.raises(UnreadableImageError, match=why) as error:
         read_dicom(path)
     assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
     assert not any(secret in str(error.value) for secret in SECRETS.values())
@@ -655,7 +655,7 @@ def test_sizes_and_burnt_in_text_can_be_allowed(tmp_path: Path, caplog: pytest.L
     pixels, facts = read_dicom(small, sides=(30, 80), allow_burned_in=True)
     assert pixels.shape == (30, 80) and facts["burned_in"] == "YES" and facts["view"] == "other"
     assert not caplog.records  # pydicom would quote the name
-    with pytest.raises(UnreadableImage, match="--max_side"):
+    with pytest.raises(UnreadableImageError, match="--max_side"):
         read_dicom(small, sides=(30, 79), allow_burned_in=True)
 
 
@@ -663,7 +663,7 @@ def test_a_decoder_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(stored_values, "find_spec", lambda name: None if name == "libjpeg" else name)
     monkeypatch.setattr(pydicom.pixels.decoders.JPEGLSLosslessDecoder, "_available", {})
     with pytest.raises(
-        UnreadableImage,
+        UnreadableImageError,
         match=r"JPEG-LS Lossless .*the package pylibjpeg-libjpeg: pip install -r requirements-dicom.txt",
     ):
         read_dicom(SAMPLES / "MR_small_jpeg_ls_lossless.dcm")

@@ -25,6 +25,7 @@ from roi.data.table import COLUMNS, check_table
 from roi.demo.layout_set import make_demo_layout
 from roi.demo.source_layouts import WRITERS, openi_xml
 from roi.demo.source_tables import CHEXPERT, CXRLT, PADCHEST, VINDR
+from roi.errors import UserError
 from roi.labels import LABELS
 from roi.sources.build_table import with_label_text
 from roi.sources.label_states import ABSENT, EXCLUDED, NOT_LABELED, NOT_MENTIONED, PARENT_ONLY, PRESENT
@@ -1085,7 +1086,7 @@ LOOKED_FOR = {
 
 
 def refused(name: str, root: Path) -> str:
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(UserError) as error:
         check_table(with_label_text(READERS[name](root)), name)
     assert "\n" not in str(error.value)
     return str(error.value)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from roi.counter_rng import row_seeds
 from roi.data.dataset import Batch
-from roi.data.images import UnreadableImage, locate
+from roi.data.images import UnreadableImageError, locate
 from roi.data.loader import make_loader, prefetch
 from roi.data.sampler import ShardedBatchSampler
 from roi.errors import RunError
@@ -355,7 +355,7 @@ def test_a_read_error_saves_the_steps_before_it(every: int, folder: Path, whole:
 
     fit = make_fit(images, tmp_path, watch, save_every_steps=every)
     with pytest.raises(
-        UnreadableImage,
+        UnreadableImageError,
         match=rf"{bad.name}.*--skip_unreadable.* Saved .*c\.pt after epoch 2, batch 4; then go on with --resume auto",
     ) as said:
         fit.run()
@@ -606,9 +606,10 @@ def test_what_is_saved_every_step_survives_a_sudden_end(
             raise Killed
         write(path, state, keep)
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint, "save", dying)
-        fit.run()
+        with pytest.raises(Killed):
+            fit.run()
     fit = resumed(folder, tmp_path)
     assert fit.steps == [1, 2, 3, 4, 4, 5, 6, 7, 8, 8, 9][stop_at - 1]  # after its fourth step an epoch is saved too
     assert fit.run() == 0
@@ -623,8 +624,7 @@ def test_batches_made_ahead_come_in_order_and_their_error_comes_here() -> None:
 
     found: list[Any] = []
     with pytest.raises(OSError, match="the disk is gone"):
-        for item in prefetch(items(), 2):
-            found.append(item)
+        found.extend(prefetch(items(), 2))
     assert found == list(range(5)) and list(prefetch(iter(range(9)), 1)) == list(range(9))
 
 

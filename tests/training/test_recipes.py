@@ -225,10 +225,15 @@ def test_an_average_follows_its_formula_buffers_too_and_is_lent_but_not_given() 
         and int(average.parts["model"]["layers.1.num_batches_tracked"]) == 8
     )
     own = {key: live[key[0]][key[1]].clone() for key in names}
-    with pytest.raises(RuntimeError, match="on the way"), average.within():
-        for part, state in checkpoint.parts(model).items():
-            assert all(torch.equal(value, average.parts[part][name]) for name, value in state.items())
-        raise RuntimeError("on the way")
+
+    def fail_within() -> None:
+        with average.within():
+            for part, state in checkpoint.parts(model).items():
+                assert all(torch.equal(value, average.parts[part][name]) for name, value in state.items())
+            raise RuntimeError("on the way")
+
+    with pytest.raises(RuntimeError, match="on the way"):
+        fail_within()
     assert all(torch.equal(live[part][name], own[part, name]) for part, name in names)
 
 

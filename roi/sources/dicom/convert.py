@@ -21,10 +21,10 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from roi.data.images import UnreadableImage
+from roi.data.images import UnreadableImageError
 from roi.errors import UserError
 from roi.files import atomic_write
-from roi.process_pool import Died, run_jobs
+from roi.process_pool import WorkerDiedError, run_jobs
 from roi.progress import progress
 from roi.sources.dicom.reader import read_dicom
 
@@ -245,7 +245,7 @@ def convert_all(
             for k, outcome in outcomes:
                 image = images[k]
                 # A picture that cannot be read costs itself, a disk that cannot be written the run.
-                if isinstance(outcome, str | Died):
+                if isinstance(outcome, str | WorkerDiedError):
                     unread[todo[image]] = str(outcome)
                 elif isinstance(outcome, Exception):
                     raise outcome
@@ -275,7 +275,7 @@ def convert(job: Job) -> Row | str:
     source, target, settings = job
     try:
         pixels, facts = read_dicom(source, settings.window, settings.bits, settings.sides, settings.allow_burned_in)
-    except UnreadableImage as error:
+    except UnreadableImageError as error:
         return str(error).removeprefix(f"{source}: ")
     except MemoryError:
         return "too large for the memory of this machine; fewer --workers need less"

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from roi.data.images import UnreadableImage
+from roi.data.images import UnreadableImageError
 
 PERCENTILES = (0.5, 99.5)
 TOP = 2**16 - 1
@@ -175,7 +175,7 @@ def entries_of(ds: Any, item: Any) -> np.ndarray:
     count = int(descriptor(item)[0]) or 2**16
     data = item.get("LUTData")
     if data is None:
-        raise UnreadableImage("LUTData of a look-up table is missing")
+        raise UnreadableImageError("LUTData of a look-up table is missing")
     if isinstance(data, bytes):
         # Entries of 8 bits may be packed two to a word.
         order = "<" if ds.file_meta.TransferSyntaxUID.is_little_endian else ">"
@@ -183,7 +183,7 @@ def entries_of(ds: Any, item: Any) -> np.ndarray:
         data = np.frombuffer(data, dtype=kind)
     entries = np.atleast_1d(np.asarray(data, dtype=np.float64))[:count]
     if len(entries) < count:
-        raise UnreadableImage(f"a look-up table has {len(entries)} of its {count} entries")
+        raise UnreadableImageError(f"a look-up table has {len(entries)} of its {count} entries")
     return entries
 
 
@@ -191,7 +191,7 @@ def descriptor(item: Any) -> Any:
     """(number of entries, first value that is mapped, bits of an entry) of a look-up table."""
     values = item.get("LUTDescriptor")
     if not values or len(values) != 3:
-        raise UnreadableImage("LUTDescriptor of a look-up table is missing, or has not 3 values")
+        raise UnreadableImageError("LUTDescriptor of a look-up table is missing, or has not 3 values")
     return values
 
 

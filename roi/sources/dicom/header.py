@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from roi.data.images import UnreadableImage
+from roi.data.images import UnreadableImageError
 from roi.errors import UserError
 
 SIDES = (64, 6000)  # px; what lies outside is no chest X-ray: 6,000 x 6,000 px of 16 bit are 72 MB
@@ -53,7 +53,7 @@ def read_elements(path: str | Path, pixels: bool) -> Any:
     try:
         return pydicom.dcmread(path, stop_before_pixels=not pixels, specific_tags=ELEMENTS)
     except pydicom.errors.InvalidDicomError as error:
-        raise UnreadableImage("not a DICOM file (no DICM mark after its first 128 bytes)") from error
+        raise UnreadableImageError("not a DICOM file (no DICM mark after its first 128 bytes)") from error
 
 
 def check_header(ds: Any, sides: tuple[int, int], allow_burned_in: bool) -> None:
@@ -65,59 +65,61 @@ def check_header(ds: Any, sides: tuple[int, int], allow_burned_in: bool) -> None
         allow_burned_in: takes pictures whose header says that text is burnt in.
 
     Raises:
-        UnreadableImage: says why.
+        UnreadableImageError: says why.
     """
     _check_size(ds, sides)
     if ds.get("NumberOfFrames") and integer(ds, "NumberOfFrames") != 1:
-        raise UnreadableImage(f"{ds.NumberOfFrames} frames; an X-ray has one")
+        raise UnreadableImageError(f"{ds.NumberOfFrames} frames; an X-ray has one")
     kind = str(required(ds, "PhotometricInterpretation"))
     samples = integer(ds, "SamplesPerPixel")
     is_grey = samples == 1 and kind in ("MONOCHROME1", "MONOCHROME2")
     is_colour = samples == 3 and kind.startswith(("RGB", "YBR_"))
     if not is_grey and not is_colour:
-        raise UnreadableImage(
+        raise UnreadableImageError(
             f"pictures with {samples} samples a pixel of this kind are not read "
             "(only MONOCHROME1, MONOCHROME2, RGB, YBR)"
         )
     allocated = integer(ds, "BitsAllocated")
     stored = integer(ds, "BitsStored")
     if allocated not in (8, 16) or not 1 <= stored <= allocated:
-        raise UnreadableImage(f"{stored} bits stored in {allocated}: only up to 8 in 8 or 16 in 16 are read")
+        raise UnreadableImageError(f"{stored} bits stored in {allocated}: only up to 8 in 8 or 16 in 16 are read")
     if integer(ds, "PixelRepresentation") not in (0, 1):
-        raise UnreadableImage(f"PixelRepresentation is {ds.PixelRepresentation}: neither 0, unsigned, nor 1, signed")
+        raise UnreadableImageError(
+            f"PixelRepresentation is {ds.PixelRepresentation}: neither 0, unsigned, nor 1, signed"
+        )
     if burned_in(ds) == "YES" and not allow_burned_in:
-        raise UnreadableImage(
+        raise UnreadableImageError(
             "its header says that text is burnt into the picture (--allow_burned_in takes it all the same)"
         )
 
 
 def _check_size(ds: Any, sides: tuple[int, int]) -> None:
     if "Rows" not in ds or "Columns" not in ds:
-        raise UnreadableImage("holds no picture (no Rows and Columns)")
+        raise UnreadableImageError("holds no picture (no Rows and Columns)")
     rows = integer(ds, "Rows")
     columns = integer(ds, "Columns")
     shortest, longest = sides
     if min(rows, columns) < shortest:
-        raise UnreadableImage(f"{columns} x {rows} px: a side is shorter than {shortest} px (--min_side)")
+        raise UnreadableImageError(f"{columns} x {rows} px: a side is shorter than {shortest} px (--min_side)")
     if max(rows, columns) > longest:
-        raise UnreadableImage(f"{columns} x {rows} px: a side is longer than {longest} px (--max_side)")
+        raise UnreadableImageError(f"{columns} x {rows} px: a side is longer than {longest} px (--max_side)")
 
 
 def required(ds: Any, name: str) -> Any:
-    """The value of an element; UnreadableImage where it has none."""
+    """The value of an element; UnreadableImageError where it has none."""
     value = ds.get(name)
     if value is None or value == "":
-        raise UnreadableImage(f"{name} is missing")
+        raise UnreadableImageError(f"{name} is missing")
     return value
 
 
 def integer(ds: Any, name: str) -> int:
-    """The value of an element; UnreadableImage where it has none, or one that is no integer."""
+    """The value of an element; UnreadableImageError where it has none, or one that is no integer."""
     value = required(ds, name)
     try:
         return int(value)
     except (TypeError, ValueError) as error:
-        raise UnreadableImage(f"{name} is no integer") from error
+        raise UnreadableImageError(f"{name} is no integer") from error
 
 
 def burned_in(ds: Any) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from roi.data.images import UnreadableImage
+from roi.data.images import UnreadableImageError
 from roi.errors import UserError
 from roi.files import reason
 from roi.sources.dicom.grey import shade
@@ -45,7 +45,7 @@ def read_dicom(
 
     Raises:
         UserError: pydicom is not installed, or no such window or depth.
-        UnreadableImage: begins with the path; everything that is wrong with the file.
+        UnreadableImageError: begins with the path; everything that is wrong with the file.
     """
     if window not in WINDOWS or bits not in (8, 16):
         raise UserError(f"window {window!r}, {bits} bits: choose one of {', '.join(WINDOWS)}, and 8 or 16")
@@ -60,12 +60,12 @@ def read_dicom(
             return pixels, facts | more_facts
     except MemoryError:
         raise
-    except UnreadableImage as error:
-        raise UnreadableImage(f"{path}: {error}") from error
+    except UnreadableImageError as error:
+        raise UnreadableImageError(f"{path}: {error}") from error
     except OSError as error:
-        raise UnreadableImage(f"{path}: {error.strerror or reason(error)}") from error
+        raise UnreadableImageError(f"{path}: {error.strerror or reason(error)}") from error
     except Exception as error:  # pydicom and its decoders raise whatever they like on a broken file
-        raise UnreadableImage(f"{path}: cannot be read as DICOM ({_in_words(error)})") from error
+        raise UnreadableImageError(f"{path}: cannot be read as DICOM ({_in_words(error)})") from error
 
 
 def _picture(ds: Any, window: str, bits: int) -> tuple[np.ndarray, dict[str, str]]:

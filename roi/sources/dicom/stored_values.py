@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from roi.data.images import UnreadableImage
+from roi.data.images import UnreadableImageError
 from roi.sources.dicom.grey import LEVELS, percentiles
 from roi.sources.dicom.header import INSTALL, integer
 
@@ -36,23 +36,23 @@ def decode(ds: Any, notes: list[str]) -> np.ndarray:
         notes: what was not as the header has it is added.
 
     Raises:
-        UnreadableImage: it cannot be decoded, or a decoder is not installed, which is then named.
+        UnreadableImageError: it cannot be decoded, or a decoder is not installed, which is then named.
     """
     if "PixelData" not in ds:
-        raise UnreadableImage("holds no pixels (cut off?)")
+        raise UnreadableImageError("holds no pixels (cut off?)")
     syntax = ds.file_meta.get("TransferSyntaxUID")
     if not syntax:
-        raise UnreadableImage("TransferSyntaxUID is missing: nothing says how its pixels are packed")
+        raise UnreadableImageError("TransferSyntaxUID is missing: nothing says how its pixels are packed")
     # libjpeg would fill up with grey.
     if "JPEG" in syntax.name and END_OF_JPEG not in ds.PixelData[-64:]:
-        raise UnreadableImage(f"its pixels, {syntax.name}, have no end (cut off?)")
+        raise UnreadableImageError(f"its pixels, {syntax.name}, have no end (cut off?)")
     shift = _unused_bits_below(ds, syntax)
     pixels = _unpack(ds, syntax)
     if pixels.ndim == 3:
         pixels = luminance(pixels) >> shift
     size = (ds.Rows, ds.Columns)
     if pixels.shape != size:
-        raise UnreadableImage(f"its pixels are {pixels.shape}, its header says {size}")
+        raise UnreadableImageError(f"its pixels are {pixels.shape}, its header says {size}")
     if ds.SamplesPerPixel > 1:
         return pixels
     if syntax.name.startswith(JPEG_2000):
@@ -89,7 +89,7 @@ def _unpack(ds: Any, syntax: Any) -> np.ndarray:
         missing = _missing_packages(syntax)
         if missing:
             needs = f"which needs the package {' and '.join(missing)}"
-            raise UnreadableImage(f"compressed as {syntax.name}, {needs}: {INSTALL}") from error
+            raise UnreadableImageError(f"compressed as {syntax.name}, {needs}: {INSTALL}") from error
         raise
     finally:
         ds.BitsStored = stored
@@ -142,7 +142,7 @@ def without_unused_bits(ds: Any, pixels: np.ndarray, shift: int, notes: list[str
     value without them goes on smoothly, and they are waste, or the value with them does.
 
     Raises:
-        UnreadableImage: neither does.
+        UnreadableImageError: neither does.
     """
     stored = int(ds.BitsStored)
     allocated = int(ds.BitsAllocated)
@@ -204,7 +204,7 @@ def _upper_bits_count(wide: np.ndarray, narrow: np.ndarray, upper: np.ndarray, n
     # Neighbours differ by more than the stored bits hold, or are no picture at all.
     if smoothness(wide) > max(SMOOTH, smoothness(narrow) + 0.05):
         return True
-    raise UnreadableImage(f"BitsStored is {stored}, its pixels have {needed} bits: which of them count is unknown")
+    raise UnreadableImageError(f"BitsStored is {stored}, its pixels have {needed} bits: which of them count is unknown")
 
 
 def _share_of_near(picture: np.ndarray, changes: np.ndarray, near: float) -> float:

@@ -25,11 +25,11 @@ CONNECT = 15.0  # seconds; a server may be slow with a file, but it answers at o
 PARTIAL, RANGE_NOT_SATISFIABLE = 206, 416  # answers to a request for the rest of a file
 
 
-class TryAgain(Exception):
+class TryAgainError(Exception):
     """What may go well at the next try."""
 
 
-RETRIED = (TryAgain, requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
+RETRIED = (TryAgainError, requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 
 
 @dataclass(frozen=True)
@@ -95,14 +95,14 @@ def _transfer(session: requests.Session, url: str, part: Path, timeout: float, q
             if answer.headers.get("Content-Range", "").rpartition("/")[2] == str(offset):
                 return  # all of it was there
             _drop(part)
-            raise TryAgain("the part that was there is not of this file")
+            raise TryAgainError("the part that was there is not of this file")
         _refuse(answer, url)
         new = Tag(url, _validator(answer), _total(answer))
         if answer.status_code != PARTIAL:
             offset = 0  # a server without ranges, or another file than before
         elif not _continues(answer, offset, old, new):
             _drop(part)
-            raise TryAgain("the file has changed on the server")
+            raise TryAgainError("the file has changed on the server")
         # A full disk is noticed before a byte is written.
         if new.total is not None:
             freed = 0 if offset else _size(part)
@@ -176,7 +176,7 @@ def _write(answer: requests.Response, part: Path, offset: int, total: int | None
         os.fsync(file.fileno())
     # requests does not notice a connection that ends too soon.
     if total is not None and _size(part) != total:
-        raise TryAgain(f"the connection ended after {_size(part):,} of {total:,} bytes")
+        raise TryAgainError(f"the connection ended after {_size(part):,} of {total:,} bytes")
 
 
 def _refuse(answer: requests.Response, url: str) -> None:
@@ -185,7 +185,7 @@ def _refuse(answer: requests.Response, url: str) -> None:
     if code in (404, 410):
         raise UserError(f"{url}: not there ({code}); has the set moved? look at its page")
     if code >= 500 or code in (408, 425, 429):
-        raise TryAgain(f"the server answered {code} {answer.reason}")
+        raise TryAgainError(f"the server answered {code} {answer.reason}")
     if code not in (200, PARTIAL):
         raise UserError(f"{url}: the server answered {code} {answer.reason}")
     # A page to sign in comes with the code of success.

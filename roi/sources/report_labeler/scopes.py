@@ -117,10 +117,13 @@ class _ScopeReader:
             if previous not in BOUND:
                 self._begin_clause(place)
         elif kind == "is" and previous == "part":
-            # "No effusion, heart is enlarged", but "neither lung shows an effusion".
-            neither = self.kinds[max(place - 2, 0)] == "no"
-            if not neither or "normal" in self.kinds[place:]:
-                self.scope = ""
+            self._end_scope_at_part(place)
+
+    def _end_scope_at_part(self, place: int) -> None:
+        """'No effusion, heart is enlarged', but 'neither lung shows an effusion'."""
+        neither = self.kinds[max(place - 2, 0)] == "no"
+        if not neither or "normal" in self.kinds[place:]:
+            self.scope = ""
 
     def _begin_clause(self, place: int, kind: str = "") -> None:
         self.scope = ""
