@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from roi.data.dataset import Batch
     from roi.losses.gradnorm import FixedWeights
-    from roi.models.roi_model import RoiModel
+    from roi.models.roi_model import ModelOptions, RoiModel
     from roi.training.loop import Meter, Step
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow")
@@ -304,9 +304,9 @@ def training(
 
     import train_roi_consistency
     from roi.labels import LABELS
-    from roi.losses.objectives import consistency_terms, evidence_terms
+    from roi.losses.objectives import EvidenceOptions, consistency_terms, evidence_terms
     from roi.models.compile import compiled, recomputed
-    from roi.models.roi_model import build_model
+    from roi.models.roi_model import ModelOptions, build_model
     from roi.training.flags import resolve_objective, select_flags
     from roi.training.loop import Step
     from roi.training.objective import WeightFlags, loss_weights
@@ -337,9 +337,7 @@ def training(
         "none",
         img_size,
         args.seed,
-        args.channels_last,
-        per_class=args.mask_per_class,
-        fill=args.fill,
+        options=ModelOptions(args.mask_per_class, args.fill, channels_last=args.channels_last),
     ).to(device)
     balance = loss_weights(select_flags(WeightFlags, args), model, (), device)
     if args.checkpoint_activations:
@@ -347,14 +345,14 @@ def training(
     if args.compile:
         compiled(model)
 
+    options = EvidenceOptions(args.keep_ratio, args.random_views)
+
     def losses_fn(model: RoiModel, batch: Batch, epoch: int) -> dict[str, torch.Tensor]:
         from roi.counter_rng import row_seeds
 
         seeds = row_seeds(args.seed, epoch, batch.index.to(device, non_blocking=True))
         if objective == "evidence":
-            return evidence_terms(
-                model, batch.pixels, batch.target, args.keep_ratio, seeds, args.random_views, epoch < args.warmup_epochs
-            )
+            return evidence_terms(model, batch.pixels, batch.target, options, seeds, epoch < args.warmup_epochs)
         return consistency_terms(model, batch.pixels, batch.target, args.keep_ratio, seeds)
 
     optimizer = make_optimizer(model, args.lr, args.weight_decay, args.mask_lr)

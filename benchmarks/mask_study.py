@@ -454,8 +454,8 @@ def step_times(args: argparse.Namespace) -> dict[str, float]:
     import torch
 
     from roi.labels import LABELS
-    from roi.losses.objectives import consistency_terms, evidence_terms
-    from roi.models.roi_model import build_model
+    from roi.losses.objectives import EvidenceOptions, consistency_terms, evidence_terms
+    from roi.models.roi_model import ModelOptions, build_model
     from roi.training.device import pick_device
 
     device = pick_device(args.device)
@@ -464,7 +464,7 @@ def step_times(args: argparse.Namespace) -> dict[str, float]:
     seeds = torch.arange(32, device=device)
     kinds = {"standard": ("none", False), "consistency": ("conv", False), "evidence": ("features", True)}
     models = {
-        name: build_model(args.backbone, len(LABELS), mask, "none", args.img_size, per_class=per_class)
+        name: build_model(args.backbone, len(LABELS), mask, "none", args.img_size, options=ModelOptions(per_class))
         .to(device)
         .train()
         for name, (mask, per_class) in kinds.items()
@@ -475,7 +475,7 @@ def step_times(args: argparse.Namespace) -> dict[str, float]:
         for name, model in models.items():
             began = time.perf_counter()
             terms = (
-                evidence_terms(model, pixels, target, 0.1, seeds, 0.15)
+                evidence_terms(model, pixels, target, EvidenceOptions(0.1, 0.15), seeds)
                 if name == "evidence"
                 else consistency_terms(model, pixels, target, 0.1)
             )

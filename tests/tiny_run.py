@@ -16,9 +16,9 @@ from roi.data.dataset import Batch, XrayDataset
 from roi.data.loader import make_loader
 from roi.losses.gradnorm import FixedWeights, GradNorm, Taps
 from roi.losses.loss_terms import LAYERS, OBJECTIVES
-from roi.losses.objectives import consistency_terms, evidence_terms
+from roi.losses.objectives import EvidenceOptions, consistency_terms, evidence_terms
 from roi.losses.terms import bce
-from roi.models.roi_model import RoiModel
+from roi.models.roi_model import ModelOptions, RoiModel
 from roi.training import checkpoint
 from roi.training.metrics_log import MetricsLog
 from roi.training.optim import make_optimizer
@@ -59,7 +59,7 @@ def make_fit(
     """Three epochs; of the evidence objective the first is warm-up."""
     torch.manual_seed(0)
     evidence = objective == "evidence"
-    model = RoiModel(Net(), "features" if evidence else "conv", img_size=20, per_class=evidence)
+    model = RoiModel(Net(), "features" if evidence else "conv", ModelOptions(per_class=evidence), img_size=20)
     data = dataset(folder, 26)
     loader, sampler = make_loader(data, 4, shuffle_seed=7, workers=more.pop("workers", 0), persistent_workers=True)
     val_loader, _ = make_loader(dataset(folder, 10), 4)
@@ -99,7 +99,12 @@ def consistency(model: RoiModel, batch: Batch, epoch: int) -> dict[str, Tensor]:
 
 def evidence(model: RoiModel, batch: Batch, epoch: int) -> dict[str, Tensor]:
     return evidence_terms(
-        model, batch.pixels, batch.target, 0.1, row_seeds(0, epoch, batch.index), 0.3, warm_up=epoch < 1
+        model,
+        batch.pixels,
+        batch.target,
+        EvidenceOptions(0.1, 0.3),
+        row_seeds(0, epoch, batch.index),
+        warm_up=epoch < 1,
     )
 
 

@@ -37,7 +37,7 @@ COPIED_AT_ONCE = 1024  # images, to the device
 JOIN_SECONDS = 5.0  # a disk that hangs must not keep the run
 
 
-def make_loader(
+def make_loader(  # noqa: PLR0913 -- what the sampler asks for and what torch's loader asks for, under their own names
     dataset: XrayDataset,
     batch_size: int,
     shuffle_seed: int | None = None,

@@ -147,17 +147,24 @@ def label_terms(
     return terms
 
 
+@dataclass(frozen=True)
+class EvidenceOptions:
+    """What a run says once of the evidence objective."""
+
+    keep_ratio: float  # share of the pixels that the mask keeps
+    random_views: float  # share of the images that the classifier sees through random blobs
+    sharpness: float = 4.0  # with which the cells of a map are pooled (log_mean_exp)
+
+
 def evidence_terms(
     model: RoiModel,
     pixels: Tensor,
     target: Tensor,
-    keep_ratio: float,
+    options: EvidenceOptions,
     seeds: Tensor,
-    random_views: float,
     warm_up: bool = False,
     denominator: Denominator = count_of_batch,
     label_loss: LabelLoss = bce,
-    sharpness: float = 4.0,
 ) -> dict[str, Tensor]:
     """The terms of the evidence objective, () each; mask_mean, mask_kept and mask_tv carry no gradient.
 
@@ -165,23 +172,21 @@ def evidence_terms(
         pixels: (B, 1, H, W) in 0..255.
         target: (B, K).
         seeds: (B,).
-        random_views: share of the images that the classifier sees through random blobs.
         warm_up: no mask is drawn: `full` and `locate` alone.
-        sharpness: with which the cells of a map are pooled (log_mean_exp).
     """
     x = model.normalise(pixels)
     findings = target.masked_fill(~model.findings, torch.nan)  # Normal has no place
     size = (x.shape[-2], x.shape[-1])
     seen = x
     if not warm_up:
-        random = RandomViews.draw(seeds, findings, size, random_views)
+        random = RandomViews.draw(seeds, findings, size, options.random_views)
         seen = model.apply_mask(x, random.light_mask, seeds)
     logits, maps = model.logits_and_maps(seen)
     class_maps = maps if model.per_class else None
-    terms = label_terms(logits, class_maps, target, findings, sharpness, denominator, label_loss)
+    terms = label_terms(logits, class_maps, target, findings, options.sharpness, denominator, label_loss)
     if warm_up:
         return terms
-    masks = _masks_of_step(model, maps, logits, findings, random, kept_pixels(*size, keep_ratio))
+    masks = _masks_of_step(model, maps, logits, findings, random, kept_pixels(*size, options.keep_ratio))
     # In both views dropout is off, and batch norm has statistics of their own (roi/models/view_norms.py).
     logits_crop = model.crop(x, masks.kept, seeds)
     terms["consist"] = bce(logits_crop, target, denominator)

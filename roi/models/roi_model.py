@@ -4,6 +4,7 @@ Letters: B images, K classes, M maps (1, or one a class), H x W pixels, h x w ce
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,6 +39,24 @@ class Views(NamedTuple):
     maps: Tensor | None = None  # (B, K, h, w) the map of each class in cells, fp32
 
 
+@dataclass(frozen=True)
+class ModelOptions:
+    """What a model may be told beyond its backbone, its classes and the kind of its mask."""
+
+    per_class: bool = False  # a learned mask is the union of one map a finding
+    # What stands where pixels are taken away. "mean": 0 after normalisation, the mean grey of the pixels that the
+    # weights know; "blur": the image itself, averaged over a sixteenth of its side; "noise": normal noise with the
+    # spread of ImageNet, drawn from the seeds of the call.
+    fill: str = "mean"
+    map_stride: int = 0  # pixels a cell of the maps of "features"; 0: chosen by `Stages`
+    widened_stage: bool = False  # which last stage the maps are made of (`Stages`)
+    normalisation: Normalisation | None = None  # that of the weights (normalisation_of); None: ImageNet's
+    channels_last: bool = True
+
+
+DEFAULTS = ModelOptions()
+
+
 class RoiModel(nn.Module):
     """Three views of an image through one backbone: full, crop (what the mask keeps) and drop (the rest).
 
@@ -46,14 +65,7 @@ class RoiModel(nn.Module):
     Args:
         mask: "conv" (learned from the pixels), "features" (learned from the backbone's own features), "random" or
             "cutout" (placed by the seeds of the call), "none" (full view alone).
-        per_class: a learned mask is the union of one map a finding.
         findings: (K,) which classes are findings (default: all): evidence for Normal has no place.
-        fill: what stands where pixels are taken away. "mean": 0 after normalisation, the mean grey of the pixels that
-            the weights know; "blur": the image itself, averaged over a sixteenth of its side; "noise": normal noise
-            with the spread of ImageNet, drawn from the seeds of the call.
-        map_stride: pixels a cell of the maps of "features"; 0: chosen by `Stages`.
-        widened_stage: which last stage the maps are made of (`Stages`).
-        normalisation: that of the weights (normalisation_of).
     """
 
     mean: Tensor
@@ -64,24 +76,19 @@ class RoiModel(nn.Module):
         self,
         backbone: nn.Module,
         mask: str = "conv",
-        channels_last: bool = True,
+        options: ModelOptions = DEFAULTS,
         *,
         img_size: int = 224,
-        per_class: bool = False,
-        fill: str = "mean",
         findings: Sequence[bool] | None = None,
-        map_stride: int = 0,
-        widened_stage: bool = False,
-        normalisation: Normalisation | None = None,
     ) -> None:
         super().__init__()
         if mask not in MASKS:
             raise ValueError(f"mask {mask!r}: one of {MASKS}")
-        if fill not in FILLS:
-            raise ValueError(f"fill {fill!r}: one of {FILLS}")
+        if options.fill not in FILLS:
+            raise ValueError(f"fill {options.fill!r}: one of {FILLS}")
         self.backbone = backbone
-        self.mask, self.fill = mask, fill
-        self.per_class = per_class and mask in LEARNED
+        self.mask, self.fill = mask, options.fill
+        self.per_class = options.per_class and mask in LEARNED
         self.frozen: list[nn.Module] = []  # batch norms that keep their statistics (roi.training.optim.learn_only)
         last = classifier_layer(backbone)[1]
         classes = len(last.weight)  # type: ignore[arg-type]
@@ -89,18 +96,18 @@ class RoiModel(nn.Module):
         self.stages: Stages | None = None
         self.mask_net: FeatureMask | ConvMask | None = None
         if mask == "features":
-            self.stages = Stages(backbone, last, img_size, map_stride, widened_stage)
+            self.stages = Stages(backbone, last, img_size, options.map_stride, options.widened_stage)
             self.mask_net = FeatureMask(self.stages.channels, maps)
         elif mask == "conv":
             self.mask_net = ConvMask(maps)
         self.view_norms = ViewNorms(backbone)
         # Not persistent: a checkpoint says them by its flags and classes.
-        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in normalisation or IMAGENET)
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in options.normalisation or IMAGENET)
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
         finding_flags = [True] * classes if findings is None else list(findings)
         self.register_buffer("findings", torch.tensor(finding_flags), persistent=False)
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.memory_format = torch.channels_last if options.channels_last else torch.contiguous_format
         self.to(memory_format=self.memory_format)
 
     def train(self, mode: bool = True) -> "RoiModel":
@@ -265,25 +272,26 @@ def filling(x: Tensor, fill: str, seeds: Tensor | None) -> Tensor:
 
 def build_model(
     name: str,
-    classes: int,
+    classes: int | Sequence[str],
     mask: str,
     weights: str = "imagenet",
     img_size: int = 224,
     seed: int = 0,
-    channels_last: bool = True,
     *,
-    per_class: bool = False,
-    fill: str = "mean",
-    findings: Sequence[bool] | None = None,
-    class_names: Sequence[str] | None = None,
-    map_stride: int = 0,
-    widened_stage: bool = False,
-    normalisation: Normalisation | None = None,
+    options: ModelOptions = DEFAULTS,
     zero_head: bool = False,
 ) -> RoiModel:
-    """A RoiModel on the backbone `name`, all new layers drawn from `seed` (build_backbone, RoiModel)."""
+    """A RoiModel on the backbone `name`, all new layers drawn from `seed` (build_backbone, RoiModel).
+
+    Args:
+        classes: their names, or how many. Names say which are findings, and which rows of a file of weights fit.
+    """
+    if isinstance(classes, int):
+        count, names, findings = classes, None, None
+    else:
+        count, names, findings = len(classes), classes, is_finding(classes).tolist()
     try:
-        backbone = build_backbone(name, classes, weights, img_size, seed, class_names, zero_head)
+        backbone = build_backbone(name, count, weights, img_size, seed, names, zero_head)
         # A size that the layers cannot take is said now, not in the first epoch.
         with torch.no_grad():
             backbone.eval()(torch.zeros(2, 3, img_size, img_size))
@@ -291,18 +299,7 @@ def build_model(
         raise UserError(f"--backbone {name} cannot take --img_size {img_size} ({reason(error)})") from error
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return RoiModel(
-            backbone,
-            mask,
-            channels_last,
-            img_size=img_size,
-            per_class=per_class,
-            fill=fill,
-            findings=findings,
-            map_stride=map_stride,
-            widened_stage=widened_stage,
-            normalisation=normalisation,
-        )
+        return RoiModel(backbone, mask, options, img_size=img_size, findings=findings)
 
 
 def reinitialised(args: dict[str, Any], classes: Sequence[str], seed: int, channels_last: bool = True) -> RoiModel:
@@ -318,19 +315,13 @@ def reinitialised(args: dict[str, Any], classes: Sequence[str], seed: int, chann
 
 def model_from_args(args: dict[str, Any], classes: Sequence[str], seed: int, channels_last: bool = True) -> RoiModel:
     """The model that the training flags of a checkpoint describe, with weights drawn from `seed`."""
-    return build_model(
-        args["backbone"],
-        len(classes),
-        args["mask"],
-        "none",
-        args["img_size"],
-        seed,
-        channels_last,
+    options = ModelOptions(
         per_class=args["mask_per_class"],
         fill=args["fill"],
-        findings=is_finding(classes).tolist(),
         # Before these were kept: the finest stage, the widened one too, ImageNet's mean and spread.
         map_stride=args.get("map_stride", 8),
         widened_stage=args.get("widened_stage", True),
         normalisation=args.get("normalisation"),
+        channels_last=channels_last,
     )
+    return build_model(args["backbone"], classes, args["mask"], "none", args["img_size"], seed, options=options)

@@ -170,7 +170,7 @@ class StepBackup:
         self.hook.remove()
 
 
-def train_one_epoch(
+def train_one_epoch(  # noqa: PLR0913 -- every part of a step is handed in, so that the loop shows what it uses
     step: nn.Module,
     batches: Iterable[Batch],
     epoch: int,

@@ -16,7 +16,7 @@ from roi.errors import UserError
 from roi.losses import terms
 from roi.losses.gradnorm import FixedWeights, GradNorm, Taps
 from roi.losses.loss_terms import LAYERS, LOSS_TERMS
-from roi.losses.objectives import LabelLoss, consistency_terms, evidence_terms, label_terms
+from roi.losses.objectives import EvidenceOptions, LabelLoss, consistency_terms, evidence_terms, label_terms
 from roi.losses.terms import Denominator
 from roi.models.roi_model import RoiModel
 
@@ -89,18 +89,9 @@ class TermsOfBatch:
         pixels = batch.pixels if self.augment is None else augmented(batch.pixels, seeds, self.augment)
         if not self.evidence:
             return consistency_terms(model, pixels, batch.target, self.keep_ratio, seeds, over, self.label_loss)
-        return evidence_terms(
-            model,
-            pixels,
-            batch.target,
-            self.keep_ratio,
-            seeds,
-            self.random_views,
-            epoch < self.warmup_epochs,
-            over,
-            self.label_loss,
-            self.locate_sharpness,
-        )
+        options = EvidenceOptions(self.keep_ratio, self.random_views, self.locate_sharpness)
+        warm_up = epoch < self.warmup_epochs
+        return evidence_terms(model, pixels, batch.target, options, seeds, warm_up, over, self.label_loss)
 
     def _of_features(self, model: RoiModel, batch: Batch, over: Denominator) -> dict[str, Tensor]:
         """The labels alone: of a frozen backbone there are features, and no views."""

@@ -24,7 +24,7 @@ from roi.files import writable
 from roi.labels import is_finding
 from roi.models.backbones import IMAGENET, classifier_layer, normalisation_of
 from roi.models.compile import compiled, recomputed
-from roi.models.roi_model import LEARNED, RoiModel, build_model
+from roi.models.roi_model import LEARNED, ModelOptions, RoiModel, build_model
 from roi.scoring.metrics import VALIDATION_DECISIONS, can_be_scored
 from roi.training import checkpoint
 from roi.training.checkpoint import Checkpoint
@@ -277,24 +277,20 @@ def data_to_match(
 
 def make_model(args: argparse.Namespace, classes: list[str], mask: str, start: Start) -> RoiModel:
     """The model of a run; where it begins from a checkpoint, its first weights are not looked for."""
+    options = ModelOptions(
+        per_class=args.mask_per_class,
+        fill=args.fill,
+        map_stride=args.map_stride,
+        widened_stage=args.widened_stage,
+        normalisation=args.normalisation,
+        channels_last=args.channels_last,
+    )
+    weights = "none" if start.checkpoint else args.weights
+    zero_head = args.freeze_backbone
     # It downloads.
     with distributed.one_a_machine_first():
         return build_model(
-            args.backbone,
-            len(classes),
-            mask,
-            "none" if start.checkpoint else args.weights,
-            args.img_size,
-            args.seed,
-            args.channels_last,
-            per_class=args.mask_per_class,
-            fill=args.fill,
-            findings=is_finding(classes).tolist(),
-            class_names=classes,
-            map_stride=args.map_stride,
-            widened_stage=args.widened_stage,
-            normalisation=args.normalisation,
-            zero_head=args.freeze_backbone,
+            args.backbone, classes, mask, weights, args.img_size, args.seed, options=options, zero_head=zero_head
         )
 
 

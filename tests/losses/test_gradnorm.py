@@ -19,10 +19,10 @@ from roi import distributed
 from roi.losses import objectives as objectives
 from roi.losses.gradnorm import FixedWeights, GradNorm, Taps
 from roi.losses.loss_terms import LAYERS, OBJECTIVES
-from roi.losses.objectives import consistency_terms, evidence_terms
+from roi.losses.objectives import EvidenceOptions, consistency_terms, evidence_terms
 from roi.losses.terms import Denominator, count_of_batch
 from roi.models.backbones import build_backbone
-from roi.models.roi_model import RoiModel
+from roi.models.roi_model import ModelOptions, RoiModel
 
 SIZE, K = 32, 4
 SEEDS = torch.tensor([4, 8, 1, 22, 6, 17])
@@ -59,7 +59,9 @@ def make(kind: str, mask: str, per_class: bool) -> RoiModel:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         backbone = build_backbone("squeezenet1_1", K, "none", SIZE) if kind == "squeezenet1_1" else Net(kind)
-        model = RoiModel(backbone, mask, img_size=SIZE, per_class=per_class, findings=(True, True, True, False)).train()
+        model = RoiModel(
+            backbone, mask, ModelOptions(per_class), img_size=SIZE, findings=(True, True, True, False)
+        ).train()
         for module in model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
@@ -87,7 +89,7 @@ def terms_of(
     pixels, target = batch()
     if objective == "consistency":
         return consistency_terms(model, pixels[rows], target[rows], 0.1, SEEDS[rows], over)
-    return evidence_terms(model, pixels[rows], target[rows], 0.1, SEEDS[rows], 0.5, warm_up, over)
+    return evidence_terms(model, pixels[rows], target[rows], EvidenceOptions(0.1, 0.5), SEEDS[rows], warm_up, over)
 
 
 def measuring(

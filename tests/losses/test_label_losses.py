@@ -15,8 +15,8 @@ from torch import Tensor
 
 from roi.counter_rng import row_seeds
 from roi.losses import terms as losses
-from roi.losses.objectives import consistency_terms, evidence_terms
-from roi.models.roi_model import RoiModel
+from roi.losses.objectives import EvidenceOptions, consistency_terms, evidence_terms
+from roi.models.roi_model import ModelOptions, RoiModel
 from roi.training.objective import make_label_loss
 
 NAN = math.nan
@@ -200,17 +200,16 @@ def test_flags_reach_their_loss_and_nothing_but_the_term_full(name: str) -> None
     assert torch.equal(loss(logits, target, losses.count_of_batch), expected(logits, target))
     pixels = torch.randint(0, 256, (6, 1, 20, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     seeds = row_seeds(0, 0, torch.arange(6))
-    evidence = partial(evidence_terms, random_views=0.5)
+    consistency = partial(consistency_terms, keep_ratio=0.2)
+    evidence = partial(evidence_terms, options=EvidenceOptions(0.2, 0.5))
     for mask, terms in (
-        ("conv", consistency_terms),
+        ("conv", consistency),
         ("features", evidence),
         ("features", partial(evidence, warm_up=True)),
     ):
         torch.manual_seed(0)
-        model = RoiModel(Net(), mask, img_size=20, per_class=mask == "features").eval()
-        plain, other = (
-            terms(model, pixels, target, 0.2, seeds),
-            terms(model, pixels, target, 0.2, seeds, label_loss=loss),
-        )
+        model = RoiModel(Net(), mask, ModelOptions(per_class=mask == "features"), img_size=20).eval()
+        plain = terms(model, pixels, target, seeds=seeds)
+        other = terms(model, pixels, target, seeds=seeds, label_loss=loss)
         assert list(plain) == list(other) and all(torch.equal(plain[k], other[k]) for k in plain if k != "full")
         assert torch.equal(plain["full"], other["full"]) == (name == "bce")

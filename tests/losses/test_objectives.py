@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from roi.losses import terms as losses
 from roi.losses.gradnorm import GradNorm, Taps
 from roi.losses.loss_terms import LAYERS, OBJECTIVES
-from roi.losses.objectives import LIGHT, RandomViews, consistency_terms, evidence_terms
+from roi.losses.objectives import LIGHT, EvidenceOptions, RandomViews, consistency_terms, evidence_terms
 from roi.models import masks
-from roi.models.roi_model import FILLS, RoiModel
+from roi.models.roi_model import FILLS, ModelOptions, RoiModel
 
 SIZE, K, RATIO, SHARPNESS = 32, 4, 0.1, 4.0
 KEPT = masks.kept_pixels(SIZE, SIZE, RATIO)
@@ -48,7 +48,7 @@ def make(mask: str = "features", per_class: bool = True, fill: str = "mean", dro
     """Statistics of batch norm as after some training, so that train and eval mode differ but little."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = RoiModel(Net(dropout), mask, img_size=SIZE, per_class=per_class, fill=fill, findings=FINDINGS).train()
+        model = RoiModel(Net(dropout), mask, ModelOptions(per_class, fill), img_size=SIZE, findings=FINDINGS).train()
         for _ in range(20):
             model.backbone(model.normalise(images()))
         with torch.no_grad():
@@ -74,10 +74,8 @@ def terms(
         model,
         images(),
         targets() if target is None else target,
-        RATIO,
+        EvidenceOptions(RATIO, random_views, SHARPNESS),
         seeds,
-        random_views,
-        sharpness=SHARPNESS,
         **more,
     )
 
@@ -183,7 +181,7 @@ def test_unknown_adds_nothing_to_any_term() -> None:
     rest = [0, 1, 3, 4, 5]
     with torch.no_grad():
         found = terms(model, blank)
-        alone = evidence_terms(model, images()[rest], target[rest], RATIO, SEEDS[rest], 0.5, sharpness=SHARPNESS)
+        alone = evidence_terms(model, images()[rest], target[rest], EvidenceOptions(RATIO, 0.5, SHARPNESS), SEEDS[rest])
         absent = terms(model, blank.nan_to_num())
     for name in OBJECTIVES["evidence"]:
         assert found[name].item() == pytest.approx(alone[name].item(), rel=1e-5), name

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from roi.losses.gradnorm import GradNorm, Taps
 from roi.losses.loss_terms import LAYERS, OBJECTIVES
-from roi.losses.objectives import consistency_terms, evidence_terms
+from roi.losses.objectives import EvidenceOptions, consistency_terms, evidence_terms
 from roi.models import compile
 from roi.models.backbones import build_backbone, classifier_layer
-from roi.models.roi_model import RoiModel
+from roi.models.roi_model import ModelOptions, RoiModel
 
 SIZE, K = 64, 4
 SEEDS = torch.arange(6)
@@ -60,7 +60,9 @@ def make(name: str, objective: str) -> RoiModel:
         torch.manual_seed(0)
         backbone = Net(2) if name == "own" else build_backbone(name, K, "none", SIZE)
         mask, per_class = ("features", True) if objective == "evidence" else ("conv", False)
-        return RoiModel(backbone, mask, img_size=SIZE, per_class=per_class, findings=(True, True, True, False)).train()
+        return RoiModel(
+            backbone, mask, ModelOptions(per_class), img_size=SIZE, findings=(True, True, True, False)
+        ).train()
 
 
 def trained(model: RoiModel, objective: str, steps: int) -> tuple[list[float], dict[str, Tensor]]:
@@ -78,7 +80,7 @@ def trained(model: RoiModel, objective: str, steps: int) -> tuple[list[float], d
         torch.manual_seed(5)  # dropout
         for n in range(steps):
             if objective == "evidence":
-                losses = evidence_terms(model, pixels, target, 0.1, SEEDS + n, 0.5, warm_up=n == 0)
+                losses = evidence_terms(model, pixels, target, EvidenceOptions(0.1, 0.5), SEEDS + n, warm_up=n == 0)
             else:
                 losses = consistency_terms(model, pixels, target, 0.1, SEEDS)
             optimizer.zero_grad()

@@ -225,7 +225,7 @@ def test_real_imagenet_weights(shared: Path) -> None:
 @pytest.mark.parametrize("channels_last", [True, False])
 @pytest.mark.parametrize("mask", ["conv", "none"])
 def test_the_memory_format_reaches_the_backbone(channels_last: bool, mask: str) -> None:
-    model = m.build_model("test_resnet", 3, mask, "none", channels_last=channels_last)
+    model = m.build_model("test_resnet", 3, mask, "none", options=m.ModelOptions(channels_last=channels_last))
     formats: list[tuple[bool, bool]] = []
 
     def look(module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
@@ -365,7 +365,9 @@ def test_a_backbone_without_stages_says_what_to_do(name: str) -> None:
 @pytest.mark.parametrize("per_class", [True, False])
 @pytest.mark.parametrize("name", ["test_resnet", "test_convnext"])
 def test_crop_and_drop_are_the_backbone_on_what_a_mask_of_features_keeps(name: str, per_class: bool) -> None:
-    model = m.build_model(name, 3, "features", "none", 64, per_class=per_class, findings=[True, True, False]).eval()
+    model = m.build_model(
+        name, ["Mass", "Edema", "Normal"], "features", "none", 64, options=m.ModelOptions(per_class)
+    ).eval()
     pixels = torch.randint(0, 256, (4, 1, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         views = model(pixels, 0.1)
@@ -407,7 +409,7 @@ def test_pixels_are_normalised_as_the_weights_were_trained(
 
 def test_the_normalisation_reaches_the_pixels_and_a_checkpoint_keeps_its_own(tmp_path: Path) -> None:
     own: backbones.Normalisation = ((0.5, 0.4, 0.3), (0.5, 0.25, 0.2))
-    model = m.build_model("test_resnet", 2, "none", "none", 32, normalisation=own)
+    model = m.build_model("test_resnet", 2, "none", "none", 32, options=m.ModelOptions(normalisation=own))
     grey = torch.full((1, 1, 2, 2), 255.0)
     torch.testing.assert_close(model.normalise(grey)[0, :, 0, 0], torch.tensor([1.0, 2.4, 3.5]))
     for name, args, expected in (("own.pt", {"normalisation": own}, own), ("older.pth", {}, backbones.IMAGENET)):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from roi.models.roi_model import RoiModel, build_model
+from roi.models.roi_model import ModelOptions, RoiModel, build_model
 from roi.models.view_norms import ViewNorms
 from roi.training import checkpoint
 
@@ -72,7 +72,7 @@ def test_a_batch_norm_that_the_user_has_frozen_keeps_its_statistics_in_every_vie
 
 
 def model_of(seed: int) -> RoiModel:
-    return build_model("test_resnet", 2, "features", "none", 64, seed=seed, per_class=True)
+    return build_model("test_resnet", 2, "features", "none", 64, seed=seed, options=ModelOptions(per_class=True))
 
 
 def test_statistics_of_the_views_come_back_with_a_checkpoint_and_may_lack() -> None:

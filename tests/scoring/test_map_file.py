@@ -22,7 +22,7 @@ from roi.inference.grad_cam import GradCam, grad_cam
 from roi.inference.perturbation import FRACTIONS, SOURCES, perturbations, ranks
 from roi.models.backbones import build_backbone
 from roi.models.masks import exact_topk, kept_pixels
-from roi.models.roi_model import RoiModel, build_model, reinitialised
+from roi.models.roi_model import ModelOptions, RoiModel, build_model, reinitialised
 from roi.scoring.map_file import pack, read_maps, unpack
 from roi.scoring.npz_stream import ArrayWriter, read_arrays
 from roi.training.checkpoint import load_model
@@ -207,7 +207,7 @@ NETS = {
 @pytest.mark.parametrize("channels_last", [True, False])
 @pytest.mark.parametrize("name", NETS)
 def test_grad_cam_is_its_definition(name: str, channels_last: bool) -> None:
-    model = RoiModel(build_backbone(name, 3, "none", SIZE), "none", channels_last)
+    model = RoiModel(build_backbone(name, 3, "none", SIZE), "none", ModelOptions(channels_last=channels_last))
     found = grad_cam(model, pixels(), 16)
     assert not model.training and all(p.grad is None and p.requires_grad for p in model.parameters())
     features, logits = NETS[name](model.backbone, model.normalise(pixels()))
@@ -314,7 +314,7 @@ def test_a_reinitialised_model_is_another_draw(mask: str) -> None:
         "img_size": SIZE,
         "seed": 0,
     }
-    first = build_model("test_convnext", 3, mask, "none", SIZE, 0, per_class=mask == "features")
+    first = build_model("test_convnext", 3, mask, "none", SIZE, 0, options=ModelOptions(per_class=mask == "features"))
     again, once_more = (reinitialised(args, ["Mass", "Edema", "Normal"], 0) for _ in range(2))
     for name, value in first.state_dict().items():
         assert value.ndim < 2 or not torch.allclose(value, again.state_dict()[name]), name

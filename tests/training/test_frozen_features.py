@@ -14,7 +14,7 @@ from conftest import one_line_error, run
 from torch import nn
 
 from roi.data.dataset import Batch
-from roi.models.roi_model import RoiModel, build_model
+from roi.models.roi_model import ModelOptions, RoiModel, build_model
 from roi.training import checkpoint
 from roi.training.frozen_features import check_head, compute_features, features_key, frozen_features
 
@@ -22,7 +22,7 @@ SIZE = 64
 
 
 def make(mask: str = "features", seed: int = 0) -> RoiModel:
-    return build_model("test_resnet", 3, mask, "none", SIZE, seed, per_class=True).eval()
+    return build_model("test_resnet", 3, mask, "none", SIZE, seed, options=ModelOptions(per_class=True)).eval()
 
 
 def batches(count: int = 5, seed: int = 0) -> list[Batch]:
@@ -121,9 +121,7 @@ def test_a_new_layer_that_learns_alone_begins_at_zero(tmp_path: Path) -> None:
         tmp_path / "own.pt",
     )
     names = ["Mass", "Nodule", "Hernia"]
-    kept = build_model(
-        "test_efficientnet", 3, "none", str(tmp_path / "own.pt"), SIZE, class_names=names, zero_head=True
-    )
+    kept = build_model("test_efficientnet", names, "none", str(tmp_path / "own.pt"), SIZE, zero_head=True)
     assert torch.equal(kept.backbone.classifier.weight, drawn.backbone.classifier.weight)  # not new: it came by name
 
 
@@ -183,7 +181,9 @@ def test_a_frozen_run_learns_head_and_maps_alone_and_goes_on_bit_for_bit(
     said = run(*command(demo, tables, one, *kept))
     assert said.count(" GB") == 2  # features of training and of validation images
     state = checkpoint.load(one / "roi.pt")
-    begun = build_model("test_resnet", len(state["classes"]), "features", "none", SIZE, 0, per_class=True)
+    begun = build_model(
+        "test_resnet", len(state["classes"]), "features", "none", SIZE, 0, options=ModelOptions(per_class=True)
+    )
     fixed = {name: value for name, value in begun.backbone.state_dict().items() if not name.startswith("fc.")}
     assert fixed and all(torch.equal(state["model"][name], value) for name, value in fixed.items())
     assert not torch.equal(state["model"]["fc.weight"], begun.backbone.fc.weight)

@@ -34,8 +34,8 @@ from roi.data.sampler import ShardedBatchSampler
 from roi.labels import LABELS
 from roi.losses import terms as losses
 from roi.losses.gradnorm import FixedWeights
-from roi.losses.objectives import RandomViews, consistency_terms, evidence_terms
-from roi.models.roi_model import RoiModel
+from roi.losses.objectives import EvidenceOptions, RandomViews, consistency_terms, evidence_terms
+from roi.models.roi_model import ModelOptions, RoiModel
 from roi.scoring.metrics import validation_aurocs
 from roi.training import checkpoint
 from roi.training.flags import resolve_objective
@@ -217,7 +217,7 @@ FINDINGS = (True, True, True, False)
 def made(mask: str, target: Tensor, evidence: bool) -> tuple[dict[str, Tensor], list[Tensor], Tensor | None]:
     """-> terms, the logits of each forward of the backbone, the maps"""
     torch.manual_seed(0)
-    model = RoiModel(Net(), mask, img_size=32, per_class=evidence, findings=FINDINGS)
+    model = RoiModel(Net(), mask, ModelOptions(per_class=evidence), img_size=32, findings=FINDINGS)
     seen: list[Tensor] = []
     maps: list[Tensor] = []
 
@@ -239,7 +239,7 @@ def made(mask: str, target: Tensor, evidence: bool) -> tuple[dict[str, Tensor], 
     )
     seeds = row_seeds(0, 0, torch.arange(len(target)))
     terms = (
-        evidence_terms(model, pixels, target, 0.2, seeds, 0.5)
+        evidence_terms(model, pixels, target, EvidenceOptions(0.2, 0.5), seeds)
         if evidence
         else consistency_terms(model, pixels, target, 0.2, seeds)
     )
