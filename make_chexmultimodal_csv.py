@@ -67,7 +67,6 @@ def add_nih(parser: cli.Parser) -> None:
 
 
 def add_datasets(parser: cli.Parser) -> None:
-    share = cli.number(float, 0, 0.9)
     group = parser.add_argument_group("with --datasets")
     text = "holds a folder for each data set, named as in --datasets (default: Dataset)"
     group.add_argument("--data_root", type=Path, metavar="DIR", help=text)
@@ -83,9 +82,9 @@ def add_datasets(parser: cli.Parser) -> None:
     text = "VinDr's readers: more than half of them, any, or their share (default: %(default)s)"
     group.add_argument("--votes", choices=VOTES, default="majority", help=text)
     text = "patients for val where none is official (default: %(default)s)"
-    group.add_argument("--val_fraction", type=share, default=0.1, metavar="0..0.9", help=text)
+    group.add_argument("--val_fraction", type=cli.number(float, 0, 0.9), default=0.1, metavar="0..0.9", help=text)
     text = "patients for test where none is official (default: %(default)s)"
-    group.add_argument("--test_fraction", type=share, default=0.2, metavar="0..0.9", help=text)
+    group.add_argument("--test_fraction", type=cli.number(float, 0, 0.9), default=0.2, metavar="0..0.9", help=text)
     text = "of the splits that are drawn (default: %(default)s)"
     group.add_argument("--seed", type=cli.number(int, 0), default=0, help=text)
     text = "each row must have its image (default: yes)"
@@ -97,9 +96,8 @@ def add_datasets(parser: cli.Parser) -> None:
     group.add_argument("--check_duplicates", nargs="*", type=Path, metavar="DIR", help=text)
     text = "processes that compare pictures (default: all cores)"
     group.add_argument("--workers", type=cli.number(int, 1), default=os.cpu_count() or 1, metavar="N", help=text)
-    group.add_argument(
-        "--audit", nargs="+", metavar="CSV", help="derivatives of NIH: how many of their images are here"
-    )
+    text = "derivatives of NIH: how many of their images are here"
+    group.add_argument("--audit", nargs="+", metavar="CSV", help=text)
     text = "metadata: Image Index, path, 14 digits, Dataset; unknowns become 0 (default: %(default)s)"
     group.add_argument("--format", choices=("table", "metadata"), default="table", help=text)
     text = "counts by set and finding (default: <out_csv>_summary.json)"

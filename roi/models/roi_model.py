@@ -302,26 +302,26 @@ def build_model(
         return RoiModel(backbone, mask, options, img_size=img_size, findings=findings)
 
 
-def reinitialised(args: dict[str, Any], classes: Sequence[str], seed: int, channels_last: bool = True) -> RoiModel:
+def reinitialised(flags: dict[str, Any], classes: Sequence[str], seed: int, channels_last: bool = True) -> RoiModel:
     """The model of a checkpoint with new random weights, in eval mode: what its maps show without training.
 
     Args:
-        args: the training flags of the checkpoint.
+        flags: the training flags of the checkpoint.
         seed: of the draw, which is another one than that of the run even where the two seeds are equal.
     """
-    new_seed = int(np.random.SeedSequence([seed, args["seed"], 1]).generate_state(1)[0])
-    return model_from_args(args, classes, new_seed, channels_last).eval()
+    new_seed = int(np.random.SeedSequence([seed, flags["seed"], 1]).generate_state(1)[0])
+    return model_from_args(flags, classes, new_seed, channels_last).eval()
 
 
-def model_from_args(args: dict[str, Any], classes: Sequence[str], seed: int, channels_last: bool = True) -> RoiModel:
+def model_from_args(flags: dict[str, Any], classes: Sequence[str], seed: int, channels_last: bool = True) -> RoiModel:
     """The model that the training flags of a checkpoint describe, with weights drawn from `seed`."""
     options = ModelOptions(
-        per_class=args["mask_per_class"],
-        fill=args["fill"],
+        per_class=flags["mask_per_class"],
+        fill=flags["fill"],
         # Before these were kept: the finest stage, the widened one too, ImageNet's mean and spread.
-        map_stride=args.get("map_stride", 8),
-        widened_stage=args.get("widened_stage", True),
-        normalisation=args.get("normalisation"),
+        map_stride=flags.get("map_stride", 8),
+        widened_stage=flags.get("widened_stage", True),
+        normalisation=flags.get("normalisation"),
         channels_last=channels_last,
     )
-    return build_model(args["backbone"], classes, args["mask"], "none", args["img_size"], seed, options=options)
+    return build_model(flags["backbone"], classes, flags["mask"], "none", flags["img_size"], seed, options=options)

@@ -103,6 +103,16 @@ class Checkpoint(TypedDict, total=False):
     fell_back: bool
 
 
+def versions() -> dict[str, str]:
+    """Of this project, and of what it computes with."""
+    return {
+        "roi": __version__,
+        "python": sys.version.split()[0],
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+    }
+
+
 def save(path: str | Path, state: Mapping[str, Any], keep: Path | None = None) -> None:
     """Write a checkpoint, whole or not at all.
 
@@ -240,7 +250,7 @@ def load_parts(model: RoiModel, state: Checkpoint, path: str | Path) -> None:
         module.load_state_dict(weights)
 
 
-def same_flags(state: Checkpoint, args: dict[str, Any], path: str | Path) -> None:
+def same_flags(state: Checkpoint, flags: dict[str, Any], path: str | Path) -> None:
     """UserError unless a checkpoint was trained with the same flags, where they matter."""
     if "optimizer" not in state:
         raise UserError(f"{path}: holds a model but no training state; resume from the checkpoint that --save names")
@@ -254,10 +264,10 @@ def same_flags(state: Checkpoint, args: dict[str, Any], path: str | Path) -> Non
         # These curves end with the last epoch.
         free = FREE - {"epochs"}
     for name, old in state["args"].items():
-        if name not in free and args.get(name) != old:
+        if name not in free and flags.get(name) != old:
             flag = "batch_size times the number of processes" if name == "together" else name
             raise UserError(
-                f"{path}: was trained with --{flag} {old}, now {args.get(name)}; give the old value, or another --save"
+                f"{path}: was trained with --{flag} {old}, now {flags.get(name)}; give the old value, or another --save"
             )
 
 
