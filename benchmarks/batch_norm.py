@@ -1,9 +1,10 @@
-"""Does a classifier with batch norm keep its skill when the masks begin? Evidence against the classifier alone, a demo set a seed.
+"""Does a classifier with batch norm keep its skill when the masks begin? Evidence against the classifier alone.
 
     python benchmarks/batch_norm.py --out runs/batch_norm
 
-Draws a demo set for each seed, trains a small ResNet alone and with the evidence objective (masks in the second half), and compares the AUROC on
-the test images of the epoch that is best by validation. Writes benchmarks/results/batch_norm-<machine>.json; goal: within .02 in each seed.
+Draws a demo set for each seed, trains a small ResNet alone and with the evidence objective (masks in the second half),
+and compares the AUROC on the test images of the epoch that is best by validation. Writes
+benchmarks/results/batch_norm-<machine>.json; goal: within .02 in each seed.
 """
 
 import argparse
@@ -64,7 +65,8 @@ def main(args: argparse.Namespace) -> None:
     worst = min(row["difference"]["test"] for row in rows.values())
     flags = " ".join(f"--{name} {getattr(args, name)}" for name in ("images", "img_size", "epochs", "backbone"))
     result = {
-        "what": "test AUROC of evidence less that of the classifier alone, a net with batch norm, the epoch that is best by validation",
+        "what": "test AUROC of evidence less that of the classifier alone, a net with batch norm, "
+        "the epoch that is best by validation",
         "command": f"python benchmarks/batch_norm.py --seeds {' '.join(map(str, args.seeds))} {flags} --out …",
         "goal": f">= -{GOAL} in each seed",
         "worst": worst,
@@ -73,9 +75,8 @@ def main(args: argparse.Namespace) -> None:
     }
     path = write_result("batch_norm", args.machine, result)
     for seed, row in rows.items():
-        print(
-            f"seed {seed}: standard {row['standard']['test']:.3f}, evidence {row['evidence']['test']:.3f} ({row['difference']['test']:+.3f})"
-        )
+        alone, evidence, difference = (row[key]["test"] for key in ("standard", "evidence", "difference"))
+        print(f"seed {seed}: standard {alone:.3f}, evidence {evidence:.3f} ({difference:+.3f})")
     print(f"{'met' if worst >= -GOAL else 'MISSED'}: worst {worst:+.3f}; {path}")
 
 

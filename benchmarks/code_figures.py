@@ -135,7 +135,7 @@ def arrows(modules: list[Figures]) -> set[tuple[str, str]]:
 
 
 def whole_args(modules: list[Figures]) -> int:
-    """Functions of the package with a parameter `args: argparse.Namespace`, but for those that set up a run from flags."""
+    """Functions of the package with an annotated parameter `args`, but for those that set up a run from flags."""
     count = 0
     for figures in modules:
         if figures.path.name in ("cli.py", "setup.py", "flags.py"):

@@ -1,11 +1,13 @@
 """Do prediction sets keep their promise on real predictions, and what does a change of prevalence do to them?
 
-    python benchmarks/conformal_study.py --preds chexnet_reproduction_predictions.csv --metadata Data_Entry_2017_v2020.csv
+    python benchmarks/conformal_study.py --preds chexnet_reproduction_predictions.csv \\
+        --metadata Data_Entry_2017_v2020.csv
 
-Halves: patients are drawn into calibration and test images, 20 times; one threshold for all findings, the false-negative rate of a new image at most
-alpha. Official: calibrated on the images of NIH's train_val list, scored on those of its test list, where findings are far more frequent: without and
-with the correction for prevalence, estimated from the test predictions alone or taken from the test labels (which nobody has); and finding by finding,
-where sensitivity should not depend on prevalence. The predictions must be of a model that was trained on neither.
+Halves: patients are drawn into calibration and test images, 20 times; one threshold for all findings, the
+false-negative rate of a new image at most alpha. Official: calibrated on the images of NIH's train_val list, scored on
+those of its test list, where findings are far more frequent: without and with the correction for prevalence, estimated
+from the test predictions alone or taken from the test labels (which nobody has); and finding by finding, where
+sensitivity should not depend on prevalence. The predictions must be of a model that was trained on neither.
 
 Prints two tables and writes benchmarks/results/conformal-<machine>.json.
 """
@@ -84,9 +86,8 @@ def main(args: argparse.Namespace) -> None:
     print("| official lists, alpha .1 | realised | size | size with a finding |\n|---|---|---|---|")
     for rule, row in found["official"]["rules"].items():
         print(f"| {rule} | " + " | ".join(text(row[k]) for k in (promised(rule), "size", "size_with_finding")) + " |")
-    print(
-        f"estimated prevalence: {found['official']['shift_estimated']}\ntrue prevalence: {found['official']['true_prevalence']}"
-    )
+    print(f"estimated prevalence: {found['official']['shift_estimated']}")
+    print(f"true prevalence: {found['official']['true_prevalence']}")
     print(found["official"]["shift"]["warning"])
     print(path)
 

@@ -1,11 +1,13 @@
-"""Do the maps find the finding on real X-rays? A frozen backbone, maps from labels alone, five seeds an arm, boxes of radiologists, controls.
+"""Do the maps find the finding on real X-rays? A frozen backbone, maps from labels alone, five seeds an arm.
 
-    python benchmarks/evidence_study.py --data_path /data/nih_256 --weights tf_efficientnet_lite0_imagenet.safetensors --out runs/evidence
+    python benchmarks/evidence_study.py --data_path /data/nih_256 \\
+        --weights tf_efficientnet_lite0_imagenet.safetensors --out runs/evidence
 
-Trains each arm with train_roi_consistency.py --freeze_backbone as a user does, and points with its maps at the boxes of the official test
-images. Boxes never enter training. They are split by patient (a hash of the patient) into two halves: designs were chosen on `dev`, and `check`
-is hidden until --open_check, which is given once, at the end. Every figure is the mean over findings, then over seeds; its interval comes from
-drawing seeds and patients with replacement, the same draws for both sides of a difference.
+Trains each arm with train_roi_consistency.py --freeze_backbone as a user does, and points with its maps at the boxes of
+the official test images. Boxes never enter training. They are split by patient (a hash of the patient) into two halves:
+designs were chosen on `dev`, and `check` is hidden until --open_check, which is given once, at the end. Every figure is
+the mean over findings, then over seeds; its interval comes from drawing seeds and patients with replacement, the same
+draws for both sides of a difference.
 
 Writes benchmarks/results/evidence_study-<machine>.json: every arm that was tried, goals, and whether they are met.
 """
@@ -147,10 +149,12 @@ def main(args: argparse.Namespace) -> None:
     }
     tried = {arm: study.arm(arm, halves) | {"minutes": round(float(np.mean(minutes[arm])), 2)} for arm in arms}
     found = study.default(halves)
-    command = f"python benchmarks/evidence_study.py --backbone {args.backbone} --img_size {args.img_size} --epochs {args.epochs} --seeds {args.seeds}"
+    command = f"python benchmarks/evidence_study.py --backbone {args.backbone} --img_size {args.img_size}"
+    command += f" --epochs {args.epochs} --seeds {args.seeds}"
     command += " --open_check" if args.open_check else ""
     result: dict[str, Any] = {
-        "what": "maps from labels alone on a frozen backbone: pointing at boxes of NIH's test images, mean over findings and seeds",
+        "what": "maps from labels alone on a frozen backbone: pointing at boxes of NIH's test images, "
+        "mean over findings and seeds",
         "command": shlex.join(shlex.split(command)) + " --data_path … --weights … --out …",
         "boxes": study.counts(halves),
         "arms": tried,
@@ -322,7 +326,7 @@ class Study:
     # ---- figures ----------------------------------------------------------------------------------------------------
 
     def boxed(self, maps: Any) -> np.ndarray:
-        """Maps of all test images -> those of the images that have a box, in CELLS x CELLS. (N, K, h, w) -> (n, K, CELLS * CELLS)"""
+        """Maps of the images that have a box, in CELLS x CELLS, of all: (N, K, h, w) -> (n, K, CELLS * CELLS)."""
         from roi.models.masks import upsample
 
         chosen = np.flatnonzero(self.table["image"].isin(self.rows["image"]))
@@ -482,7 +486,10 @@ class Study:
             model.mask_net = trained
 
     def mask(self, model: Any, logits: Any, maps: Any, seed: int) -> dict[str, float]:
-        """The mask of all findings on all test images: where it lies, what the classifier makes of crop and drop, and of random blobs."""
+        """The mask of all findings on all test images, with random blobs to compare.
+
+        It says where the mask lies, and what the classifier makes of crop and drop.
+        """
         kept = run_of(self.args, "default", seed) / "mask.json"
         if not kept.is_file():
             kept.write_text(json.dumps(self.measure_mask(model, logits, maps)))
@@ -532,8 +539,10 @@ class Study:
         }
 
     def judge(self, model: Any) -> Any:
-        """A classifier layer of its own that has learned from random blobs alone, 10 % or 90 % kept (EVAL-X, Jethani et al. 2021): it judges
-        what a crop or a drop holds, and has never seen a mask of ours. The same for all seeds: features of a frozen backbone."""
+        """A classifier layer of its own that has learned from random blobs alone, 10 % or 90 % kept (EVAL-X, Jethani et
+        al. 2021): it judges what a crop or a drop holds, and has never seen a mask of ours. The same for all seeds:
+        features of a frozen backbone.
+        """
         import torch
         from torch import nn
         from torch.nn import functional as F
@@ -606,7 +615,7 @@ class Study:
     def picture(
         self, path: Path, findings: Sequence[str] = ("Cardiomegaly", "Effusion", "Pneumothorax", "Nodule")
     ) -> None:
-        """For each finding the first image of dev that has a box of it, seed 0: the box, the finding's map, Grad-CAM, the mask."""
+        """Box, map, Grad-CAM and mask of seed 0 on the first image of dev that has a box, for each finding."""
         from matplotlib import pyplot
         from matplotlib.colors import ListedColormap
 
@@ -746,9 +755,9 @@ def show(result: dict[str, Any], path: Path) -> None:
         for half in figures.keys() - {"minutes"}:
             pointing, less = figures[half]["pointing"], figures[half]["less shuffled"]
             seeds = " ".join(f"{value:.3f}" for value in pointing["seeds"])
-            print(
-                f"{arm:32s} {half:5s} {pointing['value']:.3f} [{pointing['low']:.3f}, {pointing['high']:.3f}]  less shuffled {less['value']:+.3f}  ({seeds})"
-            )
+            interval = f"[{pointing['low']:.3f}, {pointing['high']:.3f}]"
+            shown = f"{pointing['value']:.3f} {interval}  less shuffled {less['value']:+.3f}"
+            print(f"{arm:32s} {half:5s} {shown}  ({seeds})")
     for name, goal in result["goals"].items():
         print(f"{'met   ' if goal['met'] else 'MISSED'} {name}: {goal['value']}")
     print(path)

@@ -2,10 +2,11 @@
 
     python benchmarks/faults.py --out /tmp/faults --kills 50
 
-On a small demo set, SIGKILL for whole process groups strikes the build of a pixel cache, two trainings (the published objective with GradNorm
-and accumulation, the evidence objective with workers; both with dropout in the backbone, --cache_dir, --save_every_steps and --resume auto) and
-inference, at moments drawn with --seed. After each kill the same command is given again, a run is struck --kills_a_run times at most and then
-left to end. Its weights, optimiser state, metrics (but for times), predictions and cached pixels must be those of the run nobody touched, bit for bit.
+On a small demo set, SIGKILL for whole process groups strikes the build of a pixel cache, two trainings (the published
+objective with GradNorm and accumulation, the evidence objective with workers; both with dropout in the backbone,
+--cache_dir, --save_every_steps and --resume auto) and inference, at moments drawn with --seed. After each kill the same
+command is given again, a run is struck --kills_a_run times at most and then left to end. Its weights, optimiser state,
+metrics (but for times), predictions and cached pixels must be those of the run nobody touched, bit for bit.
 
 Then faults that a run answers itself, --faults of each, at moments drawn the same way: SIGKILL of one worker of a
 training and of an inference that decode files, SIGTERM for a training with its workers, and the same training started a
@@ -528,8 +529,8 @@ def different_predictions(run: Path, untouched: Path) -> list[str]:
 def summary(count: Count) -> str:
     worst = f"{max(count.lost):.1f} s" if count.lost else "none"
     return (
-        f"{count.kills} kills in {count.runs} runs of {count.untouched_s:.1f} s (untouched), {count.resumed} starts went on, "
-        f"{count.identical} identical, worst time lost {worst}"
+        f"{count.kills} kills in {count.runs} runs of {count.untouched_s:.1f} s (untouched), "
+        f"{count.resumed} starts went on, {count.identical} identical, worst time lost {worst}"
     )
 
 

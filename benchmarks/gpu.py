@@ -1,16 +1,18 @@
-"""What a GPU makes of it: images/s of the ROI step against the published loop, its share of the card's rate, memory, launches, syncs.
+"""What a GPU makes of it: images/s of the ROI step against the published loop, share of the card's rate, memory.
 
     python benchmarks/gpu.py
 
-ConvNeXt-Base at 224 px in bf16, on pixels drawn at random that are on the card for both sides, which also have the same settings of cuDNN (it
-picks its kernels by trial); ratios are medians over turns (ABAB). Rows that torch.compile come last and are left out
-when --minutes are over. Prints a table and writes benchmarks/results/gpu-<card>.json, anew after each row; a row that fails does not end the others.
---device cpu --smoke runs every row with a tiny backbone; its figures mean nothing and go to --out.
+ConvNeXt-Base at 224 px in bf16, on pixels drawn at random that are on the card for both sides, which also have the same
+settings of cuDNN (it picks its kernels by trial); ratios are medians over turns (ABAB). Rows that torch.compile come
+last and are left out when --minutes are over. Prints a table and writes benchmarks/results/gpu-<card>.json, anew after
+each row; a row that fails does not end the others. --device cpu --smoke runs every row with a tiny backbone; its
+figures mean nothing and go to --out.
 
-What counts as work: a forward of the backbone is F FLOP an image (2 a multiply-add, counted by torch; 30.7 GFLOP for ConvNeXt-Base at 224 px), a
-backward 2 F, F where no weight learns. consistency: three views forward and backward, 9 F = 276 GFLOP an image. evidence: image and crop 3 F each,
-drop 2 F, 8 F. inference: 3 F. Computing activations again (--checkpoint_activations) is no work. The share is images/s times that, over the rate of a
-large bf16 matrix product on the same card.
+What counts as work: a forward of the backbone is F FLOP an image (2 a multiply-add, counted by torch; 30.7 GFLOP for
+ConvNeXt-Base at 224 px), a backward 2 F, F where no weight learns. consistency: three views forward and backward, 9 F =
+276 GFLOP an image. evidence: image and crop 3 F each, drop 2 F, 8 F. inference: 3 F. Computing activations again
+(--checkpoint_activations) is no work. The share is images/s times that, over the rate of a large bf16 matrix product on
+the same card.
 """
 
 from __future__ import annotations
@@ -186,7 +188,8 @@ def result_of(args: argparse.Namespace, card: str, figures: list[Figure]) -> dic
         args.rows,
     ]
     return {
-        "what": f"{args.backbone} at {args.img_size} px, bf16, against the published loop on the same card; ratios are medians over turns",
+        "what": f"{args.backbone} at {args.img_size} px, bf16, against the published loop on the same card; "
+        "ratios are medians over turns",
         "card": card,
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
@@ -259,7 +262,7 @@ def published(bench: Bench) -> list[Figure]:
 
 
 def fastest(rate: Callable[[int], float], first: int, most: int) -> tuple[int, dict[int, float]]:
-    """Double the batch until the memory is full or 2 % are not gained. -> the best size, images/s of all that were tried"""
+    """Double the batch until the memory is full or 2 % are not gained: the best size, and images/s of all."""
     import torch
 
     rates: dict[int, float] = {}
@@ -301,7 +304,7 @@ def against(bench: Bench, run: Training, name: str, size: int, goal: str, **deta
 
 
 def step(bench: Bench, objective: str, *flags: str) -> list[Figure]:
-    """Batch 16 and the best batch against the published loop, and the share of the card's rate that the best one has."""
+    """Batch 16 and the best batch against the published loop, and the share of the card's rate of the best one."""
     run = bench.train(objective, bench.small, *flags)
     best, rates = fastest(partial(step_rate, bench, run), bench.small, 8 if bench.args.smoke else 1024)
     if not flags:
@@ -409,8 +412,18 @@ def inference(bench: Bench) -> list[Figure]:
     ]
 
 
+def forward_ten_times(layer: torch.nn.Module, x: torch.Tensor) -> None:
+    for _ in range(10):
+        layer(x)
+
+
+def both_ways_ten_times(layer: torch.nn.Module, x: torch.Tensor, grad: torch.Tensor) -> None:
+    for _ in range(10):
+        layer(x).backward(grad)
+
+
 def depthwise(bench: Bench) -> list[Figure]:
-    """Each depthwise convolution shape of the backbone alone, three views of 16 images, forward and backward, channels last."""
+    """Each depthwise convolution shape of the backbone alone: three views of 16 images, both ways, channels last."""
     import torch
 
     figures = []
@@ -425,8 +438,8 @@ def depthwise(bench: Bench) -> list[Figure]:
                 .requires_grad_()
             )
             grad = torch.randn_like(x)
-            forward = bench.whole(lambda layer=layer, x=x: [layer(x) for _ in range(10)])  # type: ignore[misc]
-            both = bench.whole(lambda layer=layer, x=x, grad=grad: [layer(x).backward(grad) for _ in range(10)])  # type: ignore[misc]
+            forward = bench.whole(partial(forward_ten_times, layer, x))
+            both = bench.whole(partial(both_ways_ten_times, layer, x, grad))
             for key, work in (("forward", forward), ("forward and backward", both)):
                 work()
                 took[f"{name}, {key}, ms"] = 100 * statistics.median(timed(work) for _ in range(TURNS))
@@ -531,7 +544,7 @@ def gradnorm(bench: Bench) -> list[Figure]:
 
 
 def syncs(bench: Bench) -> list[Figure]:
-    """Steps in which torch may not wait for the GPU (it raises where it would), pixels from the host and on the device."""
+    """Steps in which torch may not wait for the GPU (it raises where it would), pixels from host and device."""
     from roi.data.loader import CacheLoader
     from roi.data.pixel_cache import PixelCache
     from roi.data.sampler import ShardedBatchSampler

@@ -1,4 +1,4 @@
-"""What the benchmarks share: running the scripts as a user does, times in turns, and result files that say where they come from."""
+"""What the benchmarks share: scripts run as a user does, times in turns, results that say where they come from."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from roi.data.dataset import Batch
     from roi.losses.gradnorm import FixedWeights
-    from roi.models.roi_model import ModelOptions, RoiModel
+    from roi.models.roi_model import RoiModel
     from roi.training.loop import Meter, Step
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow")
@@ -47,7 +47,10 @@ def add_machine(parser: cli.Parser) -> None:
 
 
 def script(*command: object, threads: int | None = None, log: Path | None = None) -> None:
-    """Run a script of the project; CalledProcessError if it fails. `threads` for torch, `log`: a file for what it prints."""
+    """Run a script of the project, with so many threads of torch; what it prints goes to the file `log`.
+
+    Raises CalledProcessError if it fails.
+    """
     env = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
     words = [sys.executable, *map(str, command)]
     if log is None:
@@ -100,7 +103,10 @@ def commit() -> str:
 
 @dataclass
 class Figure:
-    """A number that was measured, and what it should be: goal ">= 3", "<= 0.4" or "" (none). value None: not measured, `why` says why."""
+    """A number that was measured, and what it should be: goal ">= 3", "<= 0.4" or "" (none).
+
+    The value is None where nothing was measured, and `why` says why.
+    """
 
     name: str
     value: float | None
@@ -139,7 +145,10 @@ def table(figures: Sequence[Figure]) -> str:
 def alternated(
     first: Callable[[], object], second: Callable[[], object], turns: int, warm: int = 1
 ) -> tuple[list[float], list[float]]:
-    """Seconds of both, measured in turns (ABAB…), so that what else the machine does strikes both; `warm` turns before are not counted."""
+    """Seconds of both, measured in turns (ABAB…), so that what else the machine does strikes both.
+
+    The first `warm` turns are not counted.
+    """
     took: tuple[list[float], list[float]] = ([], [])
     for turn in range(warm + turns):
         for times, work in zip(took, (first, second), strict=True):
@@ -179,13 +188,15 @@ COUNTED = """
 import json, resource, subprocess, sys, time
 began = time.perf_counter()
 done = subprocess.run(sys.argv[1:], stdout=sys.stderr)
-print(json.dumps([time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024, done.returncode]))
+seconds = time.perf_counter() - began
+print(json.dumps([seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024, done.returncode]))
 """
 
 
 def counted(command: Sequence[object]) -> tuple[float, float]:
-    """Run a script of the project -> seconds of the whole process, and the most memory it had, MB (2^20 bytes). A small process starts it, since
-    the memory of the one that starts a process counts as that of its child."""
+    """Run a script of the project -> seconds of the whole process, and the most memory it had, MB (2^20 bytes). A small
+    process starts it, since the memory of the one that starts a process counts as that of its child.
+    """
     words = [sys.executable, "-c", COUNTED, sys.executable, *map(str, command)]
     seconds, megabytes, code = json.loads(
         subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True).stdout
@@ -198,8 +209,9 @@ def counted(command: Sequence[object]) -> tuple[float, float]:
 def sampled(
     command: Sequence[object], progress: Callable[[], float], log: Path, every: float = 1.0
 ) -> list[dict[str, float]]:
-    """Run a script of the project and look at its memory `every` so many seconds -> VmRSS, RssAnon and RssFile in MB (2^20 bytes), the
-    `second`, and `progress`, how far it was. CalledProcessError if it fails."""
+    """Run a script of the project and look at its memory `every` so many seconds -> VmRSS, RssAnon and RssFile in MB
+    (2^20 bytes), the `second`, and `progress`, how far it was. CalledProcessError if it fails.
+    """
     words = [sys.executable, *map(str, command)]
     samples: list[dict[str, float]] = []
     began = time.perf_counter()
@@ -360,7 +372,10 @@ def training(
 
 
 def drawn(images: int, img_size: int, device: torch.device, seed: int = 0) -> Batch:
-    """Pixels and labels drawn at random, on the device (a GPU: the rows pinned, as the loader has them); a tenth of the labels are present."""
+    """Pixels and labels drawn at random, on the device; a tenth of the labels are present.
+
+    Beside a GPU the rows are pinned, as the loader has them.
+    """
     import torch
 
     from roi.data.dataset import Batch

@@ -1,14 +1,16 @@
-"""Does the mask find the evidence, and does the classifier keep its skill? The objectives side by side on the demo set, with controls.
+"""Does the mask find the evidence, and does the classifier keep its skill? The objectives side by side.
 
     python benchmarks/mask_study.py --out runs/mask_study
 
-Draws a demo set (its boxes are never used in training), then for each seed trains the classifier alone, the published objective and the
-evidence objective for the same number of epochs, the epoch that is best on the validation images predicts the test images, and
-what the masks keep is scored against the boxes, against Grad-CAM of the classifier alone, and against random, centre and re-initialised masks.
-Runs that are there are not repeated. --hard: on the hard demo set. --ablations adds variants of the evidence objective (seed 0).
+Draws a demo set (its boxes are never used in training), then for each seed trains the classifier alone, the published
+objective and the evidence objective for the same number of epochs, the epoch that is best on the validation images
+predicts the test images, and what the masks keep is scored against the boxes, against Grad-CAM of the classifier alone,
+and against random, centre and re-initialised masks. Runs that are there are not repeated. --hard: on the hard demo set.
+--ablations adds variants of the evidence objective (seed 0).
 
-Prints the table of the README and writes benchmarks/results/mask_study-<machine>.json: every figure of every run, mean and standard deviation
-over the seeds, the goals and whether they are met; and, beside it, a picture of what each term asks for.
+Prints the table of the README and writes benchmarks/results/mask_study-<machine>.json: every figure of every run, mean
+and standard deviation over the seeds, the goals and whether they are met; and, beside it, a picture of what each term
+asks for.
 """
 
 import argparse
@@ -163,7 +165,8 @@ def main(args: argparse.Namespace) -> None:
         "mask_study_hard" if args.hard else "mask_study",
         args.machine,
         {
-            "what": "objectives of ROI consistency on the demo set, test images; mean AUROC over findings; boxes never used in training",
+            "what": "objectives of ROI consistency on the demo set, test images; mean AUROC over findings; "
+            "boxes never used in training",
             "command": shlex.join(command) + " --out …",
             "versions": versions,
             "goals": goals,
@@ -314,8 +317,9 @@ def figures(args: argparse.Namespace, variant: str, seed: int) -> dict[str, floa
 
 
 def looked_at(args: argparse.Namespace, variant: str, seed: int) -> dict[str, float]:
-    """AUROC of a run when random blobs of the mask's area are dropped, of the classifier alone (same seed) on what the mask keeps
-    and drops, and of a probe that sees the mask alone."""
+    """AUROC of a run when random blobs of the mask's area are dropped, of the classifier alone (same seed) on what the
+    mask keeps and drops, and of a probe that sees the mask alone.
+    """
     import numpy as np
     import torch
 
@@ -406,8 +410,10 @@ def probe(train: Any, train_target: Any, test: Any, test_target: Any) -> float:
 
 
 def place_probe(args: argparse.Namespace) -> dict[str, float]:
-    """The same probe on the true boxes: what the place of the findings tells by itself, as "boxes" as they are and as "same_area", the 10 %
-    of the image nearest to them. An image without a finding has the boxes of another image, drawn at random."""
+    """The same probe on the true boxes: what the place of the findings tells by itself, as "boxes" as they are and as
+    "same_area", the 10 % of the image nearest to them. An image without a finding has the boxes of another image, drawn
+    at random.
+    """
     import numpy as np
     import torch
 
@@ -490,7 +496,7 @@ def step_times(args: argparse.Namespace) -> dict[str, float]:
 
 
 def picture(args: argparse.Namespace, path: Path) -> None:
-    """X-ray, mask, crop and drop of the first test image with two findings (evidence, seed 0), and what each term asks for."""
+    """X-ray, mask, crop and drop of the first test image with two findings (evidence, seed 0), what terms ask for."""
     import numpy as np
     import torch
     from matplotlib import pyplot

@@ -1,10 +1,12 @@
-"""Train and score on a small part of NIH ChestX-ray14 with its official lists: does the chain learn, and where does it look?
+"""Train and score on a small part of NIH ChestX-ray14 with its official lists: what is learned, and where it looks.
 
-    python benchmarks/nih_subset.py --data_path /data/nih_256 --weights squeezenet1_1_imagenet.safetensors --out runs/nih_subset
+    python benchmarks/nih_subset.py --data_path /data/nih_256 --weights squeezenet1_1_imagenet.safetensors \\
+        --out runs/nih_subset
 
-Runs the scripts as a user does: tables, then for each of `standard` (two seeds), the published objective and the evidence
-objective: training on the official train_val images less 10 % of them for validation, predictions of the best epoch on the official test images with masks,
-Grad-CAM and controls, scores, a report. Writes benchmarks/results/nih_subset-<machine>.json; goal: mean AUROC of standard >= .64 on the test images.
+Runs the scripts as a user does: tables, then for each of `standard` (two seeds), the published objective and the
+evidence objective: training on the official train_val images less 10 % of them for validation, predictions of the best
+epoch on the official test images with masks, Grad-CAM and controls, scores, a report. Writes
+benchmarks/results/nih_subset-<machine>.json; goal: mean AUROC of standard >= .64 on the test images.
 """
 
 import argparse

@@ -1,11 +1,12 @@
-"""The published training and inference loop, written anew from its description: what speed.py and gpu.py measure against.
+"""The published training and inference loop, written anew from its description: the rival of speed.py and gpu.py.
 
-An image goes PIL -> RGB -> Resize -> ToTensor -> Normalize every time it is read. A training step sends image, crop and drop through the
-backbone one after the other, reads each of the five terms back with .item() after each batch, and steps the default AdamW every second
-batch of 8. Inference takes one image at a time and copies each of its three results to the host.
+An image goes PIL -> RGB -> Resize -> ToTensor -> Normalize every time it is read. A training step sends image, crop and
+drop through the backbone one after the other, reads each of the five terms back with .item() after each batch, and
+steps the default AdamW every second batch of 8. Inference takes one image at a time and copies each of its three
+results to the host.
 
-One thing is mended, so that both do the same work: the straight-through, which was written backwards, so that the mask net learned nothing.
-Top-k keeps all that tie with the k-th, as published.
+One thing is mended, so that both do the same work: the straight-through, which was written backwards, so that the mask
+net learned nothing. Top-k keeps all that tie with the k-th, as published.
 
 Letters: B images, K classes, S the side of an image in pixels.
 """
@@ -44,7 +45,7 @@ class PublishedModel(nn.Module):
         )
 
     def masks(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, S, S) -> soft mask, and the mask whose value is 0 or 1 and whose gradient is that of the soft one; (B, 1, S, S) each"""
+        """Soft mask, and the mask of 0 and 1 with its gradient: (B, 3, S, S) -> (B, 1, S, S) each."""
         soft = torch.sigmoid(self.mask_net(x))
         flat = soft.flatten(1)
         kept = max(1, int(KEEP * flat.shape[1]))
@@ -80,7 +81,10 @@ def train(
     batches: Iterable[tuple[Tensor, Tensor]],
     device: torch.device,
 ) -> dict[str, float]:
-    """A pass over batches of (x, y), x normalised (B, 3, S, S); an optimiser step every second batch. -> sums of the terms"""
+    """Sums of the terms of a pass over batches of (x, y), with an optimiser step every second batch.
+
+    x is normalised, (B, 3, S, S).
+    """
     model.train()
     sums = dict.fromkeys(WEIGHTS, 0.0)
     for number, (x, y) in enumerate(batches, 1):

@@ -1,10 +1,12 @@
-"""The published recipes of train_roi_baselines.py, scaled down by flags, on a small part of NIH ChestX-ray14 with its official lists.
+"""The published recipes of train_roi_baselines.py, scaled down by flags, on a small part of NIH ChestX-ray14.
 
-    python benchmarks/recipes.py --data_path /data/nih_256 --weights squeezenet1_1_imagenet.safetensors --out runs/recipes
+    python benchmarks/recipes.py --data_path /data/nih_256 --weights squeezenet1_1_imagenet.safetensors \\
+        --out runs/recipes
 
-Each recipe trains as a user would run it, with another backbone, 224 px, few epochs and no more than that changed; the staged one in two stages, of
-which the first moves the last layers alone. The best epoch by validation predicts the official test images. Compare benchmarks/nih_subset.py: the same
-images, `standard` and the ROI models. Prints a table and writes benchmarks/results/recipes-<machine>.json.
+Each recipe trains as a user would run it, with another backbone, 224 px, few epochs and no more than that changed; the
+staged one in two stages, of which the first moves the last layers alone. The best epoch by validation predicts the
+official test images. Compare benchmarks/nih_subset.py: the same images, `standard` and the ROI models. Prints a table
+and writes benchmarks/results/recipes-<machine>.json.
 """
 
 import argparse
@@ -76,9 +78,8 @@ def main(args: argparse.Namespace) -> None:
     )
     print("| recipe | changed by flags | epochs, best | AUROC | minutes |\n|---|---|---|---|---|")
     for name, row in rows.items():
-        print(
-            f"| {name} | {row['flags']} | {row['epochs']}, {row['best_epoch']} | {row['auroc']} | {row['minutes']:.0f} |"
-        )
+        epochs = f"{row['epochs']}, {row['best_epoch']}"
+        print(f"| {name} | {row['flags']} | {epochs} | {row['auroc']} | {row['minutes']:.0f} |")
     print(path)
 
 

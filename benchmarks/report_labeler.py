@@ -2,16 +2,17 @@
 
     python benchmarks/report_labeler.py --reports Dataset/openi/indiana_reports.csv
 
-The reference is roi/sources/openi.py with its WIDER neighbours alone. Where it says unknown a report is left out of that finding's score. Rules were chosen and tuned on
-the development half (an even CRC-32 of uid); the other half was held out. UNCERTAIN counts as negative, but where the name of a figure says otherwise.
-Intervals are bootstraps over reports.
+The reference is roi/sources/openi.py with its WIDER neighbours alone. Where it says unknown a report is left out of
+that finding's score. Rules were chosen and tuned on the development half (an even CRC-32 of uid); the other half was
+held out. UNCERTAIN counts as negative, but where the name of a figure says otherwise. Intervals are bootstraps over
+reports.
 
 `--absent 150` draws that many ABSENT cells instead (with --seed) and prints each with its report, to be judged by
 reading.
 
-Where they are installed (pip install medspacy negspacy), medspaCy's ConText and negspaCy judge the same words for findings in the same sentences, with
-the rules that they come with, which nobody tuned on these reports. Prints tables and writes benchmarks/results/report_labeler-<machine>.json. Takes half
-a minute on one core.
+Where they are installed (pip install medspacy negspacy), medspaCy's ConText and negspaCy judge the same words for
+findings in the same sentences, with the rules that they come with, which nobody tuned on these reports. Prints tables
+and writes benchmarks/results/report_labeler-<machine>.json. Takes half a minute on one core.
 """
 
 from __future__ import annotations
@@ -147,7 +148,10 @@ def read_reports(path: Path) -> list[dict[str, str]]:
 
 
 def scored(positive: np.ndarray, reference: np.ndarray, resamples: int, seed: int) -> dict[str, Any]:
-    """(N, K) bool, (N, K) cells -> {finding: {"n", "precision", "recall", "f1", ...}, "macro": {"f1"}}, each with a 95 % interval over reports."""
+    """Scores of (N, K) bool against (N, K) cells, each with a 95 % interval over reports.
+
+    {finding: {"n", "precision", "recall", "f1", ...}, "macro": {"f1"}}
+    """
     known, true = reference <= PRESENT, reference == PRESENT
     hits = np.stack([positive & true & known, positive & known, true])  # (3, N, K)
     rng = np.random.default_rng(seed)
@@ -273,8 +277,10 @@ def speed(sections: SECTIONS, many: int, seed: int) -> list[Figure]:
 
 
 def varied(sections: SECTIONS, many: int, seed: int) -> SECTIONS:
-    """`many` reports: the real ones in turn, and again with a word of every fourth sentence replaced by one of another report. Within OpenI the different
-    sentences grow as (reports) ** 0.81; so 160,000 real reports would have 180,000 of them, as many as there are here."""
+    """`many` reports: the real ones in turn, and again with a word of every fourth sentence replaced by one of another
+    report. Within OpenI the different sentences grow as (reports) ** 0.81; so 160,000 real reports would have 180,000
+    of them, as many as there are here.
+    """
     rng = random.Random(seed)
     words = [word for texts in sections for text in texts for word in text.split()]
     made: SECTIONS = ([], [])
@@ -335,7 +341,10 @@ def judged(sections: SECTIONS, read: Callable[[str], list[int]]) -> np.ndarray:
 
 
 def judge(name: str) -> Callable[[str], list[int]]:
-    """A library as sentence -> level of each finding. Which words name a finding it is told, whether they are denied or hedged it says."""
+    """A library as sentence -> level of each finding.
+
+    Which words name a finding it is told; whether they are denied or hedged it says.
+    """
     import spacy
 
     nlp = spacy.blank("en")

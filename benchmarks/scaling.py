@@ -1,4 +1,4 @@
-"""What training on 1 to 64 GPUs should take, on paper: prints the tables of SCALING.md, whose formulas and assumptions it computes with.
+"""What training on 1 to 64 GPUs should take, on paper: the tables, formulas and assumptions of SCALING.md.
 
 python benchmarks/scaling.py                          with the rate that is assumed
 python benchmarks/scaling.py --images_per_s 812       with a rate that gpu.py has measured
@@ -140,14 +140,18 @@ def sent(gpus: int, model: Model) -> float:
 
 
 def all_reduce_s(args: argparse.Namespace, model: Model, gpus: int, node_gbits: float) -> float:
-    """A ring goes at the rate of its slowest link: NVLink inside a node; the node's own link, which the ring passes once, between nodes."""
+    """A ring goes at the rate of its slowest link.
+
+    That is NVLink inside a node; between nodes the node's own link, which the ring passes once.
+    """
     link = args.nvlink_gbytes * 1e9 if gpus <= args.a_node else min(args.nvlink_gbytes * 1e9, node_gbits * 1e9 / 8)
     return sent(gpus, model) / (args.link_share * link)
 
 
 def step_s(args: argparse.Namespace, model: Model, rate: float, gpus: int, node_gbits: float) -> tuple[float, float]:
-    """-> seconds of a step, and those of them that wait for the others: what of the all-reduce does not fit beside the backward pass (two thirds
-    of the step), and the small ones, of log2(N) hops each."""
+    """-> seconds of a step, and those of them that wait for the others: what of the all-reduce does not fit beside the
+    backward pass (two thirds of the step), and the small ones, of log2(N) hops each.
+    """
     alone = args.batch / rate
     if gpus == 1:
         return alone, 0.0
@@ -198,9 +202,8 @@ def loading_table(args: argparse.Namespace, model: Model, rate: float) -> list[s
         here = min(gpus, args.a_node)
         nodes, everything = math.ceil(gpus / args.a_node), rate * gpus * model.image_bytes
         a_node = rate * here * model.image_bytes
-        lines.append(
-            f"| {gpus} | {nodes} | {rate * gpus:,.0f} | {rate * here:,.0f} | {a_node / 1e6:,.0f} | {everything / 1e9:,.2f} |"
-        )
+        images = f"{rate * gpus:,.0f} | {rate * here:,.0f}"
+        lines.append(f"| {gpus} | {nodes} | {images} | {a_node / 1e6:,.0f} | {everything / 1e9:,.2f} |")
     return lines
 
 
@@ -208,12 +211,10 @@ def main(args: argparse.Namespace) -> None:
     model = convnext_base()
     assumed = args.images_per_s is None
     rate = args.share * args.matmul_tflops * 1e12 / (WORK * model.flops) if assumed else args.images_per_s
-    print(
-        f"{model.parameters:,} parameters, {model.flops / 1e9:.2f} GFLOP a forward, {WORK * model.flops / 1e9:.1f} GFLOP an image and step"
-    )
-    print(
-        f"{rate:,.0f} images/s a GPU, {'ASSUMED: no card has been measured' if assumed else 'as given'}; {1000 * args.batch / rate:.1f} ms a step alone\n"
-    )
+    work = f"{model.flops / 1e9:.2f} GFLOP a forward, {WORK * model.flops / 1e9:.1f} GFLOP an image and step"
+    print(f"{model.parameters:,} parameters, {work}")
+    source = "ASSUMED: no card has been measured" if assumed else "as given"
+    print(f"{rate:,.0f} images/s a GPU, {source}; {1000 * args.batch / rate:.1f} ms a step alone\n")
     for name, images in SETS.items():
         print(f"### {name}, {images:,} images ({images * model.image_bytes / 1e9:,.1f} GB of pixels)\n")
         print("\n".join(training_table(args, model, rate, images)) + "\n")

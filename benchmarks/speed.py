@@ -3,11 +3,12 @@
     python benchmarks/speed.py --out /tmp/speed --data_path NIH_FOLDER --metadata Data_Entry_2017_v2020.csv
     python benchmarks/speed.py --out /tmp/speed --rows gradnorm,operators
 
-NIH_FOLDER holds original 1024 px images in images_*/images (72 of them are enough), --metadata is the complete table of NIH. Rows whose data
-is not given are left out and said to be. Times are taken in turns (ABAB), a ratio is the median over the turns; nothing else should run meanwhile.
+NIH_FOLDER holds original 1024 px images in images_*/images (72 of them are enough), --metadata is the complete table of
+NIH. Rows whose data is not given are left out and said to be. Times are taken in turns (ABAB), a ratio is the median
+over the turns; nothing else should run meanwhile.
 
-Prints a table and writes benchmarks/results/speed-<machine>.json: every figure, its goal and whether it is met. --smoke: tiny sizes, to see
-that every row runs; its figures mean nothing and go to --out.
+Prints a table and writes benchmarks/results/speed-<machine>.json: every figure, its goal and whether it is met.
+--smoke: tiny sizes, to see that every row runs; its figures mean nothing and go to --out.
 """
 
 from __future__ import annotations
@@ -96,7 +97,8 @@ def main(args: argparse.Namespace) -> None:
         print(table(figures[name]), flush=True)
     command = shlex.join(["python", "benchmarks/speed.py", "--rows", args.rows, *(["--smoke"] if args.smoke else [])])
     result = {
-        "what": "this project against the published loop (benchmarks/published.py) on one CPU, measured in turns; ratios are medians over the turns",
+        "what": "this project against the published loop (benchmarks/published.py) on one CPU, measured in turns; "
+        "ratios are medians over the turns",
         "command": f"{command} --out … --data_path … --metadata …",
         "rows": {name: [figure.as_dict() for figure in found] for name, found in figures.items()},
     }
@@ -130,7 +132,10 @@ def decoded(args: argparse.Namespace, paths: list[str]) -> PixelCache:
 
 
 def large(file: Path, images: np.ndarray, rows: int) -> PixelCache:
-    """A cache file of `rows` rows that repeats (n, S, S) images: larger than the caches of the processor, in memory as a file that was read."""
+    """A cache file of `rows` rows that repeats (n, S, S) images.
+
+    It is larger than the caches of the processor, and in memory as a file that was read.
+    """
     from roi.data.pixel_cache import PixelCache
 
     with open(file, "wb") as out:
@@ -163,7 +168,8 @@ def cached_fetch(args: argparse.Namespace) -> list[Figure]:
         "images_per_s": 1 / statistics.median(per_image[0]),
         "published_images_per_s": 1 / statistics.median(per_image[1]),
     }
-    note = f"{rows:,} rows of {SIDE} px that repeat {len(paths)} originals, {cache.pixels.nbytes / 1e6:,.0f} MB, in the page cache"
+    megabytes = cache.pixels.nbytes / 1e6
+    note = f"{rows:,} rows of {SIDE} px that repeat {len(paths)} originals, {megabytes:,.0f} MB, in the page cache"
     return [
         ratio(
             "fetch from the cache, images/s, against decoding",
@@ -177,7 +183,7 @@ def cached_fetch(args: argparse.Namespace) -> list[Figure]:
 
 
 def cache_build(args: argparse.Namespace) -> list[Figure]:
-    """Decoding into a new cache on one core, against the published item path; and its pixels against those of read_grey."""
+    """Decoding into a new cache on one core against the published item path, and its pixels against read_grey."""
     from published import item_transform, read_item
 
     from roi.data.images import read_grey
@@ -265,7 +271,8 @@ def operators(args: argparse.Namespace) -> list[Figure]:
             alike, together = (our_operators(objective, backbone, side, batch, 16 // batch) for batch in (8, 16))
             for name, ours, wanted in (("2 batches of 8", alike, goal), ("1 batch of 16", together, "")):
                 value = ours["dispatched"] / theirs["dispatched"]
-                title = f"operators of a step of 16 images, {objective}, {name}, {backbone} {side} px, against the published"
+                title = f"operators of a step of 16 images, {objective}, {name}, {backbone} {side} px, "
+                title += "against the published"
                 figures.append(Figure(title, value, wanted, details={"ours": ours, "published": theirs}))
     return figures
 
@@ -287,10 +294,9 @@ def published_operators(backbone: str, side: int) -> dict[str, int]:
 
     model = PublishedModel(build_backbone(backbone, len(LABELS), "none", side))
     optimizer = make_optimizer(model)
+    # What torch picks on a GPU; the loop over parameters that it picks here would count against the published.
     for group in optimizer.param_groups:
-        group["foreach"] = (
-            True  # what torch picks on a GPU; the loop over parameters that it picks here would count against the published
-        )
+        group["foreach"] = True
     batches = [as_published(drawn(BATCH, side, torch.device("cpu"), n)) for n in range(ACCUM)]
     return dispatched(lambda: train(model, optimizer, batches, torch.device("cpu")))
 
@@ -304,8 +310,10 @@ def as_published(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def dispatched(step: Callable[[], object]) -> dict[str, int]:
-    """Operators of a step, once it has been done before: `dispatched`, those that no other operator called (on a GPU about a kernel each), of
-    forward, backward, optimiser, zero_grad and the reading of losses together; `nested`, all calls, also those of one operator by another."""
+    """Operators of a step, once it has been done before: `dispatched`, those that no other operator called (on a GPU
+    about a kernel each), of forward, backward, optimiser, zero_grad and the reading of losses together; `nested`, all
+    calls, also those of one operator by another.
+    """
     from torch.profiler import ProfilerActivity, profile
 
     step()
@@ -373,7 +381,10 @@ def bf16_step(args: argparse.Namespace, name: str) -> Figure:
 
 
 def inference(args: argparse.Namespace) -> list[Figure]:
-    """Full, crop and drop of the originals as infer_roi_consistency.py predicts them, against one image at a time; reading included on both sides."""
+    """Full, crop and drop of the originals as infer_roi_consistency.py predicts them, against one image at a time.
+
+    Reading is included on both sides.
+    """
     import torch
     from published import PublishedModel, predict
 
@@ -403,7 +414,7 @@ def inference(args: argparse.Namespace) -> list[Figure]:
 
 
 def inferring(args: argparse.Namespace, backbone: str, paths: list[str], *flags: object) -> Callable[[], None]:
-    """What infer_roi_consistency.py does after it has read checkpoint and table: batches, three views, a record an image."""
+    """What infer_roi_consistency.py does after checkpoint and table are read: batches, three views, records."""
     import pandas as pd
     import torch
 
@@ -464,9 +475,11 @@ def tables(args: argparse.Namespace) -> list[Figure]:
 
 
 def steady_memory(args: argparse.Namespace) -> list[Figure]:
-    """Memory of a training over 3 epochs, and of inference over as many rows as the official test list has, after their warm-up.
+    """Memory of a training over 3 epochs, and of inference over as many rows as the official test list has, after their
+    warm-up.
 
-    VmRSS counts the pages of the cache file that were read (RssFile), which belong to the system: 26 MB here, at 32 px; more where images are larger.
+    VmRSS counts the pages of the cache file that were read (RssFile), which belong to the system: 26 MB here, at 32 px;
+    more where images are larger.
     """
     from roi.demo.nih_set import SIZES
 
@@ -551,7 +564,10 @@ def warmed(samples: list[dict[str, float]]) -> list[dict[str, float]]:
 
 
 def steady(name: str, samples: list[dict[str, float]], **details: Any) -> Figure:
-    """How far the memory goes from where it stood after the warm-up: medians of four equal spans of time, since a step itself takes and gives back."""
+    """How far the memory goes from where it stood after the warm-up.
+
+    Medians of four equal spans of time, since a step itself takes and gives back.
+    """
     if len(samples) < 4:
         return Figure(name, None, "<= 50", "MB", f"{len(samples)} samples after the warm-up")
     spans = np.array_split(np.arange(len(samples)), 4)

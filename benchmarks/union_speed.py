@@ -2,12 +2,14 @@
 
     python benchmarks/union_speed.py --out /tmp/union
 
-Writes the tables (no images) of all nine sets in their published layouts, with sizes in proportion to the published ones, then runs
-make_chexmultimodal_csv.py --datasets all on them as a whole process. Labels are drawn at the prevalence of NIH; CheXpert's and MIMIC's have -1 and blanks;
-reports are as long as OpenI's (6 sentences) and as varied (3 of 10 sentences stand nowhere else). VinBigData is written but not read: `all` leaves it out
-beside VinDr, so it does not count among the rows; CXR-LT's images are MIMIC's, as published, so the table has fewer rows than are read.
+Writes the tables (no images) of all nine sets in their published layouts, with sizes in proportion to the published
+ones, then runs make_chexmultimodal_csv.py --datasets all on them as a whole process. Labels are drawn at the prevalence
+of NIH; CheXpert's and MIMIC's have -1 and blanks; reports are as long as OpenI's (6 sentences) and as varied (3 of 10
+sentences stand nowhere else). VinBigData is written but not read: `all` leaves it out beside VinDr, so it does not
+count among the rows; CXR-LT's images are MIMIC's, as published, so the table has fewer rows than are read.
 
-Prints a table and writes benchmarks/results/union_speed-<machine>.json. --rows 20000 for a quick look: its figures mean nothing and go to --out.
+Prints a table and writes benchmarks/results/union_speed-<machine>.json. --rows 20000 for a quick look: its figures mean
+nothing and go to --out.
 """
 
 from __future__ import annotations
@@ -193,7 +195,8 @@ def main(args: argparse.Namespace) -> None:
     ]
     print(table(figures))
     result = {
-        "what": "make_chexmultimodal_csv.py --datasets all on synthetic tables of all nine sets in their published layouts; median and most of the turns",
+        "what": "make_chexmultimodal_csv.py --datasets all on synthetic tables of all nine sets in their published "
+        "layouts; median and most of the turns",
         "command": shlex.join(
             ["python", "benchmarks/union_speed.py", "--out", "…", "--rows", str(args.rows), "--turns", str(args.turns)]
         ),

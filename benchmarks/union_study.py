@@ -1,11 +1,12 @@
-"""Does it matter that what a data set never looked for is unknown, not absent? Three sets, one of which lacks six findings.
+"""Does it matter that what a data set never looked for is unknown, not absent? One of three lacks six findings.
 
     python benchmarks/union_study.py --out runs/union_study
 
-Draws three demo sets in the layouts of NIH, PadChest and VinBigData (which never looked for Edema, Emphysema, Pneumonia and Hernia, and has one class for
-Mass and Nodule), makes one table of them with make_chexmultimodal_csv.py, and trains train_roi_baselines.py --mode standard on it, for each seed three
-times: with the unknown cells left out of the loss, with zeros in their place as the published union had them, and without the third set. The test images
-are those of NIH's and PadChest's layouts, where all 14 findings are known. Runs that are there are not repeated.
+Draws three demo sets in the layouts of NIH, PadChest and VinBigData (which never looked for Edema, Emphysema, Pneumonia
+and Hernia, and has one class for Mass and Nodule), makes one table of them with make_chexmultimodal_csv.py, and trains
+train_roi_baselines.py --mode standard on it, for each seed three times: with the unknown cells left out of the loss,
+with zeros in their place as the published union had them, and without the third set. The test images are those of NIH's
+and PadChest's layouts, where all 14 findings are known. Runs that are there are not repeated.
 
 Prints the table of the README and writes benchmarks/results/union_study-<machine>.json.
 """
@@ -100,7 +101,8 @@ def main(args: argparse.Namespace) -> None:
         "union_study",
         args.machine,
         {
-            "what": "one set of three never looked for six findings; AUROC on test images of the other two, where all is known",
+            "what": "one set of three never looked for six findings; "
+            "AUROC on test images of the other two, where all is known",
             "command": shlex.join(map(str, command)) + " --out …",
             "goal": goal,
             "tables": tables,

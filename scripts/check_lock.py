@@ -14,7 +14,7 @@ LOCK = Path(__file__).resolve().parent.parent / "constraints.txt"
 
 
 def differences(lock: str) -> list[str]:
-    """'name==version ; marker' lines -> 'name 1.2 (tested: 1.1)' for each package that is installed in another version."""
+    """'name 1.2 (tested: 1.1)' for each of the 'name==version ; marker' lines that is installed in another version."""
     lines = [line for line in lock.splitlines() if line and not line.startswith("#")]
     different = []
     for requirement in map(Requirement, lines):

@@ -1,4 +1,4 @@
-"""scripts/env.sh, run_tests.sh and the lock: nobody's folder is cleared, tests run before lint, other versions are told from the tested ones."""
+"""scripts/env.sh, run_tests.sh and the lock: no folder is cleared, tests run before lint, versions are compared."""
 
 import os
 import shutil

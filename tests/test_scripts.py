@@ -333,7 +333,8 @@ def test_ablated_terms_do_not_enter_the_total(demo: Path, tables: tuple[Path, Pa
             t for t in OBJECTIVES[objective] if mask == "" or t == "full" or mask != "none" and t in ("consist", "drop")
         ]
         expected = sum(weights_of(vars(args))[t] * terms[t].item() for t in there if t not in without)
-        found = loss_weights(args, None, without, torch.device("cpu"))({t: terms[t] for t in there}).item()  # type: ignore[arg-type]
+        balance = loss_weights(args, None, without, torch.device("cpu"))  # type: ignore[arg-type]
+        found = balance({t: terms[t] for t in there}).item()
         assert found == pytest.approx(expected), mode
 
 

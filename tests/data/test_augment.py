@@ -169,7 +169,11 @@ def test_only_training_sees_changed_images(demo: Path, tables: tuple[Path, Path]
     assert (args.rotate, args.shift, args.flip) == (20, 0.03, False)
     fit = build_training_run(args, "none", train_roi_baselines.MODES["standard"][1], torch.device("cpu"))
     seen: dict[bool, list[Tensor]] = {True: [], False: []}
-    fit.model.register_forward_pre_hook(lambda model, given: seen[model.training].append(given[0].clone()))  # type: ignore[func-returns-value]
+
+    def remember(model: torch.nn.Module, given: tuple[Tensor, ...]) -> None:
+        seen[model.training].append(given[0].clone())
+
+    fit.model.register_forward_pre_hook(remember)
     expected: dict[bool, list[Tensor]] = {True: [], False: []}
     assert fit.val_loader is not None
     for epoch in (0, 1):

@@ -164,7 +164,8 @@ def by_definition(features: torch.Tensor, logits: torch.Tensor, size: int) -> to
     for b in range(len(logits)):
         for k in range(logits.shape[1]):
             gradient = torch.autograd.grad(logits[b, k], features, retain_graph=True)[0][b]
-            cam = sum(gradient[d].mean() * features[b, d] for d in range(features.shape[1])).relu()  # type: ignore[union-attr]
+            weighted = [gradient[d].mean() * features[b, d] for d in range(features.shape[1])]
+            cam = sum(weighted).relu()  # type: ignore[union-attr]
             out[b, k] = F.interpolate(cam.detach()[None, None], (size, size), mode="bilinear")[0, 0]
     return out
 

@@ -149,7 +149,11 @@ def test_no_epoch_before_first_best_becomes_the_best(folder: Path, tmp_path: Pat
         out = tmp_path / str(first)
         out.mkdir()
         fit = make_fit(folder, out, full_term, dynamic=False, first_best=first)
-        fit.validate = lambda stop, fit=fit: {"val_loss": 0.5, "val_auroc": scores[fit.epoch]}  # type: ignore[method-assign, misc]
+
+        def validate(stop: Any, fit: TrainingRun = fit) -> dict[str, float]:
+            return {"val_loss": 0.5, "val_auroc": scores[fit.epoch]}
+
+        fit.validate = validate  # type: ignore[method-assign, assignment]
         assert fit.run() == 0
         if best is None:
             assert not (out / "c_best.pt").exists() and fit.best == -math.inf
