@@ -290,16 +290,30 @@ def build_model(
         count, names, findings = classes, None, None
     else:
         count, names, findings = len(classes), classes, is_finding(classes).tolist()
+    backbone = checked_backbone(name, count, weights, img_size, seed, names, zero_head)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return RoiModel(backbone, mask, options, img_size=img_size, findings=findings)
+
+
+def checked_backbone(
+    name: str,
+    classes: int,
+    weights: str,
+    img_size: int,
+    seed: int,
+    class_names: Sequence[str] | None = None,
+    zero_head: bool = False,
+) -> nn.Module:
+    """build_backbone, in eval mode; UserError where its layers cannot take images of this size."""
     try:
-        backbone = build_backbone(name, count, weights, img_size, seed, names, zero_head)
-        # A size that the layers cannot take is said now, not in the first epoch.
+        backbone = build_backbone(name, classes, weights, img_size, seed, class_names, zero_head)
+        # Said now, not in the first epoch.
         with torch.no_grad():
             backbone.eval()(torch.zeros(2, 3, img_size, img_size))
     except (AssertionError, RuntimeError) as error:
         raise UserError(f"--backbone {name} cannot take --img_size {img_size} ({reason(error)})") from error
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        return RoiModel(backbone, mask, options, img_size=img_size, findings=findings)
+    return backbone
 
 
 def reinitialised(flags: dict[str, Any], classes: Sequence[str], seed: int, channels_last: bool = True) -> RoiModel:

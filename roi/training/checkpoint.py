@@ -103,16 +103,6 @@ class Checkpoint(TypedDict, total=False):
     fell_back: bool
 
 
-def versions() -> dict[str, str]:
-    """Of this project, and of what it computes with."""
-    return {
-        "roi": __version__,
-        "python": sys.version.split()[0],
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
-    }
-
-
 def save(path: str | Path, state: Mapping[str, Any], keep: Path | None = None) -> None:
     """Write a checkpoint, whole or not at all.
 
