@@ -94,7 +94,7 @@ def evaluate(scored: Scored, options: Options) -> dict[str, Any]:
     fit = read_validation(scored, options) if options.threshold_preds else None
     threshold = None if fit is None else best_thresholds(fit, options.threshold_rule)
     other = None if options.compare is None else read_other_model(scored, options.compare, options.unit)
-    counts = read_training_counts(options.train_csv, classes) if options.train_csv else None
+    counts = long_tail.read_training_counts(options.train_csv, classes, bool(options.train_masks))
     groups = summary.groups_of(scored.rows)
     statistics = summary.main_scores(preds.prob, target, threshold)
     statistics |= summary.subgroup_scores(prob, target, groups)
@@ -183,10 +183,6 @@ def foreign_last(c: str) -> tuple[bool, str]:
 def best_thresholds(fit: Fit, rule: str) -> np.ndarray:
     """(K,)"""
     return metrics.per_class(partial(metrics.best_threshold, rule=rule), *fit)
-
-
-def read_training_counts(csv: str, classes: Sequence[str]) -> long_tail.TrainingCounts:
-    return long_tail.count_training(read_table(csv), csv, classes)
 
 
 # ---- other files of predictions -------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from roi.data.table import class_list, target_matrix
+from roi.data.table import read_table
+from roi.data.targets import class_list, target_matrix
 from roi.errors import UserError
 from roi.labels import is_finding
 from roi.scoring import calibration, summary
@@ -49,7 +50,7 @@ class TrainingCounts:
 
 
 def count_training(table: pd.DataFrame, path: str, classes: Sequence[str]) -> TrainingCounts:
-    """Count the classes in the rows of a table that are neither validation nor test."""
+    """Count the classes in the rows of a table that may be trained on."""
     rows = table[~table["split"].isin(HELD_OUT)]
     if rows.empty:
         raise UserError(f"--train_csv {path}: all of its rows are validation or test; give the training table")
@@ -60,6 +61,20 @@ def count_training(table: pd.DataFrame, path: str, classes: Sequence[str]) -> Tr
     is_named = np.isin(classes, named) | ~is_finding(classes)
     positives = (target == 1).sum(axis=0)
     return TrainingCounts(path, len(rows), list(classes), positives, np.where(is_named, known, 0))
+
+
+def read_training_counts(path: str | None, classes: Sequence[str], has_other_use: bool) -> TrainingCounts | None:
+    """Count the classes in the file of --train_csv.
+
+    Returns:
+        None without a file, or where all of its rows are held out and it `has_other_use`: the labels of --train_masks.
+    """
+    if path is None:
+        return None
+    table = read_table(path)
+    if has_other_use and table["split"].isin(HELD_OUT).all():
+        return None
+    return count_training(table, path, classes)
 
 
 def bin_classes(counts: TrainingCounts) -> dict[str, list[str]]:

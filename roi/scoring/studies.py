@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from roi.data.table import target_matrix
+from roi.data.targets import target_matrix
 from roi.errors import UserError
 from roi.labels import is_finding
 from roi.scoring.predictions import Predictions, align_with_table
@@ -60,6 +60,11 @@ def group_studies(rows: pd.DataFrame, name: str) -> Studies:
             f"{patient[n]!r}; give each study its own study_id"
         )
     return Studies(first, study)
+
+
+def mean_per_image(values: np.ndarray, studies: Studies) -> np.ndarray:
+    """Give each image the mean of its study. (N, K) -> (N, K)"""
+    return studies.mean(values)[studies.study]
 
 
 def mean_predictions(preds: Predictions, studies: Studies) -> Predictions:
