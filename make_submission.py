@@ -1,7 +1,7 @@
 """Write a submission of the CXR-LT challenge: predictions in the columns and the rows of its template, zipped.
 
     python make_submission.py --preds preds.json --template test_task1_sample_submission.csv --out task1.zip
-    python make_submission.py --preds preds.json --template test_labeled_task2.csv --unit study --csv cxrlt_2024_2.csv \\
+    python make_submission.py --preds preds.json --template test_labeled_task2.csv --unit study --csv cxrlt.csv \\
         --code my_code --out task2.zip
 
 The template is the sample submission or the table of the task: its header and its order are those of the submission,

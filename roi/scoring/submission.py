@@ -63,7 +63,8 @@ def read_template(path: str) -> Template:
             f"{path}: no column {' or '.join(ID_COLUMNS)} (found {list(table)}); give the template of the task"
         )
     id_column = id_columns[0]
-    classes = [column for column in table if column != id_column and column not in METADATA]
+    columns = [str(column) for column in table]
+    classes = [column for column in columns if column != id_column and column not in METADATA]
     if table.empty or not classes:
         raise UserError(f"{path}: a template has a row an image and a column a class (found {list(table)})")
     images = table[id_column].str.strip()
@@ -93,15 +94,15 @@ def class_places(template: Template, preds: Predictions, path: str, allow_extra:
     """
     places, missing = [], []
     for column in template.classes:
-        names = [name for name in (column, published_name(column)) if name in preds.classes]
-        if names:
-            places.append(preds.classes.index(names[0]))
+        known = [name for name in (column, published_name(column)) if name in preds.classes]
+        if known:
+            places.append(preds.classes.index(known[0]))
         else:
             missing.append(column)
     if missing:
-        names, known = ", ".join(missing), ", ".join(preds.classes)
+        names, predicted = ", ".join(missing), ", ".join(preds.classes)
         raise UserError(
-            f"{path}: {len(missing)} classes of {template.path} are not predicted: {names} (predicted: {known})"
+            f"{path}: {len(missing)} classes of {template.path} are not predicted: {names} (predicted: {predicted})"
         )
     extra = [c for j, c in enumerate(preds.classes) if j not in places]
     if extra and not allow_extra:
@@ -144,7 +145,7 @@ def refuse_binary(prob: np.ndarray, classes: Sequence[str], path: str) -> None:
     """UserError: a column is 0 or 1 in every row: average precision ranks probabilities."""
     is_binary = np.isin(prob, (0, 1)).all(axis=0)
     if is_binary.any():
-        names = [c for c, binary in zip(classes, is_binary, strict=True) if binary]
+        names = np.array(classes)[is_binary].tolist()
         raise UserError(
             f"{path}: {len(names)} classes are 0 or 1 in every row: {', '.join(names)}; average precision needs "
             "probabilities (--allow_binary writes them all the same)"
@@ -180,9 +181,10 @@ def write(out: Path, table: pd.DataFrame, code: Path | None) -> list[str]:
 def _write_zip(file: IO[bytes], text: str, code: Path | None) -> list[str]:
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         _add(archive, CSV_NAME, text.encode())
-        for path in code_files(code) if code else []:
-            name = f"{CODE_FOLDER}/{path.relative_to(code).as_posix()}"
-            _add(archive, name, path.read_bytes())
+        if code is not None:
+            for path in code_files(code):
+                name = f"{CODE_FOLDER}/{path.relative_to(code).as_posix()}"
+                _add(archive, name, path.read_bytes())
         return archive.namelist()
 
 

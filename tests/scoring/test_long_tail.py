@@ -239,6 +239,22 @@ def test_evaluate_prints_the_rule_the_counts_and_the_bins(tmp_path: Path) -> Non
     assert block["train_positives"] == positives
 
 
+def test_a_class_of_the_challenge_without_an_image_is_undefined_not_misspelled(tmp_path: Path) -> None:
+    visits = Visits(tmp_path)
+    names = ["Mass", "Rib Fracture"]
+    records = (
+        predictions.record(image, names, {"full": p}, False)
+        for image, p in zip(visits.table["image"], visits.prob, strict=True)
+    )
+    predictions.write(visits.preds, records, {"checkpoint": "x.pt"})
+    result, said = visits.evaluate("--train_csv", visits.csv)
+    assert result["classes_undefined"] == ["Rib Fracture"]
+    block = result["long_tail"]
+    assert (block["challenge"]["classes_scored"], block["challenge"]["classes_left_out"]) == (1, 1)
+    # The training table does not name it: it is in no bin.
+    assert block["not_in_training"] == ["Rib Fracture"] and "so in no bin: Rib Fracture" in said
+
+
 def test_a_study_counts_once_whatever_the_order_of_its_images(tmp_path: Path) -> None:
     visits = Visits(tmp_path)
     result, said = visits.evaluate("--unit", "study")
