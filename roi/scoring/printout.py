@@ -93,12 +93,13 @@ def show_classes(result: dict[str, Any]) -> None:
     if result["thresholds"]:
         shown.append("f1")
     head = cells(shown, 24)
-    print(f"{'':20s}{'positives':>10s}{head}")
     rows = {"mean": result["mean"], **result["per_class"]}
+    width = max(20, *map(len, rows))
+    print(f"{'':{width}s}{'positives':>10s}{head}")
     for c, values in rows.items():
         positives = values.get("positives", "")
         scores = cells([with_interval(values[name]) for name in shown], 24)
-        print(f"{c:20s}{positives:>10}{scores}")
+        print(f"{c:{width}s}{positives:>10}{scores}")
 
 
 def show_subgroups(blocks: dict[str, Any]) -> None:
