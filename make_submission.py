@@ -49,7 +49,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     refuse_existing(args.out, overwrite=args.overwrite)
     # They bring pandas and scipy, for which --help should not wait.
-    from roi.scoring import predictions, printout, submission
+    from roi.scoring import predictions, printout
+    from roi.scoring.challenge import submission
 
     template = submission.read_template(args.template)
     preds = predictions.read(args.preds)

@@ -23,9 +23,11 @@ from roi.data.targets import class_list, target_matrix
 from roi.errors import UserError
 from roi.files import atomic_write
 from roi.labels import LABELS, NORMAL, canonical
-from roi.scoring import faithfulness, localization, long_tail, metrics, prediction_sets, predictions, summary
+from roi.scoring import faithfulness, localization, metrics, prediction_sets, predictions, summary
 from roi.scoring.bootstrap import estimate
 from roi.scoring.calibration import Fit, calibrations
+from roi.scoring.challenge import long_tail
+from roi.scoring.challenge.studies import align_units
 from roi.scoring.map_controls import LabelledMaps
 from roi.scoring.map_file import REINIT, Maps, read_maps
 from roi.scoring.predictions import (
@@ -36,7 +38,6 @@ from roi.scoring.predictions import (
     models_of,
     same_model,
 )
-from roi.scoring.studies import align_units
 
 # What is passed on of preds.meta.json.
 ORIGIN = ("checkpoint", "epoch", "keep_ratio", "tta", "versions", "args", "command", "image_root", "ensemble")

@@ -13,9 +13,10 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from roi.data.table import read_table
 from roi.errors import UserError
 from roi.labels import LABELS
-from roi.scoring import calibration, long_tail, metrics, predictions
+from roi.scoring import calibration, metrics, predictions
 from roi.scoring.bootstrap import estimate
-from roi.scoring.studies import group_studies
+from roi.scoring.challenge import long_tail
+from roi.scoring.challenge.studies import group_studies
 
 # Images of the CXR-LT 2024 training table, how many have each class of task 2, and the AP that a published model
 # printed for it, by name.

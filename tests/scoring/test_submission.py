@@ -11,7 +11,7 @@ import pytest
 from conftest import one_line_error, run
 
 from roi.scoring import predictions
-from roi.scoring.submission import image_id
+from roi.scoring.challenge.submission import image_id
 
 # As the development table of task 2 lists them: Normal before Nodule.
 TEMPLATE = ["Mass", "Normal", "Nodule", "Pleural Effusion", "Pleural Thickening", "Support Devices"]

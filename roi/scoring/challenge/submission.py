@@ -20,8 +20,8 @@ from roi.data.text_table import read_text_table
 from roi.errors import UserError
 from roi.files import atomic_write
 from roi.labels import published_name
+from roi.scoring.challenge.studies import group_studies, mean_per_image
 from roi.scoring.predictions import Predictions, match_rows
-from roi.scoring.studies import group_studies, mean_per_image
 
 # Names of the images in the templates of the editions.
 ID_COLUMNS = ("dicom_id", "ImageID")
