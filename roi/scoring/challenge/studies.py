@@ -44,9 +44,10 @@ def group_studies(rows: pd.DataFrame, name: str) -> Studies:
     # In the order of the table, so that two files of predictions of the same images name a study alike.
     order = np.argsort(rows.index.to_numpy(), kind="stable")
     study_id = rows["study_id"].to_numpy(dtype=object)
-    # The zero byte is in no study_id: an image alone cannot have the name of a study.
-    alone = "\0" + rows["image"].to_numpy(dtype=object)
-    code, names = pd.factorize(np.where(study_id == "", alone, study_id)[order])
+    # Two sets may use the same numbers. The zero byte is in none of these texts, so that no two kinds of keys are alike.
+    named = rows["dataset"].to_numpy(dtype=object) + "\0" + study_id
+    alone = "\0\0" + rows["image"].to_numpy(dtype=object)
+    code, _ = pd.factorize(np.where(study_id == "", alone, named)[order])
     _, first = np.unique(code, return_index=True)
     first = order[first]
     study = np.empty(len(rows), dtype=np.int64)
@@ -56,7 +57,7 @@ def group_studies(rows: pd.DataFrame, name: str) -> Studies:
     if other.any():
         n = int(other.argmax())
         raise UserError(
-            f"{name}: study {names[study[n]]!r} has images of two patients, {patient[first[study[n]]]!r} and "
+            f"{name}: study {study_id[n]!r} has images of two patients, {patient[first[study[n]]]!r} and "
             f"{patient[n]!r}; give each study its own study_id"
         )
     return Studies(first, study)
