@@ -44,7 +44,7 @@ def group_studies(rows: pd.DataFrame, name: str) -> Studies:
     # In the order of the table, so that two files of predictions of the same images name a study alike.
     order = np.argsort(rows.index.to_numpy(), kind="stable")
     study_id = rows["study_id"].to_numpy(dtype=object)
-    # Two sets may use the same numbers. The zero byte is in none of these texts, so that no two kinds of keys are alike.
+    # Two sets may use the same numbers. The zero byte is in none of these texts: no two kinds of keys are alike.
     named = rows["dataset"].to_numpy(dtype=object) + "\0" + study_id
     alone = "\0\0" + rows["image"].to_numpy(dtype=object)
     code, _ = pd.factorize(np.where(study_id == "", alone, named)[order])
