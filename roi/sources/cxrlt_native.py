@@ -127,9 +127,11 @@ def _read_part(csv: Path, table: EditionTable, edition: Edition) -> EditionPart:
     if missing:
         raise UserError(f"{csv}: no column {missing[0]!r} ({len(missing)} of {len(table.labels)} labels are missing)")
     of_edition = edition.classes
+    unknown = [name for name in of_edition if name not in column_of]
     strangers = [column for name, column in column_of.items() if name not in CXRLT_CLASSES]
     ids = PADCHEST_IDS if edition is EDITIONS["2026"] else MIMIC_IDS
-    wanted = [*ids, *(column_of[name] for name in of_edition if name in column_of)]
+    labels = [column_of[name] for name in of_edition if name in column_of]
+    wanted = [*ids, *labels]
     if not table.split:
         wanted.append("split")
     optional = [column for column in (*DETAILS, *strangers) if column not in wanted]
@@ -139,7 +141,6 @@ def _read_part(csv: Path, table: EditionTable, edition: Edition) -> EditionPart:
     for j, name in enumerate(of_edition):
         if name in column_of:
             present[:, j] = binary_column(raw[column_of[name]], csv)
-    unknown = [name for name in of_edition if name not in column_of]
     return EditionPart(raw, present, unknown, csv, table.split)
 
 
@@ -194,7 +195,8 @@ def _padchest_rows(part: EditionPart, data_root: Path) -> pd.DataFrame:
     known = _padchest_images(data_root / "padchest").reindex(names, fill_value="").reset_index(drop=True)
     in_padchest = known["PatientID"] != ""
     nih_patient = "nih:" + without_leading_zeros(names.str[:8])
-    patient = ("padchest:" + known["PatientID"]).where(in_padchest, "padchest:" + part.raw["PatientID"])
+    patient = known["PatientID"].where(in_padchest, part.raw["PatientID"])
+    patient = "padchest:" + patient
     unnamed = part.raw["PatientID"][~is_nih & ~in_padchest]
     rounded = unnamed[unnamed.str.fullmatch(ROUNDED) | (unnamed == "")]
     if len(rounded):
@@ -202,12 +204,14 @@ def _padchest_rows(part: EditionPart, data_root: Path) -> pd.DataFrame:
             f"{part.csv}: {len(rounded):,} values of PatientID are no names of patients, the first is "
             f"{rounded.iloc[0]!r}: different patients would be one; put {PADCHEST_CSV} into {data_root / 'padchest'}"
         )
-    folder = (known["ImageDir"] + "/").where(in_padchest, "")
-    study = ("padchest:" + known["PatientID"] + ":" + known["StudyID"]).where(known["StudyID"] != "", "")
+    folder = known["ImageDir"] + "/"
+    folder = folder.where(in_padchest, "")
+    has_study = known["StudyID"] != ""
+    study = patient + ":" + known["StudyID"]
     columns = {
         "image": names.where(is_nih, folder + names),
         "patient_id": nih_patient.where(is_nih, patient),
-        "study_id": study.where(~is_nih, ""),
+        "study_id": study.where(has_study & ~is_nih, ""),
         "view": view_of(known["Projection"]),
         # The two differ in prevalence: pooled, a model gains by telling them apart.
         "dataset": np.where(is_nih, "nih", "padchest"),

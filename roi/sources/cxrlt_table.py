@@ -70,14 +70,20 @@ def _choose(table: pd.DataFrame, options: NativeOptions) -> pd.DataFrame:
 
 
 def _print_counts(table: pd.DataFrame, csv: Path) -> None:
+    splits = []
+    for split, images in table["split"].value_counts().items():
+        splits.append(f"{split or 'no split'} {images:,}")
+    patients = table["patient_id"].nunique()
+    studies = table["study_id"].nunique()
+    print(f"{csv}: {len(table):,} images of {patients:,} patients, {studies:,} studies; {', '.join(splits)}")
     classes = class_list(table)
     target = target_matrix(table, classes)
-    splits = ", ".join(f"{name or 'no split'} {n:,}" for name, n in table["split"].value_counts().items())
-    patients, studies = table["patient_id"].nunique(), table["study_id"].nunique()
-    print(f"{csv}: {len(table):,} images of {patients:,} patients, {studies:,} studies; {splits}")
+    positives = (target == 1).sum(axis=0)
+    unknown = np.isnan(target).sum(axis=0)
     counts = []
-    for label, column in zip(classes, target.T, strict=True):
-        unknown = int(np.isnan(column).sum())
-        text = f"{label} {int((column == 1).sum()):,}"
-        counts.append(f"{text} ({unknown:,} unknown)" if unknown else text)
+    for j, label in enumerate(classes):
+        text = f"{label} {positives[j]:,}"
+        if unknown[j]:
+            text += f" ({unknown[j]:,} unknown)"
+        counts.append(text)
     print(f"  {len(classes)} classes: {', '.join(counts)}")

@@ -154,9 +154,8 @@ def long_tail_block(
             "scored": int(usable.sum()),
             **mean_scores(estimates, usable),
         }
-    binned = [c for names in members.values() for c in names]
     findings = is_finding(classes)
-    not_counted = [c for c, finding in zip(classes, findings, strict=True) if finding and c not in binned]
+    not_counted = [classes[j] for j in np.flatnonzero(findings & np.isnan(counts.share))]
     return {
         "train_csv": counts.path,
         "rule": RULE,
