@@ -2,6 +2,7 @@
 
     python evaluate.py --preds preds.json --csv nih_roi_test.csv --out scores
     python evaluate.py --ensemble seed0/preds.json seed1/preds.json --csv nih_roi_test.csv --out scores_ensemble
+    python evaluate.py --preds preds.json --csv cxrlt.csv --train_csv cxrlt_train.csv --unit study --out scores_study
     python evaluate.py --preds preds.json --csv nih_roi_test.csv \\
         --threshold_preds preds_val.json --threshold_csv checkpoints/nih_roi_consistency_val.csv \\
         --masks masks.npz cam.npz --bbox_csv "$D/BBox_List_2017.csv" --curves curves.npz \\
@@ -18,6 +19,9 @@ F1, precision, recall, specificity and Youden's J stand at thresholds chosen on 
 where temperature and Platt scaling are fitted too; its patients may not be among those that are scored. --curves adds
 what happens when the mask, or a control of the same area, keeps 1 to 50 % of the image. --thresholds adds what came of
 the promises of calibrate_conformal.py: realised risks and sizes of the prediction sets. No model is loaded.
+
+--train_csv adds mAP and mAUROC of head, medium and tail, which are the classes of at least 10 %, at least 1 % and less
+of the training images, and the four figures of CXR-LT. --unit study scores the mean of each study's images.
 
 --masks with --bbox_csv adds the boxes: pointing game, IoU, IoBB, share kept. The headline is each finding's own map
 (--class_masks of infer_roi_consistency.py), less what it must beat: the same finding's map of other patients' images
@@ -54,6 +58,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_evidence(parser)
     compare = "predictions of another model for the same images: paired differences, ours minus theirs"
     parser.add_argument("--compare", metavar="FILE", help=compare)
+    train_csv = "training table, for head, medium and tail; with --train_masks the labels of its images, too"
+    parser.add_argument("--train_csv", metavar="CSV", help=train_csv)
+    unit = "score each image, or each study (column study_id) by the mean of its images (default: %(default)s)"
+    parser.add_argument("--unit", choices=("image", "study"), default="image", help=unit)
     cli.add_overwrite(parser, "scores of an earlier run")
     args = parser.parse_args(argv)
     settle_predictions(parser, args)
@@ -61,11 +69,21 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--threshold_preds and --threshold_csv go together")
     if args.bbox_csv and not args.masks:
         parser.error("--bbox_csv needs --masks")
-    if bool(args.train_masks) != bool(args.train_csv):
-        parser.error("--train_masks and --train_csv go together")
+    if args.train_masks and not args.train_csv:
+        parser.error("--train_masks needs --train_csv: the labels of its images")
     if args.train_masks and not args.bbox_csv:
         parser.error("--train_masks needs --masks and --bbox_csv: it gives a control for pointing into boxes")
+    refuse_files_of_images(parser, args)
     return args
+
+
+def refuse_files_of_images(parser: cli.Parser, args: argparse.Namespace) -> None:
+    """With --unit study no file that holds something of each image."""
+    if args.unit == "image":
+        return
+    for name in ("ensemble", "masks", "curves", "thresholds"):
+        if getattr(args, name):
+            parser.error(f"--unit study does not go with --{name}, which is of images; score images with --unit image")
 
 
 def add_thresholds(parser: cli.Parser) -> None:
@@ -98,8 +116,6 @@ def add_evidence(parser: cli.Parser) -> None:
         "(default: that of the scored images, in folds of patients)"
     )
     group.add_argument("--train_masks", nargs="+", default=[], metavar="NPZ", help=train_masks)
-    train_csv = "table with the labels of the images of --train_masks"
-    group.add_argument("--train_csv", metavar="CSV", help=train_csv)
 
 
 def settle_predictions(parser: cli.Parser, args: argparse.Namespace) -> None:
@@ -122,7 +138,7 @@ def main(args: argparse.Namespace) -> None:
     # They bring pandas and scipy, for which --help should not wait.
     from roi.scoring import evaluate, printout
 
-    scored = evaluate.read_scored(args.preds, args.csv, args.ensemble)
+    scored = evaluate.read_scored(args.preds, args.csv, args.ensemble, args.unit)
     options = evaluate.Options(**{field.name: getattr(args, field.name) for field in fields(evaluate.Options)})
     result = evaluate.evaluate(scored, options)
     evaluate.write(out, result, scored if args.ensemble else None)

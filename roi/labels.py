@@ -25,6 +25,9 @@ LABELS = (
     "Hernia",
 )
 NORMAL = ("Normal", "No Finding")  # never findings: derived, and left out of every mean over classes
+# What a data set calls normal itself, in a column of its own (CXR-LT): a class like any other, not derived from the
+# others. It may stand beside Support Devices, and counts in means.
+NORMAL_LABELLED = "Normal (labelled)"
 # NIH's own lists of boxes and of labels differ in the first, other sets in the second.
 SPELLINGS = {"Infiltrate": "Infiltration", "Pleural Thickening": "Pleural_Thickening"}
 
@@ -43,6 +46,8 @@ NOTHING_FOUND = {
     "noabnormalfindings": "No Finding",
 }
 FINDINGS = {name.casefold().replace("_", " ") for name in (*LABELS, *SPELLINGS)}  # as is_ours compares
+# As published_name compares.
+PUBLISHED_FINDINGS = {name.casefold().replace("_", " "): name for name in LABELS} | {"pleural effusion": "Effusion"}
 COMPOUND = ("Nodule/Mass",)  # one label of VinDr-CXR, whose name looks like two
 # What stands in tables where no label is meant.
 NO_LABEL = {
@@ -74,6 +79,18 @@ def normal_name(label: str) -> str | None:
 def spelled(label: str) -> str:
     """The name that `label` has here; one that is not known stays."""
     return SPELLINGS.get(label) or normal_name(label) or label
+
+
+def published_name(column: str) -> str:
+    """The class that a published column of labels is in a table of its own label space.
+
+    'Pleural Effusion' -> 'Effusion', 'cardiomegaly' -> 'Cardiomegaly', 'Fracture' -> 'Fracture',
+    'No Finding' -> 'Normal (labelled)'
+    """
+    if normal_name(column) is not None:
+        return NORMAL_LABELLED
+    plain = column.casefold().replace("_", " ").strip()
+    return PUBLISHED_FINDINGS.get(plain, column.strip())
 
 
 def is_ours(label: str) -> bool:

@@ -46,9 +46,8 @@ def folder(demo: Path, tables: tuple[Path, Path], tmp_path_factory: pytest.TempP
     files = ("--masks", out / "masks.npz", out / "class_masks.npz", "--curves", out / "curves.npz", *boxes)
     off = ("--threshold_preds", out / "val.json", "--threshold_csv", out / "roi_val.csv")
     sets = ("--thresholds", out / "thresholds.json")
-    run(
-        "evaluate.py", "--preds", out / "preds.json", "--csv", test, *off, *sets, *files, "--resamples", 5, "--out", out
-    )
+    scores = ("evaluate.py", "--preds", out / "preds.json", "--csv", test, "--train_csv", train, "--resamples", 5)
+    run(*scores, *off, *sets, *files, "--out", out)
     return out
 
 
@@ -72,4 +71,7 @@ def test_the_page_names_each_key_of_each_file(folder: Path) -> None:
             assert {re.sub(r"^(map|kept)_.*", r"\1_<source>", key) for key in arrays.files} <= named["Maps"]
     metrics = json.loads((folder / "metrics.json").read_text())
     assert set(metrics) | set(metrics["mean"]) <= named["Scores"] | {"auroc_drop", "ap_crop", "ap_drop"}
+    long_tail = metrics["long_tail"]
+    parts = [long_tail, long_tail["challenge"], long_tail["bins"]["head"]]
+    assert set().union(*parts) <= named["Scores"] | {"train_csv", "mece_bins"}
     assert set(json.loads((folder / "thresholds.json").read_text())) <= named["Thresholds"]

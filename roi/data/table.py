@@ -7,7 +7,7 @@ import difflib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -270,17 +270,21 @@ def _spell_labels(field: str, separator: str = ",") -> str:
         UserError: one that is nearly one of LABELS, or no label at all.
     """
     labels = tokens(field)
-    names = []
-    for label in labels:
-        is_known = label in LABELS or label in SPELLINGS or normal_name(label)
-        # Any name may be a class of the user's own, but not a slip in one of ours.
-        if not is_known:
-            refuse_no_label(label, separator)
-            near = _near_label(label)
-            if near:
-                raise UserError(f"unknown label {label!r}; did you mean {near!r}?")
-        names.append(spelled(label))
+    names = [_spell_label(label, separator) for label in labels]
     return ",".join(names) if names != labels else field
+
+
+# A table of 40 classes has tens of thousands of different fields of the same labels.
+@cache
+def _spell_label(label: str, separator: str) -> str:
+    is_known = label in LABELS or label in SPELLINGS or normal_name(label)
+    # Any name may be a class of the user's own, but not a slip in one of ours.
+    if not is_known:
+        refuse_no_label(label, separator)
+        near = _near_label(label)
+        if near:
+            raise UserError(f"unknown label {label!r}; did you mean {near!r}?")
+    return spelled(label)
 
 
 LOWER_CASE = {label.lower(): label for label in LABELS}

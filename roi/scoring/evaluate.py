@@ -26,11 +26,12 @@ from roi.labels import LABELS, NORMAL, canonical
 from roi.scoring import faithfulness, localization, metrics, prediction_sets, predictions, summary
 from roi.scoring.bootstrap import estimate
 from roi.scoring.calibration import Fit, calibrations
+from roi.scoring.challenge import long_tail
+from roi.scoring.challenge.studies import align_units
 from roi.scoring.map_controls import LabelledMaps
 from roi.scoring.map_file import REINIT, Maps, read_maps
 from roi.scoring.predictions import (
     Predictions,
-    align_with_table,
     class_columns,
     is_contaminated,
     match_rows,
@@ -59,6 +60,7 @@ class Options:
     train_masks: list[str]
     train_csv: str | None
     compare: str | None
+    unit: str = "image"
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Scored:
     table: pd.DataFrame
     rows: pd.DataFrame  # those of the table in the order of the predictions
     target: np.ndarray  # (N, K)
+    n_images: int  # more than N where studies are scored
 
     @property
     def patients(self) -> np.ndarray:
@@ -78,11 +81,11 @@ class Scored:
         return self.rows["patient_id"].to_numpy()
 
 
-def read_scored(path: str, csv: str, members: Sequence[str]) -> Scored:
-    """Read predictions, or the mean of those of `members`, and the rows of their images."""
+def read_scored(path: str, csv: str, members: Sequence[str], unit: str = "image") -> Scored:
+    """Read predictions, or the mean of those of `members`, and the rows of their images or studies."""
     table = read_table(csv)
-    preds, rows = align_with_table(path, table, csv, members)
-    return Scored(path, csv, preds, table, rows, target_matrix(rows, preds.classes))
+    units = align_units(path, table, csv, unit, members)
+    return Scored(path, csv, units.preds, table, units.rows, units.target, units.n_images)
 
 
 def evaluate(scored: Scored, options: Options) -> dict[str, Any]:
@@ -90,15 +93,16 @@ def evaluate(scored: Scored, options: Options) -> dict[str, Any]:
     preds, target, classes = scored.preds, scored.target, scored.preds.classes
     prob = preds.prob["full"]
     fit = read_validation(scored, options) if options.threshold_preds else None
-    threshold = None
-    if fit is not None:
-        threshold = metrics.per_class(partial(metrics.best_threshold, rule=options.threshold_rule), *fit)
-    other = None if options.compare is None else read_other_model(scored, options.compare)
+    threshold = None if fit is None else best_thresholds(fit, options.threshold_rule)
+    other = None if options.compare is None else read_other_model(scored, options.compare, options.unit)
+    counts = long_tail.read_training_counts(options.train_csv, classes, bool(options.train_masks))
     groups = summary.groups_of(scored.rows)
     statistics = summary.main_scores(preds.prob, target, threshold)
     statistics |= summary.subgroup_scores(prob, target, groups)
     if "drop" in preds.prob:
         statistics |= faithfulness.confidence_scores(preds.prob, target)
+    if counts is not None:
+        statistics |= long_tail.statistics(prob, target)
     if other is not None:
         statistics["other"] = metrics.ranking(other.prob["full"], target)
     # All at once: every score sees the same resamples.
@@ -106,13 +110,14 @@ def evaluate(scored: Scored, options: Options) -> dict[str, Any]:
 
     result = provenance(scored, options)
     result |= summary.tables(estimates, prob, target, classes, threshold)
-    result["thresholds"] = None
-    if fit is not None:
-        result["thresholds"] = {"file": options.threshold_preds, "rule": options.threshold_rule}
+    chosen_on = {"file": options.threshold_preds, "rule": options.threshold_rule}
+    result["thresholds"] = None if fit is None else chosen_on
     findings = summary.scored(target, classes)
     methods = calibrations(prob, target, classes, findings, fit)
     result["calibration"] = {"fitted_on": options.threshold_preds, "methods": methods}
     result["subgroups"] = summary.subgroups(estimates, groups, scored.patients, classes)
+    if counts is not None:
+        result["long_tail"] = long_tail.long_tail_block(estimates, counts, target)
     if "drop" in preds.prob:
         result["faithfulness"] = faithfulness.confidence(estimates, classes, findings)
     if options.curves:
@@ -146,8 +151,10 @@ def provenance(scored: Scored, options: Options) -> dict[str, Any]:
     label_source = scored.csv
     if sources:
         label_source = f"{', '.join(sources)} ({scored.csv})"
+    studies = {} if options.unit == "image" else {"n_studies": len(rows)}
     return {
-        "n_images": len(rows),
+        "n_images": scored.n_images,
+        **studies,
         "n_patients": int(rows["patient_id"].nunique()),
         "split": ", ".join(splits) or "unknown",
         "contaminated": is_contaminated(preds),
@@ -174,13 +181,19 @@ def foreign_last(c: str) -> tuple[bool, str]:
     return c not in LABELS, c
 
 
+def best_thresholds(fit: Fit, rule: str) -> np.ndarray:
+    """(K,)"""
+    return metrics.per_class(partial(metrics.best_threshold, rule=rule), *fit)
+
+
 # ---- other files of predictions -------------------------------------------------------------------------------------
 
 
 def read_validation(scored: Scored, options: Options) -> Fit:
     """Probabilities and targets of --threshold_preds, classes as in the scored ones; nobody may be in both."""
     path, csv = str(options.threshold_preds), str(options.threshold_csv)
-    preds, rows = align_with_table(path, read_table(csv), csv)
+    units = align_units(path, read_table(csv), csv, options.unit)
+    preds = units.preds
     same_model(scored.preds, preds.meta, path)
     # A threshold that was chosen on what the model knows by heart promises too much elsewhere.
     if is_contaminated(preds):
@@ -188,7 +201,7 @@ def read_validation(scored: Scored, options: Options) -> Fit:
             f"--threshold_preds {path}: the model was trained on some of these images or patients; "
             "choose thresholds on others"
         )
-    images, patients = overlap(rows, scored.rows)
+    images, patients = overlap(units.rows, scored.rows)
     if images or patients:
         raise UserError(
             f"--threshold_preds {path}: shares {images:,} images and {patients:,} patients with those that are scored; "
@@ -196,13 +209,13 @@ def read_validation(scored: Scored, options: Options) -> Fit:
         )
     classes = scored.preds.classes
     columns = class_columns(preds.classes, classes, path)
-    return preds.prob["full"][:, columns], target_matrix(rows, classes)
+    return preds.prob["full"][:, columns], units.target[:, columns]
 
 
-def read_other_model(scored: Scored, path: str) -> Predictions:
+def read_other_model(scored: Scored, path: str, unit: str) -> Predictions:
     """Predictions of --compare, images and classes in the order of the scored ones. UserError: they are others."""
     preds = scored.preds
-    other, _ = align_with_table(path, scored.table, scored.csv)
+    other = align_units(path, scored.table, scored.csv, unit).preds
     if len(other.images) != len(preds.images):
         raise UserError(
             f"--compare {path}: predicts {len(other.images):,} images, not the same {len(preds.images):,}; "

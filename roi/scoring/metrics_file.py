@@ -106,10 +106,30 @@ SHIFT = Keys(
     }
 )
 
+# mAP and mAUROC over several classes.
+MEANS = {"map": V, "mauroc": V}
+LONG_TAIL = Keys(
+    {"rule": TEXT, "n_train_images": COUNT, "train_positives": Each(COUNT)},
+    {
+        "train_csv": TEXT,
+        "not_in_training": Items(TEXT),
+        "bins": Each(Keys({"classes": Items(TEXT)}, {"scored": COUNT, **MEANS})),
+        "challenge": Keys(
+            optional={
+                **MEANS,
+                "mf1": V,
+                "mece": V,
+                **dict.fromkeys(("classes_scored", "classes_left_out", "mece_bins"), COUNT),
+            }
+        ),
+    },
+)
+
 NEEDED: dict[str, Any] = {"n_images": COUNT, "contaminated": Maybe(FLAG), "mean": SCORES, "per_class": Each(OF_FINDING)}
 # Blocks that may be missing; one that is odd is left out.
 BLOCKS: dict[str, Any] = {
     "n_patients": COUNT,
+    "n_studies": COUNT,
     "split": TEXT,
     "label_source": TEXT,
     "classes_not_predicted": Items(TEXT),
@@ -129,6 +149,7 @@ BLOCKS: dict[str, Any] = {
             "per_class": Each(Keys(optional={"auroc": Maybe(TESTED)})),
         }
     ),
+    "long_tail": LONG_TAIL,
     "faithfulness": Keys(optional={"positives": SIDE, "negatives": SIDE, "controls": Maybe(CONTROLS)}),
     "localization": Keys(
         {"sources": Each(PLACES)},

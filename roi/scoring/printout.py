@@ -53,10 +53,10 @@ def cells(texts: Sequence[str], width: int) -> str:
 
 def show_scores(result: dict[str, Any]) -> None:
     """Print a metrics.json."""
-    print(
-        f"{result['n_images']:,} images of {result['n_patients']:,} patients, split: {result['split']}, "
-        f"labels: {result['label_source']}"
-    )
+    units = f"{result['n_images']:,} images"
+    if "n_studies" in result:
+        units = f"{result['n_studies']:,} studies ({units})"
+    print(f"{units} of {result['n_patients']:,} patients, split: {result['split']}, labels: {result['label_source']}")
     print(TRAINED_ON[result["contaminated"]])
     if result["classes_not_predicted"]:
         print(f"not predicted, so not in the means: {', '.join(result['classes_not_predicted'])}")
@@ -69,6 +69,8 @@ def show_scores(result: dict[str, Any]) -> None:
         errors.append(f"{method} {error}")
     print(f"calibration error: {', '.join(errors)}")
     show_subgroups(result["subgroups"])
+    if "long_tail" in result:
+        show_long_tail(result["long_tail"])
     if "conformal" in result:
         show_sets(result["conformal"])
     if "comparison" in result:
@@ -91,12 +93,13 @@ def show_classes(result: dict[str, Any]) -> None:
     if result["thresholds"]:
         shown.append("f1")
     head = cells(shown, 24)
-    print(f"{'':20s}{'positives':>10s}{head}")
     rows = {"mean": result["mean"], **result["per_class"]}
+    width = max(20, *map(len, rows))
+    print(f"{'':{width}s}{'positives':>10s}{head}")
     for c, values in rows.items():
         positives = values.get("positives", "")
         scores = cells([with_interval(values[name]) for name in shown], 24)
-        print(f"{c:20s}{positives:>10}{scores}")
+        print(f"{c:{width}s}{positives:>10}{scores}")
 
 
 def show_subgroups(blocks: dict[str, Any]) -> None:
@@ -113,6 +116,29 @@ def show_subgroups(blocks: dict[str, Any]) -> None:
         # Data sets differ in what they looked for; other groups do not.
         if name == "dataset":
             print(f"each on its own findings: {'; '.join(on_own)}")
+
+
+def show_long_tail(block: dict[str, Any]) -> None:
+    """The rule, the scores of each bin with its classes and their counts, and the figures of the challenge."""
+    images = block["n_train_images"]
+    print(f"{block['rule']}; {images:,} training images of {block['train_csv']}")
+    for name, values in block["bins"].items():
+        classes = values["classes"]
+        score, area = with_interval(values["map"]), with_interval(values["mauroc"])
+        print(f"{name} ({values['scored']} of {len(classes)} classes can be scored): mAP {score}, mAUROC {area}")
+        counts = [f"{c} {block['train_positives'][c]:,}" for c in classes]
+        print(f"  {', '.join(counts) or 'no class'}")
+    if block["not_in_training"]:
+        print(f"not counted in the training table, so in no bin: {', '.join(block['not_in_training'])}")
+    figures = block["challenge"]
+    scores = []
+    for title, key in (("mAP", "map"), ("mAUROC", "mauroc"), ("mF1 at .5", "mf1"), ("mECE", "mece")):
+        scores.append(f"{title} {with_interval(figures[key])}")
+    print(f"over {figures['classes_scored']} classes: {', '.join(scores)}")
+    print(
+        f"  {figures['classes_left_out']} classes are left out for want of positives or negatives; "
+        f"head, medium, tail and the {figures['mece_bins']} bins of mECE are ours, the challenge published none"
+    )
 
 
 def show_controls(controls: dict[str, Any]) -> None:

@@ -53,7 +53,7 @@ class MergeOptions:
     seed: int
     check_duplicates: Sequence[Path] | None  # folders that are tested on elsewhere; None: pictures are not compared
     workers: int  # processes that compare pictures
-    audit: Sequence[str]  # tables of other sets made of NIH's images
+    audit: Sequence[str] | None  # tables of other sets made of NIH's images
     format: str  # table, or metadata as published
     summary: Path | None  # None: beside the table
 
@@ -81,7 +81,7 @@ def build_nih_table(
     # All findings of NIH are known: an image without a label is normal.
     labels = table["labels"]
     table["labels"] = labels.where(labels != "", output.fillna)
-    _write_table(table, output)
+    write_table(table, output)
     patients = table["patient_id"].nunique()
     print(f"{output.csv}: {len(table):,} images of {patients:,} patients")
     _print_label_counts(table)
@@ -116,7 +116,7 @@ def _keep_present(table: pd.DataFrame, folder: Path, output: Output) -> pd.DataF
     root = folder.parent if folder.name == "images" else folder
     paths = pd.Series(locate(root, table["image"].tolist()), index=table.index)
     is_there = paths.notna()
-    _report_missing(table["image"][~is_there].tolist(), len(table), folder, output)
+    report_missing(table["image"][~is_there].tolist(), len(table), folder, output)
     return table[is_there].copy()
 
 
@@ -134,7 +134,7 @@ def build_merged_table(options: MergeOptions, output: Output, flags: Mapping[str
     summary = options.summary or _beside(output.csv, "_summary.json")
     _check_options(options, output, summary)
     table, facts, missing = merge_datasets(options.datasets, options.data_root, options.read, print)
-    _report_missing(missing, len(table) + len(missing), options.data_root, output)
+    report_missing(missing, len(table) + len(missing), options.data_root, output)
     table = with_label_text(table)
     checked = check_table(table[list(COLUMNS)].copy(), "the union")
     table = pd.concat([checked, table[list(LABELS)]], axis=1)
@@ -148,7 +148,7 @@ def build_merged_table(options: MergeOptions, output: Output, flags: Mapping[str
         )
     table, left_out = choose_rows(table, options.views, options.splits)
     facts |= left_out
-    for csv in options.audit:
+    for csv in options.audit or ():
         facts[f"audit of {csv}"] = count_nih_images(table, Path(csv))
     counts = count_findings(table)
     for name, fact in facts.items():
@@ -169,12 +169,12 @@ def _write_merged(table: pd.DataFrame, counts: dict[str, Any], options: MergeOpt
     """Write the table in the format that is asked for; `counts` are those of count_findings."""
     if options.format == "metadata":
         _warn_of_unknowns(counts)
-        _write_table(metadata_format(table, options.data_root), output)
+        write_table(metadata_format(table, options.data_root), output)
         return
     # Where something is unknown or uncertain nobody has called the image normal.
     is_normal = (table[list(LABEL_COLUMNS)] == "").all(axis=1)
     labels = table["labels"].mask(is_normal, output.fillna)
-    _write_table(table.assign(labels=labels)[list(COLUMNS)], output)
+    write_table(table.assign(labels=labels)[list(COLUMNS)], output)
 
 
 def _beside(csv: Path, ending: str) -> Path:
@@ -230,7 +230,7 @@ def metadata_format(table: pd.DataFrame, data_root: Path) -> pd.DataFrame:
 # Of both
 
 
-def _report_missing(missing: list[str], total: int, folder: Path, output: Output) -> None:
+def report_missing(missing: list[str], total: int, folder: Path, output: Output) -> None:
     """List the missing images in a file beside the table.
 
     Raises:
@@ -256,7 +256,7 @@ def _report_missing(missing: list[str], total: int, folder: Path, output: Output
     raise UserError(f"{message}, the first is {first}; {searched} holds {contents(searched)}; {remedy}")
 
 
-def _write_table(table: pd.DataFrame, output: Output) -> None:
+def write_table(table: pd.DataFrame, output: Output) -> None:
     text = csv_text(table)
     if output.csv.exists():
         if output.csv.read_text(encoding="utf-8") == text:

@@ -339,19 +339,21 @@ def choose_rows(
         reasons = [format_fact(name, fact) for name, fact in counts.items()]
         raise UserError(f"no image is left: {'; '.join(reasons)}")
     if names:
-        is_chosen = _chosen("--views", views or (), names, view, kept)
+        is_chosen = rows_named("--views", views or (), names, view, kept)
         counts["other views, left out"] = count_rows(set_and_view[kept & ~is_chosen])
         kept = kept & is_chosen
     if splits:
-        is_chosen = _chosen("--splits", splits, splits, table["split"], kept)
+        is_chosen = rows_named("--splits", splits, splits, table["split"], kept)
         set_and_split = dataset + " " + table["split"]
         counts["other splits, left out"] = count_rows(set_and_split[kept & ~is_chosen])
         kept = kept & is_chosen
     return table[kept].reset_index(drop=True), counts
 
 
-def _chosen(flag: str, words: Sequence[str], names: Sequence[str], column: pd.Series, kept: np.ndarray) -> np.ndarray:
-    """(N,) bool: the rows of these names; UserError if none of the rows in `kept` has one.
+def rows_named(
+    flag: str, words: Sequence[str], names: Sequence[str], column: pd.Series, kept: np.ndarray
+) -> np.ndarray:
+    """(N,) bool: which rows have one of these names; UserError if none of the rows in `kept` has one.
 
     `words` are what the user gave to the flag, for the message.
     """
