@@ -28,6 +28,8 @@ recipes: flags of published systems, each --mode standard; flags on the command 
                    precision, recall and Hamming accuracy each epoch. No flip: it turns the heart to the right
   staged_resnet50  14 findings and No Finding; focal loss. --stage 1, the default, trains layer2, layer3, layer4 and
                    fc for 4 epochs, nothing else; --stage 2 --resume CKPT goes on with all layers in another --save
+  cxrlt            many findings, most of them rare: BCE, and images of rare ones come more often (--sampler
+                   repeat_factor); the published loss is --loss weighted_asymmetric --sampler proportional
 """
 
 import argparse
