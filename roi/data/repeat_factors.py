@@ -27,8 +27,10 @@ def class_factors(targets: np.ndarray, threshold: float) -> np.ndarray:
     """
     images_with = np.nansum(targets.astype(np.float64), axis=0)
     # A class that no image has repeats none.
-    share = np.where(images_with > 0, images_with, np.inf) / len(targets)
-    return np.clip(np.sqrt(threshold / share), 1.0, LARGEST_FACTOR)
+    images_with[images_with == 0] = np.inf
+    share = images_with / len(targets)
+    factors = np.sqrt(threshold / share)
+    return np.clip(factors, 1.0, LARGEST_FACTOR)
 
 
 def repeat_factors(targets: np.ndarray, threshold: float) -> np.ndarray:
@@ -40,9 +42,11 @@ def repeat_factors(targets: np.ndarray, threshold: float) -> np.ndarray:
     Returns:
         (N,), each from 1 to LARGEST_FACTOR
     """
-    chance = np.nan_to_num(targets.astype(np.float64))  # what is unknown repeats nothing
-    factors = 1 + chance * (class_factors(targets, threshold) - 1)  # (N, K)
-    return factors.max(axis=1, initial=1.0)
+    # What is unknown repeats nothing.
+    chance = np.nan_to_num(targets.astype(np.float64))
+    added = class_factors(targets, threshold) - 1
+    of_classes = 1 + chance * added  # (N, K)
+    return of_classes.max(axis=1, initial=1.0)
 
 
 def expected_copies(factors: np.ndarray) -> np.ndarray:
@@ -61,19 +65,21 @@ def copies_of_epoch(expected: np.ndarray, seed: int, epoch: int) -> np.ndarray:
     Returns:
         (N,) int64; a function of its arguments alone
     """
-    rows = torch.arange(len(expected))
-    seeds = row_seeds(seed, 0, rows)
+    count = len(expected)
+    # N for the comb, the rows for their places: seeds that do not meet.
+    seeds = row_seeds(seed, 0, torch.arange(count + 1))
+    draws = uniform(seeds, 1, REPEATS)[:, 0]
     # Drawn: neighbours in the table are of one patient, and would always come in turns.
-    order = uniform(seeds, 1, REPEATS)[:, 0].argsort(stable=True).numpy()
-    first_tooth = float(uniform(row_seeds(seed, 0, torch.tensor([len(expected)])), 1, REPEATS))
+    places = draws[:count].argsort(stable=True).numpy()
+    first_tooth = float(draws[count])
     tooth = (first_tooth + epoch * GOLDEN) % 1
-    ends = np.cumsum(expected[order])
+    ends = np.cumsum(expected[places])
     # Sums of rounded numbers: the last end is N, so that there are N teeth.
-    ends = np.minimum(ends, len(expected))
-    ends[-1:] = len(expected)
-    teeth_before = np.ceil(ends - tooth).astype(np.int64)
-    copies = np.empty(len(expected), dtype=np.int64)
-    copies[order] = np.diff(teeth_before, prepend=0)
+    ends = np.minimum(ends, count)
+    ends[-1:] = count
+    teeth_before = np.ceil(ends - tooth)
+    copies = np.empty(count, dtype=np.int64)
+    copies[places] = np.diff(teeth_before, prepend=0)
     return copies
 
 
@@ -82,6 +88,7 @@ def rows_of_epoch(expected: np.ndarray, seed: int, epoch: int) -> np.ndarray:
     count = len(expected)
     copies = copies_of_epoch(expected, seed, epoch)
     rows = np.repeat(np.arange(count), copies)
-    first = np.cumsum(copies) - copies  # where the copies of a row begin
+    # Where the copies of a row begin.
+    first = np.cumsum(copies) - copies
     times_before = np.arange(count) - first[rows]
     return rows + count * times_before

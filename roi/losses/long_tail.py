@@ -68,10 +68,11 @@ def robust_asymmetric(
     logits = full_precision(logits)
     p, one_minus_p = logits.sigmoid(), logits.neg().sigmoid()
     focus_present = (gamma_pos * F.logsigmoid(-logits)).exp()
-    nll = F.softplus(-logits)
-    present = focus_present * (nll - epsilon1 * one_minus_p - epsilon2 / 2 * one_minus_p**2)
+    series = epsilon1 * one_minus_p + epsilon2 / 2 * one_minus_p**2
+    present = focus_present * (F.softplus(-logits) - series)
     q, nll_absent = clipped(logits, clip)
-    absent = q**gamma_neg * nll_absent * (lam - p) * p**2 * (lam - 1 + q)
+    rest_if_sure = (lam - p) * p**2
+    absent = q**gamma_neg * nll_absent * rest_if_sure * (lam - 1 + q)
     return expected_loss(present, absent, target, denominator)
 
 
@@ -112,9 +113,11 @@ def distribution_balanced(
     weight_absent = alpha + torch.sigmoid(beta * (share_if_absent - mu))
     shifted = full_precision(logits) + kappa / lam * log_odds
     scaled = lam * shifted
-    present = weight_present * (gamma * F.logsigmoid(-shifted)).exp() * F.softplus(-shifted)
-    absent = weight_absent / lam * (gamma * F.logsigmoid(scaled)).exp() * F.softplus(scaled)
-    return expected_loss(DB_SCALE * present, DB_SCALE * absent, target, denominator)
+    focus_present = (gamma * F.logsigmoid(-shifted)).exp()
+    focus_absent = (gamma * F.logsigmoid(scaled)).exp()
+    present = DB_SCALE * weight_present * focus_present * F.softplus(-shifted)
+    absent = DB_SCALE / lam * weight_absent * focus_absent * F.softplus(scaled)
+    return expected_loss(present, absent, target, denominator)
 
 
 def logit_adjusted(
