@@ -23,11 +23,11 @@ recipes: flags of published systems, each --mode standard; flags on the command 
   timm_focal       ConvNeXt-Base of timm at 384 px, or any other timm model by --backbone; focal loss; the learning
                    rate falls on a plateau, and 15 epochs without a better mean AUROC end the training; at most 80,000
                    images to train and, with --test, 20,000 to test, by patient. best_model is <stem>_best.pt here
-  seven_sets       ConvNeXt-Large with ImageNet-22k weights, for a table of several data sets
-                   (make_chexmultimodal_csv.py --datasets); focal loss without alpha, strong augmentation, F1,
-                   precision, recall and Hamming accuracy each epoch. No flip: it turns the heart to the right
+  seven_sets       ConvNeXt-Large with ImageNet-22k weights, for a table of several data sets; focal loss without alpha,
+                   strong augmentation (no flip: it turns the heart), F1, precision, recall, Hamming accuracy each epoch
   staged_resnet50  14 findings and No Finding; focal loss. --stage 1, the default, trains layer2, layer3, layer4 and
                    fc for 4 epochs, nothing else; --stage 2 --resume CKPT goes on with all layers in another --save
+  cxrlt            many findings, most of them rare: BCE; images of rare ones come more often (docs/recipes.md)
 """
 
 import argparse

@@ -21,6 +21,7 @@ RANDOM_VIEW = 3  # whether an image is seen through a random mask, how much of i
 DROPPED_FINDING = 4  # which one
 AUGMENTATION = 5
 HOLES = 6  # of coarse dropout
+REPEATS = 7  # which images come once more in an epoch
 
 MASK_24 = (1 << 24) - 1
 MASK_33 = (1 << 33) - 1

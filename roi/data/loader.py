@@ -48,9 +48,10 @@ def make_loader(  # noqa: PLR0913 -- what the sampler asks for and what torch's 
     rank: int = 0,
     world: int = 1,
     groups: np.ndarray | None = None,
+    copies: np.ndarray | None = None,
 ) -> tuple["FileLoader", ShardedBatchSampler]:
     """Make a loader that decodes files, and its sampler, whose `epoch` and `start` say what comes next."""
-    sampler = ShardedBatchSampler(len(dataset), batch_size, shuffle_seed, rank, world, groups)
+    sampler = ShardedBatchSampler(len(dataset), batch_size, shuffle_seed, rank, world, groups, copies)
     make = partial(
         DataLoader,
         dataset,

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from roi.data.dataset import Batch
+from roi.data.repeat_factors import rows_of_epoch
 
 DRAWN_AT_ONCE = 4096  # rows: permutations of small groups are drawn many at a time, which is faster
 
@@ -33,10 +34,13 @@ class ShardedBatchSampler:
     by permutation, and an epoch goes on where the last one ended: all rows of a group have come equally often, to
     within one. A row that an epoch has had k times already is called row + k * N, so that its random views differ.
 
+    With expected copies, rows come more or less often than once an epoch (roi/data/repeat_factors.py), and N in all.
+
     Args:
         rows: N.
         seed: of the shuffles; None for table order.
         groups: (N,) the name of each row's group.
+        copies: (N,) how often each row comes in the mean over epochs, adding up to N; not with groups.
 
     The caller sets, before an epoch:
         epoch: its number.
@@ -55,7 +59,9 @@ class ShardedBatchSampler:
         rank: int = 0,
         world: int = 1,
         groups: np.ndarray | None = None,
+        copies: np.ndarray | None = None,
     ) -> None:
+        assert groups is None or copies is None
         self.rows = rows
         self.batch_size = batch_size
         self.seed = seed
@@ -65,6 +71,7 @@ class ShardedBatchSampler:
         if groups is not None:
             for name in np.unique(groups):
                 self.groups.append(np.flatnonzero(groups == name))
+        self.copies = copies
         # Set by the caller before an epoch, see above.
         self.epoch = 0
         self.start = 0
@@ -141,6 +148,8 @@ class ShardedBatchSampler:
             if self.groups:
                 pieces = [self._group_rows(g, seed) for g in range(len(self.groups))]
                 rows = np.concatenate(pieces)
+            elif self.copies is not None:
+                rows = rows_of_epoch(self.copies, seed, self.epoch)
             rng = np.random.default_rng([seed, self.epoch])
             self._shuffled = self.epoch, rng.permutation(rows)
         return self._shuffled[1]

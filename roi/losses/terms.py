@@ -1,4 +1,4 @@
-"""Losses: pure functions, in fp32.
+"""Losses: pure functions, in fp32. Those for labels with a long tail: roi/losses/long_tail.py.
 
 A NaN target is unknown: it adds nothing and gets no gradient. A target between 0 and 1 is the chance that the finding
 is present. Letters: B images, K classes, H x W pixels; s is the soft mask (B, 1, H, W) in (0, 1), p = sigmoid(logits).
@@ -24,8 +24,15 @@ def count_of_batch(values: Tensor) -> Tensor:
     return values
 
 
+def full_precision(logits: Tensor) -> Tensor:
+    """The logits as fp32 where a forward pass gave fewer bits; fp64 stays."""
+    # In fp16 a logit of 20 has p = 1 and the logarithm of 1 - p is infinite.
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
 def bce(logits: Tensor, target: Tensor, denominator: Denominator = count_of_batch) -> Tensor:
     """Mean binary cross-entropy over what is known: (B, K), (B, K) with NaN = unknown -> ()."""
+    logits = full_precision(logits)
     # A number for what is unknown: its loss is computed and then left out.
     nll = F.binary_cross_entropy_with_logits(logits, target.nan_to_num(), reduction="none")
     return _mean_of_known(nll, target, denominator)
@@ -33,9 +40,10 @@ def bce(logits: Tensor, target: Tensor, denominator: Denominator = count_of_batc
 
 def weighted(logits: Tensor, target: Tensor, denominator: Denominator = count_of_batch, *, weight: Tensor) -> Tensor:
     """BCE in which what is present counts `weight` (K,) times (positive_weights): (B, K), (B, K) -> ()."""
+    logits = full_precision(logits)
     present = weight * F.softplus(-logits)
     absent = F.softplus(logits)
-    return _expected(present, absent, target, denominator)
+    return expected_loss(present, absent, target, denominator)
 
 
 def focal(
@@ -51,6 +59,7 @@ def focal(
     alpha weighs what is present and 1 - alpha what is absent; below 0: neither (eq. 4). gamma 0 without alpha is BCE.
     Lin et al. 2017, eq. 5.
     """
+    logits = full_precision(logits)
     weight_present, weight_absent = 1.0, 1.0
     if alpha >= 0:
         weight_present, weight_absent = alpha, 1 - alpha
@@ -59,7 +68,7 @@ def focal(
     present = weight_present * focus_present * F.softplus(-logits)
     focus_absent = (gamma * F.logsigmoid(logits)).exp()
     absent = weight_absent * focus_absent * F.softplus(logits)
-    return _expected(present, absent, target, denominator)
+    return expected_loss(present, absent, target, denominator)
 
 
 def asymmetric(
@@ -76,16 +85,26 @@ def asymmetric(
     present: -(1 - p)^gamma_pos log p; absent: -q^gamma_neg log(1 - q) with q = max(p - clip, 0).
     Ridnik et al. 2021, eqs. 4-7.
     """
+    present, absent = asymmetric_cells(full_precision(logits), gamma_pos, gamma_neg, clip)
+    return expected_loss(present, absent, target, denominator)
+
+
+def asymmetric_cells(logits: Tensor, gamma_pos: float, gamma_neg: float, clip: float) -> tuple[Tensor, Tensor]:
+    """The asymmetric loss of each cell if its finding were present, and if it were absent: (B, K) -> (B, K), (B, K)."""
     focus_present = (gamma_pos * F.logsigmoid(-logits)).exp()
     present = focus_present * F.softplus(-logits)
+    q, nll = clipped(logits, clip)
+    return present, q**gamma_neg * nll
+
+
+def clipped(logits: Tensor, clip: float) -> tuple[Tensor, Tensor]:
+    """q = max(p - clip, 0), and -log(1 - q): (B, K) -> (B, K), (B, K)."""
     # Not clamped at 0, where a power below 1 has no slope.
     q = (logits.sigmoid() - clip).clamp(min=1e-12)
-    if clip:
-        one_minus_q = (logits.neg().sigmoid() + clip).clamp(max=1)
-        nll = -one_minus_q.log()
-    else:
-        nll = F.softplus(logits)
-    return _expected(present, q**gamma_neg * nll, target, denominator)
+    if not clip:
+        return q, F.softplus(logits)
+    one_minus_q = (logits.neg().sigmoid() + clip).clamp(max=1)
+    return q, -one_minus_q.log()
 
 
 def class_balanced(
@@ -96,9 +115,10 @@ def class_balanced(
     Args:
         weight: (2, K) of present and absent.
     """
+    logits = full_precision(logits)
     present = weight[0] * F.softplus(-logits)
     absent = weight[1] * F.softplus(logits)
-    return _expected(present, absent, target, denominator)
+    return expected_loss(present, absent, target, denominator)
 
 
 def ldam(
@@ -117,12 +137,13 @@ def ldam(
     Args:
         margin: (2, K) of present and absent.
     """
+    logits = full_precision(logits)
     present = F.softplus(-scale * (logits - margin[0]))
     absent = F.softplus(scale * (logits + margin[1]))
-    return _expected(present, absent, target, denominator)
+    return expected_loss(present, absent, target, denominator)
 
 
-def _expected(present: Tensor, absent: Tensor, target: Tensor, denominator: Denominator) -> Tensor:
+def expected_loss(present: Tensor, absent: Tensor, target: Tensor, denominator: Denominator) -> Tensor:
     """Mean over what is known of y present + (1 - y) absent: (B, K) each -> ().
 
     Args:

@@ -37,7 +37,7 @@ def add_training_flags(parser: Parser, required: bool = True) -> None:
     optimisation = parser.add_argument_group("optimisation")
     output = parser.add_argument_group("output")
     reading = parser.add_argument_group("reading of images")
-    several_sets = parser.add_argument_group("tables of several data sets")
+    several_sets = parser.add_argument_group("tables of several data sets, or with a long tail")
     schedule = parser.add_argument_group("learning rate, early end, averages, parts of the backbone")
     augment = parser.add_argument_group("augmentation of training images, on the device")
     loss = parser.add_argument_group("loss of the labels (roi/losses/terms.py); validation is always in BCE")
@@ -201,7 +201,7 @@ def add_output(group: argparse._ActionsContainer, required: bool) -> None:
 
 
 def add_several_sets(group: argparse._ActionsContainer) -> None:
-    """What is learned from a table of several data sets."""
+    """What is learned from a table of several data sets, and how often an image comes."""
     # Validation knows only what is certain: it must be the same whatever is learned from.
     group.add_argument(
         "--uncertain",
@@ -210,13 +210,22 @@ def add_several_sets(group: argparse._ActionsContainer) -> None:
         help="training target of what the column uncertain names: none, 1, 0, or one number a cell from U(.55, .85), "
         "drawn with --seed; in validation and evaluate.py it is never scored (default: %(default)s)",
     )
-    # Proportionally a small set is hardly seen beside a large one.
+    # Proportionally a small set is hardly seen beside a large one, a rare class beside a frequent one.
     group.add_argument(
         "--sampler",
-        choices=("proportional", "balanced"),
+        choices=("proportional", "balanced", "repeat_factor"),
         default="proportional",
         help="proportional: every training image once an epoch; balanced: as many images of each value of the column "
-        "dataset, in an epoch as long as that, small sets again and again (default: %(default)s)",
+        "dataset, in an epoch as long as that, small sets again and again; repeat_factor: images of rare classes more "
+        "often than others, in an epoch as long as that (Gupta et al. 2019) (default: %(default)s)",
+    )
+    group.add_argument(
+        "--repeat_threshold",
+        type=number(float, 0, 1),
+        default=0.05,
+        metavar="0..1",
+        help="repeat_factor: a class that a smaller share f of the images has makes them come sqrt(threshold / f) "
+        "times as often, at most 10 times (default: %(default)s)",
     )
 
 

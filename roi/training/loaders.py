@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ import torch
 from roi import distributed
 from roi.data.dataset import Batch, XrayDataset, check_batches, open_cache_of_run, rows_with_images
 from roi.data.loader import CacheLoader, fits_on_device, make_loader
+from roi.data.repeat_factors import class_factors, expected_copies, repeat_factors
 from roi.data.sampler import ShardedBatchSampler
 from roi.data.targets import target_matrix
 from roi.errors import UserError
@@ -40,6 +42,14 @@ class LoaderFlags:
     skip_unreadable: bool
     uncertain: str
     sampler: str
+    repeat_threshold: float
+
+
+class Draws(NamedTuple):
+    """How often the rows of an epoch come, as ShardedBatchSampler takes it; neither: each once."""
+
+    groups: np.ndarray | None = None  # (N,) all groups have the same part
+    copies: np.ndarray | None = None  # (N,) so often in the mean over epochs
 
 
 @dataclass
@@ -113,8 +123,10 @@ def pixel_loader(
     cache = open_cache_of_run(
         names, paths, flags.cache_dir, flags.img_size, flags.workers, flags.skip_unreadable, output
     )
-    targets, groups = training_targets(table, classes, flags, seed)
-    sampler = ShardedBatchSampler(len(table), flags.batch_size, seed, distributed.rank(), distributed.world(), groups)
+    targets = training_targets(table, classes, flags, seed)
+    draws = draws_of(table, targets, flags, seed)
+    processes = distributed.rank(), distributed.world()
+    sampler = ShardedBatchSampler(len(table), flags.batch_size, seed, *processes, *draws)
     if cache.unreadable:
         # The same batches as without a cache, where such rows are left out when they are read.
         sampler.unreadable = cache.rows < 0
@@ -136,7 +148,7 @@ def _file_loader(
             "--skip_unreadable with several processes needs --cache_dir: which images cannot be read must be known "
             "before they share them"
         )
-    targets, groups = training_targets(table, classes, flags, seed)
+    targets = training_targets(table, classes, flags, seed)
     return make_loader(
         XrayDataset(paths, targets, flags.img_size),
         flags.batch_size,
@@ -147,7 +159,7 @@ def _file_loader(
         device.type == "cuda",
         distributed.rank(),
         distributed.world(),
-        groups,
+        *draws_of(table, targets, flags, seed),
     )
 
 
@@ -169,19 +181,32 @@ def feature_loader(
         return check_batches(pixels, False, set())
 
     features = frozen_features(model, read_again, len(table), flags.cache_dir, device, dtype)
-    targets, groups = training_targets(table, classes, flags, seed)
-    sampler = ShardedBatchSampler(len(table), flags.batch_size, seed, groups=groups)
+    targets = training_targets(table, classes, flags, seed)
+    draws = draws_of(table, targets, flags, seed)
+    sampler = ShardedBatchSampler(len(table), flags.batch_size, seed, 0, 1, *draws)
     sampler.unreadable = in_order.unreadable
     return FeatureLoader(features, targets, sampler, flags.prefetch_factor), sampler, table
 
 
-def training_targets(
-    table: pd.DataFrame, classes: list[str], flags: LoaderFlags, seed: int | None
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Targets (N, K), and with --sampler balanced the data set of each row (N,)."""
-    # Validation, which has no seed, knows only what is certain.
+def training_targets(table: pd.DataFrame, classes: list[str], flags: LoaderFlags, seed: int | None) -> np.ndarray:
+    """Targets (N, K) to learn; without a seed, for validation, what is certain."""
     if seed is None:
-        return target_matrix(table, classes), None
-    targets = target_matrix(table, classes, flags.uncertain, seed)
-    groups = table["dataset"].to_numpy(dtype=object) if flags.sampler == "balanced" else None
-    return targets, groups
+        return target_matrix(table, classes)
+    return target_matrix(table, classes, flags.uncertain, seed)
+
+
+def draws_of(table: pd.DataFrame, targets: np.ndarray, flags: LoaderFlags, seed: int | None) -> Draws:
+    """Which rows --sampler draws how often; each once for validation, which has no seed."""
+    if seed is None or flags.sampler == "proportional":
+        return Draws()
+    if flags.sampler == "balanced":
+        return Draws(groups=table["dataset"].to_numpy(dtype=object))
+    rare = class_factors(targets, flags.repeat_threshold) > 1
+    factors = repeat_factors(targets, flags.repeat_threshold)
+    repeated = factors > 1
+    print(
+        f"repeat factors: {rare.sum()} of {len(rare)} classes are rarer than {flags.repeat_threshold:g}; "
+        f"{repeated.sum():,} of {len(factors):,} images come more often, at most {factors.max():.1f} times as "
+        "often as the others"
+    )
+    return Draws(copies=expected_copies(factors))

@@ -13,7 +13,7 @@ from roi.counter_rng import row_seeds
 from roi.data.augment import Augment, augmented
 from roi.data.dataset import Batch
 from roi.errors import UserError
-from roi.losses import terms
+from roi.losses import long_tail, terms
 from roi.losses.gradnorm import FixedWeights, GradNorm, Taps
 from roi.losses.loss_terms import LAYERS, LOSS_TERMS
 from roi.losses.objectives import EvidenceOptions, LabelLoss, consistency_terms, evidence_terms, label_terms
@@ -35,6 +35,12 @@ class LabelLossFlags:
     cb_beta: float
     ldam_margin: float
     ldam_scale: float
+    wasl_gamma_pos: float
+    ral_lambda: float
+    db_mu: float
+    db_lambda: float
+    db_kappa: float
+    la_tau: float
 
 
 def make_label_loss(flags: LabelLossFlags, targets: Callable[[], np.ndarray], device: torch.device) -> LabelLoss:
@@ -51,8 +57,20 @@ def make_label_loss(flags: LabelLossFlags, targets: Callable[[], np.ndarray], de
         return partial(
             terms.asymmetric, gamma_pos=flags.asl_gamma_pos, gamma_neg=flags.asl_gamma_neg, clip=flags.asl_clip
         )
+    if flags.loss == "ral":
+        return partial(
+            long_tail.robust_asymmetric,
+            lam=flags.ral_lambda,
+            gamma_pos=flags.asl_gamma_pos,
+            gamma_neg=flags.asl_gamma_neg,
+            clip=flags.asl_clip,
+        )
     # These count: targets are made only for them.
-    present, absent = terms.counted(targets())
+    return _counting_loss(flags, *terms.counted(targets()), device)
+
+
+def _counting_loss(flags: LabelLossFlags, present: np.ndarray, absent: np.ndarray, device: torch.device) -> LabelLoss:
+    """A loss that depends on how many images have each finding, and how many lack it: (K,), (K,)."""
 
     def on_device(values: np.ndarray) -> Tensor:
         return torch.from_numpy(values).float().to(device)
@@ -63,8 +81,28 @@ def make_label_loss(flags: LabelLossFlags, targets: Callable[[], np.ndarray], de
     if flags.loss == "class_balanced":
         weight = terms.balanced_weights(present, absent, flags.cb_beta)
         return partial(terms.class_balanced, weight=on_device(weight))
-    margin = terms.margins(present, absent, flags.ldam_margin)
-    return partial(terms.ldam, margin=on_device(margin), scale=flags.ldam_scale)
+    if flags.loss == "ldam":
+        margin = terms.margins(present, absent, flags.ldam_margin)
+        return partial(terms.ldam, margin=on_device(margin), scale=flags.ldam_scale)
+    if flags.loss == "weighted_asymmetric":
+        return partial(
+            long_tail.weighted_asymmetric,
+            weight=on_device(long_tail.exponential_weights(present, absent)),
+            gamma_pos=flags.wasl_gamma_pos,
+            gamma_neg=flags.asl_gamma_neg,
+            clip=flags.asl_clip,
+        )
+    log_odds = on_device(long_tail.prior_log_odds(present, absent))
+    if flags.loss == "logit_adjusted":
+        return partial(long_tail.logit_adjusted, log_odds=log_odds, tau=flags.la_tau)
+    return partial(
+        long_tail.distribution_balanced,
+        present_count=on_device(np.maximum(present, 1.0)),
+        log_odds=log_odds,
+        mu=flags.db_mu,
+        lam=flags.db_lambda,
+        kappa=flags.db_kappa,
+    )
 
 
 @dataclass(frozen=True)

@@ -7,19 +7,37 @@ from typing import Any
 from roi.cli import number, on_off
 from roi.losses.loss_terms import LOSS_TERMS
 
-LOSSES = ("bce", "weighted", "focal", "asymmetric", "class_balanced", "ldam")
+LOSSES = (
+    "bce",
+    "weighted",
+    "focal",
+    "asymmetric",
+    "class_balanced",
+    "ldam",
+    "weighted_asymmetric",
+    "ral",
+    "distribution_balanced",
+    "logit_adjusted",
+)
 WEIGHT, SHARE = number(float, 0), number(float, 0, 1)
 # What --loss_args takes: name, as the run's configuration and its checkpoint have it; type; default; help.
 LOSS_ARGS: dict[str, tuple[Callable[[str], Any], float, str]] = {
     "pos_weight_cap": (WEIGHT, 100.0, "weighted: largest weight of what is present"),
     "focal_alpha": (number(float, -1, 1), 0.25, "focal: weight of what is present; -1: none"),
     "focal_gamma": (WEIGHT, 2.0, "focal: power of 1 - p of the truth; 0: none"),
-    "asl_gamma_pos": (WEIGHT, 0.0, "asymmetric: power for what is present"),
-    "asl_gamma_neg": (WEIGHT, 4.0, "asymmetric: power for what is absent"),
-    "asl_clip": (number(float, 0, 0.5), 0.05, "asymmetric: absent and below this is right"),
+    "asl_gamma_pos": (WEIGHT, 0.0, "asymmetric, ral: power for what is present"),
+    "asl_gamma_neg": (WEIGHT, 4.0, "asymmetric, weighted_asymmetric, ral: power for what is absent"),
+    "asl_clip": (number(float, 0, 0.5), 0.05, "the same three: absent and below this is right"),
     "cb_beta": (SHARE, 0.9999, "class_balanced: 0 weighs nothing, 1 by 1/n"),
     "ldam_margin": (WEIGHT, 0.5, "ldam: margin of the rarest, in units of the logit"),
     "ldam_scale": (WEIGHT, 1.0, "ldam: what the logit and its margin are multiplied by"),
+    # The published weighted loss has another power than the asymmetric loss has here.
+    "wasl_gamma_pos": (WEIGHT, 1.0, "weighted_asymmetric: power for what is present"),
+    "ral_lambda": (number(float, 1), 1.5, "ral: near 1, what is absent at a high p counts little"),
+    "db_mu": (SHARE, 0.2, "distribution_balanced: share of the draws at which a cell counts 0.6"),
+    "db_lambda": (number(float, 0.01), 2.0, "distribution_balanced: scale of what is absent"),
+    "db_kappa": (WEIGHT, 0.05, "distribution_balanced: how far logits begin at the prior"),
+    "la_tau": (WEIGHT, 1.0, "logit_adjusted: how much of the prior is added to the logit"),
 }
 # Fixed weights of the terms. That of alpha differs between the objectives: resolve_objective fills it in.
 TERM_WEIGHTS: dict[str, tuple[float | None, str]] = {
@@ -178,7 +196,9 @@ def add_label_loss(group: argparse._ActionsContainer) -> None:
         default="bce",
         help="weighted: what is present counts absent/present times; focal (Lin et al. 2017); asymmetric (Ridnik et "
         "al. 2021); class_balanced: by the effective number of images (Cui et al. 2019); ldam: a margin, the wider the "
-        "rarer (Cao et al. 2019) (default: %(default)s)",
+        "rarer (Cao et al. 2019); weighted_asymmetric: the rare counts more where present (CheXFusion, Kim 2023); ral: "
+        "robust asymmetric (Park et al. 2023); distribution_balanced (Wu et al. 2020); logit_adjusted (Menon et al. "
+        "2021), whose logits are of balanced classes (default: %(default)s)",
     )
     values = []
     for name, (_, default, text) in LOSS_ARGS.items():

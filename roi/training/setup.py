@@ -346,7 +346,7 @@ def make_losses_fn(args: argparse.Namespace, rows: Rows, evidence: bool, device:
     """The terms of a batch under the objective, with --loss for the labels."""
 
     def targets() -> np.ndarray:
-        return training_targets(rows.train, rows.classes, select_flags(LoaderFlags, args), args.seed)[0]
+        return training_targets(rows.train, rows.classes, select_flags(LoaderFlags, args), args.seed)
 
     return TermsOfBatch(
         evidence,

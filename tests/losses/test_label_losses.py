@@ -14,10 +14,12 @@ from tiny_run import Net
 from torch import Tensor
 
 from roi.counter_rng import row_seeds
+from roi.losses import long_tail
 from roi.losses import terms as losses
 from roi.losses.objectives import EvidenceOptions, consistency_terms, evidence_terms
 from roi.models.roi_model import ModelOptions, RoiModel
 from roi.training.objective import make_label_loss
+from roi.training.objective_flags import LOSSES
 
 NAN = math.nan
 RNG = np.random.default_rng(2)
@@ -180,15 +182,22 @@ FLAGS = argparse.Namespace(
     cb_beta=0.9,
     ldam_margin=0.7,
     ldam_scale=2.0,
+    wasl_gamma_pos=1.5,
+    ral_lambda=1.2,
+    db_mu=0.3,
+    db_lambda=5.0,
+    db_kappa=0.1,
+    la_tau=0.5,
 )
 
 
-@pytest.mark.parametrize("name", ["bce", "weighted", "focal", "asymmetric", "class_balanced", "ldam"])
+@pytest.mark.parametrize("name", LOSSES)
 def test_flags_reach_their_loss_and_nothing_but_the_term_full(name: str) -> None:
     targets = np.random.default_rng(0).choice([0, 1, NAN], (40, 3), p=[0.6, 0.3, 0.1]).astype(np.float32)
     counts = losses.counted(targets)
     logits, target = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)), torch.from_numpy(targets[:6])
     loss = make_label_loss(argparse.Namespace(**vars(FLAGS), loss=name), lambda: targets, torch.device("cpu"))
+    log_odds = t(long_tail.prior_log_odds(*counts)).float()
     expected = {
         "bce": losses.bce,
         "weighted": partial(losses.weighted, weight=t(losses.positive_weights(*counts, 2.0)).float()),
@@ -196,6 +205,23 @@ def test_flags_reach_their_loss_and_nothing_but_the_term_full(name: str) -> None
         "asymmetric": partial(losses.asymmetric, gamma_pos=0.5, gamma_neg=3.0, clip=0.1),
         "class_balanced": partial(losses.class_balanced, weight=t(losses.balanced_weights(*counts, 0.9)).float()),
         "ldam": partial(losses.ldam, margin=t(losses.margins(*counts, 0.7)).float(), scale=2.0),
+        "weighted_asymmetric": partial(
+            long_tail.weighted_asymmetric,
+            weight=t(long_tail.exponential_weights(*counts)).float(),
+            gamma_pos=1.5,
+            gamma_neg=3.0,
+            clip=0.1,
+        ),
+        "ral": partial(long_tail.robust_asymmetric, lam=1.2, gamma_pos=0.5, gamma_neg=3.0, clip=0.1),
+        "distribution_balanced": partial(
+            long_tail.distribution_balanced,
+            present_count=t(counts[0]).float(),
+            log_odds=log_odds,
+            mu=0.3,
+            lam=5.0,
+            kappa=0.1,
+        ),
+        "logit_adjusted": partial(long_tail.logit_adjusted, log_odds=log_odds, tau=0.5),
     }[name]
     assert torch.equal(loss(logits, target, losses.count_of_batch), expected(logits, target))
     pixels = torch.randint(0, 256, (6, 1, 20, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
