@@ -83,7 +83,7 @@ def test_all_stages(edition: str, tmp_path: Path) -> None:
     page = (tmp_path / "report.html").read_text()
     assert all(name in page for name in ("Support Devices", NORMAL_LABELLED))
     # The template in an order of its own.
-    labels = [column for column in published.columns[5:-1]][::-1]
+    labels = list(published.columns[5:-1])[::-1]
     test = published[published["split"] == "test"]["dicom_id"].iloc[::-1]
     pd.DataFrame({"dicom_id": test, **dict.fromkeys(labels, 0)}).to_csv(tmp_path / "sample.csv", index=False)
     submission = ("make_submission.py", "--preds", tmp_path / "preds.json", "--template", tmp_path / "sample.csv")

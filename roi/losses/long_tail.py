@@ -47,7 +47,7 @@ def weighted_asymmetric(
     return expected_loss(weight[0] * present, weight[1] * absent, target, denominator)
 
 
-def robust_asymmetric(
+def robust_asymmetric(  # noqa: PLR0913  # the names of the formula
     logits: Tensor,
     target: Tensor,
     denominator: Denominator = count_of_batch,
@@ -76,7 +76,7 @@ def robust_asymmetric(
     return expected_loss(present, absent, target, denominator)
 
 
-def distribution_balanced(
+def distribution_balanced(  # noqa: PLR0913  # the names of the formula
     logits: Tensor,
     target: Tensor,
     denominator: Denominator = count_of_batch,
