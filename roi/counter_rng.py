@@ -21,6 +21,8 @@ RANDOM_VIEW = 3  # whether an image is seen through a random mask, how much of i
 DROPPED_FINDING = 4  # which one
 AUGMENTATION = 5
 HOLES = 6  # of coarse dropout
+VIEW_CHOICE = 7  # which images of a large study are looked at
+VIEW_DROPOUT = 8  # which images of a study are left out
 
 MASK_24 = (1 << 24) - 1
 MASK_33 = (1 << 33) - 1
