@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from roi.counter_rng import FILL_NOISE, normal
+from roi.data.dataset import Batch
 from roi.errors import UserError
 from roi.files import reason
 from roi.labels import is_finding
@@ -83,6 +84,7 @@ class RoiModel(nn.Module):
         self.mask, self.fill = mask, fill
         self.per_class = per_class and mask in LEARNED
         self.frozen: list[nn.Module] = []  # batch norms that keep their statistics (roi.training.optim.learn_only)
+        self.fusion: nn.Module | None = None  # of a study model (roi/models/fusion.py)
         last = classifier_layer(backbone)[1]
         classes = len(last.weight)  # type: ignore[arg-type]
         maps = classes if self.per_class else 1
@@ -242,6 +244,10 @@ class RoiModel(nn.Module):
             maps=maps if self.per_class else None,
         )
 
+    def views_of(self, batch: Batch, keep_ratio: float, seeds: Tensor | None = None, full_only: bool = False) -> Views:
+        """`forward` for a batch whose pixels are on the device of the model."""
+        return self(batch.pixels, keep_ratio, seeds, full_only)
+
     def last_layers(self) -> dict[str, nn.Module]:
         """The layers that GradNorm measures at: "head", of the classifier, and "mask", if one is learned."""
         layers = {"head": classifier_layer(self.backbone)[1]}
@@ -282,13 +288,7 @@ def build_model(
     zero_head: bool = False,
 ) -> RoiModel:
     """A RoiModel on the backbone `name`, all new layers drawn from `seed` (build_backbone, RoiModel)."""
-    try:
-        backbone = build_backbone(name, classes, weights, img_size, seed, class_names, zero_head)
-        # A size that the layers cannot take is said now, not in the first epoch.
-        with torch.no_grad():
-            backbone.eval()(torch.zeros(2, 3, img_size, img_size))
-    except (AssertionError, RuntimeError) as error:
-        raise UserError(f"--backbone {name} cannot take --img_size {img_size} ({reason(error)})") from error
+    backbone = checked_backbone(name, classes, weights, img_size, seed, class_names, zero_head)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return RoiModel(
@@ -303,6 +303,26 @@ def build_model(
             widened_stage=widened_stage,
             normalisation=normalisation,
         )
+
+
+def checked_backbone(
+    name: str,
+    classes: int,
+    weights: str,
+    img_size: int,
+    seed: int,
+    class_names: Sequence[str] | None = None,
+    zero_head: bool = False,
+) -> nn.Module:
+    """build_backbone, in eval mode; UserError where its layers cannot take images of this size."""
+    try:
+        backbone = build_backbone(name, classes, weights, img_size, seed, class_names, zero_head)
+        # Said now, not in the first epoch.
+        with torch.no_grad():
+            backbone.eval()(torch.zeros(2, 3, img_size, img_size))
+    except (AssertionError, RuntimeError) as error:
+        raise UserError(f"--backbone {name} cannot take --img_size {img_size} ({reason(error)})") from error
+    return backbone
 
 
 def reinitialised(args: dict[str, Any], classes: Sequence[str], seed: int, channels_last: bool = True) -> RoiModel:
