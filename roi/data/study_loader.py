@@ -46,14 +46,15 @@ def choose_views(studies: Studies, index: np.ndarray, choice: ViewChoice, epoch:
         index: (B,) studies, plus M for each time an epoch has had one before: its draws are then others.
     """
     number = index % len(studies)
-    sizes = studies.sizes[number]
+    first = studies.start[number]
+    # Of these studies alone: a table has a hundred thousand.
+    sizes = studies.start[number + 1] - first
     slots = np.arange(sizes.max(initial=0))
     there = slots < sizes[:, None]  # (B, n)
     if choice.seed is None:
         chosen = there & (slots < choice.max_views)
     else:
         chosen = _drawn(there, torch.from_numpy(index), choice, choice.seed, epoch)
-    first = studies.start[number]
     owner, slot = np.nonzero(chosen)
     rows = studies.rows[first[owner] + slot]
     counts = chosen.sum(1)
