@@ -22,6 +22,8 @@ DROPPED_FINDING = 4  # which one
 AUGMENTATION = 5
 HOLES = 6  # of coarse dropout
 REPEATS = 7  # which images come once more in an epoch
+VIEW_CHOICE = 8  # which images of a large study are looked at
+VIEW_DROPOUT = 9  # which images of a study are left out
 
 MASK_24 = (1 << 24) - 1
 MASK_33 = (1 << 33) - 1

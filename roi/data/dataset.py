@@ -35,6 +35,19 @@ class Features(NamedTuple):
         return Features(move(self.head), list(map(move, self.stages)))
 
 
+class StudyBatch(NamedTuple):
+    """How the images of a batch of B studies belong together: V images, n of the largest study."""
+
+    place: Tensor  # (B, n) int64: places among the V images; -1 where a study has no more
+    owner: Tensor  # (V,) int64: the study of the batch that an image belongs to
+    kinds: Tensor  # (V,) int64: places in roi.data.studies.KINDS
+    rows: Tensor  # (V,) int64: rows of the table, plus N for each time an epoch has had the study before
+
+    def to(self, device: torch.device) -> "StudyBatch":
+        move = methodcaller("to", device, non_blocking=True)
+        return StudyBatch(*map(move, self))
+
+
 class Batch(NamedTuple):
     """Images of a table with their targets."""
 
@@ -46,12 +59,14 @@ class Batch(NamedTuple):
     share: float = 1.0  # how many of its images count, relative to the mean over the processes
     constant: tuple[str, ...] = ()  # paths of those of its images, just decoded, whose pixels are all alike
     features: Features | None = None  # in the place of pixels, which are then (B, 0)
+    studies: StudyBatch | None = None  # where a unit is a study: target and index are of studies, pixels (V, 1, S, S)
 
     def to(self, device: torch.device) -> "Batch":
         pixels = self.pixels.to(device, non_blocking=True)
         target = self.target.to(device, non_blocking=True)
         features = self.features.to(device) if self.features else None
-        return self._replace(pixels=pixels, target=target, features=features)
+        studies = self.studies.to(device) if self.studies else None
+        return self._replace(pixels=pixels, target=target, features=features, studies=studies)
 
 
 class XrayDataset(Dataset):

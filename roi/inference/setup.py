@@ -26,8 +26,10 @@ from roi.inference.one_image import ImageOutputs, predict_image
 from roi.inference.perturbation import Curves
 from roi.inference.picture_writer import PictureWriter, cam_of_files
 from roi.inference.predict import Predictor, sets_of_checkpoint
+from roi.inference.predict_studies import predict_studies
 from roi.inference.predict_table import TableOutputs, predict_table
 from roi.models.compile import compiled
+from roi.models.fusion import StudyModel
 from roi.models.roi_model import LEARNED, RoiModel, reinitialised
 from roi.scoring import predictions
 from roi.training import checkpoint
@@ -84,6 +86,18 @@ def predict(args: argparse.Namespace, device: torch.device) -> None:
 
 def check_model(args: argparse.Namespace, model: RoiModel) -> None:
     """Refuse outputs that the model of the checkpoint cannot give."""
+    if isinstance(model, StudyModel):
+        if args.max_samples:
+            raise UserError(
+                f"--max_samples {args.max_samples} cuts studies apart; give --max_test_samples, which draws patients"
+            )
+        others = [name for name in (*OUTPUTS, "image") if name != "save_json" and getattr(args, name)]
+        if others or not args.save_json:
+            wrong = f"leave out --{others[0]}" if others else "give --save_json"
+            raise UserError(
+                f"{args.checkpoint}: is a model of studies, which gives probabilities alone; {wrong} (masks and maps "
+                "are of the image model that it began from)"
+            )
     if model.mask == "none" and (args.save_mask or args.save_crop or args.save_masks):
         raise UserError(
             f"{args.checkpoint}: was trained without a mask (--mode standard), there is none to show; "
@@ -167,9 +181,14 @@ def predict_rows(args: argparse.Namespace, predictor: Predictor, origin: dict[st
     side_file = side_file_base(args)
     table, paths = rows_with_images(rows.table, args.image_root, args.skip_unreadable, side_file)
     table["path"] = paths
-    loading = Loading(args.batch_size, args.workers, args.prefetch_factor, args.cache_dir, args.skip_unreadable)
-    load = row_loader(predictor, table, loading, side_file)
     table["contaminated"] = checkpoint.is_contaminated(predictor.state, table)
+    loading = Loading(args.batch_size, args.workers, args.prefetch_factor, args.cache_dir, args.skip_unreadable)
+    if isinstance(predictor.model, StudyModel):
+        if args.compile:
+            compiled(predictor.model)
+        predict_studies(predictor, table, loading, args.save_json, origin)
+        return
+    load = row_loader(predictor, table, loading, side_file)
     evidence = evidence_outputs(args, predictor, table["image"].tolist(), rows.boxed)
     # Without a mask there is Grad-CAM to look at.
     pictures = None

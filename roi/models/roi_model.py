@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from roi.counter_rng import FILL_NOISE, normal
+from roi.data.dataset import Batch
 from roi.errors import UserError
 from roi.files import reason
 from roi.labels import is_finding
@@ -90,6 +91,7 @@ class RoiModel(nn.Module):
         self.mask, self.fill = mask, options.fill
         self.per_class = options.per_class and mask in LEARNED
         self.frozen: list[nn.Module] = []  # batch norms that keep their statistics (roi.training.optim.learn_only)
+        self.fusion: nn.Module | None = None  # of a study model (roi/models/fusion.py)
         last = classifier_layer(backbone)[1]
         classes = len(last.weight)  # type: ignore[arg-type]
         maps = classes if self.per_class else 1
@@ -248,6 +250,10 @@ class RoiModel(nn.Module):
             score=score,
             maps=maps if self.per_class else None,
         )
+
+    def views_of(self, batch: Batch, keep_ratio: float, seeds: Tensor | None = None, full_only: bool = False) -> Views:
+        """`forward` for a batch whose pixels are on the device of the model."""
+        return self(batch.pixels, keep_ratio, seeds, full_only)
 
     def last_layers(self) -> dict[str, nn.Module]:
         """The layers that GradNorm measures at: "head", of the classifier, and "mask", if one is learned."""

@@ -20,6 +20,7 @@ from roi.data.patients import named_patients
 from roi.data.table import image_keys, patients_from_names
 from roi.errors import UserError
 from roi.files import atomic_write, reason
+from roi.models.fusion import study_model_from_args
 from roi.models.roi_model import RoiModel, model_from_args
 from roi.models.weights import misfits, read_tensors
 
@@ -46,6 +47,7 @@ FREE = {
     "device",
     "skip_unreadable",
     "weights",
+    "init",
     "cache_dir",
     "cache_on_device",
     "compile",
@@ -72,6 +74,7 @@ class Checkpoint(TypedDict, total=False):
     # The model, and what it was trained on.
     model: dict[str, Tensor]
     mask_net: dict[str, Tensor]  # empty where no mask is learned
+    fusion: dict[str, Tensor]  # of a study model with attention
     view_norms: dict[str, Tensor]  # statistics of batch norm in the crop and the drop view; not in older files
     classes: list[str]
     args: dict[str, Any]  # the flags, and what they came to (setup.checkpoint_args)
@@ -205,7 +208,8 @@ def load_model(path: str | Path, channels_last: bool = True) -> tuple[RoiModel, 
     undescribed = [name for name in DESCRIBES if name not in state["args"]]
     if undescribed:
         raise UserError(f"{path}: does not say how its model is built (its args have no {undescribed[0]!r})")
-    model = model_from_args(state["args"], state["classes"], 0, channels_last)
+    build = study_model_from_args if "fusion" in state["args"] else model_from_args
+    model = build(state["args"], state["classes"], 0, channels_last)
     load_parts(model, validated_weights(state), path)
     return model.eval(), dict(state)
 
@@ -213,7 +217,10 @@ def load_model(path: str | Path, channels_last: bool = True) -> tuple[RoiModel, 
 def parts(model: RoiModel) -> dict[str, dict[str, Tensor]]:
     """The weights and statistics of a model; the tensors are its own."""
     mask_net = {} if model.mask_net is None else model.mask_net.state_dict()
-    return {"model": model.backbone.state_dict(), "mask_net": mask_net, "view_norms": model.view_norms.state_dict()}
+    own = {"model": model.backbone.state_dict(), "mask_net": mask_net, "view_norms": model.view_norms.state_dict()}
+    if model.fusion is not None:
+        own["fusion"] = model.fusion.state_dict()
+    return own
 
 
 def validated_weights(state: Checkpoint) -> Checkpoint:
@@ -231,6 +238,8 @@ def load_parts(model: RoiModel, state: Checkpoint, path: str | Path) -> None:
     pairs = [(model.backbone, state["model"])]
     if model.mask_net is not None:
         pairs.append((model.mask_net, state["mask_net"]))
+    if model.fusion is not None:
+        pairs.append((model.fusion, state.get("fusion", {})))
     # Older checkpoints have no statistics of the crop and the drop view.
     pairs.append((model.view_norms, state.get("view_norms") or model.view_norms.state_dict()))
     for module, weights in pairs:

@@ -55,6 +55,7 @@ def add_training_flags(parser: Parser, required: bool = True) -> None:
     add_steps(optimisation)
     add_schedule(schedule)
     add_early_end(schedule)
+    add_mask_rate(optimisation)
     add_rates(optimisation)
     add_output(output, required)
 
@@ -229,17 +230,22 @@ def add_several_sets(group: argparse._ActionsContainer) -> None:
     )
 
 
-def add_rates(group: argparse._ActionsContainer) -> None:
-    """The rest of the optimiser, and where it computes."""
-    weight = number(float, 0)
+def add_mask_rate(group: argparse._ActionsContainer) -> None:
+    """How fast the mask learns."""
     # The mask net begins untrained, the backbone does not: one rate for both is too small for it.
     group.add_argument(
         "--mask_lr",
-        type=weight,
+        type=number(float, 0),
         help="learning rate of the mask net (default: 2e-3; 1e-3 with --freeze_backbone; that of --lr with "
         "--objective consistency)",
     )
-    group.add_argument("--weight_decay", type=weight, default=0.01, help="weight decay of AdamW (default: %(default)s)")
+
+
+def add_rates(group: argparse._ActionsContainer) -> None:
+    """The rest of the optimiser, and where it computes."""
+    group.add_argument(
+        "--weight_decay", type=number(float, 0), default=0.01, help="weight decay of AdamW (default: %(default)s)"
+    )
     group.add_argument(
         "--seed",
         type=number(int, 0),

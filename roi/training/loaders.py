@@ -4,7 +4,7 @@ Letters: N images, K classes.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -62,6 +62,9 @@ class Loaders:
     # Pixels of validation, where `val` gives features and a mask is to be looked at.
     mask: Iterable[Batch] | None = None
     mask_every: int = 0  # of the validation rows every so manieth is looked at; 0: none
+    # Names of what `train` has, images or studies; and the data set of each that `val` has, where there are several.
+    names: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=object))
+    val_datasets: np.ndarray | None = None
 
 
 def make_loaders(
@@ -90,12 +93,13 @@ def make_loaders(
             f"the last {sampler.merged} images of an epoch are too few for batch norm: they go into the batch before "
             f"them, which has {sampler.last_batch:,} images"
         )
-    loaders = Loaders(train, sampler)
+    loaders = Loaders(train, sampler, names=rows.train["image"].to_numpy())
     if rows.val is None:
         return loaders
     # Side files of validation stand beside those of training.
     output = save.with_name(f"{save.stem}_val.pt")
     loaders.val, _, rows.val = loader(rows.val, rows.classes, flags, device, output, None)
+    loaders.val_datasets = rows.val_datasets
     if model.mask in LEARNED:
         loaders.mask_every = -(-len(rows.val) // mask_controls.ROWS)
         if frozen:

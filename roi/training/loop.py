@@ -245,10 +245,11 @@ def predict(
                 logits, _ = model.read_features(features.head, features.stages)
                 views = Views(logits, None, None, None, None)
             else:
-                pixels = batch.pixels.to(device, non_blocking=True)
-                several = [model(pixels, keep_ratio, seeds(batch.index), full_only)]
+                on_device = batch._replace(pixels=batch.pixels.to(device, non_blocking=True))
+                several = [model.views_of(on_device, keep_ratio, seeds(batch.index), full_only)]
                 for change in others:
-                    several.append(model(change(pixels), keep_ratio, seeds(batch.index), full_only))
+                    changed = on_device._replace(pixels=change(on_device.pixels))
+                    several.append(model.views_of(changed, keep_ratio, seeds(batch.index), full_only))
                 views = mean_probabilities(several)
         yield batch, views
 

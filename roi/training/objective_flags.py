@@ -80,6 +80,12 @@ class LossArgs(argparse.Action):
 
 def add_model(group: argparse._ActionsContainer) -> None:
     """The classifier and its mask net."""
+    add_backbone(group)
+    add_mask(group)
+
+
+def add_backbone(group: argparse._ActionsContainer) -> None:
+    """The classifier, and its first weights."""
     group.add_argument(
         "--backbone",
         default="convnext_base",
@@ -103,7 +109,6 @@ def add_model(group: argparse._ActionsContainer) -> None:
         help="first weights: downloaded, none, or a .safetensors, state-dict or checkpoint file, whose last layer "
         "comes by the names of its classes (default: %(default)s)",
     )
-    add_mask(group)
 
 
 def add_mask(group: argparse._ActionsContainer) -> None:

@@ -21,13 +21,15 @@ def make_optimizer(model: RoiModel, lr: float, weight_decay: float, mask_lr: flo
     """AdamW (Loshchilov & Hutter 2019) for all parameters that learn.
 
     Args:
-        mask_lr: the rate of the mask net, which begins untrained
+        mask_lr: the rate of the mask net, or of the fusion of a study model, which begin untrained
     """
     # What does not learn must not decay either.
     learning = [parameter for parameter in model.backbone.parameters() if parameter.requires_grad]
     groups: list[dict[str, Any]] = [{"params": learning}]
     if model.mask_net is not None:
         groups.append({"params": list(model.mask_net.parameters()), "lr": mask_lr})
+    if model.fusion is not None:
+        groups.append({"params": list(model.fusion.parameters()), "lr": mask_lr})
     # Fused: one kernel for all parameters.
     return torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, fused=True)
 

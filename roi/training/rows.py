@@ -17,6 +17,7 @@ from roi.data.table import read_table
 from roi.data.targets import class_list, target_matrix
 from roi.errors import UserError
 from roi.files import atomic_write
+from roi.scoring.metrics import can_be_scored
 
 # Images with a finding, below which a class is warned of.
 FEW = 5
@@ -182,6 +183,29 @@ def check_sampler(sampler: str, train_csv: str, table: pd.DataFrame) -> None:
             f"--sampler balanced: column 'dataset' of {train_csv} names {names[0]!r} alone; leave the flag out, "
             "or give a table of several sets"
         )
+
+
+def check_validated(rows: Rows, patience: int, schedule: str) -> None:
+    """Refuse flags that look at val_auroc where there is none; say where there is no best epoch."""
+    asking = ""
+    if patience:
+        asking = f"--patience {patience}"
+    elif schedule == "plateau":
+        asking = "--schedule plateau"
+    if rows.val is None:
+        if asking:
+            raise UserError(
+                f"{asking} looks at val_auroc, and nothing is validated; give --val_csv, or a --val_fraction above 0"
+            )
+        return
+    if can_be_scored(target_matrix(rows.val, rows.classes), rows.classes, rows.val_datasets):
+        return
+    images = f"{len(rows.val):,} validation images"
+    why = f"in the {images} no finding is both present and absent, so that there is no val_auroc"
+    remedy = "give other rows with --val_csv, or more with --val_fraction"
+    if asking:
+        raise UserError(f"{asking} looks at val_auroc: {why}; {remedy}")
+    print(f"{why} and no best checkpoint; {remedy}")
 
 
 def print_classes(

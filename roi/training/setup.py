@@ -22,20 +22,22 @@ from roi.data.targets import target_matrix
 from roi.errors import UserError
 from roi.files import writable
 from roi.labels import is_finding
+from roi.losses.gradnorm import FixedWeights
 from roi.models.backbones import IMAGENET, classifier_layer, normalisation_of
 from roi.models.compile import compiled, recomputed
 from roi.models.roi_model import LEARNED, ModelOptions, RoiModel, build_model
-from roi.scoring.metrics import VALIDATION_DECISIONS, can_be_scored
+from roi.scoring.metrics import VALIDATION_DECISIONS
 from roi.training import checkpoint
 from roi.training.checkpoint import Checkpoint
 from roi.training.device import explain_error, pick_device, pick_dtype
 from roi.training.flags import resolve_augment, select_flags
 from roi.training.frozen_features import check_head
 from roi.training.loaders import LoaderFlags, Loaders, make_loaders, training_targets
+from roi.training.loop import LossesFn
 from roi.training.metrics_log import MetricsLog
 from roi.training.objective import LabelLossFlags, TermsOfBatch, WeightFlags, loss_weights, make_label_loss
 from roi.training.optim import EMA, Schedule, learn_only, make_optimizer
-from roi.training.rows import RowFlags, Rows, check_sampler, choose_rows, datasets_of, write_validation
+from roi.training.rows import RowFlags, Rows, check_sampler, check_validated, choose_rows, datasets_of, write_validation
 from roi.training.start import Start, StartFlags, find_start
 from roi.training.training_run import TrainingRun
 
@@ -85,7 +87,9 @@ def build_training_run(
     if start.checkpoint:
         checkpoint.same_rows(start.checkpoint, meta, start.path)
     load_start_weights(model, meta, start)
-    run = assemble(args, model, rows, loaders, without, meta, device, dtype)
+    balance = loss_weights(select_flags(WeightFlags, args), model, without, device)
+    losses_fn = make_losses_fn(args, rows, learns_evidence(args, mask), device)
+    run = assemble(args, model, rows, loaders, losses_fn, balance, meta, device, dtype)
     # Every process has looked at what is there.
     distributed.barrier()
     # Files are opened by the run, once signals are answered by a checkpoint.
@@ -112,13 +116,13 @@ def assemble(
     model: RoiModel,
     rows: Rows,
     loaders: Loaders,
-    without: Sequence[str],
+    losses_fn: LossesFn,
+    balance: FixedWeights,
     meta: Checkpoint,
     device: torch.device,
     dtype: torch.dtype,
 ) -> TrainingRun:
-    """The run of a model on its batches: weights of the terms, optimiser, schedule, and what is computed how."""
-    balance = loss_weights(select_flags(WeightFlags, args), model, without, device)
+    """The run of a model on its batches, with optimiser and schedule, and what is computed how."""
     optimizer = make_optimizer(model, args.lr, args.weight_decay, args.mask_lr)
     schedule = make_schedule(args, optimizer, -(-len(loaders.sampler) // args.accum_steps))
     wrap_parts(args, model)
@@ -129,14 +133,14 @@ def assemble(
         sampler=loaders.sampler,
         val_loader=loaders.val,
         classes=rows.classes,
-        losses_fn=make_losses_fn(args, rows, evidence, device),
+        losses_fn=losses_fn,
         balance=balance,
         optimizer=optimizer,
         device=device,
         dtype=dtype,
         epochs=args.epochs,
         accum_steps=args.accum_steps,
-        names=partial(image_names, rows.train["image"].to_numpy()),
+        names=partial(names_of_batch, loaders.names),
         log=MetricsLog(None),
         save=Path(args.save),
         meta=meta,
@@ -146,7 +150,7 @@ def assemble(
         mask_every=loaders.mask_every,
         mask_loader=loaders.mask,
         save_every_steps=args.save_every_steps,
-        datasets=rows.val_datasets,
+        datasets=loaders.val_datasets,
         schedule=schedule,
         average=EMA(model, args.ema) if args.ema else None,
         patience=args.patience,
@@ -162,8 +166,8 @@ def wrap_parts(args: argparse.Namespace, model: RoiModel) -> None:
         compiled(model)
 
 
-def image_names(names: np.ndarray, index: torch.Tensor) -> list[str]:
-    """Names of the images of a batch; a row that an epoch has had before comes as row + N."""
+def names_of_batch(names: np.ndarray, index: torch.Tensor) -> list[str]:
+    """Names of the images or studies of a batch; one that an epoch has had before comes as its number + N."""
     return names[index.numpy() % len(names)].tolist()
 
 
@@ -214,35 +218,12 @@ def check_flags(args: argparse.Namespace, rows: Rows, mask: str) -> None:
             f"--lr_warmup_steps {args.lr_warmup_steps} and --lr_warmup_epochs {args.lr_warmup_epochs:g}: "
             "give one of them"
         )
-    check_validated(args, rows)
+    check_validated(rows, args.patience, args.schedule)
     if learns_evidence(args, mask) and not is_finding(rows.classes).any():
         raise UserError(
             f"--classes {','.join(rows.classes)}: none of them is a finding, there is no evidence to look for; "
             "give --objective consistency"
         )
-
-
-def check_validated(args: argparse.Namespace, rows: Rows) -> None:
-    """Refuse flags that look at val_auroc where there is none; say where there is no best epoch."""
-    asking = ""
-    if args.patience:
-        asking = f"--patience {args.patience}"
-    elif args.schedule == "plateau":
-        asking = "--schedule plateau"
-    if rows.val is None:
-        if asking:
-            raise UserError(
-                f"{asking} looks at val_auroc, and nothing is validated; give --val_csv, or a --val_fraction above 0"
-            )
-        return
-    if can_be_scored(target_matrix(rows.val, rows.classes), rows.classes, rows.val_datasets):
-        return
-    images = f"{len(rows.val):,} validation images"
-    why = f"in the {images} no finding is both present and absent, so that there is no val_auroc"
-    remedy = "give other rows with --val_csv, or more with --val_fraction"
-    if asking:
-        raise UserError(f"{asking} looks at val_auroc: {why}; {remedy}")
-    print(f"{why} and no best checkpoint; {remedy}")
 
 
 def describe_run(flags: dict[str, Any], rows: Rows, start: Start) -> Checkpoint:
@@ -372,8 +353,19 @@ def make_schedule(args: argparse.Namespace, optimizer: torch.optim.Optimizer, st
     return Schedule(optimizer, args.schedule, total, warmup, args.plateau_factor, args.plateau_patience)
 
 
-def open_files(run: TrainingRun, args: argparse.Namespace, rows: Rows, resumed: Checkpoint | None) -> None:
-    """What a run writes beside its checkpoints; `resumed`: the checkpoint that it goes on from."""
+def open_files(
+    run: TrainingRun,
+    args: argparse.Namespace,
+    rows: Rows,
+    resumed: Checkpoint | None,
+    columns: Sequence[str] = (),
+) -> None:
+    """What a run writes beside its checkpoints.
+
+    Args:
+        resumed: the checkpoint that it goes on from
+        columns: of the metrics CSV beside those of every run
+    """
     if resumed is None:
         if distributed.rank() == 0:
             checkpoint.clear_away(run.save, args.val_csv)
@@ -381,7 +373,7 @@ def open_files(run: TrainingRun, args: argparse.Namespace, rows: Rows, resumed: 
         run.save_checkpoint()
     if distributed.rank() != 0:
         return
-    more: list[str] = []
+    more = [*columns]
     if run.datasets is not None:
         more += [f"val_auroc_{name}" for name in sorted(set(run.datasets))]
     if args.val_decisions and rows.val is not None:

@@ -1,0 +1,178 @@
+"""From the flags of train_multiview.py to a finished run: studies, their batches, their model and their terms.
+
+Letters: M studies, K classes.
+"""
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from roi import distributed
+from roi.data.study_loader import StudyLoader
+from roi.data.table import tokens
+from roi.errors import UserError
+from roi.files import writable
+from roi.losses.gradnorm import FixedWeights
+from roi.models.backbones import classifier_layer
+from roi.models.fusion import StudyModel, build_study_model
+from roi.training import checkpoint
+from roi.training.checkpoint import Checkpoint
+from roi.training.device import explain_error, pick_device, pick_dtype
+from roi.training.flags import resolve_augment, select_flags
+from roi.training.loaders import LoaderFlags, Loaders
+from roi.training.multiview.flags import DEFAULTS
+from roi.training.multiview.loaders import StudyFlags, StudyReader, check_studies, make_study_loaders
+from roi.training.multiview.objective import VIEW_LOSS, StudyTerms
+from roi.training.objective import LabelLossFlags, make_label_loss
+from roi.training.optim import learn_only
+from roi.training.rows import RowFlags, Rows, choose_rows
+from roi.training.setup import (
+    assemble,
+    augment_of,
+    check_flags,
+    checkpoint_args,
+    describe_run,
+    open_files,
+    resolve_from_start,
+)
+from roi.training.start import Start, StartFlags, find_start
+from roi.training.training_run import TrainingRun
+
+
+def train_studies(args: argparse.Namespace) -> int:
+    """Train a study model; the exit code."""
+    with distributed.processes(pick_device(args.device)) as device:
+        try:
+            run = build_study_run(args, device)
+        except (RuntimeError, MemoryError) as error:
+            raise explain_error(error, "the set-up") from error
+        return run.run()
+
+
+def build_study_run(args: argparse.Namespace, device: torch.device) -> TrainingRun:
+    """From flags to a run that is ready. All checks come before the first file is written or removed."""
+    resolve_augment(args)
+    writable(Path(args.save))
+    dtype = pick_dtype(args.autocast_dtype, device)
+    start = find_start(select_flags(StartFlags, args))
+    image_model = resolve_init(args, start)
+    resolve_from_start(args, start, "none")
+    flags = checkpoint_args(args, "none", (), dtype)
+    if start.resumed:
+        checkpoint.same_flags(start.resumed, flags, start.path)
+    rows = choose_rows(select_flags(RowFlags, args))
+    check_flags(args, rows, "none")
+    study_flags = select_flags(StudyFlags, args)
+    check_studies(rows, study_flags.union)
+    say_seen_before(image_model, rows)
+    model = make_study_model(args, rows.classes, start).to(device)
+    reader = StudyReader(select_flags(LoaderFlags, args), study_flags, device)
+    loaders = make_study_loaders(rows, reader, model, Path(args.save), args.seed)
+    meta = describe_study_run(describe_run(flags, rows, start), rows, image_model, start)
+    if start.resumed:
+        checkpoint.same_rows(start.resumed, meta, start.path)
+    losses_fn = StudyTerms(
+        make_label_loss(select_flags(LabelLossFlags, args), partial(targets_of, loaders), device),
+        augment_of(args),
+        args.seed,
+        args.view_weight,
+    )
+    balance = FixedWeights({"full": 1.0, VIEW_LOSS: args.view_weight})
+    run = assemble(args, model, rows, loaders, losses_fn, balance, meta, device, dtype)
+    # Every process has looked at what is there.
+    distributed.barrier()
+    run.begin = partial(open_files, run, args, rows, start.resumed, [VIEW_LOSS])
+    if start.resumed:
+        run.resume(start.resumed)
+        more = f", and {run.sampler.start} batches of the next" if run.sampler.start else ""
+        print(f"resumed {start.path}: {run.epoch} of {args.epochs} epochs are done{more}")
+    return run
+
+
+def targets_of(loaders: Loaders) -> np.ndarray:
+    """(M, K) of the training studies, for losses that count how rare a finding is."""
+    assert isinstance(loaders.train, StudyLoader)
+    return loaders.train.targets.cpu().numpy()
+
+
+def resolve_init(args: argparse.Namespace, start: Start) -> Checkpoint | None:
+    """Fill in backbone, image size and weights from --init; its checkpoint, None where a run goes on or there is none.
+
+    Raises:
+        UserError: it is contaminated, or another backbone is asked for
+    """
+    # A run that goes on has all of it, and the image model may be gone.
+    if not args.init or start.resumed:
+        known = start.resumed["args"] if start.resumed else DEFAULTS
+        for name in DEFAULTS:
+            if getattr(args, name) is None:
+                setattr(args, name, known[name])
+        return None
+    state = checkpoint.load(args.init)
+    if state["contaminated"]:
+        raise UserError(f"--init {args.init}: was trained on test images; what begins from it has seen them too")
+    backbone = state["args"]["backbone"]
+    if args.backbone not in (None, backbone):
+        raise UserError(f"--init {args.init}: is a {backbone}, not a {args.backbone}; leave out --backbone")
+    args.backbone, args.weights = backbone, args.init
+    args.img_size = args.img_size or state["args"]["img_size"]
+    return state
+
+
+def say_seen_before(image_model: Checkpoint | None, rows: Rows) -> None:
+    """Warn where the image model has learned from patients who are to validate the study model."""
+    if image_model is None or rows.val is None:
+        return
+    seen = int(checkpoint.is_contaminated(image_model, rows.val).sum())
+    if seen:
+        print(
+            f"WARNING: --init was trained on the patients of {seen:,} of {len(rows.val):,} validation images: "
+            "val_auroc is too high, and the best epoch is not the best; split both trainings alike (--val_csv)"
+        )
+
+
+def make_study_model(args: argparse.Namespace, classes: list[str], start: Start) -> StudyModel:
+    """The model of a run; where it goes on from a checkpoint, its first weights are not looked for."""
+    # It downloads.
+    with distributed.one_a_machine_first():
+        model = build_study_model(
+            args.backbone,
+            classes,
+            args.fusion,
+            "none" if start.resumed else args.weights,
+            args.img_size,
+            args.seed,
+            args.channels_last,
+            width=args.fusion_width,
+            cells=args.fusion_cells,
+            normalisation=args.normalisation,
+        )
+    if args.freeze_backbone:
+        learn_only(model, [classifier_layer(model.backbone)[0]])
+    elif args.train_parts:
+        learn_only(model, tokens(args.train_parts))
+    return model
+
+
+def describe_study_run(meta: Checkpoint, rows: Rows, image_model: Checkpoint | None, start: Start) -> Checkpoint:
+    """What a checkpoint says about its run, with the studies and the image model that it began from."""
+    columns: list[str] = []
+    for table in (rows.train, rows.val):
+        if table is not None:
+            columns += [*table["study_id"], *table["view"]]
+    meta["labels"] = checkpoint.digest([meta["labels"]], columns)
+    # Patients of the image model have been seen as well: predictions of them are no test.
+    patients = [meta["train_patients"]]
+    before = image_model or start.resumed
+    if before is not None:
+        patients.append(before["train_patients"])
+    # Each once and in one order, however often the run was stopped.
+    meta["train_patients"] = torch.cat(patients).unique()
+    if image_model is not None:
+        meta["begun_from"] = checkpoint.identity(image_model)
+    elif start.begun_from:
+        meta["begun_from"] = start.begun_from
+    return meta

@@ -1,0 +1,44 @@
+"""Train a classifier of studies: the images of one examination, frontal and lateral, give one prediction.
+
+    python train_multiview.py --train_csv mimic_train.csv --image_root "$D" --cache_dir cache \\
+        --init checkpoints/mimic_images_best.pt --fusion attention --save checkpoints/mimic_studies.pt
+    python infer_roi_consistency.py --checkpoint checkpoints/mimic_studies_best.pt --csv mimic_test.csv \\
+        --image_root "$D" --cache_dir cache --save_json preds.json
+
+A study is the rows of a table with one study_id; an image without one is a study of its own. Frontal images come before
+lateral ones, then those whose column view says neither. Batches, epochs and val_auroc are of studies. Test images are
+left out, and validation is split off by patient, as in the other train scripts. Ctrl-C and SIGTERM save a checkpoint;
+the same command with --resume auto goes on exactly there.
+"""
+
+import argparse
+import sys
+
+from roi import cli
+from roi.training.multiview.flags import add_study_training_flags, parse_study_flags
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = cli.Parser(__doc__)
+    add_study_training_flags(parser)
+    return parse_study_flags(parser, sys.argv[1:] if argv is None else argv)
+
+
+def main(args: argparse.Namespace) -> int:
+    with cli.writing_alone(args.save, args.log_csv):
+        # Torch takes seconds to load: a wrong flag, or a second start of the same command, is told before.
+        import torch
+
+        from roi import distributed
+        from roi.training.multiview.setup import train_studies
+
+        torch.manual_seed(args.seed + distributed.rank())
+        return train_studies(args)
+
+
+def command() -> None:
+    cli.run(main, parse_args)
+
+
+if __name__ == "__main__":
+    command()
