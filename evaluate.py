@@ -12,17 +12,14 @@ Predictions are preds.json, or any CSV with a column `image` and one of probabil
 OUT/metrics.json, which the report reads, and OUT/per_class.csv, and prints the scores. Every value has a 95 % interval:
 patients are drawn with replacement, all their images with them. Unknown labels are left out finding by finding; a
 finding without both classes is undefined (null), never 0.5. Means are over findings, never over Normal. A table of
-several data sets is also scored set by set: over all of its images a model gains by telling the sets apart, since their
-prevalence differs.
+several data sets is also scored set by set: over all images a model gains by telling the sets apart.
 
 F1, precision, recall, specificity and Youden's J stand at thresholds chosen on --threshold_preds (validation images),
 where temperature and Platt scaling are fitted too; its patients may not be among those that are scored. --curves adds
 what happens when the mask, or a control of the same area, keeps 1 to 50 % of the image. --thresholds adds what came of
 the promises of calibrate_conformal.py: realised risks and sizes of the prediction sets. No model is loaded.
-
 --train_csv adds mAP and mAUROC of head, medium and tail, which are the classes of at least 10 %, at least 1 % and less
 of the training images, and the four figures of CXR-LT. --unit study scores the mean of each study's images.
-
 --masks with --bbox_csv adds the boxes: pointing game, IoU, IoBB, share kept. The headline is each finding's own map
 (--class_masks of infer_roi_consistency.py), less what it must beat: the same finding's map of other patients' images
 (a map that never looks at its image equals it) and the best fixed place a finding, chosen in 5 folds of patients on the

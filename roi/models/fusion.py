@@ -295,7 +295,7 @@ def leave_one_out(place: Tensor) -> tuple[Tensor, Tensor]:
     return torch.tensor(left_out, dtype=torch.int64), others_of_each
 
 
-def build_study_model(
+def build_study_model(  # noqa: PLR0913  # what the flags of a study model say
     name: str,
     classes: Sequence[str],
     fusion: str,
@@ -325,18 +325,18 @@ def build_study_model(
 
 
 def study_model_from_args(
-    args: dict[str, Any], classes: Sequence[str], seed: int, channels_last: bool = True
+    flags: dict[str, Any], classes: Sequence[str], seed: int, channels_last: bool = True
 ) -> StudyModel:
     """The study model that the training flags of a checkpoint describe, with weights drawn from `seed`."""
     return build_study_model(
-        args["backbone"],
+        flags["backbone"],
         classes,
-        args["fusion"],
+        flags["fusion"],
         "none",
-        args["img_size"],
+        flags["img_size"],
         seed,
         channels_last,
-        width=args["fusion_width"],
-        cells=args["fusion_cells"],
-        normalisation=args["normalisation"],
+        width=flags["fusion_width"],
+        cells=flags["fusion_cells"],
+        normalisation=flags["normalisation"],
     )

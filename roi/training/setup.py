@@ -111,7 +111,7 @@ def load_start_weights(model: RoiModel, meta: Checkpoint, start: Start) -> None:
         print(f"stage 2 begins from {start.path}, epoch {start.stage_before['epoch']}")
 
 
-def assemble(
+def assemble(  # noqa: PLR0913  # each part is made elsewhere
     args: argparse.Namespace,
     model: RoiModel,
     rows: Rows,
