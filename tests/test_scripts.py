@@ -807,6 +807,7 @@ def test_one_image_mask_and_crop_at_its_own_size(demo: Path, trained: Path, tmp_
 
 
 def test_tensorboard_and_a_table_with_a_byte_order_mark(demo: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     (tmp_path / "bom.csv").write_bytes(b"\xef\xbb\xbf" + tables[0].read_bytes().replace(b"\n", b"\r\n"))
     run(
         "train_roi_consistency.py",
@@ -816,11 +817,9 @@ def test_tensorboard_and_a_table_with_a_byte_order_mark(demo: Path, tables: tupl
         "--tensorboard",
         tmp_path / "tb",
     )
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(tmp_path / "tb"))
-    events.Reload()
-    assert events.Scalars("loss_full")[0].value == pytest.approx(
+    written = events.EventAccumulator(str(tmp_path / "tb"))
+    written.Reload()
+    assert written.Scalars("loss_full")[0].value == pytest.approx(
         float(rows_of(tmp_path / "metrics.csv")[0]["loss_full"]), rel=1e-4
     )
 
