@@ -17,7 +17,7 @@ from roi.data.studies import Studies, StudyTargets, studies_of, study_targets
 from roi.data.study_loader import StudyLoader, ViewChoice
 from roi.data.targets import target_matrix
 from roi.models.roi_model import RoiModel
-from roi.training.loaders import LoaderFlags, Loaders, training_targets
+from roi.training.loaders import LoaderFlags, Loaders, draws_of, training_targets
 from roi.training.optim import batch_norms
 from roi.training.rows import Rows, datasets_of
 
@@ -66,11 +66,12 @@ class StudyReader:
         table = table[readable]
         cache = replace(cache, rows=cache.rows[readable], unreadable={}, constant=[])
         studies = studies_of(table)
-        targets, datasets = training_targets(table, classes, flags, seed)
+        targets = training_targets(table, classes, flags, seed)
         labels = study_targets(studies, targets, classes, table["image"].to_numpy(), self.studies.union)
-        groups = None if datasets is None else datasets[studies.first_rows]
+        # --sampler draws studies, by the data set and the labels of each.
+        draws = draws_of(table.iloc[studies.first_rows], labels.targets, flags, seed)
         world = distributed.world()
-        sampler = ShardedBatchSampler(len(studies), flags.batch_size, seed, distributed.rank(), world, groups)
+        sampler = ShardedBatchSampler(len(studies), flags.batch_size, seed, distributed.rank(), world, *draws)
         choice = ViewChoice(self.studies.max_views)
         if seed is not None:
             choice = ViewChoice(self.studies.max_views, seed, self.studies.view_dropout)
