@@ -424,10 +424,17 @@ def test_the_page_names_the_commit_of_the_project(made: Path) -> None:
     assert row[1].removesuffix(" with uncommitted changes") == expected
 
 
-def test_published_rows_are_marked_with_their_split(made: Path) -> None:
+def test_published_scores_stand_only_beside_the_official_test_list(whole: Path, tmp_path: Path) -> None:
+    other = headline(changed_run(whole, tmp_path, lambda m: m.update(n_images=753)))
+    assert "published" not in other and "25,596 images; these are 753" in other
+    assert 'class="published"' in headline(changed_run(whole, tmp_path, lambda m: m.update(n_images=25596)))
+
+
+def test_published_rows_are_marked_with_their_split(made: Path, whole: Path, tmp_path: Path) -> None:
     parts = sections(made.read_text())
+    scores = headline(changed_run(whole, tmp_path, lambda m: m.update(n_images=25596)))
     for name, value, split in PUBLISHED_AUROC:
-        row = next(r for r in re.findall(r'<tr class="published">.*?</tr>', parts["scores"]) if f">{name}<" in r)
+        row = next(r for r in re.findall(r'<tr class="published">.*?</tr>', scores) if f">{name}<" in r)
         assert f">{value}<" in row and f"{split} split" in row
     assert [x for _, x, s in PUBLISHED_AUROC if s == "own"] == [".8414", ".8383"]
     for name, values, split in PUBLISHED_PLACE:
@@ -483,7 +490,7 @@ def test_contaminated_has_a_banner(tmp_path: Path, whole: Path) -> None:
     log = pd.read_csv(whole / "train_metrics.csv").assign(contaminated=1)
 
     def change(m: dict[str, Any]) -> None:
-        m.update(contaminated=True)
+        m.update(contaminated=True, n_images=25596)
         m["comparison"]["contaminated"] = m["faithfulness"]["controls"]["contaminated"] = True
         m["localization"]["maps"] = {"masks.npz": {"checkpoint": "roi.pt", "epoch": 3, "contaminated": True}}
         m["inputs"]["preds"] = str(tmp_path / "marked.json")
@@ -862,7 +869,7 @@ def test_each_sentence_has_a_style() -> None:
 
 
 def test_missing_sections_are_named_with_their_command(tmp_path: Path) -> None:
-    data = {k: x for k, x in metrics(tmp_path).items() if k in ("n_images", "contaminated")}
+    data = {k: x for k, x in metrics(tmp_path).items() if k in ("n_images", "contaminated")} | {"n_images": 25596}
     (tmp_path / "metrics.json").write_text(
         json.dumps({**data, "mean": {"auroc": v(0.7)}, "per_class": {"Mass": {"auroc": v(None)}}})
     )
