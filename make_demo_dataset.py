@@ -18,16 +18,29 @@ finding's labels some are wrong (demo.json: wrong_labels). A box: the finding is
 16 bits where it has them, and PNG where it has DICOM (roi/demo/source_layouts.py). Give each set a --seed of its own,
 or they hold the same pictures; cxrlt and mimic the same --seed and --images, since they are the same pictures as
 published. make_chexmultimodal_csv.py --datasets reads them all.
+
+--studies N makes N studies of one to four images instead, as many as MIMIC's have: frontal and lateral views of one
+body, the 26 classes of CXR-LT, each finding visible on frontal images, on lateral ones or on both, Nodule and Lung
+Lesion decided by both together; truth.csv says what can be seen where, and the command what a perfect reader would
+score. Layouts: table (the default), cxrlt, mimic, chexpert, padchest, openi, rexgradient.
+
+    python make_demo_dataset.py --out Dataset/cxrlt --layout cxrlt --studies 2000 --size 96 --long_tail
+    python make_chexmultimodal_csv.py --cxrlt 2024.2 --data_root Dataset --out_csv studies.csv
 """
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from roi.cli import Parser, add_overwrite, run
 from roi.demo.hard_set import HARD
 from roi.demo.layout_set import make_demo_layout
 from roi.demo.nih_set import EASY, MIN_IMAGES, SIZES
 from roi.demo.source_layouts import WRITERS
+from roi.demo.studies.study_layouts import STUDY_WRITERS
+from roi.demo.studies.study_set import TRUTH, StudySetRequest, make_study_set
+from roi.errors import UserError
+from roi.scoring.challenge.perfect_reader import perfect_scores, read_truth
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -41,9 +54,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="which set, 0 or more (default: %(default)s)")
     hard = "faint and rare findings, wrong labels, borders, markers and devices (default: %(default)s)"
     parser.add_argument("--hard", action=argparse.BooleanOptionalAction, default=False, help=hard)
-    parser.add_argument(
-        "--layout", choices=list(WRITERS), default="nih", help="whose layout it has (default: %(default)s)"
-    )
+    layouts = list(dict.fromkeys([*WRITERS, *STUDY_WRITERS]))
+    layout = "whose layout it has (default: nih; with --studies table, which is one table.csv beside images/)"
+    parser.add_argument("--layout", choices=layouts, help=layout)
+    studies = "make N studies of several views of one body instead of --images single ones (default: none)"
+    parser.add_argument("--studies", type=int, metavar="N", help=studies)
+    tail = "with --studies: findings from 30 %% down to 0.5 %% of the studies, else all alike (default: %(default)s)"
+    parser.add_argument("--long_tail", action=argparse.BooleanOptionalAction, default=False, help=tail)
     parser.add_argument(
         "--workers",
         type=int,
@@ -56,14 +73,36 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
+    if args.studies is not None:
+        if args.hard:
+            raise UserError("--hard makes single images: it does not go with --studies")
+        request = StudySetRequest(args.studies, args.size, args.seed, args.layout or "table", args.long_tail)
+        print_studies(args.out, make_study_set(args.out, request, args.workers, args.overwrite))
+        return
+    if args.long_tail or args.layout == "table":
+        flag = "--long_tail" if args.long_tail else "--layout table"
+        raise UserError(f"{flag} goes with --studies N")
     phantom = HARD if args.hard else EASY
     made = make_demo_layout(
-        args.out, args.layout, args.images, args.size, args.seed, args.workers, args.overwrite, phantom
+        args.out, args.layout or "nih", args.images, args.size, args.seed, args.workers, args.overwrite, phantom
     )
     images = made["images"]
     print(f"{args.out}: {images} images of {made['patients']} patients, {made['test']} of them in the test list")
     for label, count in made["positives"].items():
         print(f"  {label:<20}{count:>7}  {100 * count / images:4.1f} %")
+    print(f"{made['seconds']:.1f} s, {made['images_per_s']:.0f} images/s")
+
+
+def print_studies(out: Path, made: dict[str, Any]) -> None:
+    """What was made, and what somebody would score who misses nothing that can be seen."""
+    studies = made["studies"]
+    scores = perfect_scores(read_truth(out / TRUTH))
+    print(f"{out}: {made['images']} images of {studies} studies of {made['patients']} patients")
+    print("                              studies         a perfect reader's AP: first frontal, all views")
+    for label, count in made["positives"].items():
+        first, all_views = scores.first_frontal[label], scores.all_views[label]
+        print(f"  {label:<28}{count:>7}  {100 * count / studies:4.1f} %  {first:14.3f} {all_views:10.3f}")
+    print(f"  mean {scores.mean_first_frontal:47.3f} {scores.mean_all_views:10.3f}")
     print(f"{made['seconds']:.1f} s, {made['images_per_s']:.0f} images/s")
 
 

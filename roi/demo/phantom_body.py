@@ -115,14 +115,18 @@ class Body:
         apex = self.top + 0.64 * (self.across(x) - 0.38) ** 2
         return np.minimum(self.wall(x, y), y - apex)
 
-    def lung(self, x: Array, y: Array) -> Array:
-        """Both lungs. (h, w) in [0, 1]"""
+    def floor(self, x: Array) -> Array:
+        """y of the diaphragm. (1, w) -> (1, w)"""
         off = self.across(x) - 0.42
         # The dome falls off four times as steeply towards the wall: the costophrenic angle.
         steep = np.where(off > 0, 4, 1)
         dome = np.where(x > self.mid, self.dia[1], self.dia[0])
-        floor = dome + self.dome * off**2 * steep
-        above = floor.astype(np.float32) - y
+        return dome + self.dome * off**2 * steep
+
+    def lung(self, x: Array, y: Array) -> Array:
+        """Both lungs. (h, w) in [0, 1]"""
+        off = self.across(x) - 0.42
+        above = self.floor(x).astype(np.float32) - y
         beside_heart = (off + 0.27) * self.half
         inside = np.minimum(self.depth(x, y), above)
         return ramp(np.minimum(inside, beside_heart), 0.018)

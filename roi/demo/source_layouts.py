@@ -5,25 +5,22 @@ set: VinDr-CXR has no patients, CheXpert no Hernia. What is written comes from a
 (roi/demo/truth_table.py).
 """
 
-import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
 from roi.demo.nih_set import HEADER, SHARDS
+from roi.demo.report_layouts import write_openi, write_rexgradient
 from roi.demo.source_tables import (
     CHEXPERT,
     CHEXPERT_KNOWS,
     CHEXPERT_OF,
     CXRLT,
     CXRLT_OF,
-    MESH_OF,
     PADCHEST,
     PADCHEST_OF,
     VINBIG,
@@ -31,12 +28,13 @@ from roi.demo.source_tables import (
     VINDR_OF,
 )
 from roi.demo.truth_table import (
+    BESIDE_NORMAL,
+    MORE_LABELS,
     SIDE,
     Boxes,
     constant,
     hashed_names,
     place_in_study,
-    report_texts,
     say_findings,
     study_numbers,
     write_images,
@@ -47,7 +45,7 @@ from roi.labels import LABELS
 # ---- NIH ChestX-ray14 -----------------------------------------------------------------------------------------------
 
 
-def write_nih(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) -> None:
+def write_nih(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) -> list[str]:
     """Data_Entry_2017.csv with its comma at the end of the header, the two official lists, twelve shards of PNG."""
     followup = truth.groupby("patient").cumcount()
     names = []
@@ -64,108 +62,17 @@ def write_nih(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) -> No
     for row, name in enumerate(names):
         shard = 1 + SHARDS * row // len(names)
         paths.append(f"images_{shard:03d}/images/{name}")
-    write_images(truth, root, paths)
+    return write_images(truth, root, paths)
 
 
 def nih_labels(findings: set[str]) -> str:
     return "|".join(sorted(findings)) or "No Finding"
 
 
-# ---- Open-i ---------------------------------------------------------------------------------------------------------
-
-
-def write_openi(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) -> None:
-    """ecgen-radiology/N.xml, a report each study, and the PNG files beside the folder.
-
-    The first row of a study says what is found.
-    """
-    (root / "ecgen-radiology").mkdir(parents=True, exist_ok=True)
-    report = study_numbers(truth) + 1
-    ids = []
-    for n, k in zip(report, place_in_study(truth) + 1, strict=True):
-        ids.append(f"CXR{n}_{k}_IM-{n:04d}-{1000 * k + 1}")
-    images: dict[int, list[str]] = {}
-    for n, image in zip(report, ids, strict=True):
-        images.setdefault(n, []).append(image)
-    majors, texts = say_findings(truth, openi_majors), report_texts(truth)
-    for row in np.flatnonzero(~report.duplicated()):
-        n = report.iloc[row]
-        text = openi_xml(n, majors[row].split(";"), texts[row], images[n])
-        (root / "ecgen-radiology" / f"{n}.xml").write_bytes(text)
-    write_images(truth, root, [f"{image}.png" for image in ids])
-
-
-def openi_majors(findings: set[str]) -> str:
-    """Index terms as they are in the reports, which say more than the finding."""
-    terms = [MESH_OF.get(label, label) for label in LABELS if label in findings]
-    return ";".join(terms) or "normal"
-
-
-def openi_xml(number: int, majors: Iterable[str], findings: str, images: Iterable[str], impression: str = "") -> bytes:
-    """One report as the collection has it; what nobody reads is left out."""
-    top = ElementTree.Element("eCitation")
-    ElementTree.SubElement(top, "uId", id=f"CXR{number}")
-    ElementTree.SubElement(top, "pmcId", id=str(number))
-    article = ElementTree.SubElement(ElementTree.SubElement(top, "MedlineCitation"), "Article")
-    abstract = ElementTree.SubElement(article, "Abstract")
-    for name, text in (("COMPARISON", "None."), ("INDICATION", ""), ("FINDINGS", findings), ("IMPRESSION", impression)):
-        ElementTree.SubElement(abstract, "AbstractText", Label=name).text = text
-    mesh = ElementTree.SubElement(top, "MeSH")
-    for major in majors:
-        ElementTree.SubElement(mesh, "major").text = major
-    for image in images:
-        ElementTree.SubElement(top, "parentImage", id=image)
-    return ElementTree.tostring(top, encoding="utf-8", xml_declaration=True)
-
-
-# ---- ReXGradient ----------------------------------------------------------------------------------------------------
-
-
-def write_rexgradient(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) -> None:
-    """metadata/{train,valid,test}_metadata_view_position.json, a study each key, and the PNG files that they name."""
-    (root / "metadata").mkdir(parents=True, exist_ok=True)
-    files: dict[str, dict[str, dict[str, Any]]] = {"train": {}, "val": {}, "test": {}}
-    paths = []
-    facts = (truth[name] for name in ("split", "patient", "sex", "age", "view"))
-    numbers = (study_numbers(truth) + 1, place_in_study(truth) + 1)
-    for split, patient, sex, age, view, n, k, text in zip(*facts, *numbers, report_texts(truth), strict=True):
-        person, uid = f"GRDN{patient:08d}", f"1.2.826.0.{n}"
-        series = f"{uid}.{k}"
-        folder = f"deid_png/site{patient % 3}/{person}/studies/{uid}"
-        paths.append(f"{folder}/series/{series}/instances/{series}.1.png")
-        studies, key = files[split], f"{person}_A{n}_{uid}"
-        if key not in studies:
-            studies[key] = rexgradient_study(person, uid, n, sex, age, text)
-        studies[key]["ImagePath"].append(f"../{paths[-1]}")
-        studies[key]["ImageViewPosition"].append(view)
-    for split, studies in files.items():
-        name = "valid" if split == "val" else split
-        (root / "metadata" / f"{name}_metadata_view_position.json").write_text(json.dumps(studies))
-    write_images(truth, root, paths)
-
-
-def rexgradient_study(person: str, uid: str, number: int, sex: str, age: int, findings: str) -> dict[str, Any]:
-    """A study without its images."""
-    return {
-        "PatientID": person,
-        "StudyInstanceUid": uid,
-        "AccessionNumber": f"A{number}",
-        "PatientSex": sex,
-        "PatientAge": f"{age:03d}Y",
-        "StudyDate": "20180101",
-        "Indication": "Cough.",
-        "Comparison": "None.",
-        "Findings": findings,
-        "Impression": "",
-        "ImagePath": [],
-        "ImageViewPosition": [],
-    }
-
-
 # ---- CheXpert, MIMIC-CXR and CXR-LT ---------------------------------------------------------------------------------
 
 
-def write_chexpert(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) -> None:
+def write_chexpert(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) -> list[str]:
     """train.csv, valid.csv, test.csv and JPEG files.
 
     Normal images say No Finding and leave the others blank, as published.
@@ -193,7 +100,7 @@ def write_chexpert(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) 
         # The test set was published later than the others, which are always there.
         if len(rows) or name != "test":
             write_rows(root / f"{name}.csv", header, [rows[column] for column in rows])
-    write_images(truth, root, paths)
+    return write_images(truth, root, paths)
 
 
 def chexpert_labels(findings: set[str]) -> str:
@@ -202,14 +109,16 @@ def chexpert_labels(findings: set[str]) -> str:
 
 def chexpert_cells(findings: set[str]) -> dict[str, str]:
     """The 14 cells of CheXpert, in its order: 1.0, 0.0 or blank."""
-    positive = {CHEXPERT_OF.get(label, label) for label in findings} or {"No Finding"}
+    positive = {CHEXPERT_OF.get(label, label) for label in findings}
+    if not findings - BESIDE_NORMAL:
+        positive.add("No Finding")
     cells = dict.fromkeys(CHEXPERT, "")
     if findings:
         cells |= dict.fromkeys(CHEXPERT_KNOWS, "0.0")
     return cells | dict.fromkeys(positive & set(CHEXPERT), "1.0")
 
 
-def write_mimic(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) -> None:
+def write_mimic(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) -> list[str]:
     """The three compressed tables (labels a study) and the JPEG files in files/."""
     ids = mimic_ids(truth)
     dicom, study, subject = ids["dicom_id"], ids["study_id"], ids["subject_id"]
@@ -231,7 +140,7 @@ def write_mimic(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) -> 
     split = truth["split"].replace({"val": "validate"})
     header = "dicom_id,study_id,subject_id,split"
     write_rows(root / "mimic-cxr-2.0.0-split.csv.gz", header, [dicom, study, subject, split])
-    write_images(truth, root, ids["path"])
+    return write_images(truth, root, ids["path"])
 
 
 def mimic_labels(names: list[str], findings: set[str]) -> str:
@@ -252,7 +161,7 @@ def mimic_ids(truth: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns, index=truth.index)
 
 
-def write_cxrlt(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) -> None:
+def write_cxrlt(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) -> list[str]:
     """labels.csv of 2024: 45 findings and the split; images and patients are those of write_mimic."""
     ids = mimic_ids(truth)
     columns: list[Iterable] = [
@@ -267,18 +176,25 @@ def write_cxrlt(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) -> 
     ]
     header = f"dicom_id,subject_id,study_id,ViewPosition,ViewCodeSequence_CodeMeaning,fpath,{','.join(CXRLT)},split"
     write_rows(root / "labels.csv", header, columns)
-    write_images(truth, root, ids["path"])
+    return write_images(truth, root, ids["path"])
 
 
 def cxrlt_labels(findings: set[str]) -> str:
-    positive = {CXRLT_OF.get(label, label) for label in findings} or {"Normal"}
-    return ",".join(str(int(name in positive)) for name in CXRLT)
+    return cxrlt_cells(CXRLT, findings)
+
+
+def cxrlt_cells(names: Sequence[str], findings: set[str]) -> str:
+    """0 or 1 for each column of labels."""
+    positive = {CXRLT_OF.get(label, label) for label in findings}
+    if not findings - BESIDE_NORMAL:
+        positive |= {"Normal", "No Finding"}  # one of them is a column
+    return ",".join(str(int(name in positive)) for name in names)
 
 
 # ---- PadChest -------------------------------------------------------------------------------------------------------
 
 
-def write_padchest(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) -> None:
+def write_padchest(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) -> list[str]:
     """The one table, compressed, and 16-bit PNG files in folders 0 to 50 and 54.
 
     Labels are a list in text whose items may begin with a space.
@@ -308,12 +224,12 @@ def write_padchest(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) 
     ]
     write_rows(root / "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv.gz", PADCHEST, columns)
     paths = [f"{folder}/{name}" for folder, name in zip(folders, names, strict=True)]
-    write_images(truth, root, paths, bits=16)
+    return write_images(truth, root, paths, bits=16)
 
 
 def padchest_labels(findings: set[str]) -> str:
     words = []
-    for label in LABELS:
+    for label in (*LABELS, *MORE_LABELS):
         if label in findings:
             words.append(PADCHEST_OF.get(label, label.lower()))
     words = words or ["normal"]
@@ -325,7 +241,7 @@ def padchest_labels(findings: set[str]) -> str:
 # ---- VinDr-CXR and VinBigData ---------------------------------------------------------------------------------------
 
 
-def write_vindr(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) -> None:
+def write_vindr(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) -> list[str]:
     """annotations/image_labels_train.csv, image_labels_test.csv, and PNG twins of the DICOM files.
 
     Of the training images there are three readers, who agree; of the test images none is named.
@@ -345,7 +261,7 @@ def write_vindr(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) -> 
     write_rows(root / "annotations" / "image_labels_test.csv", header, [tested["id"], tested["labels"]])
     folders = np.where(test, "test", "train")
     paths = [f"{folder}/{name}.png" for folder, name in zip(folders, ids, strict=True)]
-    write_images(truth, root, paths)
+    return write_images(truth, root, paths)
 
 
 def vindr_labels(findings: set[str]) -> str:
@@ -354,7 +270,7 @@ def vindr_labels(findings: set[str]) -> str:
     return ",".join(str(int(name in positive)) for name in VINDR)
 
 
-def write_vinbigdata(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) -> None:
+def write_vinbigdata(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) -> list[str]:
     """train.csv, a row each box and reader (three who agree), and PNG twins of the DICOM files."""
     ids = [name[:32] for name in hashed_names(truth)]
     lines = []
@@ -363,7 +279,7 @@ def write_vinbigdata(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None
         for reader in ("R8", "R9", "R10"):
             lines += [f"{image},{label},{reader},{edges}" for label, edges in corners.items()]
     write_rows(root / "train.csv", "image_id,class_name,class_id,rad_id,x_min,y_min,x_max,y_max", [lines])
-    write_images(truth, root, [f"train/{name}.png" for name in ids])
+    return write_images(truth, root, [f"train/{name}.png" for name in ids])
 
 
 def vinbigdata_corners(source: str, findings: Iterable[str], boxes: Boxes) -> dict[str, str]:
@@ -383,7 +299,8 @@ def vinbigdata_corners(source: str, findings: Iterable[str], boxes: Boxes) -> di
 
 # ---- all of them ----------------------------------------------------------------------------------------------------
 
-WRITERS: dict[str, Callable[[pd.DataFrame, Path, Boxes | None], None]] = {
+# Each gives the path of every image below the folder.
+WRITERS: dict[str, Callable[[pd.DataFrame, Path, Boxes | None], list[str]]] = {
     "nih": write_nih,
     "openi": write_openi,
     "rexgradient": write_rexgradient,

@@ -79,6 +79,15 @@ PADCHEST_OF = {
     "Fibrosis": "pulmonary fibrosis",
     "Pleural_Thickening": "pleural thickening",
     "Hernia": "hiatal hernia",
+    "Calcification of the Aorta": "aortic atheromatosis",
+    "Enlarged Cardiomediastinum": "mediastinal enlargement",
+    "Fracture": "rib fracture",
+    "Lung Lesion": "cavitation",
+    "Lung Opacity": "increased density",
+    "Pleural Other": "calcified pleural plaques",
+    "Pneumoperitoneum": "pneumoperitoneo",
+    "Support Devices": "endotracheal tube",
+    "Tortuous Aorta": "aortic elongation",
 }
 
 # ---- Open-i: index terms, and what stands in the text of reports -----------------------------------------------------
@@ -96,6 +105,15 @@ MESH_OF = {
     "Fibrosis": "Pulmonary Fibrosis/interstitial",
     "Pleural_Thickening": "Thickening/pleura/apex/bilateral",
     "Hernia": "Hernia, Hiatal/large",
+    "Calcification of the Aorta": "Atherosclerosis/aorta, thoracic",
+    "Enlarged Cardiomediastinum": "Mediastinum/enlarged",
+    "Fracture": "Fractures, Bone/ribs",
+    "Lung Lesion": "Cavitation/lung",
+    "Lung Opacity": "Opacity/lung",
+    "Pleural Other": "Calcinosis/pleura",
+    "Pneumomediastinum": "Mediastinal Emphysema",
+    "Support Devices": "Tube, Inserted",
+    "Tortuous Aorta": "Aorta/tortuous",
 }
 WORDS_OF = {
     "Effusion": "pleural effusion",

@@ -1,8 +1,8 @@
 """A table of what is known of images, and the files that a layout makes of it.
 
 A row an image: `image` (a PNG to make it from, "" for tables alone), `patient` and `study` (whole numbers), `view` (PA,
-AP or LATERAL), `age`, `sex` (M, F), `split` (train, val, test) and 0 or 1 for each of LABELS; a column `report`, where
-there is one, is the text of its report.
+AP or LATERAL), `age`, `sex` (M, F), `split` (train, val, test) and 0 or 1 for each of LABELS, in sets of studies also
+for MORE_LABELS; a column `report`, where there is one, is the text of its report.
 """
 
 import gzip
@@ -15,13 +15,18 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from roi.cxrlt_labels import TASK_2
 from roi.demo.source_tables import WORDS_OF
-from roi.labels import LABELS
+from roi.labels import LABELS, NORMAL_LABELLED, published_name
 
 # (name of the source PNG, finding) -> x, y, w, h in 0..1 of the sides
 Boxes = Mapping[tuple[str, str], tuple[float, float, float, float]]
 
 SIDE = 1024  # px of the space that NIH's boxes are in
+# Of sets of studies (roi/demo/studies) a truth says these, too.
+MORE_LABELS = tuple(name for name in map(published_name, TASK_2) if name not in LABELS and name != NORMAL_LABELLED)
+# A chest with a tube and nothing else is normal, as the sources have it.
+BESIDE_NORMAL = {"Support Devices"}
 
 
 def read_demo_truth(root: Path) -> tuple[pd.DataFrame, Boxes]:
@@ -63,13 +68,14 @@ def read_demo_boxes(path: Path) -> Boxes:
 
 def say_findings(truth: pd.DataFrame, say: Callable[[set[str]], str]) -> list[str]:
     """What `say` makes of the findings of each row; it is asked once for each combination of them."""
+    names = [label for label in (*LABELS, *MORE_LABELS) if label in truth]
     # A number a combination: a bit a finding.
-    bits = 1 << np.arange(len(LABELS))
-    numbers = truth[list(LABELS)].to_numpy(np.int64) @ bits
+    bits = 1 << np.arange(len(names))
+    numbers = truth[names].to_numpy(np.int64) @ bits
     combinations, rows = np.unique(numbers, return_inverse=True)
     texts = []
     for number in combinations.tolist():
-        findings = {label for k, label in enumerate(LABELS) if number >> k & 1}
+        findings = {label for k, label in enumerate(names) if number >> k & 1}
         texts.append(say(findings))
     return [texts[row] for row in rows.tolist()]
 
@@ -86,6 +92,9 @@ def report_of(findings: set[str]) -> str:
     for label in LABELS:
         word = WORDS_OF.get(label, label.lower())
         sentences.append(f"There is {word}." if label in findings else f"There is no {word}.")
+    for label in MORE_LABELS:
+        if label in findings:
+            sentences.append(f"There is {WORDS_OF.get(label, label.lower())}.")
     return " ".join(sentences)
 
 
@@ -133,11 +142,12 @@ def write_rows(path: Path, header: str, columns: Iterable[Iterable], end: str = 
     path.write_bytes(data)
 
 
-def write_images(truth: pd.DataFrame, root: Path, paths: Iterable[str], bits: int = 8) -> None:
-    """Each image that has a source, under the path that it has in this set.
+def write_images(truth: pd.DataFrame, root: Path, paths: Iterable[str], bits: int = 8) -> list[str]:
+    """Each image that has a source, under the path that it has in this set; these paths.
 
     It is copied, or encoded anew as JPEG or with 16 bits.
     """
+    paths = list(paths)
     for source, path in zip(truth["image"], paths, strict=True):
         if not source:
             continue
@@ -150,3 +160,4 @@ def write_images(truth: pd.DataFrame, root: Path, paths: Iterable[str], bits: in
             Image.fromarray(grey * 257).save(out, compress_level=1)  # 255 becomes 65535
         else:
             shutil.copyfile(source, out)
+    return paths

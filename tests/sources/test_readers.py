@@ -23,7 +23,8 @@ from PIL import Image
 from roi.data.images import locate
 from roi.data.table import COLUMNS, check_table
 from roi.demo.layout_set import make_demo_layout
-from roi.demo.source_layouts import WRITERS, openi_xml
+from roi.demo.report_layouts import openi_xml
+from roi.demo.source_layouts import WRITERS
 from roi.demo.source_tables import CHEXPERT, CXRLT, PADCHEST, VINDR
 from roi.errors import UserError
 from roi.labels import LABELS

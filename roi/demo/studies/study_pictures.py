@@ -1,0 +1,128 @@
+"""Draws the images of studies: frontal ones by roi/demo/phantom_body.py, lateral ones by lateral_body.py.
+
+What is drawn for a finding is known and lies in its boxes, as on the other phantoms (roi/demo/phantom.py).
+"""
+
+import zlib
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from roi.demo.phantom import Patch, add_noise, tighten
+from roi.demo.phantom_body import Case, body_of, draw_body
+from roi.demo.phantom_findings import Places
+from roi.demo.phantom_shapes import DRAW, Box, add, stream
+from roi.demo.studies.frontal_findings import FRONTAL, SIGNS
+from roi.demo.studies.lateral_body import draw_side, side_body_of
+from roi.demo.studies.lateral_findings import LATERAL, SAME_HEIGHT, at_height, height_of
+from roi.demo.studies.study_plan import CLASSES, CONJUNCTIONS, LESION, Lesion, Study
+from roi.process_pool import in_order
+
+# Heights of the two zones of a conjunction: 0 apex, 1 dome.
+ZONES = ((0.24, 0.38), (0.64, 0.78))
+FRONTAL_SHAPE, LATERAL_SHAPE = 64, 96  # streams: these + the index of the class
+
+
+def plant_study_view(study: Study, place: int) -> list[Patch]:
+    """What of a study's findings, and of what looks like them, is drawn on one of its images; each in its box."""
+    case = study.case(place)
+    patches = []
+    for lesion in study.lesions:
+        is_shown = lesion.lateral if case.view == "LATERAL" else lesion.frontal
+        if is_shown:
+            for window, paint in places_of(lesion, case):
+                patches.append(tighten(lesion.label, window, paint))
+    return patches
+
+
+def places_of(lesion: Lesion, case: Case) -> Places:
+    """Where it lies on this image."""
+    k = CLASSES.index(lesion.label)
+    in_front = stream(case.seed, case.patient, lesion.onset, FRONTAL_SHAPE + k)
+    at_side = stream(case.seed, case.patient, lesion.onset, LATERAL_SHAPE + k)
+    is_lateral = case.view == "LATERAL"
+    if lesion.label in CONJUNCTIONS:
+        body = side_body_of(case) if is_lateral else body_of(case)
+        t = zone_height(lesion, case, lesion.zones[is_lateral])
+        return SIGNS[lesion.label](at_side if is_lateral else in_front, body, t)
+    if not is_lateral:
+        return FRONTAL[lesion.label](in_front, body_of(case))
+    places = LATERAL[lesion.label](at_side, side_body_of(case))
+    if lesion.label in SAME_HEIGHT:
+        # The body is the same: what lies high from the front lies high from the side.
+        (window, _), *_ = FRONTAL[lesion.label](in_front, body_of(case))
+        places = at_height(places, height_of(window))
+    return places
+
+
+def zone_height(lesion: Lesion, case: Case, zone: int) -> float:
+    """One height a zone and study, so that what lies at the same height does so to the pixel."""
+    rng = stream(case.seed, case.patient, lesion.onset, LESION)
+    heights = [rng.uniform(*edges) for edges in ZONES]
+    return float(heights[zone])
+
+
+def render_study_view(study: Study, place: int, size: int, patches: list[Patch]) -> NDArray[np.uint8]:
+    """Draw one image of a study. (S, S), grey 0..255"""
+    case = study.case(place)
+    rng = stream(case.seed, case.patient, case.followup, DRAW)
+    gain, dark = rng.uniform(1.5, 2.0), rng.uniform(2.0, 10.0)
+    is_lateral = case.view == "LATERAL"
+    grey = draw_side(side_body_of(case), rng, size) if is_lateral else draw_body(body_of(case), rng, size)
+    for patch in patches:
+        add(grey, patch.window, patch.paint)
+    # The tone curve of roi/demo/phantom.py.
+    np.maximum(grey, 0, out=grey)
+    grey *= -gain
+    np.exp(grey, out=grey)
+    grey *= -245
+    grey += 245 + dark
+    add_noise(grey, case, 3.0)
+    return np.clip(grey, 0, 255, out=grey).astype(np.uint8)
+
+
+class DrawnImage(NamedTuple):
+    """An image that was written, and where on it what is drawn for each finding."""
+
+    path: Path
+    boxes: dict[str, list[Box]]  # x, y, w, h in 1024 x 1024 space
+
+
+def draw_studies(studies: list[Study], folder: Path, size: int, workers: int) -> list[list[DrawnImage]]:
+    """Write every image below a folder; for each study its images. The number of workers changes nothing."""
+    # Small chunks, so that no worker is left with a long one at the end.
+    jobs = [(studies[k : k + 16], folder, size) for k in range(0, len(studies), 16)]
+    drawn: list[list[DrawnImage]] = []
+    with closing(in_order(draw_some, jobs, 0 if workers == 1 else workers)) as chunks:
+        for chunk in chunks:
+            drawn += chunk
+    return drawn
+
+
+def draw_some(job: tuple[list[Study], Path, int]) -> list[list[DrawnImage]]:
+    """A worker's task."""
+    studies, folder, size = job
+    drawn = []
+    for study in studies:
+        images = []
+        for place in range(len(study.views)):
+            patches = plant_study_view(study, place)
+            picture = Image.fromarray(render_study_view(study, place, size, patches))
+            path = folder / f"{study.patient:06d}_{study.number}_{place}.png"
+            # Noise does not compress: the fastest way to a valid file.
+            picture.save(path, compress_level=1, compress_type=zlib.Z_HUFFMAN_ONLY)
+            images.append(DrawnImage(path, boxes_of(patches)))
+        drawn.append(images)
+    return drawn
+
+
+def boxes_of(patches: list[Patch]) -> dict[str, list[Box]]:
+    """Finding -> its boxes."""
+    boxes: dict[str, list[Box]] = {}
+    for patch in patches:
+        boxes.setdefault(patch.label, []).append(patch.box())
+    return boxes
