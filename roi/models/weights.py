@@ -1,5 +1,6 @@
 """Weights from files of others: what a file may be, what of it fits a backbone, and which classes come along."""
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from roi.errors import UserError
 from roi.files import reason
+from roi.labels import class_key
 
 # Heads that Inception and GoogLeNet have in training; they are not built here.
 AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
@@ -153,21 +155,43 @@ def head_by_class(
     if file_classes is None:
         print(f"{source} names no classes: the last layer is new")
         return {}
-    shared: list[str] = []
+    names: dict[str, str] = {}
     if _same_layers(drawn, file_head, len(file_classes)):
-        shared = [c for c in classes if c in file_classes]
-    new = [c for c in classes if c not in shared]
-    came = ", ".join(shared) or "no class"
-    print(f"{source}: of the last layer came {came}; new {', '.join(new) or 'none'}")
-    if not shared:
+        names = same_classes(classes, file_classes)
+    came = [c if names[c] == c else f"{c} (there {names[c]})" for c in names]
+    new = [c for c in classes if c not in names]
+    named = f"came {', '.join(came) or 'no class'}; new {', '.join(new) or 'none'}"
+    print(f"{source}: of the last layer {named} ({len(came)} of {len(classes)} classes came)")
+    if not names:
         return drawn
-    rows = _places(shared, classes)
-    file_rows = _places(shared, file_classes)
+    rows = _places(list(names), classes)
+    file_rows = _places(list(names.values()), file_classes)
     head = {}
     for key, value in drawn.items():
         taken = file_head[key][file_rows].to(value.dtype)
         head[key] = value.index_copy(0, rows, taken)
     return head
+
+
+def same_classes(classes: Sequence[str], file_classes: Sequence[str]) -> dict[str, str]:
+    """The classes that a file has, too, each with its name there: the same one, else another spelling of it.
+
+    'Effusion' -> 'Pleural Effusion'. Where two classes of the file may be meant, or one is meant twice, none is.
+    """
+    exact = set(classes) & set(file_classes)
+    ours = Counter(class_key(c) for c in classes)
+    theirs: dict[str, list[str]] = {}
+    for c in file_classes:
+        theirs.setdefault(class_key(c), []).append(c)
+    names = {}
+    for c in classes:
+        key = class_key(c)
+        meant = theirs.get(key, [])
+        if c in exact:
+            names[c] = c
+        elif ours[key] == 1 and len(meant) == 1:
+            names[c] = meant[0]
+    return names
 
 
 def _places(names: Sequence[str], among: Sequence[str]) -> Tensor:
