@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Collection, Sequence
 
 import numpy as np
@@ -103,6 +104,27 @@ def class_key(label: str) -> str:
         return NORMAL[0].casefold()
     name = published_name(SPELLINGS.get(label, label))
     return name.casefold().replace("_", " ")
+
+
+def same_classes(classes: Sequence[str], others: Sequence[str]) -> dict[str, str]:
+    """The classes that `others` have, too, each with its name there: the same one, else another spelling of it.
+
+    'Effusion' -> 'Pleural Effusion'. Where two of the others may be meant, or one is meant twice, none is.
+    """
+    exact = set(classes) & set(others)
+    ours = Counter(class_key(c) for c in classes)
+    by_key: dict[str, list[str]] = {}
+    for c in others:
+        by_key.setdefault(class_key(c), []).append(c)
+    names = {}
+    for c in classes:
+        key = class_key(c)
+        meant = by_key.get(key, [])
+        if c in exact:
+            names[c] = c
+        elif ours[key] == 1 and len(meant) == 1:
+            names[c] = meant[0]
+    return names
 
 
 def is_ours(label: str) -> bool:

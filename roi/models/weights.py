@@ -1,6 +1,5 @@
 """Weights from files of others: what a file may be, what of it fits a backbone, and which classes come along."""
 
-from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from roi.errors import UserError
 from roi.files import reason
-from roi.labels import class_key
+from roi.labels import same_classes
 
 # Heads that Inception and GoogLeNet have in training; they are not built here.
 AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
@@ -171,27 +170,6 @@ def head_by_class(
         taken = file_head[key][file_rows].to(value.dtype)
         head[key] = value.index_copy(0, rows, taken)
     return head
-
-
-def same_classes(classes: Sequence[str], file_classes: Sequence[str]) -> dict[str, str]:
-    """The classes that a file has, too, each with its name there: the same one, else another spelling of it.
-
-    'Effusion' -> 'Pleural Effusion'. Where two classes of the file may be meant, or one is meant twice, none is.
-    """
-    exact = set(classes) & set(file_classes)
-    ours = Counter(class_key(c) for c in classes)
-    theirs: dict[str, list[str]] = {}
-    for c in file_classes:
-        theirs.setdefault(class_key(c), []).append(c)
-    names = {}
-    for c in classes:
-        key = class_key(c)
-        meant = theirs.get(key, [])
-        if c in exact:
-            names[c] = c
-        elif ours[key] == 1 and len(meant) == 1:
-            names[c] = meant[0]
-    return names
 
 
 def _places(names: Sequence[str], among: Sequence[str]) -> Tensor:

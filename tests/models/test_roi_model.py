@@ -9,10 +9,10 @@ import torchvision
 from torch import nn
 
 from roi.errors import UserError
+from roi.labels import same_classes
 from roi.models import backbones, mask_net
 from roi.models import roi_model as m
 from roi.models.roi_model import build_model
-from roi.models.weights import same_classes
 from roi.training import checkpoint
 
 

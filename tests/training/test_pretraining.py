@@ -8,7 +8,9 @@ import pytest
 import torch
 from conftest import one_line_error, run
 
-from roi.data.splits import belongs_to
+from roi.data.splits import belongs_to, read_list
+from roi.data.table import read_table
+from roi.data.targets import target_matrix
 from roi.training import checkpoint
 from roi.training.rows import RowFlags, choose_rows
 
@@ -75,6 +77,36 @@ def test_crt_trains_a_new_head_on_features_that_stay(
     assert moved == {"fc.weight", "fc.bias"}
     assert all(torch.equal(results[1]["model"][name], trained[name]) for name in ("fc.weight", "fc.bias"))
     assert results[0]["args"]["sampler"] == "repeat_factor" and results[0]["args"]["repeat_threshold"] == 1
+
+
+def test_a_student_learns_what_its_teacher_says(
+    demo: Path, tables: tuple[Path, Path], pretrained: Path, tmp_path: Path
+) -> None:
+    table = pd.read_csv(pretrained.with_name("half.csv"), dtype=str, keep_default_na=False)
+    table = table[table["split"] != "test"].assign(unknown="Nodule")
+    table["labels"] = table["labels"].str.replace("Nodule", "").str.strip(",").str.replace(",,", ",")
+    table.to_csv(tmp_path / "unknown.csv", index=False)
+    where = ("--image_root", demo, "--device", "cpu", "--workers", 0)
+    teacher = ("--checkpoint", pretrained, "--csv", tmp_path / "unknown.csv", *where)
+    run("infer_roi_consistency.py", *teacher, "--save_json", tmp_path / "teacher.json")
+    files = ("--soften", tmp_path / "teacher.json", "--csv", tmp_path / "unknown.csv")
+    (tmp_path / "tests.txt").write_text(Path(table["image"].iloc[0]).name + "\n")
+    tests = ("--exclude_csv", tmp_path / "tests.txt")
+    assert "test patients" in one_line_error(
+        "make_chexmultimodal_csv.py", *files, *tests, "--out_csv", tmp_path / "s.csv"
+    )
+    kept = table[~belongs_to(read_table(tmp_path / "unknown.csv"), [read_list(tmp_path / "tests.txt")])]
+    kept.to_csv(tmp_path / "unknown.csv", index=False)
+    run("make_chexmultimodal_csv.py", *files, *tests, "--out_csv", tmp_path / "s.csv")
+    flags = ("--mode", "standard", "--weights", pretrained, "--epochs", 1)
+    said = run(*command(demo, tmp_path / "s.csv", tmp_path / "c.pt", *flags))
+    # Neither present nor absent for certain, in training and in validation.
+    row = next(line.split() for line in said.splitlines() if line.startswith("Nodule "))
+    assert row[1:3] == ["0", "0"] and row[4:6] == ["0", "0"]
+    rows = choose_rows(row_flags(tmp_path, train_csv=str(tmp_path / "s.csv"), classes="Nodule"))
+    learned = target_matrix(rows.train, ["Nodule"], seed=0)
+    assert ((learned > 0) & (learned < 1)).all()
+    assert rows.val is not None and np.isnan(target_matrix(rows.val, ["Nodule"])).all()
 
 
 @pytest.mark.parametrize("weights", ["imagenet", "none"])
