@@ -16,8 +16,7 @@ modes
 of the consistency objective
   random_mask    the mask keeps blobs at random places, drawn anew each epoch; nothing to learn, so no sparse and no tv
   random_cutout  the mask keeps a square at a random place: the drop view is Cutout (DeVries & Taylor 2017)
-  no_sparse      full without the sparse term
-  no_tv          full without the tv term
+  no_sparse, no_tv  full without that term
 
 recipes: flags of published systems, each --mode standard; flags on the command line go before them (--print_config)
   timm_focal       ConvNeXt-Base of timm at 384 px, or any other timm model by --backbone; focal loss; the learning
@@ -28,6 +27,7 @@ recipes: flags of published systems, each --mode standard; flags on the command 
   staged_resnet50  14 findings and No Finding; focal loss. --stage 1, the default, trains layer2, layer3, layer4 and
                    fc for 4 epochs, nothing else; --stage 2 --resume CKPT goes on with all layers in another --save
   cxrlt            many findings, most of them rare: BCE; images of rare ones come more often (docs/recipes.md)
+  crt              a new head on the fixed features of --weights CKPT, images of rare findings more often
 """
 
 import argparse

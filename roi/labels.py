@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Collection, Sequence
 
 import numpy as np
@@ -93,6 +94,39 @@ def published_name(column: str) -> str:
     return PUBLISHED_FINDINGS.get(plain, column.strip())
 
 
+def class_key(label: str) -> str:
+    """What two spellings of one class have in common.
+
+    'Pleural Effusion', 'effusion' -> 'effusion'; 'Infiltrate' -> 'infiltration'; 'No Finding' -> 'normal'.
+    'Normal (labelled)' is a class of its own: others derive their Normal from what they looked for.
+    """
+    if normal_name(label) is not None:
+        return NORMAL[0].casefold()
+    name = published_name(SPELLINGS.get(label, label))
+    return name.casefold().replace("_", " ")
+
+
+def same_classes(classes: Sequence[str], others: Sequence[str]) -> dict[str, str]:
+    """The classes that `others` have, too, each with its name there: the same one, else another spelling of it.
+
+    'Effusion' -> 'Pleural Effusion'. Where two of the others may be meant, or one is meant twice, none is.
+    """
+    exact = set(classes) & set(others)
+    ours = Counter(class_key(c) for c in classes)
+    by_key: dict[str, list[str]] = {}
+    for c in others:
+        by_key.setdefault(class_key(c), []).append(c)
+    names = {}
+    for c in classes:
+        key = class_key(c)
+        meant = by_key.get(key, [])
+        if c in exact:
+            names[c] = c
+        elif ours[key] == 1 and len(meant) == 1:
+            names[c] = meant[0]
+    return names
+
+
 def is_ours(label: str) -> bool:
     """Is it, in any case, a finding of LABELS or a word for their absence?"""
     plain = label.casefold().replace("_", " ").strip()
@@ -180,3 +214,9 @@ def canonical(label: str, known: Collection[str], where: str) -> str:
 def is_finding(classes: Sequence[str]) -> np.ndarray:
     """Which classes are findings, and so part of every mean over classes: (K,) bool."""
     return np.array([normal_name(name) is None for name in classes], dtype=bool)
+
+
+def has_place(classes: Sequence[str]) -> np.ndarray:
+    """Which classes can be pointed at in an image, and so have evidence: findings, but no kind of Normal. (K,) bool"""
+    is_normal = np.array([name == NORMAL_LABELLED for name in classes], dtype=bool)
+    return is_finding(classes) & ~is_normal

@@ -126,6 +126,8 @@ def provenance(args: argparse.Namespace, predictor: Predictor) -> dict[str, Any]
         "tta": args.tta,
         "classes": state["classes"],
         "contaminated": state["contaminated"],
+        # The key above is also true of a model that has seen one of the images, test or not.
+        "trained_on_tests": state["contaminated"],
         "args": state["args"],
         "versions": state["versions"],
         "command": shlex.join(sys.argv),

@@ -49,6 +49,7 @@ def build_backbone(
     seed: int = 0,
     class_names: Sequence[str] | None = None,
     zero_head: bool = False,
+    new_head: bool = False,
 ) -> nn.Module:
     """A classifier with `classes` raw logits: (B, 3, H, W) -> (B, K).
 
@@ -59,6 +60,7 @@ def build_backbone(
         class_names: the classes of the new last layer, which takes its rows from a file by these names.
         zero_head: begin with a last layer of zeros, for one that learns alone: what some models draw for it is as
             large as what a few epochs teach it.
+        new_head: none of the last layer comes from a file, whatever its classes.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -75,6 +77,8 @@ def build_backbone(
         load_weights(backbone, last_name, imagenet_weights(name, img_size), f"the ImageNet weights of {name}")
     elif weights != "none":
         state, file_classes = read_weights(Path(weights))
+        if new_head:
+            file_classes = []
         load_weights(backbone, last_name, state, weights, class_names, file_classes)
     return backbone
 

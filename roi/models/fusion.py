@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from roi.data.dataset import Batch
 from roi.data.studies import KINDS
 from roi.errors import UserError
-from roi.labels import is_finding
+from roi.labels import has_place
 from roi.models.backbones import Normalisation, classifier_layer
 from roi.models.mask_net import Stages
 from roi.models.roi_model import ModelOptions, RoiModel, Views, checked_backbone
@@ -307,9 +307,14 @@ def build_study_model(  # noqa: PLR0913  # what the flags of a study model say
     width: int,
     cells: int,
     normalisation: Normalisation | None = None,
+    new_head: bool = False,
 ) -> StudyModel:
-    """A StudyModel on the backbone `name`, new layers drawn from `seed`; a head in `weights` comes by class name."""
-    backbone = checked_backbone(name, len(classes), weights, img_size, seed, classes)
+    """A StudyModel on the backbone `name`, new layers drawn from `seed`; a head in `weights` comes by class name.
+
+    Args:
+        new_head: none of it comes.
+    """
+    backbone = checked_backbone(name, len(classes), weights, img_size, seed, classes, new_head=new_head)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return StudyModel(
@@ -319,7 +324,7 @@ def build_study_model(  # noqa: PLR0913  # what the flags of a study model say
             cells,
             channels_last,
             img_size=img_size,
-            findings=is_finding(classes).tolist(),
+            findings=has_place(classes).tolist(),
             normalisation=normalisation,
         )
 

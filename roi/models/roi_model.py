@@ -16,7 +16,7 @@ from roi.counter_rng import FILL_NOISE, normal
 from roi.data.dataset import Batch
 from roi.errors import UserError
 from roi.files import reason
-from roi.labels import is_finding
+from roi.labels import has_place
 from roi.models.backbones import IMAGENET, Normalisation, build_backbone, classifier_layer
 from roi.models.mask_net import ConvMask, FeatureMask, Stages
 from roi.models.masks import cutout_mask, exact_topk, kept_pixels, random_mask, standardised, straight_through, upsample
@@ -66,7 +66,7 @@ class RoiModel(nn.Module):
     Args:
         mask: "conv" (learned from the pixels), "features" (learned from the backbone's own features), "random" or
             "cutout" (placed by the seeds of the call), "none" (full view alone).
-        findings: (K,) which classes are findings (default: all): evidence for Normal has no place.
+        findings: (K,) which classes have a place in the image (default: all): evidence for Normal has none.
     """
 
     mean: Tensor
@@ -276,7 +276,7 @@ def filling(x: Tensor, fill: str, seeds: Tensor | None) -> Tensor:
     return grey.view(len(x), 1, height, width).expand_as(x)
 
 
-def build_model(
+def build_model(  # noqa: PLR0913  # what the flags of a model say
     name: str,
     classes: int | Sequence[str],
     mask: str,
@@ -286,6 +286,7 @@ def build_model(
     *,
     options: ModelOptions = DEFAULTS,
     zero_head: bool = False,
+    new_head: bool = False,
 ) -> RoiModel:
     """A RoiModel on the backbone `name`, all new layers drawn from `seed` (build_backbone, RoiModel).
 
@@ -295,8 +296,8 @@ def build_model(
     if isinstance(classes, int):
         count, names, findings = classes, None, None
     else:
-        count, names, findings = len(classes), classes, is_finding(classes).tolist()
-    backbone = checked_backbone(name, count, weights, img_size, seed, names, zero_head)
+        count, names, findings = len(classes), classes, has_place(classes).tolist()
+    backbone = checked_backbone(name, count, weights, img_size, seed, names, zero_head, new_head)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return RoiModel(backbone, mask, options, img_size=img_size, findings=findings)
@@ -310,10 +311,11 @@ def checked_backbone(
     seed: int,
     class_names: Sequence[str] | None = None,
     zero_head: bool = False,
+    new_head: bool = False,
 ) -> nn.Module:
     """build_backbone, in eval mode; UserError where its layers cannot take images of this size."""
     try:
-        backbone = build_backbone(name, classes, weights, img_size, seed, class_names, zero_head)
+        backbone = build_backbone(name, classes, weights, img_size, seed, class_names, zero_head, new_head)
         # Said now, not in the first epoch.
         with torch.no_grad():
             backbone.eval()(torch.zeros(2, 3, img_size, img_size))

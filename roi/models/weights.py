@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from roi.errors import UserError
 from roi.files import reason
+from roi.labels import same_classes
 
 # Heads that Inception and GoogLeNet have in training; they are not built here.
 AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
@@ -153,16 +154,17 @@ def head_by_class(
     if file_classes is None:
         print(f"{source} names no classes: the last layer is new")
         return {}
-    shared: list[str] = []
+    names: dict[str, str] = {}
     if _same_layers(drawn, file_head, len(file_classes)):
-        shared = [c for c in classes if c in file_classes]
-    new = [c for c in classes if c not in shared]
-    came = ", ".join(shared) or "no class"
-    print(f"{source}: of the last layer came {came}; new {', '.join(new) or 'none'}")
-    if not shared:
+        names = same_classes(classes, file_classes)
+    came = [c if names[c] == c else f"{c} (there {names[c]})" for c in names]
+    new = [c for c in classes if c not in names]
+    named = f"came {', '.join(came) or 'no class'}; new {', '.join(new) or 'none'}"
+    print(f"{source}: of the last layer {named} ({len(came)} of {len(classes)} classes came)")
+    if not names:
         return drawn
-    rows = _places(shared, classes)
-    file_rows = _places(shared, file_classes)
+    rows = _places(list(names), classes)
+    file_rows = _places(list(names.values()), file_classes)
     head = {}
     for key, value in drawn.items():
         taken = file_head[key][file_rows].to(value.dtype)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import rankdata
 
-from roi.labels import is_finding
+from roi.labels import has_place
 
 MIDDLE = 0.1  # positives of median rank: within this share of the positives from their median
 KINDS = {
@@ -69,7 +69,7 @@ def choose(
         count: at most so many cases.
     """
     queues: dict[str, Queues] = {kind: {} for kind in KINDS}
-    for k in np.flatnonzero(is_finding(classes)).tolist():
+    for k in np.flatnonzero(has_place(classes)).tolist():
         by_kind = candidates_of(prob[:, k], target[:, k], boxed[:, k])
         for kind, candidates in by_kind.items():
             # After the ranking, which is among all images and not among those that can be shown.

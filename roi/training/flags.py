@@ -105,14 +105,14 @@ def add_test_set(group: argparse._ActionsContainer) -> None:
     )
 
 
-def add_size(group: argparse._ActionsContainer) -> None:
-    """How many images, and how large."""
+def add_size(group: argparse._ActionsContainer, unit: str = "images") -> None:
+    """How many images, or studies, and how large."""
     # Two draws: of all images, for a quick run, and of the training images alone, as published recipes have it.
     group.add_argument(
         "--max_samples",
         type=number(int, 1),
         metavar="N",
-        help="train on N images drawn with --seed, before validation is split off (default: all)",
+        help=f"train on N {unit} drawn with --seed, before validation is split off (default: all)",
     )
     group.add_argument(
         "--max_train_samples",

@@ -25,7 +25,7 @@ from torch import Tensor
 from roi import distributed
 from roi.counter_rng import row_seeds
 from roi.data.dataset import Batch
-from roi.labels import is_finding
+from roi.labels import has_place
 from roi.models.masks import kept_pixels, random_mask
 from roi.models.roi_model import RoiModel
 from roi.scoring.metrics import validation_aurocs
@@ -117,7 +117,7 @@ def contrast(fall: np.ndarray, target: np.ndarray, classes: Sequence[str]) -> fl
 
     (N, K), (N, K) with NaN = unknown -> float; NaN where there are no present or no absent ones
     """
-    findings = is_finding(classes)
+    findings = has_place(classes)
     fall, target = fall[:, findings], target[:, findings]
     present, absent = fall[target == 1], fall[target == 0]
     if not len(present) or not len(absent):

@@ -109,6 +109,14 @@ def add_backbone(group: argparse._ActionsContainer) -> None:
         help="first weights: downloaded, none, or a .safetensors, state-dict or checkpoint file, whose last layer "
         "comes by the names of its classes (default: %(default)s)",
     )
+    # With --freeze_backbone the second stage of decoupling (Kang et al. 2020): features of all images, a balanced head.
+    # Suppressed: a run that does not ask for it has it neither in its checkpoint nor in its report.
+    group.add_argument(
+        "--new_head",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="the last layer begins anew whatever a checkpoint has of it (default: no)",
+    )
 
 
 def add_mask(group: argparse._ActionsContainer) -> None:

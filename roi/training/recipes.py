@@ -78,6 +78,14 @@ RECIPES: dict[str, dict[str, Any]] = {
         "sampler": "repeat_factor",
         "repeat_threshold": 0.05,
     },
+    # The second stage of decoupling: every class is rarer than all images, so that the sampler evens out all of them.
+    "crt": {
+        "loss": "bce",
+        "freeze_backbone": True,
+        "new_head": True,
+        "sampler": "repeat_factor",
+        "repeat_threshold": 1.0,
+    },
 }
 # Stages of staged_resnet50.
 STAGES = {1: {"train_parts": "layer2,layer3,layer4,fc"}, 2: {"train_parts": ""}}

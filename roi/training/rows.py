@@ -13,6 +13,7 @@ import pandas as pd
 
 from roi.data.split_words import split_word
 from roi.data.splits import belongs_to, official_list, overlap, read_list, some_patients, split_by_patient
+from roi.data.studies import studies_of
 from roi.data.table import read_table
 from roi.data.targets import class_list, target_matrix
 from roi.errors import UserError
@@ -55,8 +56,12 @@ class Rows:
         return None if self.val is None else datasets_of(self.val)
 
 
-def choose_rows(flags: RowFlags) -> Rows:
-    """From tables to who trains and who validates, with the leakage audit printed."""
+def choose_rows(flags: RowFlags, by_study: bool = False) -> Rows:
+    """From tables to who trains and who validates, with the leakage audit printed.
+
+    Args:
+        by_study: --max_samples counts studies
+    """
     table = read_table(flags.train_csv)
     classes = class_list(table, flags.classes)
     val = read_table(flags.val_csv) if flags.val_csv else None
@@ -77,9 +82,8 @@ def choose_rows(flags: RowFlags) -> Rows:
             f"{flags.train_csv}: all its images belong to the test set ({named}); give the training table, "
             "or --allow_leakage"
         )
-    if flags.max_samples and flags.max_samples < len(table):
-        keep = np.random.default_rng(flags.seed).choice(len(table), flags.max_samples, replace=False)
-        table = table.iloc[np.sort(keep)]
+    if flags.max_samples:
+        table = some_rows(table, flags.max_samples, flags.seed, by_study)
     if val is not None:
         check_validation(flags, table, val, f"holds test images ({named})" if val_has_tests else "")
     elif flags.val_fraction:
@@ -96,6 +100,18 @@ def choose_rows(flags: RowFlags) -> Rows:
         print(f"left out of training: {is_test.sum():,} test images and images of test patients ({named})")
     print_overlaps(table, val, tests)
     return Rows(table, val, classes, contaminated)
+
+
+def some_rows(table: pd.DataFrame, count: int, seed: int, by_study: bool) -> pd.DataFrame:
+    """So many rows of a table, or all rows of so many studies, drawn and in the order of the table."""
+    units = np.arange(len(table))
+    if by_study:
+        units = studies_of(table).study_of_row
+    total = int(units.max()) + 1
+    if count >= total:
+        return table
+    drawn = np.random.default_rng(seed).choice(total, count, replace=False)
+    return table[np.isin(units, drawn)]
 
 
 def split_validation(table: pd.DataFrame, fraction: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -119,9 +135,10 @@ def check_validation(flags: RowFlags, table: pd.DataFrame, val: pd.DataFrame, ho
     """
     images, patients = overlap(table, val)
     if patients or images:
+        seen = belongs_to(val, [table]).mean()
         raise UserError(
-            f"--val_csv {flags.val_csv}: shares {patients:,} patients and {images:,} images with --train_csv; "
-            "a patient stands in one of them"
+            f"--val_csv {flags.val_csv}: shares {patients:,} patients and {images:,} images with --train_csv, "
+            f"{seen:.1%} of its images are of such patients; a patient stands in one of them"
         )
     if holds_tests and not flags.allow_leakage:
         raise UserError(

@@ -21,7 +21,7 @@ from roi.data.table import image_keys, tokens
 from roi.data.targets import target_matrix
 from roi.errors import UserError
 from roi.files import writable
-from roi.labels import is_finding
+from roi.labels import has_place
 from roi.losses.gradnorm import FixedWeights
 from roi.models.backbones import IMAGENET, classifier_layer, normalisation_of
 from roi.models.compile import compiled, recomputed
@@ -38,7 +38,7 @@ from roi.training.metrics_log import MetricsLog
 from roi.training.objective import LabelLossFlags, TermsOfBatch, WeightFlags, loss_weights, make_label_loss
 from roi.training.optim import EMA, Schedule, learn_only, make_optimizer
 from roi.training.rows import RowFlags, Rows, check_sampler, check_validated, choose_rows, datasets_of, write_validation
-from roi.training.start import Start, StartFlags, find_start
+from roi.training.start import Start, StartFlags, find_start, pretrained, remember_seen, say_seen_before
 from roi.training.training_run import TrainingRun
 
 
@@ -77,6 +77,8 @@ def build_training_run(
     # Before images are decoded, which takes long. With --skip_unreadable rows are left out only then.
     if start.checkpoint and not args.skip_unreadable:
         checkpoint.same_rows(start.checkpoint, describe_run(flags, rows, start), start.path)
+    first_weights = pretrained(args.weights, "new_head" in args, start)
+    say_seen_before("--weights", first_weights, rows)
     model = make_model(args, rows.classes, mask, start).to(device)
     set_trainable(args, model, without, start)
     reading = select_flags(LoaderFlags, args)
@@ -86,6 +88,7 @@ def build_training_run(
     meta = describe_run(flags, rows, start)
     if start.checkpoint:
         checkpoint.same_rows(start.checkpoint, meta, start.path)
+    remember_seen(meta, first_weights or start.checkpoint)
     load_start_weights(model, meta, start)
     balance = loss_weights(select_flags(WeightFlags, args), model, without, device)
     losses_fn = make_losses_fn(args, rows, learns_evidence(args, mask), device)
@@ -219,7 +222,7 @@ def check_flags(args: argparse.Namespace, rows: Rows, mask: str) -> None:
             "give one of them"
         )
     check_validated(rows, args.patience, args.schedule)
-    if learns_evidence(args, mask) and not is_finding(rows.classes).any():
+    if learns_evidence(args, mask) and not has_place(rows.classes).any():
         raise UserError(
             f"--classes {','.join(rows.classes)}: none of them is a finding, there is no evidence to look for; "
             "give --objective consistency"
@@ -267,11 +270,18 @@ def make_model(args: argparse.Namespace, classes: list[str], mask: str, start: S
         channels_last=args.channels_last,
     )
     weights = "none" if start.checkpoint else args.weights
-    zero_head = args.freeze_backbone
     # It downloads.
     with distributed.one_a_machine_first():
         return build_model(
-            args.backbone, classes, mask, weights, args.img_size, args.seed, options=options, zero_head=zero_head
+            args.backbone,
+            classes,
+            mask,
+            weights,
+            args.img_size,
+            args.seed,
+            options=options,
+            zero_head=args.freeze_backbone,
+            new_head="new_head" in args,
         )
 
 

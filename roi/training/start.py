@@ -1,12 +1,18 @@
 """What a run begins from: nothing, its own checkpoint, or the checkpoint of the stage before."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
+
+import torch
 
 from roi.errors import UserError
 from roi.files import refuse_existing
+from roi.models.weights import read_tensors
 from roi.training import checkpoint
 from roi.training.checkpoint import Checkpoint, best_path, val_path
+from roi.training.rows import Rows
 
 
 @dataclass(frozen=True)
@@ -131,3 +137,55 @@ def has_begun(flags: StartFlags, before: Checkpoint) -> bool:
             "or replace it with --overwrite"
         )
     return True
+
+
+def pretrained(weights: str, new_head: bool, start: Start) -> Checkpoint | None:
+    """The checkpoint of this project that --weights names; None: it names something else, or is not begun from.
+
+    Raises:
+        UserError: --new_head, and there is none
+    """
+    if start.checkpoint:
+        return None
+    path = Path(weights)
+    if weights not in ("imagenet", "none") and path.is_file():
+        # What is wrong with a file is said by what takes its weights.
+        with suppress(UserError):
+            state = read_tensors(path)
+            if isinstance(state, dict) and {"mask_net", "train_images", "train_patients"} <= state.keys():
+                return cast(Checkpoint, state)
+    if new_head:
+        raise UserError(
+            f"--new_head with --weights {weights}: there is no head of a training to begin anew; give --weights CKPT"
+        )
+    return None
+
+
+def remember_seen(meta: Checkpoint, before: Checkpoint | None) -> None:
+    """Add to what a checkpoint says of its run the patients that its first weights had learned from.
+
+    Predictions of them are no test either.
+    """
+    if before is None:
+        return
+    own = meta["train_patients"]
+    # Each once and in one order, however often the run was stopped.
+    both = torch.cat([own, before["train_patients"]]).unique()
+    if len(both) > len(own):
+        meta["train_patients"] = both
+
+
+def say_seen_before(flag: str, before: Checkpoint | None, rows: Rows) -> None:
+    """Warn where the first weights have learned from patients who are to validate the run.
+
+    Args:
+        flag: which names them
+    """
+    if before is None or rows.val is None:
+        return
+    seen = int(checkpoint.is_contaminated(before, rows.val).sum())
+    if seen:
+        print(
+            f"WARNING: {flag} was trained on the patients of {seen:,} of {len(rows.val):,} validation images: "
+            "val_auroc is too high, and the best epoch is not the best; split both trainings alike (--val_csv)"
+        )

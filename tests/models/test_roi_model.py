@@ -9,8 +9,10 @@ import torchvision
 from torch import nn
 
 from roi.errors import UserError
+from roi.labels import same_classes
 from roi.models import backbones, mask_net
 from roi.models import roi_model as m
+from roi.models.roi_model import build_model
 from roi.training import checkpoint
 
 
@@ -436,3 +438,53 @@ def test_a_checkpoint_from_before_the_flag_has_its_finest_stage() -> None:
         older | {"widened_stage": False}, ["Mass"], 0
     ).stages.channels == [64]
     assert len(m.model_from_args(args | {"map_stride": 16}, ["Mass"], 0).stages.names) == 2
+
+
+def test_a_head_of_as_many_classes_in_another_order_gives_the_same_logits(tmp_path: Path) -> None:
+    """By place Mass would answer for Edema."""
+    theirs = ["Mass", "Edema", "Hernia", "Nodule"]
+    saved_checkpoint(tmp_path / "c.pt", theirs)
+    ours = ["Nodule", "Hernia", "Mass", "Edema"]
+    path = str(tmp_path / "c.pt")
+    one = backbones.build_backbone("squeezenet1_1", 4, path, class_names=theirs).eval()
+    other = backbones.build_backbone("squeezenet1_1", 4, path, class_names=ours).eval()
+    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits, permuted = one(x), other(x)
+    assert torch.equal(permuted, logits[:, [theirs.index(c) for c in ours]])
+    assert not torch.equal(permuted, logits)
+
+
+def test_a_class_comes_under_another_spelling(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    theirs = ["Pleural Effusion", "cardiomegaly", "Normal", "fracture", "Infiltrate"]
+    donor = saved_checkpoint(tmp_path / "c.pt", theirs)
+    ours = ["Cardiomegaly", "Effusion", "Infiltration", "Fracture", "Normal (labelled)"]
+    found = backbones.build_backbone("squeezenet1_1", 5, str(tmp_path / "c.pt"), class_names=ours).state_dict()
+    places = {"Cardiomegaly": 1, "Effusion": 0, "Infiltration": 4, "Fracture": 3}
+    for c, place in places.items():
+        assert torch.equal(found["classifier.1.weight"][ours.index(c)], donor["classifier.1.weight"][place]), c
+    drawn = backbones.build_backbone("squeezenet1_1", 5, "none").state_dict()
+    assert torch.equal(found["classifier.1.weight"][4], drawn["classifier.1.weight"][4])
+    said = capsys.readouterr().out
+    assert "came Cardiomegaly (there cardiomegaly), Effusion (there Pleural Effusion)" in said
+    assert "new Normal (labelled) (4 of 5 classes came)" in said
+
+
+def test_two_spellings_of_one_class_are_not_guessed_between() -> None:
+    assert same_classes(["Effusion"], ["Effusion", "Pleural Effusion"]) == {"Effusion": "Effusion"}
+    assert same_classes(["effusion"], ["Effusion", "Pleural Effusion"]) == {}
+    assert same_classes(["Effusion", "Pleural Effusion"], ["pleural effusion"]) == {}
+
+
+def test_a_new_head_takes_nothing_of_a_checkpoint(tmp_path: Path) -> None:
+    donor = saved_checkpoint(tmp_path / "c.pt", ["Mass", "Edema"])
+    path, names = str(tmp_path / "c.pt"), ["Mass", "Edema"]
+    drawn = backbones.build_backbone("squeezenet1_1", 2, "none").state_dict()
+    found = backbones.build_backbone("squeezenet1_1", 2, path, class_names=names, new_head=True).state_dict()
+    assert torch.equal(found["classifier.1.weight"], drawn["classifier.1.weight"])
+    assert torch.equal(found["features.0.weight"], donor["features.0.weight"])
+
+
+def test_no_kind_of_normal_has_a_place() -> None:
+    model = build_model("test_resnet", ["Mass", "Normal", "Normal (labelled)"], "none", "none", 64)
+    assert model.findings.tolist() == [True, False, False]

@@ -168,6 +168,25 @@ def test_a_frozen_backbone_does_not_move(data: Path, trained: Path, tmp_path: Pa
     assert fusion is not None and fusion.state_dict()["weight"].any()
 
 
+def test_max_samples_counts_studies(data: Path, tmp_path: Path) -> None:
+    fit = built(data, tmp_path, "--max_samples", 20)
+    loaders = (fit.train_loader, fit.val_loader)
+    assert sum(len(loader.studies) for loader in loaders) == 20  # type: ignore[union-attr]
+    table = pd.read_csv(data / "table.csv", dtype=str, keep_default_na=False)
+    whole = table["patient_id"].value_counts()
+    images = sum(len(loader.studies.rows) for loader in loaders)  # type: ignore[union-attr]
+    assert images > 20 and images < whole.sum()
+    assert "train on N studies" in run("train_multiview.py", "--help")
+
+
+def test_a_new_head_of_studies_takes_nothing_of_the_image_model(data: Path, trained: Path, tmp_path: Path) -> None:
+    frozen = ("--init", trained / "image.pt", "--epochs", 1, "--freeze_backbone")
+    args = train_multiview.parse_args(flags(data, tmp_path, *frozen, "--new_head"))
+    new = build_study_run(args, CPU).model.backbone.state_dict()
+    old = checkpoint.load(trained / "image.pt")["model"]
+    assert {name for name in new if not torch.equal(new[name], old[name])} == {"fc.weight", "fc.bias"}
+
+
 def test_what_is_wrong_is_said_in_one_line(data: Path, trained: Path, tmp_path: Path) -> None:
     table = pd.read_csv(data / "table.csv", dtype=str, keep_default_na=False)
 
@@ -185,7 +204,7 @@ def test_what_is_wrong_is_said_in_one_line(data: Path, trained: Path, tmp_path: 
     assert "of the same study lacks it" in refused(other) and "--study_labels any" in refused(other)
     split_by_image = table.drop(columns="patient_id")
     assert "has images of two patients" in refused(split_by_image)
-    assert "--max_samples 9 draws images" in refused(table, "--max_samples", 9)
+    assert "--new_head with --weights none: there is no head" in refused(table, "--new_head")
     assert "not a multiple of 8" in refused(table, "--fusion_width", 12)
     assert "leave out --backbone" in refused(table, "--init", trained / "image.pt", "--backbone", "test_vit")
     uncached = flags(data, tmp_path, *SCRATCH)

@@ -38,7 +38,7 @@ def add_study_training_flags(parser: cli.Parser) -> None:
     flags.add_tables(data, required=True)
     flags.add_test_set(data)
     flags.add_several_sets(several_sets)
-    flags.add_size(data)
+    flags.add_size(data, "studies")
     flags.add_augment(augment)
     flags.add_reading(reading)
     add_fusion(studies)
@@ -150,11 +150,6 @@ def check_study_flags(args: argparse.Namespace) -> None:
     """UserError for flags that do not go together, before anything is read."""
     if not args.cache_dir:
         raise UserError("studies are read from a pixel cache; give --cache_dir DIR, where each image is decoded once")
-    if args.max_samples:
-        raise UserError(
-            f"--max_samples {args.max_samples} draws images, which tears studies apart; give --max_train_samples, "
-            "which draws patients"
-        )
     if args.fusion_width % 8:
         raise UserError(f"--fusion_width {args.fusion_width} is not a multiple of 8, the heads of the attention")
     if args.freeze_backbone and args.train_parts:

@@ -38,7 +38,7 @@ from roi.training.setup import (
     open_files,
     resolve_from_start,
 )
-from roi.training.start import Start, StartFlags, find_start
+from roi.training.start import Start, StartFlags, find_start, pretrained, remember_seen, say_seen_before
 from roi.training.training_run import TrainingRun
 
 
@@ -63,15 +63,17 @@ def build_study_run(args: argparse.Namespace, device: torch.device) -> TrainingR
     flags = checkpoint_args(args, "none", (), dtype)
     if start.resumed:
         checkpoint.same_flags(start.resumed, flags, start.path)
-    rows = choose_rows(select_flags(RowFlags, args))
+    rows = choose_rows(select_flags(RowFlags, args), by_study=True)
     check_flags(args, rows, "none")
     study_flags = select_flags(StudyFlags, args)
     check_studies(rows, study_flags.union)
-    say_seen_before(image_model, rows)
+    first_weights = image_model or pretrained(args.weights, "new_head" in args, start)
+    say_seen_before("--init" if image_model else "--weights", first_weights, rows)
     model = make_study_model(args, rows.classes, start).to(device)
     reader = StudyReader(select_flags(LoaderFlags, args), study_flags, device)
     loaders = make_study_loaders(rows, reader, model, Path(args.save), args.seed)
     meta = describe_study_run(describe_run(flags, rows, start), rows, image_model, start)
+    remember_seen(meta, first_weights or start.resumed)
     if start.resumed:
         checkpoint.same_rows(start.resumed, meta, start.path)
     losses_fn = StudyTerms(
@@ -122,18 +124,6 @@ def resolve_init(args: argparse.Namespace, start: Start) -> Checkpoint | None:
     return state
 
 
-def say_seen_before(image_model: Checkpoint | None, rows: Rows) -> None:
-    """Warn where the image model has learned from patients who are to validate the study model."""
-    if image_model is None or rows.val is None:
-        return
-    seen = int(checkpoint.is_contaminated(image_model, rows.val).sum())
-    if seen:
-        print(
-            f"WARNING: --init was trained on the patients of {seen:,} of {len(rows.val):,} validation images: "
-            "val_auroc is too high, and the best epoch is not the best; split both trainings alike (--val_csv)"
-        )
-
-
 def make_study_model(args: argparse.Namespace, classes: list[str], start: Start) -> StudyModel:
     """The model of a run; where it goes on from a checkpoint, its first weights are not looked for."""
     # It downloads.
@@ -149,6 +139,7 @@ def make_study_model(args: argparse.Namespace, classes: list[str], start: Start)
             width=args.fusion_width,
             cells=args.fusion_cells,
             normalisation=args.normalisation,
+            new_head="new_head" in args,
         )
     if args.freeze_backbone:
         learn_only(model, [classifier_layer(model.backbone)[0]])
@@ -164,13 +155,6 @@ def describe_study_run(meta: Checkpoint, rows: Rows, image_model: Checkpoint | N
         if table is not None:
             columns += [*table["study_id"], *table["view"]]
     meta["labels"] = checkpoint.digest([meta["labels"]], columns)
-    # Patients of the image model have been seen as well: predictions of them are no test.
-    patients = [meta["train_patients"]]
-    before = image_model or start.resumed
-    if before is not None:
-        patients.append(before["train_patients"])
-    # Each once and in one order, however often the run was stopped.
-    meta["train_patients"] = torch.cat(patients).unique()
     if image_model is not None:
         meta["begun_from"] = checkpoint.identity(image_model)
     elif start.begun_from:
