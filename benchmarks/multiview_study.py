@@ -117,13 +117,15 @@ def train(args: argparse.Namespace, folder: Path, name: str, seed: int, log: Pat
     data = ("--train_csv", table_of(folder, name, "train"), "--image_root", folder / "Dataset")
     small = ("--cache_dir", folder / "pixels", "--workers", 0, "--device", "cpu", "--batch_size", 32, "--seed", seed)
     save = ("--save", folder / f"{name}.pt", "--log_csv", folder / f"{name}.csv", "--resume", "auto")
+    model: tuple[object, ...]
+    command: tuple[object, ...]
     if name == "image":
         model = ("--backbone", args.backbone, "--weights", "none", "--img_size", args.img_size, "--lr", 2e-3)
-        command = ("train_roi_baselines.py", "--mode", "standard", *model, "--epochs", args.epochs)
+        command = ("train_roi_baselines.py", "--mode", "standard", "--epochs", args.epochs)
     else:
-        init = ("--init", folder / "image_best.pt", "--fusion", "attention", "--lr", 1e-3, "--fusion_lr", 2e-3)
-        command = ("train_multiview.py", *init, "--epochs", args.study_epochs)
-    script(*command, *data, *small, *save, threads=1, log=log)
+        model = ("--init", folder / "image_best.pt", "--fusion", "attention", "--lr", 1e-3, "--fusion_lr", 2e-3)
+        command = ("train_multiview.py", "--epochs", args.study_epochs)
+    script(*command, *model, *data, *small, *save, threads=1, log=log)
 
 
 def predict(folder: Path, name: str, log: Path) -> None:
