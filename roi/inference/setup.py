@@ -140,6 +140,7 @@ def mask_predictor(args: argparse.Namespace, state: dict[str, Any], device: torc
             f"--mask_checkpoint {path}: {what}; give an image model of train_roi_consistency.py, or --cam for Grad-CAM "
             f"of {args.checkpoint}"
         )
+    # As for a checkpoint of its own, whose name the message has.
     check_model(asking(args, OF_MASK, path), model)
     if state.get("begun_from") != checkpoint.identity(cast(checkpoint.Checkpoint, mask_state)):
         print(f"{path}: is not the image model that {args.checkpoint} began from; its masks are those of another model")
@@ -152,6 +153,7 @@ def mask_predictor(args: argparse.Namespace, state: dict[str, Any], device: torc
 
 def asking(args: argparse.Namespace, outputs: Sequence[str], path: str) -> argparse.Namespace:
     """The flags with these outputs alone, of the checkpoint `path`."""
+    # The flags themselves stay: provenance and locks are of all outputs.
     less = copy.copy(args)
     less.checkpoint = path
     for name in OUTPUTS:
@@ -280,6 +282,7 @@ def predict_rows_as_studies(
     if args.compile and not (args.cam or args.save_vis_dir):
         compiled(predictor.model)
     predicted = predict_studies(predictor, table, loading, side_file_base(args))
+    # Pictures alone need what their captions say of the study.
     if args.save_json:
         save_predictions(args.save_json, study_records(predictor, predicted), origin)
         contaminated = int(predicted.table["contaminated"].sum())
