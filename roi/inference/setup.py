@@ -107,6 +107,7 @@ def check_study_outputs(args: argparse.Namespace, state: dict[str, Any]) -> None
                 f"{args.checkpoint}: is a model of studies, and --{name} is of one image; leave it out, or give an "
                 f"image model (--checkpoint {image_model})"
             )
+    # A file that nobody reads would be loaded for nothing.
     if args.mask_checkpoint:
         if not any(getattr(args, name) for name in OF_MASK):
             raise UserError(
@@ -265,6 +266,7 @@ def predict_rows(
     # An image at a time, as an image model would: the backbone of studies for Grad-CAM, an image model for masks.
     if own.cam or own.save_vis_dir:
         predict_images(own, predictor, rows, table, loading, origin, shown)
+    # A patient whom either model has seen is no test of the picture.
     if masks:
         of_mask = asking(args, OF_MASK, args.mask_checkpoint)
         table["contaminated"] |= checkpoint.is_contaminated(masks.state, table)

@@ -85,6 +85,7 @@ def read_visible(path: str, preds: Predictions, studies: StudyRows, rows: pd.Dat
     place = match_images(truth["image"], preds.images)
     _refuse_other_studies(path, truth, place, rows)
     column = truth["finding"].map(_columns(path, truth["finding"].unique().tolist(), preds.classes)).to_numpy()
+    # A truth may be of more images than are predicted.
     chosen = (place >= 0) & (column >= 0) & (shown == 1)
     visible = np.zeros((len(preds.images), len(preds.classes)), dtype=bool)
     visible[place[chosen], column[chosen]] = True
@@ -133,6 +134,7 @@ def point(contributions: Contributions, visible: np.ndarray, target: np.ndarray,
     several = contributions.several
     study, added = studies.study[several], contributions.added[several]
     shown = visible[several]
+    # Views that the model has looked at; those beyond --max_views could not add anything.
     views = np.bincount(study, minlength=shape[0])
     most = np.full(shape, -np.inf)
     np.maximum.at(most, study, added)
