@@ -171,6 +171,7 @@ def study_records(predictor: Predictor, predicted: StudyTable) -> Iterator[dict[
 
 def of_view(found: StudyProbabilities, row: int, classes: list[str]) -> dict[str, dict[str, float]]:
     """What is known of an image apart from its study: `prob_view` and `without`, where there are such."""
+    # An image beyond --max_views has neither; NaN is no JSON.
     known = {}
     for name, values in (("prob_view", found.alone[row]), ("without", found.without[row])):
         if not np.isnan(values).any():
@@ -180,6 +181,7 @@ def of_view(found: StudyProbabilities, row: int, classes: list[str]) -> dict[str
 
 def shown_in_pictures(predicted: StudyTable, classes: list[str], count: int) -> dict[str, dict[str, Any]]:
     """What the pictures of the first `count` images say of their studies, by image."""
+    # Of the first images alone: the others have no picture.
     names = predicted.names
     shown = {}
     for row, image in enumerate(predicted.table["image"].tolist()[:count]):

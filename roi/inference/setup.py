@@ -100,6 +100,7 @@ def check_study_outputs(args: argparse.Namespace, state: dict[str, Any]) -> None
         raise UserError(
             f"--max_samples {args.max_samples} cuts studies apart; give --max_test_samples, which draws patients"
         )
+    # Named in each message: it is what the user needs next.
     image_model = state["args"].get("init") or "of a train script"
     for name in ("image", "save_mask", "save_crop", "curves"):
         if getattr(args, name):
@@ -257,6 +258,7 @@ def predict_rows(
     if not isinstance(predictor.model, StudyModel):
         predict_images(args, predictor, rows, table, loading, origin)
         return
+    # Pictures show a mask where there is one.
     of_backbone = ("cam",) if masks else ("cam", "save_vis_dir")
     own = asking(args, of_backbone, args.checkpoint)
     if own.cam or own.save_vis_dir:

@@ -142,6 +142,7 @@ def choose(found: Gathered, available: np.ndarray, boxes: dict[str, list[Box]], 
     """The cases, whose `row` is a study. available: (N,) bool, has a picture"""
     classes = found.preds.classes
     shape = (len(found.first), len(classes))
+    # NaN: of no image of the study it is known.
     target = np.full(shape, np.nan)
     # What one image knows counts for its study.
     np.fmax.at(target, found.study, target_matrix(found.rows, classes))
@@ -216,6 +217,7 @@ def view_html(
     view = f"{row['view']}, {kind}" if row["view"] else f"view {kind}"
     picture = picture_html(name, str(row["image"]), path, finding, evidence, boxes)
     alone, added = found.added.alone[n, column], found.added.added[n, column]
+    # Three cases: beyond the most views, alone in its study, one of several.
     if np.isnan(alone):
         said = "<p>not looked at: beyond the most views of a study</p>"
     elif np.isnan(added):
@@ -241,6 +243,7 @@ def picture_html(
 
 def bar_html(added: float, longest: float) -> str:
     """A bar from the middle, to the right where the view raises the probability."""
+    # Where no view adds anything, no bar has a length.
     width = 50 * abs(added) / longest if longest else 0.0
     left = 50.0 if added >= 0 else 50 - width
     style = "" if added >= 0 else ' class="less"'

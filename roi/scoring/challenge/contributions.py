@@ -38,6 +38,7 @@ def read_contributions(path: str | Path) -> Contributions | None:
     rows = json.loads(path.read_text(encoding="utf-8"))
     if not any("study" in row for row in rows):
         return None
+    # Columns as roi.scoring.predictions has them: both are used side by side.
     classes = list(rows[0]["prob_full"])
     try:
         full = _matrix(rows, "prob_full", classes)

@@ -49,6 +49,7 @@ def group_studies(rows: pd.DataFrame, name: str) -> StudyRows:
         studies = studies_of(rows.iloc[order])
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
+    # Not the frontal view that the study model looks at first: the name of a study is that of its first row.
     listed_first = np.minimum.reduceat(studies.rows, studies.start[:-1])
     study = np.empty(len(rows), dtype=np.int64)
     kinds = np.empty(len(rows), dtype=np.int8)

@@ -49,6 +49,7 @@ def groups_of_views(studies: StudyRows, of_studies: bool) -> Groups:
     if not of_studies:
         sizes = sizes[studies.study]
         has_kind = np.eye(len(KINDS), dtype=bool)[studies.kinds]
+    # Few studies have more than four views: groups of them could not be scored.
     by_number = {}
     for number in range(1, MOST_VIEWS):
         by_number[f"{number} view{'s' if number > 1 else ''}"] = sizes == number

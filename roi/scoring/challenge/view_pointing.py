@@ -59,6 +59,7 @@ def score_views(
             "several images with a checkpoint of train_multiview.py"
         )
     studies = group_studies(rows, csv)
+    # As the predictions are grouped, so that a study of the truth is one of the model.
     visible = read_visible(truth_path, preds, studies, rows)
     pointing = point(contributions, visible, target_matrix(rows, preds.classes), studies)
     if not pointing.counted.any():
@@ -136,6 +137,7 @@ def point(contributions: Contributions, visible: np.ndarray, target: np.ndarray,
     shown = visible[several]
     # Views that the model has looked at; those beyond --max_views could not add anything.
     views = np.bincount(study, minlength=shape[0])
+    # The highest of each study: where all views lower the probability, the one that lowers it least.
     most = np.full(shape, -np.inf)
     np.maximum.at(most, study, added)
     is_most = added == most[study]
@@ -164,6 +166,7 @@ def summarise(pointing: Pointing, classes: list[str], patients: np.ndarray, draw
     share = np.repeat(pairs[:, None], 3, axis=1).astype(float)
     statistics = {"all": share_weighted_mean(values, share), "findings": weighted_mean(hit, counted)}
     estimates = estimate(statistics, patients[asked], draws, seed)
+    # A finding that is asked for in no study has no share.
     findings = {}
     for k in np.flatnonzero(counted.any(axis=0)).tolist():
         score = estimates["findings"].column(k).with_interval()
