@@ -37,7 +37,7 @@ RULE = (
     "A row of pictures is a study. Studies of at least two views are shown, chosen as the cases of the gallery are, by "
     "the rank of the study's probability among all studies. “Alone” is what the image says by itself. The bar is what "
     "the view adds: the probability of the study minus that of the study without it, to the right where it raises it; "
-    "the longest bar of a study is as wide as its half."
+    "the longest bar of a study fills its half."
 )
 
 
@@ -167,7 +167,7 @@ def legend(evidence: Evidence, has_boxes: bool) -> str:
     elif evidence.source:
         parts.append(f"Heat: {source_name(evidence.source)} of the finding, over its own range.")
     else:
-        parts.append("The files of maps hold none of these images.")
+        parts.append("Without a map: none was given to evaluate.py --masks, or the files hold none of these images.")
     if has_boxes:
         parts.append("Blue: the boxes of the image.")
     return note(" ".join(parts))
