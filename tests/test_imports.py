@@ -112,3 +112,12 @@ finally:
     loaded, seconds = done.stdout.split()[-2:]
     assert loaded == "False"
     assert float(seconds) < 1.5  # of the processor, on a slow machine
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_each_script_says_its_version(script: str) -> None:
+    from conftest import run
+
+    from roi import WRITTEN_BY
+
+    assert run(script, "--version").strip() == WRITTEN_BY

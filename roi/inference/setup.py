@@ -23,6 +23,7 @@ from roi.inference.flags import EVIDENCE, OUTPUTS
 from roi.inference.loading import Loading, row_loader
 from roi.inference.map_writers import CamMaps, ClassMaps, MaskMaps, Output
 from roi.inference.one_image import ImageOutputs, predict_image
+from roi.inference.origin import facts_of
 from roi.inference.perturbation import Curves
 from roi.inference.picture_writer import PictureWriter, cam_of_files
 from roi.inference.predict import Predictor, sets_of_checkpoint
@@ -131,6 +132,7 @@ def provenance(args: argparse.Namespace, predictor: Predictor) -> dict[str, Any]
         "args": state["args"],
         "versions": state["versions"],
         "command": shlex.join(sys.argv),
+        **facts_of(predictor.model, state),
     }
 
 

@@ -84,6 +84,9 @@ class Checkpoint(TypedDict, total=False):
     train_patients: Tensor
     labels: str  # digest of classes, names and targets
     versions: dict[str, str]
+    host: str  # the machine that began the training
+    begun: str  # when, in UTC
+    hours: float  # of training until the best epoch
     begun_from: str  # identity of the weights of stage 1
     epoch: int  # finished epochs
     val_auroc: float

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from roi import distributed
+from roi import distributed, run_facts
 from roi.data.augment import Augment
 from roi.data.patients import named_patients
 from roi.data.table import image_keys, tokens
@@ -238,6 +238,7 @@ def describe_run(flags: dict[str, Any], rows: Rows, start: Start) -> Checkpoint:
         data += data_to_match(rows.val, rows.classes)
         val_images = image_keys(rows.val["image"]).tolist()
     patients = sorted({*rows.train["patient_id"], *named_patients(rows.train)})
+    host, begun = run_facts.begun(start.resumed)
     return {
         "classes": rows.classes,
         "args": flags,
@@ -247,6 +248,8 @@ def describe_run(flags: dict[str, Any], rows: Rows, start: Start) -> Checkpoint:
         "train_patients": checkpoint.fingerprints(patients),
         "labels": checkpoint.digest(rows.classes, *data),
         "versions": checkpoint.versions(),
+        "host": host,
+        "begun": begun,
     }
 
 
