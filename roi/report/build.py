@@ -91,6 +91,7 @@ def made_by(run: Run, with_host: bool) -> str:
         size = f", {parameters / 1e6:,.1f} million parameters" if parameters else ""
         parts.append(f"Model: {backbone}{size}")
     training = training_set(trained)
+    # Checkpoints of before do not say how long they took; the log does.
     hours = trained.get("hours") or hours_of_log(run)
     if hours:
         training += f", {decimal(hours, 2)} hours"
