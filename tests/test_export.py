@@ -190,13 +190,24 @@ def test_training_begins_from_a_folder_of_the_hub(made: Path, hub: Path, capsys:
         build_backbone("resnet18", 3, source, 64)
 
 
-def test_weights_of_the_hub_bring_their_normalisation(hub: Path, tmp_path: Path) -> None:
+def test_weights_of_the_hub_bring_their_normalisation(
+    hub: Path, demo: Path, tables: tuple[Path, Path], tmp_path: Path
+) -> None:
     assert normalisation_of("test_resnet", f"local-dir:{hub}") == IMAGENET
     shutil.copytree(hub, tmp_path / "other")
     config = json.loads((hub / "config.json").read_text())
     config["pretrained_cfg"] |= {"mean": [0.5] * 3, "std": [0.5] * 3}
     (tmp_path / "other" / "config.json").write_text(json.dumps(config))
-    assert normalisation_of("test_resnet", f"local-dir:{tmp_path / 'other'}") == HALVES
+    source = f"local-dir:{tmp_path / 'other'}"
+    assert normalisation_of("test_resnet", source) == HALVES
+    # Said when training begins, and kept.
+    said = run(
+        *("train_roi_consistency.py", "--train_csv", tables[0], "--exclude_csv", tables[1], "--image_root", demo),
+        *(*CPU, "--backbone", "test_resnet", "--weights", source, "--img_size", 64, "--epochs", 1, "--batch_size", 8),
+        *("--warmup_epochs", 0, "--save", tmp_path / "a.pt"),
+    )
+    assert "mean 0.5, 0.5, 0.5" in said and "of the last layer came Atelectasis" in said
+    assert checkpoint.load(tmp_path / "a.pt")["args"]["normalisation"] == HALVES
 
 
 @pytest.mark.parametrize("error", [OSError("no network"), ValueError("Repo id must be in the form")])

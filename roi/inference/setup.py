@@ -33,6 +33,7 @@ from roi.models.compile import compiled
 from roi.models.fusion import StudyModel
 from roi.models.roi_model import LEARNED, RoiModel, reinitialised
 from roi.scoring import predictions
+from roi.scoring.pictures import dropped_grey
 from roi.training import checkpoint
 from roi.training.device import explain_error, pick_device, pick_dtype
 
@@ -199,7 +200,8 @@ def predict_rows(args: argparse.Namespace, predictor: Predictor, origin: dict[st
     if args.save_vis_dir:
         count = min(args.max_vis or len(table), len(table))
         cam = cam_of_files(predictor, args.map_size) if predictor.model.mask == "none" else None
-        pictures = PictureWriter(args.save_vis_dir, table, count, args.vis_size, rows.boxes, cam)
+        dropped = dropped_grey(predictor.state["args"])
+        pictures = PictureWriter(args.save_vis_dir, table, count, args.vis_size, rows.boxes, cam, dropped)
     # Last: Grad-CAM cuts the backbone by tracing it as it is written.
     if args.compile:
         compiled(predictor.model)

@@ -19,6 +19,7 @@ from roi.files import reason
 from roi.models.exported import read_header
 from roi.models.hub import is_hub, mean_and_std, read_hub
 from roi.models.weights import load_weights, read_tensors, read_weights
+from roi.progress import say
 
 # Mean and standard deviation of red, green and blue, for pixels in 0..1.
 Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]
@@ -179,3 +180,11 @@ def normalisation_of(name: str, weights: str) -> Normalisation:
     mean_red, mean_green, mean_blue = config.mean
     std_red, std_green, std_blue = config.std
     return (mean_red, mean_green, mean_blue), (std_red, std_green, std_blue)
+
+
+def say_normalisation(normalisation: Normalisation) -> None:
+    """Tell the user where it is not ImageNet's: who makes images ready for the weights elsewhere must know."""
+    if normalisation == IMAGENET:
+        return
+    mean, spread = (", ".join(map(str, values)) for values in normalisation)
+    say(f"pixels as the weights know them: mean {mean}, standard deviation {spread} (not ImageNet's)")

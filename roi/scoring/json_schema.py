@@ -57,7 +57,13 @@ class Keys:
 
 
 # Of all flags of a training only those are described that are read here.
-ARGS = Keys(optional={"log_csv": Maybe(TEXT), "without": Maybe(Items(TEXT))})
+ARGS = Keys(
+    optional={
+        "log_csv": Maybe(TEXT),
+        "without": Maybe(Items(TEXT)),
+        "normalisation": Maybe(Items(Items(NUMBER, 3), 2)),
+    }
+)
 MODEL = {"checkpoint": Maybe(TEXT), "epoch": Maybe(COUNT), "contaminated": Maybe(FLAG)}
 TRAINING = Keys(
     optional={

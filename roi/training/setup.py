@@ -23,7 +23,7 @@ from roi.errors import UserError
 from roi.files import writable
 from roi.labels import has_place
 from roi.losses.gradnorm import FixedWeights
-from roi.models.backbones import IMAGENET, classifier_layer, normalisation_of
+from roi.models.backbones import IMAGENET, classifier_layer, normalisation_of, say_normalisation
 from roi.models.compile import compiled, recomputed
 from roi.models.roi_model import LEARNED, ModelOptions, RoiModel, build_model
 from roi.scoring.metrics import VALIDATION_DECISIONS
@@ -200,6 +200,7 @@ def resolve_from_start(args: argparse.Namespace, start: Start, mask: str) -> Non
         args.widened_stage = earlier.get("widened_stage", True)
     else:
         args.normalisation, args.widened_stage = normalisation_of(args.backbone, args.weights), False
+    say_normalisation(args.normalisation)
     if mask != "features":
         args.map_stride = 0
 
