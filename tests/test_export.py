@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from roi.errors import UserError
 from roi.models.backbones import HALVES, IMAGENET, build_backbone, classifier_layer, normalisation_of
 from roi.training import checkpoint
+from roi.training.start import Start, pretrained
 
 CPU = ("--workers", 0, "--device", "cpu")
 
@@ -106,6 +107,13 @@ def test_training_begins_from_it_with_rows_by_class(weights: Path, demo: Path, t
     file = load_file(weights)
     torch.testing.assert_close(backbone.state_dict()[f"{layer}.weight"][1:], file[f"{layer}.weight"][:2])
     assert normalisation_of("test_resnet", str(weights)) == IMAGENET
+
+
+def test_the_patients_of_exported_weights_count_as_seen(weights: Path, hub: Path) -> None:
+    start = Start(Path("a.pt"))
+    for source in (str(weights), f"local-dir:{hub}"):
+        before = pretrained(source, new_head=False, start=start)
+        assert before is not None and torch.equal(before["train_patients"], checkpoint.load(weights)["train_patients"])
 
 
 def test_files_that_do_not_belong_together_are_refused(made: Path, weights: Path, tmp_path: Path) -> None:

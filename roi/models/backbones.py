@@ -78,11 +78,11 @@ def build_backbone(
     # Weights come after the draw: their download builds a second model, which draws from the global generator too.
     if weights == "imagenet":
         load_weights(backbone, last_name, imagenet_weights(name, img_size), f"the ImageNet weights of {name}")
-    elif is_hub(weights):
-        state, file_classes = read_hub(weights, name, _input_size(name, img_size))
-        load_weights(backbone, last_name, state, weights, class_names, file_classes)
     elif weights != "none":
-        state, file_classes = read_weights(Path(weights))
+        if is_hub(weights):
+            state, file_classes = read_hub(weights, name, _input_size(name, img_size))
+        else:
+            state, file_classes = read_weights(Path(weights))
         if new_head:
             file_classes = []
         load_weights(backbone, last_name, state, weights, class_names, file_classes)

@@ -22,6 +22,9 @@ from roi.files import atomic_write, reason
 # Of the second file: each part under its name. Fingerprints are the last two.
 PARTS = ("mask_net", "view_norms", "fusion")
 FINGERPRINTS = ("train_images", "train_patients")
+# How timm calls a folder of the hub, and the weights in it.
+FOLDER = "local-dir:"
+HUB_WEIGHTS = "model.safetensors"
 # Keys of the header whose values are JSON; the others are text.
 JSON_KEYS = (
     *("classes", "side", "normalisation", "thresholds", "keep_ratio", "contaminated", "epoch", "args", "versions"),
@@ -31,6 +34,13 @@ JSON_KEYS = (
 
 def second_file(path: Path) -> Path:
     return path.with_name(f"{path.stem}_roi.safetensors")
+
+
+def file_of(weights: str) -> Path:
+    """The file that --weights names; of a folder of the hub (local-dir:DIR) the one that timm takes."""
+    if weights.startswith(FOLDER):
+        return Path(weights.removeprefix(FOLDER)) / HUB_WEIGHTS
+    return Path(weights)
 
 
 def digest_of(tensors: Mapping[str, Tensor]) -> str:

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from roi.errors import UserError
 from roi.files import reason
+from roi.models.exported import FOLDER
 
 HUB = "hf-hub:"
-FOLDER = "local-dir:"
 
 
 def is_hub(weights: str) -> bool:

@@ -13,8 +13,7 @@ from roi.files import atomic_write
 from roi.inference.export.model import Export, write_safetensors
 from roi.inference.export.model_card import Card, model_card
 from roi.models.backbones import classifier_layer
-
-WEIGHTS = "model.safetensors"
+from roi.models.exported import HUB_WEIGHTS
 
 
 def write_folder(export: Export, folder: Path, data_licence: str) -> None:
@@ -23,7 +22,7 @@ def write_folder(export: Export, folder: Path, data_licence: str) -> None:
     # Made before anything is written.
     card = Card(export, folder.resolve().name, data_licence, loads)
     text = model_card(card)
-    write_safetensors(export, folder / WEIGHTS)
+    write_safetensors(export, folder / HUB_WEIGHTS)
     with atomic_write(folder / "config.json") as file:
         json.dump(config(export, loads), file, indent=2)
         file.write("\n")

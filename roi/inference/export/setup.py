@@ -5,13 +5,14 @@ from pathlib import Path
 
 from roi.errors import UserError
 from roi.files import contents, locked, refuse_existing, writable
-from roi.inference.export.hub_folder import WEIGHTS, write_folder
+from roi.inference.export.hub_folder import write_folder
 from roi.inference.export.model import Export, read_scores, write_safetensors
 from roi.inference.export.onnx_file import write_onnx
 from roi.models import exported
+from roi.models.exported import HUB_WEIGHTS
 from roi.training import checkpoint
 
-OF_FOLDER = (WEIGHTS, exported.second_file(Path(WEIGHTS)).name, "config.json", "README.md")
+OF_FOLDER = (HUB_WEIGHTS, exported.second_file(Path(HUB_WEIGHTS)).name, "config.json", "README.md")
 
 
 @dataclass(frozen=True)
