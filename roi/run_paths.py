@@ -40,6 +40,7 @@ def portable(path: Any, file: Path) -> Any:
     home = Path(os.path.abspath(run_folder(file)))
     if Path(path).is_absolute() and home not in (full, *full.parents):
         return path
+    # Slashes on Windows, too: the folder may go to another system.
     folder = os.path.abspath(file.parent)
     return Path(os.path.relpath(full, folder)).as_posix()
 
@@ -79,6 +80,7 @@ def portable_metrics(metrics: dict[str, Any], file: Path) -> dict[str, Any]:
     # The mark stands once, at the top.
     del predictions["paths"]
     written["predictions"] = predictions
+    # Copies: the caller prints the paths as they were typed.
     written["inputs"] = dict(metrics["inputs"])
     for key in OF_INPUTS:
         written["inputs"][key] = portable(metrics["inputs"].get(key), file)
@@ -102,6 +104,7 @@ def find(path: str | None, file: Path, from_file: bool) -> Path | None:
     """
     if not path:
         return None
+    # The first that is there: what lies beside the file goes before what bears its name elsewhere.
     for candidate in _places(path, file, from_file):
         if candidate.exists():
             return candidate

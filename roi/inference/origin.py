@@ -24,6 +24,7 @@ def training_of(state: Mapping[str, Any]) -> dict[str, Any]:
 
     `table` has names of files alone: their folders are those of another machine.
     """
+    # Counted by fingerprints: the table may have lost rows to test images.
     known: dict[str, Any] = {"images": len(state["train_images"])}
     tables = state["args"].get("train_csv")
     if tables:

@@ -65,6 +65,7 @@ def write(
     """
     known = {"format": "pt", **header, "weights": digest_of(classifier)}
     text = {key: json.dumps(value) if key in JSON_KEYS else str(value) for key, value in known.items()}
+    # One flat list of names, as the format has it.
     others = {}
     for part, tensors in rest.items():
         for name, value in tensors.items():

@@ -82,6 +82,7 @@ def made_by(run: Run, with_host: bool) -> str:
     predictions = run.block("predictions")
     trained = predictions.get("training") or {}
     args = predictions.get("args") or {}
+    # Runs of before say little of it: what is not known is left out.
     parts = []
     if run.metrics.get("date"):
         parts.append(f"Scored {at_host(run.metrics['date'], run.metrics.get('host'), with_host)}")

@@ -65,6 +65,7 @@ def loads_in_timm(export: Export) -> bool:
 
 def config(export: Export, loads: bool) -> dict[str, Any]:
     """config.json. Without timm's keys where timm cannot load it."""
+    # Under one key of our own: timm takes unknown ones for parts of its settings.
     own = {
         "library": export.library,
         "backbone": export.args["backbone"],
@@ -79,6 +80,7 @@ def config(export: Export, loads: bool) -> dict[str, Any]:
         "contaminated": export.state["contaminated"],
         "roi_consistency": own,
     }
+    # An architecture that timm lacks, or builds in another way, would be an error there, or wrong in silence.
     if not loads:
         return common
     name = export.args["backbone"].partition(".")[0]

@@ -97,6 +97,7 @@ def warnings_of(export: Export) -> list[str]:
     lines = [f"> {DEVICE}"]
     if export.state["contaminated"] or export.metrics.get("contaminated"):
         lines.append(f"> {CONTAMINATED}")
+    # The table of the scores says it, or the checkpoint.
     said = str(export.metrics.get("label_source", "")) + str(export.state.get("synthetic") or "")
     if "synthetic" in said:
         lines.append(f"> {SYNTHETIC}")
@@ -159,6 +160,7 @@ def training(card: Card) -> str:
     if "hours" in known:
         rows.append(("Hours", f"{known['hours']:.2f}"))
     rows.append(("Epochs of the weights", export.state["epoch"]))
+    # Flags of before may be missing: nothing is said of them.
     for flag in TRAINED_WITH:
         if export.args.get(flag) not in (None, ""):
             rows.append((f"`--{flag}`", without_folders(export.args[flag])))

@@ -74,6 +74,7 @@ def write_onnx(export: Export, path: Path, keep_ratio: float | None) -> None:
 
 def serialized(graph: Graph, export: Export) -> bytes:
     """The file, of the opset that this torch writes; classes and the like stand in its metadata."""
+    # A random mask needs seeds, which the file does not take.
     names = ["probabilities", "mask"] if export.model.mask in LEARNED else ["probabilities"]
     example = torch.zeros(2, 1, export.side, export.side)
     batch = torch.export.Dim("batch")
@@ -94,6 +95,7 @@ def serialized(graph: Graph, export: Export) -> bytes:
             f"--out: torch {torch.__version__} cannot write this model as ONNX ({reason(error)}); export safetensors"
         ) from error
     assert program is not None
+    # Not the flags of training: whoever runs the file needs what goes in and out.
     header = header_of(export)
     for key in KEPT_IN_HEADER:
         program.model.metadata_props[key] = str(header[key])
