@@ -37,6 +37,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "(default: %(default)s)",
     )
     parser.add_argument("--title", default="Evidence report", help="of the page (default: %(default)s)")
+    hosts = "name the machines in the head of the page (default: yes)"
+    parser.add_argument("--host", action=cli.on_off, default=True, help=hosts)
     cli.add_overwrite(parser, "an earlier page")
     return parser.parse_args(argv)
 
@@ -54,7 +56,7 @@ def main(args: argparse.Namespace) -> None:
             print(f"{run.file}: {why}; what it belongs to is left out")
         if run.log_problem:
             print(f"{run.log_problem}; the curves of training are left out")
-    text = page(runs, args.image_root, args.cases, args.title)
+    text = page(runs, args.image_root, args.cases, args.title, args.host)
     with atomic_write(args.out) as file:
         file.write(text)
     print(f"{args.out}: {len(text.encode()) / 1e6:.1f} MB, {len(runs)} run{'s' if len(runs) > 1 else ''}")

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+from roi import WRITTEN_BY
 from roi.errors import RunError, UserError
 from roi.files import locked, writable
 from roi.process_pool import children, kill
@@ -28,6 +29,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, doc: str | None) -> None:
         super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+        self.add_argument("--version", action="version", version=WRITTEN_BY, help="print the version and end")
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message} (all flags: {self.prog} --help)\n")

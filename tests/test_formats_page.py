@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, run
+from safetensors import safe_open
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,7 @@ def folder(demo: Path, tables: tuple[Path, Path], tmp_path_factory: pytest.TempP
     sets = ("--thresholds", out / "thresholds.json")
     scores = ("evaluate.py", "--preds", out / "preds.json", "--csv", test, "--train_csv", train, "--resamples", 5)
     run(*scores, *off, *sets, *files, "--out", out)
+    run("export_model.py", "--checkpoint", out / "roi.pt", "--hub_dir", out / "hub")
     return out
 
 
@@ -63,6 +65,10 @@ def test_the_page_names_each_key_of_each_file(folder: Path) -> None:
     with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
         columns = {re.sub(r"^(loss|w)_.*", r"\1_<term>", name) for name in next(csv.reader(file))}
     assert columns <= named["Metrics"]
+    for name in ("model", "model_roi"):
+        with safe_open(folder / "hub" / f"{name}.safetensors", framework="pt") as file:
+            assert set(file.metadata()) <= named["Exported"]
+    assert set(json.loads((folder / "hub" / "config.json").read_text())) <= named["Exported"]
     first = json.loads((folder / "preds.json").read_text())[0]
     meta = json.loads((folder / "preds.meta.json").read_text())
     assert set(first) | set(meta) <= named["Predictions"] | {"contaminated"}

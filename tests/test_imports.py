@@ -21,7 +21,14 @@ BELOW = {  # room: the rooms that it may import, beside itself and the ground fl
     "report": {"training", "scoring", "data"},
     "inference": {"training", "scoring", "losses", "models", "data"},
 }
-HEAVY = ("kagglehub", "huggingface_hub", "pydicom", "torch.utils.tensorboard", "timm")  # or rare: imported where used
+HEAVY = (
+    "kagglehub",
+    "huggingface_hub",
+    "pydicom",
+    "torch.utils.tensorboard",
+    "timm",
+    "onnxruntime",
+)  # or rare: imported where used
 LIGHT = ("sources", "scoring", "report", "demo")  # load no torch
 SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
 
@@ -112,3 +119,12 @@ finally:
     loaded, seconds = done.stdout.split()[-2:]
     assert loaded == "False"
     assert float(seconds) < 1.5  # of the processor, on a slow machine
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_each_script_says_its_version(script: str) -> None:
+    from conftest import run
+
+    from roi import WRITTEN_BY
+
+    assert run(script, "--version").strip() == WRITTEN_BY

@@ -78,7 +78,7 @@ class MapsFile:
         # Those of process 0 come first, as do its rows in the file.
         self.images = [name for names in distributed.all_gather_objects(self.images) for name in names]
         self.file.close(
-            **origin(self.images, meta, contaminated),
+            **origin(self.images, meta, contaminated, self.file.path),
             classes=np.array(classes),
             sources=np.array(self.sources),
             side=self.side,

@@ -11,7 +11,7 @@ from roi.data.dataset import XrayDataset
 from roi.data.images import read_grey
 from roi.errors import UserError
 from roi.inference.predict import Predictor, save_predictions, say_contaminated
-from roi.scoring.pictures import crop_picture, mask_picture, save_png
+from roi.scoring.pictures import crop_picture, dropped_grey, mask_picture, save_png
 from roi.text import decimal
 from roi.training.checkpoint import trained_on_file
 
@@ -51,7 +51,8 @@ def predict_image(
     if outputs.predictions:
         save_predictions(outputs.predictions, iter([outcome.record]), origin)
     if outcome.mask is not None:
-        save_mask(outcome.mask, grey, outputs, bool(outcome.record.get("contaminated")))
+        dropped = dropped_grey(predictor.state["args"])
+        save_mask(outcome.mask, grey, outputs, bool(outcome.record.get("contaminated")), dropped)
 
 
 def print_record(record: dict[str, Any], predictor: Predictor) -> None:
@@ -68,16 +69,17 @@ def print_record(record: dict[str, Any], predictor: Predictor) -> None:
             print(f"{kind:20s}  {', '.join(record[kind]) or '(empty)'}")
 
 
-def save_mask(mask: np.ndarray, grey: np.ndarray, outputs: ImageOutputs, contaminated: bool) -> None:
+def save_mask(mask: np.ndarray, grey: np.ndarray, outputs: ImageOutputs, contaminated: bool, dropped: int) -> None:
     """The mask, and what it keeps of the image, at the size of the file.
 
     Args:
         mask: (S, S) 0/1, at the size of the input.
         grey: the image as the file has it.
+        dropped: grey of what the crop leaves out.
     """
     height, width = grey.shape
     picture = mask_picture(mask, (width, height))
-    crop = crop_picture(grey, picture)
+    crop = crop_picture(grey, picture, dropped)
     for path, image in ((outputs.mask, picture), (outputs.crop, crop)):
         if path:
             save_png(image, path, contaminated)

@@ -187,7 +187,7 @@ class Curves:
         # Those of process 0 come first, as do its rows in the file.
         self.images = [name for names in distributed.all_gather_objects(self.images) for name in names]
         self.file.close(
-            **origin(self.images, meta, contaminated),
+            **origin(self.images, meta, contaminated, self.file.path),
             classes=np.array(classes),
             sources=np.array(SOURCES),
             fractions=np.array(self.kept),

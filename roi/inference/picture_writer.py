@@ -17,7 +17,7 @@ from roi.data.images import read_grey
 from roi.files import atomic_write
 from roi.inference.grad_cam import GradCam
 from roi.inference.predict import Outcome, Predictor
-from roi.scoring.pictures import file_stems, save_cam, save_pictures
+from roi.scoring.pictures import DROPPED, file_stems, save_cam, save_pictures
 
 CamOfFile = Callable[[str], np.ndarray]  # path of an image -> (K, m, m) in 0..1
 
@@ -33,6 +33,7 @@ class PictureWriter:
         boxes: those of each image, as the table names it.
         cam: Grad-CAM of each class, where there is no mask.
         studies: what the picture of an image says of its study, of a model of studies.
+        dropped: grey of what a crop leaves out.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class PictureWriter:
         boxes: Mapping[str, Sequence[Box]],
         cam: CamOfFile | None = None,
         studies: Mapping[str, dict[str, Any]] | None = None,
+        dropped: int = DROPPED,
     ) -> None:
         self.folder = Path(folder)
         self.table = table
@@ -51,6 +53,7 @@ class PictureWriter:
         self.size = size
         self.boxes, self.cam = boxes, cam
         self.studies = studies or {}
+        self.dropped = dropped
         # Of the whole table, so that the name of a picture does not depend on how many are made.
         self.stems = file_stems(table["image"])
 
@@ -68,7 +71,7 @@ class PictureWriter:
         if self.cam is not None:
             save_cam(self.cam(path), stem, path, record, labels, boxes, self.size)
         elif outcome.mask is not None:
-            save_pictures(stem, path, outcome.mask, record, labels, boxes, self.size)
+            save_pictures(stem, path, outcome.mask, record, labels, boxes, self.size, self.dropped)
 
     def close(self, predicted: Sequence[str]) -> None:
         """Say what was made, and list the pictures of images that were trained on.

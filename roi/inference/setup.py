@@ -26,6 +26,7 @@ from roi.inference.grad_cam import GradCam
 from roi.inference.loading import Loading, row_loader
 from roi.inference.map_writers import CamMaps, ClassMaps, MaskMaps, Output
 from roi.inference.one_image import ImageOutputs, predict_image
+from roi.inference.origin import facts_of
 from roi.inference.perturbation import Curves
 from roi.inference.picture_writer import PictureWriter, cam_of_files
 from roi.inference.predict import Predictor, save_predictions, say_contaminated, sets_of_checkpoint
@@ -35,6 +36,7 @@ from roi.models.compile import compiled
 from roi.models.fusion import StudyModel
 from roi.models.roi_model import LEARNED, RoiModel, reinitialised
 from roi.scoring import predictions
+from roi.scoring.pictures import dropped_grey
 from roi.training import checkpoint
 from roi.training.device import explain_error, pick_device, pick_dtype
 
@@ -199,6 +201,7 @@ def provenance(args: argparse.Namespace, predictor: Predictor) -> dict[str, Any]
         "args": state["args"],
         "versions": state["versions"],
         "command": shlex.join(sys.argv),
+        **facts_of(predictor.model, state),
     }
 
 
@@ -320,7 +323,10 @@ def predict_images(
     if args.save_vis_dir:
         count = min(args.max_vis or len(table), len(table))
         cam = cam_of_files(predictor, args.map_size) if predictor.model.mask == "none" else None
-        pictures = PictureWriter(args.save_vis_dir, table, count, args.vis_size, rows.boxes, cam, studies)
+        dropped = dropped_grey(predictor.state["args"])
+        pictures = PictureWriter(
+            args.save_vis_dir, table, count, args.vis_size, rows.boxes, cam, studies, dropped=dropped
+        )
     # Last: Grad-CAM cuts the backbone by tracing it as it is written.
     if args.compile:
         compiled(predictor.model)

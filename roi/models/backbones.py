@@ -16,7 +16,10 @@ from torch import Tensor, nn
 
 from roi.errors import UserError
 from roi.files import reason
+from roi.models.exported import read_header
+from roi.models.hub import is_hub, mean_and_std, read_hub
 from roi.models.weights import load_weights, read_tensors, read_weights
+from roi.progress import say
 
 # Mean and standard deviation of red, green and blue, for pixels in 0..1.
 Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]
@@ -55,7 +58,7 @@ def build_backbone(
 
     Args:
         name: a model of torchvision, or else one of timm.
-        weights: "imagenet" (downloaded), "none", or a file (roi/models/weights.py).
+        weights: "imagenet" (downloaded), "none", a file (roi/models/weights.py) or a model of the hub (hub.py).
         seed: draws the new layers; the global generator stays as it was.
         class_names: the classes of the new last layer, which takes its rows from a file by these names.
         zero_head: begin with a last layer of zeros, for one that learns alone: what some models draw for it is as
@@ -76,7 +79,10 @@ def build_backbone(
     if weights == "imagenet":
         load_weights(backbone, last_name, imagenet_weights(name, img_size), f"the ImageNet weights of {name}")
     elif weights != "none":
-        state, file_classes = read_weights(Path(weights))
+        if is_hub(weights):
+            state, file_classes = read_hub(weights, name, _input_size(name, img_size))
+        else:
+            state, file_classes = read_weights(Path(weights))
         if new_head:
             file_classes = []
         load_weights(backbone, last_name, state, weights, class_names, file_classes)
@@ -148,11 +154,18 @@ def normalisation_of(name: str, weights: str) -> Normalisation:
     """The mean and standard deviation of the pixels with which `weights` of the backbone `name` were trained.
 
     timm says so for each of its models (.5 and .5 for EfficientNet-Lite, Inception, BEiT and many ViT); torchvision's
-    are ImageNet's but for Inception and GoogLeNet. A checkpoint of this project (`weights` is its path) has its own.
+    are ImageNet's but for Inception and GoogLeNet. A checkpoint of this project (`weights` is its path), what was
+    exported from one, and a model of the hub have their own.
     From scratch ("none"): ImageNet's.
     """
     if weights == "none":
         return IMAGENET
+    header = read_header(weights)
+    if header is not None:
+        mean, std = header["normalisation"]
+        return tuple(mean), tuple(std)
+    if is_hub(weights):
+        return mean_and_std(weights) or IMAGENET
     if weights != "imagenet" and Path(weights).is_file():
         # What is wrong with a file is said by build_backbone, which reads it with the flag at hand.
         with suppress(UserError):
@@ -167,3 +180,11 @@ def normalisation_of(name: str, weights: str) -> Normalisation:
     mean_red, mean_green, mean_blue = config.mean
     std_red, std_green, std_blue = config.std
     return (mean_red, mean_green, mean_blue), (std_red, std_green, std_blue)
+
+
+def say_normalisation(normalisation: Normalisation) -> None:
+    """Tell the user where it is not ImageNet's: who makes images ready for the weights elsewhere must know."""
+    if normalisation == IMAGENET:
+        return
+    mean, spread = (", ".join(map(str, values)) for values in normalisation)
+    say(f"pixels as the weights know them: mean {mean}, standard deviation {spread} (not ImageNet's)")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from roi.errors import UserError
 from roi.files import reason
 from roi.labels import same_classes
+from roi.models.exported import read_header
 
 # Heads that Inception and GoogLeNet have in training; they are not built here.
 AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
@@ -68,12 +69,14 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], list[str] | None]:
         raise UserError(f"--weights {error}") from error
     if not isinstance(state, dict):
         raise UserError(f"--weights {path}: not a state dict (names to tensors)")
-    if state.get("contaminated") is True:
+    # Exported weights say in their header what a checkpoint says beside them.
+    said = read_header(path) or state
+    if said.get("contaminated") is True:
         raise UserError(
             f"--weights {path}: is a checkpoint that was trained on test images; what starts from it has seen them too"
         )
     # A checkpoint of this project has both keys; that of others may call anything its classes.
-    classes = state.get("classes") if "mask_net" in state else None
+    classes = said.get("classes") if said is not state or "mask_net" in state else None
     # Training scripts of others keep the weights under one of these names, beside optimiser and epoch.
     for key in ("model", "state_dict"):
         if isinstance(state.get(key), dict):

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from roi.report.html import Block, Cell, Row, banner, esc, fold, missing, table
+from roi.report.html import Block, Cell, Row, banner, esc, fold, missing, note, table
 from roi.report.page_style import CSS, POLICY, SCRIPT
 from roi.report.run_folder import Run
 from roi.report.section_calibration import calibration
@@ -25,6 +25,7 @@ from roi.report.section_sets import conformal_sets
 from roi.report.section_studies import studies
 from roi.report.section_subgroups import subgroups
 from roi.report.section_training import training
+from roi.text import decimal
 
 # The folder of the project: the commit of the page is that of its repository.
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,7 +35,13 @@ OF_FINDINGS = ("thresholds", "micro", "hamming")
 CONTAMINATED = "CONTAMINATED: the checkpoint was trained on images or patients scored here. These are not test scores."
 
 
-def page(runs: Sequence[Run], image_root: str | None = None, count: int = 24, title: str = "Evidence report") -> str:
+def page(
+    runs: Sequence[Run],
+    image_root: str | None = None,
+    count: int = 24,
+    title: str = "Evidence report",
+    with_host: bool = True,
+) -> str:
     """The whole page.
 
     Args:
@@ -42,6 +49,7 @@ def page(runs: Sequence[Run], image_root: str | None = None, count: int = 24, ti
         image_root: folder of the images for the gallery; None takes the one in metrics.json.
         count: cases of the gallery at most.
         title: of the page.
+        with_host: name the machines in its head.
     """
     run = runs[0]
     links = body = alarm = ""
@@ -60,14 +68,62 @@ def page(runs: Sequence[Run], image_root: str | None = None, count: int = 24, ti
         subtitle += "; beside 1 other"
     elif others:
         subtitle += f"; beside {others} others"
+    made = note(made_by(run, with_host))
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{esc(title)}</title><style>{CSS}</style></head>\n"
-        f'<body><header><h1>{esc(title)}</h1><p class="note">{subtitle}</p>{alarm}<nav>{links}</nav></header>\n'
+        f'<body><header><h1>{esc(title)}</h1><p class="note">{subtitle}</p>{made}{alarm}<nav>{links}</nav></header>\n'
         f"<main>{body}</main>\n<script>{SCRIPT}</script></body></html>\n"
     )
+
+
+def made_by(run: Run, with_host: bool) -> str:
+    """When and where it was scored, which model it is, what it was trained on and how long; what is known of it."""
+    predictions = run.block("predictions")
+    trained = predictions.get("training") or {}
+    args = predictions.get("args") or {}
+    # Runs of before say little of it: what is not known is left out.
+    parts = []
+    if run.metrics.get("date"):
+        parts.append(f"Scored {at_host(run.metrics['date'], run.metrics.get('host'), with_host)}")
+    backbone = predictions.get("backbone") or args.get("backbone")
+    if backbone:
+        parameters = predictions.get("parameters")
+        size = f", {parameters / 1e6:,.1f} million parameters" if parameters else ""
+        parts.append(f"Model: {backbone}{size}")
+    training = training_set(trained)
+    # Checkpoints of before do not say how long they took; the log does.
+    hours = trained.get("hours") or hours_of_log(run)
+    if hours:
+        training += f", {decimal(hours, 2)} hours"
+    if trained.get("begun"):
+        training += f", begun {at_host(trained['begun'], trained.get('host'), with_host)}"
+    if training:
+        parts.append(f"Trained {training.removeprefix(', ')}")
+    return "; ".join(parts) + "." if parts else "When, where and on what this was made is not known."
+
+
+def at_host(date: str, host: str | None, with_host: bool) -> str:
+    """'2026-01-31 13:45 UTC on gpu7'"""
+    text = date[:16].replace("T", " ") + " UTC"
+    return f"{text} on {host}" if host and with_host else text
+
+
+def training_set(trained: Block) -> str:
+    """'on train.csv (86,524 images)'"""
+    count = f"{trained['images']:,} images" if "images" in trained else ""
+    if trained.get("table"):
+        return f"on {trained['table']}" + (f" ({count})" if count else "")
+    return f"on {count}" if count else ""
+
+
+def hours_of_log(run: Run) -> float:
+    """What the epochs of the log took, for checkpoints that do not say."""
+    if run.log is None or "seconds" not in run.log:
+        return 0.0
+    return float(run.log["seconds"].sum()) / 3600
 
 
 def sections(runs: Sequence[Run], image_root: str | None, count: int) -> list[tuple[str, str, str]]:

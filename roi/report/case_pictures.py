@@ -16,7 +16,7 @@ from roi.data.images import read_grey
 from roi.labels import is_finding
 from roi.report.case_selection import Case
 from roi.scoring.map_file import REINIT, Maps
-from roi.scoring.pictures import crop_picture, mask_picture, overlay_picture
+from roi.scoring.pictures import DROPPED, crop_picture, mask_picture, overlay_picture
 from roi.scoring.predictions import Predictions
 
 SIZE = 256  # pixels a side of a picture
@@ -34,7 +34,8 @@ class Evidence:
     Shown are the outline of what is kept, or, without a mask, a heat map.
     """
 
-    def __init__(self, files: Sequence[Maps]) -> None:
+    def __init__(self, files: Sequence[Maps], dropped: int = DROPPED) -> None:
+        self.dropped = dropped  # grey of what a crop leaves out
         self.maps: Maps | None = None
         self.source = ""
         self.own: tuple[Maps, str] | None = None
@@ -173,7 +174,9 @@ def draw(path: str, name: str, finding: str, evidence: Evidence, boxes: Sequence
     pictures.append(encode(outline, alt))
     # The crop shows no more than the outline does, so that it gives way to the finding's own map.
     if mask is not None and own is None:
-        pictures.append(encode(crop_picture(grey, mask), "Crop: what the mask keeps, the rest in mean grey"))
+        pictures.append(
+            encode(crop_picture(grey, mask, evidence.dropped), "Crop: what the mask keeps, the rest in mean grey")
+        )
     return pictures
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from roi import run_paths
 from roi.errors import UserError
 from roi.report.html import Block, missing
 from roi.scoring.metrics_file import read_metrics
@@ -42,13 +43,9 @@ class Run:
         return text
 
     def find(self, file: str | None) -> Path | None:
-        """A path of metrics.json: from the current folder, else from the run's; None where there is no such file."""
-        if not file:
-            return None
-        for path in (Path(file), self.folder / file):
-            if path.exists():
-                return path
-        return None
+        """A path of metrics.json, wherever the run was moved; None where there is no such file."""
+        holder = Path(self.file) if self.file else self.folder / "metrics.json"
+        return run_paths.find(file, holder, self.metrics.get("paths") == run_paths.MARK)
 
 
 def read_run(path: str | Path) -> Run:
@@ -59,8 +56,7 @@ def read_run(path: str | Path) -> Run:
     """
     file = find_metrics(Path(path))
     metrics, problems = read_metrics(file)
-    # evaluate.py writes to scores/ inside the run.
-    folder = file.parent.parent if file.parent.name == "scores" else file.parent
+    folder = run_paths.run_folder(file)
     run = Run(folder, run_name(metrics, folder), metrics, None, "", str(file), problems)
     training_flags = (metrics.get("predictions") or {}).get("args") or {}
     # The names of the README first; a log of another name is where the training flags say.

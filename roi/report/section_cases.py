@@ -22,6 +22,7 @@ from roi.report.html import Block, Cell, esc, image, missing, note, table
 from roi.report.run_folder import EVALUATE, Run
 from roi.scoring import predictions
 from roi.scoring.map_file import read_maps
+from roi.scoring.pictures import dropped_grey
 from roi.scoring.predictions import Predictions
 
 MAKE_MASKS = "infer_roi_consistency.py … --save_masks masks.npz, then evaluate.py … --masks masks.npz"
@@ -207,7 +208,8 @@ def read_evidence(run: Run, inputs: Block, names: list[str], wanted: set[str], n
         files = [files]
     read = partial(read_maps, images=names, wanted=shown)
     maps = [read_optional(run, file, read, "masks", MAKE_MASKS, notes) for file in files]
-    return Evidence([one for one in maps if one is not None])
+    dropped = dropped_grey(run.block("predictions").get("args"))
+    return Evidence([one for one in maps if one is not None], dropped)
 
 
 def read_optional(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from roi import WRITTEN_BY
+from roi import WRITTEN_BY, run_facts
 from roi.data.boxes import read_boxes
 from roi.data.splits import overlap
 from roi.data.table import AMBIGUOUS, match_images, read_table
@@ -23,6 +23,7 @@ from roi.data.targets import class_list, target_matrix
 from roi.errors import UserError
 from roi.files import atomic_write
 from roi.labels import LABELS, NORMAL, canonical
+from roi.run_paths import portable_metrics
 from roi.scoring import faithfulness, localization, metrics, prediction_sets, predictions, summary
 from roi.scoring.bootstrap import BootstrapEstimate, estimate
 from roi.scoring.calibration import Fit, calibrations
@@ -30,13 +31,13 @@ from roi.scoring.challenge import long_tail
 from roi.scoring.challenge.studies import Units, align_units
 from roi.scoring.challenge.view_groups import groups_of_units
 from roi.scoring.challenge.view_pointing import score_views
+from roi.scoring.json_schema import PASSED_ON
 from roi.scoring.map_controls import LabelledMaps, check_same_kind
 from roi.scoring.map_file import REINIT, Maps, read_maps
 from roi.scoring.predictions import Predictions, class_columns, is_contaminated, match_rows, same_model
 
-# What is passed on of preds.meta.json.
+# Files and settings that metrics.json names among its inputs.
 INPUTS = ("masks", "curves", "bbox_csv", "box_space", "train_masks", "train_csv", "truth_csv")
-ORIGIN = ("checkpoint", "epoch", "keep_ratio", "tta", "versions", "args", "command", "image_root", "ensemble")
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,8 @@ def provenance(scored: Scored, options: Options) -> dict[str, Any]:
         "classes_undefined": undefined,
         "command": shlex.join(sys.argv),
         "written_by": WRITTEN_BY,
-        "predictions": {"file": scored.path, **{key: preds.meta[key] for key in ORIGIN if key in preds.meta}},
+        **run_facts.here(),
+        "predictions": {"file": scored.path, **{key: preds.meta[key] for key in PASSED_ON if key in preds.meta}},
         "inputs": {
             "preds": scored.path,
             "csv": scored.csv,
@@ -388,6 +390,6 @@ def write(out: Path, result: dict[str, Any], ensemble: Scored | None = None) -> 
     if ensemble is not None:
         predictions.write(ensemble.path, predictions.records(ensemble.preds), ensemble.preds.meta)
     with atomic_write(out / "metrics.json") as file:
-        json.dump(result, file, indent=1)
+        json.dump(portable_metrics(result, out / "metrics.json"), file, indent=1)
     with atomic_write(out / "per_class.csv") as file:
         summary.per_class_table(result).to_csv(file, index=False, float_format=summary.six_digits)

@@ -57,8 +57,23 @@ class Keys:
 
 
 # Of all flags of a training only those are described that are read here.
-ARGS = Keys(optional={"log_csv": Maybe(TEXT), "without": Maybe(Items(TEXT))})
+ARGS = Keys(
+    optional={
+        "log_csv": Maybe(TEXT),
+        "without": Maybe(Items(TEXT)),
+        "normalisation": Maybe(Items(Items(NUMBER, 3), 2)),
+    }
+)
 MODEL = {"checkpoint": Maybe(TEXT), "epoch": Maybe(COUNT), "contaminated": Maybe(FLAG)}
+TRAINING = Keys(
+    optional={
+        "images": COUNT,
+        "table": Maybe(TEXT),
+        "host": Maybe(TEXT),
+        "begun": Maybe(TEXT),
+        "hours": Maybe(NUMBER),
+    }
+)
 ORIGIN = Keys(
     optional={
         **MODEL,
@@ -71,9 +86,20 @@ ORIGIN = Keys(
         "args": Maybe(ARGS),
         "versions": Maybe(Each(Maybe(TEXT))),
         "command": Maybe(TEXT),
+        "date": Maybe(TEXT),
+        "host": Maybe(TEXT),
+        "backbone": Maybe(TEXT),
+        "parameters": Maybe(COUNT),
+        "training": Maybe(TRAINING),
         "images": COUNT,
         "contaminated_images": COUNT,
     }
+)
+
+# What metrics.json passes on of preds.meta.json.
+PASSED_ON = (
+    *("checkpoint", "epoch", "keep_ratio", "tta", "versions", "args", "command", "image_root", "ensemble"),
+    *("date", "host", "backbone", "parameters", "training"),
 )
 
 

@@ -139,6 +139,8 @@ BLOCKS: dict[str, Any] = {
     "classes_not_predicted": Items(TEXT),
     "classes_undefined": Items(TEXT),
     "command": TEXT,
+    "date": TEXT,
+    "host": TEXT,
     "micro": SCORES,
     "hamming": V,
     "thresholds": Keys(optional={"file": TEXT, "rule": TEXT}),

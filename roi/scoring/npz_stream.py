@@ -12,6 +12,7 @@ import numpy as np
 from roi import process_group
 from roi.errors import UserError
 from roi.files import atomic_write, reason
+from roi.run_paths import portable_origin, read_origin
 from roi.scoring.json_schema import check_origin
 
 # Array -> type and shape of a row.
@@ -118,10 +119,10 @@ def describe(row_types: RowTypes) -> str:
     return ", ".join(described) or "nothing"
 
 
-def origin(images: list[str], meta: dict[str, Any], contaminated: Collection[str]) -> dict[str, Any]:
-    """What files of maps and of curves say of their images: names, which were trained on, and where all comes from."""
+def origin(images: list[str], meta: dict[str, Any], contaminated: Collection[str], path: str | Path) -> dict[str, Any]:
+    """What the file `path` of maps or curves says of its images: names, which were trained on, where it comes from."""
     marked = np.array([image in contaminated for image in images], dtype=bool)  # (N,)
-    known = dict(meta)
+    known = portable_origin(meta, Path(path))
     known["images"] = len(images)
     known["contaminated_images"] = int(marked.sum())
     # A checkpoint may say of itself that it was trained on images of this table.
@@ -176,7 +177,7 @@ def read_meta(value: np.ndarray, path: str | Path, kind: str) -> dict[str, Any]:
         meta = json.loads(str(value))
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: not a {kind}: its meta is no JSON ({error})") from error
-    return check_origin(meta, f"{path}: meta")
+    return read_origin(check_origin(meta, f"{path}: meta"), Path(path))
 
 
 def is_contaminated(

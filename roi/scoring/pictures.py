@@ -19,7 +19,7 @@ from roi.files import atomic_write
 from roi.labels import is_finding
 from roi.text import printable
 
-# What the model sees where nothing is kept: the mean grey.
+# What the model sees where nothing is kept: the mean grey of ImageNet, where the weights do not say another.
 DROPPED = round(255 * (0.485 + 0.456 + 0.406) / 3)
 TINT = (255, 140, 0)
 EDGE = (255, 176, 64)
@@ -47,10 +47,19 @@ def mask_picture(mask: np.ndarray, size: tuple[int, int]) -> Image.Image:
     return Image.fromarray(white).resize(size, Image.Resampling.NEAREST)
 
 
-def crop_picture(grey: np.ndarray, mask: Image.Image) -> Image.Image:
+def dropped_grey(flags: dict[str, Any] | None) -> int:
+    """The grey in 0..255 that stands for what is dropped: the mean of the weights, as the training flags have it."""
+    normalisation = (flags or {}).get("normalisation")
+    if not normalisation:
+        return DROPPED
+    mean = normalisation[0]
+    return round(255 * sum(mean) / len(mean))
+
+
+def crop_picture(grey: np.ndarray, mask: Image.Image, dropped: int = DROPPED) -> Image.Image:
     """(H, W) uint8 and its mask -> the kept pixels as they are, the others in the mean grey that the model sees."""
     kept = np.asarray(mask) > 0
-    pixels = np.where(kept, grey, np.uint8(DROPPED))
+    pixels = np.where(kept, grey, np.uint8(dropped))
     return Image.fromarray(pixels.astype(np.uint8))
 
 
@@ -112,9 +121,19 @@ def annotated(colour: np.ndarray, boxes: Sequence[Box], lines: Sequence[str]) ->
 
 
 def save_pictures(
-    stem: Path, path: str, mask: np.ndarray, record: dict[str, Any], labels: str, boxes: Sequence[Box], size: int
+    stem: Path,
+    path: str,
+    mask: np.ndarray,
+    record: dict[str, Any],
+    labels: str,
+    boxes: Sequence[Box],
+    size: int,
+    dropped: int = DROPPED,
 ) -> None:
-    """<stem>_mask.png, <stem>_crop.png, <stem>_overlay.png, `size` pixels a side, of the image file `path`."""
+    """<stem>_mask.png, <stem>_crop.png, <stem>_overlay.png, `size` pixels a side, of the image file `path`.
+
+    `dropped` is the grey of what the crop leaves out.
+    """
     grey = read_grey(path, size)
     picture = mask_picture(mask, (size, size))
     lines = caption(record, labels)
@@ -127,7 +146,7 @@ def save_pictures(
         lines += study_lines(record, c)
     marked = bool(record.get("contaminated"))
     save_png(picture, f"{stem}_mask.png", marked)
-    save_png(crop_picture(grey, picture), f"{stem}_crop.png", marked)
+    save_png(crop_picture(grey, picture, dropped), f"{stem}_crop.png", marked)
     save_png(overlay_picture(grey, picture, boxes, lines), f"{stem}_overlay.png", marked)
 
 

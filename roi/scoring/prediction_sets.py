@@ -16,6 +16,7 @@ import pandas as pd
 
 from roi.errors import UserError
 from roi.files import atomic_write
+from roi.run_paths import MARK, portable, portable_origin
 from roi.scoring import calibration, conformal
 from roi.scoring.bootstrap import WeightedStatistic, estimate, share_weighted_mean
 from roi.scoring.json_schema import COUNT, NUMBER, ORIGIN, TEXT, Each, Items, Keys, Maybe, problems
@@ -60,8 +61,15 @@ THRESHOLDS = Keys(
 
 
 def write(path: str | Path, thresholds: dict[str, Any]) -> None:
+    """Write a file of thresholds, whose paths count from its own folder."""
+    written = {**thresholds, "paths": MARK}
+    for key in ("preds", "csv"):
+        if key in thresholds:
+            written[key] = portable(thresholds[key], Path(path))
+    if "model" in thresholds:
+        written["model"] = portable_origin(thresholds["model"], Path(path))
     with atomic_write(path) as file:
-        json.dump(thresholds, file, indent=1, allow_nan=False)
+        json.dump(written, file, indent=1, allow_nan=False)
         file.write("\n")
 
 

@@ -20,6 +20,7 @@ from roi.data.text_table import numbers, read_text_table
 from roi.errors import UserError
 from roi.files import atomic_write
 from roi.labels import LABELS, NORMAL, canonical
+from roi.run_paths import portable_origin, read_origin
 from roi.scoring.json_schema import check_origin
 
 PARTS = ("full", "crop", "drop")
@@ -108,7 +109,12 @@ def write(path: str | Path, rows: Iterable[dict[str, Any]], meta: dict[str, Any]
 
 
 def _write_meta(path: Path, meta: dict[str, Any], images: int, contaminated: int) -> None:
-    known = {**meta, "written_by": WRITTEN_BY, "images": images, "contaminated_images": contaminated}
+    known = {
+        **portable_origin(meta, path),
+        "written_by": WRITTEN_BY,
+        "images": images,
+        "contaminated_images": contaminated,
+    }
     if contaminated:
         known["contaminated"] = True
     with atomic_write(meta_path(path)) as file:
@@ -151,7 +157,7 @@ def _read_meta(path: Path) -> dict[str, Any]:
             f"{path}: is damaged ({error}); predict anew, "
             "or remove it (then nobody knows where the predictions come from)"
         ) from error
-    return check_origin(meta, str(path))
+    return read_origin(check_origin(meta, str(path)), path)
 
 
 def _read_csv(path: Path) -> Predictions:

@@ -20,6 +20,7 @@ from roi.data.patients import named_patients
 from roi.data.table import image_keys, patients_from_names
 from roi.errors import UserError
 from roi.files import atomic_write, reason
+from roi.models import exported
 from roi.models.fusion import study_model_from_args
 from roi.models.roi_model import RoiModel, model_from_args
 from roi.models.weights import misfits, read_tensors
@@ -84,6 +85,9 @@ class Checkpoint(TypedDict, total=False):
     train_patients: Tensor
     labels: str  # digest of classes, names and targets
     versions: dict[str, str]
+    host: str  # the machine that began the training
+    begun: str  # when, in UTC
+    hours: float  # of training until the best epoch
     begun_from: str  # identity of the weights of stage 1
     epoch: int  # finished epochs
     val_auroc: float
@@ -158,6 +162,9 @@ def load(path: str | Path) -> Checkpoint:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
+    header = exported.read_header(path)
+    if header is not None:
+        return cast(Checkpoint, exported.read_checkpoint(path, header))
     try:
         _check_archive(path)
         state = read_tensors(path)

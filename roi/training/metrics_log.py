@@ -124,6 +124,17 @@ class MetricsLog:
                 parts.append(f"{column} {values[column]:.4g}")
         say(f"epoch {values['epoch']}: {', '.join(parts)}")
 
+    def hours(self) -> float:
+        """What the epochs took so far, without their validation."""
+        return hours_of(self.columns, self.lines)
+
+
+def hours_of(columns: Sequence[str], lines: Sequence[str]) -> float:
+    """The hours in rows of a metrics CSV; `seconds` stands at the same place from the end in all of them."""
+    place = list(columns).index("seconds") - len(columns)
+    seconds = [float(line.split(",")[place] or 0) for line in lines]
+    return round(sum(seconds) / 3600, 4)
+
 
 def _cell(value: Any) -> str:
     if value is None:

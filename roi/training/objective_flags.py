@@ -105,9 +105,10 @@ def add_backbone(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--weights",
         default="imagenet",
-        metavar="imagenet|none|FILE",
-        help="first weights: downloaded, none, or a .safetensors, state-dict or checkpoint file, whose last layer "
-        "comes by the names of its classes (default: %(default)s)",
+        metavar="imagenet|none|FILE|hf-hub:NAME",
+        help="first weights: downloaded, none, a .safetensors, state-dict or checkpoint file, or a timm model of the "
+        "Hugging Face hub (or of local-dir:DIR); the last layer comes by the names of its classes "
+        "(default: %(default)s)",
     )
     # With --freeze_backbone the second stage of decoupling (Kang et al. 2020): features of all images, a balanced head.
     # Suppressed: a run that does not ask for it has it neither in its checkpoint nor in its report.

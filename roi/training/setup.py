@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from roi import distributed
+from roi import distributed, run_facts
 from roi.data.augment import Augment
 from roi.data.patients import named_patients
 from roi.data.table import image_keys, tokens
@@ -23,7 +23,7 @@ from roi.errors import UserError
 from roi.files import writable
 from roi.labels import has_place
 from roi.losses.gradnorm import FixedWeights
-from roi.models.backbones import IMAGENET, classifier_layer, normalisation_of
+from roi.models.backbones import IMAGENET, classifier_layer, normalisation_of, say_normalisation
 from roi.models.compile import compiled, recomputed
 from roi.models.roi_model import LEARNED, ModelOptions, RoiModel, build_model
 from roi.scoring.metrics import VALIDATION_DECISIONS
@@ -200,6 +200,7 @@ def resolve_from_start(args: argparse.Namespace, start: Start, mask: str) -> Non
         args.widened_stage = earlier.get("widened_stage", True)
     else:
         args.normalisation, args.widened_stage = normalisation_of(args.backbone, args.weights), False
+    say_normalisation(args.normalisation)
     if mask != "features":
         args.map_stride = 0
 
@@ -238,6 +239,7 @@ def describe_run(flags: dict[str, Any], rows: Rows, start: Start) -> Checkpoint:
         data += data_to_match(rows.val, rows.classes)
         val_images = image_keys(rows.val["image"]).tolist()
     patients = sorted({*rows.train["patient_id"], *named_patients(rows.train)})
+    host, begun = run_facts.begun(start.resumed)
     return {
         "classes": rows.classes,
         "args": flags,
@@ -247,6 +249,8 @@ def describe_run(flags: dict[str, Any], rows: Rows, start: Start) -> Checkpoint:
         "train_patients": checkpoint.fingerprints(patients),
         "labels": checkpoint.digest(rows.classes, *data),
         "versions": checkpoint.versions(),
+        "host": host,
+        "begun": begun,
     }
 
 

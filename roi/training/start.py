@@ -9,6 +9,7 @@ import torch
 
 from roi.errors import UserError
 from roi.files import refuse_existing
+from roi.models import exported
 from roi.models.weights import read_tensors
 from roi.training import checkpoint
 from roi.training.checkpoint import Checkpoint, best_path, val_path
@@ -147,11 +148,12 @@ def pretrained(weights: str, new_head: bool, start: Start) -> Checkpoint | None:
     """
     if start.checkpoint:
         return None
-    path = Path(weights)
+    path = exported.file_of(weights)
     if weights not in ("imagenet", "none") and path.is_file():
         # What is wrong with a file is said by what takes its weights.
         with suppress(UserError):
-            state = read_tensors(path)
+            header = exported.read_header(path)
+            state = read_tensors(path) if header is None else exported.read_checkpoint(path, header)
             if isinstance(state, dict) and {"mask_net", "train_images", "train_patients"} <= state.keys():
                 return cast(Checkpoint, state)
     if new_head:

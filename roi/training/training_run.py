@@ -369,7 +369,7 @@ class TrainingRun:
     def _save_best(self, score: float) -> None:
         # What was validated is what is saved.
         weights = self.average.parts if self.average else checkpoint.parts(self.model)
-        best = {**self.meta, **weights, "epoch": self.epoch, "val_auroc": score}
+        best = {**self.meta, **weights, "epoch": self.epoch, "val_auroc": score, "hours": self.log.hours()}
         checkpoint.save(checkpoint.best_path(self.save), best)
 
     def save_checkpoint(self) -> None:

@@ -116,6 +116,11 @@ def resolve_init(args: argparse.Namespace, start: Start) -> Checkpoint | None:
     state = checkpoint.load(args.init)
     if state["contaminated"]:
         raise UserError(f"--init {args.init}: was trained on test images; what begins from it has seen them too")
+    if state["contaminated"] is None:
+        raise UserError(
+            f"--init {args.init}: was exported without fingerprints, so that nobody can tell which test patients it "
+            "has seen; give the checkpoint itself"
+        )
     backbone = state["args"]["backbone"]
     if args.backbone not in (None, backbone):
         raise UserError(f"--init {args.init}: is a {backbone}, not a {args.backbone}; leave out --backbone")

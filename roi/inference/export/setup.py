@@ -1,0 +1,72 @@
+"""From the flags of export_model.py to its files."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from roi.errors import UserError
+from roi.files import contents, locked, refuse_existing, writable
+from roi.inference.export.hub_folder import write_folder
+from roi.inference.export.model import Export, read_scores, write_safetensors
+from roi.inference.export.onnx_file import write_onnx
+from roi.models import exported
+from roi.models.exported import HUB_WEIGHTS
+from roi.training import checkpoint
+
+OF_FOLDER = (HUB_WEIGHTS, exported.second_file(Path(HUB_WEIGHTS)).name, "config.json", "README.md")
+
+
+@dataclass(frozen=True)
+class ExportFlags:
+    """As the flags of the same name give them."""
+
+    checkpoint: str
+    out: str | None
+    hub_dir: str | None
+    metrics: str | None
+    data_licence: str
+    fingerprints: bool
+    keep_ratio: float | None
+    overwrite: bool
+
+
+def export(flags: ExportFlags) -> None:
+    """Write what was asked for; nothing where anything is wrong with the flags."""
+    check_outputs(flags)
+    # NCHW: others load the weights as they are written.
+    model, state = checkpoint.load_model(flags.checkpoint, channels_last=False)
+    metrics = read_scores(flags.metrics, state, flags.checkpoint)
+    unknown_patients = flags.fingerprints and state["contaminated"] is None
+    what = Export(model, state, metrics, flags.fingerprints and not unknown_patients)
+    if state["contaminated"]:
+        print("CONTAMINATED: the checkpoint was trained on test images; what is written says so")
+    if not flags.metrics:
+        print("without --metrics there are no thresholds, and a model card has no scores")
+    if flags.out:
+        path = Path(flags.out)
+        with locked(path):
+            if path.suffix == ".onnx":
+                write_onnx(what, path, flags.keep_ratio)
+            else:
+                write_safetensors(what, path)
+    if flags.hub_dir:
+        write_folder(what, Path(flags.hub_dir), flags.data_licence)
+
+
+def check_outputs(flags: ExportFlags) -> None:
+    """UserError where something would be replaced without --overwrite, or cannot be written."""
+    if flags.out:
+        path = Path(flags.out)
+        files = [path] if path.suffix == ".onnx" else [path, exported.second_file(path)]
+        if Path(flags.checkpoint).absolute() in [file.absolute() for file in files]:
+            raise UserError(f"--out {path}: is the checkpoint itself; choose another name")
+        refuse_existing(*files, overwrite=flags.overwrite)
+        writable(path)
+    if not flags.hub_dir:
+        return
+    folder = Path(flags.hub_dir)
+    refuse_existing(folder, overwrite=flags.overwrite)
+    # With --overwrite too, a folder of something else is not written into.
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "config.json").is_file():
+        raise UserError(f"--hub_dir {folder}: holds {contents(folder)}, no model of the hub; choose a new folder")
+    for name in OF_FOLDER:
+        writable(folder / name)
