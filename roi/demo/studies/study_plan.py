@@ -120,6 +120,7 @@ def plan_studies(studies: int, seed: int, long_tail: bool) -> list[Study]:
     shares = prevalences(long_tail)
     sizes: list[int] = []
     while sum(sizes) < studies:
+        # One stream a patient: more studies are the same ones and others after them.
         rng = stream(seed, len(sizes) + 1, 0, PLAN)
         count = 1 + int(rng.choice(len(STUDIES_OF_PATIENT), p=STUDIES_OF_PATIENT))
         sizes.append(min(count, studies - sum(sizes)))
@@ -179,6 +180,7 @@ def draw_lesions(rng: np.random.Generator, number: int, shares: dict[str, float]
         share = shares[label]
         if label != BESIDE_NORMAL:
             share *= is_abnormal / (1 - NORMAL_SHARE)
+        # Drawn for absent findings, too, so that one share changes no other finding.
         is_present = rng.random() < share
         frontal, lateral = SHOWN[rng.choice(len(SHOWN), p=SHOWN_SHARES)]
         if is_present:
