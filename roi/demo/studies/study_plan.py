@@ -34,8 +34,10 @@ FREQUENT_FIRST = (
     "Pneumoperitoneum",
 )
 BALANCED = 0.12
+# Half of the studies have one kind of view alone: fewer would leave too few pairs to learn from.
+BALANCED_CONJUNCTION = 0.20
 MOST, LEAST = 0.30, 0.005  # of the long tail
-NORMAL_SHARE = 0.22  # of studies that have none of the findings that one view can show
+NORMAL_SHARE = 0.30  # of studies that have none of the findings that one view can show
 
 # MIMIC-CXR: studies of 1, 2, 3 and 4 images.
 STUDIES_OF_SIZE = (69_478, 71_298, 13_529, 1_422)
@@ -104,7 +106,7 @@ class Study:
 def prevalences(long_tail: bool) -> dict[str, float]:
     """Share of studies that have each finding that is drawn."""
     if not long_tail:
-        return dict.fromkeys(FREQUENT_FIRST, BALANCED)
+        return dict.fromkeys(FREQUENT_FIRST, BALANCED) | dict.fromkeys(CONJUNCTIONS, BALANCED_CONJUNCTION)
     shares = np.geomspace(MOST, LEAST, len(FREQUENT_FIRST)).tolist()
     return dict(zip(FREQUENT_FIRST, shares, strict=True))
 
