@@ -22,8 +22,8 @@ from roi.demo.studies.lateral_findings import LATERAL, SAME_HEIGHT, at_height, h
 from roi.demo.studies.study_plan import CLASSES, CONJUNCTIONS, LESION, Lesion, Study
 from roi.process_pool import in_order
 
-# Heights of the two zones of a conjunction: 0 apex, 1 dome.
-ZONES = ((0.24, 0.38), (0.64, 0.78))
+# Heights of the two zones of a conjunction (0 apex, 1 dome): far enough apart for a grid of 3 x 3 cells.
+ZONES = ((0.14, 0.26), (0.74, 0.86))
 FRONTAL_SHAPE, LATERAL_SHAPE = 64, 96  # streams: these + the index of the class
 
 
