@@ -11,6 +11,8 @@ import torch
 from conftest import ROOT, run
 from safetensors import safe_open
 
+from roi.demo.studies.study_set import TRUTH_COLUMNS
+
 
 @pytest.fixture(scope="module")
 def folder(demo: Path, tables: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -80,4 +82,5 @@ def test_the_page_names_each_key_of_each_file(folder: Path) -> None:
     long_tail = metrics["long_tail"]
     parts = [long_tail, long_tail["challenge"], long_tail["bins"]["head"]]
     assert set().union(*parts) <= named["Scores"] | {"train_csv", "mece_bins"}
+    assert set(TRUTH_COLUMNS) <= named["Truth"]
     assert set(json.loads((folder / "thresholds.json").read_text())) <= named["Thresholds"]

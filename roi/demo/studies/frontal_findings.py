@@ -46,6 +46,7 @@ def draw_wide_mediastinum(rng: np.random.Generator, body: Body) -> Places:
     bottom = body.at(1, 0, 0.62)[1]
 
     def paint(x: Array, y: Array) -> Array:
+        # Not in the middle: the spine has its own brightness already.
         beside = ramp(wide - np.abs(x - body.mid), 0.02) * ramp(np.abs(x - body.mid) - 0.045, 0.03)
         return dense * beside * ramp(y - top, 0.04) * ramp(bottom - y, 0.06)
 
@@ -87,6 +88,7 @@ def draw_plaque(rng: np.random.Generator, body: Body) -> Places:
 
 def plate(body: Body, cx: float, reach: float, thick: float, dense: float, x: Array, y: Array) -> Array:
     """Thick in the middle, on the diaphragm. (h, w) density"""
+    # Half an ellipse that stands on the dome.
     share = np.clip(1 - np.square((x - cx) / reach), 0, 1)
     above = (body.floor(x) - y).astype(np.float32)
     return dense * ramp(thick * np.sqrt(share) - above, 0.008) * ramp(above + 0.006, 0.008) * ramp(share - 0.05, 0.1)
@@ -124,6 +126,7 @@ def draw_pneumoperitoneum(rng: np.random.Generator, body: Body) -> Places:
 
 def crescent(body: Body, cx: float, reach: float, thick: float, air: float, x: Array, y: Array) -> Array:
     """Thick in the middle, below the diaphragm, which stays as a thin line. (h, w) density"""
+    # Half an ellipse that hangs from the dome, whose bend it follows.
     share = np.clip(1 - np.square((x - cx) / reach), 0, 1)
     below = (y - body.floor(x)).astype(np.float32)
     return -air * ramp(below - 0.014, 0.008) * ramp(0.014 + thick * np.sqrt(share) - below, 0.010)
@@ -131,6 +134,7 @@ def crescent(body: Body, cx: float, reach: float, thick: float, air: float, x: A
 
 def draw_subcutaneous_air(rng: np.random.Generator, body: Body) -> Places:
     """Short dark streaks in the soft tissue beside the ribs."""
+    # Between the ribs, which end at `half`, and the skin.
     side = one_side(rng)
     cx = body.mid + side * (body.half + 0.055)
     cy = rng.uniform(0.36, 0.55)
@@ -155,6 +159,7 @@ def streaks(centre: Point, side: int, heights: list[float], air: float, x: Array
 
 def draw_devices(rng: np.random.Generator, body: Body) -> Places:
     """A tube in the windpipe, and a wire from a shoulder to the heart."""
+    # Denser than any bone, as metal and plastic with a marker are.
     dense = rng.uniform(0.35, 0.55)
     tip = body.at(1, 0, rng.uniform(0.24, 0.34))
     top = (body.mid + rng.uniform(-0.015, 0.015), 0.0)
@@ -219,6 +224,7 @@ def draw_ring_at(rng: np.random.Generator, body: Body, t: float) -> Places:
     return [(around(*centre, 0.075, 0.075), paint)]
 
 
+# Larger and denser than the nipples of the normal chest, so that a small image shows them.
 SIGNS = {"Nodule": draw_disc_at, "Lung Lesion": draw_ring_at}
 
 FRONTAL: dict[str, Painter] = {name: paint for name, paint in FINDINGS.items() if name not in SIGNS} | {

@@ -52,6 +52,7 @@ class SideBody(Body):
 
     def floor(self, x: Array) -> Array:
         """y of the dome of the right lung, low at the back: the posterior sulcus. (1, w) -> (1, w)"""
+        # Highest in front of the middle; from there it falls farther at the back than in front.
         off = (x - self.mid) / self.half + 0.25
         steep = np.where(off > 0, 1.5, 0.7)
         return self.dia[0] + self.dome * off**2 * steep
@@ -76,8 +77,10 @@ def side_body_of(case: Case) -> SideBody:
     rng = stream(case.seed, case.patient, 0, SIDE_VIEW)
     # A broad chest is a deep one.
     half = 0.80 * body.half * rng.uniform(0.94, 1.06)
+    # Farther in front than in the middle, where it lies on the diaphragm.
     _, heart_y, long, short, _ = body.heart
     heart = (body.mid - 0.45 * half, heart_y + 0.015, long, 0.95 * short, rng.uniform(-0.95, -0.7))
+    # All heights stay: what lies high from the front lies high from the side.
     values = {field.name: getattr(body, field.name) for field in fields(Body)}
     return SideBody(**values | {"half": half, "heart": heart})
 
@@ -91,6 +94,7 @@ def draw_side(body: SideBody, rng: np.random.Generator, size: int) -> Array:
     x, y = coordinates(0, 0, size, size, size)
     below_neck = np.clip((y - 0.02) / body.shoulder, 0, 1)
     outline = 0.14 + (body.half - 0.06) * below_neck**1.2
+    # Before the outline is cut, as nothing is drawn beside the body.
     canvas += 0.14 * ramp(y - (body.dia[0] + 0.5 * body.dome), 0.12)  # the abdomen
     draw_disc(canvas, (body.mid - 0.02, 0.04), 0.26, 0.13, 0.16, 0.06)  # the raised arms
     canvas *= ramp(outline - np.abs(x - body.axis(y)), 0.03)
@@ -124,6 +128,7 @@ def side_lungs(body: SideBody, x: Array, y: Array) -> Array:
 
 def side_spine(body: SideBody, x: Array, y: Array) -> Array:
     """Vertebrae, one below the other, and the processes behind them. (h, w) density"""
+    # Each vertebra is a bright block, the discs between them are darker.
     off = x - body.spine(y)
     discs = 0.22 + 0.06 * np.cos(y * (2 * math.pi / 0.062))
     processes = 0.10 * np.exp(-(((off - 0.055) / 0.03) ** 2))
@@ -141,6 +146,7 @@ def draw_front(canvas: Array, body: SideBody) -> None:
     add(canvas, (front - 0.03, start[1] - 0.02, front + 0.16, end[1] + 0.02), partial(line, start, end, 0.026, 0.22))
     draw_disc(canvas, (body.mid - 0.02, body.top + 0.36 * height), 0.075, 0.085, 0.12, 0.05)  # the aorta
     draw_disc(canvas, (body.mid + 0.02, body.top + 0.50 * height), 0.05, 0.06, 0.14, 0.05)  # the hila
+    # Air between them: darker than what it lies in.
     top, fork = windpipe(body)
     add(canvas, (top[0] - 0.05, 0, fork[0] + 0.05, fork[1] + 0.03), partial(line, top, fork, 0.034, -0.14))
 

@@ -48,6 +48,7 @@ def height_of(window: Box) -> float:
 
 def at_height(places: Places, height: float) -> Places:
     """The places, moved so that the first of them is at a height of the image, or as near as it can be."""
+    # A window that was moved far would leave the lungs.
     dy = height - height_of(places[0][0])
     return moved(places, float(np.clip(dy, -TALLEST_MOVE, TALLEST_MOVE)))
 
@@ -60,6 +61,7 @@ def draw_side_effusion(rng: np.random.Generator, body: SideBody) -> Places:
     dense = rng.uniform(0.38, 0.50)
     level = rng.uniform(-0.02, 0.03)
     rise = rng.uniform(0.08, 0.13)
+    # The back of the lungs reaches lower than their domes, and fluid falls there first.
     surface = body.dia[0] + 0.02 - level
 
     def paint(x: Array, y: Array) -> Array:
@@ -73,6 +75,7 @@ def draw_side_effusion(rng: np.random.Generator, body: SideBody) -> Places:
 
 def draw_side_edema(rng: np.random.Generator, body: SideBody) -> Places:
     """Haze with short lines at the hila, which lie on each other."""
+    # Denser than on the frontal image: two hila lie behind each other.
     dense = rng.uniform(0.20, 0.32)
     starts = rng.uniform(0, 0.015, 4).tolist()
     centre = (body.mid + 0.02, body.at(1, 0, 0.52)[1])
@@ -100,6 +103,7 @@ def draw_side_mediastinum(rng: np.random.Generator, body: SideBody) -> Places:
 
 def draw_side_fracture(rng: np.random.Generator, body: SideBody) -> Places:
     """A rib broken in front of the spine."""
+    # Farther back it would lie on the vertebrae, which are as bright.
     centre = body.at(1, rng.uniform(0.25, 0.50), rng.uniform(0.32, 0.72))
     paint = partial(broken_rib, centre, rng.uniform(-0.8, -0.3), rng.uniform(0.40, 0.60))
     return [(around(*centre, 0.07, 0.07), paint)]
@@ -119,6 +123,7 @@ def draw_side_pneumomediastinum(rng: np.random.Generator, body: SideBody) -> Pla
     """Air in front of the windpipe and behind the sternum."""
     places: Places = []
     air = rng.uniform(0.20, 0.32)
+    # The windpipe itself is dark in every chest, so the streaks lie beside it.
     for away in (-0.045, -0.110):
         x = body.mid + away + rng.uniform(-0.01, 0.01)
         low = body.at(1, 0, rng.uniform(0.42, 0.54))[1]

@@ -104,6 +104,18 @@ def table_labels(findings: set[str]) -> str:
     return ",".join(name for name in ordered if name in positive)
 
 
+def write_openi_studies(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) -> list[str]:
+    """The reports with their images, and indiana_projections.csv of Kaggle, which says the kind of each view."""
+    paths = write_openi(truth, root, boxes)
+    names = [path.removeprefix("CXR").removesuffix(".png") for path in paths]
+    # 1_1_IM-0001-1001 is 1_IM-0001-1001.dcm.png there.
+    reports = [name.split("_")[0] for name in names]
+    files = [f"{n}_{name.split('_')[2]}.dcm.png" for n, name in zip(reports, names, strict=True)]
+    kinds = (truth["view"] == "LATERAL").map({True: "Lateral", False: "Frontal"})
+    write_rows(root / "indiana_projections.csv", "uid,filename,projection", [reports, files, kinds])
+    return paths
+
+
 # ---- names of patients and studies, as the table of each layout has them ---------------------------------------------
 
 
@@ -130,7 +142,7 @@ STUDY_WRITERS: dict[str, Callable[[pd.DataFrame, Path, Boxes | None], list[str]]
     "cxrlt": write_editions,
     "chexpert": write_chexpert,
     "padchest": write_padchest,
-    "openi": write_openi,
+    "openi": write_openi_studies,
     "rexgradient": write_rexgradient,
 }
 OF_MIMIC = ("mimic", "cxrlt")

@@ -22,8 +22,8 @@ from roi.demo.studies.lateral_findings import LATERAL, SAME_HEIGHT, at_height, h
 from roi.demo.studies.study_plan import CLASSES, CONJUNCTIONS, LESION, Lesion, Study
 from roi.process_pool import in_order
 
-# Heights of the two zones of a conjunction: 0 apex, 1 dome.
-ZONES = ((0.24, 0.38), (0.64, 0.78))
+# Heights of the two zones of a conjunction (0 apex, 1 dome): far enough apart for a grid of 3 x 3 cells.
+ZONES = ((0.14, 0.26), (0.74, 0.86))
 FRONTAL_SHAPE, LATERAL_SHAPE = 64, 96  # streams: these + the index of the class
 
 
@@ -41,12 +41,14 @@ def plant_study_view(study: Study, place: int) -> list[Patch]:
 
 def places_of(lesion: Lesion, case: Case) -> Places:
     """Where it lies on this image."""
+    # From the study at which it appeared, so that it keeps its shape while it persists.
     k = CLASSES.index(lesion.label)
     in_front = stream(case.seed, case.patient, lesion.onset, FRONTAL_SHAPE + k)
     at_side = stream(case.seed, case.patient, lesion.onset, LATERAL_SHAPE + k)
     is_lateral = case.view == "LATERAL"
     if lesion.label in CONJUNCTIONS:
         body = side_body_of(case) if is_lateral else body_of(case)
+        # The height is the study's, all else the view's own: it says nothing of the other view.
         t = zone_height(lesion, case, lesion.zones[is_lateral])
         return SIGNS[lesion.label](at_side if is_lateral else in_front, body, t)
     if not is_lateral:

@@ -34,8 +34,10 @@ FREQUENT_FIRST = (
     "Pneumoperitoneum",
 )
 BALANCED = 0.12
+# Half of the studies have one kind of view alone: fewer would leave too few pairs to learn from.
+BALANCED_CONJUNCTION = 0.20
 MOST, LEAST = 0.30, 0.005  # of the long tail
-NORMAL_SHARE = 0.22  # of studies that have none of the findings that one view can show
+NORMAL_SHARE = 0.30  # of studies that have none of the findings that one view can show
 
 # MIMIC-CXR: studies of 1, 2, 3 and 4 images.
 STUDIES_OF_SIZE = (69_478, 71_298, 13_529, 1_422)
@@ -104,7 +106,7 @@ class Study:
 def prevalences(long_tail: bool) -> dict[str, float]:
     """Share of studies that have each finding that is drawn."""
     if not long_tail:
-        return dict.fromkeys(FREQUENT_FIRST, BALANCED)
+        return dict.fromkeys(FREQUENT_FIRST, BALANCED) | dict.fromkeys(CONJUNCTIONS, BALANCED_CONJUNCTION)
     shares = np.geomspace(MOST, LEAST, len(FREQUENT_FIRST)).tolist()
     return dict(zip(FREQUENT_FIRST, shares, strict=True))
 
@@ -120,6 +122,7 @@ def plan_studies(studies: int, seed: int, long_tail: bool) -> list[Study]:
     shares = prevalences(long_tail)
     sizes: list[int] = []
     while sum(sizes) < studies:
+        # One stream a patient: more studies are the same ones and others after them.
         rng = stream(seed, len(sizes) + 1, 0, PLAN)
         count = 1 + int(rng.choice(len(STUDIES_OF_PATIENT), p=STUDIES_OF_PATIENT))
         sizes.append(min(count, studies - sum(sizes)))
@@ -179,6 +182,7 @@ def draw_lesions(rng: np.random.Generator, number: int, shares: dict[str, float]
         share = shares[label]
         if label != BESIDE_NORMAL:
             share *= is_abnormal / (1 - NORMAL_SHARE)
+        # Drawn for absent findings, too, so that one share changes no other finding.
         is_present = rng.random() < share
         frontal, lateral = SHOWN[rng.choice(len(SHOWN), p=SHOWN_SHARES)]
         if is_present:

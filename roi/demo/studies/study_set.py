@@ -107,6 +107,7 @@ def truth_table(planned: list[Study], drawn: list[list[DrawnImage]]) -> pd.DataF
     """A row an image, as roi/demo/truth_table.py has it: the labels of its study."""
     rows = []
     for study, images in zip(planned, drawn, strict=True):
+        # Labels are of the study: the same on each of its images, whatever they show.
         labels = study.labels
         cells = {name: int(name in labels) for name in (*LABELS, *MORE_LABELS)}
         for image, view in zip(images, study.views, strict=True):
@@ -130,6 +131,7 @@ class Sight:
 
 def sights_of(study: Study, images: list[DrawnImage]) -> Iterator[Sight]:
     """Its findings, what only looks like one, and the classes that follow from them."""
+    # Seen wherever one of its kinds is.
     opacity: list[list[Box]] = [[] for _ in images]
     for lesion in study.lesions:
         boxes = [image.boxes.get(lesion.label, []) for image in images]

@@ -88,6 +88,7 @@ def perfect_scores(truth: pd.DataFrame) -> PerfectScores:
 
 def posterior(evidence: np.ndarray, target: np.ndarray) -> np.ndarray:
     """(M,) how often the finding is there among studies of the same evidence."""
+    # Counted among the studies that are scored: what he knows beforehand is their prevalence, and no label.
     _, code = np.unique(evidence, return_inverse=True)
     positives = np.bincount(code, weights=target)
     return (positives / np.bincount(code))[code]
@@ -137,6 +138,7 @@ def conjunction_evidence(rows: pd.DataFrame, studies: np.ndarray) -> np.ndarray:
 
 def other_evidence(truth: pd.DataFrame, studies: np.ndarray, first_alone: bool) -> np.ndarray:
     """Of Normal: whether any finding is seen that does not go with it. (M,) words"""
+    # What needs two views settles nothing until both are looked at.
     is_other = ~truth["finding"].isin([*DERIVED, BESIDE_NORMAL])
     conjunctions = truth["finding"].isin(conjunctions_of(truth))
     settles = truth["visible"] & ~conjunctions
