@@ -44,12 +44,10 @@ CLASSES = sorted(TASK_1)
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.Parser(__doc__)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="scratch folder, for a cache of 0.6 GB")
-    parser.add_argument(
-        "--images", type=cli.number(int, 50), default=12_000, metavar="N", help="(default: 12000)"
-    )
-    parser.add_argument("--turns", type=cli.number(int, 1), default=9, metavar="N", help="(default: %(default)s)")
-    backbones = "of the step (default: resnet18 convnext_tiny)"
-    parser.add_argument("--backbones", nargs="+", default=["resnet18", "convnext_tiny"], metavar="NAME", help=backbones)
+    parser.add_argument("--images", type=cli.number(int, 50), default=12_000, metavar="N", help="(default: 12000)")
+    parser.add_argument("--turns", type=cli.number(int, 1), default=25, metavar="N", help="(default: %(default)s)")
+    backbones = "of the step; none: batches alone (default: resnet18 convnext_tiny)"
+    parser.add_argument("--backbones", nargs="*", default=["resnet18", "convnext_tiny"], metavar="NAME", help=backbones)
     parser.add_argument("--smoke", action=cli.on_off, default=False, help="tiny sizes (default: no)")
     add_machine(parser)
     return parser.parse_args(argv)

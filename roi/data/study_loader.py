@@ -20,7 +20,7 @@ from roi.data.pixel_cache import PixelCache
 from roi.data.sampler import ShardedBatchSampler
 from roi.data.studies import Studies
 
-PLANNED_AT_ONCE = 1024  # studies: a hundred small numpy calls a batch took longer than its pixels
+PLANNED_AT_ONCE = 4096  # studies: a hundred small numpy calls a batch took longer than its pixels
 
 
 @dataclass(frozen=True)
