@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from cxrlt_speed import study_sizes
 from harness import Figure, add_machine, table, write_result
 
 from roi import cli
@@ -28,12 +29,10 @@ from roi.data.sampler import ShardedBatchSampler
 from roi.data.studies import Studies
 from roi.data.study_loader import StudyLoader, ViewChoice
 from roi.losses.terms import bce
-from roi.models.fusion import StudyModel, build_study_model
+from roi.models.fusion import build_study_model
 from roi.training.multiview.objective import StudyTerms
 
 CPU = torch.device("cpu")
-# Studies of 1, 2, 3 and 4 images in the training table of 2024.
-STUDIES_OF_SIZE = np.array([69_478, 71_298, 13_529, 1_422])
 SIDE = 224
 STUDIES_A_BATCH = 20
 VIEWS = 4  # of a study in the step
@@ -101,10 +100,7 @@ def make_cache(path: Path, images: int) -> PixelCache:
 def make_studies(images: int) -> Studies:
     """Studies whose images lie anywhere in the table."""
     rng = np.random.default_rng(1)
-    sizes = rng.choice([1, 2, 3, 4], images, p=STUDIES_OF_SIZE / STUDIES_OF_SIZE.sum())
-    start = np.append(0, sizes.cumsum())
-    # The last study has what is left.
-    start = np.append(start[start < images], images)
+    start = np.append(0, study_sizes(images, rng).cumsum())
     kinds = rng.integers(0, 3, images).astype(np.int8)
     return Studies(np.arange(len(start) - 1).astype(str), rng.permutation(images), start, kinds)
 
@@ -134,7 +130,7 @@ def drawn(side: int) -> Batch:
 
 def stepper(backbone: str, side: int, fusion: str, batch: Batch) -> Callable[[], int]:
     """A function that does one step -> its images."""
-    model: StudyModel = build_study_model(backbone, CLASSES, fusion, "none", side, 0, True, width=256, cells=12).train()
+    model = build_study_model(backbone, CLASSES, fusion, "none", side, 0, True, width=256, cells=12).train()
     optimizer = torch.optim.AdamW(model.parameters())
     terms = StudyTerms(bce, None, 0, 0.25)
 
