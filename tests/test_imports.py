@@ -112,4 +112,5 @@ finally:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     loaded, seconds = done.stdout.split()[-2:]
     assert loaded == "False"
-    assert float(seconds) < 1.5  # of the processor, on a slow machine
+    # Of the processor. .06 to .27 were measured (benchmarks/start.py) on two cores that fifteen others shared.
+    assert float(seconds) < 0.6

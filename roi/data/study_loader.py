@@ -115,7 +115,7 @@ def split_views(chosen: ChosenViews, sizes: np.ndarray) -> Iterator[ChosenViews]
 class Plan(NamedTuple):
     """A batch without its pixels."""
 
-    index: Tensor  # (B,) studies, plus M for each time an epoch has had one before
+    numbers: Tensor  # (B,) of the studies, plus M for each time an epoch has had one before
     target: Tensor  # (B, K)
     rows: np.ndarray  # (V,) of the table
     views: StudyBatch
@@ -150,7 +150,7 @@ class StudyLoader(CacheLoader):
         for plan in self._plans():
             views = plan.views.to(self.device)
             rows = views.rows % len(self.kinds)
-            yield Batch(pixels[rows], plan.target, plan.index, [], studies=views)
+            yield Batch(pixels[rows], plan.target, plan.numbers, [], studies=views)
 
     def _from_cache(self) -> Iterator[Batch]:
         for plan in self._plans():
@@ -159,7 +159,7 @@ class StudyLoader(CacheLoader):
             # Only from pinned memory the copy to the device goes on while the step computes.
             if self.device.type == "cuda":
                 pixels, target = pixels.pin_memory(), target.pin_memory()
-            yield Batch(pixels, target, plan.index, [], studies=plan.views)
+            yield Batch(pixels, target, plan.numbers, [], studies=plan.views)
 
     def _room(self, images: int) -> np.ndarray:
         """(images, S, S) uint8, for pixels."""
