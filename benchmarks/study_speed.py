@@ -160,9 +160,9 @@ def compare(
         micro[1].append(theirs[0] * 1e6)
     medians = {"us_an_image": statistics.median(micro[0]), "us_an_image_of_other": statistics.median(micro[1])}
     figures = []
-    for clock, found in zip(("processor", "clock"), ratios, strict=True):
+    for kind, found in zip(("processor", "clock"), ratios, strict=True):
         spread = {"lowest": min(found), "highest": max(found), "turns": len(found)}
-        figures.append(Figure(f"{name}, {clock}", statistics.median(found), goal, details=spread | medians | details))
+        figures.append(Figure(f"{name}, {kind}", statistics.median(found), goal, details=spread | medians | details))
     return figures
 
 

@@ -112,5 +112,5 @@ finally:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     loaded, seconds = done.stdout.split()[-2:]
     assert loaded == "False"
-    # Of the processor. .06 to .27 were measured (benchmarks/start.py) on two cores that fifteen others shared.
+    # Of the processor. .05 to .28 were measured, on two cores with a load of 15.
     assert float(seconds) < 0.6

@@ -27,6 +27,7 @@ from roi.demo.layout_set import make_demo_layout
 from roi.demo.report_layouts import openi_xml
 from roi.demo.source_layouts import WRITERS
 from roi.demo.source_tables import CHEXPERT, CXRLT, PADCHEST, VINDR
+from roi.demo.studies.study_layouts import STUDY_WRITERS
 from roi.errors import UserError
 from roi.labels import LABELS
 from roi.sources.build_table import with_label_text
