@@ -32,15 +32,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="holds the DICOM files: .dicom, .dcm, .dic, or no suffix and the DICM mark",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the PNG go; may be --src")
-    parser.add_argument(
-        "--size",
-        type=cli.number(int, 16),
-        metavar="PX",
-        help="longer side of the PNG; none is enlarged (default: as it is)",
-    )
-    parser.add_argument(
-        "--bits", type=int, choices=(8, 16), default=8, help="of a pixel of the PNG (default: %(default)s)"
-    )
+    size = "longer side of the PNG; none is enlarged (default: as it is)"
+    parser.add_argument("--size", type=cli.number(int, 16), metavar="PX", help=size)
+    bits = "of a pixel of the PNG (default: %(default)s)"
+    parser.add_argument("--bits", type=int, choices=(8, 16), default=8, help=bits)
     window = (
         "voi: the VOI LUT or window of the file, percentiles where it has none or one that leaves fewer than 32 grey "
         "levels or misses 95 %% of the pixels; percentile: always those, 0.5 and 99.5 (default: %(default)s)"
