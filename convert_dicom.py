@@ -17,12 +17,9 @@ import os
 from pathlib import Path
 
 from roi import cli
+from roi.choices import SIDES, WINDOWS
 from roi.errors import UserError
 from roi.files import writable
-from roi.sources.dicom import convert
-from roi.sources.dicom.header import SIDES, needs_pydicom
-from roi.sources.dicom.reader import WINDOWS
-from roi.sources.vindr import BOXES, MARKS, left_out, read_marks, write_boxes
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -35,15 +32,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="holds the DICOM files: .dicom, .dcm, .dic, or no suffix and the DICM mark",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the PNG go; may be --src")
-    parser.add_argument(
-        "--size",
-        type=cli.number(int, 16),
-        metavar="PX",
-        help="longer side of the PNG; none is enlarged (default: as it is)",
-    )
-    parser.add_argument(
-        "--bits", type=int, choices=(8, 16), default=8, help="of a pixel of the PNG (default: %(default)s)"
-    )
+    size = "longer side of the PNG; none is enlarged (default: as it is)"
+    parser.add_argument("--size", type=cli.number(int, 16), metavar="PX", help=size)
+    bits = "of a pixel of the PNG (default: %(default)s)"
+    parser.add_argument("--bits", type=int, choices=(8, 16), default=8, help=bits)
     window = (
         "voi: the VOI LUT or window of the file, percentiles where it has none or one that leaves fewer than 32 grey "
         "levels or misses 95 %% of the pixels; percentile: always those, 0.5 and 99.5 (default: %(default)s)"
@@ -102,6 +94,10 @@ def add_boxes(parser: cli.Parser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    # They bring pandas, for which --help should not wait.
+    from roi.sources.dicom import convert
+    from roi.sources.vindr import read_marks, write_boxes
+
     check(args)
     marks = read_marks(args.boxes) if args.boxes else None
     sides = (args.min_side, args.max_side)
@@ -114,6 +110,10 @@ def main(args: argparse.Namespace) -> int:
 
 def check(args: argparse.Namespace) -> None:
     """Raises UserError for flags that cannot be, and for files of somebody else under the names that are written."""
+    from roi.sources.dicom import convert
+    from roi.sources.dicom.header import needs_pydicom
+    from roi.sources.vindr import BOXES, MARKS, left_out
+
     needs_pydicom()
     if not args.src.is_dir():
         raise UserError(f"--src {args.src}: no such folder")

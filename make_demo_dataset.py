@@ -32,15 +32,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from roi.choices import LAYOUTS, MIN_IMAGES, SIZES
 from roi.cli import Parser, add_overwrite, run
-from roi.demo.hard_set import HARD
-from roi.demo.layout_set import make_demo_layout
-from roi.demo.nih_set import EASY, MIN_IMAGES, SIZES
-from roi.demo.source_layouts import WRITERS
-from roi.demo.studies.study_layouts import STUDY_WRITERS
-from roi.demo.studies.study_set import TRUTH, StudySetRequest, make_study_set
 from roi.errors import UserError
-from roi.scoring.challenge.perfect_reader import perfect_scores, read_truth
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -54,9 +48,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="which set, 0 or more (default: %(default)s)")
     hard = "faint and rare findings, wrong labels, borders, markers and devices (default: %(default)s)"
     parser.add_argument("--hard", action=argparse.BooleanOptionalAction, default=False, help=hard)
-    layouts = list(dict.fromkeys([*WRITERS, *STUDY_WRITERS]))
     layout = "whose layout it has (default: nih; with --studies table, which is one table.csv beside images/)"
-    parser.add_argument("--layout", choices=layouts, help=layout)
+    parser.add_argument("--layout", choices=LAYOUTS, help=layout)
     studies = "make N studies of several views of one body instead of --images single ones (default: none)"
     parser.add_argument("--studies", type=int, metavar="N", help=studies)
     tail = "with --studies: findings from 30 %% down to 0.5 %% of the studies, else all alike (default: %(default)s)"
@@ -73,6 +66,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
+    # They bring pandas and Pillow, for which --help should not wait.
+    from roi.demo.hard_set import HARD
+    from roi.demo.layout_set import make_demo_layout
+    from roi.demo.nih_set import EASY
+    from roi.demo.studies.study_set import StudySetRequest, make_study_set
+
     if args.studies is not None:
         if args.hard:
             raise UserError("--hard makes single images: it does not go with --studies")
@@ -95,6 +94,9 @@ def main(args: argparse.Namespace) -> None:
 
 def print_studies(out: Path, made: dict[str, Any]) -> None:
     """What was made, and what somebody would score who misses nothing that can be seen."""
+    from roi.demo.studies.study_set import TRUTH
+    from roi.scoring.challenge.perfect_reader import perfect_scores, read_truth
+
     studies = made["studies"]
     scores = perfect_scores(read_truth(out / TRUTH))
     print(f"{out}: {made['images']} images of {studies} studies of {made['patients']} patients")

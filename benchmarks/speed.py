@@ -481,7 +481,7 @@ def steady_memory(args: argparse.Namespace) -> list[Figure]:
     VmRSS counts the pages of the cache file that were read (RssFile), which belong to the system: 26 MB here, at 32 px;
     more where images are larger.
     """
-    from roi.demo.nih_set import SIZES
+    from roi.choices import SIZES
 
     data, run = args.out / "demo", fresh(args.out / "memory")
     if not (data / "demo.json").is_file():

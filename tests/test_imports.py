@@ -21,14 +21,8 @@ BELOW = {  # room: the rooms that it may import, beside itself and the ground fl
     "report": {"training", "scoring", "data"},
     "inference": {"training", "scoring", "losses", "models", "data"},
 }
-HEAVY = (
-    "kagglehub",
-    "huggingface_hub",
-    "pydicom",
-    "torch.utils.tensorboard",
-    "timm",
-    "onnxruntime",
-)  # or rare: imported where used
+# Or rare: imported where used.
+HEAVY = ("kagglehub", "huggingface_hub", "pydicom", "torch.utils.tensorboard", "timm", "onnxruntime", "scipy")
 LIGHT = ("sources", "scoring", "report", "demo")  # load no torch
 SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
 
@@ -118,7 +112,8 @@ finally:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     loaded, seconds = done.stdout.split()[-2:]
     assert loaded == "False"
-    assert float(seconds) < 1.5  # of the processor, on a slow machine
+    # Of the processor. .05 to .28 were measured, on two cores with a load of 15.
+    assert float(seconds) < 0.6
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -218,7 +218,8 @@ def resolve(
                 row = rows[int(is_patient.argmax())]
                 raise UserError(f"row {row}: {error}") from error
     resolver = _Resolver(compare)
-    columns = (images, keys, given, datasets)
+    # Lists: a pandas column hands out its texts one by one at the price of the search itself.
+    columns = [column.tolist() for column in (images, keys, given, datasets)]
     resolved = []
     for row, image, key, patient, dataset in zip(rows, *columns, strict=True):
         form = forms[patient]

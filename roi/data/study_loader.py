@@ -6,6 +6,7 @@ K classes.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,8 @@ from roi.data.loader import CacheLoader
 from roi.data.pixel_cache import PixelCache
 from roi.data.sampler import ShardedBatchSampler
 from roi.data.studies import Studies
+
+PLANNED_AT_ONCE = 4096  # studies: a hundred small numpy calls a batch took longer than its pixels
 
 
 @dataclass(frozen=True)
@@ -67,20 +70,55 @@ def choose_views(studies: Studies, index: np.ndarray, choice: ViewChoice, epoch:
 
 def _drawn(there: np.ndarray, index: Tensor, choice: ViewChoice, seed: int, epoch: int) -> np.ndarray:
     """(B, n) bool: at most max_views of the images that are `there`, less those that view dropout leaves out."""
-    seeds = row_seeds(seed, epoch, index)
     most = there.shape[1]
-    draws = uniform(seeds, most, VIEW_CHOICE).numpy()
-    # What is not there comes last.
-    order = np.where(there, draws, 2.0)
-    rank = order.argsort(1).argsort(1)
-    chosen = there & (rank < choice.max_views)
+    chosen = there.copy()
+    # Most studies have no more images than are looked at: nothing is drawn for them.
+    large = np.flatnonzero(there.sum(1) > choice.max_views)
+    if len(large):
+        seeds = row_seeds(seed, epoch, index[large])
+        draws = uniform(seeds, most, VIEW_CHOICE).numpy()
+        # What is not there comes last.
+        order = np.where(there[large], draws, 2.0)
+        rank = order.argsort(1).argsort(1)
+        chosen[large] &= rank < choice.max_views
     if not choice.dropout:
         return chosen
+    seeds = row_seeds(seed, epoch, index)
     luck = uniform(seeds, most, VIEW_DROPOUT).numpy()
     luck = np.where(chosen, luck, -1.0)
     # The image with the most luck always stays.
-    luckiest = luck == luck.max(1, keepdims=True)
+    luckiest = luck == luck.max(1, keepdims=True, initial=-1.0)
     return (luck >= choice.dropout) | luckiest
+
+
+def split_views(chosen: ChosenViews, sizes: np.ndarray) -> Iterator[ChosenViews]:
+    """Cut the images of some batches, of (b,) `sizes` studies each, into what choose_views says of each alone."""
+    is_view = chosen.place >= 0
+    views_of_study = is_view.sum(1)
+    ends = sizes.cumsum()
+    views_until = np.append(0, views_of_study.cumsum())
+    ends_of_views = views_until[ends]
+    firsts, first_views = ends - sizes, views_until[ends - sizes]
+    # Places and owners are counted from the beginning of their batch.
+    place = chosen.place - np.repeat(first_views, sizes)[:, None]
+    place[~is_view] = -1
+    owner = chosen.owner - np.repeat(firsts, ends_of_views - first_views)
+    counts = views_of_study.tolist()
+    studies = zip(firsts.tolist(), ends.tolist(), strict=True)
+    views = zip(first_views.tolist(), ends_of_views.tolist(), strict=True)
+    for (first, end), (first_view, end_view) in zip(studies, views, strict=True):
+        most = max(counts[first:end], default=0)
+        rows = chosen.rows[first_view:end_view]
+        yield ChosenViews(rows, owner[first_view:end_view], place[first:end, :most])
+
+
+class Plan(NamedTuple):
+    """A batch without its pixels."""
+
+    numbers: Tensor  # (B,) of the studies, plus M for each time an epoch has had one before
+    target: Tensor  # (B, K)
+    rows: np.ndarray  # (V,) of the table
+    views: StudyBatch
 
 
 class StudyLoader(CacheLoader):
@@ -106,33 +144,55 @@ class StudyLoader(CacheLoader):
         self.studies = studies
         self.choice = choice
         self.kinds = torch.from_numpy(studies.kinds.astype(np.int64))
+        self.largest = 0  # images of a batch so far
 
     def _from_device(self, pixels: Tensor) -> Iterator[Batch]:
-        for numbers in self.sampler:
-            index, views = self._views(numbers)
-            views = views.to(self.device)
+        for plan in self._plans():
+            views = plan.views.to(self.device)
             rows = views.rows % len(self.kinds)
-            studies = index.to(self.device) % len(self.studies)
-            yield Batch(pixels[rows], self.targets[studies], index, [], studies=views)
+            yield Batch(pixels[rows], plan.target, plan.numbers, [], studies=views)
 
     def _from_cache(self) -> Iterator[Batch]:
-        for numbers in self.sampler:
-            index, views = self._views(numbers)
-            rows = views.rows % len(self.kinds)
-            gathered = self.cache.gather(rows.numpy())
-            pixels = torch.from_numpy(gathered).unsqueeze(1)
-            target = self.targets[index % len(self.studies)]
+        for plan in self._plans():
+            gathered = self.cache.gather(plan.rows, self._room(len(plan.rows)))
+            pixels, target = torch.from_numpy(gathered).unsqueeze(1), plan.target
             # Only from pinned memory the copy to the device goes on while the step computes.
             if self.device.type == "cuda":
                 pixels, target = pixels.pin_memory(), target.pin_memory()
-            yield Batch(pixels, target, index, [], studies=views)
+            yield Batch(pixels, target, plan.numbers, [], studies=plan.views)
 
-    def _views(self, numbers: list[int]) -> tuple[Tensor, StudyBatch]:
-        index = np.array(numbers, dtype=np.int64)
-        chosen = choose_views(self.studies, index, self.choice, self.sampler.epoch)
+    def _room(self, images: int) -> np.ndarray:
+        """(images, S, S) uint8, for pixels."""
+        _, *sides = self.cache.pixels.shape
+        # Of blocks of one size the allocator hands out again what it got back; other sizes are new pages each time,
+        # which the system fills with zeros for as long as gathering takes.
+        self.largest = max(self.largest, images)
+        return np.empty((self.largest, *sides), dtype=np.uint8)[:images]
+
+    def _plans(self) -> Iterator[Plan]:
+        epoch = self.sampler.epoch
+        batches = iter(self.sampler)
+        at_once = max(1, PLANNED_AT_ONCE // self.sampler.batch_size)
+        while group := list(islice(batches, at_once)):
+            yield from self._plan(group, epoch)
+
+    def _plan(self, group: list[list[int]], epoch: int) -> Iterator[Plan]:
+        """Plan some batches, each a list of studies."""
+        numbers = np.fromiter(chain.from_iterable(group), dtype=np.int64)
+        sizes = np.array(list(map(len, group)))
+        chosen = choose_views(self.studies, numbers, self.choice, epoch)
         # An image that comes again in an epoch gets another number, and so other random changes.
-        rounds = index[chosen.owner] // len(self.studies)
-        rows = chosen.rows + rounds * len(self.kinds)
-        place, owner, numbers_of_rows = map(torch.from_numpy, (chosen.place, chosen.owner, rows))
-        views = StudyBatch(place, owner, self.kinds[chosen.rows], numbers_of_rows)
-        return torch.from_numpy(index), views
+        rounds = numbers[chosen.owner] // len(self.studies)
+        rows = torch.from_numpy(chosen.rows + rounds * len(self.kinds))
+        index = torch.from_numpy(numbers)
+        target = self.targets[index.to(self.targets.device) % len(self.studies)]
+        kinds = self.kinds[chosen.rows]
+        of_studies = index.split(sizes.tolist()), target.split(sizes.tolist())
+        views = list(split_views(chosen, sizes))
+        sizes_of_views = [len(batch.rows) for batch in views]
+        of_images = kinds.split(sizes_of_views), rows.split(sizes_of_views)
+        for batch, *parts in zip(views, *of_studies, *of_images, strict=True):
+            index_of_batch, target_of_batch, kinds_of_batch, rows_of_batch = parts
+            place, owner = torch.from_numpy(batch.place), torch.from_numpy(batch.owner)
+            together = StudyBatch(place, owner, kinds_of_batch, rows_of_batch)
+            yield Plan(index_of_batch, target_of_batch, batch.rows, together)

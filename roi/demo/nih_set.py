@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from roi.choices import MIN_IMAGES, SIZES
 from roi.demo.phantom import Patch, plant, render
 from roi.demo.phantom_body import Case
 from roi.demo.phantom_shapes import PLAN, Box, stream
@@ -27,7 +28,7 @@ from roi.labels import LABELS
 from roi.process_pool import in_order
 
 MARKER = "demo.json"
-SHARDS, MIN_IMAGES, SIZES = 12, 20, (32, 2048)
+SHARDS = 12
 TEST_SHARE, RGBA_SHARE, ABSURD_SHARE = 0.25, 0.01, 0.001
 ABSURD_AGES = (411, 414, 148, 412, 155, 413)
 # With commas inside two names and one at the end, as published.

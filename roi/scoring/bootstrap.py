@@ -20,6 +20,8 @@ WeightedStatistic = Callable[[np.ndarray], np.ndarray]
 Interval = dict[str, float | None]
 # Resamples computed at once: their cumulative weights stay in the cache of a core.
 CHUNK = 64
+# Weights up to it have two bytes: half of the time that large tables take is reading them.
+MOST_DRAWS = 31
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def resample_weights(patients: np.ndarray, count: int, seed: int = 0) -> Iterato
         seed: the same for every score, so that differences are paired.
 
     Yields:
-        blocks (N, at most CHUNK) of int32 weights, `count` columns in all.
+        blocks (N, at most CHUNK) of int16 weights (int32 if one is above MOST_DRAWS), `count` columns in all.
     """
     names, patient = np.unique(patients, return_inverse=True)
     people = len(names)
@@ -143,8 +145,9 @@ def resample_weights(patients: np.ndarray, count: int, seed: int = 0) -> Iterato
         for _ in range(min(CHUNK, count - first)):
             drawn = rng.integers(0, people, people)
             draws.append(np.bincount(drawn, minlength=people))
-        of_patients = np.stack(draws, axis=1).astype(np.int32)
-        yield of_patients[patient]
+        of_patients = np.stack(draws, axis=1)
+        narrow = of_patients.max() <= MOST_DRAWS
+        yield of_patients.astype(np.int16 if narrow else np.int32)[patient]
 
 
 def patient_weights(patients: int, count: int, seed: int) -> np.ndarray:
@@ -206,15 +209,6 @@ def share_weighted_mean(values: np.ndarray, share: np.ndarray) -> WeightedStatis
         return np.where(count > 0, mean, np.nan)
 
     return statistic
-
-
-def of_rows(rows: np.ndarray, statistic: WeightedStatistic) -> WeightedStatistic:
-    """The statistic of the images `rows` (N,) bool alone."""
-
-    def of_those(weights: np.ndarray) -> np.ndarray:
-        return statistic(weights[rows])
-
-    return of_those
 
 
 def of_column(j: int, statistic: WeightedStatistic) -> WeightedStatistic:

@@ -11,8 +11,10 @@ A shape is one of
 ORIGIN is what every file of predictions, maps, curves and thresholds says of where it comes from.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from roi.errors import UserError
@@ -176,3 +178,25 @@ def _wrong(path: str, value: object, wanted: str) -> str:
         shown = shown[: SHOWN - 3] + "..."
     subject = repr(path) if path else "it"
     return f"{subject} is {shown}, not {wanted}"
+
+
+def rows_of_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a list of objects that stand a line each, as roi/scoring/predictions.py writes them.
+
+    One at a time: of 900,000 images the whole list would take several GB.
+
+    Raises:
+        JSONDecodeError: the file has another layout, which may be noticed at its end.
+    """
+    with open(path, encoding="utf-8") as file:
+        line = file.readline()
+        expects_row = line == "[\n"
+        for line in file:
+            text = line.rstrip("\n")
+            if not expects_row:
+                break
+            expects_row = text.endswith(",")
+            yield json.loads(text.removesuffix(","))
+        # The last row has no comma.
+        if expects_row or line.rstrip("\n") != "]" or file.readline():
+            raise json.JSONDecodeError("no row a line", "", 0)

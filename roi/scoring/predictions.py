@@ -5,7 +5,8 @@ Letters: N images, K classes.
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,13 @@ from roi.errors import UserError
 from roi.files import atomic_write
 from roi.labels import LABELS, NORMAL, canonical
 from roi.run_paths import portable_origin, read_origin
-from roi.scoring.json_schema import check_origin
+from roi.scoring.json_schema import check_origin, rows_of_lines
 
 PARTS = ("full", "crop", "drop")
 # The second is what NIH calls it.
 IMAGE_COLUMNS = ("image", "Image Index")
 YES = ("1", "1.0", "true")
+ROWS_AT_ONCE = 4096  # of preds.json, that are Python's objects at a time
 
 
 @dataclass
@@ -187,24 +189,43 @@ def _read_csv(path: Path) -> Predictions:
 
 def _read_json(path: Path) -> Predictions:
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        classes = list(rows[0]["prob_full"])
-        parts = [part for part in PARTS if f"prob_{part}" in rows[0]]
-        images = [row["image"] for row in rows]
-        prob = {part: _probabilities(rows, part, classes) for part in parts}
+        try:
+            preds = _collect(path, rows_of_lines(path))
+        except json.JSONDecodeError:
+            # Another layout than that of `write`, or damaged: the whole file tells.
+            preds = _collect(path, json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
         raise UserError(
             f"{path}: no such file of predictions; make it with infer_roi_consistency.py --save_json"
         ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError, LookupError, TypeError, ValueError) as error:
+    except UserError:
+        raise
+    except (LookupError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not a file of predictions ({type(error).__name__}: {error})") from error
-    for image in images:
+    for image in preds.images:
         if not isinstance(image, str):
             raise UserError(f"{path}: image {image!r} is no text; names of images stand in quotes")
-    _refuse_unscored(path, rows, classes, parts)
-    meta = _read_meta(meta_path(path))
-    contaminated = np.array([bool(row.get("contaminated")) for row in rows])
-    return Predictions(images, classes, prob, contaminated, meta)
+    return replace(preds, meta=_read_meta(meta_path(path)))
+
+
+def _collect(path: Path, rows: Iterable[dict[str, Any]]) -> Predictions:
+    """Predictions of rows as they stand in the file; of few rows at a time, which take ten times the room."""
+    source = iter(rows)
+    block = list(islice(source, ROWS_AT_ONCE))
+    classes = list(block[0]["prob_full"])
+    parts = [part for part in PARTS if f"prob_{part}" in block[0]]
+    images: list[str] = []
+    contaminated: list[bool] = []
+    values: dict[str, list[np.ndarray]] = {part: [] for part in parts}
+    while block:
+        for part in parts:
+            values[part].append(_probabilities(block, part, classes))
+        _refuse_unscored(path, block, classes, parts, len(images) + 1)
+        images += [row["image"] for row in block]
+        contaminated += [bool(row.get("contaminated")) for row in block]
+        block = list(islice(source, ROWS_AT_ONCE))
+    prob = {part: np.concatenate(blocks) for part, blocks in values.items()}
+    return Predictions(images, classes, prob, np.array(contaminated), {})
 
 
 def _probabilities(rows: list[dict[str, Any]], part: str, classes: list[str]) -> np.ndarray:
@@ -216,18 +237,21 @@ def _probabilities(rows: list[dict[str, Any]], part: str, classes: list[str]) ->
     return np.array(values, dtype=np.float64)
 
 
-def _refuse_unscored(path: Path, rows: list[dict[str, Any]], classes: list[str], parts: list[str]) -> None:
-    """UserError: a row has a class or a view that the first row has not, and which would never be scored."""
+def _refuse_unscored(path: Path, rows: list[dict[str, Any]], classes: list[str], parts: list[str], first: int) -> None:
+    """UserError: a row has a class or a view that row 1 has not, and which would never be scored.
+
+    `first`: the number of the first of these rows.
+    """
     views = [f"prob_{part}" for part in parts]
     other_views = [f"prob_{part}" for part in PARTS if part not in parts]
-    for n, row in enumerate(rows):
+    for n, row in enumerate(rows, first):
         unscored = [view for view in other_views if view in row]
         for view in views:
             if len(row[view]) > len(classes):
                 unscored += [f"{view} of {c}" for c in row[view] if c not in classes]
         if unscored:
             raise UserError(
-                f"{path}: row {n + 1} ({row['image']!r}) has {unscored[0]}, which row 1 has not; "
+                f"{path}: row {n} ({row['image']!r}) has {unscored[0]}, which row 1 has not; "
                 "all rows must have the same classes"
             )
 

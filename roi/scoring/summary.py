@@ -21,7 +21,6 @@ from roi.scoring.bootstrap import (
     WeightedStatistic,
     none_if_nan,
     of_column,
-    of_rows,
     weighted_mean,
 )
 from roi.text import decimal
@@ -267,8 +266,7 @@ def subgroup_scores(
     scores: dict[str, WeightedStatistic] = {}
     for name, parts in groups.items():
         for group, rows in parts.items():
-            areas = of_column(0, metrics.ranking(prob[rows], target[rows]))
-            scores[f"group_{name}_{group}"] = of_rows(rows, areas)
+            scores[f"group_{name}_{group}"] = of_column(0, metrics.ranking(prob, target, rows))
     return scores
 
 

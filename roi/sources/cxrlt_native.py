@@ -180,7 +180,9 @@ def _mimic_rows(part: EditionPart) -> pd.DataFrame:
     patient = "mimic:" + subject
     # The path has another name in each edition.
     path = raw["fpath"].where(raw["fpath"] != "", raw["path"])
-    image = path.where(path != "", mimic_image_path(subject, study, raw["dicom_id"]))
+    image = path.copy()
+    nameless = path == ""
+    image[nameless] = mimic_image_path(subject[nameless], study[nameless], raw["dicom_id"][nameless])
     columns = {"image": image, "patient_id": patient, "study_id": patient + ":" + study}
     return pd.DataFrame(columns).assign(view=view_of(raw["ViewPosition"]), dataset="cxrlt")
 

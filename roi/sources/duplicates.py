@@ -11,9 +11,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.fft import dctn
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from roi.data.images import UnreadableImageError, read_grey
 from roi.errors import UserError
@@ -43,6 +40,9 @@ def phash(pixels: np.ndarray) -> np.ndarray:
     Returns:
         (256,) bool: which of the lowest frequencies lie above their median.
     """
+    # Half a second to load, for which tables without --check_duplicates should not wait.
+    from scipy.fft import dctn
+
     frequencies = dctn(pixels.astype(np.float32), norm="ortho")
     # Fine detail goes: it is what resizing and compression change.
     low = frequencies[:LOW, :LOW]
@@ -109,6 +109,9 @@ def _near_in_blocks(hashes: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndar
 
 def duplicate_groups(hashes: np.ndarray) -> np.ndarray:
     """(N, 32) uint8 -> (N,) number of the group of equal pictures; a picture that is alone has a number of its own."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
     images, pairs = len(hashes), near_pairs(hashes)
     is_near = np.ones(len(pairs[0]))
     graph = coo_matrix((is_near, pairs), shape=(images, images))

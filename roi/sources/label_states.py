@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
+from roi.choices import BLANK_POLICIES
 from roi.errors import UserError
 from roi.labels import LABELS
 
@@ -25,7 +26,6 @@ REASONS = {
     EXCLUDED: "the image or its labels are of no use: excluded, not indexed, not readable",
     READERS_DISAGREE: "the readers disagree",
 }
-BLANK_POLICIES = ("unknown", "negative")
 
 
 def label_indices(findings: Iterable[str]) -> list[int]:

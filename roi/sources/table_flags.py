@@ -5,8 +5,7 @@ import os
 from pathlib import Path
 
 from roi import cli
-from roi.sources.label_states import BLANK_POLICIES
-from roi.sources.vindr import VOTES
+from roi.choices import BLANK_POLICIES, VOTES
 
 # What goes with one source.
 FLAGS_OF = {

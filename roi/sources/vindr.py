@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from roi.choices import VOTES
 from roi.data.boxes import SIDES
 from roi.data.table import ABSENT as NO_SUCH_IMAGE
 from roi.data.table import AMBIGUOUS, match_images
@@ -47,7 +48,6 @@ VINBIGDATA_CLASSES = (
 )
 # What a reader of VinBigData says who found nothing.
 NOTHING = "No finding"
-VOTES = ("majority", "any", "fraction")
 CORNERS = ["x_min", "y_min", "x_max", "y_max"]
 # Columns of the annotation files of both sets, and those that write_boxes gives.
 MARKS = ("image_id", "class_name", *CORNERS)

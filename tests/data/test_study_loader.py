@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from roi.data import study_loader
 from roi.data.pixel_cache import PixelCache
 from roi.data.sampler import ShardedBatchSampler
 from roi.data.studies import Studies
@@ -73,3 +74,35 @@ def test_a_batch_holds_the_pixels_kinds_and_targets_of_its_studies(on_device: bo
             assert (studies.study_of_row[members] == study).all() and len(members) == min(4, SIZES[study])
         seen += batch.index.tolist()
     assert sorted(seen) == list(range(5))
+
+
+@pytest.mark.parametrize("choice", [ViewChoice(4), ViewChoice(2, 5), ViewChoice(4, 3, 0.3)])
+def test_a_batch_that_is_planned_with_others_is_what_it_is_alone(
+    choice: ViewChoice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(1, 7, 50)
+    start = np.append(0, sizes.cumsum())
+    images = int(start[-1])
+    names = np.arange(50).astype(str)
+    studies = Studies(names, rng.permutation(images), start, rng.integers(0, 3, images).astype(np.int8))
+    cache = PixelCache(np.zeros((images, 2, 2), dtype=np.uint8), np.arange(images), {})
+    # Copies: a study that comes twice has other draws then. Some batches are empty.
+    copies = rng.random(50)
+    sampler = ShardedBatchSampler(50, 3, seed=1, copies=copies * 50 / copies.sum())
+    sampler.unreadable = rng.random(50) < 0.6
+    sampler.epoch = 2
+    targets = np.zeros((50, 1), dtype=np.float32)
+    monkeypatch.setattr(study_loader, "PLANNED_AT_ONCE", 12)
+    loader = StudyLoader(cache, studies, targets, sampler, choice, torch.device("cpu"), False, 2)
+    planned = list(loader)
+    alone = list(sampler)
+    assert len(planned) == len(alone) > 12 and [] in alone and sampler.epoch == 2
+    for batch, numbers in zip(planned, alone, strict=True):
+        expected = choose_views(studies, np.array(numbers, dtype=np.int64), choice, epoch=2)
+        views = batch.studies
+        assert views is not None and batch.index.tolist() == numbers
+        np.testing.assert_array_equal(views.place, expected.place)
+        np.testing.assert_array_equal(views.owner, expected.owner)
+        np.testing.assert_array_equal(views.rows % images, expected.rows)
+        assert len(batch.pixels) == len(expected.rows)

@@ -15,6 +15,7 @@ from scipy.integrate import trapezoid
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
 from roi.data.boxes import read_boxes
+from roi.errors import UserError
 from roi.labels import LABELS
 from roi.scoring import bootstrap, faithfulness, predictions, summary
 
@@ -735,3 +736,31 @@ def test_controls_are_compared_in_pairs(case: Case) -> None:
     assert mask["positives"]["value"] == pytest.approx(
         np.mean([case.prob[(case.target[:, j] == 1) & case.known(j), j].mean() / 2 for j in range(2)]), rel=1e-4
     )
+
+
+def test_predictions_are_the_same_in_any_layout_of_the_file(tmp_path: Path) -> None:
+    """Read line by line where a row is a line, else as a whole; what is cut off or has no comma is damaged."""
+    rng = np.random.default_rng(0)
+    names = [f"{n}.png" for n in range(9000)]
+    prob = {part: rng.random((9000, 2)).round(6) for part in ("full", "crop")}
+    wanted = predictions.Predictions(names, ["Mass", "Edema"], prob, rng.random(9000) < 0.5, {})
+    path = tmp_path / "preds.json"
+    predictions.write(path, predictions.records(wanted), {})
+    text = path.read_text()
+    for layout in (text, json.dumps(json.loads(text)), json.dumps(json.loads(text), indent=1)):
+        path.write_text(layout)
+        found = predictions.read(path)
+        assert (found.images, found.classes) == (names, wanted.classes)
+        np.testing.assert_array_equal(found.contaminated, wanted.contaminated)
+        for part in prob:
+            np.testing.assert_array_equal(found.prob[part], prob[part])
+    lines = text.splitlines()
+    lines[5000] = lines[5000].removesuffix(",")
+    for damaged in (text[:-3], text + "[]", "\n".join(lines), "[\n]\n"):
+        path.write_text(damaged)
+        with pytest.raises(UserError, match="not a file of predictions"):
+            predictions.read(path)
+    lines[5000] = lines[5000].replace('"prob_full": {', '"prob_full": {"Hernia": 0.5, ') + ","
+    path.write_text("\n".join(lines))
+    with pytest.raises(UserError, match="row 5000 .* Hernia"):
+        predictions.read(path)

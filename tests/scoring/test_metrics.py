@@ -17,7 +17,7 @@ from sklearn.metrics import (
 )
 
 from roi.scoring import calibration, metrics
-from roi.scoring.bootstrap import interval, resample_weights
+from roi.scoring.bootstrap import MOST_DRAWS, interval, resample_weights
 
 
 def sample(n: int, ties: bool, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -39,6 +39,23 @@ def test_auroc_and_ap_equal_scikit_learn(ties: bool) -> None:
         (area,), (precision,) = metrics.by_weight(score, target)(weights[:, None].astype(np.int32))
         assert area == pytest.approx(roc_auc_score(target, score, sample_weight=weights), abs=1e-12)
         assert precision == pytest.approx(average_precision_score(target, score, sample_weight=weights), abs=1e-12)
+
+
+@pytest.mark.parametrize("most", [9, 31, 500])
+def test_many_resamples_of_some_images_equal_scikit_learn(most: int) -> None:
+    """More images than one sum of two bytes holds, unknown targets, images of a group alone, few and large weights."""
+    rng = np.random.default_rng(0)
+    score, target = sample(5000, True, 0)
+    target[rng.random(5000) < 0.1] = np.nan
+    group = rng.random(5000) < 0.7
+    weights = rng.integers(0, most + 1, (5000, 3)).astype(np.int16 if most <= MOST_DRAWS else np.int32)
+    found = metrics.ranking(score[:, None], target[:, None], group)(weights)
+    rows = group & ~np.isnan(target)
+    for r in range(3):
+        weight = weights[rows, r].astype(float)
+        area = roc_auc_score(target[rows], score[rows], sample_weight=weight)
+        precision = average_precision_score(target[rows], score[rows], sample_weight=weight)
+        np.testing.assert_allclose(found[r, 0], [area, precision], atol=1e-12)
 
 
 def test_one_sided_findings_are_undefined_and_unknown_is_left_out() -> None:

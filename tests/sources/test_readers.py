@@ -20,12 +20,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from roi.choices import LAYOUTS
 from roi.data.images import locate
 from roi.data.table import COLUMNS, check_table
 from roi.demo.layout_set import make_demo_layout
 from roi.demo.report_layouts import openi_xml
 from roi.demo.source_layouts import WRITERS
 from roi.demo.source_tables import CHEXPERT, CXRLT, PADCHEST, VINDR
+from roi.demo.studies.study_layouts import STUDY_WRITERS
 from roi.errors import UserError
 from roi.labels import LABELS
 from roi.sources.build_table import with_label_text
@@ -1269,3 +1271,7 @@ def test_columns_that_nobody_asked_for_do_no_harm(tmp_path: Path) -> None:
         )
         write(path, "\n".join(f"{'new column' if k == 0 else '1'},{line}" for k, line in enumerate(lines)) + "\n")
         pd.testing.assert_frame_equal(read(name, tmp_path / name), before)
+
+
+def test_the_layouts_that_a_flag_offers_are_those_that_can_be_written() -> None:
+    assert tuple(dict.fromkeys([*WRITERS, *STUDY_WRITERS])) == LAYOUTS

@@ -11,7 +11,6 @@ from typing import Any
 from roi.data.images import UnreadableImageError
 from roi.errors import UserError
 
-SIDES = (64, 6000)  # px; what lies outside is no chest X-ray: 6,000 x 6,000 px of 16 bit are 72 MB
 INSTALL = "pip install -r requirements-dicom.txt"
 # Any other text of ViewPosition may be somebody's name.
 VIEWS = ("PA", "AP", "LL", "RL", "LLD", "RLD", "LLO", "RLO", "LATERAL", "LAT")

@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from roi.choices import SIDES, WINDOWS
 from roi.data.images import UnreadableImageError
 from roi.errors import UserError
 from roi.files import reason
 from roi.sources.dicom.grey import shade
-from roi.sources.dicom.header import SIDES, check_header, describe, needs_pydicom, read_elements, silent_pydicom
+from roi.sources.dicom.header import check_header, describe, needs_pydicom, read_elements, silent_pydicom
 from roi.sources.dicom.stored_values import declared_padding, decode, undeclared_padding
 
-WINDOWS = ("voi", "percentile")
 TINY = 1e-6  # of a grey level: a half rounds up whatever rounding errors it has
 
 
