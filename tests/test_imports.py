@@ -21,7 +21,8 @@ BELOW = {  # room: the rooms that it may import, beside itself and the ground fl
     "report": {"training", "scoring", "data"},
     "inference": {"training", "scoring", "losses", "models", "data"},
 }
-HEAVY = ("kagglehub", "huggingface_hub", "pydicom", "torch.utils.tensorboard", "timm")  # or rare: imported where used
+# Or rare: imported where used.
+HEAVY = ("kagglehub", "huggingface_hub", "pydicom", "torch.utils.tensorboard", "timm", "transformers")
 LIGHT = ("sources", "scoring", "report", "demo")  # load no torch
 SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
 

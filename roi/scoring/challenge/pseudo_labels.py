@@ -59,6 +59,7 @@ def soften(options: SoftenOptions) -> None:
     for c in added_classes(columns, table):
         # Nobody looked for it in any of these images.
         table["unknown"] = (table["unknown"] + "," + c).str.removeprefix(",")
+    # From here on every cell that may change is one that the table itself calls unknown.
     softened, counts = with_shares(table, preds, columns, options)
     changed = softened["soft"] != table["soft"]
     before = table["label_source"]
@@ -165,6 +166,7 @@ def with_shares(
         fields[n] = ",".join([fields[n], *given]).removeprefix(",")
         for c in asked:
             counts[c] += 1
+    # A table that is softened in part would tell the two parts apart by what is unknown.
     if unpredicted.any():
         rows = np.flatnonzero(unpredicted)
         example = unmatched(table["image"].iloc[rows].tolist(), place[rows])
