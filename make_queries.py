@@ -42,6 +42,7 @@ def main(args: argparse.Namespace) -> None:
     from roi.models.queries import write_queries
     from roi.models.text_encoder import encode
 
+    # Names that are wrong are said before a model of gigabytes is read.
     names = names_of_table(args.csv) if args.csv else names_of_file(args.names)
     vectors = encode(args.model, names, args.template)
     digest = write_queries(args.out, names, vectors, args.template, args.model)

@@ -174,6 +174,7 @@ class ViewAttention(nn.Module):
         self.kinds = nn.Embedding(len(KINDS), width)
         self.read_text: nn.Linear | None = None
         if queries.text is not None:
+            # Part of the checkpoint: who predicts with it needs neither the file nor the language model.
             self.register_buffer("text", queries.text)
             self.read_text = nn.Linear(queries.text.shape[1], width)
         elif queries.fixed:
@@ -280,6 +281,7 @@ class StudyModel(RoiModel):
             return pool(seen.logits, place, self.pooling)
         assert self.fusion is not None
         attended = self.fusion(seen.tokens, place).float()
+        # The backbone has no logit of a name that it was not trained on.
         if self.shared:
             return attended
         return pool(seen.logits, place, self.pooling) + attended

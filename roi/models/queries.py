@@ -50,6 +50,7 @@ def write_queries(path: Path, names: Sequence[str], vectors: np.ndarray, templat
     """Write a file of queries, whole or not at all; -> the digest of the folder of the language model."""
     digest = folder_sha256(folder)
     model = folder.resolve().name
+    # Arrays of text and numbers alone: an object would be a pickle.
     values = [np.array(value) for value in (list(names), vectors.astype(np.float32), template, model, digest)]
     arrays = dict(zip(KEYS, values, strict=True))
     with atomic_write(path, "wb") as file:
@@ -86,6 +87,7 @@ def read_queries(path: str) -> QueryFile:
         raise UserError(f"--queries {path}: no such file; make it with make_queries.py") from error
     except Exception as error:  # a damaged archive has errors of its own
         raise UserError(f"--queries {path}: not a file of make_queries.py ({reason(error)})") from error
+    # A file of somebody else's may have the keys and other things in them.
     of_names = names.ndim == 1 and vectors.ndim == 2 and len(vectors) == len(names)
     if not of_names or vectors.dtype != np.float32 or not np.isfinite(vectors).all():
         raise UserError(
@@ -105,6 +107,7 @@ def vectors_by_name(file: QueryFile, classes: Sequence[str]) -> Tensor:
     Raises:
         UserError: a class is not there
     """
+    # Never by place: the file has the order of whoever wrote it.
     names = same_classes(classes, file.names)
     missing = [c for c in classes if c not in names]
     if missing:

@@ -39,6 +39,7 @@ def encode(folder: Path, names: Sequence[str], template: str) -> np.ndarray:
     vectors = []
     for first in range(0, len(names), BATCH):
         sentences = [template.replace("{}", spoken(name)) for name in names[first : first + BATCH]]
+        # Sentences of one batch are padded to the longest; what is padded has no part in the mean.
         tokens = tokenizer(sentences, padding=True, truncation=True, return_tensors="pt")
         with torch.inference_mode():
             states = model(**tokens).last_hidden_state

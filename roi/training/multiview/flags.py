@@ -173,6 +173,7 @@ def check_study_flags(args: argparse.Namespace) -> None:
         raise UserError(f"--fusion_width {args.fusion_width} is not a multiple of 8, the heads of the attention")
     if args.queries != "learned" and args.fusion != "attention":
         raise UserError(f"--queries {args.queries} asks by attention, not by {args.fusion}; give --fusion attention")
+    # Queries that are learned belong to the classes that they were learned with.
     if args.shared_queries and args.queries in ("learned", "random"):
         raise UserError(f"--shared_queries with --queries {args.queries}: a new name has none; give --queries NPZ")
     if args.freeze_backbone and args.train_parts:
