@@ -111,6 +111,7 @@ def same_classes(classes: Sequence[str], others: Sequence[str]) -> dict[str, str
 
     'Effusion' -> 'Pleural Effusion'. Where two of the others may be meant, or one is meant twice, none is.
     """
+    # A class that is there by its own name is not looked for under another.
     exact = set(classes) & set(others)
     ours = Counter(class_key(c) for c in classes)
     by_key: dict[str, list[str]] = {}

@@ -13,6 +13,8 @@ from safetensors import safe_open
 
 from roi.demo.studies.study_set import TRUTH_COLUMNS
 
+from roi.models.queries import write_queries
+
 
 @pytest.fixture(scope="module")
 def folder(demo: Path, tables: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -77,6 +79,10 @@ def test_the_page_names_each_key_of_each_file(folder: Path) -> None:
     for name in ("masks", "class_masks", "curves"):
         with np.load(folder / f"{name}.npz") as arrays:
             assert {re.sub(r"^(map|kept)_.*", r"\1_<source>", key) for key in arrays.files} <= named["Maps"]
+    (folder / "model").mkdir()
+    write_queries(folder / "queries.npz", ["Mass"], np.zeros((1, 4)), "{}", folder / "model")
+    with np.load(folder / "queries.npz") as arrays:
+        assert set(arrays.files) <= named["Queries"]
     metrics = json.loads((folder / "metrics.json").read_text())
     assert set(metrics) | set(metrics["mean"]) <= named["Scores"] | {"auroc_drop", "ap_crop", "ap_drop"}
     long_tail = metrics["long_tail"]

@@ -22,7 +22,16 @@ BELOW = {  # room: the rooms that it may import, beside itself and the ground fl
     "inference": {"training", "scoring", "losses", "models", "data"},
 }
 # Or rare: imported where used.
-HEAVY = ("kagglehub", "huggingface_hub", "pydicom", "torch.utils.tensorboard", "timm", "onnxruntime", "scipy")
+HEAVY = (
+    "kagglehub",
+    "huggingface_hub",
+    "pydicom",
+    "torch.utils.tensorboard",
+    "timm",
+    "onnxruntime",
+    "scipy",
+    "transformers",
+)
 LIGHT = ("sources", "scoring", "report", "demo")  # load no torch
 SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
 

@@ -29,6 +29,8 @@ def test_pyproject_asks_for_what_the_requirements_ask_for() -> None:
     assert names_and_versions(project["dependencies"]) == names_and_versions(lines_of("requirements.txt"))
     dicom = project["optional-dependencies"]["dicom"]
     assert names_and_versions(dicom) == names_and_versions(lines_of("requirements-dicom.txt"))
+    text = project["optional-dependencies"]["text"]
+    assert names_and_versions(text) == names_and_versions(lines_of("requirements-text.txt"))
     assert names_and_versions(found["dependency-groups"]["dev"]) == names_and_versions(lines_of("requirements-dev.txt"))
 
 

@@ -77,6 +77,11 @@ def add_outputs(parser: cli.Parser) -> None:
         metavar="JSON",
         help="of calibrate_conformal.py: adds the prediction set of each image (set, certain, possible)",
     )
+    group.add_argument(
+        "--queries",
+        metavar="NPZ",
+        help="of make_queries.py: predict these names, trained on or not, with a checkpoint of --shared_queries",
+    )
     group.add_argument("--save_mask", metavar="PNG", help="mask of --image, at its own size")
     group.add_argument("--save_crop", metavar="PNG", help="what the mask keeps of --image, at its own size")
     cli.add_overwrite(group, "outputs of an earlier run")

@@ -137,10 +137,10 @@ def _of_batch(predictor: Predictor, batch: Batch, studies: StudyBatch) -> BatchP
         for change in (_unchanged, *OTHER_VIEWS[predictor.tta]):
             # What the backbone sees is computed once; without an image it is only fused again.
             seen = model.see(change(pixels), views.kinds)
-            without = seen.logits[:0]
+            without = model.alone(seen)[:0]
             if len(left_out):
                 without = model.fuse(seen, staying)
-            several.append((model.fuse(seen, views.place), seen.logits, without))
+            several.append((model.fuse(seen, views.place), model.alone(seen), without))
     means = []
     for logits in zip(*several, strict=True):
         probabilities = torch.stack(logits).sigmoid()

@@ -33,7 +33,8 @@ from roi.inference.predict import Predictor, save_predictions, say_contaminated,
 from roi.inference.predict_studies import predict_studies, shown_in_pictures, study_records
 from roi.inference.predict_table import TableOutputs, predict_table
 from roi.models.compile import compiled
-from roi.models.fusion import StudyModel
+from roi.models.fusion import StudyModel, ViewAttention
+from roi.models.queries import read_queries, vectors_of_new_names
 from roi.models.roi_model import LEARNED, RoiModel, reinitialised
 from roi.scoring import predictions
 from roi.scoring.pictures import dropped_grey
@@ -71,6 +72,8 @@ def predict(args: argparse.Namespace, device: torch.device) -> None:
     else:
         check_model(args, model)
     masks = mask_predictor(args, state, device) if args.mask_checkpoint else None
+    if args.queries:
+        ask_new_names(args, model, state)
     keep_ratio, sets = args.keep_ratio, None
     if keep_ratio is None:
         keep_ratio = state["args"]["keep_ratio"]
@@ -164,6 +167,26 @@ def asking(args: argparse.Namespace, outputs: Sequence[str], path: str) -> argpa
         if name not in outputs:
             setattr(less, name, None)
     return less
+
+
+def ask_new_names(args: argparse.Namespace, model: RoiModel, state: dict[str, Any]) -> None:
+    """--queries: the model predicts these names in the place of its own classes, whether trained on or not."""
+    if not isinstance(model, StudyModel) or not model.shared:
+        raise UserError(
+            f"--queries {args.queries}: {args.checkpoint} has a last layer for each of its own classes; train with "
+            "train_multiview.py --queries NPZ --shared_queries"
+        )
+    # Maps and thresholds are of the classes that the backbone was trained on.
+    others = [name for name in (*OUTPUTS, "thresholds") if name != "save_json" and getattr(args, name)]
+    if others:
+        raise UserError(f"--queries {args.queries} gives probabilities of other names alone; leave out --{others[0]}")
+    file = read_queries(args.queries)
+    # Everything else of the model is the same for any name.
+    assert isinstance(model.fusion, ViewAttention)
+    model.fusion.text = vectors_of_new_names(file, state["args"].get("query_model"))
+    trained = [name for name in file.names if name in state["classes"]]
+    print(f"--queries: {len(file.names)} names, of which {len(trained)} were trained on")
+    state["classes"] = file.names
 
 
 def check_model(args: argparse.Namespace, model: RoiModel) -> None:

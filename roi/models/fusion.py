@@ -22,6 +22,7 @@ from roi.errors import UserError
 from roi.labels import has_place
 from roi.models.backbones import Normalisation, classifier_layer
 from roi.models.mask_net import Stages
+from roi.models.queries import OWN, RANDOM, Queries
 from roi.models.roi_model import ModelOptions, RoiModel, Views, checked_backbone
 
 FUSIONS = ("mean_p", "max", "lse", "attention")
@@ -158,14 +159,28 @@ class ViewAttention(nn.Module):
 
     One layer of ML-Decoder (Ridnik et al. 2023): a query a class looks at the cells of every image, each with a code of
     its place and of the kind of its view. The last layer begins at 0: an untrained one changes nothing.
+
+    Queries are learned, fixed, or made of the names of the classes by a layer that learns. With `shared` all classes
+    have one last layer, so that any name has a logit.
     """
 
-    def __init__(self, channels: int, classes: int, width: int, cells: int) -> None:
+    queries: Tensor
+    text: Tensor  # (K, d), where queries are made of names
+
+    def __init__(self, channels: int, classes: int, width: int, cells: int, queries: Queries = OWN) -> None:
         super().__init__()
         self.cells = cells
         self.project = nn.Linear(channels, width)
         self.kinds = nn.Embedding(len(KINDS), width)
-        self.queries = nn.Parameter(torch.randn(classes, width))
+        self.read_text: nn.Linear | None = None
+        if queries.text is not None:
+            # Part of the checkpoint: who predicts with it needs neither the file nor the language model.
+            self.register_buffer("text", queries.text)
+            self.read_text = nn.Linear(queries.text.shape[1], width)
+        elif queries.fixed:
+            self.register_buffer("queries", torch.randn(classes, width))
+        else:
+            self.queries = nn.Parameter(torch.randn(classes, width))
         self.attend = nn.MultiheadAttention(width, HEADS, DROPOUT, batch_first=True)
         self.feed_forward = nn.Sequential(
             nn.Linear(width, 4 * width), nn.ReLU(), nn.Dropout(DROPOUT), nn.Linear(4 * width, width)
@@ -174,9 +189,10 @@ class ViewAttention(nn.Module):
         self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)])
         # As large as the codes of place would drown what the backbone sees.
         nn.init.normal_(self.kinds.weight, std=0.02)
-        # Each class reads its own query.
-        self.weight = nn.Parameter(torch.zeros(classes, width))
-        self.bias = nn.Parameter(torch.zeros(classes))
+        # Each class reads its own query, unless a new one must be read as well.
+        readers = 1 if queries.shared else classes
+        self.weight = nn.Parameter(torch.zeros(readers, width))
+        self.bias = nn.Parameter(torch.zeros(readers))
 
     def tokens(self, maps: Tensor, kinds: Tensor) -> Tensor:
         """What is attended to: (V, C, h, w) and (V,) places in KINDS -> (V, T, D)."""
@@ -196,7 +212,8 @@ class ViewAttention(nn.Module):
         # Where a study has no more images, the cells are another's and nobody may look.
         hidden = (place < 0).repeat_interleave(tokens.shape[1], dim=1)  # (B, n T)
         first_norm, second_norm, third_norm = self.norms
-        queries = first_norm(self.dropout(2 * self.queries))
+        asked = self.queries if self.read_text is None else self.read_text(self.text)  # (K, D)
+        queries = first_norm(self.dropout(2 * asked))
         queries = queries.expand(len(place), -1, -1)  # (B, K, D)
         attended, _ = self.attend(queries, cells, cells, key_padding_mask=hidden, need_weights=False)
         found = second_norm(queries + self.dropout(attended))
@@ -217,11 +234,12 @@ class StudyModel(RoiModel):
 
     Args:
         fusion: one of FUSIONS.
+        queries: of the attention; shared ones give the logits alone, for of a new name there is nothing to correct.
         width: of the attention, a multiple of 8.
         cells: a side of an image that are attended to, at most; larger maps are averaged.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # what the flags of a study model say
         self,
         backbone: nn.Module,
         fusion: str,
@@ -232,6 +250,7 @@ class StudyModel(RoiModel):
         img_size: int = 224,
         findings: Sequence[bool] | None = None,
         normalisation: Normalisation | None = None,
+        queries: Queries = OWN,
     ) -> None:
         options = ModelOptions(normalisation=normalisation, channels_last=channels_last)
         super().__init__(backbone, "none", options, img_size=img_size, findings=findings)
@@ -239,11 +258,12 @@ class StudyModel(RoiModel):
             raise ValueError(f"fusion {fusion!r}: one of {FUSIONS}")
         self.pooling = "lse" if fusion == "attention" else fusion
         self.last_map: LastMap | None = None
+        self.shared = queries.shared
         if fusion == "attention":
             _, head = classifier_layer(backbone)
             self.last_map = LastMap(backbone, head, img_size)
             classes = len(self.findings)
-            self.fusion = ViewAttention(self.last_map.channels, classes, width, cells)
+            self.fusion = ViewAttention(self.last_map.channels, classes, width, cells, queries)
 
     def see(self, pixels: Tensor, kinds: Tensor) -> Seen:
         """(V, 1, H, W) uint8, (V,) places in KINDS"""
@@ -257,11 +277,21 @@ class StudyModel(RoiModel):
 
     def fuse(self, seen: Seen, place: Tensor) -> Tensor:
         """The logits of studies, fp32: (B, n) images of each, -1 where it has no more -> (B, K)."""
-        pooled = pool(seen.logits, place, self.pooling)
         if seen.tokens is None:
-            return pooled
+            return pool(seen.logits, place, self.pooling)
         assert self.fusion is not None
-        return pooled + self.fusion(seen.tokens, place).float()
+        attended = self.fusion(seen.tokens, place).float()
+        # The backbone has no logit of a name that it was not trained on.
+        if self.shared:
+            return attended
+        return pool(seen.logits, place, self.pooling) + attended
+
+    def alone(self, seen: Seen) -> Tensor:
+        """The logits of each image alone: (V, K)."""
+        if not self.shared:
+            return seen.logits
+        each = torch.arange(len(seen.logits), device=seen.logits.device)
+        return self.fuse(seen, each[:, None])
 
     def views_of(self, batch: Batch, keep_ratio: float, seeds: Tensor | None = None, full_only: bool = False) -> Views:
         """The full view of a batch of studies; a study has no other."""
@@ -308,6 +338,7 @@ def build_study_model(  # noqa: PLR0913  # what the flags of a study model say
     cells: int,
     normalisation: Normalisation | None = None,
     new_head: bool = False,
+    queries: Queries = OWN,
 ) -> StudyModel:
     """A StudyModel on the backbone `name`, new layers drawn from `seed`; a head in `weights` comes by class name.
 
@@ -326,6 +357,7 @@ def build_study_model(  # noqa: PLR0913  # what the flags of a study model say
             img_size=img_size,
             findings=has_place(classes).tolist(),
             normalisation=normalisation,
+            queries=queries,
         )
 
 
@@ -333,6 +365,11 @@ def study_model_from_args(
     flags: dict[str, Any], classes: Sequence[str], seed: int, channels_last: bool = True
 ) -> StudyModel:
     """The study model that the training flags of a checkpoint describe, with weights drawn from `seed`."""
+    text = None
+    if flags.get("query_size"):
+        # The vectors themselves are among the weights.
+        text = torch.zeros(len(classes), flags["query_size"])
+    queries = Queries(flags.get("queries") == RANDOM, text, flags.get("shared_queries", False))
     return build_study_model(
         flags["backbone"],
         classes,
@@ -344,4 +381,5 @@ def study_model_from_args(
         width=flags["fusion_width"],
         cells=flags["fusion_cells"],
         normalisation=flags["normalisation"],
+        queries=queries,
     )

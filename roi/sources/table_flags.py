@@ -86,6 +86,7 @@ def refuse_flags_of_others(parser: cli.Parser, args: argparse.Namespace) -> None
                 parser.error(f"--{name} goes with --{other}, not with --{chosen}")
     if args.cxrlt and args.fillna:
         parser.error(f"--fillna {args.fillna} does not go with --cxrlt: Normal is a label of its own there")
+    # What follows is of --soften, whose table is there already.
     if not args.soften:
         return
     if not args.csv:

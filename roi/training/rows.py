@@ -104,6 +104,7 @@ def choose_rows(flags: RowFlags, by_study: bool = False) -> Rows:
 
 def some_rows(table: pd.DataFrame, count: int, seed: int, by_study: bool) -> pd.DataFrame:
     """So many rows of a table, or all rows of so many studies, drawn and in the order of the table."""
+    # All images of a study or none: fewer views are another study.
     units = np.arange(len(table))
     if by_study:
         units = studies_of(table).study_of_row

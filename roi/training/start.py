@@ -148,6 +148,7 @@ def pretrained(weights: str, new_head: bool, start: Start) -> Checkpoint | None:
     """
     if start.checkpoint:
         return None
+    # Those of others name no images that they have seen.
     path = exported.file_of(weights)
     if weights not in ("imagenet", "none") and path.is_file():
         # What is wrong with a file is said by what takes its weights.

@@ -11,6 +11,8 @@ from conftest import one_line_error, run
 from PIL import Image
 
 import train_multiview
+from roi.models.fusion import ViewAttention
+from roi.models.queries import write_queries
 from roi.training import checkpoint
 from roi.training.multiview.setup import build_study_run
 from roi.training.training_run import TrainingRun
@@ -40,6 +42,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             rows.append((name, labels, f"p{study}", f"s{study}" if images > 1 else "", view))
     columns = ["image", "labels", "patient_id", "study_id", "view"]
     pd.DataFrame(rows, columns=columns).to_csv(root / "table.csv", index=False)
+    (root / "model").mkdir()
+    (root / "model" / "config.json").write_text("{}")
+    vectors = rng.normal(size=(3, 12))
+    write_queries(root / "queries.npz", ["Edema", "Hernia", "Mass"], vectors, "{}", root / "model")
     return root
 
 
@@ -63,10 +69,16 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("fusion", [(), (*ATTENTION, "--ema", 0.9, "--augment", "light")])
+QUERIES = "queries.npz"  # in the folder of the data
+
+
+@pytest.mark.parametrize(
+    "fusion", [(), (*ATTENTION, "--ema", 0.9, "--augment", "light"), (*ATTENTION, "--queries", QUERIES)]
+)
 def test_a_run_that_is_killed_goes_on_bit_for_bit(
     data: Path, tmp_path: Path, fusion: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    fusion = tuple(data / flag if flag == QUERIES else flag for flag in fusion)
     draws = ("--max_views", 3, "--view_dropout", 0.3, "--save_every_steps", 1, *fusion)
     (tmp_path / "whole").mkdir()
     built(data, tmp_path / "whole", *draws).run()
@@ -154,6 +166,51 @@ def test_the_log_has_the_loss_of_single_images(trained: Path) -> None:
     np.testing.assert_allclose(log["loss"], log["loss_full"] + 0.25 * log["loss_view"], rtol=1e-4)
 
 
+@pytest.mark.parametrize("choice", ["random", "queries.npz", "permuted:queries.npz"])
+def test_what_is_not_to_learn_stays(choice: str, data: Path, tmp_path: Path) -> None:
+    named = choice.replace("queries.npz", str(data / "queries.npz"))
+    fit = built(data, tmp_path, *ATTENTION, "--queries", named, "--epochs", 1)
+    assert isinstance(fit.model.fusion, ViewAttention)
+    kept = "queries" if choice == "random" else "text"
+    before = fit.model.fusion.state_dict()[kept].clone()
+    vectors = torch.from_numpy(np.load(data / "queries.npz")["vectors"])
+    # Edema is the first of the file, Mass the third; the classes are Mass and Edema.
+    expected = {"queries.npz": vectors[[2, 0]], "permuted:queries.npz": vectors[[0, 2]], "random": before}
+    assert torch.equal(before, expected[choice])
+    fit.run()
+    model, state = checkpoint.load_model(tmp_path / "s.pt")
+    assert model.fusion is not None and torch.equal(model.fusion.state_dict()[kept], before)
+    assert state["args"]["query_size"] == (0 if choice == "random" else 12)
+
+
+def test_names_that_were_not_trained_on_have_a_probability(data: Path, tmp_path: Path) -> None:
+    shared = (*ATTENTION, "--queries", data / "queries.npz", "--shared_queries", "--fusion_lr", 1e-2)
+    run("train_multiview.py", *flags(data, tmp_path, *SCRATCH, *shared))
+    table = pd.read_csv(data / "table.csv", dtype=str, keep_default_na=False)
+    own = predicted(data, tmp_path, table, "own")
+    asked = predicted(data, tmp_path, table, "asked", "--queries", data / "queries.npz")
+    for record, other in zip(own, asked, strict=True):
+        assert list(other["prob_full"]) == ["Edema", "Hernia", "Mass"]
+        for part in ("prob_full", "prob_view", "without"):
+            assert (part in record) == (part in other)
+            for name, value in record.get(part, {}).items():
+                assert other[part][name] == pytest.approx(value, abs=1e-6)
+    alone = [record for record in asked if "without" not in record and "prob_view" in record]
+    assert alone
+    for record in alone:
+        assert record["prob_view"] == pytest.approx(record["prob_full"], abs=1e-6)
+    assert json.loads((tmp_path / "asked.meta.json").read_text())["classes"] == ["Edema", "Hernia", "Mass"]
+    # Of another language model.
+    vectors = np.zeros((1, 12))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{ }")
+    write_queries(tmp_path / "other.npz", ["Bulla"], vectors, "{}", tmp_path / "model")
+    files = ("--checkpoint", tmp_path / "s.pt", "--csv", data / "table.csv", "--image_root", data, "--workers", 0)
+    save = ("--save_json", tmp_path / "p.json", "--cache_dir", data / "cache", "--device", "cpu")
+    error = one_line_error("infer_roi_consistency.py", *files, *save, "--queries", tmp_path / "other.npz")
+    assert "of another language model" in error
+
+
 def test_a_frozen_backbone_does_not_move(data: Path, trained: Path, tmp_path: Path) -> None:
     args = train_multiview.parse_args(
         flags(data, tmp_path, "--init", trained / "image.pt", "--epochs", 1, "--freeze_backbone", *ATTENTION)
@@ -206,6 +263,11 @@ def test_what_is_wrong_is_said_in_one_line(data: Path, trained: Path, tmp_path: 
     assert "has images of two patients" in refused(split_by_image)
     assert "--new_head with --weights none: there is no head" in refused(table, "--new_head")
     assert "not a multiple of 8" in refused(table, "--fusion_width", 12)
+    npz = str(data / "queries.npz")
+    assert "give --fusion attention" in refused(table, "--queries", npz)
+    assert "a new name has none" in refused(table, *ATTENTION, "--shared_queries")
+    assert "has no 'Effusion'" in refused(table.replace("Mass", "Effusion"), *ATTENTION, "--queries", npz)
+    assert "nowhere.npz: no such file" in refused(table, *ATTENTION, "--queries", "nowhere.npz")
     assert "leave out --backbone" in refused(table, "--init", trained / "image.pt", "--backbone", "test_vit")
     uncached = flags(data, tmp_path, *SCRATCH)
     at = uncached.index("--cache_dir")
@@ -216,4 +278,8 @@ def test_what_is_wrong_is_said_in_one_line(data: Path, trained: Path, tmp_path: 
     assert "is a model of studies" in said and f"--mask_checkpoint {trained / 'image.pt'}" in said
     save = ("--save_json", tmp_path / "p.json")
     assert "give --cache_dir" in one_line_error(*predict, *where, *save)
+    new = ("--queries", data / "queries.npz", "--cache_dir", data / "cache")
+    assert "train with train_multiview.py --queries NPZ --shared_queries" in one_line_error(
+        *predict, *where, *save, *new
+    )
     assert "cuts studies apart" in one_line_error(*predict, *where, *save, "--max_samples", 9)

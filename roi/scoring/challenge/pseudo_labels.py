@@ -51,6 +51,7 @@ def soften(options: SoftenOptions) -> None:
     """
     if options.out_csv.resolve() == Path(options.csv).resolve():
         raise UserError(f"--out_csv {options.out_csv} is the table itself; choose another name")
+    # Before the table, which may be large.
     preds = predictions.read(options.preds)
     source = name_of_model(preds, options.preds)
     table = read_table(options.csv)
@@ -59,8 +60,10 @@ def soften(options: SoftenOptions) -> None:
     for c in added_classes(columns, table):
         # Nobody looked for it in any of these images.
         table["unknown"] = (table["unknown"] + "," + c).str.removeprefix(",")
+    # From here on every cell that may change is one that the table itself calls unknown.
     softened, counts = with_shares(table, preds, columns, options)
     changed = softened["soft"] != table["soft"]
+    # Rows that get nothing keep their source.
     before = table["label_source"]
     named = (before + "+" + source).str.removeprefix("+")
     softened["label_source"] = before.mask(changed, named)
@@ -89,12 +92,14 @@ def name_of_model(preds: Predictions, path: str) -> str:
             f"{path}: {checkpoint} was trained on test images (contaminated); a student of it would have seen them, "
             "too. Predict with another checkpoint"
         )
+    # Checkpoints of two runs may have one name; their predictions differ.
     digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     return f"soft:{Path(checkpoint).name}@{digest[:8]}"
 
 
 def refuse_test_images(table: pd.DataFrame, options: SoftenOptions) -> None:
     """UserError: the table holds test images, marked or of --exclude_csv, or other images of their patients."""
+    # Training leaves marked images out; those of a list it leaves out only where it finds that list.
     tests = {"split = test": table[table["split"].map(split_word) == "test"]}
     if options.exclude_csv:
         is_list = Path(options.exclude_csv).suffix.lower() == ".txt"
@@ -115,6 +120,7 @@ def columns_of(classes: Sequence[str], table: pd.DataFrame, options: SoftenOptio
     Raises:
         UserError: a class is predicted that the table does not have, or --new_classes names another one.
     """
+    # Normal follows from the findings, so that no cell of it is unknown by itself.
     predicted = [c for c in classes if c not in NORMAL]
     # The 14 that no row names are absent in all: a table says what it does not know.
     known = list(dict.fromkeys([*LABELS, *class_list(table)]))
@@ -130,6 +136,7 @@ def columns_of(classes: Sequence[str], table: pd.DataFrame, options: SoftenOptio
             f"{options.preds}: predicts {missing[0]!r}, which no row of {options.csv} names ({len(missing)} such "
             f"classes); where nobody looked for them there say --new_classes {ALL}, or their names"
         )
+    # Columns by name on both sides: the table and the model order their classes each in its own way.
     column_of = {c: classes.index(there) for c, there in names.items()}
     return column_of | {c: classes.index(c) for c in lacking}
 
@@ -165,6 +172,7 @@ def with_shares(
         fields[n] = ",".join([fields[n], *given]).removeprefix(",")
         for c in asked:
             counts[c] += 1
+    # A table that is softened in part would tell the two parts apart by what is unknown.
     if unpredicted.any():
         rows = np.flatnonzero(unpredicted)
         example = unmatched(table["image"].iloc[rows].tolist(), place[rows])
@@ -177,6 +185,7 @@ def with_shares(
 
 def write_new(table: pd.DataFrame, options: SoftenOptions) -> None:
     """Write the table; UserError where another one is there."""
+    # The same command again is no conflict.
     path, text = options.out_csv, csv_text(table)
     if path.exists() and not options.overwrite and path.read_text(encoding="utf-8") != text:
         raise UserError(f"{path} exists and differs; choose another --out_csv, or replace it with --overwrite")

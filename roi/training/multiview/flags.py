@@ -42,6 +42,7 @@ def add_study_training_flags(parser: cli.Parser) -> None:
     flags.add_augment(augment)
     flags.add_reading(reading)
     add_fusion(studies)
+    add_queries(studies)
     add_views(studies)
     add_backbone(studies)
     add_label_loss(loss)
@@ -95,6 +96,24 @@ def add_fusion(group: argparse._ActionsContainer) -> None:
         default=12,
         metavar="N",
         help="cells a side of an image that attention looks at, at most (default: %(default)s)",
+    )
+
+
+def add_queries(group: argparse._ActionsContainer) -> None:
+    """What the classes ask the cells with."""
+    group.add_argument(
+        "--queries",
+        default="learned",
+        metavar="learned|random|NPZ|permuted:NPZ",
+        help="with --fusion attention the query of each class: learned; random and never learned; of its name, as "
+        "make_queries.py wrote it; or of another class's name, the control of that (default: %(default)s)",
+    )
+    group.add_argument(
+        "--shared_queries",
+        action=on_off,
+        default=False,
+        help="with --queries NPZ: one last layer for all classes, so that infer_roi_consistency.py --queries predicts "
+        "names that were not trained on (default: no)",
     )
 
 
@@ -152,6 +171,11 @@ def check_study_flags(args: argparse.Namespace) -> None:
         raise UserError("studies are read from a pixel cache; give --cache_dir DIR, where each image is decoded once")
     if args.fusion_width % 8:
         raise UserError(f"--fusion_width {args.fusion_width} is not a multiple of 8, the heads of the attention")
+    if args.queries != "learned" and args.fusion != "attention":
+        raise UserError(f"--queries {args.queries} asks by attention, not by {args.fusion}; give --fusion attention")
+    # Queries that are learned belong to the classes that they were learned with.
+    if args.shared_queries and args.queries in ("learned", "random"):
+        raise UserError(f"--shared_queries with --queries {args.queries}: a new name has none; give --queries NPZ")
     if args.freeze_backbone and args.train_parts:
         raise UserError(f"--freeze_backbone and --train_parts {args.train_parts}: give one of them")
     if args.freeze_backbone and not args.init and args.weights == "none":

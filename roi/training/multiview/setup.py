@@ -18,6 +18,7 @@ from roi.files import writable
 from roi.losses.gradnorm import FixedWeights
 from roi.models.backbones import classifier_layer
 from roi.models.fusion import StudyModel, build_study_model
+from roi.models.queries import PERMUTED, RANDOM, Queries, QueryFile, file_of, permuted, read_queries, vectors_by_name
 from roi.training import checkpoint
 from roi.training.checkpoint import Checkpoint
 from roi.training.device import explain_error, pick_device, pick_dtype
@@ -60,6 +61,7 @@ def build_study_run(args: argparse.Namespace, device: torch.device) -> TrainingR
     start = find_start(select_flags(StartFlags, args))
     image_model = resolve_init(args, start)
     resolve_from_start(args, start, "none")
+    query_file = resolve_queries(args, start)
     flags = checkpoint_args(args, "none", (), dtype)
     if start.resumed:
         checkpoint.same_flags(start.resumed, flags, start.path)
@@ -69,7 +71,7 @@ def build_study_run(args: argparse.Namespace, device: torch.device) -> TrainingR
     check_studies(rows, study_flags.union)
     first_weights = image_model or pretrained(args.weights, "new_head" in args, start)
     say_seen_before("--init" if image_model else "--weights", first_weights, rows)
-    model = make_study_model(args, rows.classes, start).to(device)
+    model = make_study_model(args, rows.classes, start, query_file).to(device)
     reader = StudyReader(select_flags(LoaderFlags, args), study_flags, device)
     loaders = make_study_loaders(rows, reader, model, Path(args.save), args.seed)
     meta = describe_study_run(describe_run(flags, rows, start), rows, image_model, start)
@@ -129,8 +131,39 @@ def resolve_init(args: argparse.Namespace, start: Start) -> Checkpoint | None:
     return state
 
 
-def make_study_model(args: argparse.Namespace, classes: list[str], start: Start) -> StudyModel:
+def resolve_queries(args: argparse.Namespace, start: Start) -> QueryFile | None:
+    """Note which vectors --queries means; its file, None where a run goes on (it has them) or names no file."""
+    path = file_of(args.queries)
+    args.query_size, args.query_model = 0, ""
+    if path is None:
+        return None
+    if start.resumed:
+        for name in ("query_size", "query_model"):
+            setattr(args, name, start.resumed["args"].get(name))
+        return None
+    file = read_queries(path)
+    args.query_size, args.query_model = file.vectors.shape[1], file.model_sha256
+    return file
+
+
+def make_queries(args: argparse.Namespace, classes: list[str], file: QueryFile | None) -> Queries:
+    """What --queries stands for."""
+    text = None
+    if file is not None:
+        text = vectors_by_name(file, classes)
+        if args.queries.startswith(PERMUTED):
+            text = permuted(text, args.seed)
+    elif args.query_size:
+        # A run that goes on has the vectors in its checkpoint.
+        text = torch.zeros(len(classes), args.query_size)
+    return Queries(args.queries == RANDOM, text, args.shared_queries)
+
+
+def make_study_model(
+    args: argparse.Namespace, classes: list[str], start: Start, query_file: QueryFile | None
+) -> StudyModel:
     """The model of a run; where it goes on from a checkpoint, its first weights are not looked for."""
+    queries = make_queries(args, classes, query_file)
     # It downloads.
     with distributed.one_a_machine_first():
         model = build_study_model(
@@ -145,6 +178,7 @@ def make_study_model(args: argparse.Namespace, classes: list[str], start: Start)
             cells=args.fusion_cells,
             normalisation=args.normalisation,
             new_head="new_head" in args,
+            queries=queries,
         )
     if args.freeze_backbone:
         learn_only(model, [classifier_layer(model.backbone)[0]])
