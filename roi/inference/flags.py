@@ -14,6 +14,12 @@ def add_flags(parser: cli.Parser) -> None:
     parser.add_argument(
         "--checkpoint", required=True, metavar="PT", help="of a train script; it says which backbone and classes"
     )
+    parser.add_argument(
+        "--untrained",
+        action=cli.on_off,
+        default=False,
+        help="predict though the checkpoint was never trained (default: refuse)",
+    )
     add_images(parser)
     add_outputs(parser)
     add_evidence(parser)

@@ -15,6 +15,7 @@ from roi import distributed
 from roi.counter_rng import row_seeds
 from roi.data.boxes import Box, boxes_by_image, read_boxes
 from roi.data.dataset import rows_with_images
+from roi.data.identity import trained_on
 from roi.data.splits import some_patients
 from roi.data.table import read_table
 from roi.errors import UserError
@@ -25,13 +26,14 @@ from roi.inference.map_writers import CamMaps, ClassMaps, MaskMaps, Output
 from roi.inference.one_image import ImageOutputs, predict_image
 from roi.inference.perturbation import Curves
 from roi.inference.picture_writer import PictureWriter, cam_of_files
-from roi.inference.predict import Predictor, sets_of_checkpoint
+from roi.inference.predict import Predictor, mark_origin, refuse_untrained, sets_of_checkpoint
 from roi.inference.predict_studies import predict_studies
 from roi.inference.predict_table import TableOutputs, predict_table
 from roi.models.compile import compiled
 from roi.models.fusion import StudyModel
 from roi.models.roi_model import LEARNED, RoiModel, reinitialised
 from roi.scoring import predictions
+from roi.synthetic import named_sets
 from roi.training import checkpoint
 from roi.training.device import explain_error, pick_device, pick_dtype
 
@@ -58,6 +60,7 @@ def predict(args: argparse.Namespace, device: torch.device) -> None:
         if path:
             writable(Path(path))
     model, state = checkpoint.load_model(args.checkpoint, args.channels_last)
+    refuse_untrained(args.checkpoint, state, args.untrained)
     check_model(args, model)
     keep_ratio, sets = args.keep_ratio, None
     if keep_ratio is None:
@@ -183,7 +186,9 @@ def predict_rows(args: argparse.Namespace, predictor: Predictor, origin: dict[st
     side_file = side_file_base(args)
     table, paths = rows_with_images(rows.table, args.image_root, args.skip_unreadable, side_file)
     table["path"] = paths
-    table["contaminated"] = checkpoint.is_contaminated(predictor.state, table)
+    found = trained_on(predictor.state, table, args.image_root)
+    table["contaminated"] = found.seen
+    mark_origin(origin, predictor.state, found, is_drawn=any(named_sets(table, Path(args.image_root))))
     loading = Loading(args.batch_size, args.workers, args.prefetch_factor, args.cache_dir, args.skip_unreadable)
     if isinstance(predictor.model, StudyModel):
         if args.compile:

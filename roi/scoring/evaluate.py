@@ -37,6 +37,7 @@ from roi.scoring.predictions import (
     match_rows,
     models_of,
     same_model,
+    synthetic_mark,
 )
 
 # What is passed on of preds.meta.json.
@@ -156,6 +157,7 @@ def provenance(scored: Scored, options: Options) -> dict[str, Any]:
         "n_images": scored.n_images,
         **studies,
         "n_patients": int(rows["patient_id"].nunique()),
+        **synthetic_mark(preds, rows),
         "split": ", ".join(splits) or "unknown",
         "contaminated": is_contaminated(preds),
         "label_source": label_source,
@@ -255,8 +257,7 @@ def score_promises(scored: Scored, path: str, resamples: int, seed: int) -> dict
     columns = class_columns(scored.preds.classes, thresholds["classes"], path)
     prob = scored.preds.prob["full"][:, columns]
     target = target_matrix(scored.rows, thresholds["classes"])
-    realised = prediction_sets.realised(thresholds, prob, target, scored.patients, resamples, seed)
-    return {"file": path, **realised}
+    return {"file": path} | prediction_sets.realised(thresholds, prob, target, scored.patients, resamples, seed)
 
 
 # ---- maps and boxes -------------------------------------------------------------------------------------------------

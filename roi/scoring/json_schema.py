@@ -72,6 +72,8 @@ ORIGIN = Keys(
         "versions": Maybe(Each(Maybe(TEXT))),
         "command": Maybe(TEXT),
         "images": COUNT,
+        "synthetic": FLAG,
+        "trained_on_synthetic": FLAG,
         "contaminated_images": COUNT,
     }
 )

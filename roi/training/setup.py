@@ -16,6 +16,7 @@ import torch
 
 from roi import distributed
 from roi.data.augment import Augment
+from roi.data.identity import fingerprints, set_names, training_sets
 from roi.data.patients import named_patients
 from roi.data.table import image_keys, tokens
 from roi.data.targets import target_matrix
@@ -78,7 +79,7 @@ def build_training_run(
     if start.checkpoint and not args.skip_unreadable:
         checkpoint.same_rows(start.checkpoint, describe_run(flags, rows, start), start.path)
     first_weights = pretrained(args.weights, "new_head" in args, start)
-    say_seen_before("--weights", first_weights, rows)
+    say_seen_before("--weights", first_weights, rows, args.image_root)
     model = make_model(args, rows.classes, mask, start).to(device)
     set_trainable(args, model, without, start)
     reading = select_flags(LoaderFlags, args)
@@ -242,9 +243,10 @@ def describe_run(flags: dict[str, Any], rows: Rows, start: Start) -> Checkpoint:
         "classes": rows.classes,
         "args": flags,
         "contaminated": rows.contaminated or bool(start.checkpoint and start.checkpoint["contaminated"]),
-        "train_images": checkpoint.fingerprints(image_keys(rows.train["image"]).tolist()),
-        "val_images": checkpoint.fingerprints(val_images),
-        "train_patients": checkpoint.fingerprints(patients),
+        "train_images": fingerprints(image_keys(rows.train["image"]).tolist()),
+        "val_images": fingerprints(val_images),
+        "train_patients": fingerprints(patients),
+        **training_sets(set_names(rows.train, flags["image_root"])),
         "labels": checkpoint.digest(rows.classes, *data),
         "versions": checkpoint.versions(),
     }

@@ -7,6 +7,7 @@ from typing import cast
 
 import torch
 
+from roi.data.identity import trained_on
 from roi.errors import UserError
 from roi.files import refuse_existing
 from roi.models.weights import read_tensors
@@ -175,7 +176,7 @@ def remember_seen(meta: Checkpoint, before: Checkpoint | None) -> None:
         meta["train_patients"] = both
 
 
-def say_seen_before(flag: str, before: Checkpoint | None, rows: Rows) -> None:
+def say_seen_before(flag: str, before: Checkpoint | None, rows: Rows, image_root: str) -> None:
     """Warn where the first weights have learned from patients who are to validate the run.
 
     Args:
@@ -183,7 +184,7 @@ def say_seen_before(flag: str, before: Checkpoint | None, rows: Rows) -> None:
     """
     if before is None or rows.val is None:
         return
-    seen = int(checkpoint.is_contaminated(before, rows.val).sum())
+    seen = int(trained_on(before, rows.val, image_root).seen.sum())
     if seen:
         print(
             f"WARNING: {flag} was trained on the patients of {seen:,} of {len(rows.val):,} validation images: "

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from roi import distributed
+from roi.data.identity import trained_on
 from roi.data.study_loader import StudyLoader
 from roi.data.table import tokens
 from roi.errors import UserError
@@ -68,7 +69,7 @@ def build_study_run(args: argparse.Namespace, device: torch.device) -> TrainingR
     study_flags = select_flags(StudyFlags, args)
     check_studies(rows, study_flags.union)
     first_weights = image_model or pretrained(args.weights, "new_head" in args, start)
-    say_seen_before("--init" if image_model else "--weights", first_weights, rows)
+    say_seen_before("--init" if image_model else "--weights", first_weights, rows, args.image_root)
     model = make_study_model(args, rows.classes, start).to(device)
     reader = StudyReader(select_flags(LoaderFlags, args), study_flags, device)
     loaders = make_study_loaders(rows, reader, model, Path(args.save), args.seed)
