@@ -11,6 +11,8 @@ UNIFORM_BORDER = 0.36
 MOST_BORDER = 0.5
 # By so much a mask must be better than random blobs, in AUROC and in logits.
 BETTER = 0.01
+# AUROC below that of the epochs before the masks, from which on the user is warned.
+LOST_SKILL = 0.01
 
 
 def complaints(figures: dict[str, float]) -> list[str]:
@@ -35,3 +37,19 @@ def complaints(figures: dict[str, float]) -> list[str]:
             f"random blobs {drop_blobs:+.3f})"
         )
     return lines
+
+
+def lost_skill(score: float, before_masks: float) -> list[str]:
+    """In words, that the classifier is worse than before there were masks.
+
+    Args:
+        score: val_auroc of an epoch with masks
+        before_masks: the best of the epochs without
+    """
+    # Nor where there was no epoch before, or no score.
+    if not before_masks - score >= LOST_SKILL:
+        return []
+    return [
+        f"val_auroc {score:.4f} is below that of the epochs before the masks, {before_masks:.4f}; "
+        "no checkpoint of those is kept as the best"
+    ]

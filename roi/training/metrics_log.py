@@ -98,8 +98,9 @@ class MetricsLog:
         for epoch, (line, own) in enumerate(zip(lines[1:], self.lines, strict=False), 1):
             if line != own:
                 raise UserError(
-                    f"{path}: epoch {epoch} is not the one of this checkpoint, so it is of another run; "
-                    "choose another --log_csv"
+                    f"{path}: epoch {epoch} is not the one of this checkpoint, so it is of another run; move it away "
+                    f"(mv {path} {path.with_name(path.stem + '-other.csv')}) and start again: the epochs of this run "
+                    "stand in its checkpoint and are written anew. Or choose another --log_csv"
                 )
 
     def row(self, values: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ as a small dataclass (flags.select_flags).
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,8 @@ from roi.training.loop import LossesFn
 from roi.training.metrics_log import MetricsLog
 from roi.training.objective import LabelLossFlags, TermsOfBatch, WeightFlags, loss_weights, make_label_loss
 from roi.training.optim import EMA, Schedule, learn_only, make_optimizer
+from roi.training.preflight.first_lines import FirstLinesFlags, Work, say_first_lines
+from roi.training.preflight.forecast import Forecast
 from roi.training.rows import RowFlags, Rows, check_sampler, check_validated, choose_rows, datasets_of, write_validation
 from roi.training.start import Start, StartFlags, find_start, pretrained, remember_seen, say_seen_before
 from roi.training.training_run import TrainingRun
@@ -92,7 +94,8 @@ def build_training_run(
     remember_seen(meta, first_weights or start.checkpoint)
     load_start_weights(model, meta, start)
     balance = loss_weights(select_flags(WeightFlags, args), model, without, device)
-    losses_fn = make_losses_fn(args, rows, learns_evidence(args, mask), device)
+    targets = partial(training_targets, rows.train, rows.classes, reading, args.seed)
+    losses_fn = make_losses_fn(args, targets, learns_evidence(args, mask), device)
     run = assemble(args, model, rows, loaders, losses_fn, balance, meta, device, dtype)
     # Every process has looked at what is there.
     distributed.barrier()
@@ -335,12 +338,14 @@ def augment_of(args: argparse.Namespace) -> Augment | None:
     return None if augment == Augment() else augment
 
 
-def make_losses_fn(args: argparse.Namespace, rows: Rows, evidence: bool, device: torch.device) -> TermsOfBatch:
-    """The terms of a batch under the objective, with --loss for the labels."""
+def make_losses_fn(
+    args: argparse.Namespace, targets: Callable[[], np.ndarray], evidence: bool, device: torch.device
+) -> TermsOfBatch:
+    """The terms of a batch under the objective, with --loss for the labels.
 
-    def targets() -> np.ndarray:
-        return training_targets(rows.train, rows.classes, select_flags(LoaderFlags, args), args.seed)
-
+    Args:
+        targets: gives (N, K) of the training table
+    """
     return TermsOfBatch(
         evidence,
         make_label_loss(select_flags(LabelLossFlags, args), targets, device),
@@ -378,6 +383,10 @@ def open_files(
         resumed: the checkpoint that it goes on from
         columns: of the metrics CSV beside those of every run
     """
+    steps = -(-len(run.sampler) // args.accum_steps)
+    if distributed.rank() == 0 and run.epoch < args.epochs:
+        work = Work(run.sampler.rows, steps, len(rows.classes))
+        say_first_lines(select_flags(FirstLinesFlags, args), work, run.model, run.device, run.dtype)
     if resumed is None:
         if distributed.rank() == 0:
             checkpoint.clear_away(run.save, args.val_csv)
@@ -385,6 +394,7 @@ def open_files(
         run.save_checkpoint()
     if distributed.rank() != 0:
         return
+    run.forecast = Forecast(steps, args.epochs, args.warmup_epochs)
     more = [*columns]
     if run.datasets is not None:
         more += [f"val_auroc_{name}" for name in sorted(set(run.datasets))]
