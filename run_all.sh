@@ -71,6 +71,17 @@ case "${1:-}" in
 esac
 [ $# -le 1 ] || { echo "error: one argument at most (./run_all.sh --help)" >&2; exit 2; }
 
+# A folder one level off is the usual slip: the right one is named before anything begins.
+has_entries() { [ -f "$1/Data_Entry_2017.csv" ] || [ -f "$1/Data_Entry_2017_v2020.csv" ]; }
+if [ $DEMO = 0 ] && [ -n "${DATA_PATH:-}" ] && ! has_entries "$DATA_PATH"; then
+  remedy="is this the folder of NIH ChestX-ray14?"
+  for near in "$(dirname "$DATA_PATH")" "$DATA_PATH"/*; do
+    if has_entries "$near"; then remedy="it lies in DATA_PATH=$near"; fi
+  done
+  echo "error: DATA_PATH=$DATA_PATH holds no Data_Entry_2017.csv; $remedy" >&2
+  exit 2
+fi
+
 pick() { if [ $DEMO = 1 ]; then echo "$2"; else echo "$1"; fi; }
 OUT=${OUT:-$(pick . demo_run)}
 BACKBONE=${BACKBONE:-$(pick convnext_base test_resnet)}

@@ -116,6 +116,8 @@ def writing_alone(*files: str | None) -> Iterator[None]:
     paths = [Path(path) for path in files if path]
     for path in paths:
         writable(path)
+    if "torch" not in sys.modules and os.environ.get("RANK", "0") == "0":
+        print("loading PyTorch", flush=True)
     # Of several processes the first one alone writes.
     is_writer = os.environ.get("RANK", "0") == "0"
     with locked(*(paths if is_writer else ())):

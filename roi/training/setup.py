@@ -27,6 +27,7 @@ from roi.losses.gradnorm import FixedWeights
 from roi.models.backbones import IMAGENET, classifier_layer, normalisation_of
 from roi.models.compile import compiled, recomputed
 from roi.models.roi_model import LEARNED, ModelOptions, RoiModel, build_model
+from roi.progress import say
 from roi.scoring.metrics import VALIDATION_DECISIONS
 from roi.training import checkpoint
 from roi.training.checkpoint import Checkpoint
@@ -275,6 +276,8 @@ def make_model(args: argparse.Namespace, classes: list[str], mask: str, start: S
         channels_last=args.channels_last,
     )
     weights = "none" if start.checkpoint else args.weights
+    if weights != "none" and distributed.rank() == 0:
+        say(f"loading the first weights of {args.backbone}: {weights}")
     # It downloads.
     with distributed.one_a_machine_first():
         return build_model(
