@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from roi.errors import RunError, UserError
 from roi.files import locked, writable
+from roi.help_text import Formatter, short_usage
 from roi.process_pool import children, kill
 from roi.text import Console, printable
 
@@ -27,7 +28,16 @@ class Parser(argparse.ArgumentParser):
     """argparse with the script's docstring as its manual, and one line (exit code 2) for a wrong flag."""
 
     def __init__(self, doc: str | None) -> None:
-        super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+        super().__init__(description=doc, formatter_class=Formatter, allow_abbrev=False)
+
+    def format_usage(self) -> str:
+        """Short: all flags stand below it, in groups."""
+        self.usage = self.usage or short_usage(self)
+        return super().format_usage()
+
+    def format_help(self) -> str:
+        self.usage = self.usage or short_usage(self)
+        return super().format_help()
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message} (all flags: {self.prog} --help)\n")
