@@ -185,6 +185,15 @@ def datasets_of(table: pd.DataFrame) -> np.ndarray | None:
     return table["dataset"].map(names).to_numpy(dtype=object)
 
 
+def data_to_match(
+    table: pd.DataFrame, classes: list[str], uncertain: str = "ignore", seed: int | None = None
+) -> tuple[list[str], list[str], np.ndarray]:
+    """Names, data sets where there are several, and targets: what must be the same for a run to go on."""
+    datasets = datasets_of(table)
+    names = [] if datasets is None else datasets.tolist()
+    return table["image"].tolist(), names, target_matrix(table, classes, uncertain, seed)
+
+
 def check_sampler(sampler: str, train_csv: str, table: pd.DataFrame) -> None:
     """--sampler balanced must know which data set each training image is of, and there must be several."""
     if sampler != "balanced":

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from roi import distributed
@@ -19,7 +18,6 @@ from roi.data.augment import Augment
 from roi.data.identity import fingerprints, set_names, training_sets
 from roi.data.patients import named_patients
 from roi.data.table import image_keys, tokens
-from roi.data.targets import target_matrix
 from roi.errors import UserError
 from roi.files import writable
 from roi.labels import has_place
@@ -41,7 +39,15 @@ from roi.training.objective import LabelLossFlags, TermsOfBatch, WeightFlags, lo
 from roi.training.optim import EMA, Schedule, learn_only, make_optimizer
 from roi.training.preflight.first_lines import FirstLinesFlags, Work, say_first_lines
 from roi.training.preflight.forecast import Forecast
-from roi.training.rows import RowFlags, Rows, check_sampler, check_validated, choose_rows, datasets_of, write_validation
+from roi.training.rows import (
+    RowFlags,
+    Rows,
+    check_sampler,
+    check_validated,
+    choose_rows,
+    data_to_match,
+    write_validation,
+)
 from roi.training.start import Start, StartFlags, find_start, pretrained, remember_seen, say_seen_before
 from roi.training.training_run import TrainingRun
 
@@ -254,15 +260,6 @@ def describe_run(flags: dict[str, Any], rows: Rows, start: Start) -> Checkpoint:
         "labels": checkpoint.digest(rows.classes, *data),
         "versions": checkpoint.versions(),
     }
-
-
-def data_to_match(
-    table: pd.DataFrame, classes: list[str], uncertain: str = "ignore", seed: int | None = None
-) -> tuple[list[str], list[str], np.ndarray]:
-    """Names, data sets where there are several, and targets: what must be the same for a run to go on."""
-    datasets = datasets_of(table)
-    names = [] if datasets is None else datasets.tolist()
-    return table["image"].tolist(), names, target_matrix(table, classes, uncertain, seed)
 
 
 def make_model(args: argparse.Namespace, classes: list[str], mask: str, start: Start) -> RoiModel:

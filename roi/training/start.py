@@ -174,6 +174,9 @@ def remember_seen(meta: Checkpoint, before: Checkpoint | None) -> None:
     both = torch.cat([own, before["train_patients"]]).unique()
     if len(both) > len(own):
         meta["train_patients"] = both
+        if "train_sets" in meta and "train_sets" in before:
+            meta["train_sets"] = torch.cat([meta["train_sets"], before["train_sets"]]).unique()
+            meta["synthetic"] = meta["synthetic"] and before["synthetic"]
 
 
 def say_seen_before(flag: str, before: Checkpoint | None, rows: Rows, image_root: str) -> None:

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from roi import distributed
-from roi.data.identity import trained_on
 from roi.data.study_loader import StudyLoader
 from roi.data.table import tokens
 from roi.errors import UserError
