@@ -16,7 +16,7 @@ SYNTHETIC = "synthetic set"
 
 
 def synthetic_set(folder: Path) -> str:
-    """'synthetic set (seed 0, 3000 images of 128 px)' where a folder is one of make_demo_dataset.py; else ''."""
+    """'synthetic set (seed 0; 3000 images of 128 px)' where a folder is one of make_demo_dataset.py; else ''."""
     try:
         about = json.loads((folder / MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -24,8 +24,8 @@ def synthetic_set(folder: Path) -> str:
     # Anybody may have a file of that name.
     if not isinstance(about, dict) or about.get("made_by") != MAKER:
         return ""
-    hard = ", hard" if about.get("hard") else ""
-    return f"{SYNTHETIC} (seed {about.get('seed')}, {about.get('images')} images of {about.get('size')} px{hard})"
+    hard = "; hard" if about.get("hard") else ""
+    return f"{SYNTHETIC} (seed {about.get('seed')}; {about.get('images')} images of {about.get('size')} px{hard})"
 
 
 def synthetic_root(folder: Path) -> str:

@@ -1358,7 +1358,7 @@ def test_synthetic_data_say_so_in_tables_checkpoint_predictions_and_scores(
     trained: Path, demo: Path, tables: tuple[Path, Path], tmp_path: Path
 ) -> None:
     sources = {row["label_source"] for row in rows_of(tables[1])}
-    assert sources == {"synthetic set (seed 3, 96 images of 48 px): Data_Entry_2017.csv"}
+    assert sources == {"synthetic set (seed 3; 96 images of 48 px): Data_Entry_2017.csv"}
     assert torch.load(trained / "roi.pt", weights_only=True)["synthetic"] is True
     infer = ("infer_roi_consistency.py", "--checkpoint", trained / "roi.pt", "--workers", 0, "--device", "cpu")
     said = run(*infer, "--csv", tables[1], "--image_root", demo, "--save_json", tmp_path / "p.json")

@@ -34,7 +34,7 @@ def with_interval(score: dict[str, float | None]) -> str:
 
 
 def four_digits(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.4f}"
+    return "undefined" if value is None else decimal(value, 4)
 
 
 def threshold_cell(threshold: float | None) -> str:

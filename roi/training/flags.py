@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from roi.cli import Parser, add_compute, add_loading, add_overwrite, number, on_off
 from roi.training.objective_flags import add_gradnorm, add_label_loss, add_model, add_objective
-from roi.training.preflight.flags import add_check
+from roi.training.preflight.flags import add_check, tensorboard_folder
 
 T = TypeVar("T")
 SCHEDULES = ("constant", "cosine", "plateau", "onecycle")
@@ -183,7 +183,7 @@ def add_output(group: argparse._ActionsContainer, required: bool) -> None:
         help="each epoch also F1, precision and recall, micro and macro, and Hamming accuracy of the findings at "
         "p = 0.5; thresholds that are chosen are evaluate.py's (default: no)",
     )
-    group.add_argument("--tensorboard", metavar="DIR", help="TensorBoard events (default: none)")
+    group.add_argument("--tensorboard", type=tensorboard_folder, metavar="DIR", help="TensorBoard events (default: no)")
     # An epoch of a large table takes hours, and a cluster ends a job when it likes.
     group.add_argument(
         "--save_every_steps",
@@ -265,7 +265,6 @@ def add_rates(group: argparse._ActionsContainer) -> None:
 
 def add_schedule(group: argparse._ActionsContainer) -> None:
     """When the learning rate changes."""
-    # No default here either: features of a frozen backbone learn along a cosine.
     group.add_argument(
         "--schedule",
         choices=SCHEDULES,
@@ -288,7 +287,6 @@ def add_schedule(group: argparse._ActionsContainer) -> None:
         metavar="N",
         help="the same in epochs, or parts (default: %(default)s)",
     )
-    # The plateau is looked for in val_auroc, by which the best epoch is chosen, not in the loss.
     group.add_argument(
         "--plateau_patience",
         type=number(int, 0),

@@ -3,6 +3,8 @@
 Loads no torch: the report says the same.
 """
 
+from roi.text import decimal
+
 # Columns of the metrics CSV.
 MASK_CONTROLS = ("mask_border", "crop_auroc", "blobs_auroc", "drop_contrast", "drop_contrast_blobs")
 # Share of a uniform mask in the outer tenth of the image.
@@ -33,8 +35,8 @@ def complaints(figures: dict[str, float]) -> list[str]:
     drop, drop_blobs = figures["drop_contrast"], figures["drop_contrast_blobs"]
     if drop < max(0.0, drop_blobs) + BETTER:
         lines.append(
-            f"without what it keeps, present findings lose no more than absent ones do ({drop:+.3f} in the logit; "
-            f"random blobs {drop_blobs:+.3f})"
+            f"without what it keeps, present findings lose no more than absent ones do ({decimal(drop, 3, '+')} in the logit; "
+            f"random blobs {decimal(drop_blobs, 3, '+')})"
         )
     return lines
 

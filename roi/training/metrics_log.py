@@ -107,11 +107,7 @@ class MetricsLog:
         """Write one epoch. What a column has no value for stays empty."""
         self.lines.append(",".join(_cell(values.get(column)) for column in self.columns))
         if self.path:
-            with open(self.path, "a", encoding="utf-8", newline="") as file:
-                file.write(self.lines[-1] + "\n")
-                file.flush()
-                # The checkpoint that counts this row is written next.
-                os.fsync(file.fileno())
+            self._append(self.path)
         if self.writer:
             for column in self.columns[1:]:
                 if isinstance(values.get(column), int | float):
@@ -124,6 +120,16 @@ class MetricsLog:
             if values.get(column) is not None:
                 parts.append(f"{column} {values[column]:.4g}")
         say(f"epoch {values['epoch']}: {', '.join(parts)}")
+
+    def _append(self, path: Path) -> None:
+        try:
+            with open(path, "a", encoding="utf-8", newline="") as file:
+                file.write(self.lines[-1] + "\n")
+                file.flush()
+                # The checkpoint that counts this row is written next.
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror}); then go on with --resume auto") from error
 
 
 def _cell(value: Any) -> str:

@@ -185,7 +185,7 @@ def datasets_of(table: pd.DataFrame) -> np.ndarray | None:
     return table["dataset"].map(names).to_numpy(dtype=object)
 
 
-def data_to_match(
+def match_data(
     table: pd.DataFrame, classes: list[str], uncertain: str = "ignore", seed: int | None = None
 ) -> tuple[list[str], list[str], np.ndarray]:
     """Names, data sets where there are several, and targets: what must be the same for a run to go on."""

@@ -32,22 +32,14 @@ from roi.training.checkpoint import Checkpoint
 from roi.training.device import explain_error, pick_device, pick_dtype
 from roi.training.flags import resolve_augment, select_flags
 from roi.training.frozen_features import check_head
-from roi.training.loaders import LoaderFlags, Loaders, make_loaders, training_targets
+from roi.training.loaders import LoaderFlags, Loaders, make_loaders, names_of_batch, training_targets
 from roi.training.loop import LossesFn
 from roi.training.metrics_log import MetricsLog
 from roi.training.objective import LabelLossFlags, TermsOfBatch, WeightFlags, loss_weights, make_label_loss
 from roi.training.optim import EMA, Schedule, learn_only, make_optimizer
 from roi.training.preflight.first_lines import FirstLinesFlags, Work, say_first_lines
 from roi.training.preflight.forecast import Forecast
-from roi.training.rows import (
-    RowFlags,
-    Rows,
-    check_sampler,
-    check_validated,
-    choose_rows,
-    data_to_match,
-    write_validation,
-)
+from roi.training.rows import RowFlags, Rows, check_sampler, check_validated, choose_rows, match_data, write_validation
 from roi.training.start import Start, StartFlags, find_start, pretrained, remember_seen, say_seen_before
 from roi.training.training_run import TrainingRun
 
@@ -180,11 +172,6 @@ def wrap_parts(args: argparse.Namespace, model: RoiModel) -> None:
         compiled(model)
 
 
-def names_of_batch(names: np.ndarray, index: torch.Tensor) -> list[str]:
-    """Names of the images or studies of a batch; one that an epoch has had before comes as its number + N."""
-    return names[index.numpy() % len(names)].tolist()
-
-
 def learns_evidence(args: argparse.Namespace, mask: str) -> bool:
     """Whether the mask is learned under the evidence objective."""
     return args.objective == "evidence" and mask in LEARNED
@@ -243,10 +230,10 @@ def check_flags(args: argparse.Namespace, rows: Rows, mask: str) -> None:
 def describe_run(flags: dict[str, Any], rows: Rows, start: Start) -> Checkpoint:
     """What a checkpoint says about its run."""
     # Targets as they are learned: another --uncertain or seed is another run.
-    data = [*data_to_match(rows.train, rows.classes, flags["uncertain"], flags["seed"])]
+    data = [*match_data(rows.train, rows.classes, flags["uncertain"], flags["seed"])]
     val_images: list[str] = []
     if rows.val is not None:
-        data += data_to_match(rows.val, rows.classes)
+        data += match_data(rows.val, rows.classes)
         val_images = image_keys(rows.val["image"]).tolist()
     patients = sorted({*rows.train["patient_id"], *named_patients(rows.train)})
     return {

@@ -350,7 +350,7 @@ def test_an_nih_patient_is_known_whatever_folder_he_lies_in_and_the_demo_set_is_
     real = with_sets(remembered(table), ["nih"])
     rows = table.assign(dataset="nih", label_source="Data_Entry_2017.csv")
     assert identity.trained_on(real, rows.assign(dataset=""), "/elsewhere").seen.all()
-    drawn = with_sets(remembered(table), ["synthetic set (seed 0, 96 images of 48 px)"], synthetic=True)
+    drawn = with_sets(remembered(table), ["synthetic set (seed 0; 96 images of 48 px)"], synthetic=True)
     found = identity.trained_on(drawn, rows, "/elsewhere")
     assert not found.seen.any() and not found.doubt.any()
     # A lone file: nobody says whether it is drawn.

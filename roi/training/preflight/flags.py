@@ -1,6 +1,7 @@
 """--check: look at everything a training needs, and end. No torch here: --help is quick."""
 
 import argparse
+import importlib.util
 
 from roi.cli import number
 
@@ -17,6 +18,13 @@ def add_check(group: argparse._ActionsContainer) -> None:
         help="write nothing, look and end: flags, weights, disk, device, memory and time of one step, forecast in "
         "hours; IMAGES: so many, where there is no table yet",
     )
+
+
+def tensorboard_folder(folder: str) -> str:
+    """An argparse type: told before anything is written, where the package is missing."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise argparse.ArgumentTypeError("needs the package tensorboard: pip install tensorboard")
+    return folder
 
 
 def is_check(args: argparse.Namespace) -> bool:

@@ -3,7 +3,7 @@
 import argparse
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,17 +13,21 @@ import numpy as np
 import torch
 
 from roi import distributed
-from roi.data.dataset import Batch
+from roi.data.dataset import Batch, StudyBatch
 from roi.data.images import locate, read_grey
 from roi.data.sampler import ShardedBatchSampler
 from roi.errors import UserError
 from roi.labels import LABELS
+from roi.losses.gradnorm import FixedWeights
+from roi.losses.terms import bce
 from roi.models.roi_model import RoiModel
 from roi.progress import say
 from roi.training import setup
 from roi.training.device import explain_error, pick_device, pick_dtype
 from roi.training.flags import resolve_augment, select_flags
 from roi.training.loop import LossesFn, Meter, Step, train_one_epoch
+from roi.training.multiview import setup as study_setup
+from roi.training.multiview.objective import VIEW_LOSS, StudyTerms
 from roi.training.objective import WeightFlags, loss_weights
 from roi.training.optim import make_optimizer
 from roi.training.preflight.first_lines import device_text, parameters_of
@@ -35,6 +39,7 @@ from roi.training.start import Start, StartFlags, find_start
 
 NIH_TRAINING_IMAGES = 86_524  # of the official train_val list, for who has no table yet
 DECODED = 16  # images that are read to see how long it takes
+NOTHING = Start(Path("-"))  # a run that begins from no checkpoint
 QUICK = 3.0  # seconds of a batch, below which it is run again without its first time
 
 
@@ -52,9 +57,21 @@ def train(args: argparse.Namespace, mask: str, without: Sequence[str] = ()) -> i
     """setup.train, or with --check a look at all it needs."""
     if not is_check(args):
         return setup.train(args, mask, without)
+    return check(args, partial(look, args, mask, without))
+
+
+def train_studies(args: argparse.Namespace) -> int:
+    """The same for train_multiview.py."""
+    if not is_check(args):
+        return study_setup.train_studies(args)
+    return check(args, partial(look_at_studies, args))
+
+
+def check(args: argparse.Namespace, look_at: Callable[[torch.device], list[str]]) -> int:
+    """Look; the exit code. UserError: something stands in the way."""
     with distributed.processes(pick_device(args.device)) as device:
         try:
-            problems = look(args, mask, without, device)
+            problems = [problem for problem in look_at(device) if problem]
         except (RuntimeError, MemoryError) as error:
             raise explain_error(error, "a step of the check") from error
     if problems:
@@ -67,14 +84,72 @@ def look(args: argparse.Namespace, mask: str, without: Sequence[str], device: to
     """Say what there is; -> what stands in the way."""
     resolve_augment(args)
     dtype = pick_dtype(args.autocast_dtype, device)
-    start = find_start(select_flags(StartFlags, args)) if args.save else Start(Path("-"))
+    start = find_start(select_flags(StartFlags, args)) if args.save else NOTHING
     setup.resolve_from_start(args, start, mask)
     data = find_data(args, mask)
-    weights = find_weights(args.backbone, "none" if start.checkpoint else args.weights)
-    say(f"weights: {weights.text}")
-    problems = [weights.problem]
+    weights = "none" if start.checkpoint else args.weights
+    # Weights are looked for, not fetched: the step is as long with any.
     args.weights = "none"
-    model = setup.make_model(args, data.classes, mask, Start(Path("-"))).to(device)
+    model = setup.make_model(args, data.classes, mask, NOTHING).to(device)
+    problems = say_needs(args, weights, data, model, device, dtype)
+    setup.set_trainable(args, model, without, NOTHING)
+    rng = np.random.default_rng(0)
+    target = rng.integers(0, 2, (args.batch_size, len(data.classes))).astype(np.float32)
+    batch = Batch(made_up(args.batch_size, args.img_size), torch.from_numpy(target), torch.arange(args.batch_size), [])
+    losses_fn = setup.make_losses_fn(args, lambda: target, setup.learns_evidence(args, mask), device)
+    balance = loss_weights(select_flags(WeightFlags, args), model, without, device)
+    optimizer = make_optimizer(model, args.lr, args.weight_decay, args.mask_lr)
+    one_step = partial(run_step, model, losses_fn, balance, optimizer, batch, device, dtype)
+    seconds = {}
+    for masked in phases(args, mask):
+        seconds[masked] = measure(one_step, args.warmup_epochs if masked else 0, device)
+        kind = "with masks" if masked else "without masks"
+        say(f"step {kind}: {args.batch_size} images in {seconds[masked]:.2g} s; {memory_text(device)}")
+    say_forecast(args, data, seconds)
+    return problems
+
+
+def look_at_studies(args: argparse.Namespace, device: torch.device) -> list[str]:
+    """The same for studies, each with as many images as one may have."""
+    resolve_augment(args)
+    dtype = pick_dtype(args.autocast_dtype, device)
+    start = find_start(select_flags(StartFlags, args))
+    study_setup.resolve_init(args, start)
+    setup.resolve_from_start(args, start, "none")
+    data = find_data(args, "none")
+    weights = "none" if start.resumed else args.weights
+    args.weights = "none"
+    model = study_setup.make_study_model(args, data.classes, NOTHING).to(device)
+    problems = say_needs(args, weights, data, model, device, dtype)
+    images = args.batch_size * args.max_views
+    rows = torch.arange(images)
+    owner = rows // args.max_views
+    studies = StudyBatch(rows.reshape(args.batch_size, args.max_views), owner, torch.zeros_like(rows), rows)
+    target = torch.from_numpy(np.random.default_rng(0).integers(0, 2, (args.batch_size, len(data.classes))))
+    batch = Batch(made_up(images, args.img_size), target.float(), torch.arange(args.batch_size), [], studies=studies)
+    losses_fn = StudyTerms(bce, setup.augment_of(args), args.seed, args.view_weight)
+    balance = FixedWeights({"full": 1.0, VIEW_LOSS: args.view_weight})
+    optimizer = make_optimizer(model, args.lr, args.weight_decay, args.mask_lr)
+    one_step = partial(run_step, model, losses_fn, balance, optimizer, batch, device, dtype)
+    seconds = measure(one_step, 0, device)
+    say(f"step: {args.batch_size} studies of {args.max_views} images in {seconds:.2g} s; {memory_text(device)}")
+    # Of a batch that has as many images as --batch_size: the forecast counts images.
+    say_forecast(args, data, {False: seconds / args.max_views})
+    return problems
+
+
+def say_needs(
+    args: argparse.Namespace,
+    weights: str,
+    data: Data,
+    model: RoiModel,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> list[str]:
+    """Weights, model, disk and device; -> what stands in the way, "" for what does not."""
+    found = find_weights(args.backbone, weights)
+    say(f"weights: {found.text}")
+    problems = [found.problem]
     parameters = parameters_of(model)
     say(f"model: {args.backbone}, {parameters / 1e6:.1f} million parameters, {len(data.classes)} classes")
     save = Path(args.save or "checkpoints/model.pt")
@@ -82,10 +157,13 @@ def look(args: argparse.Namespace, mask: str, without: Sequence[str], device: to
         say(f"disk: {room.text}")
         problems.append(room.problem)
     say(f"device: {device_text(device)}, {str(dtype).removeprefix('torch.')}")
-    setup.set_trainable(args, model, without, Start(Path("-")))
-    seconds = {masked: measure(args, mask, without, model, device, dtype, masked) for masked in phases(args, mask)}
-    say_forecast(args, data, seconds)
-    return [problem for problem in problems if problem]
+    return problems
+
+
+def made_up(images: int, img_size: int) -> torch.Tensor:
+    """Pixels of noise (images, 1, S, S): a step takes as long on them as on X-rays."""
+    shape = (images, 1, img_size, img_size)
+    return torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
 
 
 def find_data(args: argparse.Namespace, mask: str) -> Data:
@@ -117,38 +195,19 @@ def phases(args: argparse.Namespace, mask: str) -> list[bool]:
     return [True, False]
 
 
-def measure(
-    args: argparse.Namespace,
-    mask: str,
-    without: Sequence[str],
-    model: RoiModel,
-    device: torch.device,
-    dtype: torch.dtype,
-    masked: bool,
-) -> float:
-    """Seconds of a batch forward and backward with its optimiser step; says what memory it took."""
-    rng = np.random.default_rng(0)
-    target = rng.integers(0, 2, (args.batch_size, len(model.findings))).astype(np.float32)
-    losses_fn = setup.make_losses_fn(args, lambda: target, setup.learns_evidence(args, mask), device)
-    pixels = rng.integers(0, 256, (args.batch_size, 1, args.img_size, args.img_size), dtype=np.uint8)
-    batch = Batch(torch.from_numpy(pixels), torch.from_numpy(target), torch.arange(args.batch_size), [])
-    balance = loss_weights(select_flags(WeightFlags, args), model, without, device)
-    optimizer = make_optimizer(model, args.lr, args.weight_decay, args.mask_lr)
-    one_step = partial(run_step, model, losses_fn, balance, optimizer, batch, device, dtype)
-    epoch = args.warmup_epochs if masked else 0
+def measure(one_step: Callable[[int], float], epoch: int, device: torch.device) -> float:
+    """Seconds of a step of an epoch."""
     seconds = one_step(epoch)
     # The first time allocates, and tries kernels; on a slow machine it is not worth another.
     if seconds < QUICK or device.type != "cpu":
         seconds = one_step(epoch)
-    kind = "with masks" if masked else "without masks"
-    say(f"step {kind}: {args.batch_size} images in {seconds:.2g} s; {memory_text(device)}")
     return seconds
 
 
 def run_step(  # what a step is made of
     model: RoiModel,
     losses_fn: LossesFn,
-    balance: setup.FixedWeights,
+    balance: FixedWeights,
     optimizer: torch.optim.Optimizer,
     batch: Batch,
     device: torch.device,
