@@ -113,8 +113,7 @@ def main(args: argparse.Namespace) -> int:
         from roi.training.preflight.setup import train
 
         torch.manual_seed(args.seed + distributed.rank())
-        mode = MODES[args.mode]
-        return train(args, mode.mask or args.mask_net, mode.without)
+        return train(args, MODES[args.mode].mask or args.mask_net, MODES[args.mode].without)
 
 
 def test(args: argparse.Namespace) -> int:

@@ -58,6 +58,7 @@ def _continues(block: str, line: str) -> bool:
     """Whether a line goes on with the block above it."""
     if not block.strip() or not line.strip():
         return False
+    # As a shell reads it.
     if block.endswith("\\"):
         return True
     if COMMAND.match(line.strip()) or COMMAND.match(block.strip()):
@@ -79,6 +80,7 @@ def _wrapped(block: str, width: int) -> str:
         return _command(block.strip(), margin, width)
     item = ITEM.match(block)
     hanging = margin
+    # Names longer than a third of the line would leave no room for what they are.
     if item and margin:
         hanging = " " * min(len(item[1]), width // 3)
     return textwrap.fill(
@@ -93,6 +95,7 @@ def _wrapped(block: str, width: int) -> str:
 
 def _command(command: str, margin: str, width: int) -> str:
     """A command broken before its flags, so that it can be pasted as it stands."""
+    # A remark at the end of a broken command would comment out what follows.
     command, _, remark = command.partition("  #")
     parts = re.split(r" (?=-)", command.rstrip())
     lines = [margin + parts[0]]
@@ -107,6 +110,7 @@ def _command(command: str, margin: str, width: int) -> str:
 
 def short_usage(parser: argparse.ArgumentParser) -> str:
     """The flags that must be given, and that there are others."""
+    # The flags that may be left out are listed below, in their groups.
     parts = []
     for action in parser._actions:
         if action.required and action.option_strings:

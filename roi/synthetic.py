@@ -40,6 +40,7 @@ def synthetic_rows(images: Sequence[str], root: Path) -> list[str]:
         return [whole] * len(images)
     # Tables of several sets: NAME/… below the root.
     tops = [image.partition("/")[0] if "/" in image else "" for image in images]
+    # Asked once a folder: a table has 100,000 rows and a few of them.
     set_of = {top: synthetic_set(root / top) if top else "" for top in set(tops)}
     return [set_of[top] for top in tops]
 
@@ -47,6 +48,7 @@ def synthetic_rows(images: Sequence[str], root: Path) -> list[str]:
 def mark_synthetic(table: pd.DataFrame, root: Path) -> pd.DataFrame:
     """The table with the names of synthetic sets before what label_source says."""
     sets = pd.Series(synthetic_rows(table["image"].tolist(), root), index=table.index, dtype=str)
+    # A table that was made before, or merged from such, keeps what it says.
     is_new = (sets != "") & ~is_synthetic(table)
     if is_new.any():
         print(f"SYNTHETIC: {int(is_new.sum()):,} of {len(table):,} images are drawn, no X-rays; label_source says so")
@@ -61,6 +63,7 @@ def is_synthetic(table: pd.DataFrame) -> pd.Series:
 
 def named_sets(table: pd.DataFrame, root: Path) -> list[str]:
     """The synthetic set of each row by what its table says, else by its folder; '' for X-rays."""
+    # The table first: it may have left the folder that it was made of.
     by_folder = synthetic_rows(table["image"].tolist(), root)
     said = table["label_source"].where(is_synthetic(table), "").str.partition(": ")[0].tolist()
     return [own or folder for own, folder in zip(said, by_folder, strict=True)]

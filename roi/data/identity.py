@@ -48,6 +48,7 @@ def set_names(table: pd.DataFrame, image_root: str) -> list[str]:
     drawn = named_sets(table, Path(image_root))
     names = []
     for synthetic, dataset in zip(drawn, table["dataset"], strict=True):
+        # Two spellings of a hospital's own set are one, as those of the published sets are.
         plain = " ".join(dataset.casefold().split())
         names.append(synthetic or published_set(dataset) or plain)
     return names
@@ -55,6 +56,7 @@ def set_names(table: pd.DataFrame, image_root: str) -> list[str]:
 
 def training_sets(names: Sequence[str]) -> TrainingSets:
     """Of the names that set_names gives."""
+    # Distinct and sorted: the same rows give the same checkpoint, in whatever order.
     distinct = sorted(set(names))
     all_drawn = bool(distinct) and all(name.startswith(SYNTHETIC) for name in distinct)
     return {"train_sets": fingerprints(distinct), "synthetic": all_drawn}
@@ -103,10 +105,12 @@ def _seen(state: Mapping[str, Any], table: pd.DataFrame, sets: Sequence[str], sa
         same_set = np.isin(fingerprints(sets), state["train_sets"]) & known
         # The demo sets have the names of NIH's files, each of them.
         another_kind = (drawn & ~same_set) | (~drawn & known & state["synthetic"])
+        # An image that left its folder may be drawn or not.
         maybe_another = ~known & state["synthetic"] & (not same_root)
         some_unnamed = bool(np.isin(fingerprints([""]), state["train_sets"]).all())
         another_set = another_kind | (known & ~same_set & (not some_unnamed))
         seen = by_patient & ~another_kind & ~maybe_another
+        # A name counts beside its set, or where it is the same file.
         seen |= by_name & ~another_set & (same_set | same_root)
         doubt = (by_patient | by_name) & ~another_set & ~seen
     # A patient of whom one image is known to be trained on is known by that.

@@ -36,6 +36,7 @@ class Run:
     @property
     def on_official_test(self) -> bool:
         """Whether the whole official test list of ChestX-ray14 was scored: published figures are of no other images."""
+        # The number alone: no other test set of this size is known.
         return self.metrics["n_images"] == OFFICIAL_TEST_IMAGES and not self.metrics.get("synthetic")
 
     def left_out(self, *blocks: str) -> str:

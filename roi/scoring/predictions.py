@@ -295,6 +295,7 @@ def synthetic_mark(preds: Predictions, rows: pd.DataFrame) -> dict[str, bool]:
 
     {"trained_on_synthetic": True} where only the images of the checkpoint were.
     """
+    # Predictions of others have no origin, and the table may be of another program: one of the two suffices.
     if preds.meta.get("synthetic") or is_synthetic(rows).any():
         return {"synthetic": True}
     return {"trained_on_synthetic": True} if preds.meta.get("trained_on_synthetic") else {}

@@ -34,10 +34,8 @@ def complaints(figures: dict[str, float]) -> list[str]:
     # Blobs may even make present findings rise: a mask must still make them fall.
     drop, drop_blobs = figures["drop_contrast"], figures["drop_contrast_blobs"]
     if drop < max(0.0, drop_blobs) + BETTER:
-        lines.append(
-            f"without what it keeps, present findings lose no more than absent ones do ({decimal(drop, 3, '+')} in the logit; "
-            f"random blobs {decimal(drop_blobs, 3, '+')})"
-        )
+        size = f"{decimal(drop, 3, '+')} in the logit; random blobs {decimal(drop_blobs, 3, '+')}"
+        lines.append(f"without what it keeps, present findings lose no more than absent ones do ({size})")
     return lines
 
 

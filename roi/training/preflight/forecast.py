@@ -31,6 +31,7 @@ def forward_seconds(backbone: nn.Module, img_size: int, device: torch.device) ->
     backbone.eval()
     image = torch.zeros(1, 3, img_size, img_size, device=device)
     seconds = 0.0
+    # The first run allocates.
     for _ in range(2):
         began = perf_counter()
         backbone(image)
@@ -45,6 +46,7 @@ def cpu_warning(backbone: nn.Module, name: str, img_size: int, images: int, epoc
     Args:
         epochs: without and with masks
     """
+    # A forward of one image is slower an image than a batch: the forecast is a little too long.
     forwards = epochs[0] * FORWARDS[False] + epochs[1] * FORWARDS[True]
     one = forward_seconds(backbone, img_size, torch.device("cpu"))
     seconds = one * forwards * images
@@ -92,6 +94,7 @@ class Forecast:
         left = self.steps_an_epoch * self.epochs - steps
         if self.phase or self.warmup_epochs >= self.epochs:
             return f"forecast: {a_step:.2g} s a step, about {in_words(a_step * left)} left, validation not counted"
+        # Nobody has timed a step with masks yet.
         with_masks = self.steps_an_epoch * (self.epochs - self.warmup_epochs)
         times = FORWARDS[True] / FORWARDS[False]
         seconds = a_step * (left - with_masks + times * with_masks)

@@ -35,6 +35,7 @@ def find_weights(backbone: str, weights: str) -> Weights:
     if weights != "imagenet":
         there = Path(weights).is_file()
         return Weights(weights, "" if there else f"--weights {weights}: no such file")
+    # What is here already needs no network, which a compute node may lack.
     here, url = _published(backbone)
     if here is not None:
         return Weights(f"ImageNet's of {backbone}, on this machine already ({here})")
@@ -42,6 +43,7 @@ def find_weights(backbone: str, weights: str) -> Weights:
         return Weights(f"ImageNet's of {backbone}", f"--weights imagenet: nobody publishes weights of {backbone}")
     host = urlparse(url).netloc
     try:
+        # The head alone: a check fetches nothing.
         request = urllib.request.Request(url, method="HEAD")
         with urllib.request.urlopen(request, timeout=SECONDS) as answer:
             size = int(answer.headers.get("Content-Length") or 0)
@@ -60,6 +62,7 @@ def _published(backbone: str) -> tuple[Path | None, str]:
         url = torchvision.models.get_model_weights(backbone)["DEFAULT"].url
         file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
         return (file if file.is_file() else None), url
+    # timm keeps most of its weights on the Hugging Face hub, some on servers of their authors.
     config = timm.get_pretrained_cfg(backbone, allow_unregistered=True)
     if config is None or not (config.hf_hub_id or config.url):
         return None, ""

@@ -179,6 +179,7 @@ def find_data(args: argparse.Namespace, mask: str) -> Data:
     paths = [path for path in locate(args.image_root, names) if path is not None]
     if not paths:
         raise UserError(f"none of the images is under {args.image_root}, the first is {names[0]}; check --image_root")
+    # From the disk as it is: a second look would find the files in memory.
     began = perf_counter()
     for path in paths:
         read_grey(path, args.img_size)
@@ -190,6 +191,7 @@ def phases(args: argparse.Namespace, mask: str) -> list[bool]:
     """The kinds of epochs of the run, by whether they have masks; the one that needs most memory first."""
     if mask == "none" or args.freeze_backbone:
         return [False]
+    # Without a warm-up every epoch has masks.
     if not args.warmup_epochs:
         return [True]
     return [True, False]
@@ -241,6 +243,7 @@ def say_forecast(args: argparse.Namespace, data: Data, seconds: dict[bool, float
     Args:
         seconds: of a batch, by whether it has masks
     """
+    # The processes share the images of an epoch.
     together = args.batch_size * distributed.world()
     batches = -(-data.images // together)
     total = 0.0
@@ -258,6 +261,7 @@ def say_forecast(args: argparse.Namespace, data: Data, seconds: dict[bool, float
     if args.freeze_backbone:
         text = f"forecast: at most {in_words(total)}; features of the frozen backbone are computed once, not each epoch"
     if data.decode is not None:
+        # Decoding goes on beside the computing, by as many processes.
         workers = max(1, args.workers)
         once = data.decode * (data.images + data.validation) / workers
         often = "once" if args.cache_dir else "in every epoch, beside it (--cache_dir keeps them)"
