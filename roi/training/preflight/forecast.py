@@ -24,6 +24,11 @@ def in_words(seconds: float) -> str:
     return f"{seconds / 86400:.1f} days"
 
 
+def short(seconds: float) -> str:
+    """Two digits at least, and no power of ten."""
+    return f"{seconds:.2g}" if seconds < 10 else f"{seconds:.0f}"
+
+
 @torch.no_grad()
 def forward_seconds(backbone: nn.Module, img_size: int, device: torch.device) -> float:
     """Of one image, without its first run. The model stays as it was: eval mode changes and draws nothing."""
@@ -93,12 +98,12 @@ class Forecast:
         """How long what is left takes, at so many seconds a step."""
         left = self.steps_an_epoch * self.epochs - steps
         if self.phase or self.warmup_epochs >= self.epochs:
-            return f"forecast: {a_step:.2g} s a step, about {in_words(a_step * left)} left, validation not counted"
+            return f"forecast: {short(a_step)} s a step, about {in_words(a_step * left)} left, validation not counted"
         # Nobody has timed a step with masks yet.
         with_masks = self.steps_an_epoch * (self.epochs - self.warmup_epochs)
         times = FORWARDS[True] / FORWARDS[False]
         seconds = a_step * (left - with_masks + times * with_masks)
         return (
-            f"forecast: {a_step:.2g} s a step, about {in_words(seconds)} left, validation not counted; a step with "
+            f"forecast: {short(a_step)} s a step, about {in_words(seconds)} left, validation not counted; a step with "
             f"masks, from epoch {self.warmup_epochs + 1} on, is taken for {times:.1f} without"
         )

@@ -32,7 +32,7 @@ from roi.training.objective import WeightFlags, loss_weights
 from roi.training.optim import make_optimizer
 from roi.training.preflight.first_lines import device_text, parameters_of
 from roi.training.preflight.flags import is_check
-from roi.training.preflight.forecast import FORWARDS, in_words
+from roi.training.preflight.forecast import FORWARDS, in_words, short
 from roi.training.preflight.needs import find_weights, gigabytes, rooms
 from roi.training.rows import RowFlags, choose_rows
 from roi.training.start import Start, StartFlags, find_start
@@ -40,6 +40,7 @@ from roi.training.start import Start, StartFlags, find_start
 NIH_TRAINING_IMAGES = 86_524  # of the official train_val list, for who has no table yet
 DECODED = 16  # images that are read to see how long it takes
 NOTHING = Start(Path("-"))  # a run that begins from no checkpoint
+SLOW = 10.0  # seconds of a batch with masks, above which one without is not tried
 QUICK = 3.0  # seconds of a batch, below which it is run again without its first time
 
 
@@ -100,11 +101,15 @@ def look(args: argparse.Namespace, mask: str, without: Sequence[str], device: to
     balance = loss_weights(select_flags(WeightFlags, args), model, without, device)
     optimizer = make_optimizer(model, args.lr, args.weight_decay, args.mask_lr)
     one_step = partial(run_step, model, losses_fn, balance, optimizer, batch, device, dtype)
-    seconds = {}
+    seconds: dict[bool, float] = {}
     for masked in phases(args, mask):
+        # A check takes seconds where it can: what is known of one kind of step says enough of the other.
+        if seconds.get(True, 0.0) > SLOW:
+            seconds[masked] = seconds[True] * FORWARDS[False] / FORWARDS[True]
+            continue
         seconds[masked] = measure(one_step, args.warmup_epochs if masked else 0, device)
         kind = "with masks" if masked else "without masks"
-        say(f"step {kind}: {args.batch_size} images in {seconds[masked]:.2g} s; {memory_text(device)}")
+        say(f"step {kind}: {args.batch_size} images in {short(seconds[masked])} s; {memory_text(device)}")
     say_forecast(args, data, seconds)
     return problems
 
@@ -132,7 +137,7 @@ def look_at_studies(args: argparse.Namespace, device: torch.device) -> list[str]
     optimizer = make_optimizer(model, args.lr, args.weight_decay, args.mask_lr)
     one_step = partial(run_step, model, losses_fn, balance, optimizer, batch, device, dtype)
     seconds = measure(one_step, 0, device)
-    say(f"step: {args.batch_size} studies of {args.max_views} images in {seconds:.2g} s; {memory_text(device)}")
+    say(f"step: {args.batch_size} studies of {args.max_views} images in {short(seconds)} s; {memory_text(device)}")
     # Of a batch that has as many images as --batch_size: the forecast counts images.
     say_forecast(args, data, {False: seconds / args.max_views})
     return problems
