@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The whole pipeline: environment, NIH ChestX-ray14, tables, training, predictions, scores, report.
 #
-#   ./run_all.sh            run it; made for: tmux new -s roi-run './run_all.sh 2>&1 | tee -a roi-run.log; exec bash'
+#   ./run_all.sh            run it; made for: tmux new -s roi-run './run_all.sh 2>&1 | tee -a roi-run.log; bash'
 #   ./run_all.sh --check    look at everything first, in a minute, and write nothing but the environment: flags, weights,
 #                           disk, device, memory of one step, forecast in hours
 #   ./run_all.sh --demo     the same offline, on a CPU, on a synthetic data set, in minutes
