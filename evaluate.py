@@ -19,7 +19,8 @@ where temperature and Platt scaling are fitted too; its patients may not be amon
 what happens when the mask, or a control of the same area, keeps 1 to 50 % of the image. --thresholds adds what came of
 the promises of calibrate_conformal.py: realised risks and sizes of the prediction sets. No model is loaded.
 --train_csv adds mAP and mAUROC of head, medium and tail, which are the classes of at least 10 %, at least 1 % and less
-of the training images, and the four figures of CXR-LT. --unit study scores the mean of each study's images.
+of the training images, and the four figures of CXR-LT. --unit study scores the mean of each study's images. --truth_csv
+asks a study model whether the view in which a finding shows is the one that adds the most.
 --masks with --bbox_csv adds the boxes: pointing game, IoU, IoBB, share kept. The headline is each finding's own map
 (--class_masks of infer_roi_consistency.py), less what it must beat: the same finding's map of other patients' images
 (a map that never looks at its image equals it) and the best fixed place a finding, chosen in 5 folds of patients on the
@@ -70,6 +71,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--train_masks needs --train_csv: the labels of its images")
     if args.train_masks and not args.bbox_csv:
         parser.error("--train_masks needs --masks and --bbox_csv: it gives a control for pointing into boxes")
+    if args.truth_csv and args.ensemble:
+        parser.error("--truth_csv does not go with --ensemble, whose mean says nothing of single views")
     refuse_files_of_images(parser, args)
     return args
 
@@ -99,19 +102,15 @@ def add_evidence(parser: cli.Parser) -> None:
     group = parser.add_argument_group("evidence")
     curves = "of infer_roi_consistency.py --curves: the mask against controls of the same area"
     group.add_argument("--curves", metavar="NPZ", help=curves)
-    masks = (
-        "of infer_roi_consistency.py --class_masks, --save_masks or --cam; scored where --bbox_csv is given, "
-        "shown in the report"
-    )
+    masks = "of infer_roi_consistency.py --class_masks, --save_masks or --cam; scored with --bbox_csv, else shown alone"
     group.add_argument("--masks", nargs="+", default=[], metavar="NPZ", help=masks)
     boxes = "BBox_List_2017.csv, or any table with image, label, x, y, w, h"
     group.add_argument("--bbox_csv", metavar="CSV", help=boxes)
+    truth = "of a study model: which finding shows in which view (image, study_id, finding, visible), for view pointing"
+    group.add_argument("--truth_csv", metavar="CSV", help=truth)
     space = "side of the square that boxes of another table live in (default: 1024)"
     group.add_argument("--box_space", type=cli.number(float, 1), default=1024.0, metavar="PX", help=space)
-    train_masks = (
-        "--class_masks or --cam of training images: the fixed place that labels choose is theirs "
-        "(default: that of the scored images, in folds of patients)"
-    )
+    train_masks = "--class_masks or --cam of training images, for the place that labels choose (default: scored ones)"
     group.add_argument("--train_masks", nargs="+", default=[], metavar="NPZ", help=train_masks)
 
 

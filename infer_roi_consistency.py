@@ -21,6 +21,12 @@ What evaluate.py reads to judge the masks:
         --save_masks masks.npz --class_masks class_masks.npz --curves curves.npz
     python infer_roi_consistency.py --checkpoint checkpoints/nih_roi_standard.pt \\
         --csv nih_roi_test.csv --image_root "$D" --bbox_csv "$D/BBox_List_2017.csv" --cam cam.npz
+
+A checkpoint of train_multiview.py predicts studies. Grad-CAM and pictures are of each of their images; masks and maps
+of classes are those of the image model that it began from, --mask_checkpoint:
+    python infer_roi_consistency.py --checkpoint checkpoints/studies_best.pt --csv test.csv --image_root "$D" \\
+        --cache_dir cache --save_json preds.json --mask_checkpoint checkpoints/images_best.pt \\
+        --save_masks masks.npz --class_masks class_masks.npz --cam cam.npz --save_vis_dir roi_vis
 """
 
 import argparse

@@ -33,7 +33,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         type=cli.number(int, 0, 200),
         default=24,
         metavar="N",
-        help="cases in the gallery (default: %(default)s)",
+        help="cases in the gallery, and half as many studies of several views where there are some "
+        "(default: %(default)s)",
     )
     parser.add_argument("--title", default="Evidence report", help="of the page (default: %(default)s)")
     cli.add_overwrite(parser, "an earlier page")

@@ -20,6 +20,12 @@ def add_flags(parser: cli.Parser) -> None:
         default=False,
         help="predict though the checkpoint was never trained (default: refuse)",
     )
+    parser.add_argument(
+        "--mask_checkpoint",
+        metavar="PT",
+        help="with a --checkpoint of train_multiview.py: the image model that it began from (--init), whose masks and "
+        "maps of the classes are written; predictions and Grad-CAM are those of --checkpoint",
+    )
     add_images(parser)
     add_outputs(parser)
     add_evidence(parser)

@@ -5,6 +5,7 @@ Letters: K classes, m x m the cells of a map.
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,6 +32,7 @@ class PictureWriter:
         size: pixels a side.
         boxes: those of each image, as the table names it.
         cam: Grad-CAM of each class, where there is no mask.
+        studies: what the picture of an image says of its study, of a model of studies.
     """
 
     def __init__(
@@ -41,12 +43,14 @@ class PictureWriter:
         size: int,
         boxes: Mapping[str, Sequence[Box]],
         cam: CamOfFile | None = None,
+        studies: Mapping[str, dict[str, Any]] | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.table = table
         self.count = count
         self.size = size
         self.boxes, self.cam = boxes, cam
+        self.studies = studies or {}
         # Of the whole table, so that the name of a picture does not depend on how many are made.
         self.stems = file_stems(table["image"])
 
@@ -58,7 +62,7 @@ class PictureWriter:
         row = self.table.iloc[n]
         path = row["path"]
         labels = row["labels"]
-        record = outcome.record
+        record = outcome.record | self.studies.get(row["image"], {})
         stem = self.folder / self.stems[n]
         boxes = self.boxes.get(row["image"], [])
         if self.cam is not None:

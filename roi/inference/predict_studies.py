@@ -21,10 +21,10 @@ from roi.data.studies import Studies, studies_of
 from roi.data.study_loader import StudyLoader, ViewChoice
 from roi.errors import UserError
 from roi.inference.loading import Loading
-from roi.inference.predict import Predictor, save_predictions, say_contaminated
+from roi.inference.predict import Predictor
 from roi.models.fusion import StudyModel, leave_one_out
 from roi.progress import progress
-from roi.scoring.predictions import record, seven_digits
+from roi.scoring.predictions import by_class, record
 
 
 @dataclass
@@ -36,13 +36,26 @@ class StudyProbabilities:
     without: np.ndarray  # of its study without the image; none where that leaves no image
 
 
-def predict_studies(
-    predictor: Predictor, table: pd.DataFrame, loading: Loading, save_json: str, origin: dict[str, Any]
-) -> None:
-    """Predict the studies of a table and write the predictions, one object an image in the order of the table.
+@dataclass
+class StudyTable:
+    """The rows of a table whose image can be read, their studies, and what is predicted of them."""
+
+    table: pd.DataFrame
+    studies: Studies
+    found: StudyProbabilities
+
+    @property
+    def names(self) -> np.ndarray:
+        """(N,) the study of each image."""
+        return self.studies.names[self.studies.study_of_row]
+
+
+def predict_studies(predictor: Predictor, table: pd.DataFrame, loading: Loading, side_file: Path) -> StudyTable:
+    """Predict the studies of a table.
 
     Args:
         table: image, path, study_id, view, patient_id, dataset and contaminated of each row.
+        side_file: the output beside which images that cannot be read are listed.
     """
     if not loading.cache_dir:
         raise UserError("studies are read from a pixel cache; give --cache_dir DIR, where each image is decoded once")
@@ -53,7 +66,7 @@ def predict_studies(
         predictor.img_size,
         loading.workers,
         loading.skip_unreadable,
-        Path(save_json),
+        side_file,
     )
     readable = cache.rows >= 0
     # A study whose image cannot be read is one of fewer images.
@@ -76,10 +89,7 @@ def predict_studies(
         False,
         loading.prefetch_factor,
     )
-    found = study_probabilities(predictor, loader, studies)
-    save_predictions(save_json, _records(predictor, table, studies, found), origin)
-    contaminated = table["contaminated"]
-    say_contaminated(int(contaminated.sum()), len(table), predictor.state)
+    return StudyTable(table, studies, study_probabilities(predictor, loader, studies))
 
 
 def study_probabilities(predictor: Predictor, loader: StudyLoader, studies: Studies) -> StudyProbabilities:
@@ -143,14 +153,12 @@ def _unchanged(pixels: Tensor) -> Tensor:
     return pixels
 
 
-def _records(
-    predictor: Predictor, table: pd.DataFrame, studies: Studies, found: StudyProbabilities
-) -> Iterator[dict[str, Any]]:
-    """One object an image; of several processes the first one has all."""
+def study_records(predictor: Predictor, predicted: StudyTable) -> Iterator[dict[str, Any]]:
+    """One object an image, in the order of the table; of several processes the first one has all."""
     if distributed.rank() != 0:
         return
-    classes = predictor.classes
-    names = studies.names[studies.study_of_row]
+    classes, found, table = predictor.classes, predicted.found, predicted.table
+    names = predicted.names
     sets: list[dict[str, Any]] = [{}] * len(table)
     if predictor.sets:
         sets = predictor.sets(found.study)
@@ -158,9 +166,26 @@ def _records(
     for row, image in enumerate(table["image"].tolist()):
         entry = record(image, classes, {"full": found.study[row]}, contaminated[row])
         entry["study"] = names[row]
-        for name, values in (("prob_view", found.alone[row]), ("without", found.without[row])):
-            if np.isnan(values).any():
-                continue
-            digits = map(seven_digits, values.tolist())
-            entry[name] = dict(zip(classes, digits, strict=True))
-        yield entry | sets[row]
+        yield entry | of_view(found, row, classes) | sets[row]
+
+
+def of_view(found: StudyProbabilities, row: int, classes: list[str]) -> dict[str, dict[str, float]]:
+    """What is known of an image apart from its study: `prob_view` and `without`, where there are such."""
+    # An image beyond --max_views has neither; NaN is no JSON.
+    known = {}
+    for name, values in (("prob_view", found.alone[row]), ("without", found.without[row])):
+        if not np.isnan(values).any():
+            known[name] = by_class(classes, values)
+    return known
+
+
+def shown_in_pictures(predicted: StudyTable, classes: list[str], count: int) -> dict[str, dict[str, Any]]:
+    """What the pictures of the first `count` images say of their studies, by image."""
+    # Of the first images alone: the others have no picture.
+    names = predicted.names
+    shown = {}
+    for row, image in enumerate(predicted.table["image"].tolist()[:count]):
+        of_study = by_class(classes, predicted.found.study[row])
+        known = of_view(predicted.found, row, classes)
+        shown[image] = {"study": names[row], "prob_study": of_study, **known}
+    return shown

@@ -1,11 +1,13 @@
 """From the flags of infer_roi_consistency.py to its outputs: checks, the checkpoint, rows of the table, files."""
 
 import argparse
+import copy
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -21,13 +23,21 @@ from roi.data.table import read_table
 from roi.errors import UserError
 from roi.files import locked, refuse_existing, writable
 from roi.inference.flags import EVIDENCE, OUTPUTS
+from roi.inference.grad_cam import GradCam
 from roi.inference.loading import Loading, row_loader
 from roi.inference.map_writers import CamMaps, ClassMaps, MaskMaps, Output
 from roi.inference.one_image import ImageOutputs, predict_image
 from roi.inference.perturbation import Curves
 from roi.inference.picture_writer import PictureWriter, cam_of_files
-from roi.inference.predict import Predictor, mark_origin, refuse_untrained, sets_of_checkpoint
-from roi.inference.predict_studies import predict_studies
+from roi.inference.predict import (
+    Predictor,
+    mark_origin,
+    refuse_untrained,
+    save_predictions,
+    say_contaminated,
+    sets_of_checkpoint,
+)
+from roi.inference.predict_studies import predict_studies, shown_in_pictures, study_records
 from roi.inference.predict_table import TableOutputs, predict_table
 from roi.models.compile import compiled
 from roi.models.fusion import StudyModel
@@ -36,6 +46,9 @@ from roi.scoring import predictions
 from roi.synthetic import named_sets
 from roi.training import checkpoint
 from roi.training.device import explain_error, pick_device, pick_dtype
+
+# Outputs that a model of studies has of an image model alone (--mask_checkpoint).
+OF_MASK = ("save_masks", "class_masks", "save_vis_dir")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -61,7 +74,11 @@ def predict(args: argparse.Namespace, device: torch.device) -> None:
             writable(Path(path))
     model, state = checkpoint.load_model(args.checkpoint, args.channels_last)
     refuse_untrained(args.checkpoint, state, args.untrained)
-    check_model(args, model)
+    if isinstance(model, StudyModel):
+        check_study_outputs(args, state)
+    else:
+        check_model(args, model)
+    masks = mask_predictor(args, state, device) if args.mask_checkpoint else None
     keep_ratio, sets = args.keep_ratio, None
     if keep_ratio is None:
         keep_ratio = state["args"]["keep_ratio"]
@@ -84,23 +101,81 @@ def predict(args: argparse.Namespace, device: torch.device) -> None:
             files = ImageOutputs(args.save_json, args.save_mask, args.save_crop, side_file_base(args))
             predict_image(predictor, Path(args.image), files, origin, args.skip_unreadable)
         else:
-            predict_rows(args, predictor, origin)
+            predict_rows(args, predictor, masks, origin)
+
+
+def check_study_outputs(args: argparse.Namespace, state: dict[str, Any]) -> None:
+    """Refuse what a model of studies cannot give, or gives with an image model beside it alone."""
+    if args.max_samples:
+        raise UserError(
+            f"--max_samples {args.max_samples} cuts studies apart; give --max_test_samples, which draws patients"
+        )
+    # Named in each message: it is what the user needs next.
+    image_model = state["args"].get("init") or "of a train script"
+    for name in ("image", "save_mask", "save_crop", "curves"):
+        if getattr(args, name):
+            raise UserError(
+                f"{args.checkpoint}: is a model of studies, and --{name} is of one image; leave it out, or give an "
+                f"image model (--checkpoint {image_model})"
+            )
+    # A file that nobody reads would be loaded for nothing.
+    if args.mask_checkpoint:
+        if not any(getattr(args, name) for name in OF_MASK):
+            raise UserError(
+                f"--mask_checkpoint {args.mask_checkpoint}: nothing of it is asked for; give --save_masks, "
+                "--class_masks or --save_vis_dir, or leave it out"
+            )
+        return
+    for name in ("save_masks", "class_masks"):
+        if getattr(args, name):
+            raise UserError(
+                f"{args.checkpoint}: is a model of studies, which has no mask of its own for --{name}; give the image "
+                f"model that it began from, --mask_checkpoint {image_model}, or --cam for Grad-CAM of each image"
+            )
+
+
+def mask_predictor(args: argparse.Namespace, state: dict[str, Any], device: torch.device) -> Predictor:
+    """The image model of --mask_checkpoint, whose masks and maps stand beside the predictions of studies.
+
+    Args:
+        state: of --checkpoint.
+    """
+    path = args.mask_checkpoint
+    if "fusion" not in state["args"]:
+        raise UserError(
+            f"--mask_checkpoint {path}: {args.checkpoint} is an image model, with its own mask; leave it out"
+        )
+    model, mask_state = checkpoint.load_model(path, args.channels_last)
+    if isinstance(model, StudyModel) or model.mask == "none":
+        what = "is a model of studies, too" if isinstance(model, StudyModel) else "was trained without a mask"
+        raise UserError(
+            f"--mask_checkpoint {path}: {what}; give an image model of train_roi_consistency.py, or --cam for Grad-CAM "
+            f"of {args.checkpoint}"
+        )
+    # As for a checkpoint of its own, whose name the message has.
+    check_model(asking(args, OF_MASK, path), model)
+    if state.get("begun_from") != checkpoint.identity(cast(checkpoint.Checkpoint, mask_state)):
+        print(f"{path}: is not the image model that {args.checkpoint} began from; its masks are those of another model")
+    keep_ratio = args.keep_ratio
+    if keep_ratio is None:
+        keep_ratio = mask_state["args"]["keep_ratio"]
+    dtype = pick_dtype(args.autocast_dtype, device)
+    return Predictor(model.to(device), mask_state, device, dtype, keep_ratio, args.seed)
+
+
+def asking(args: argparse.Namespace, outputs: Sequence[str], path: str) -> argparse.Namespace:
+    """The flags with these outputs alone, of the checkpoint `path`."""
+    # The flags themselves stay: provenance and locks are of all outputs.
+    less = copy.copy(args)
+    less.checkpoint = path
+    for name in OUTPUTS:
+        if name not in outputs:
+            setattr(less, name, None)
+    return less
 
 
 def check_model(args: argparse.Namespace, model: RoiModel) -> None:
     """Refuse outputs that the model of the checkpoint cannot give."""
-    if isinstance(model, StudyModel):
-        if args.max_samples:
-            raise UserError(
-                f"--max_samples {args.max_samples} cuts studies apart; give --max_test_samples, which draws patients"
-            )
-        others = [name for name in (*OUTPUTS, "image") if name != "save_json" and getattr(args, name)]
-        if others or not args.save_json:
-            wrong = f"leave out --{others[0]}" if others else "give --save_json"
-            raise UserError(
-                f"{args.checkpoint}: is a model of studies, which gives probabilities alone; {wrong} (masks and maps "
-                "are of the image model that it began from)"
-            )
     if model.mask == "none" and (args.save_mask or args.save_crop or args.save_masks):
         raise UserError(
             f"{args.checkpoint}: was trained without a mask (--mode standard), there is none to show; "
@@ -180,8 +255,10 @@ def choose_rows(args: argparse.Namespace) -> Rows:
     return Rows(table, boxes, set(boxes))
 
 
-def predict_rows(args: argparse.Namespace, predictor: Predictor, origin: dict[str, Any]) -> None:
-    """Predict the rows of --csv."""
+def predict_rows(
+    args: argparse.Namespace, predictor: Predictor, masks: Predictor | None, origin: dict[str, Any]
+) -> None:
+    """Predict the rows of --csv, with `masks` of another checkpoint where predictions are of studies."""
     rows = choose_rows(args)
     side_file = side_file_base(args)
     table, paths = rows_with_images(rows.table, args.image_root, args.skip_unreadable, side_file)
@@ -190,11 +267,64 @@ def predict_rows(args: argparse.Namespace, predictor: Predictor, origin: dict[st
     table["contaminated"] = found.seen
     mark_origin(origin, predictor.state, found, is_drawn=any(named_sets(table, Path(args.image_root))))
     loading = Loading(args.batch_size, args.workers, args.prefetch_factor, args.cache_dir, args.skip_unreadable)
-    if isinstance(predictor.model, StudyModel):
-        if args.compile:
-            compiled(predictor.model)
-        predict_studies(predictor, table, loading, args.save_json, origin)
+    if not isinstance(predictor.model, StudyModel):
+        predict_images(args, predictor, rows, table, loading, origin)
         return
+    # Pictures show a mask where there is one.
+    of_backbone = ("cam",) if masks else ("cam", "save_vis_dir")
+    own = asking(args, of_backbone, args.checkpoint)
+    if own.cam or own.save_vis_dir:
+        # A backbone without a map is told before the studies are predicted.
+        GradCam(predictor.model, predictor.img_size)
+    shown = predict_rows_as_studies(args, predictor, table, loading, origin)
+    # An image at a time, as an image model would: the backbone of studies for Grad-CAM, an image model for masks.
+    if own.cam or own.save_vis_dir:
+        predict_images(own, predictor, rows, table, loading, origin, shown)
+    # A patient whom either model has seen is no test of the picture.
+    if masks:
+        of_mask = asking(args, OF_MASK, args.mask_checkpoint)
+        table["contaminated"] |= trained_on(masks.state, table, args.image_root).seen
+        mask_origin = provenance(of_mask, masks) | {"study_checkpoint": args.checkpoint}
+        predict_images(of_mask, masks, rows, table, loading, mask_origin, shown)
+
+
+def predict_rows_as_studies(
+    args: argparse.Namespace, predictor: Predictor, table: pd.DataFrame, loading: Loading, origin: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Predict the studies of a table, where anything asks for them; what pictures say of them, by image."""
+    if not (args.save_json or args.save_vis_dir):
+        return {}
+    # Grad-CAM cuts the backbone afterwards, by tracing it as it is written.
+    if args.compile and not (args.cam or args.save_vis_dir):
+        compiled(predictor.model)
+    predicted = predict_studies(predictor, table, loading, side_file_base(args))
+    # Pictures alone need what their captions say of the study.
+    if args.save_json:
+        save_predictions(args.save_json, study_records(predictor, predicted), origin)
+        contaminated = int(predicted.table["contaminated"].sum())
+        say_contaminated(contaminated, len(predicted.table), predictor.state)
+    if not args.save_vis_dir:
+        return {}
+    return shown_in_pictures(predicted, predictor.classes, args.max_vis or len(table))
+
+
+def predict_images(
+    args: argparse.Namespace,
+    predictor: Predictor,
+    rows: Rows,
+    table: pd.DataFrame,
+    loading: Loading,
+    origin: dict[str, Any],
+    studies: dict[str, dict[str, Any]] | None = None,
+) -> None:
+    """Predict each image of a table for itself, and write what the flags ask for.
+
+    Args:
+        rows: chosen of --csv, with their boxes.
+        table: image, path, labels and contaminated of those that there are.
+        studies: what pictures say of the study of an image.
+    """
+    side_file = side_file_base(args)
     load = row_loader(predictor, table, loading, side_file)
     evidence = evidence_outputs(args, predictor, table["image"].tolist(), rows.boxed)
     # Without a mask there is Grad-CAM to look at.
@@ -202,7 +332,7 @@ def predict_rows(args: argparse.Namespace, predictor: Predictor, origin: dict[st
     if args.save_vis_dir:
         count = min(args.max_vis or len(table), len(table))
         cam = cam_of_files(predictor, args.map_size) if predictor.model.mask == "none" else None
-        pictures = PictureWriter(args.save_vis_dir, table, count, args.vis_size, rows.boxes, cam)
+        pictures = PictureWriter(args.save_vis_dir, table, count, args.vis_size, rows.boxes, cam, studies)
     # Last: Grad-CAM cuts the backbone by tracing it as it is written.
     if args.compile:
         compiled(predictor.model)

@@ -19,8 +19,10 @@ from roi.report.section_cases import cases
 from roi.report.section_compare import ablation, comparison
 from roi.report.section_faithfulness import faithfulness
 from roi.report.section_localisation import localisation
+from roi.report.section_long_tail import long_tail
 from roi.report.section_scores import headline, per_finding
 from roi.report.section_sets import conformal_sets
+from roi.report.section_studies import studies
 from roi.report.section_subgroups import subgroups
 from roi.report.section_training import training
 
@@ -91,11 +93,13 @@ def sections(runs: Sequence[Run], image_root: str | None, count: int) -> list[tu
         ("scores", "Scores and split", run.left_out(*OF_SCORES) + headline(run)),
         ("training", "Training", training(run)),
         ("findings", "Findings", run.left_out(*OF_FINDINGS) + per_finding(run)),
+        ("long_tail", "Long tail", run.left_out("long_tail") or long_tail(run)),
         ("calibration", "Calibration", run.left_out("calibration") or calibration(run)),
         ("sets", "Prediction sets", run.left_out("conformal") or conformal_sets(run)),
         ("faithfulness", "Faithfulness against controls", run.left_out("faithfulness") or faithfulness(run)),
         ("localisation", "Localisation", run.left_out("localization") or localisation(run)),
         ("gallery", "Gallery", run.left_out("inputs") + cases(run, image_root, count)),
+        ("studies", "Studies", run.left_out("view_pointing") + studies(run, image_root, count // 2)),
         ("subgroups", "Subgroups", run.left_out("subgroups") or subgroups(run)),
         ("comparison", "Comparison", run.left_out("comparison") or comparison(run)),
         ("ablation", "Runs side by side", side_by_side),

@@ -75,13 +75,25 @@ figure img { width:100%; max-width:520px; height:auto; display:block }
 .case th,.case td { padding:.15rem .3rem }
 .case td:first-child { white-space:normal }
 .case p { margin:.35rem 0; font-size:.85rem }
+.studies {
+  display:grid; grid-template-columns:repeat(auto-fill,minmax(min(100%,460px),1fr)); gap:1rem;
+  align-items:start;
+}
+.views { display:grid; grid-template-columns:repeat(auto-fit,minmax(105px,1fr)); gap:.5rem }
+.view { font-size:.78rem; line-height:1.35 }
+.view img { width:100%; max-width:256px; height:auto; display:block; background:#000 }
+.view p { margin:.25rem 0 }
+.bar { position:relative; height:.6rem; max-width:256px; background:var(--wash); border:1px solid var(--line) }
+.bar::after { content:""; position:absolute; left:50%; top:-2px; bottom:-2px; border-left:1px solid var(--soft) }
+.bar i { position:absolute; top:0; bottom:0; background:var(--blue) }
+.bar i.less { background:#b26a00 }
 details { margin:.8rem 0 }
 summary { cursor:pointer; color:var(--blue) }
 code { font:.85em ui-monospace,SFMono-Regular,Menlo,Consolas,monospace; white-space:pre-wrap }
 @media(max-width:480px) {
   body { padding:1rem .8rem 3rem }
   h1 { font-size:1.5rem }
-  .cards { grid-template-columns:1fr 1fr }
+  .cards,.views { grid-template-columns:1fr 1fr }
   .card b { font-size:1.25rem }
   th:first-child,td:first-child {
     white-space:normal; min-width:6.8rem; max-width:9.5rem; overflow-wrap:break-word;
@@ -94,6 +106,7 @@ code { font:.85em ui-monospace,SFMono-Regular,Menlo,Consolas,monospace; white-sp
   .scroll { overflow:visible }
   table { font-size:8pt }
   th,td { padding:.2rem .35rem; white-space:normal }
+  .studies { grid-template-columns:1fr 1fr }
   figure,.case,tr { break-inside:avoid }
   h2,h3 { break-after:avoid }
   th button::after { content:"" }

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -58,6 +58,14 @@ class Curve:
     x: Sequence[float]
     y: Sequence[float | None]
     dots: bool = False  # mark each point: few of them, or unevenly spaced
+
+
+class Dot(NamedTuple):
+    """A point of `dots`."""
+
+    x: float
+    y: Interval | None
+    chance: float | None  # the y that chance would have
 
 
 def style(n: int) -> dict[str, Any]:
@@ -208,6 +216,42 @@ def draw_intervals(axes: Axes, name: str, values: Sequence[Interval | None], gro
         if low is not None and high is not None:
             axes.plot((low, high), (y, y), color=PALETTE[group], linewidth=1.4)
     axes.plot(xs, ys, MARKERS[group], color=PALETTE[group], markersize=4.5, label=name)
+
+
+def dots(title: str, xlabel: str, ylabel: str, groups: dict[str, Sequence[Dot]]) -> bytes:
+    """Dots with upright intervals over a logarithmic x, one colour and marker a group, a grey dash at what chance has.
+
+    A dot without a value, or at an x that a logarithmic axis has no place for, is left out.
+    """
+    with matplotlib.rc_context(SETTINGS):
+        figure = Figure(figsize=(4.6, 3.4))
+        axes = figure.add_axes((0.13, 0.24, 0.84, 0.64))
+        axes.set_xscale("log")
+        for g, (name, members) in enumerate(groups.items()):
+            draw_dots(axes, name, members, g)
+        # Decades alone: the counts themselves stand in a table.
+        axes.xaxis.set_major_formatter(FuncFormatter(plain_label))
+        axes.xaxis.set_minor_formatter(FuncFormatter(partial(digit_label, digits="")))
+        axes.set(title=title, xlabel=xlabel, ylabel=ylabel, ylim=(-0.02, 1.02))
+        spacing = {"borderaxespad": 0.2, "handletextpad": 0.3, "columnspacing": 1.2}
+        figure.legend(loc="lower left", ncols=len(groups), bbox_to_anchor=(0.1, 0.0), **spacing)
+        return svg(figure)
+
+
+def draw_dots(axes: Axes, name: str, members: Sequence[Dot], group: int) -> None:
+    colour = PALETTE[group % len(PALETTE)]
+    xs, ys = [], []
+    for x, y, chance in members:
+        if not y or y.get("value") is None or x <= 0:
+            continue
+        xs.append(float(x))
+        ys.append(y["value"])
+        low, high = y.get("low"), y.get("high")
+        if low is not None and high is not None:
+            axes.plot((x, x), (low, high), color=colour, linewidth=1.0, alpha=0.7)
+        if chance is not None:
+            axes.plot([x], [chance], "_", color="#999999", markersize=7)
+    axes.plot(xs, ys, MARKERS[group % len(MARKERS)], color=colour, markersize=4.5, label=name, linestyle="none")
 
 
 def thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ Letters: N predicted images, K classes.
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -28,8 +28,31 @@ MAKE_MASKS = "infer_roi_consistency.py … --save_masks masks.npz, then evaluate
 GIVE_IMAGES = "make_report.py … --image_root DIR"
 
 
+class GalleryFiles(NamedTuple):
+    """What a gallery reads."""
+
+    predictions: Path
+    table: Path
+    folder: Path  # of the images
+    inputs: Block  # the files that metrics.json names
+
+
 def cases(run: Run, image_root: str | None, count: int) -> str:
     """The gallery. UserError or OSError of a file it reads is said on the page."""
+    files = find_files(run, image_root)
+    if isinstance(files, str):
+        return files
+    try:
+        preds = predictions.read(files.predictions)
+        # Pictures are shown here; nobody is trained or scored.
+        rows = read_table(files.table, compare_names=False)
+        return gallery(run, preds, rows, files.folder, files.inputs, count)
+    except (ValueError, OSError) as error:
+        return missing(f"No gallery: {error}")
+
+
+def find_files(run: Run, image_root: str | None) -> GalleryFiles | str:
+    """The files of a gallery, or what is said on the page where one of them is not there."""
     inputs = dict(run.block("inputs"))
     predicted = run.block("predictions")
     inputs.setdefault("preds", predicted.get("file"))
@@ -47,13 +70,7 @@ def cases(run: Run, image_root: str | None, count: int) -> str:
         if root:
             why = f"{root} is no folder of images"
         return missing(f"No gallery: {why}.", GIVE_IMAGES)
-    try:
-        preds = predictions.read(preds_file)
-        # Pictures are shown here; nobody is trained or scored.
-        rows = read_table(table_file, compare_names=False)
-        return gallery(run, preds, rows, folder, inputs, count)
-    except (ValueError, OSError) as error:
-        return missing(f"No gallery: {error}")
+    return GalleryFiles(preds_file, table_file, folder, inputs)
 
 
 def not_found(run: Run, what: str, file: str | None, command: str) -> str:
@@ -116,7 +133,7 @@ def rule_text(available: np.ndarray, folder: Path) -> str:
     return f"{case_selection.RULE} Only the {count} that lie under {folder} can be shown."
 
 
-def by_kind(chosen: Sequence[Case], drawn: Sequence[str], count: int) -> str:
+def by_kind(chosen: Sequence[Case], drawn: Sequence[str], count: int, style: str = "cases") -> str:
     """The drawn cases under the titles of their kinds; where cases were asked for, also what kind has none."""
     text = ""
     for kind, title in case_selection.KINDS.items():
@@ -126,7 +143,7 @@ def by_kind(chosen: Sequence[Case], drawn: Sequence[str], count: int) -> str:
                 shown += html
         heading = f"<h3>{esc(title)}</h3>"
         if shown:
-            text += f'{heading}<div class="cases">{shown}</div>'
+            text += f'{heading}<div class="{style}">{shown}</div>'
         elif count:
             text += heading + missing("There is no such case.")
     return text

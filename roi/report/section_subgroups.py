@@ -18,6 +18,8 @@ from roi.report.html import (
     table,
 )
 from roi.report.run_folder import EVALUATE, Run
+from roi.report.source_names import capitalize
+from roi.scoring.challenge.view_groups import attribute_name
 
 
 def subgroups(run: Run) -> str:
@@ -31,9 +33,9 @@ def subgroups(run: Run) -> str:
     for name, values in block.items():
         # Data sets differ in what they looked for, so each is scored on its own findings, too.
         of_set = name == "dataset"
-        title = "data set" if of_set else str(name)
+        title = "data set" if of_set else attribute_name(name)
         groups = values.get("groups") or {}
-        text += f"<h3>{esc(title.capitalize())}</h3>"
+        text += f"<h3>{esc(capitalize(title))}</h3>"
         text += group_table(groups, of_set)
         gap = values.get("gap") or {}
         # Between the best and the worst group, with an interval of its own: those of the groups do not give it.

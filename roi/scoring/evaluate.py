@@ -24,23 +24,18 @@ from roi.errors import UserError
 from roi.files import atomic_write
 from roi.labels import LABELS, NORMAL, canonical
 from roi.scoring import faithfulness, localization, metrics, prediction_sets, predictions, summary
-from roi.scoring.bootstrap import estimate
+from roi.scoring.bootstrap import BootstrapEstimate, estimate
 from roi.scoring.calibration import Fit, calibrations
 from roi.scoring.challenge import long_tail
-from roi.scoring.challenge.studies import align_units
-from roi.scoring.map_controls import LabelledMaps
+from roi.scoring.challenge.studies import Units, align_units
+from roi.scoring.challenge.view_groups import groups_of_units
+from roi.scoring.challenge.view_pointing import score_views
+from roi.scoring.map_controls import LabelledMaps, check_same_kind
 from roi.scoring.map_file import REINIT, Maps, read_maps
-from roi.scoring.predictions import (
-    Predictions,
-    class_columns,
-    is_contaminated,
-    match_rows,
-    models_of,
-    same_model,
-    synthetic_mark,
-)
+from roi.scoring.predictions import Predictions, class_columns, is_contaminated, match_rows, same_model, synthetic_mark
 
 # What is passed on of preds.meta.json.
+INPUTS = ("masks", "curves", "bbox_csv", "box_space", "train_masks", "train_csv", "truth_csv")
 ORIGIN = ("checkpoint", "epoch", "keep_ratio", "tta", "versions", "args", "command", "image_root", "ensemble")
 
 
@@ -62,6 +57,7 @@ class Options:
     train_csv: str | None
     compare: str | None
     unit: str = "image"
+    truth_csv: str | None = None
 
 
 @dataclass(frozen=True)
@@ -70,11 +66,22 @@ class Scored:
 
     path: str  # file of the predictions
     csv: str  # file of the table
-    preds: Predictions
     table: pd.DataFrame
-    rows: pd.DataFrame  # those of the table in the order of the predictions
-    target: np.ndarray  # (N, K)
-    n_images: int  # more than N where studies are scored
+    units: Units  # images, or studies: fewer than images
+
+    @property
+    def preds(self) -> Predictions:
+        return self.units.preds
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        """Those of the table in the order of the predictions."""
+        return self.units.rows
+
+    @property
+    def target(self) -> np.ndarray:
+        """(N, K)"""
+        return self.units.target
 
     @property
     def patients(self) -> np.ndarray:
@@ -85,8 +92,7 @@ class Scored:
 def read_scored(path: str, csv: str, members: Sequence[str], unit: str = "image") -> Scored:
     """Read predictions, or the mean of those of `members`, and the rows of their images or studies."""
     table = read_table(csv)
-    units = align_units(path, table, csv, unit, members)
-    return Scored(path, csv, units.preds, table, units.rows, units.target, units.n_images)
+    return Scored(path, csv, table, align_units(path, table, csv, unit, members))
 
 
 def evaluate(scored: Scored, options: Options) -> dict[str, Any]:
@@ -97,7 +103,7 @@ def evaluate(scored: Scored, options: Options) -> dict[str, Any]:
     threshold = None if fit is None else best_thresholds(fit, options.threshold_rule)
     other = None if options.compare is None else read_other_model(scored, options.compare, options.unit)
     counts = long_tail.read_training_counts(options.train_csv, classes, bool(options.train_masks))
-    groups = summary.groups_of(scored.rows)
+    groups = summary.groups_of(scored.rows) | groups_of_units(scored.units, counts)
     statistics = summary.main_scores(preds.prob, target, threshold)
     statistics |= summary.subgroup_scores(prob, target, groups)
     if "drop" in preds.prob:
@@ -128,11 +134,21 @@ def evaluate(scored: Scored, options: Options) -> dict[str, Any]:
         result["conformal"] = score_promises(scored, options.thresholds, options.resamples, options.seed)
     if options.bbox_csv:
         result["localization"] = score_boxes(scored, options.bbox_csv, options)
+    if options.truth_csv:
+        result["view_pointing"] = score_truth(scored, options.truth_csv, options)
     if other is not None:
-        a, b = estimates["ranking_full"], estimates["other"]
-        block = {"file": options.compare, "n_images": len(scored.rows), "contaminated": is_contaminated(other)}
-        result["comparison"] = block | summary.comparison(a, b, prob, other.prob["full"], target, classes)
+        result["comparison"] = compare(scored, other, estimates, options)
     return result
+
+
+def compare(
+    scored: Scored, other: Predictions, estimates: dict[str, BootstrapEstimate], options: Options
+) -> dict[str, Any]:
+    """The block of the model that --compare names."""
+    ours, theirs = scored.preds.prob["full"], other.prob["full"]
+    a, b = estimates["ranking_full"], estimates["other"]
+    block = {"file": options.compare, "n_images": len(scored.rows), "contaminated": is_contaminated(other)}
+    return block | summary.comparison(a, b, ours, theirs, scored.target, scored.preds.classes)
 
 
 def provenance(scored: Scored, options: Options) -> dict[str, Any]:
@@ -154,7 +170,7 @@ def provenance(scored: Scored, options: Options) -> dict[str, Any]:
         label_source = f"{', '.join(sources)} ({scored.csv})"
     studies = {} if options.unit == "image" else {"n_studies": len(rows)}
     return {
-        "n_images": scored.n_images,
+        "n_images": scored.units.n_images,
         **studies,
         "n_patients": int(rows["patient_id"].nunique()),
         **synthetic_mark(preds, rows),
@@ -169,12 +185,7 @@ def provenance(scored: Scored, options: Options) -> dict[str, Any]:
         "inputs": {
             "preds": scored.path,
             "csv": scored.csv,
-            "masks": options.masks,
-            "curves": options.curves,
-            "bbox_csv": options.bbox_csv,
-            "box_space": options.box_space,
-            "train_masks": options.train_masks,
-            "train_csv": options.train_csv,
+            **{name: getattr(options, name) for name in INPUTS},
         },
     }
 
@@ -258,6 +269,11 @@ def score_promises(scored: Scored, path: str, resamples: int, seed: int) -> dict
     prob = scored.preds.prob["full"][:, columns]
     target = target_matrix(scored.rows, thresholds["classes"])
     return {"file": path} | prediction_sets.realised(thresholds, prob, target, scored.patients, resamples, seed)
+
+
+def score_truth(scored: Scored, path: str, options: Options) -> dict[str, Any]:
+    """View pointing by the file of --truth_csv, of images even where studies are scored."""
+    return score_views(scored.path, path, scored.table, scored.csv, options.resamples, options.seed)
 
 
 # ---- maps and boxes -------------------------------------------------------------------------------------------------
@@ -362,28 +378,6 @@ def read_training_maps(paths: Sequence[str], csv: str, sets: Sequence[Maps]) -> 
             print(f"{path}: {unlisted:,} of its {images:,} images are not in {csv}; left out")
         labelled.append(known)
     return labelled
-
-
-def check_same_kind(path: str, maps: Maps, sets: Sequence[Maps]) -> None:
-    """UserError: none of the scored files has maps of the same classes and source, or it is of another checkpoint."""
-    alike = []
-    for other in sets:
-        same_source = other.maps.keys() & maps.maps.keys()
-        if other.classes == maps.classes and same_source and not maps.one_for_all:
-            alike.append(other)
-    if not alike:
-        raise UserError(
-            f"--train_masks {path}: holds {', '.join(maps.maps)} of {len(maps.classes)} classes, and no file of "
-            "--masks holds the same; make both with infer_roi_consistency.py --class_masks (or --cam), "
-            "of one checkpoint"
-        )
-    training = models_of(maps.meta)
-    scored = models_of(alike[0].meta)
-    if training and scored and training != scored:
-        raise UserError(
-            f"--train_masks {path}: comes from {training[0]}, the scored maps from {scored[0]}; "
-            "make both of one checkpoint"
-        )
 
 
 # ---- files ----------------------------------------------------------------------------------------------------------

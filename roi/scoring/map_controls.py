@@ -29,8 +29,10 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from roi.errors import UserError
 from roi.scoring.box_matching import BY_BOX, PreparedMaps, Scorer, Values, mean_values, undefined_values
 from roi.scoring.map_file import REINIT, Maps
+from roi.scoring.predictions import models_of
 
 DRAWS, SHUFFLES = 20, 10
 # Sigma of the random maps, in sides of the map.
@@ -253,3 +255,25 @@ def score_label_place(scorer: Scorer, labelled: LabelledMaps, name: str, folds: 
     fold = folds_of(labelled.patients, truth.patients, folds)
     places = label_differences(maps, target, fold, int(folds.max()) + 1)
     return score_places(scorer, places, folds)
+
+
+def check_same_kind(path: str, maps: Maps, sets: Sequence[Maps]) -> None:
+    """UserError: none of the scored files has maps of the same classes and source, or it is of another checkpoint."""
+    alike = []
+    for other in sets:
+        same_source = other.maps.keys() & maps.maps.keys()
+        if other.classes == maps.classes and same_source and not maps.one_for_all:
+            alike.append(other)
+    if not alike:
+        raise UserError(
+            f"--train_masks {path}: holds {', '.join(maps.maps)} of {len(maps.classes)} classes, and no file of "
+            "--masks holds the same; make both with infer_roi_consistency.py --class_masks (or --cam), "
+            "of one checkpoint"
+        )
+    training = models_of(maps.meta)
+    scored = models_of(alike[0].meta)
+    if training and scored and training != scored:
+        raise UserError(
+            f"--train_masks {path}: comes from {training[0]}, the scored maps from {scored[0]}; "
+            "make both of one checkpoint"
+        )

@@ -124,6 +124,10 @@ LONG_TAIL = Keys(
         ),
     },
 )
+VIEW_POINTING = Keys(
+    {**dict.fromkeys(("pointing", "chance", "minus_chance"), WHOLE_V), "n_pairs": COUNT, "n_studies": COUNT},
+    {"truth_csv": TEXT, "n_patients": COUNT, "findings": Each(Keys({"n": COUNT, "pointing": WHOLE_V}))},
+)
 
 NEEDED: dict[str, Any] = {"n_images": COUNT, "contaminated": Maybe(FLAG), "mean": SCORES, "per_class": Each(OF_FINDING)}
 # Blocks that may be missing; one that is odd is left out.
@@ -152,6 +156,7 @@ BLOCKS: dict[str, Any] = {
         }
     ),
     "long_tail": LONG_TAIL,
+    "view_pointing": VIEW_POINTING,
     "faithfulness": Keys(optional={"positives": SIDE, "negatives": SIDE, "controls": Maybe(CONTROLS)}),
     "localization": Keys(
         {"sources": Each(PLACES)},

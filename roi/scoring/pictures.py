@@ -124,6 +124,7 @@ def save_pictures(
             prob = record[f"prob_{part}"][c]
             values.append(f"{part} {prob:.2f}")
         lines.append(f"{c}: {', '.join(values)}")
+        lines += study_lines(record, c)
     marked = bool(record.get("contaminated"))
     save_png(picture, f"{stem}_mask.png", marked)
     save_png(crop_picture(grey, picture), f"{stem}_crop.png", marked)
@@ -145,6 +146,7 @@ def save_cam(
         k = list(prob).index(c)
         chosen = maps[k]
         lines.append(f"Grad-CAM of {c}: {prob[c]:.2f}")
+        lines += study_lines(record, c)
     levels = np.rint(255 * chosen).astype(np.uint8)
     heat = Image.fromarray(levels).resize((size, size), Image.Resampling.BILINEAR)
     picture = heat_picture(grey, heat, boxes, lines)
@@ -158,10 +160,22 @@ def caption(record: dict[str, Any], labels: str) -> list[str]:
     return [CONTAMINATED, *lines] if record.get("contaminated") else lines
 
 
+def study_lines(record: dict[str, Any], finding: str) -> list[str]:
+    """What the study of an image says of a finding, with and without the image; nothing where there is no study."""
+    of_study = record.get("prob_study", {})
+    if finding not in of_study:
+        return []
+    line = f"    study {record['study']}: {of_study[finding]:.2f}"
+    if "without" in record:
+        line += f", without this image {record['without'][finding]:.2f}"
+    return [line]
+
+
 def probable(record: dict[str, Any]) -> list[str]:
-    """The findings of a record, most probable first."""
-    prob = record["prob_full"]
-    findings = [c for c in prob if is_finding([c])[0]]
+    """The findings of a record, most probable first, in the image or, of a model of studies, in its study."""
+    own = record["prob_full"]
+    findings = [c for c in own if is_finding([c])[0]]
+    prob = own | record.get("prob_study", {})
     return sorted(findings, key=prob.__getitem__, reverse=True)
 
 

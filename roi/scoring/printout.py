@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from roi.scoring import localization, prediction_sets
+from roi.scoring.challenge.view_groups import attribute_name
 from roi.text import decimal
 
 TRAINED_ON = {
@@ -74,6 +75,8 @@ def show_scores(result: dict[str, Any]) -> None:
     show_subgroups(result["subgroups"])
     if "long_tail" in result:
         show_long_tail(result["long_tail"])
+    if "view_pointing" in result:
+        show_view_pointing(result["view_pointing"])
     if "conformal" in result:
         show_sets(result["conformal"])
     if "comparison" in result:
@@ -115,7 +118,7 @@ def show_subgroups(blocks: dict[str, Any]) -> None:
             findings = len(values["findings_own"])
             on_own.append(f"{group} {score} ({findings})")
         common = len(block["findings"])
-        print(f"by {name} ({common} findings): {'; '.join(on_common)}")
+        print(f"by {attribute_name(name)} ({common} findings): {'; '.join(on_common)}")
         # Data sets differ in what they looked for; other groups do not.
         if name == "dataset":
             print(f"each on its own findings: {'; '.join(on_own)}")
@@ -142,6 +145,20 @@ def show_long_tail(block: dict[str, Any]) -> None:
         f"  {figures['classes_left_out']} classes are left out for want of positives or negatives; "
         f"head, medium, tail and the {figures['mece_bins']} bins of mECE are ours, the challenge published none"
     )
+
+
+def show_view_pointing(block: dict[str, Any]) -> None:
+    """How often the view in which a finding shows adds the most, beside chance."""
+    scores = [with_interval(block[name]) for name in ("pointing", "chance", "minus_chance")]
+    pointing, chance, difference = scores
+    print(
+        f"view pointing: {pointing}, chance {chance}, above it {difference}; {block['n_pairs']:,} findings of "
+        f"{block['n_studies']:,} studies, each visible in one of several views"
+    )
+    found = []
+    for finding, values in block["findings"].items():
+        found.append(f"{finding} {four_digits(values['pointing']['value'])} ({values['n']:,})")
+    print(f"  {', '.join(found)}")
 
 
 def show_controls(controls: dict[str, Any]) -> None:

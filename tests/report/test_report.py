@@ -51,11 +51,13 @@ ORDER = [
     "scores",
     "training",
     "findings",
+    "long_tail",
     "calibration",
     "sets",
     "faithfulness",
     "localisation",
     "gallery",
+    "studies",
     "subgroups",
     "comparison",
     "ablation",
@@ -153,6 +155,27 @@ def located() -> dict[str, Any]:
     }
 
 
+def long_tail() -> dict[str, Any]:
+    """Counts fall by 3 a finding to 0; Normal is in no bin, and the tail is undefined."""
+    counts = {c: 2000 // 3**k for k, c in enumerate(FINDINGS)} | {"Normal": 900}
+    counts[FINDINGS[-1]] = 0
+    parts = {"head": FINDINGS[:3], "medium": FINDINGS[3:5], "tail": FINDINGS[5:]}
+    bins = {
+        name: {"classes": classes, "scored": 2, "map": v(None if name == "tail" else 0.5), "mauroc": v(0.6)}
+        for name, classes in parts.items()
+    }
+    return {
+        "rule": "share of the training images",
+        "train_csv": f"train {QUOTED}.csv",
+        "n_train_images": 4000,
+        "train_positives": counts,
+        "not_in_training": ["Hernia"],
+        "bins": bins,
+        "challenge": {"map": v(0.31), "mauroc": v(0.72), "mf1": v(0.21), "mece": v(0.09)}
+        | {"classes_scored": 9, "classes_left_out": 2, "mece_bins": 15},
+    }
+
+
 def metrics(root: Path, contaminated: bool = False) -> dict[str, Any]:
     """Everything that evaluate.py can write."""
     scores = (
@@ -219,6 +242,16 @@ def metrics(root: Path, contaminated: bool = False) -> dict[str, Any]:
                 },
                 "gap": {"best": "PA", "worst": "AP", **v(0.04)},
             }
+        },
+        "long_tail": long_tail(),
+        "view_pointing": {
+            "truth_csv": "truth.csv",
+            "n_pairs": 70,
+            "n_studies": 60,
+            "pointing": v(0.91),
+            "chance": v(0.44),
+            "minus_chance": v(0.47),
+            "findings": {EVIL: {"n": 7, "pointing": v(0.5)}, "Mass": {"n": 63, "pointing": v(0.95)}},
         },
         "comparison": {
             "file": "other.json",

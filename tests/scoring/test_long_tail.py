@@ -274,7 +274,7 @@ def test_a_study_counts_once_whatever_the_order_of_its_images(tmp_path: Path) ->
 def test_images_without_a_study_are_scored_alone(tmp_path: Path) -> None:
     visits = Visits(tmp_path)
     visits.table["study_id"] = ""
-    rows = visits.table.assign(patient_id="p", dataset="")
+    rows = visits.table.assign(patient_id="p", dataset="", view="")
     assert len(group_studies(rows, "t").first) == 36
     # The same number in two sets is two studies.
     rows = rows.assign(study_id="1", dataset=["a", "b"] * 18)

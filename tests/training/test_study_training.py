@@ -212,8 +212,8 @@ def test_what_is_wrong_is_said_in_one_line(data: Path, trained: Path, tmp_path: 
     assert "give --cache_dir" in one_line_error("train_multiview.py", *uncached[:at], *uncached[at + 2 :])
     predict = ("infer_roi_consistency.py", "--checkpoint", trained / "s.pt", "--csv", data / "table.csv")
     where = ("--image_root", data, "--device", "cpu", "--workers", 0)
-    said = one_line_error(*predict, *where, "--cam", tmp_path / "cam.npz", "--cache_dir", data / "cache")
-    assert "is a model of studies" in said and "leave out --cam" in said
+    said = one_line_error(*predict, *where, "--save_masks", tmp_path / "masks.npz", "--cache_dir", data / "cache")
+    assert "is a model of studies" in said and f"--mask_checkpoint {trained / 'image.pt'}" in said
     save = ("--save_json", tmp_path / "p.json")
     assert "give --cache_dir" in one_line_error(*predict, *where, *save)
     assert "cuts studies apart" in one_line_error(*predict, *where, *save, "--max_samples", 9)

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from roi.data.patients import named_patients
 from roi.data.table import read_table
 from roi.data.targets import class_list, target_matrix
 from roi.errors import UserError
@@ -41,12 +42,18 @@ class TrainingCounts:
     classes: list[str]
     positives: np.ndarray  # (K,)
     known: np.ndarray  # (K,) images of which it is known whether they have the class
+    patients: frozenset[str] = frozenset()  # by any of their names
 
     @property
     def share(self) -> np.ndarray:
         """(K,) NaN: nobody looked for the class, or the table does not name it."""
         undefined = np.full(len(self.classes), np.nan)
         return np.divide(self.positives, self.known, out=undefined, where=self.known > 0)
+
+    def knows_patient(self, rows: pd.DataFrame) -> np.ndarray:
+        """(N,) bool: an image of the patient is among the training images."""
+        known = rows["patient_id"].isin(self.patients) | named_patients(rows).isin(self.patients)
+        return known.to_numpy()
 
 
 def count_training(table: pd.DataFrame, path: str, classes: Sequence[str]) -> TrainingCounts:
@@ -60,7 +67,9 @@ def count_training(table: pd.DataFrame, path: str, classes: Sequence[str]) -> Tr
     named = class_list(table) if table["labels"].any() else []
     is_named = np.isin(classes, named) | ~is_finding(classes)
     positives = (target == 1).sum(axis=0)
-    return TrainingCounts(path, len(rows), list(classes), positives, np.where(is_named, known, 0))
+    # Two tables may know a patient by different names.
+    patients = frozenset(rows["patient_id"]) | frozenset(named_patients(rows))
+    return TrainingCounts(path, len(rows), list(classes), positives, np.where(is_named, known, 0), patients)
 
 
 def read_training_counts(path: str | None, classes: Sequence[str], has_other_use: bool) -> TrainingCounts | None:

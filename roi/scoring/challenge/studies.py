@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from roi.data.studies import studies_of
 from roi.data.targets import target_matrix
 from roi.errors import UserError
 from roi.labels import is_finding
@@ -18,11 +19,12 @@ UNITS = ("image", "study")
 
 
 @dataclass(frozen=True)
-class Studies:
-    """Which image belongs to which study; studies stand in the order of the table."""
+class StudyRows:
+    """Which predicted image belongs to which study; studies stand in the order of the table."""
 
-    first: np.ndarray  # (S,) row of the first image of each
+    first: np.ndarray  # (S,) the image of each that the table lists first
     study: np.ndarray  # (N,) study of each image
+    kinds: np.ndarray  # (N,) of each image, places in roi.data.studies.KINDS
 
     def mean(self, values: np.ndarray) -> np.ndarray:
         """(N, K) -> (S, K)"""
@@ -31,11 +33,11 @@ class Studies:
         return np.stack(columns, axis=1) / images[:, None]
 
 
-def group_studies(rows: pd.DataFrame, name: str) -> Studies:
-    """Group images by `study_id`; an image without one is a study of its own.
+def group_studies(rows: pd.DataFrame, name: str) -> StudyRows:
+    """The studies of predicted images, as training and prediction have them (roi.data.studies).
 
     Args:
-        rows: of a table, with image, patient_id and study_id.
+        rows: of a table, in the order of the predictions.
         name: of the table, for messages.
 
     Raises:
@@ -43,32 +45,24 @@ def group_studies(rows: pd.DataFrame, name: str) -> Studies:
     """
     # In the order of the table, so that two files of predictions of the same images name a study alike.
     order = np.argsort(rows.index.to_numpy(), kind="stable")
-    study_id = rows["study_id"].to_numpy(dtype=object)
-    # Two sets may use the same numbers. The zero byte is in none of these texts: no two kinds of keys are alike.
-    named = rows["dataset"].to_numpy(dtype=object) + "\0" + study_id
-    alone = "\0\0" + rows["image"].to_numpy(dtype=object)
-    code, _ = pd.factorize(np.where(study_id == "", alone, named)[order])
-    _, first = np.unique(code, return_index=True)
-    first = order[first]
+    try:
+        studies = studies_of(rows.iloc[order])
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
+    # Not the frontal view that the study model looks at first: the name of a study is that of its first row.
+    listed_first = np.minimum.reduceat(studies.rows, studies.start[:-1])
     study = np.empty(len(rows), dtype=np.int64)
-    study[order] = code
-    patient = rows["patient_id"].to_numpy(dtype=object)
-    other = patient != patient[first][study]
-    if other.any():
-        n = int(other.argmax())
-        raise UserError(
-            f"{name}: study {study_id[n]!r} has images of two patients, {patient[first[study[n]]]!r} and "
-            f"{patient[n]!r}; give each study its own study_id"
-        )
-    return Studies(first, study)
+    kinds = np.empty(len(rows), dtype=np.int8)
+    study[order], kinds[order] = studies.study_of_row, studies.kinds
+    return StudyRows(order[listed_first], study, kinds)
 
 
-def mean_per_image(values: np.ndarray, studies: Studies) -> np.ndarray:
+def mean_per_image(values: np.ndarray, studies: StudyRows) -> np.ndarray:
     """Give each image the mean of its study. (N, K) -> (N, K)"""
     return studies.mean(values)[studies.study]
 
 
-def mean_predictions(preds: Predictions, studies: Studies) -> Predictions:
+def mean_predictions(preds: Predictions, studies: StudyRows) -> Predictions:
     """The mean of the probabilities of each study's images, under the name of the first one."""
     prob = {part: studies.mean(values) for part, values in preds.prob.items()}
     images = [preds.images[n] for n in studies.first]
@@ -79,7 +73,7 @@ def mean_predictions(preds: Predictions, studies: Studies) -> Predictions:
 
 
 def study_targets(
-    target: np.ndarray, classes: list[str], studies: Studies, rows: pd.DataFrame, name: str
+    target: np.ndarray, classes: list[str], studies: StudyRows, rows: pd.DataFrame, name: str
 ) -> np.ndarray:
     """The targets of studies: a known cell goes before an unknown one. (N, K) -> (S, K)
 
@@ -115,6 +109,7 @@ class Units:
     rows: pd.DataFrame  # of the table, one a unit
     target: np.ndarray  # (N, K) or (S, K)
     n_images: int
+    studies: StudyRows | None  # of all images; None where the table has no such studies
 
 
 def align_units(path: str, table: pd.DataFrame, csv: str, unit: str, members: Sequence[str] = ()) -> Units:
@@ -130,7 +125,16 @@ def align_units(path: str, table: pd.DataFrame, csv: str, unit: str, members: Se
     preds, rows = align_with_table(path, table, csv, members)
     target = target_matrix(rows, preds.classes)
     if unit == "image":
-        return Units(preds, rows, target, len(rows))
+        return Units(preds, rows, target, len(rows), _studies_if_any(rows, csv))
     studies = group_studies(rows, csv)
     target = study_targets(target, preds.classes, studies, rows, csv)
-    return Units(mean_predictions(preds, studies), rows.iloc[studies.first], target, len(rows))
+    return Units(mean_predictions(preds, studies), rows.iloc[studies.first], target, len(rows), studies)
+
+
+def _studies_if_any(rows: pd.DataFrame, csv: str) -> StudyRows | None:
+    """The studies of images that are scored one by one, for which nobody needs studies."""
+    try:
+        return group_studies(rows, csv)
+    except UserError as error:
+        print(f"{error}; no groups by views")
+        return None
