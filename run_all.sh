@@ -1,15 +1,19 @@
 #!/usr/bin/env bash
 # The whole pipeline: environment, NIH ChestX-ray14, tables, training, predictions, scores, report.
 #
-#   ./run_all.sh            run it; made for: tmux new -s roi-run './run_all.sh | tee roi-run.log'
+#   ./run_all.sh            run it; made for: tmux new -s roi-run './run_all.sh 2>&1 | tee -a roi-run.log; bash'
+#   ./run_all.sh --check    look at everything first, in a minute, and write nothing but the environment: flags, weights,
+#                           disk, device, memory of one step, forecast in hours
 #   ./run_all.sh --demo     the same offline, on a CPU, on a synthetic data set, in minutes
 #   ./run_all.sh --help     this text
 #
-# Each stage skips what is done and training resumes: a killed run goes on with the same command. The log is roi-run.log.
+# Each stage skips what is done and training resumes: a killed run goes on with the same command. The log is
+# OUT/roi-run.log, to which each run appends; follow it, and OUT/train_metrics.csv, with tail -F.
 # Settings come from the environment, for instance  BATCH_SIZE=32 ACCUM_STEPS=1 ./run_all.sh
 #
 #   DATA_PATH        folder of NIH ChestX-ray14; skips the download          (default: kagglehub downloads it, 45 GB)
-#   OUT              folder for tables, checkpoints, predictions and scores  (here; demo: demo_run)
+#   OUT              folder for tables, checkpoints, predictions, scores     (here; demo: demo_run)
+#                    and the log
 #   BACKBONE         any torchvision classifier, else any timm model         (convnext_base; demo: test_resnet)
 #   WEIGHTS          imagenet, none, or a file                               (imagenet; demo: none)
 #   OBJECTIVE        evidence, or consistency as published                   (evidence)
@@ -38,6 +42,7 @@
 #                    every output then says that its test scores are contaminated
 #   TRAIN_FLAGS      more flags for train_roi_consistency.py, e.g. "--tensorboard tb"
 #   PYTHON, VENV     the Python that makes the environment, and its folder   (python3, .venv)
+#   TORCH            cpu or cuda: which PyTorch is installed                 (what the machine can use)
 #   LATEST           1: the newest packages, not those of constraints.txt    (0)
 set -euo pipefail
 for name in DATA_PATH OUT CACHE_DIR; do # as seen from where the script was called
@@ -45,14 +50,37 @@ for name in DATA_PATH OUT CACHE_DIR; do # as seen from where the script was call
 done
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
-DEMO=0
+DEMO=0 CHECK=0
 case "${1:-}" in
   "") ;;
   --demo) DEMO=1 ;;
+  --check) CHECK=1 ;;
   -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;;
+  --[a-z]*)
+    # A setting that is written as a flag: say how it is written.
+    name=${1%%=*} name=${name#--} value=
+    case "$1" in *=*) value=${1#*=} ;; *) value=${2:-} ;; esac
+    name=$(printf %s "$name" | tr 'a-z-' 'A-Z_')
+    if grep -q "^#   $name  " "$0"; then
+      echo "error: ${1%%=*}: settings come from the environment: $name=${value:-…} ./run_all.sh" >&2
+    else
+      echo "error: unknown argument '$1' (./run_all.sh --help lists what there is; flags of the training go into TRAIN_FLAGS)" >&2
+    fi
+    exit 2 ;;
   *) echo "error: unknown argument '$1' (./run_all.sh --help lists what there is)" >&2; exit 2 ;;
 esac
 [ $# -le 1 ] || { echo "error: one argument at most (./run_all.sh --help)" >&2; exit 2; }
+
+# A folder one level off is the usual slip: the right one is named before anything begins.
+has_entries() { [ -f "$1/Data_Entry_2017.csv" ] || [ -f "$1/Data_Entry_2017_v2020.csv" ]; }
+if [ $DEMO = 0 ] && [ -n "${DATA_PATH:-}" ] && ! has_entries "$DATA_PATH"; then
+  remedy="is this the folder of NIH ChestX-ray14?"
+  for near in "$(dirname "$DATA_PATH")" "$DATA_PATH"/*; do
+    if has_entries "$near"; then remedy="it lies in DATA_PATH=$near"; fi
+  done
+  echo "error: DATA_PATH=$DATA_PATH holds no Data_Entry_2017.csv; $remedy" >&2
+  exit 2
+fi
 
 pick() { if [ $DEMO = 1 ]; then echo "$2"; else echo "$1"; fi; }
 OUT=${OUT:-$(pick . demo_run)}
@@ -81,24 +109,25 @@ DYNAMIC_WEIGHTS=${DYNAMIC_WEIGHTS:-0}
 FULL_LIST=${FULL_LIST:-0}
 TRAIN_FLAGS=${TRAIN_FLAGS:-}
 
-# The log. Where the output already goes to roi-run.log (… | tee roi-run.log) it is not written a second time, unless that
-# tee is gone: Ctrl-C ends it at once, while training still saves its checkpoint and says so.
-mkdir -p "$OUT"
+# The log. Where the output already goes to it (… | tee -a roi-run.log) it is not written a second time, unless that tee is
+# gone: Ctrl-C ends it at once, while training still saves its checkpoint and says so.
+LOG=/dev/null
+if [ $CHECK = 0 ]; then mkdir -p "$OUT"; LOG="$OUT/roi-run.log"; fi
 export PYTHONUNBUFFERED=1
 mark="run_all.sh $(date '+%Y-%m-%d %H:%M:%S'), process $$"
 echo "$mark"
 log_here=1
 for _ in 1 2 3 4 5; do
-  if [ -p /dev/stdout ] && grep -qsF "$mark" roi-run.log; then log_here=0; fi
+  if [ -p /dev/stdout ] && grep -qsF "$mark" "$LOG"; then log_here=0; fi
   [ $log_here = 0 ] || sleep 0.1
 done
-[ $log_here = 0 ] || echo "$mark" >> roi-run.log
+[ $log_here = 0 ] || echo "$mark" >> "$LOG"
 relay() {
   trap '' INT TERM PIPE
   local line
   while IFS= read -r line || [ -n "$line" ]; do
     printf '%s\n' "$line" 2> /dev/null || log_here=1
-    [ $log_here = 0 ] || printf '%s\n' "$line" >> roi-run.log
+    [ $log_here = 0 ] || printf '%s\n' "$line" >> "$LOG"
   done
 }
 exec > >(relay) 2>&1
@@ -128,6 +157,11 @@ say "1/6 environment"
 source scripts/env.sh
 make_env requirements.txt
 
+if [ $CHECK = 1 ]; then
+  source scripts/check.sh
+  exit
+fi
+
 say "2/6 data"
 if [ $DEMO = 1 ]; then
   DATA_PATH="$OUT/data"
@@ -149,7 +183,20 @@ py make_chexmultimodal_csv.py --src_csv "$SRC_CSV" --image_dir "$DATA_PATH/image
 py make_chexmultimodal_csv.py --src_csv "$SRC_CSV" --image_dir "$DATA_PATH/images" \
   --filter_list "$DATA_PATH/test_list.txt" --out_csv "$TEST_CSV" --label_from "Finding Labels"
 
-say "4/6 training; follow it: tail -f $OUT/train_metrics.csv"
+say "4/6 training; follow it: tail -F $OUT/train_metrics.csv"
+# A log without its checkpoint is of another run: it steps aside, and nothing of it is lost.
+CHECKPOINT="$OUT/checkpoints/nih_roi_consistency.pt" best="$OUT/checkpoints/nih_roi_consistency_best.pt"
+if [ ! -e "$CHECKPOINT" ] && [ -e "$best" ]; then
+  echo "error: $best is the result of a run whose checkpoint ($CHECKPOINT) is gone; it stays as it is. Begin a new run beside it with" \
+    "OUT=another_folder ./run_all.sh, or move that folder away: mv $OUT/checkpoints $OUT/checkpoints-old" >&2
+  exit 2
+fi
+if [ ! -e "$CHECKPOINT" ] && [ -e "$OUT/train_metrics.csv" ]; then
+  number=1
+  while [ -e "$OUT/train_metrics-before-$number.csv" ]; do number=$((number + 1)); done
+  mv "$OUT/train_metrics.csv" "$OUT/train_metrics-before-$number.csv"
+  echo "$OUT/train_metrics.csv is of a run whose checkpoint is gone: it is train_metrics-before-$number.csv now, and a new run begins"
+fi
 flags=(--exclude_csv "$TEST_CSV") cache=()
 [ "$CACHE_DIR" = no ] || cache=(--cache_dir "$CACHE_DIR")
 launch=()
@@ -191,4 +238,4 @@ fi
 say "6/6 scores and report"
 py evaluate.py --preds "$OUT/preds.json" --csv "$TEST_CSV" --curves "$OUT/curves.npz" ${scored[@]+"${scored[@]}"} --out "$OUT/scores" --overwrite
 py make_report.py --runs "$OUT" --image_root "$DATA_PATH" --out "$OUT/report.html" --overwrite
-say "done: report $OUT/report.html, scores $OUT/scores/metrics.json, predictions $OUT/preds.json, pictures $OUT/roi_vis, log roi-run.log"
+say "done: report $OUT/report.html, scores $OUT/scores/metrics.json, predictions $OUT/preds.json, pictures $OUT/roi_vis, log $LOG"

@@ -16,6 +16,7 @@ import sys
 
 from roi import cli
 from roi.training.multiview.flags import add_study_training_flags, parse_study_flags
+from roi.training.preflight.flags import written_files
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -25,12 +26,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> int:
-    with cli.writing_alone(args.save, args.log_csv):
+    with cli.writing_alone(*written_files(args)):
         # Torch takes seconds to load: a wrong flag, or a second start of the same command, is told before.
         import torch
 
         from roi import distributed
-        from roi.training.multiview.setup import train_studies
+        from roi.training.preflight.setup import train_studies
 
         torch.manual_seed(args.seed + distributed.rank())
         return train_studies(args)

@@ -38,6 +38,7 @@ from pathlib import Path
 from roi import cli
 from roi.errors import UserError
 from roi.training.flags import add_training_flags, resolve_augment, resolve_objective
+from roi.training.preflight.flags import written_files
 from roi.training.recipes import MODES, add_recipe_flags, print_config, recipe_flags
 
 
@@ -65,7 +66,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def make_parser(argv: Sequence[str]) -> cli.Parser:
     parser = cli.Parser(__doc__)
     add_recipe_flags(parser)
-    add_training_flags(parser, required=not {"--test", "--print_config"} & set(argv))
+    add_training_flags(parser, required=not {"--test", "--print_config", "--check"} & set(argv))
     test = parser.add_argument_group("instead of training")
     test.add_argument(
         "--test",
@@ -104,16 +105,15 @@ def resolve_defaults(args: argparse.Namespace) -> argparse.Namespace:
 def main(args: argparse.Namespace) -> int:
     if args.test:
         return test(args)
-    with cli.writing_alone(args.save, args.log_csv):
+    with cli.writing_alone(*written_files(args)):
         # Torch takes seconds to load: a wrong flag, or a second start of the same command, is told before.
         import torch
 
         from roi import distributed
-        from roi.training.setup import train
+        from roi.training.preflight.setup import train
 
         torch.manual_seed(args.seed + distributed.rank())
-        mode = MODES[args.mode]
-        return train(args, mode.mask or args.mask_net, mode.without)
+        return train(args, MODES[args.mode].mask or args.mask_net, MODES[args.mode].without)
 
 
 def test(args: argparse.Namespace) -> int:

@@ -11,24 +11,28 @@ exactly there. Ablations and baselines: train_roi_baselines.py.
 """
 
 import argparse
+import sys
 
 from roi import cli
 from roi.training.flags import add_training_flags, resolve_objective
+from roi.training.preflight.flags import written_files
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    argv = sys.argv[1:] if argv is None else argv
     parser = cli.Parser(__doc__)
-    add_training_flags(parser)
+    # A check may come before the data.
+    add_training_flags(parser, required="--check" not in argv)
     return parser.parse_args(argv)
 
 
 def main(args: argparse.Namespace) -> int:
-    with cli.writing_alone(args.save, args.log_csv):
+    with cli.writing_alone(*written_files(args)):
         # Torch takes seconds to load: a wrong flag, or a second start of the same command, is told before.
         import torch
 
         from roi import distributed
-        from roi.training.setup import train
+        from roi.training.preflight.setup import train
 
         torch.manual_seed(args.seed + distributed.rank())
         resolve_objective(args, "evidence")

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from roi import WRITTEN_BY
 from roi.errors import RunError, UserError
 from roi.files import locked, writable
+from roi.help_text import Formatter, short_usage
 from roi.process_pool import children, kill
 from roi.text import Console, printable
 
@@ -28,8 +29,17 @@ class Parser(argparse.ArgumentParser):
     """argparse with the script's docstring as its manual, and one line (exit code 2) for a wrong flag."""
 
     def __init__(self, doc: str | None) -> None:
-        super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+        super().__init__(description=doc, formatter_class=Formatter, allow_abbrev=False)
         self.add_argument("--version", action="version", version=WRITTEN_BY, help="print the version and end")
+
+    def format_usage(self) -> str:
+        """Short: all flags stand below it, in groups."""
+        self.usage = self.usage or short_usage(self)
+        return super().format_usage()
+
+    def format_help(self) -> str:
+        self.usage = self.usage or short_usage(self)
+        return super().format_help()
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message} (all flags: {self.prog} --help)\n")
@@ -118,6 +128,8 @@ def writing_alone(*files: str | None) -> Iterator[None]:
     paths = [Path(path) for path in files if path]
     for path in paths:
         writable(path)
+    if "torch" not in sys.modules and os.environ.get("RANK", "0") == "0":
+        print("loading PyTorch", flush=True)
     # Of several processes the first one alone writes.
     is_writer = os.environ.get("RANK", "0") == "0"
     with locked(*(paths if is_writer else ())):

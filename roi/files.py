@@ -1,5 +1,6 @@
 """Whole files or none: what a killed run leaves behind is either complete or absent."""
 
+import errno
 import os
 import platform
 import shutil
@@ -15,6 +16,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
 _held: set[Path] = set()  # locks of this process, to which the system gives a lock twice
 
 
@@ -41,6 +43,11 @@ def atomic_write(path: str | Path, mode: str = "w", keep: Path | None = None) ->
             _link(path, keep)
         os.replace(temporary, path)
         _sync_folder(path.parent)
+    except OSError as error:
+        # The system does not say which file it was.
+        if error.errno in FULL and error.filename is None:
+            raise UserError(f"{path}: cannot be written, the disk is full; make room, then the same command") from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

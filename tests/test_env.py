@@ -16,6 +16,9 @@ from check_lock import differences
 STUB = """#!/bin/sh
 echo "$@" >> {log}
 case "$*" in
+  *find_spec*) exit {has_torch} ;;
+  *urllib*) exit {offline} ;;
+  *"--index-url"*) exit {offline} ;;
   "-m pip --version") exit {pip} ;;
   "-m pytest"*) exit {tests} ;;
   "-m ruff"*) exit {lint} ;;
@@ -34,17 +37,22 @@ def project(tmp_path: Path) -> Path:
     return folder
 
 
-def environment(folder: Path, log: Path, *, pip: int = 0, tests: int = 0, lint: int = 0, differs: int = 0) -> Path:
-    """A folder that looks like an environment, whose Python writes down what it is asked."""
+def environment(folder: Path, log: Path, **status: int) -> Path:
+    """A folder that looks like an environment, whose Python writes down what it is asked.
+
+    Args:
+        status: exit codes of pip, tests, lint, differs, has_torch and offline; 0 where none is given
+    """
+    codes = dict.fromkeys(("pip", "tests", "lint", "differs", "has_torch", "offline"), 0) | status
     python = folder / "bin" / "python"
     python.parent.mkdir(parents=True)
-    python.write_text(STUB.format(log=log, pip=pip, tests=tests, lint=lint, differs=differs))
+    python.write_text(STUB.format(log=log, **codes))
     python.chmod(0o755)
     return folder
 
 
 def run(project: Path, command: str, **settings: str) -> subprocess.CompletedProcess:
-    clean = {name: value for name, value in os.environ.items() if name not in ("VENV", "LATEST", "PYTHON")}
+    clean = {name: value for name, value in os.environ.items() if name not in ("VENV", "LATEST", "PYTHON", "TORCH")}
     return subprocess.run(
         ["bash", "-c", command], cwd=project, env=clean | settings, capture_output=True, text=True, timeout=120
     )
@@ -109,7 +117,7 @@ def test_a_linked_environment_is_used_as_it_is(project: Path, tmp_path: Path) ->
     assert run(project, MAKE).returncode == 0
     assert (project / ".venv").is_symlink() and (project / ".venv").resolve() == there.resolve()
     assert (
-        "-m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt"
+        "-m pip install --disable-pip-version-check -r requirements.txt -c constraints.txt"
         in (tmp_path / "log").read_text()
     )
 
@@ -124,15 +132,64 @@ def test_an_environment_without_pip_is_filled_by_uv_and_never_cleared(project: P
     assert run(project, MAKE, PATH=f"{tools}:{os.environ['PATH']}").returncode == 0
     assert (
         tmp_path / "uv"
-    ).read_text().strip() == "pip install --quiet --python .venv/bin/python -r requirements.txt -c constraints.txt"
+    ).read_text().strip() == "pip install --python .venv/bin/python -r requirements.txt -c constraints.txt"
     assert (project / ".venv" / "mine").read_text() == "stays"
+
+
+CPU_INDEX = "--index-url https://download.pytorch.org/whl/cpu"
+
+
+@pytest.mark.parametrize(
+    ("setting", "offline", "wheels", "said"),
+    [
+        ("cpu", 0, True, "for the CPU, about 0.2 GB"),
+        ("cuda", 0, False, "as PyPI gives it"),
+        ("", 0, True, "for the CPU, about 0.2 GB"),  # no driver, and the index answers
+        ("", 1, False, "as PyPI gives it"),  # it does not: today's way
+    ],
+)
+def test_cpu_wheels_come_where_nothing_could_use_others(
+    project: Path, tmp_path: Path, setting: str, offline: int, wheels: bool, said: str
+) -> None:
+    if not setting and (Path("/proc/driver/nvidia").exists() or shutil.which("nvidia-smi")):
+        pytest.skip("a machine with an NVIDIA driver")
+    environment(project / ".venv", tmp_path / "log", has_torch=1, offline=offline)
+    done = run(project, MAKE, **({"TORCH": setting} if setting else {}))
+    assert done.returncode == 0 and said in done.stdout, done.stdout + done.stderr
+    installs = [line for line in (tmp_path / "log").read_text().splitlines() if "pip install" in line]
+    assert (CPU_INDEX in installs[0] and "torch==2" in installs[0] and "+cpu" in installs[0]) is wheels
+    assert installs[-1] == "-m pip install --disable-pip-version-check -r requirements.txt -c constraints.txt"
+
+
+def test_a_torch_that_is_there_stays_and_nobody_is_asked(project: Path, tmp_path: Path) -> None:
+    environment(project / ".venv", tmp_path / "log")
+    assert run(project, MAKE).returncode == 0
+    log = (tmp_path / "log").read_text()
+    assert "urllib" not in log and "index-url" not in log
+    done = run(project, MAKE, VENV=str(environment(tmp_path / "v", tmp_path / "log2", has_torch=1)), TORCH="rocm")
+    assert done.returncode == 2 and "TORCH=rocm" in done.stderr
+
+
+def test_what_the_installer_says_stays_in_a_file_until_it_fails(project: Path, tmp_path: Path) -> None:
+    folder = environment(project / ".venv", tmp_path / "log")
+    stub = (folder / "bin" / "python").read_text()
+    noise = '  *"pip install"*) echo noise; echo "ERROR: no such version"; exit {} ;;\nesac'
+    (folder / "bin" / "python").write_text(stub.replace("esac", noise.format(0)))
+    done = run(project, MAKE)
+    assert done.returncode == 0 and "noise" not in done.stdout + done.stderr
+    assert "noise" in (folder / "install.log").read_text()
+    (folder / ".installed-requirements.txt").unlink()
+    (folder / "bin" / "python").write_text(stub.replace("esac", noise.format(1)))
+    done = run(project, MAKE)
+    assert done.returncode == 2 and "ERROR: no such version" in done.stderr and "install.log" in done.stderr
+    assert not (folder / ".installed-requirements.txt").exists()
 
 
 def test_latest_goes_without_the_lock_into_an_environment_of_its_own(project: Path, tmp_path: Path) -> None:
     environment(project / ".venv-latest", tmp_path / "log")
     assert run(project, MAKE, LATEST="1").returncode == 0
     installs = [line for line in (tmp_path / "log").read_text().splitlines() if "install" in line]
-    assert installs == ["-m pip install --quiet --disable-pip-version-check --upgrade -r requirements.txt"]
+    assert installs == ["-m pip install --disable-pip-version-check --upgrade -r requirements.txt"]
     assert not (project / ".venv").exists()
 
 

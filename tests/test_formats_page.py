@@ -12,7 +12,6 @@ from conftest import ROOT, run
 from safetensors import safe_open
 
 from roi.demo.studies.study_set import TRUTH_COLUMNS
-
 from roi.models.queries import write_queries
 
 

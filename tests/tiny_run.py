@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from roi.counter_rng import row_seeds
 from roi.data.dataset import Batch, XrayDataset
+from roi.data.identity import fingerprints
 from roi.data.loader import make_loader
 from roi.losses.gradnorm import FixedWeights, GradNorm, Taps
 from roi.losses.loss_terms import LAYERS, OBJECTIVES
 from roi.losses.objectives import EvidenceOptions, consistency_terms, evidence_terms
 from roi.losses.terms import bce
 from roi.models.roi_model import ModelOptions, RoiModel
-from roi.training import checkpoint
 from roi.training.metrics_log import MetricsLog
 from roi.training.optim import make_optimizer
 from roi.training.training_run import TrainingRun
@@ -68,8 +68,8 @@ def make_fit(
         "classes": ["Mass", "Edema", "Normal"],
         "args": {},
         "contaminated": False,
-        "train_images": checkpoint.fingerprints(["a"]),
-        "train_patients": checkpoint.fingerprints(["nih:1"]),
+        "train_images": fingerprints(["a"]),
+        "train_patients": fingerprints(["nih:1"]),
         "versions": {},
     }
     return TrainingRun(

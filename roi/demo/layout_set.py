@@ -6,10 +6,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from roi.demo.nih_set import EASY, MARKER, Phantom, check_request, make_demo_dataset, new_folder
+from roi.demo.nih_set import EASY, Phantom, check_request, make_demo_dataset, new_folder
 from roi.demo.source_layouts import WRITERS
 from roi.demo.truth_table import read_demo_truth
 from roi.errors import UserError
+from roi.synthetic import MARKER
 
 
 def make_demo_layout(

@@ -26,8 +26,8 @@ from roi.demo.phantom_shapes import PLAN, Box, stream
 from roi.errors import UserError
 from roi.labels import LABELS
 from roi.process_pool import in_order
+from roi.synthetic import MAKER, MARKER
 
-MARKER = "demo.json"
 SHARDS = 12
 TEST_SHARE, RGBA_SHARE, ABSURD_SHARE = 0.25, 0.01, 0.001
 ABSURD_AGES = (411, 414, 148, 412, 155, 413)
@@ -331,7 +331,7 @@ def make_demo_dataset(
     with new_folder(Path(out).resolve()) as folder:
         boxes = draw_all(cases, folder, size, seed, workers, phantom)
         write_tables(folder, cases, boxes, test)
-        about = {"made_by": "make_demo_dataset.py", "seed": seed, "size": size, "boxes": len(boxes)}
+        about = {"made_by": MAKER, "seed": seed, "size": size, "boxes": len(boxes)}
         about |= summary | phantom.about
         (folder / MARKER).write_text(json.dumps(about, indent=1) + "\n")
     seconds = time.perf_counter() - started

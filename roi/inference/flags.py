@@ -15,6 +15,12 @@ def add_flags(parser: cli.Parser) -> None:
         "--checkpoint", required=True, metavar="PT", help="of a train script; it says which backbone and classes"
     )
     parser.add_argument(
+        "--untrained",
+        action=cli.on_off,
+        default=False,
+        help="predict though the checkpoint was never trained (default: refuse)",
+    )
+    parser.add_argument(
         "--mask_checkpoint",
         metavar="PT",
         help="with a --checkpoint of train_multiview.py: the image model that it began from (--init), whose masks and "

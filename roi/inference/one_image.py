@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 
 from roi.data.dataset import XrayDataset
+from roi.data.identity import trained_on_file
 from roi.data.images import read_grey
 from roi.errors import UserError
-from roi.inference.predict import Predictor, save_predictions, say_contaminated
+from roi.inference.predict import Predictor, mark_origin, save_predictions, say_contaminated
 from roi.scoring.pictures import crop_picture, dropped_grey, mask_picture, save_png
+from roi.synthetic import synthetic_root
 from roi.text import decimal
-from roi.training.checkpoint import trained_on_file
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,9 @@ def predict_image(
         raise UserError(f"{path}: no such image (--image)")
     grey = read_grey(path)
     dataset = XrayDataset([str(path)], predictor.no_targets(1), predictor.img_size)
-    contaminated = trained_on_file(predictor.state, path)
+    found = trained_on_file(predictor.state, path)
+    contaminated = bool(found.seen.any())
+    mark_origin(origin, predictor.state, found, is_drawn=bool(synthetic_root(path.absolute().parent)))
     table = pd.DataFrame({"image": [path.name], "contaminated": [contaminated]})
     # A batch as a loader gives it, without the workers of one.
     batches = [dataset.collate([dataset[0]])]

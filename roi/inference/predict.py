@@ -17,6 +17,7 @@ from roi import distributed
 from roi.counter_rng import row_seeds
 from roi.data.augment import OTHER_VIEWS
 from roi.data.dataset import Batch, check_batches, note_unreadable
+from roi.data.identity import Seen
 from roi.errors import UserError
 from roi.inference.map_writers import Output
 from roi.models.roi_model import RoiModel, Views
@@ -166,6 +167,44 @@ def save_predictions(path: str, records: Iterator[dict[str, Any]], origin: dict[
     """Write records as they come, and where they come from beside them."""
     count, _ = write(path, records, origin)
     print(f"{path}: {count:,} images")
+
+
+def mark_origin(origin: dict[str, Any], state: dict[str, Any], found: Seen, is_drawn: bool) -> None:
+    """Note in `origin`, and say, what the predictions must not be taken for.
+
+    Args:
+        found: which of the images were trained on.
+        is_drawn: the images are of a synthetic set.
+    """
+    doubtful = int(found.doubt.sum())
+    if doubtful:
+        # Neither yes nor no: the answer of who reads it is "unknown".
+        origin["contaminated"] = state["contaminated"] or None
+        print(
+            f"CANNOT BE TOLD whether the checkpoint was trained on {doubtful:,} of these {len(found.doubt):,} images: "
+            "images of their names were trained on, and nobody says of which data set the two are; name it in the "
+            "column 'dataset' of both tables"
+        )
+    if is_drawn:
+        origin["synthetic"] = True
+        print("SYNTHETIC: these images are drawn, no X-rays; their scores say nothing about patients")
+    elif state.get("synthetic"):
+        origin["trained_on_synthetic"] = True
+        print("SYNTHETIC: the checkpoint was trained on drawn images alone; it has never seen an X-ray")
+
+
+def refuse_untrained(path: str, state: dict[str, Any], untrained: bool) -> None:
+    """UserError for a checkpoint in which nothing was learned yet, unless that is asked for.
+
+    A training writes it before its first step, so that it can be resumed whenever it is killed.
+    """
+    # What began from another checkpoint has its weights.
+    if untrained or state["epoch"] or state.get("steps") or state.get("begun_from"):
+        return
+    raise UserError(
+        f"{path}: was never trained (epoch 0, step 0): its predictions are chance; go on with the training by "
+        "--resume auto, or ask for them with --untrained"
+    )
 
 
 def say_contaminated(contaminated: int, images: int, state: dict[str, Any]) -> None:

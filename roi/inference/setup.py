@@ -17,6 +17,7 @@ from roi import distributed
 from roi.counter_rng import row_seeds
 from roi.data.boxes import Box, boxes_by_image, read_boxes
 from roi.data.dataset import rows_with_images
+from roi.data.identity import trained_on
 from roi.data.splits import some_patients
 from roi.data.table import read_table
 from roi.errors import UserError
@@ -29,7 +30,14 @@ from roi.inference.one_image import ImageOutputs, predict_image
 from roi.inference.origin import facts_of
 from roi.inference.perturbation import Curves
 from roi.inference.picture_writer import PictureWriter, cam_of_files
-from roi.inference.predict import Predictor, save_predictions, say_contaminated, sets_of_checkpoint
+from roi.inference.predict import (
+    Predictor,
+    mark_origin,
+    refuse_untrained,
+    save_predictions,
+    say_contaminated,
+    sets_of_checkpoint,
+)
 from roi.inference.predict_studies import predict_studies, shown_in_pictures, study_records
 from roi.inference.predict_table import TableOutputs, predict_table
 from roi.models.compile import compiled
@@ -38,6 +46,7 @@ from roi.models.queries import read_queries, vectors_of_new_names
 from roi.models.roi_model import LEARNED, RoiModel, reinitialised
 from roi.scoring import predictions
 from roi.scoring.pictures import dropped_grey
+from roi.synthetic import named_sets
 from roi.training import checkpoint
 from roi.training.device import explain_error, pick_device, pick_dtype
 
@@ -67,6 +76,7 @@ def predict(args: argparse.Namespace, device: torch.device) -> None:
         if path:
             writable(Path(path))
     model, state = checkpoint.load_model(args.checkpoint, args.channels_last)
+    refuse_untrained(args.checkpoint, state, args.untrained)
     if isinstance(model, StudyModel):
         check_study_outputs(args, state)
     else:
@@ -279,7 +289,9 @@ def predict_rows(
     side_file = side_file_base(args)
     table, paths = rows_with_images(rows.table, args.image_root, args.skip_unreadable, side_file)
     table["path"] = paths
-    table["contaminated"] = checkpoint.is_contaminated(predictor.state, table)
+    found = trained_on(predictor.state, table, args.image_root)
+    table["contaminated"] = found.seen
+    mark_origin(origin, predictor.state, found, is_drawn=any(named_sets(table, Path(args.image_root))))
     loading = Loading(args.batch_size, args.workers, args.prefetch_factor, args.cache_dir, args.skip_unreadable)
     if not isinstance(predictor.model, StudyModel):
         predict_images(args, predictor, rows, table, loading, origin)
@@ -297,7 +309,7 @@ def predict_rows(
     # A patient whom either model has seen is no test of the picture.
     if masks:
         of_mask = asking(args, OF_MASK, args.mask_checkpoint)
-        table["contaminated"] |= checkpoint.is_contaminated(masks.state, table)
+        table["contaminated"] |= trained_on(masks.state, table, args.image_root).seen
         mask_origin = provenance(of_mask, masks) | {"study_checkpoint": args.checkpoint}
         predict_images(of_mask, masks, rows, table, loading, mask_origin, shown)
 

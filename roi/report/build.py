@@ -33,6 +33,8 @@ ROOT = Path(__file__).resolve().parents[2]
 OF_SCORES = ("n_patients", "split", "label_source", "classes_not_predicted", "classes_undefined", "command")
 OF_FINDINGS = ("thresholds", "micro", "hamming")
 CONTAMINATED = "CONTAMINATED: the checkpoint was trained on images or patients scored here. These are not test scores."
+SYNTHETIC = "SYNTHETIC: these images are drawn, no X-rays (make_demo_dataset.py). The scores tell nothing of patients."
+TRAINED_ON_SYNTHETIC = "SYNTHETIC: the model was trained on drawn images alone. It has never seen an X-ray."
 
 
 def page(
@@ -59,8 +61,9 @@ def page(
             heading = f"<h2>{esc(name)}</h2>"
             body += f'<section id="{key}">{heading}{content}</section>'
     # In the title too: it is what stays visible in a tab, a bookmark and the name of a printed file.
+    alarm += synthetic_banner(runs)
     if run.metrics["contaminated"]:
-        alarm = banner(CONTAMINATED)
+        alarm += banner(CONTAMINATED)
         title = f"CONTAMINATED: {title}"
     others = len(runs) - 1
     subtitle = f"Run: {esc(run.name)}, {esc(run.folder)}"
@@ -124,6 +127,15 @@ def hours_of_log(run: Run) -> float:
     if run.log is None or "seconds" not in run.log:
         return 0.0
     return float(run.log["seconds"].sum()) / 3600
+
+
+def synthetic_banner(runs: Sequence[Run]) -> str:
+    """What must stand above scores of drawn images, or of a model that has seen nothing else."""
+    if any(run.metrics.get("synthetic") for run in runs):
+        return banner(SYNTHETIC)
+    if any(run.metrics.get("trained_on_synthetic") for run in runs):
+        return banner(TRAINED_ON_SYNTHETIC)
+    return ""
 
 
 def sections(runs: Sequence[Run], image_root: str | None, count: int) -> list[tuple[str, str, str]]:

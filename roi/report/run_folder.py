@@ -12,6 +12,7 @@ from roi.report.html import Block, missing
 from roi.scoring.metrics_file import read_metrics
 from roi.training.metrics_log import COLUMNS
 
+OFFICIAL_TEST_IMAGES = 25596  # of ChestX-ray14, test_list.txt
 OF_SET = "val_auroc_"  # column of a data set, where the run has several
 EVALUATE = "evaluate.py --preds preds.json --csv nih_roi_test.csv --out scores"
 
@@ -32,6 +33,12 @@ class Run:
     def block(self, name: str) -> Block:
         """A block of metrics.json; {} where it is not there, or null."""
         return self.metrics.get(name) or {}
+
+    @property
+    def on_official_test(self) -> bool:
+        """Whether the whole official test list of ChestX-ray14 was scored: published figures are of no other images."""
+        # The number alone: no other test set of this size is known.
+        return self.metrics["n_images"] == OFFICIAL_TEST_IMAGES and not self.metrics.get("synthetic")
 
     def left_out(self, *blocks: str) -> str:
         """What is wrong with these blocks of metrics.json, for the page; "" where nothing is."""

@@ -21,7 +21,7 @@ from roi.report.html import (
     table,
 )
 from roi.report.plots import Curve
-from roi.report.run_folder import EVALUATE, Run
+from roi.report.run_folder import EVALUATE, OFFICIAL_TEST_IMAGES, Run
 from roi.report.source_names import source_name
 
 TRAINED_ON = {
@@ -29,7 +29,6 @@ TRAINED_ON = {
     False: "none of these images or patients was trained on",
     None: "whether the model was trained on them is not known: the predictions do not say",
 }
-OFFICIAL_TEST_IMAGES = 25596  # of ChestX-ray14, test_list.txt
 # Published mean AUROC over the 14 findings of ChestX-ray14: source, value as printed, split.
 PUBLISHED_AUROC = (
     ("Wang et al. 2017", ".7451", "official"),
@@ -117,7 +116,7 @@ def headline_values(metrics: Block) -> list[tuple[str, Interval | None]]:
 def beside_published(run: Run) -> str:
     """This run above the published ones; without them where other images were scored, a synthetic set for example."""
     scored = run.metrics["n_images"]
-    if scored != OFFICIAL_TEST_IMAGES:
+    if not run.on_official_test:
         return note(
             f"Published AUROCs of ChestX-ray14 stand here where its official test list was scored, which has "
             f"{OFFICIAL_TEST_IMAGES:,} images; these are {scored:,}."

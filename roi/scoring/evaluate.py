@@ -34,7 +34,7 @@ from roi.scoring.challenge.view_pointing import score_views
 from roi.scoring.json_schema import PASSED_ON
 from roi.scoring.map_controls import LabelledMaps, check_same_kind
 from roi.scoring.map_file import REINIT, Maps, read_maps
-from roi.scoring.predictions import Predictions, class_columns, is_contaminated, match_rows, same_model
+from roi.scoring.predictions import Predictions, class_columns, is_contaminated, match_rows, same_model, synthetic_mark
 
 # Files and settings that metrics.json names among its inputs.
 INPUTS = ("masks", "curves", "bbox_csv", "box_space", "train_masks", "train_csv", "truth_csv")
@@ -174,6 +174,7 @@ def provenance(scored: Scored, options: Options) -> dict[str, Any]:
         "n_images": scored.units.n_images,
         **studies,
         "n_patients": int(rows["patient_id"].nunique()),
+        **synthetic_mark(preds, rows),
         "split": ", ".join(splits) or "unknown",
         "contaminated": is_contaminated(preds),
         "label_source": label_source,
@@ -269,8 +270,7 @@ def score_promises(scored: Scored, path: str, resamples: int, seed: int) -> dict
     columns = class_columns(scored.preds.classes, thresholds["classes"], path)
     prob = scored.preds.prob["full"][:, columns]
     target = target_matrix(scored.rows, thresholds["classes"])
-    realised = prediction_sets.realised(thresholds, prob, target, scored.patients, resamples, seed)
-    return {"file": path, **realised}
+    return {"file": path} | prediction_sets.realised(thresholds, prob, target, scored.patients, resamples, seed)
 
 
 def score_truth(scored: Scored, path: str, options: Options) -> dict[str, Any]:

@@ -94,6 +94,8 @@ ORIGIN = Keys(
         "parameters": Maybe(COUNT),
         "training": Maybe(TRAINING),
         "images": COUNT,
+        "synthetic": FLAG,
+        "trained_on_synthetic": FLAG,
         "contaminated_images": COUNT,
     }
 )

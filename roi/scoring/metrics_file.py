@@ -134,6 +134,8 @@ NEEDED: dict[str, Any] = {"n_images": COUNT, "contaminated": Maybe(FLAG), "mean"
 BLOCKS: dict[str, Any] = {
     "n_patients": COUNT,
     "n_studies": COUNT,
+    "synthetic": FLAG,
+    "trained_on_synthetic": FLAG,
     "split": TEXT,
     "label_source": TEXT,
     "classes_not_predicted": Items(TEXT),

@@ -23,6 +23,7 @@ from roi.files import atomic_write
 from roi.labels import LABELS, NORMAL, canonical
 from roi.run_paths import portable_origin, read_origin
 from roi.scoring.json_schema import check_origin, rows_of_lines
+from roi.synthetic import is_synthetic
 
 PARTS = ("full", "crop", "drop")
 # The second is what NIH calls it.
@@ -317,6 +318,17 @@ def is_contaminated(preds: Predictions) -> bool | None:
         return True
     unsaid = False if preds.meta else None
     return preds.meta.get("contaminated", unsaid)
+
+
+def synthetic_mark(preds: Predictions, rows: pd.DataFrame) -> dict[str, bool]:
+    """{"synthetic": True} where the table or who predicted says that images are drawn; {} where nobody does.
+
+    {"trained_on_synthetic": True} where only the images of the checkpoint were.
+    """
+    # Predictions of others have no origin, and the table may be of another program: one of the two suffices.
+    if preds.meta.get("synthetic") or is_synthetic(rows).any():
+        return {"synthetic": True}
+    return {"trained_on_synthetic": True} if preds.meta.get("trained_on_synthetic") else {}
 
 
 def same_model(preds: Predictions, meta: dict[str, Any], path: str) -> None:

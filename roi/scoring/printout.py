@@ -10,8 +10,9 @@ from roi.text import decimal
 TRAINED_ON = {
     True: "CONTAMINATED: the checkpoint was trained on some of these images or patients; these are no test scores",
     False: "none of these images was trained on, nor another image of their patients",
-    None: "the predictions do not say what was trained on",
+    None: "it cannot be told whether the model was trained on these images: the predictions do not say",
 }
+SYNTHETIC = "SYNTHETIC: these images are drawn, no X-rays; the scores say nothing about patients"
 # Controls that stand beside each finding.
 SHOWN_CONTROLS = ("shuffled", "best_place", "centre")
 # Scores that stand beside each source, after pointing.
@@ -34,7 +35,7 @@ def with_interval(score: dict[str, float | None]) -> str:
 
 
 def four_digits(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.4f}"
+    return "undefined" if value is None else decimal(value, 4)
 
 
 def threshold_cell(threshold: float | None) -> str:
@@ -59,6 +60,8 @@ def show_scores(result: dict[str, Any]) -> None:
         units = f"{result['n_studies']:,} studies ({units})"
     print(f"{units} of {result['n_patients']:,} patients, split: {result['split']}, labels: {result['label_source']}")
     print(TRAINED_ON[result["contaminated"]])
+    if result.get("synthetic"):
+        print(SYNTHETIC)
     if result["classes_not_predicted"]:
         print(f"not predicted, so not in the means: {', '.join(result['classes_not_predicted'])}")
     if result["classes_undefined"]:

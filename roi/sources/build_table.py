@@ -27,6 +27,7 @@ from roi.sources.merge import RANK, ReadOptions, assign_splits, choose_rows, mer
 from roi.sources.nih import nih_label_table
 from roi.sources.reading import LABEL_COLUMNS
 from roi.sources.table_counts import count_findings, count_nih_images, format_counts, format_fact
+from roi.synthetic import mark_synthetic
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ def build_nih_table(
     table = check_table(nih_label_table(src_csv, label_from), src_csv, separator="|")
     if filter_list:
         table = _keep_listed(table, filter_list, src_csv)
+    table = mark_synthetic(table, image_dir or Path(src_csv).absolute().parent)
     if image_dir:
         table = _keep_present(table, image_dir, output)
     # All findings of NIH are known: an image without a label is normal.
@@ -136,6 +138,7 @@ def build_merged_table(options: MergeOptions, output: Output, flags: Mapping[str
     table, facts, missing = merge_datasets(options.datasets, options.data_root, options.read, print)
     report_missing(missing, len(table) + len(missing), options.data_root, output)
     table = with_label_text(table)
+    table = mark_synthetic(table, options.data_root)
     checked = check_table(table[list(COLUMNS)].copy(), "the union")
     table = pd.concat([checked, table[list(LABELS)]], axis=1)
     table["split"], moved = assign_splits(table, options.val_fraction, options.test_fraction, options.seed)

@@ -13,6 +13,7 @@ from roi.sources.build_table import Output, report_missing, write_table
 from roi.sources.cxrlt_native import read_native, removed_images
 from roi.sources.merge import locate_images, rows_named
 from roi.sources.views import chosen_views
+from roi.synthetic import mark_synthetic
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def build_native_table(options: NativeOptions, output: Output) -> None:
     table, missing = _locate(table, data_root, options.check_images)
     report_missing(missing, total, data_root, output)
     table = check_table(table, f"CXR-LT {options.edition}")
-    table = _choose(table, options)
+    table = mark_synthetic(_choose(table, options), data_root)
     write_table(table[list(COLUMNS)], output)
     _print_counts(table, output.csv)
 

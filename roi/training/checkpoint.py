@@ -6,18 +6,15 @@ Every key is described in docs/formats.md.
 import hashlib
 import sys
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
 from roi import __version__, distributed
-from roi.data.patients import named_patients
-from roi.data.table import image_keys, patients_from_names
 from roi.errors import UserError
 from roi.files import atomic_write, reason
 from roi.models import exported
@@ -83,6 +80,8 @@ class Checkpoint(TypedDict, total=False):
     train_images: Tensor  # (N,) int64 fingerprints
     val_images: Tensor
     train_patients: Tensor
+    train_sets: Tensor  # (n,) fingerprints of the data sets of the rows, "" among them; not in older files
+    synthetic: bool  # whether all that was trained on was drawn (roi/synthetic.py)
     labels: str  # digest of classes, names and targets
     versions: dict[str, str]
     host: str  # the machine that began the training
@@ -327,39 +326,6 @@ def digest(*things: Any) -> str:
         data = thing.tobytes() if isinstance(thing, np.ndarray) else "\n".join(thing).encode()
         state.update(data)
     return state.hexdigest()
-
-
-def fingerprints(names: Sequence[str]) -> Tensor:
-    """What a checkpoint remembers of the images or patients it was trained on: (N,) int64, one a name."""
-    # Hashes: a checkpoint is shared, the names of patients are not.
-    hashes = [hashlib.blake2b(name.encode(), digest_size=8).digest() for name in names]
-    return torch.from_numpy(np.frombuffer(b"".join(hashes), dtype=np.int64).copy())
-
-
-def is_contaminated(state: Mapping[str, Any], table: pd.DataFrame) -> np.ndarray:
-    """Was the checkpoint trained on the image, or on another image of its patient?
-
-    Args:
-        table: with the columns image and patient_id, as read_table gives them
-
-    Returns:
-        (N,) bool
-    """
-    # By the image, and by the patient as the table and as the file name give it.
-    seen = np.isin(fingerprints(image_keys(table["image"]).tolist()), state["train_images"])
-    for names in (table["patient_id"], named_patients(table)):
-        seen |= np.isin(fingerprints(names.tolist()), state["train_patients"])
-    # A patient of whom one image is known to be trained on is known by that.
-    return table["patient_id"].isin(table["patient_id"][seen]).to_numpy()
-
-
-def trained_on_file(state: Mapping[str, Any], path: Path) -> bool:
-    """As is_contaminated, for a file that no table names."""
-    # A table may have named it by any end of its path.
-    folders = path.absolute().parts[1:]
-    names = pd.Series(["/".join(folders[n:]) for n in range(len(folders))], dtype=str)
-    table = pd.DataFrame({"image": names, "patient_id": patients_from_names(names)})
-    return bool(is_contaminated(state, table).any())
 
 
 def rng_state(device: torch.device) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from roi.cli import Parser, add_compute, add_loading, add_overwrite, number, on_off
 from roi.training.objective_flags import add_gradnorm, add_label_loss, add_model, add_objective
+from roi.training.preflight.flags import add_check, tensorboard_folder
 
 T = TypeVar("T")
 SCHEDULES = ("constant", "cosine", "plateau", "onecycle")
@@ -29,8 +30,7 @@ def add_training_flags(parser: Parser, required: bool = True) -> None:
         required: a run is wanted, so that the tables and --save must be given
     """
     parser.set_defaults(stage=None)  # of a recipe in stages
-    # The order of the groups is that of --help, what few runs give last. The order of the calls below is that of the
-    # flags in a checkpoint and in the report.
+    # Groups in the order of --help; the calls below in the order of the flags in a checkpoint and in the report.
     data = parser.add_argument_group("data")
     model = parser.add_argument_group("model")
     objective = parser.add_argument_group("objective")
@@ -183,7 +183,7 @@ def add_output(group: argparse._ActionsContainer, required: bool) -> None:
         help="each epoch also F1, precision and recall, micro and macro, and Hamming accuracy of the findings at "
         "p = 0.5; thresholds that are chosen are evaluate.py's (default: no)",
     )
-    group.add_argument("--tensorboard", metavar="DIR", help="TensorBoard events (default: none)")
+    group.add_argument("--tensorboard", type=tensorboard_folder, metavar="DIR", help="TensorBoard events (default: no)")
     # An epoch of a large table takes hours, and a cluster ends a job when it likes.
     group.add_argument(
         "--save_every_steps",
@@ -199,6 +199,7 @@ def add_output(group: argparse._ActionsContainer, required: bool) -> None:
         "(default: start anew)",
     )
     add_overwrite(group, "checkpoint and log of an earlier run")
+    add_check(group)
 
 
 def add_several_sets(group: argparse._ActionsContainer) -> None:
@@ -217,8 +218,8 @@ def add_several_sets(group: argparse._ActionsContainer) -> None:
         choices=("proportional", "balanced", "repeat_factor"),
         default="proportional",
         help="proportional: every training image once an epoch; balanced: as many images of each value of the column "
-        "dataset, in an epoch as long as that, small sets again and again; repeat_factor: images of rare classes more "
-        "often than others, in an epoch as long as that (Gupta et al. 2019) (default: %(default)s)",
+        "dataset, small sets again and again; repeat_factor: images of rare classes more often than others (Gupta et "
+        "al. 2019); an epoch is as long in all of them (default: %(default)s)",
     )
     group.add_argument(
         "--repeat_threshold",
@@ -264,7 +265,6 @@ def add_rates(group: argparse._ActionsContainer) -> None:
 
 def add_schedule(group: argparse._ActionsContainer) -> None:
     """When the learning rate changes."""
-    # No default here either: features of a frozen backbone learn along a cosine.
     group.add_argument(
         "--schedule",
         choices=SCHEDULES,
@@ -287,7 +287,6 @@ def add_schedule(group: argparse._ActionsContainer) -> None:
         metavar="N",
         help="the same in epochs, or parts (default: %(default)s)",
     )
-    # The plateau is looked for in val_auroc, by which the best epoch is chosen, not in the loss.
     group.add_argument(
         "--plateau_patience",
         type=number(int, 0),

@@ -107,6 +107,11 @@ def make_loaders(
     return loaders
 
 
+def names_of_batch(names: np.ndarray, index: torch.Tensor) -> list[str]:
+    """Names of the images or studies of a batch; one that an epoch has had before comes as its number + N."""
+    return names[index.numpy() % len(names)].tolist()
+
+
 def pixel_loader(
     table: pd.DataFrame,
     classes: list[str],

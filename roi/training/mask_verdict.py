@@ -3,6 +3,8 @@
 Loads no torch: the report says the same.
 """
 
+from roi.text import decimal
+
 # Columns of the metrics CSV.
 MASK_CONTROLS = ("mask_border", "crop_auroc", "blobs_auroc", "drop_contrast", "drop_contrast_blobs")
 # Share of a uniform mask in the outer tenth of the image.
@@ -11,6 +13,8 @@ UNIFORM_BORDER = 0.36
 MOST_BORDER = 0.5
 # By so much a mask must be better than random blobs, in AUROC and in logits.
 BETTER = 0.01
+# AUROC below that of the epochs before the masks, from which on the user is warned.
+LOST_SKILL = 0.01
 
 
 def complaints(figures: dict[str, float]) -> list[str]:
@@ -30,8 +34,22 @@ def complaints(figures: dict[str, float]) -> list[str]:
     # Blobs may even make present findings rise: a mask must still make them fall.
     drop, drop_blobs = figures["drop_contrast"], figures["drop_contrast_blobs"]
     if drop < max(0.0, drop_blobs) + BETTER:
-        lines.append(
-            f"without what it keeps, present findings lose no more than absent ones do ({drop:+.3f} in the logit; "
-            f"random blobs {drop_blobs:+.3f})"
-        )
+        size = f"{decimal(drop, 3, '+')} in the logit; random blobs {decimal(drop_blobs, 3, '+')}"
+        lines.append(f"without what it keeps, present findings lose no more than absent ones do ({size})")
     return lines
+
+
+def lost_skill(score: float, before_masks: float) -> list[str]:
+    """In words, that the classifier is worse than before there were masks.
+
+    Args:
+        score: val_auroc of an epoch with masks
+        before_masks: the best of the epochs without
+    """
+    # Nor where there was no epoch before, or no score.
+    if not before_masks - score >= LOST_SKILL:
+        return []
+    return [
+        f"val_auroc {score:.4f} is below that of the epochs before the masks, {before_masks:.4f}; "
+        "no checkpoint of those is kept as the best"
+    ]

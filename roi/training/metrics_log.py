@@ -98,19 +98,16 @@ class MetricsLog:
         for epoch, (line, own) in enumerate(zip(lines[1:], self.lines, strict=False), 1):
             if line != own:
                 raise UserError(
-                    f"{path}: epoch {epoch} is not the one of this checkpoint, so it is of another run; "
-                    "choose another --log_csv"
+                    f"{path}: epoch {epoch} is not the one of this checkpoint, so it is of another run; move it away "
+                    f"(mv {path} {path.with_name(path.stem + '-other.csv')}) and start again: the epochs of this run "
+                    "stand in its checkpoint and are written anew. Or choose another --log_csv"
                 )
 
     def row(self, values: dict[str, Any]) -> None:
         """Write one epoch. What a column has no value for stays empty."""
         self.lines.append(",".join(_cell(values.get(column)) for column in self.columns))
         if self.path:
-            with open(self.path, "a", encoding="utf-8", newline="") as file:
-                file.write(self.lines[-1] + "\n")
-                file.flush()
-                # The checkpoint that counts this row is written next.
-                os.fsync(file.fileno())
+            self._append(self.path)
         if self.writer:
             for column in self.columns[1:]:
                 if isinstance(values.get(column), int | float):
@@ -127,6 +124,16 @@ class MetricsLog:
     def hours(self) -> float:
         """What the epochs took so far, without their validation."""
         return hours_of(self.columns, self.lines)
+
+    def _append(self, path: Path) -> None:
+        try:
+            with open(path, "a", encoding="utf-8", newline="") as file:
+                file.write(self.lines[-1] + "\n")
+                file.flush()
+                # The checkpoint that counts this row is written next.
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror}); then go on with --resume auto") from error
 
 
 def hours_of(columns: Sequence[str], lines: Sequence[str]) -> float:

@@ -62,6 +62,7 @@ def choose_rows(flags: RowFlags, by_study: bool = False) -> Rows:
     Args:
         by_study: --max_samples counts studies
     """
+    print(f"reading {flags.train_csv}", flush=True)
     table = read_table(flags.train_csv)
     classes = class_list(table, flags.classes)
     val = read_table(flags.val_csv) if flags.val_csv else None
@@ -185,6 +186,15 @@ def datasets_of(table: pd.DataFrame) -> np.ndarray | None:
     return table["dataset"].map(names).to_numpy(dtype=object)
 
 
+def match_data(
+    table: pd.DataFrame, classes: list[str], uncertain: str = "ignore", seed: int | None = None
+) -> tuple[list[str], list[str], np.ndarray]:
+    """Names, data sets where there are several, and targets: what must be the same for a run to go on."""
+    datasets = datasets_of(table)
+    names = [] if datasets is None else datasets.tolist()
+    return table["image"].tolist(), names, target_matrix(table, classes, uncertain, seed)
+
+
 def check_sampler(sampler: str, train_csv: str, table: pd.DataFrame) -> None:
     """--sampler balanced must know which data set each training image is of, and there must be several."""
     if sampler != "balanced":
@@ -296,10 +306,17 @@ def print_overlaps(table: pd.DataFrame, val: pd.DataFrame | None, tests: dict[st
     if val is not None:
         own["validation"] = val
     tables = own | tests
-    lines = []
+    shared, comparisons = [], 0
     for a, b in combinations(tables, 2):
         # What two test sets share is not our matter.
-        if a in own:
-            images, patients = overlap(tables[a], tables[b])
-            lines.append(f"{a} and {b} {images:,} and {patients:,}")
-    print(f"shared images and patients: {'; '.join(lines)}", flush=True)
+        if a not in own:
+            continue
+        comparisons += 1
+        images, patients = overlap(tables[a], tables[b])
+        if images or patients:
+            shared.append(f"{a} and {b} share {images:,} images and {patients:,} patients")
+    if not comparisons:
+        print("leakage check: nothing to compare the training images with", flush=True)
+        return
+    what = f"comparison{'s' if comparisons > 1 else ''} of {', '.join(tables)}"
+    print(f"leakage check: {'; '.join(shared) or 'nothing shared'} in {comparisons} {what}", flush=True)

@@ -5,20 +5,19 @@ as a small dataclass (flags.select_flags).
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from roi import distributed, run_facts
 from roi.data.augment import Augment
+from roi.data.identity import fingerprints, set_names, training_sets
 from roi.data.patients import named_patients
 from roi.data.table import image_keys, tokens
-from roi.data.targets import target_matrix
 from roi.errors import UserError
 from roi.files import writable
 from roi.labels import has_place
@@ -26,18 +25,21 @@ from roi.losses.gradnorm import FixedWeights
 from roi.models.backbones import IMAGENET, classifier_layer, normalisation_of, say_normalisation
 from roi.models.compile import compiled, recomputed
 from roi.models.roi_model import LEARNED, ModelOptions, RoiModel, build_model
+from roi.progress import say
 from roi.scoring.metrics import VALIDATION_DECISIONS
 from roi.training import checkpoint
 from roi.training.checkpoint import Checkpoint
 from roi.training.device import explain_error, pick_device, pick_dtype
 from roi.training.flags import resolve_augment, select_flags
 from roi.training.frozen_features import check_head
-from roi.training.loaders import LoaderFlags, Loaders, make_loaders, training_targets
+from roi.training.loaders import LoaderFlags, Loaders, make_loaders, names_of_batch, training_targets
 from roi.training.loop import LossesFn
 from roi.training.metrics_log import MetricsLog
 from roi.training.objective import LabelLossFlags, TermsOfBatch, WeightFlags, loss_weights, make_label_loss
 from roi.training.optim import EMA, Schedule, learn_only, make_optimizer
-from roi.training.rows import RowFlags, Rows, check_sampler, check_validated, choose_rows, datasets_of, write_validation
+from roi.training.preflight.first_lines import FirstLinesFlags, Work, say_first_lines
+from roi.training.preflight.forecast import Forecast
+from roi.training.rows import RowFlags, Rows, check_sampler, check_validated, choose_rows, match_data, write_validation
 from roi.training.start import Start, StartFlags, find_start, pretrained, remember_seen, say_seen_before
 from roi.training.training_run import TrainingRun
 
@@ -78,7 +80,7 @@ def build_training_run(
     if start.checkpoint and not args.skip_unreadable:
         checkpoint.same_rows(start.checkpoint, describe_run(flags, rows, start), start.path)
     first_weights = pretrained(args.weights, "new_head" in args, start)
-    say_seen_before("--weights", first_weights, rows)
+    say_seen_before("--weights", first_weights, rows, args.image_root)
     model = make_model(args, rows.classes, mask, start).to(device)
     set_trainable(args, model, without, start)
     reading = select_flags(LoaderFlags, args)
@@ -91,7 +93,8 @@ def build_training_run(
     remember_seen(meta, first_weights or start.checkpoint)
     load_start_weights(model, meta, start)
     balance = loss_weights(select_flags(WeightFlags, args), model, without, device)
-    losses_fn = make_losses_fn(args, rows, learns_evidence(args, mask), device)
+    targets = partial(training_targets, rows.train, rows.classes, reading, args.seed)
+    losses_fn = make_losses_fn(args, targets, learns_evidence(args, mask), device)
     run = assemble(args, model, rows, loaders, losses_fn, balance, meta, device, dtype)
     # Every process has looked at what is there.
     distributed.barrier()
@@ -169,11 +172,6 @@ def wrap_parts(args: argparse.Namespace, model: RoiModel) -> None:
         compiled(model)
 
 
-def names_of_batch(names: np.ndarray, index: torch.Tensor) -> list[str]:
-    """Names of the images or studies of a batch; one that an epoch has had before comes as its number + N."""
-    return names[index.numpy() % len(names)].tolist()
-
-
 def learns_evidence(args: argparse.Namespace, mask: str) -> bool:
     """Whether the mask is learned under the evidence objective."""
     return args.objective == "evidence" and mask in LEARNED
@@ -233,10 +231,10 @@ def check_flags(args: argparse.Namespace, rows: Rows, mask: str) -> None:
 def describe_run(flags: dict[str, Any], rows: Rows, start: Start) -> Checkpoint:
     """What a checkpoint says about its run."""
     # Targets as they are learned: another --uncertain or seed is another run.
-    data = [*data_to_match(rows.train, rows.classes, flags["uncertain"], flags["seed"])]
+    data = [*match_data(rows.train, rows.classes, flags["uncertain"], flags["seed"])]
     val_images: list[str] = []
     if rows.val is not None:
-        data += data_to_match(rows.val, rows.classes)
+        data += match_data(rows.val, rows.classes)
         val_images = image_keys(rows.val["image"]).tolist()
     patients = sorted({*rows.train["patient_id"], *named_patients(rows.train)})
     host, begun = run_facts.begun(start.resumed)
@@ -244,23 +242,15 @@ def describe_run(flags: dict[str, Any], rows: Rows, start: Start) -> Checkpoint:
         "classes": rows.classes,
         "args": flags,
         "contaminated": rows.contaminated or bool(start.checkpoint and start.checkpoint["contaminated"]),
-        "train_images": checkpoint.fingerprints(image_keys(rows.train["image"]).tolist()),
-        "val_images": checkpoint.fingerprints(val_images),
-        "train_patients": checkpoint.fingerprints(patients),
+        "train_images": fingerprints(image_keys(rows.train["image"]).tolist()),
+        "val_images": fingerprints(val_images),
+        "train_patients": fingerprints(patients),
+        **training_sets(set_names(rows.train, flags["image_root"])),
         "labels": checkpoint.digest(rows.classes, *data),
         "versions": checkpoint.versions(),
         "host": host,
         "begun": begun,
     }
-
-
-def data_to_match(
-    table: pd.DataFrame, classes: list[str], uncertain: str = "ignore", seed: int | None = None
-) -> tuple[list[str], list[str], np.ndarray]:
-    """Names, data sets where there are several, and targets: what must be the same for a run to go on."""
-    datasets = datasets_of(table)
-    names = [] if datasets is None else datasets.tolist()
-    return table["image"].tolist(), names, target_matrix(table, classes, uncertain, seed)
 
 
 def make_model(args: argparse.Namespace, classes: list[str], mask: str, start: Start) -> RoiModel:
@@ -274,6 +264,8 @@ def make_model(args: argparse.Namespace, classes: list[str], mask: str, start: S
         channels_last=args.channels_last,
     )
     weights = "none" if start.checkpoint else args.weights
+    if weights != "none" and distributed.rank() == 0:
+        say(f"loading the first weights of {args.backbone}: {weights}")
     # It downloads.
     with distributed.one_a_machine_first():
         return build_model(
@@ -337,12 +329,14 @@ def augment_of(args: argparse.Namespace) -> Augment | None:
     return None if augment == Augment() else augment
 
 
-def make_losses_fn(args: argparse.Namespace, rows: Rows, evidence: bool, device: torch.device) -> TermsOfBatch:
-    """The terms of a batch under the objective, with --loss for the labels."""
+def make_losses_fn(
+    args: argparse.Namespace, targets: Callable[[], np.ndarray], evidence: bool, device: torch.device
+) -> TermsOfBatch:
+    """The terms of a batch under the objective, with --loss for the labels.
 
-    def targets() -> np.ndarray:
-        return training_targets(rows.train, rows.classes, select_flags(LoaderFlags, args), args.seed)
-
+    Args:
+        targets: gives (N, K) of the training table
+    """
     return TermsOfBatch(
         evidence,
         make_label_loss(select_flags(LabelLossFlags, args), targets, device),
@@ -380,6 +374,10 @@ def open_files(
         resumed: the checkpoint that it goes on from
         columns: of the metrics CSV beside those of every run
     """
+    steps = -(-len(run.sampler) // args.accum_steps)
+    if distributed.rank() == 0 and run.epoch < args.epochs:
+        work = Work(run.sampler.rows, steps, len(rows.classes))
+        say_first_lines(select_flags(FirstLinesFlags, args), work, run.model, run.device, run.dtype)
     if resumed is None:
         if distributed.rank() == 0:
             checkpoint.clear_away(run.save, args.val_csv)
@@ -387,6 +385,7 @@ def open_files(
         run.save_checkpoint()
     if distributed.rank() != 0:
         return
+    run.forecast = Forecast(steps, args.epochs, args.warmup_epochs)
     more = [*columns]
     if run.datasets is not None:
         more += [f"val_auroc_{name}" for name in sorted(set(run.datasets))]

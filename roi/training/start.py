@@ -7,6 +7,7 @@ from typing import cast
 
 import torch
 
+from roi.data.identity import trained_on
 from roi.errors import UserError
 from roi.files import refuse_existing
 from roi.models import exported
@@ -176,9 +177,12 @@ def remember_seen(meta: Checkpoint, before: Checkpoint | None) -> None:
     both = torch.cat([own, before["train_patients"]]).unique()
     if len(both) > len(own):
         meta["train_patients"] = both
+        if "train_sets" in meta and "train_sets" in before:
+            meta["train_sets"] = torch.cat([meta["train_sets"], before["train_sets"]]).unique()
+            meta["synthetic"] = meta["synthetic"] and before["synthetic"]
 
 
-def say_seen_before(flag: str, before: Checkpoint | None, rows: Rows) -> None:
+def say_seen_before(flag: str, before: Checkpoint | None, rows: Rows, image_root: str) -> None:
     """Warn where the first weights have learned from patients who are to validate the run.
 
     Args:
@@ -186,7 +190,7 @@ def say_seen_before(flag: str, before: Checkpoint | None, rows: Rows) -> None:
     """
     if before is None or rows.val is None:
         return
-    seen = int(checkpoint.is_contaminated(before, rows.val).sum())
+    seen = int(trained_on(before, rows.val, image_root).seen.sum())
     if seen:
         print(
             f"WARNING: {flag} was trained on the patients of {seen:,} of {len(rows.val):,} validation images: "

@@ -27,9 +27,10 @@ from roi.training.checkpoint import Checkpoint
 from roi.training.device import explain_error
 from roi.training.loop import LossesFn, Meter, Step, StepBackup, predict, train_one_epoch
 from roi.training.mask_controls import MaskControls
-from roi.training.mask_verdict import complaints
+from roi.training.mask_verdict import complaints, lost_skill
 from roi.training.metrics_log import MetricsLog
 from roi.training.optim import EMA, Schedule, batch_norms
+from roi.training.preflight.forecast import Forecast
 from roi.training.stop import Stop, Stopped
 from roi.training.validation import Logits, concatenate, gather, validation_scores
 
@@ -37,8 +38,6 @@ from roi.training.validation import Logits, concatenate, gather, validation_scor
 NORM_OF_ONE = "more than 1 value per channel"
 # Seconds between looks at the numbers of a GPU.
 REFRESH = 1.0
-# AUROC below that of the epochs before the masks, from which on the user is warned.
-LOST_SKILL = 0.01
 
 
 @dataclass
@@ -89,6 +88,7 @@ class TrainingRun:
     constant_noted: int = 0  # how many of them the user was told of
     # Opens the files of the run, once signals are answered by a checkpoint.
     begin: Callable[[], None] | None = None
+    forecast: Forecast | None = None  # of the process that says it
     saved: int = 0  # steps in the checkpoint
     # What `save` holds, so that the one before it stays.
     damaged: bool = False
@@ -251,6 +251,8 @@ class TrainingRun:
         self.schedule.step()
         if self.average:
             self.average.update(self.steps)
+        if self.forecast:
+            self.forecast.after_step(self.epoch, self.steps)
 
     def validate(self, stop: Stop) -> dict[str, float] | None:
         """The scores of the full view of every validation image once (validation.validation_scores).
@@ -309,7 +311,7 @@ class TrainingRun:
             self.best, self.best_epoch = score, self.epoch
         if self.epoch >= self.first_best:
             self.schedule.epoch(score)
-            for line in complaints(scores) + self._lost_skill(score):
+            for line in complaints(scores) + lost_skill(score, self.before_masks):
                 say(f"warning: {line}")
         elif not math.isnan(score):
             self.before_masks = max(self.before_masks, score)
@@ -340,16 +342,6 @@ class TrainingRun:
         row["seconds"] = meter.seconds
         row["contaminated"] = int(self.meta["contaminated"])
         return row
-
-    def _lost_skill(self, score: float) -> list[str]:
-        """In words, that the classifier is worse than before there were masks."""
-        # Nor where there was no epoch before, or no score.
-        if not self.before_masks - score >= LOST_SKILL:
-            return []
-        return [
-            f"val_auroc {score:.4f} is below that of the epochs before the masks, {self.before_masks:.4f}; "
-            "no checkpoint of those is kept as the best"
-        ]
 
     def save_if_new(self) -> str:
         """Save the steps since the last checkpoint, after an error; says what became of them.

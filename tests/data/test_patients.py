@@ -10,10 +10,10 @@ import pytest
 from conftest import one_line_error
 
 import train_roi_consistency
-from roi.data import patients, split_words
+from roi.data import identity, patients, split_words
+from roi.data.identity import fingerprints
 from roi.data.splits import belongs_to, overlap
 from roi.data.table import patients_from_names, read_table
-from roi.training import checkpoint
 from roi.training.rows import Rows, choose_rows
 
 # Spellings of patient 5 beside a name of NIH, and beside a name that says nothing.
@@ -119,13 +119,13 @@ def is_noticed(place: str, folder: Path, ours: tuple[str, str], theirs: tuple[st
     mine, elsewhere = read_table(table), read_table(other)
     if place == "audit":
         return overlap(mine, elsewhere)[1] == 1
-    return bool(checkpoint.is_contaminated(remembered(mine), elsewhere)[0])
+    return bool(identity.trained_on(remembered(mine), elsewhere, str(folder)).seen[0])
 
 
 def remembered(table: pd.DataFrame) -> dict:
     """What a checkpoint knows of the rows it was trained on."""
     known = sorted({*table["patient_id"], *patients.named_patients(table)})
-    names = checkpoint.fingerprints(table["image"].tolist()), checkpoint.fingerprints(known)
+    names = fingerprints(table["image"].tolist()), fingerprints(known)
     return {"train_images": names[0], "train_patients": names[1]}
 
 
@@ -298,7 +298,7 @@ def test_a_list_that_names_one_image_takes_the_others_of_its_patient() -> None:
         False,
     ]
     state = remembered(pd.DataFrame({"image": ["a.png"], "patient_id": ["image:a.png"]}))
-    assert checkpoint.is_contaminated(state, table).tolist() == [True, True, False]
+    assert identity.trained_on(state, table, ".").seen.tolist() == [True, True, False]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -306,14 +306,60 @@ def test_a_single_file_is_marked_by_its_path(layout: str, tmp_path: Path) -> Non
     first, second, other = LAYOUTS[layout]
     images = pd.Series([first])
     state = remembered(pd.DataFrame({"image": images, "patient_id": patients_from_names(images)}))
-    found = [checkpoint.trained_on_file(state, tmp_path / name) for name in (first, second, other)]
+    found = [bool(identity.trained_on_file(state, tmp_path / name).seen[0]) for name in (first, second, other)]
     assert found == [True, True, False]
 
 
 def test_a_single_file_of_no_layout_is_marked_by_any_end_of_its_path(tmp_path: Path) -> None:
     state = remembered(pd.DataFrame({"image": ["ward/scan.png"], "patient_id": ["7"]}))
-    assert checkpoint.trained_on_file(state, tmp_path / "x" / "ward" / "scan.png")
-    assert not checkpoint.trained_on_file(state, tmp_path / "other" / "scan.png")
+    assert identity.trained_on_file(state, tmp_path / "x" / "ward" / "scan.png").seen.all()
+    assert not identity.trained_on_file(state, tmp_path / "other" / "scan.png").seen.any()
+
+
+# Names in several sets
+
+
+def with_sets(state: dict, sets: list[str], synthetic: bool = False, root: str = "/data/a") -> dict:
+    """The memory of a checkpoint that knows its data sets, too."""
+    return {**state, "train_sets": fingerprints(sets), "synthetic": synthetic, "args": {"image_root": root}}
+
+
+@pytest.mark.parametrize(
+    ("trained", "dataset", "root", "answer"),
+    [
+        (["ward"], "ward", "/data/b", "seen"),  # name and set
+        (["ward"], "Clinic", "/data/b", "other"),  # the same file name in another set
+        (["ward", ""], "clinic", "/data/b", "doubt"),  # some training rows name no set: it may be theirs
+        (["ward"], "", "/data/b", "doubt"),
+        ([""], "", "/data/b", "doubt"),
+        ([""], "", "/data/a", "seen"),  # the same file: it lies where the training images lay
+    ],
+)
+def test_a_file_name_is_no_identity_without_its_data_set(
+    trained: list[str], dataset: str, root: str, answer: str, tmp_path: Path
+) -> None:
+    table = pd.DataFrame({"image": ["0001.png"], "patient_id": ["image:0001.png"]})
+    state = with_sets(remembered(table), trained)
+    found = identity.trained_on(state, table.assign(dataset=dataset, label_source=""), root)
+    assert (found.seen.tolist(), found.doubt.tolist()) == ([answer == "seen"], [answer == "doubt"])
+
+
+def test_an_nih_patient_is_known_whatever_folder_he_lies_in_and_the_demo_set_is_not_nih(tmp_path: Path) -> None:
+    """Its files have the names of NIH's, each of them."""
+    table = pd.DataFrame({"image": ["00000013_005.png"], "patient_id": ["nih:13"]})
+    real = with_sets(remembered(table), ["nih"])
+    rows = table.assign(dataset="nih", label_source="Data_Entry_2017.csv")
+    assert identity.trained_on(real, rows.assign(dataset=""), "/elsewhere").seen.all()
+    drawn = with_sets(remembered(table), ["synthetic set (seed 0; 96 images of 48 px)"], synthetic=True)
+    found = identity.trained_on(drawn, rows, "/elsewhere")
+    assert not found.seen.any() and not found.doubt.any()
+    # A lone file: nobody says whether it is drawn.
+    assert identity.trained_on_file(drawn, tmp_path / "00000013_005.png").doubt.all()
+    (tmp_path / "demo.json").write_text('{"made_by": "make_demo_dataset.py", "seed": 0, "images": 96, "size": 48}')
+    assert identity.trained_on_file(drawn, tmp_path / "00000013_005.png").seen.all()
+    assert not identity.trained_on_file(real, tmp_path / "00000013_005.png").seen.any()
+    (tmp_path / "demo.json").write_text('{"made_by": "somebody"}')
+    assert identity.trained_on_file(real, tmp_path / "00000013_005.png").seen.all()
 
 
 # Splits

@@ -464,15 +464,41 @@ def test_published_scores_stand_only_beside_the_official_test_list(whole: Path, 
 
 
 def test_published_rows_are_marked_with_their_split(made: Path, whole: Path, tmp_path: Path) -> None:
-    parts = sections(made.read_text())
-    scores = headline(changed_run(whole, tmp_path, lambda m: m.update(n_images=25596)))
+    def official(metrics: dict[str, Any]) -> None:
+        metrics.update(n_images=25596)
+        metrics["localization"]["n_boxes_in_file"] = 984
+
+    run_ = changed_run(whole, tmp_path, official)
+    scores, places = headline(run_), localisation(run_)
     for name, value, split in PUBLISHED_AUROC:
         row = next(r for r in re.findall(r'<tr class="published">.*?</tr>', scores) if f">{name}<" in r)
         assert f">{value}<" in row and f"{split} split" in row
     assert [x for _, x, s in PUBLISHED_AUROC if s == "own"] == [".8414", ".8383"]
     for name, values, split in PUBLISHED_PLACE:
-        row = next(r for r in re.findall(r'<tr class="published">.*?</tr>', parts["localisation"]) if f">{name}<" in r)
+        row = next(r for r in re.findall(r'<tr class="published">.*?</tr>', places) if f">{name}<" in r)
         assert all(f">{x}<" in row for x in values.values()) and split in row
+
+
+def test_published_places_stand_only_beside_the_official_boxes_and_test_list(whole: Path, tmp_path: Path) -> None:
+    """Not beside a part of them, and never beside drawn images, however many."""
+
+    def shown(**metrics: Any) -> bool:
+        def change(m: dict[str, Any]) -> None:
+            m["localization"]["n_boxes_in_file"] = metrics.pop("boxes", 984)
+            m.update({"n_images": 25596} | metrics)
+
+        return 'class="published"' in localisation(changed_run(whole, tmp_path, change))
+
+    assert shown() and not shown(boxes=983) and not shown(n_images=753) and not shown(synthetic=True)
+
+
+def test_drawn_images_are_a_banner_on_top_of_the_page(whole: Path, tmp_path: Path) -> None:
+    drawn = page([changed_run(whole, tmp_path, lambda m: m.update(synthetic=True))], count=1)
+    head = drawn[: drawn.index("<main>")]
+    assert head.count('class="banner" role="alert">SYNTHETIC') == 1 and "no X-rays" in head
+    model = changed_run(whole, tmp_path, lambda m: m.update(trained_on_synthetic=True))
+    assert "trained on drawn images alone" in page([model], count=1)
+    assert "SYNTHETIC" not in page([read_run(whole)], count=1)
 
 
 def test_names_from_the_data_are_escaped(made: Path) -> None:
@@ -827,7 +853,7 @@ def test_the_findings_own_map_stands_first_beside_what_it_must_beat(made: Path) 
         "Does each finding's own map point into its box?",
         "Pointing, finding by finding",
         "The mask: one map for all findings",
-        "Every map beside published figures",
+        "Every map beside its controls",
     ]
     rows = table_rows(section, "Map")
     expected = {
@@ -923,7 +949,11 @@ def test_missing_sections_are_named_with_their_command(tmp_path: Path) -> None:
         and "--save_masks" in parts["localisation"]
         and "evaluate.py" in parts["calibration"]
     )
-    assert "split: <b>unknown</b>" in parts["scores"] and ".8025" in parts["scores"] and ".62" in parts["localisation"]
+    assert (
+        "split: <b>unknown</b>" in parts["scores"]
+        and ".8025" in parts["scores"]
+        and "published" not in parts["localisation"]
+    )
 
 
 @pytest.mark.parametrize(

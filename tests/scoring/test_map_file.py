@@ -3,6 +3,7 @@ predictions.
 """
 
 import json
+import shutil
 from collections.abc import Callable
 from operator import methodcaller
 from pathlib import Path
@@ -704,8 +705,8 @@ def test_what_was_trained_on_says_so_in_every_output(
     """Two training images among test images of an honest checkpoint; each file alone, and the console whatever is
     written.
     """
+    from roi.data.identity import fingerprints
     from roi.scoring.faithfulness import read_curves
-    from roi.training.checkpoint import fingerprints
 
     state = torch.load(checkpoints / "roi.pt", weights_only=True)
     train, test = read_table(tables[0]), read_table(tables[1])
@@ -767,14 +768,15 @@ def test_another_image_of_a_patient_is_contaminated_too(
     checkpoints: Path, demo: Path, tables: tuple[Path, Path], tmp_path: Path
 ) -> None:
     """A new name, the patient of a training image: its scores are no test scores."""
+    from roi.data.identity import fingerprints
     from roi.data.images import locate
-    from roi.training.checkpoint import fingerprints
 
     state = torch.load(checkpoints / "roi.pt", weights_only=True)
     train = read_table(tables[0])
     seen = set(state["train_images"].tolist())
     row = train[[f in seen for f in fingerprints(train["image"].tolist()).tolist()]].iloc[0]
     new = f"{row['image'].split('_')[0]}_999.png"
+    shutil.copy(demo / "demo.json", tmp_path)
     (tmp_path / new).write_bytes(Path(str(locate(demo, [row["image"]])[0])).read_bytes())
     said = run(
         "infer_roi_consistency.py",

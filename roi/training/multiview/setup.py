@@ -70,7 +70,7 @@ def build_study_run(args: argparse.Namespace, device: torch.device) -> TrainingR
     study_flags = select_flags(StudyFlags, args)
     check_studies(rows, study_flags.union)
     first_weights = image_model or pretrained(args.weights, "new_head" in args, start)
-    say_seen_before("--init" if image_model else "--weights", first_weights, rows)
+    say_seen_before("--init" if image_model else "--weights", first_weights, rows, args.image_root)
     model = make_study_model(args, rows.classes, start, query_file).to(device)
     reader = StudyReader(select_flags(LoaderFlags, args), study_flags, device)
     loaders = make_study_loaders(rows, reader, model, Path(args.save), args.seed)

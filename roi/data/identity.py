@@ -1,0 +1,132 @@
+"""Was a model trained on an image? By its patient, and by its name together with its data set.
+
+A file name alone is no identity: 0001.png is in many sets. Where neither side says of which set an image is, and it
+lies in another folder than the training images did, the answer is that nobody can tell.
+
+Letters: N rows of a table.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypedDict
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from roi.data.patients import IDENTITY, named_patients, published_set
+from roi.data.table import image_keys, patients_from_names
+from roi.synthetic import SYNTHETIC, named_sets, synthetic_root
+
+
+class TrainingSets(TypedDict):
+    """What a checkpoint remembers of the data sets of its training rows."""
+
+    train_sets: Tensor  # (n,) fingerprints, "" among them where a row names none
+    synthetic: bool  # all of them were drawn
+
+
+class Seen(NamedTuple):
+    """Which rows were trained on, or other images of their patients."""
+
+    seen: np.ndarray  # (N,) bool
+    doubt: np.ndarray  # (N,) bool: the name was trained on, and nobody can tell whether the image was
+
+
+def fingerprints(names: Sequence[str]) -> Tensor:
+    """What a checkpoint remembers of the images or patients it was trained on: (N,) int64, one a name."""
+    # Hashes: a checkpoint is shared, the names of patients are not.
+    hashes = [hashlib.blake2b(name.encode(), digest_size=8).digest() for name in names]
+    return torch.from_numpy(np.frombuffer(b"".join(hashes), dtype=np.int64).copy())
+
+
+def set_names(table: pd.DataFrame, image_root: str) -> list[str]:
+    """The data set of each row: a synthetic one by its marker, others by the column dataset; '' where nobody says."""
+    table = table.reindex(columns=["image", "dataset", "label_source"], fill_value="")
+    drawn = named_sets(table, Path(image_root))
+    names = []
+    for synthetic, dataset in zip(drawn, table["dataset"], strict=True):
+        # Two spellings of a hospital's own set are one, as those of the published sets are.
+        plain = " ".join(dataset.casefold().split())
+        names.append(synthetic or published_set(dataset) or plain)
+    return names
+
+
+def training_sets(names: Sequence[str]) -> TrainingSets:
+    """Of the names that set_names gives."""
+    # Distinct and sorted: the same rows give the same checkpoint, in whatever order.
+    distinct = sorted(set(names))
+    all_drawn = bool(distinct) and all(name.startswith(SYNTHETIC) for name in distinct)
+    return {"train_sets": fingerprints(distinct), "synthetic": all_drawn}
+
+
+def trained_on(state: Mapping[str, Any], table: pd.DataFrame, image_root: str) -> Seen:
+    """Was the checkpoint trained on the image, or on another image of its patient?
+
+    Args:
+        table: with columns as read_table gives them
+        image_root: folder of its images
+    """
+    old_root = state.get("args", {}).get("image_root")
+    same_root = bool(old_root) and Path(old_root).resolve() == Path(image_root).resolve()
+    return _seen(state, table, set_names(table, image_root), same_root)
+
+
+def trained_on_file(state: Mapping[str, Any], path: Path) -> Seen:
+    """The same for a file that no table names; of one row."""
+    # A table may have named it by any end of its path.
+    folders = path.absolute().parts[1:]
+    names = pd.Series(["/".join(folders[n:]) for n in range(len(folders))], dtype=str)
+    table = pd.DataFrame({"image": names, "patient_id": patients_from_names(names)})
+    drawn = synthetic_root(path.absolute().parent)
+    old_root = state.get("args", {}).get("image_root")
+    below = bool(old_root) and path.resolve().is_relative_to(Path(old_root).resolve())
+    ends = _seen(state, table, [drawn] * len(table), below)
+    seen, doubt = bool(ends.seen.any()), bool(ends.doubt.any())
+    return Seen(np.array([seen]), np.array([doubt and not seen]))
+
+
+def _seen(state: Mapping[str, Any], table: pd.DataFrame, sets: Sequence[str], same_root: bool) -> Seen:
+    """Which rows were trained on.
+
+    Args:
+        sets: data set of each row, '' where nobody says
+        same_root: the images lie where the training images lay
+    """
+    by_patient, by_name = _matches(state, table)
+    if "train_sets" not in state:
+        # An older checkpoint remembers names alone: they count, as they did.
+        seen, doubt = by_patient | by_name, np.zeros(len(table), dtype=bool)
+    else:
+        known = np.array([name != "" for name in sets], dtype=bool)
+        drawn = np.array([name.startswith(SYNTHETIC) for name in sets], dtype=bool)
+        same_set = np.isin(fingerprints(sets), state["train_sets"]) & known
+        # The demo sets have the names of NIH's files, each of them.
+        another_kind = (drawn & ~same_set) | (~drawn & known & state["synthetic"])
+        # An image that left its folder may be drawn or not.
+        maybe_another = ~known & state["synthetic"] & (not same_root)
+        some_unnamed = bool(np.isin(fingerprints([""]), state["train_sets"]).all())
+        another_set = another_kind | (known & ~same_set & (not some_unnamed))
+        seen = by_patient & ~another_kind & ~maybe_another
+        # A name counts beside its set, or where it is the same file.
+        seen |= by_name & ~another_set & (same_set | same_root)
+        doubt = (by_patient | by_name) & ~another_set & ~seen
+    # A patient of whom one image is known to be trained on is known by that.
+    patients = table["patient_id"]
+    seen = patients.isin(patients[seen]).to_numpy()
+    return Seen(seen, patients.isin(patients[doubt]).to_numpy() & ~seen)
+
+
+def _matches(state: Mapping[str, Any], table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Rows whose patient was trained on, by a name that says the set (nih:13); rows by any other name. (N,), (N,)"""
+    by_name = np.isin(fingerprints(image_keys(table["image"]).tolist()), state["train_images"])
+    by_patient = np.zeros(len(table), dtype=bool)
+    # As the table and as the file name give the patient.
+    for names in (table["patient_id"], named_patients(table)):
+        match = np.isin(fingerprints(names.tolist()), state["train_patients"])
+        says_set = (names.str.contains(":") & ~names.str.startswith(IDENTITY)).to_numpy(dtype=bool)
+        by_patient |= match & says_set
+        by_name |= match & ~says_set
+    return by_patient, by_name
