@@ -59,7 +59,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_limits(parser)
     add_boxes(parser)
     cli.add_overwrite(parser, "PNG of this program that were made with other settings")
-    return parser.parse_args(argv)
+    return cli.parse(parser, argv)
 
 
 def add_limits(parser: cli.Parser) -> None:

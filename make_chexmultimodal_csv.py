@@ -52,7 +52,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_nih(parser)
     add_datasets(parser)
     add_soften(parser)
-    args = parser.parse_args(argv)
+    args = cli.parse(parser, argv)
     refuse_flags_of_others(parser, args)
     args.data_root = args.data_root or Path("Dataset")
     if args.fillna and not normal_name(args.fillna):

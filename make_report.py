@@ -38,7 +38,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--title", default="Evidence report", help="of the page (default: %(default)s)")
     cli.add_overwrite(parser, "an earlier page")
-    return parser.parse_args(argv)
+    return cli.parse(parser, argv)
 
 
 def main(args: argparse.Namespace) -> None:

@@ -11,15 +11,24 @@ exactly there. Ablations and baselines: train_roi_baselines.py.
 """
 
 import argparse
+import sys
 
 from roi import cli
-from roi.training.flags import add_training_flags, resolve_objective
+from roi.training.flags import add_training_flags, resolve_augment, resolve_objective
+from roi.training.recipes import print_and_end, words_of
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    argv = sys.argv[1:] if argv is None else argv
     parser = cli.Parser(__doc__)
     add_training_flags(parser)
-    return parser.parse_args(argv)
+    words = words_of(parser, argv)
+    args = parser.parse_args(words)
+    resolve_augment(args)
+    resolve_objective(args, "evidence")
+    print_and_end(parser, vars(args), argv, words)
+    del args.print_config
+    return args
 
 
 def main(args: argparse.Namespace) -> int:
@@ -31,7 +40,6 @@ def main(args: argparse.Namespace) -> int:
         from roi.training.setup import train
 
         torch.manual_seed(args.seed + distributed.rank())
-        resolve_objective(args, "evidence")
         return train(args, args.mask_net)
 
 
