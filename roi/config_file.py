@@ -75,6 +75,7 @@ def with_file(parser: argparse.ArgumentParser, argv: Sequence[str], elsewhere: E
     Raises:
         UserError: the file cannot be read, or an entry is no flag or has a value that its flag does not take.
     """
+    # Read alone first: what is required may stand in the file.
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument(CONFIG)
     path = first.parse_known_args(argv)[0].config
@@ -107,6 +108,7 @@ def read_entries(path: str) -> dict[str, Entry]:
         raise UserError(f"{CONFIG} {path}: holds no 'flag: value' lines; --print_config shows its form")
     entries = {}
     for name, value in found.items():
+        # A mapping is also a value, that of --loss_args.
         is_printed = isinstance(value, dict) and set(value) == {"value", "from"}
         entries[str(name)] = Entry(value["value"], value["from"]) if is_printed else Entry(value, "config")
     return entries
@@ -127,6 +129,7 @@ def _words(where: str, name: str, action: argparse.Action, value: Any) -> list[s
     option = f"--{name}"
     if action.nargs == 0:
         return _switch(where, option, action, value)
+    # One word, so that a value may begin with a hyphen.
     if action.nargs is None:
         return [f"{option}={_text(where, option, action, value)}"]
     # Flags with several values; a mapping stands for NAME=VALUE pairs.
@@ -156,6 +159,7 @@ def _text(where: str, option: str, action: argparse.Action, value: Any) -> str:
     kind = action.type or str
     if isinstance(value, bool | list | dict):
         raise UserError(f"{where}: {option} takes one {_kind_name(kind)}")
+    # YAML makes 7 of 007 and a day of 2024-01-01: the text is lost by then.
     if kind is str and not isinstance(value, str):
         raise UserError(f'{where}: {option} takes text; write "{value}" in quotes')
     try:
@@ -187,6 +191,7 @@ def origins(
         recipe: flags that a recipe stands for; what the command line or a file says goes before it.
     """
     from_file = words[: len(words) - len(argv)]
+    # Words of the file stand before the others.
     typed = named_on(parser, argv)
     filed = named_on(parser, from_file) - typed
 
@@ -202,6 +207,7 @@ def origins(
 
 def print_config(parser: argparse.ArgumentParser, values: Mapping[str, Any], origin: Callable[[str], str]) -> None:
     """All flags as JSON, a line each, with where each comes from; such a file gives the same run by --config."""
+    # One line a flag, so that two files can be compared by diff.
     lines = []
     for name, action in flags_of(parser).items():
         # --pretrained is another word for a value of --weights.

@@ -172,6 +172,7 @@ def words_of(parser: Parser, argv: Sequence[str]) -> list[str]:
 
 def scripts_of_flags() -> dict[str, str]:
     """Each flag of training, and a script that has it."""
+    # Built when a name is unknown, which is rare: not at every start.
     baselines = Parser(None)
     for add in (add_training_flags, add_recipe_flags, add_test_flags):
         add(baselines)

@@ -53,6 +53,7 @@ def key(salt: bytes, kind: str, text: str) -> str:
     """What stands for a number; "" for none."""
     if not text.strip():
         return ""
+    # The kind is in it: a study and a patient of one number have two keys.
     message = f"{kind}\0{text.strip()}".encode()
     return hmac.new(salt, message, hashlib.sha256).hexdigest()[:KEY_LENGTH]
 
@@ -61,6 +62,7 @@ def shifted_date(salt: bytes, patient: str, day: str) -> str:
     """YYYYMMDD -> a day 1 to 365 days before it, as many for all of a patient's; "" where it is no day."""
     if not patient or not re.fullmatch(r"\d{8}", day):
         return ""
+    # By patient, so that the time between two studies stays true.
     days = 1 + int(key(salt, "shift", patient), 16) % LONGEST_SHIFT
     try:
         return str(date(int(day[:4]), int(day[4:6]), int(day[6:])) - timedelta(days))
@@ -112,6 +114,7 @@ def person(image: str, header: Any, salt: bytes) -> dict[str, str]:
     patient = text["PatientID"]
     # Two hospitals may each have a patient 1.
     whose = f"{text['IssuerOfPatientID']}\0{patient}" if patient else ""
+    # Any other text of this element may be anything.
     sex = text["PatientSex"].upper()
     return {
         "image": image,

@@ -49,6 +49,7 @@ def build_people_table(sources: Sources, output: Output) -> None:
     if missing:
         raise UserError(f"{sources.people}: no column {missing[0]!r}; convert_dicom.py --salt FILE writes such a table")
     given = _read(sources.labels)
+    # Images lead: a row of labels may be of several views of one study.
     row = _rows_of_images(people, given, sources)  # (N,), -1 where there is none
     found = row >= 0
     cells, source = _cells(given, sources.labels)
@@ -98,6 +99,7 @@ def _rows_of_images(people: pd.DataFrame, given: pd.DataFrame, sources: Sources)
     file = _column(given, FILE)
     if accession is None and file is None:
         raise UserError(f"{sources.labels}: no column {ACCESSION[0]} or {FILE[0]} (found {', '.join(given.columns)})")
+    # Safer than a file name, which may come again in another export.
     if accession is not None:
         if sources.salt is None or not sources.salt.is_file():
             raise UserError(

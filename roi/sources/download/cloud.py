@@ -57,6 +57,7 @@ def fetch_shrunk(name: str, folder: Path, project: str, side: int) -> None:
     source = f"gs://{_bucket(name)}"
     _refuse_another_side(folder, side)
     _rsync(source, folder, project, recursive=False)
+    # Ten times a tenth: the disk never holds more than one of them in full size.
     for part in PARTS:
         staging = folder / f".fetch-{part}"
         target = folder / "files" / part
@@ -67,8 +68,10 @@ def fetch_shrunk(name: str, folder: Path, project: str, side: int) -> None:
             counts = _shrink_all(staging, target, side)
             print(f"{target}: {counts.made:,} images made smaller, {counts.as_they_were:,} kept as they were, ", end="")
             print(f"{counts.present:,} were there")
+            # From here on this folder is never fetched again.
             with atomic_write(mark) as file:
                 file.write(f"{side}\n")
+        # Also after a kill between the mark and the removal.
         _remove_fetched(staging, target)
 
 
@@ -89,7 +92,9 @@ def _rsync(source: str, target: Path, project: str, recursive: bool) -> None:
     """Copies what is not there, by Google's client; its output is its own."""
     command = _command(project, recursive)
     target.mkdir(parents=True, exist_ok=True)
+    # As a list, without a shell: a folder may have spaces in its name.
     code = subprocess.run([*command, source, str(target)]).returncode
+    # What the client said stands above; it knows best what went wrong.
     if code:
         _print_steps()
         raise UserError(
@@ -136,6 +141,7 @@ def _shrink_all(staging: Path, target: Path, side: int) -> Shrunk:
     """Writes each fetched file to its place, smaller where it can be."""
     jobs = [(str(path), str(target / path.relative_to(staging)), side) for path in _fetched(staging)]
     results = []
+    # As many as convert_dicom.py takes: more wait for the disk.
     workers = min(8, os.cpu_count() or 1)
     with (
         closing(run_jobs(shrink, iter(jobs), workers, PATIENCE)) as outcomes,
@@ -175,6 +181,7 @@ def _smaller(image: Image.Image, side: int) -> Image.Image | None:
     shorter = min(image.size)
     if shorter <= side or image.mode not in ("L", "RGB"):
         return None
+    # The proportions stay: training makes the square itself.
     width, height = (max(1, round(length * side / shorter)) for length in image.size)
     return image.resize((width, height), Image.Resampling.BICUBIC)
 
@@ -184,6 +191,7 @@ def _remove_fetched(staging: Path, target: Path) -> None:
     if not (staging / OURS).exists():
         return
     for path in list(_fetched(staging)):
+        # Whoever took an image away from its place may want this one.
         if (target / path.relative_to(staging)).exists():
             path.unlink()
     folders = sorted((path for path in staging.rglob("*") if path.is_dir()), reverse=True)
