@@ -54,7 +54,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     target = "predictions, without labels, on images the sets are meant for: adds fnr_shifted"
     parser.add_argument("--target_preds", metavar="FILE", help=target)
     cli.add_overwrite(parser, "thresholds")
-    return parser.parse_args(argv)
+    return cli.parse(parser, argv)
 
 
 def main(args: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@
 DIR/**/NAME.png        nothing but the picture: no word of the DICOM header
 DIR/dicom_facts.csv    a row each PNG: size, photometric interpretation, view, bits of the original, how the PNG was
                        made, what was not as the header has it; nothing that tells whose it is
+DIR/dicom_people.csv   with --salt: patient, study and accession as keys, dates shifted by patient, sex, age by decade
 DIR/unreadable.csv     what could not be converted, and why; exit code 1 if it is there
 
 Killed at any moment, the same command goes on where it stopped, and the tree is then what it would have been. A PNG
@@ -19,7 +20,6 @@ from pathlib import Path
 from roi import cli
 from roi.choices import SIDES, WINDOWS
 from roi.errors import UserError
-from roi.files import writable
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -48,10 +48,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="N",
         help="processes; change no file (default: %(default)s)",
     )
+    text = "write dicom_people.csv with keys by the salt in this file (made where it is not there), outside --out"
+    parser.add_argument("--salt", type=Path, metavar="FILE", help=text)
     add_limits(parser)
     add_boxes(parser)
     cli.add_overwrite(parser, "PNG of this program that were made with other settings")
-    return parser.parse_args(argv)
+    return cli.parse(parser, argv)
 
 
 def add_limits(parser: cli.Parser) -> None:
@@ -96,13 +98,18 @@ def add_boxes(parser: cli.Parser) -> None:
 def main(args: argparse.Namespace) -> int:
     # They bring pandas, for which --help should not wait.
     from roi.sources.dicom import convert
+    from roi.sources.dicom.people import read_salt, write_people
     from roi.sources.vindr import read_marks, write_boxes
 
     check(args)
+    salt = read_salt(args.salt) if args.salt else None
     marks = read_marks(args.boxes) if args.boxes else None
     sides = (args.min_side, args.max_side)
     settings = convert.ConvertSettings(args.size, args.window, args.bits, sides, args.allow_burned_in)
     rows, refused = convert.convert_tree(args.src, args.out, settings, args.workers, args.overwrite)
+    if salt is not None:
+        names = convert.find_dicoms(args.src)[0]
+        write_people(args.src, args.out, {row["image"]: names[row["image"]] for row in rows}, salt)
     if marks is not None:
         write_boxes(marks, args.boxes, args.boxes_out, rows)
     return 1 if refused else 0
@@ -112,6 +119,7 @@ def check(args: argparse.Namespace) -> None:
     """Raises UserError for flags that cannot be, and for files of somebody else under the names that are written."""
     from roi.sources.dicom import convert
     from roi.sources.dicom.header import needs_pydicom
+    from roi.sources.dicom.people import PEOPLE_COLUMNS, PEOPLE_FILE
     from roi.sources.vindr import BOXES, MARKS, left_out
 
     needs_pydicom()
@@ -122,22 +130,15 @@ def check(args: argparse.Namespace) -> None:
     if (args.boxes is None) != (args.boxes_out is None):
         raise UserError("--boxes and --boxes_out go together: give both or none")
     # A tree of the version before is known by its columns, so that --overwrite can make it anew.
-    check_own(args.out / convert.FACTS_FILE, convert.FACT_COLUMNS, convert.FACT_COLUMNS_BEFORE)
-    check_own(args.out / convert.UNREADABLE_FILE, convert.UNREADABLE_COLUMNS)
+    convert.check_own(args.out / convert.FACTS_FILE, convert.FACT_COLUMNS, convert.FACT_COLUMNS_BEFORE)
+    convert.check_own(args.out / convert.UNREADABLE_FILE, convert.UNREADABLE_COLUMNS)
+    if args.salt:
+        convert.check_own(args.out / PEOPLE_FILE, PEOPLE_COLUMNS)
+        if args.salt.resolve().is_relative_to(args.out.resolve()):
+            raise UserError(f"--salt {args.salt} lies in --out {args.out}, with which it would be handed over")
     if args.boxes_out:
-        check_own(args.boxes_out, BOXES)
-        check_own(left_out(args.boxes_out), (*MARKS, "why"))
-
-
-def check_own(path: Path, *headers: tuple[str, ...]) -> None:
-    """Raises UserError where a file is there that begins with none of these rows of columns."""
-    writable(path)
-    if not path.exists():
-        return
-    with open(path, encoding="utf-8", errors="replace") as file:
-        first_line = file.readline()
-    if first_line not in [",".join(columns) + "\n" for columns in headers]:
-        raise UserError(f"{path} is there and not of this program; move it away, or name another file or folder")
+        convert.check_own(args.boxes_out, BOXES)
+        convert.check_own(left_out(args.boxes_out), (*MARKS, "why"))
 
 
 def command() -> None:

@@ -5,6 +5,7 @@
     python download_datasets.py --info mimic                # terms, credentials, citation, exact steps
     python download_datasets.py --download nih
     python download_datasets.py --download mimic --username me --only '*.csv*'      # prints the command to run
+    python download_datasets.py --download mimic --via gcs --project my-project --shrink 512
     python download_datasets.py --gather /data/nih          # a copy that you downloaded yourself
 
 A set lies in DATA_ROOT/NAME. What was interrupted goes on with the same command. nih and vinbigdata come through
@@ -22,8 +23,9 @@ from pathlib import Path
 from roi import cli
 from roi.errors import UserError
 from roi.files import atomic_write
-from roi.sources.download import sets
+from roi.sources.download import cloud, sets
 from roi.sources.download.catalog import CATALOG, folder_of, set_name
+from roi.sources.download.cloud_flags import add_cloud, check_cloud
 from roi.sources.download.completeness import check_sets, list_sets
 
 DATA_ROOT = "Dataset"
@@ -64,6 +66,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--token", metavar="TOKEN", help="of Hugging Face (default: HF_TOKEN, which no list of processes shows)"
     )
+    add_cloud(parser)
     parser.add_argument(
         "--path_file", metavar="TXT", help="write the path of the data here too (default: print it alone)"
     )
@@ -71,6 +74,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     in_parts = [name for name, data_set in CATALOG.items() if data_set.project]
     if args.only and args.download not in (*in_parts, "rexgradient"):
         parser.error(f"--only is for --download of {', '.join(in_parts)} and rexgradient")
+    check_cloud(parser, args)
     return args
 
 
@@ -116,6 +120,12 @@ def download(args: argparse.Namespace, data_root: Path) -> Path:
         return sets.download_rexgradient(folder, args.token or os.environ.get("HF_TOKEN"), args.only)
     if name == "openi":
         return sets.download_openi(folder)
+    if args.via and args.shrink:
+        cloud.fetch_shrunk(name, folder, args.project, args.shrink)
+        return folder
+    if args.via:
+        cloud.fetch(name, folder, args.project)
+        return folder
     raise sets.how_to_get(name, data_root, args.username or os.environ.get("PHYSIONET_USERNAME"), args.only)
 
 

@@ -61,7 +61,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     unit = "score each image, or each study (column study_id) by the mean of its images (default: %(default)s)"
     parser.add_argument("--unit", choices=("image", "study"), default="image", help=unit)
     cli.add_overwrite(parser, "scores of an earlier run")
-    args = parser.parse_args(argv)
+    args = cli.parse(parser, argv)
     settle_predictions(parser, args)
     if bool(args.threshold_preds) != bool(args.threshold_csv):
         parser.error("--threshold_preds and --threshold_csv go together")

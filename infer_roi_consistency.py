@@ -38,7 +38,7 @@ from roi.inference.flags import add_flags, check_flags
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.Parser(__doc__)
     add_flags(parser)
-    args = parser.parse_args(argv)
+    args = cli.parse(parser, argv)
     check_flags(parser, args)
     return args
 

@@ -6,6 +6,7 @@
         --filter_list "$D/test_list.txt" --out_csv nih_roi_test.csv --label_from "Finding Labels"
     python make_chexmultimodal_csv.py --datasets all --data_root Dataset --views PA AP --out_csv train_metadata_v2.csv
     python make_chexmultimodal_csv.py --cxrlt 2024.1 --data_root Dataset --out_csv cxrlt_2024_1.csv
+    python make_chexmultimodal_csv.py --people png/dicom_people.csv --labels reports.csv --salt salt.txt --out_csv t.csv
     python make_chexmultimodal_csv.py --soften preds.json --csv others.csv --new_classes all --out_csv student.csv
 
 One row an image: image, labels (comma-separated), unknown, uncertain, soft, patient_id, study_id, view, age, sex,
@@ -30,6 +31,7 @@ from pathlib import Path
 
 from roi import cli
 from roi.labels import normal_name
+from roi.sources.dicom.people_flags import add_people
 from roi.sources.table_flags import add_datasets, add_nih, add_soften, refuse_flags_of_others
 
 
@@ -43,6 +45,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     source.add_argument("--cxrlt", choices=("2023", "2024.1", "2024.2", "2024.3", "2026"), help=text)
     text = "fill in what --csv does not know from these predictions of a model (preds.json)"
     source.add_argument("--soften", metavar="JSON", help=text)
+    source.add_argument("--people", type=Path, metavar="CSV", help="dicom_people.csv of convert_dicom.py")
     parser.add_argument("--out_csv", required=True, metavar="CSV", help="table to write")
     text = "Normal or No Finding: written where an image is known to have no finding (default: an empty field)"
     parser.add_argument("--fillna", default="", metavar="WORD", help=text)
@@ -52,7 +55,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_nih(parser)
     add_datasets(parser)
     add_soften(parser)
-    args = parser.parse_args(argv)
+    add_people(parser)
+    args = cli.parse(parser, argv)
     refuse_flags_of_others(parser, args)
     args.data_root = args.data_root or Path("Dataset")
     if args.fillna and not normal_name(args.fillna):
@@ -65,6 +69,7 @@ def main(args: argparse.Namespace) -> None:
     # Here, so that --help does not wait for scipy.
     from roi.sources.build_table import MergeOptions, Output, build_merged_table, build_nih_table
     from roi.sources.cxrlt_table import NativeOptions, build_native_table
+    from roi.sources.dicom.people_table import Sources, build_people_table
     from roi.sources.merge import ReadOptions
 
     if args.soften:
@@ -73,6 +78,8 @@ def main(args: argparse.Namespace) -> None:
     output = Output(Path(args.out_csv), args.fillna, args.allow_missing, args.overwrite)
     if args.src_csv:
         build_nih_table(args.src_csv, args.label_from, args.filter_list, args.image_dir, output)
+    elif args.people:
+        build_people_table(Sources(args.people, args.labels, args.salt), output)
     elif args.cxrlt:
         native = NativeOptions(args.cxrlt, args.data_root, args.check_images, args.views, args.splits)
         build_native_table(native, output)

@@ -40,7 +40,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     hosts = "name the machines in the head of the page (default: yes)"
     parser.add_argument("--host", action=cli.on_off, default=True, help=hosts)
     cli.add_overwrite(parser, "an earlier page")
-    return parser.parse_args(argv)
+    return cli.parse(parser, argv)
 
 
 def main(args: argparse.Namespace) -> None:

@@ -15,14 +15,21 @@ import argparse
 import sys
 
 from roi import cli
-from roi.training.multiview.flags import add_study_training_flags, parse_study_flags
+from roi.training.multiview.flags import add_study_training_flags, check_study_flags, parse_study_flags
 from roi.training.preflight.flags import written_files
+from roi.training.recipes import print_and_end, words_of
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    argv = sys.argv[1:] if argv is None else argv
     parser = cli.Parser(__doc__)
     add_study_training_flags(parser)
-    return parse_study_flags(parser, sys.argv[1:] if argv is None else argv)
+    words = words_of(parser, argv)
+    args = parse_study_flags(parser, words)
+    print_and_end(parser, vars(args), argv, words)
+    del args.print_config
+    check_study_flags(args)
+    return args
 
 
 def main(args: argparse.Namespace) -> int:

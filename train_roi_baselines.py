@@ -39,23 +39,29 @@ from roi import cli
 from roi.errors import UserError
 from roi.training.flags import add_training_flags, resolve_augment, resolve_objective
 from roi.training.preflight.flags import written_files
-from roi.training.recipes import MODES, add_recipe_flags, print_config, recipe_flags
+from roi.training.recipes import (
+    MODES,
+    add_recipe_flags,
+    add_test_flags,
+    print_and_end,
+    recipe_flags,
+    words_of,
+)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     argv = sys.argv[1:] if argv is None else argv
     parser = make_parser(argv)
-    args = parser.parse_args(argv)
+    words = words_of(parser, argv)
+    args = parser.parse_args(words)
     try:
         recipe = recipe_flags(args.recipe, args.stage)
     except UserError as error:
         parser.error(str(error))
-    # Read again: what stands on the command line goes before the recipe.
+    # Read again: what stands on the command line, or in a file, goes before the recipe.
     parser.set_defaults(**recipe)
-    args = resolve_defaults(parser.parse_args(argv))
-    if args.print_config:
-        print_config(vars(args), recipe, cli.given(parser, argv))
-        parser.exit()
+    args = resolve_defaults(parser.parse_args(words))
+    print_and_end(parser, vars(args), argv, words, recipe)
     if args.test and not (args.checkpoint and args.test_csv and args.image_root):
         parser.error("--test needs --checkpoint, --test_csv and --image_root")
     if not args.mode and not args.test:
@@ -66,26 +72,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def make_parser(argv: Sequence[str]) -> cli.Parser:
     parser = cli.Parser(__doc__)
     add_recipe_flags(parser)
-    add_training_flags(parser, required=not {"--test", "--print_config", "--check"} & set(argv))
-    test = parser.add_argument_group("instead of training")
-    test.add_argument(
-        "--test",
-        action="store_true",
-        help="score --checkpoint on --test_csv, by infer_roi_consistency.py and evaluate.py",
-    )
-    test.add_argument("--checkpoint", metavar="PT", help="what to score")
-    test.add_argument("--test_csv", metavar="CSV", help="table to score it on")
-    test.add_argument(
-        "--test_out",
-        metavar="DIR",
-        help="folder for preds.json and metrics.json (default: <stem of the checkpoint>_test beside it)",
-    )
-    test.add_argument(
-        "--max_test_samples",
-        type=cli.number(int, 1),
-        metavar="N",
-        help="at most N of its images, by patient, drawn with --seed (default: all)",
-    )
+    add_training_flags(parser, required=not {"--test", "--check"} & set(argv))
+    add_test_flags(parser)
     return parser
 
 

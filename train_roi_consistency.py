@@ -14,8 +14,9 @@ import argparse
 import sys
 
 from roi import cli
-from roi.training.flags import add_training_flags, resolve_objective
+from roi.training.flags import add_training_flags, resolve_augment, resolve_objective
 from roi.training.preflight.flags import written_files
+from roi.training.recipes import print_and_end, words_of
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -23,7 +24,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.Parser(__doc__)
     # A check may come before the data.
     add_training_flags(parser, required="--check" not in argv)
-    return parser.parse_args(argv)
+    words = words_of(parser, argv)
+    args = parser.parse_args(words)
+    resolve_augment(args)
+    resolve_objective(args, "evidence")
+    print_and_end(parser, vars(args), argv, words)
+    del args.print_config
+    return args
 
 
 def main(args: argparse.Namespace) -> int:
@@ -35,7 +42,6 @@ def main(args: argparse.Namespace) -> int:
         from roi.training.preflight.setup import train
 
         torch.manual_seed(args.seed + distributed.rank())
-        resolve_objective(args, "evidence")
         return train(args, args.mask_net)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from roi import WRITTEN_BY
+from roi.config_file import add_config_flags, with_file
 from roi.errors import RunError, UserError
 from roi.files import locked, writable
 from roi.help_text import Formatter, short_usage
@@ -134,6 +135,14 @@ def writing_alone(*files: str | None) -> Iterator[None]:
     is_writer = os.environ.get("RANK", "0") == "0"
     with locked(*(paths if is_writer else ())):
         yield
+
+
+def parse(parser: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """The flags of a script, those of a file (--config) among them; nothing tells them from flags afterwards."""
+    add_config_flags(parser, printing=False)
+    args = parser.parse_args(with_file(parser, sys.argv[1:] if argv is None else argv))
+    del args.config
+    return args
 
 
 def given(parser: argparse.ArgumentParser, argv: Sequence[str]) -> set[str]:

@@ -14,6 +14,7 @@ FLAGS_OF = {
     + ["check_duplicates", "audit", "format", "summary", "data_root"],
     "cxrlt": ["views", "splits", "check_images", "data_root"],
     "soften": ["csv", "exclude_csv", "new_classes"],
+    "people": ["labels", "salt"],
 }
 
 
@@ -86,6 +87,8 @@ def refuse_flags_of_others(parser: cli.Parser, args: argparse.Namespace) -> None
                 parser.error(f"--{name} goes with --{other}, not with --{chosen}")
     if args.cxrlt and args.fillna:
         parser.error(f"--fillna {args.fillna} does not go with --cxrlt: Normal is a label of its own there")
+    if args.people and not args.labels:
+        parser.error(f"--people {args.people}: with which labels? give them with --labels CSV")
     # What follows is of --soften, whose table is there already.
     if not args.soften:
         return

@@ -1,15 +1,21 @@
-"""Modes and recipes of train_roi_baselines.py: which terms an ablation leaves out, which flags a published system had.
+"""Where flags of the train scripts come from beside the command line: modes, recipes of published systems, files.
+
+    words = words_of(parser, argv)                      # the command line, before it what the file of --config says
+    args = parser.parse_args(words)
+    print_and_end(parser, vars(args), argv, words)      # where --print_config is given
 
 No torch here: --help is quick.
 """
 
-import json
-from collections.abc import Container, Mapping
+from collections.abc import Container, Sequence
 from typing import Any, NamedTuple
 
-from roi.cli import Parser
+from roi.cli import Parser, number
+from roi.config_file import PRINT_CONFIG, add_config_flags, flags_of, origins, print_config, with_file
 from roi.errors import UserError
 from roi.labels import LABELS
+from roi.training.flags import add_training_flags
+from roi.training.multiview.flags import add_study_training_flags
 
 
 class Mode(NamedTuple):
@@ -100,28 +106,29 @@ def add_recipe_flags(parser: Parser) -> None:
         "--recipe", choices=list(RECIPES), help="flags of a published system; see above (default: none)"
     )
     parser.add_argument("--stage", type=int, metavar="1|2", help="staged_resnet50: which part of it (default: 1)")
-    parser.add_argument(
-        "--print_config", action="store_true", help="print all flags as JSON, with where each comes from, and end"
+
+
+def add_test_flags(parser: Parser) -> None:
+    """What is scored instead of training."""
+    test = parser.add_argument_group("instead of training")
+    test.add_argument(
+        "--test",
+        action="store_true",
+        help="score --checkpoint on --test_csv, by infer_roi_consistency.py and evaluate.py",
     )
-
-
-def print_config(flags: Mapping[str, Any], recipe: Container[str], given: Container[str]) -> None:
-    """All flags as JSON, a line each, with where each comes from.
-
-    Args:
-        recipe: names of the flags that the recipe stands for
-        given: names of those on the command line, which go before the recipe
-    """
-    lines = []
-    for name, value in flags.items():
-        origin = "default"
-        if name in given:
-            origin = "command line"
-        elif name in recipe:
-            origin = "recipe"
-        if name != "print_config":
-            lines.append(f" {json.dumps(name)}: {json.dumps({'value': value, 'from': origin})}")
-    print("{\n" + ",\n".join(lines) + "\n}")
+    test.add_argument("--checkpoint", metavar="PT", help="what to score")
+    test.add_argument("--test_csv", metavar="CSV", help="table to score it on")
+    test.add_argument(
+        "--test_out",
+        metavar="DIR",
+        help="folder for preds.json and metrics.json (default: <stem of the checkpoint>_test beside it)",
+    )
+    test.add_argument(
+        "--max_test_samples",
+        type=number(int, 1),
+        metavar="N",
+        help="at most N of its images, by patient, drawn with --seed (default: all)",
+    )
 
 
 def recipe_flags(recipe: str | None, stage: int | None) -> dict[str, Any]:
@@ -148,3 +155,43 @@ def recipe_flags(recipe: str | None, stage: int | None) -> dict[str, Any]:
             "--resume CKPT of stage 1)"
         )
     return {**flags, "stage": stage, **STAGES[stage]}
+
+
+# From a file
+
+
+def words_of(parser: Parser, argv: Sequence[str]) -> list[str]:
+    """The command line with the words of its --config before it; adds both flags to the parser."""
+    add_config_flags(parser)
+    if PRINT_CONFIG in argv:
+        # A configuration is looked at before there is a table.
+        for action in parser._actions:
+            action.required = False
+    return with_file(parser, argv, scripts_of_flags)
+
+
+def scripts_of_flags() -> dict[str, str]:
+    """Each flag of training, and a script that has it."""
+    # Built when a name is unknown, which is rare: not at every start.
+    baselines = Parser(None)
+    for add in (add_training_flags, add_recipe_flags, add_test_flags):
+        add(baselines)
+    studies = Parser(None)
+    add_study_training_flags(studies)
+    scripts = dict.fromkeys(flags_of(studies), "train_multiview.py")
+    return scripts | dict.fromkeys(flags_of(baselines), "train_roi_baselines.py")
+
+
+def print_and_end(
+    parser: Parser,
+    flags: dict[str, Any],
+    argv: Sequence[str],
+    words: Sequence[str],
+    recipe: Container[str] = (),
+) -> None:
+    """Prints the flags and ends the script where that is asked for; else leaves no trace of the file in them."""
+    if flags["print_config"]:
+        print_config(parser, flags, origins(parser, argv, words, recipe))
+        parser.exit()
+    # What is written is the same whether a flag was typed or read.
+    del flags["config"]

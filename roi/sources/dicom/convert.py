@@ -23,7 +23,7 @@ from PIL import Image
 
 from roi.data.images import UnreadableImageError
 from roi.errors import UserError
-from roi.files import atomic_write
+from roi.files import atomic_write, writable
 from roi.process_pool import WorkerDiedError, run_jobs
 from roi.progress import progress
 from roi.sources.dicom.reader import read_dicom
@@ -130,6 +130,17 @@ def check_settings(out: Path, made: dict[str, str], made_with: str) -> None:
             f"{out}: {len(others):,} PNG were made with other settings ({image} with {settings!r}, now {made_with!r}); "
             "name another --out, or make them anew with --overwrite"
         )
+
+
+def check_own(path: Path, *headers: tuple[str, ...]) -> None:
+    """Raises UserError where a file is there that begins with none of these rows of columns."""
+    writable(path)
+    if not path.exists():
+        return
+    with open(path, encoding="utf-8", errors="replace") as file:
+        first_line = file.readline()
+    if first_line not in [",".join(columns) + "\n" for columns in headers]:
+        raise UserError(f"{path} is there and not of this program; move it away, or name another file or folder")
 
 
 def find_dicoms(src: Path) -> tuple[dict[str, str], dict[str, str]]:

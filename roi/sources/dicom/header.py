@@ -127,16 +127,19 @@ def burned_in(ds: Any) -> str:
     return answer if answer in ("YES", "NO") else ""
 
 
+def describe_view(ds: Any) -> str:
+    """The view as the header has it, 'other' where that is none of VIEWS, "" where it says none."""
+    view = str(ds.get("ViewPosition") or "").strip().upper()
+    return view if view in ("", *VIEWS) else "other"
+
+
 def describe(ds: Any) -> dict[str, Any]:
     """What may be known of a file: nothing that tells whose it is."""
-    view = str(ds.get("ViewPosition", "")).strip().upper()
-    if view and view not in VIEWS:
-        view = "other"
     return {
         "rows": int(ds.Rows),
         "columns": int(ds.Columns),
         "photometric": str(ds.PhotometricInterpretation),
-        "view": view,
+        "view": describe_view(ds),
         "bits_stored": int(ds.BitsStored),
         "burned_in": burned_in(ds),
     }

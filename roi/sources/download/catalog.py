@@ -181,7 +181,10 @@ CATALOG: dict[str, DataSet] = {
         "arXiv:1901.07042; Goldberger A et al. PhysioBank, PhysioToolkit, and PhysioNet. Circulation 2000; 101(23): "
         "e215-e220.",
         url="https://physionet.org/content/mimic-cxr-jpg/2.1.0/",
-        steps=physionet.steps("mimic", "mimic-cxr-jpg/2.1.0"),
+        steps=(
+            *physionet.steps("mimic", "mimic-cxr-jpg/2.1.0"),
+            "Or from Google's cloud, quicker and paid by you: " + " ".join(physionet.CLOUD_STEPS[1:]),
+        ),
         editions=(Edition(MIMIC_TABLES, 377_110, ("files",), ".jpg"),),
         project="mimic-cxr-jpg/2.1.0",
     ),

@@ -15,6 +15,18 @@ TERMS = (
     "PhysioNet Credentialed Health Data License 1.5.0: no attempt to identify anybody, no passing on, "
     "not even to online services"
 )
+# Of MIMIC-CXR-JPG in Google's cloud, which is quicker by far than PhysioNet's own server.
+CLOUD_STEPS = (
+    "Become a credentialed user of PhysioNet and sign the data use agreement: "
+    "https://physionet.org/content/mimic-cxr-jpg/2.1.0/",
+    "Install Google's client, https://cloud.google.com/sdk/docs/install (gcloud, or gsutil).",
+    "Name your Google account in PhysioNet's settings: https://physionet.org/settings/cloud/",
+    "Ask for access at the end of the project's page, 'Request access using Google Cloud Storage'.",
+    "gcloud auth login, with that account.",
+    "Have a project with billing, https://console.cloud.google.com/billing: whoever fetches pays for the egress of "
+    "about 570 GB.",
+    "python download_datasets.py --download mimic --via gcs --project YOURS [--shrink 512]",
+)
 
 
 def wget_command(project: str, folder: Path | str, user: str = "YOURS", only: str | None = None) -> str:

@@ -161,7 +161,6 @@ def parse_study_flags(parser: cli.Parser, argv: Sequence[str]) -> argparse.Names
     args.lr = 1e-4 if args.lr is None else args.lr
     args.mask_lr = 3e-4 if args.mask_lr is None else args.mask_lr
     args.schedule = args.schedule or "constant"
-    check_study_flags(args)
     return args
 
 
