@@ -5,7 +5,7 @@ import copy
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,22 +15,29 @@ import torch
 
 from roi import distributed
 from roi.counter_rng import row_seeds
-from roi.data.boxes import Box, boxes_by_image, read_boxes
-from roi.data.dataset import rows_with_images
-from roi.data.splits import some_patients
-from roi.data.table import read_table
+from roi.data.boxes import Box
 from roi.errors import UserError
 from roi.files import locked, refuse_existing, writable
-from roi.inference.flags import EVIDENCE, OUTPUTS
+from roi.inference.choose_rows import Rows, choose_rows, located, side_file_base
+from roi.inference.flags import EVIDENCE, OUTPUTS, STDOUT
 from roi.inference.grad_cam import GradCam
 from roi.inference.loading import Loading, row_loader
 from roi.inference.map_writers import CamMaps, ClassMaps, MaskMaps, Output
-from roi.inference.one_image import ImageOutputs, predict_image
+from roi.inference.one_image import ImageOutputs, predict_image, row_of_file
+from roi.inference.overlay_writer import OverlayWriter
 from roi.inference.perturbation import Curves
 from roi.inference.picture_writer import PictureWriter, cam_of_files
-from roi.inference.predict import Predictor, save_predictions, say_contaminated, sets_of_checkpoint
+from roi.inference.predict import (
+    Predictor,
+    Target,
+    same_checkpoint,
+    save_predictions,
+    say_contaminated,
+    sets_of_checkpoint,
+)
 from roi.inference.predict_studies import predict_studies, shown_in_pictures, study_records
-from roi.inference.predict_table import TableOutputs, predict_table
+from roi.inference.predict_table import Pictures, TableOutputs, predict_table
+from roi.inference.thresholds import Thresholds, default_thresholds, is_metrics, model_of_metrics, read_thresholds
 from roi.models.compile import compiled
 from roi.models.fusion import StudyModel
 from roi.models.roi_model import LEARNED, RoiModel, reinitialised
@@ -45,19 +52,38 @@ OF_MASK = ("save_masks", "class_masks", "save_vis_dir")
 def run(args: argparse.Namespace) -> None:
     """Predict what the flags ask for, in each process of a torchrun."""
     if args.image and distributed.world() > 1:
-        raise UserError("--image is one image; several processes (torchrun) share a table, --csv")
+        raise UserError("--image is one image; several processes (torchrun) share a table, --csv, or --images")
+    if args.save_json == STDOUT:
+        if distributed.world() > 1:
+            raise UserError("--save -: several processes (torchrun) have no standard output in common; give a file")
+        # Predictions alone may stand there: what is said on the way is another stream's.
+        stream = sys.stdout
+        with redirect_stdout(sys.stderr):
+            compute(args, stream)
+    else:
+        compute(args, args.save_json)
+
+
+def compute(args: argparse.Namespace, target: Target | None) -> None:
+    """Predict on the device of the flags; `target`: of the predictions."""
     with distributed.processes(pick_device(args.device)) as device:
         try:
-            predict(args, device)
+            predict(args, device, target)
         except (RuntimeError, MemoryError) as error:
             raise explain_error(error, "inference", "give a smaller --batch_size, or --autocast_dtype bf16") from error
 
 
-def predict(args: argparse.Namespace, device: torch.device) -> None:
+def output_files(args: argparse.Namespace) -> list[str]:
+    """What is written."""
+    paths = [getattr(args, name) for name in OUTPUTS]
+    return [path for path in paths if path and path != STDOUT]
+
+
+def predict(args: argparse.Namespace, device: torch.device, target: Target | None) -> None:
     """Check what can be checked before the first batch, then predict the image or the table."""
     # Before the checkpoint is read: what the user must know is said in the first second.
-    outputs = [getattr(args, name) for name in OUTPUTS]
-    meta = predictions.meta_path(args.save_json) if args.save_json else None
+    outputs = output_files(args)
+    meta = predictions.meta_path(target) if isinstance(target, str) else None
     refuse_existing(meta, *outputs, overwrite=args.overwrite)
     for name in EVIDENCE:
         path = getattr(args, name)
@@ -72,7 +98,9 @@ def predict(args: argparse.Namespace, device: torch.device) -> None:
     keep_ratio, sets = args.keep_ratio, None
     if keep_ratio is None:
         keep_ratio = state["args"]["keep_ratio"]
-    if args.thresholds:
+    # Before the images are looked for: a wrong file of thresholds is said at once.
+    limits = thresholds_of(args, state)
+    if args.thresholds and not is_metrics(Path(args.thresholds)):
         sets = sets_of_checkpoint(args.thresholds, args.checkpoint, state)
     dtype = pick_dtype(args.autocast_dtype, device)
     predictor = Predictor(model.to(device), state, device, dtype, keep_ratio, args.seed, args.tta, sets)
@@ -84,14 +112,16 @@ def predict(args: argparse.Namespace, device: torch.device) -> None:
     # From here on files are written: every process has looked at what is there.
     distributed.barrier()
     # The first process holds the locks for all, so that no other run writes the same files.
-    locks = [path for path in outputs if path and distributed.rank() == 0]
+    locks = outputs if distributed.rank() == 0 else []
     with locked(*locks):
         origin = provenance(args, predictor)
         if args.image:
-            files = ImageOutputs(args.save_json, args.save_mask, args.save_crop, side_file_base(args))
-            predict_image(predictor, Path(args.image), files, origin, args.skip_unreadable)
+            table = row_of_file(Path(args.image), state)
+            files = ImageOutputs(target, args.save_mask, args.save_crop)
+            pages = overlay_writer(args, predictor, table, {}, limits) if args.save_overlay else None
+            predict_image(predictor, table, files, origin, pages)
         else:
-            predict_rows(args, predictor, masks, origin)
+            predict_rows(args, predictor, masks, origin, target)
 
 
 def check_study_outputs(args: argparse.Namespace, state: dict[str, Any]) -> None:
@@ -102,7 +132,12 @@ def check_study_outputs(args: argparse.Namespace, state: dict[str, Any]) -> None
         )
     # Named in each message: it is what the user needs next.
     image_model = state["args"].get("init") or "of a train script"
-    for name in ("image", "save_mask", "save_crop", "curves"):
+    if args.images or args.save_json == STDOUT:
+        raise UserError(
+            f"{args.checkpoint}: is a model of studies, of which files do not say which of them are one; give a "
+            "table: --csv with the columns image and study_id, --image_root, --save with a file, and --cache_dir"
+        )
+    for name in ("image", "save_mask", "save_crop", "save_overlay", "curves"):
         if getattr(args, name):
             raise UserError(
                 f"{args.checkpoint}: is a model of studies, and --{name} is of one image; leave it out, or give an "
@@ -164,6 +199,20 @@ def asking(args: argparse.Namespace, outputs: Sequence[str], path: str) -> argpa
     return less
 
 
+def thresholds_of(args: argparse.Namespace, state: dict[str, Any]) -> Thresholds:
+    """From which probability on a finding is shown."""
+    classes = state["classes"]
+    if not args.thresholds:
+        return default_thresholds(classes)
+    path = Path(args.thresholds)
+    if is_metrics(path):
+        # Files of calibrate_conformal.py are looked at by sets_of_checkpoint.
+        same_checkpoint(args.thresholds, [], model_of_metrics(path), args.checkpoint, state)
+    elif not args.save_overlay:
+        return default_thresholds(classes)
+    return read_thresholds(path, classes)
+
+
 def check_model(args: argparse.Namespace, model: RoiModel) -> None:
     """Refuse outputs that the model of the checkpoint cannot give."""
     if model.mask == "none" and (args.save_mask or args.save_crop or args.save_masks):
@@ -202,61 +251,19 @@ def provenance(args: argparse.Namespace, predictor: Predictor) -> dict[str, Any]
     }
 
 
-def side_file_base(args: argparse.Namespace) -> Path:
-    """The output beside which side files (missing, unreadable images) are written."""
-    for name in ("save_json", "save_mask", "save_crop", *EVIDENCE):
-        path = getattr(args, name)
-        if path:
-            return Path(path)
-    return Path(args.save_vis_dir or ".") / "roi_vis.png"
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The rows of a table that are predicted, and the boxes of radiologists in them."""
-
-    table: pd.DataFrame
-    boxes: dict[str, list[Box]]  # image, as the table names it -> its boxes
-    boxed: set[str] | None  # images that have a box; None where no boxes were given
-
-
-def choose_rows(args: argparse.Namespace) -> Rows:
-    """The rows of --csv that the flags leave."""
-    all_rows = read_table(args.csv)
-    table = all_rows[: args.max_samples]
-    if args.max_test_samples and args.max_test_samples < len(table):
-        table = table[some_patients(table, args.max_test_samples, args.seed)]
-    if not args.bbox_csv:
-        return Rows(table, {}, None)
-    # All rows of the table have a say in which image a name means, those that are not predicted, too.
-    boxes, unclear = boxes_by_image(read_boxes(args.bbox_csv), all_rows["image"].tolist())
-    if unclear:
-        print(f"{args.bbox_csv}: {unclear}")
-    if args.cam or args.class_masks:
-        has_box = table["image"].isin(set(boxes))
-        if not has_box.any():
-            raise UserError(
-                f"{args.bbox_csv}: has no box in any of the {len(table):,} images of {args.csv}; "
-                "without --bbox_csv all images are taken"
-            )
-        # Maps are written of images with a box; the others would be predicted for nothing.
-        if not (args.save_json or args.save_vis_dir or args.save_masks or args.curves):
-            table = table[has_box]
-    return Rows(table, boxes, set(boxes))
-
-
 def predict_rows(
-    args: argparse.Namespace, predictor: Predictor, masks: Predictor | None, origin: dict[str, Any]
+    args: argparse.Namespace,
+    predictor: Predictor,
+    masks: Predictor | None,
+    origin: dict[str, Any],
+    target: Target | None,
 ) -> None:
-    """Predict the rows of --csv, with `masks` of another checkpoint where predictions are of studies."""
+    """Predict the rows of --csv or --images, with `masks` of another checkpoint where predictions are of studies."""
     rows = choose_rows(args)
-    side_file = side_file_base(args)
-    table, paths = rows_with_images(rows.table, args.image_root, args.skip_unreadable, side_file)
-    table["path"] = paths
-    table["contaminated"] = checkpoint.is_contaminated(predictor.state, table)
+    table = located(args, rows.table, predictor.state)
     loading = Loading(args.batch_size, args.workers, args.prefetch_factor, args.cache_dir, args.skip_unreadable)
     if not isinstance(predictor.model, StudyModel):
-        predict_images(args, predictor, rows, table, loading, origin)
+        predict_images(args, predictor, rows, table, loading, origin, target=target)
         return
     # Pictures show a mask where there is one.
     of_backbone = ("cam",) if masks else ("cam", "save_vis_dir")
@@ -285,7 +292,7 @@ def predict_rows_as_studies(
     # Grad-CAM cuts the backbone afterwards, by tracing it as it is written.
     if args.compile and not (args.cam or args.save_vis_dir):
         compiled(predictor.model)
-    predicted = predict_studies(predictor, table, loading, side_file_base(args))
+    predicted = predict_studies(predictor, table, loading, Path(args.save_json or side_file_base(args) or "."))
     # Pictures alone need what their captions say of the study.
     if args.save_json:
         save_predictions(args.save_json, study_records(predictor, predicted), origin)
@@ -304,6 +311,7 @@ def predict_images(
     loading: Loading,
     origin: dict[str, Any],
     studies: dict[str, dict[str, Any]] | None = None,
+    target: Target | None = None,
 ) -> None:
     """Predict each image of a table for itself, and write what the flags ask for.
 
@@ -311,21 +319,39 @@ def predict_images(
         rows: chosen of --csv, with their boxes.
         table: image, path, labels and contaminated of those that there are.
         studies: what pictures say of the study of an image.
+        target: of the predictions; None: not asked for.
     """
     side_file = side_file_base(args)
     load = row_loader(predictor, table, loading, side_file)
     evidence = evidence_outputs(args, predictor, table["image"].tolist(), rows.boxed)
+    pictures: list[Pictures] = []
     # Without a mask there is Grad-CAM to look at.
-    pictures = None
     if args.save_vis_dir:
         count = min(args.max_vis or len(table), len(table))
         cam = cam_of_files(predictor, args.map_size) if predictor.model.mask == "none" else None
-        pictures = PictureWriter(args.save_vis_dir, table, count, args.vis_size, rows.boxes, cam, studies)
+        pictures.append(PictureWriter(args.save_vis_dir, table, count, args.vis_size, rows.boxes, cam, studies))
+    if args.save_overlay:
+        limits = thresholds_of(args, predictor.state)
+        pictures.append(overlay_writer(args, predictor, table, rows.boxes, limits))
     # Last: Grad-CAM cuts the backbone by tracing it as it is written.
     if args.compile:
         compiled(predictor.model)
-    outputs = TableOutputs(args.save_json, evidence, pictures, side_file, origin)
+    outputs = TableOutputs(target, evidence, pictures, side_file, origin)
     predict_table(predictor, table, load, outputs, args.skip_unreadable)
+
+
+def overlay_writer(
+    args: argparse.Namespace,
+    predictor: Predictor,
+    table: pd.DataFrame,
+    boxes: dict[str, list[Box]],
+    limits: Thresholds,
+) -> OverlayWriter:
+    """What makes the overlays."""
+    # A model without a map of each class has Grad-CAM.
+    cam = None if predictor.model.per_class else cam_of_files(predictor, args.map_size)
+    count = min(args.max_vis or len(table), len(table))
+    return OverlayWriter(args.save_overlay, table, count, args.overlay_size, predictor.classes, limits, boxes, cam)
 
 
 def evidence_outputs(
