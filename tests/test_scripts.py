@@ -801,9 +801,10 @@ def test_one_image_mask_and_crop_at_its_own_size(demo: Path, trained: Path, tmp_
     assert "nowhere.png" in one_line_error(
         "infer_roi_consistency.py", "--checkpoint", trained / "roi.pt", "--image", "nowhere.png"
     )
-    assert "--image_root" in one_line_error(
-        "infer_roi_consistency.py", "--checkpoint", trained / "roi.pt", "--csv", "t.csv", "--save_json", "p.json"
-    )
+    (tmp_path / "t.csv").write_text("image\nnowhere.png\n")
+    table = ("--csv", tmp_path / "t.csv", "--save_json", tmp_path / "p.json")
+    said = one_line_error("infer_roi_consistency.py", "--checkpoint", trained / "roi.pt", *table)
+    assert "nowhere.png" in said and "give --image_root" in said
 
 
 def test_tensorboard_and_a_table_with_a_byte_order_mark(demo: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
