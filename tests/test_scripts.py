@@ -1058,6 +1058,7 @@ def dying_workers(monkeypatch: pytest.MonkeyPatch) -> None:
         return read_grey(path, size)
 
     monkeypatch.setattr("roi.data.dataset.read_grey", read)
+    monkeypatch.setattr("roi.inference.image_files.read_grey", read)
 
 
 def test_a_killed_worker_is_one_line_in_training_and_inference(

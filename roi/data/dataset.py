@@ -79,12 +79,12 @@ class XrayDataset(Dataset):
         read: of an image file; one that knows more kinds of files than this room does. Raises UnreadableImageError.
     """
 
-    def __init__(self, paths: Sequence[str], targets: np.ndarray, size: int, read: Reader = read_grey) -> None:
+    def __init__(self, paths: Sequence[str], targets: np.ndarray, size: int, read: Reader | None = None) -> None:
         # One block of memory: forked workers would copy a list of strings page by page, as they count references.
         self.paths = np.array(list(map(os.fsencode, paths)))
         self.targets = targets
         self.size = size
-        self.read = read
+        self.read = read or read_grey
 
     def __len__(self) -> int:
         return len(self.paths)
