@@ -1,7 +1,7 @@
 """The report: run folders with metrics.json -> one HTML page that needs nothing but itself.
 
 What is not there makes its section say so, with the command that makes it. Each group of sections is a module,
-section_*.py.
+in roi/report/sections/.
 """
 
 import json
@@ -14,17 +14,17 @@ from pathlib import Path
 from roi.report.html import Block, Cell, Row, banner, esc, fold, missing, note, table
 from roi.report.page_style import CSS, POLICY, SCRIPT
 from roi.report.run_folder import Run
-from roi.report.section_calibration import calibration
-from roi.report.section_cases import cases
-from roi.report.section_compare import ablation, comparison
-from roi.report.section_faithfulness import faithfulness
-from roi.report.section_localisation import localisation
-from roi.report.section_long_tail import long_tail
-from roi.report.section_scores import headline, per_finding
-from roi.report.section_sets import conformal_sets
-from roi.report.section_studies import studies
-from roi.report.section_subgroups import subgroups
-from roi.report.section_training import training
+from roi.report.sections.calibration import calibration
+from roi.report.sections.cases import cases
+from roi.report.sections.compare import ablation, comparison
+from roi.report.sections.faithfulness import faithfulness
+from roi.report.sections.localisation import localisation
+from roi.report.sections.long_tail import long_tail
+from roi.report.sections.scores import headline, per_finding
+from roi.report.sections.sets import conformal_sets
+from roi.report.sections.studies import studies
+from roi.report.sections.subgroups import subgroups
+from roi.report.sections.training import training
 from roi.text import decimal
 
 # The folder of the project: the commit of the page is that of its repository.

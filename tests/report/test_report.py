@@ -21,12 +21,12 @@ from roi.report import build, case_selection, plots
 from roi.report.build import page
 from roi.report.html import esc
 from roi.report.run_folder import Run, read_run, run_name
-from roi.report.section_cases import cases as gallery_of
-from roi.report.section_localisation import ASKED, PUBLISHED_PLACE, SHORT, STYLES, localisation
-from roi.report.section_scores import PUBLISHED_AUROC, headline
-from roi.report.section_sets import conformal_sets, verdict
-from roi.report.section_subgroups import subgroups
-from roi.report.section_training import training
+from roi.report.sections.cases import cases as gallery_of
+from roi.report.sections.localisation import ASKED, PUBLISHED_PLACE, SHORT, STYLES, localisation
+from roi.report.sections.scores import PUBLISHED_AUROC, headline
+from roi.report.sections.sets import conformal_sets, verdict
+from roi.report.sections.subgroups import subgroups
+from roi.report.sections.training import training
 from roi.scoring import localization, prediction_sets, predictions
 from roi.scoring.conformal_calibration import Promise, Unlabelled, calibrate
 from roi.text import decimal

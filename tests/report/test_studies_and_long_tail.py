@@ -16,9 +16,9 @@ from roi.report import plots
 from roi.report.build import page
 from roi.report.html import esc
 from roi.report.run_folder import Run, read_run
-from roi.report.section_long_tail import long_tail
-from roi.report.section_studies import bar_html, signed, studies
-from roi.report.section_subgroups import subgroups
+from roi.report.sections.long_tail import long_tail
+from roi.report.sections.studies import bar_html, signed, studies
+from roi.report.sections.subgroups import subgroups
 from roi.scoring import predictions
 
 __all__ = ["browser", "made", "whole"]  # fixtures of the page of one run

@@ -12,7 +12,7 @@ from PIL import Image
 from roi.models.backbones import HALVES, IMAGENET
 from roi.report import case_pictures
 from roi.report.run_folder import Run
-from roi.report.section_cases import read_evidence
+from roi.report.sections.cases import read_evidence
 from roi.scoring.pictures import crop_picture, dropped_grey
 from roi.training import checkpoint
 

@@ -19,7 +19,7 @@ from roi.report.case_pictures import Evidence
 from roi.report.case_selection import Case
 from roi.report.html import Row, card, esc, fold, image, missing, note, table
 from roi.report.run_folder import Run
-from roi.report.section_cases import (
+from roi.report.sections.cases import (
     GalleryFiles,
     boxed_findings,
     by_kind,
