@@ -7,6 +7,10 @@ Each run is a folder with scores/metrics.json of evaluate.py (or that file itsel
 or metrics.csv of training. The first run is described in full. Predictions, table, masks and boxes are read for the
 gallery where metrics.json says they are; what is not there is named on the page with the command that makes it, and
 what is odd in a file is left out and said. No model is loaded.
+
+The page opens in any browser, on a telephone too, and loads nothing. In it a slider shows what another threshold would
+call, tables are saved as CSV, pictures are enlarged; printed it has some 12 pages. X-rays are inside: it is as private
+as they are.
 """
 
 import argparse

@@ -11,11 +11,15 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from roi.labels import is_finding
+from roi.report.gallery_files import read_scored
+from roi.report.glossary import glossary
 from roi.report.html import Block, Cell, Row, banner, esc, fold, missing, note, table
-from roi.report.page_style import CSS, POLICY, SCRIPT
+from roi.report.page_script import SCRIPT
+from roi.report.page_style import CSS, POLICY
 from roi.report.run_folder import Run
 from roi.report.sections.calibration import calibration
-from roi.report.sections.cases import cases
+from roi.report.sections.cases import four_cases, gallery_section, read_gallery
 from roi.report.sections.compare import ablation, comparison
 from roi.report.sections.faithfulness import faithfulness
 from roi.report.sections.localisation import localisation
@@ -35,6 +39,11 @@ OF_FINDINGS = ("thresholds", "micro", "hamming")
 CONTAMINATED = "CONTAMINATED: the checkpoint was trained on images or patients scored here. These are not test scores."
 SYNTHETIC = "SYNTHETIC: these images are drawn, no X-rays (make_demo_dataset.py). The scores tell nothing of patients."
 TRAINED_ON_SYNTHETIC = "SYNTHETIC: the model was trained on drawn images alone. It has never seen an X-ray."
+
+CARE = note(
+    "Not a medical device: for research, no decision on a patient may rest on it. Private: X-rays and names of their "
+    "files are inside this page, so whoever gets it gets them. It loads nothing and sends nothing."
+)
 
 
 def page(
@@ -77,9 +86,19 @@ def page(
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{esc(title)}</title><style>{CSS}</style></head>\n"
-        f'<body><header><h1>{esc(title)}</h1><p class="note">{subtitle}</p>{made}{alarm}<nav>{links}</nav></header>\n'
-        f"<main>{body}</main>\n<script>{SCRIPT}</script></body></html>\n"
+        f'<body><header><h1>{esc(title)}</h1>{lead(run)}{alarm}<p class="note">{subtitle}</p>{made}{CARE}'
+        f"<nav>{links}</nav></header>\n<main>{body}</main>\n{glossary()}<script>{SCRIPT}</script></body></html>\n"
     )
+
+
+def lead(run: Run) -> str:
+    """In one sentence what the page is."""
+    findings = int(is_finding(list(run.metrics["per_class"])).sum())
+    text = (
+        f"How well one model recognises {findings} findings on {run.metrics['n_images']:,} chest X-rays, how sure that "
+        "is, where it looks, and whether what it looks at matters."
+    )
+    return f'<p class="lead">{esc(text)}</p>'
 
 
 def made_by(run: Run, with_host: bool) -> str:
@@ -144,21 +163,24 @@ def sections(runs: Sequence[Run], image_root: str | None, count: int) -> list[tu
     A block of metrics.json that is odd takes the place of its section, or stands before what the others still show.
     """
     run = runs[0]
+    scored = read_scored(run)
+    gallery = read_gallery(run, scored, image_root, count)
     side_by_side = ablation(runs) if len(runs) > 1 else ""
     return [
         ("scores", "Scores and split", run.left_out(*OF_SCORES) + headline(run)),
-        ("training", "Training", training(run)),
-        ("findings", "Findings", run.left_out(*OF_FINDINGS) + per_finding(run)),
+        ("cases", "Four cases", four_cases(gallery)),
+        ("findings", "Findings", run.left_out(*OF_FINDINGS) + per_finding(run, scored)),
         ("long_tail", "Long tail", run.left_out("long_tail") or long_tail(run)),
-        ("calibration", "Calibration", run.left_out("calibration") or calibration(run)),
-        ("sets", "Prediction sets", run.left_out("conformal") or conformal_sets(run)),
-        ("faithfulness", "Faithfulness against controls", run.left_out("faithfulness") or faithfulness(run)),
         ("localisation", "Localisation", run.left_out("localization") or localisation(run)),
-        ("gallery", "Gallery", run.left_out("inputs") + cases(run, image_root, count)),
+        ("faithfulness", "Faithfulness against controls", run.left_out("faithfulness") or faithfulness(run)),
+        ("gallery", "Gallery", run.left_out("inputs") + gallery_section(gallery, count)),
         ("studies", "Studies", run.left_out("view_pointing") + studies(run, image_root, count // 2)),
+        ("calibration", "Calibration", run.left_out("calibration") or calibration(run, scored)),
+        ("sets", "Prediction sets", run.left_out("conformal") or conformal_sets(run)),
         ("subgroups", "Subgroups", run.left_out("subgroups") or subgroups(run)),
         ("comparison", "Comparison", run.left_out("comparison") or comparison(run)),
         ("ablation", "Runs side by side", side_by_side),
+        ("training", "Training", training(run)),
         ("configuration", "Configuration", run.left_out("predictions") + configuration(run)),
     ]
 

@@ -9,17 +9,22 @@ from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
-from PIL import Image, features
+from PIL import Image, ImageDraw, ImageFont, features
 
 from roi.data.boxes import Box
 from roi.data.images import read_grey
 from roi.labels import is_finding
 from roi.report.case_selection import Case
+from roi.report.source_names import source_name
 from roi.scoring.map_file import REINIT, Maps
-from roi.scoring.pictures import DROPPED, crop_picture, mask_picture, overlay_picture
+from roi.scoring.pictures import BLACK, BOX, DROPPED, crop_picture, mask_picture, overlay_picture
 from roi.scoring.predictions import Predictions
 
-SIZE = 256  # pixels a side of a picture
+SIZE = 400  # pixels a side of a picture: it is shown at half of them, and enlarged
+LETTERS = 26  # pixels high, of the names of boxes: readable at half the size, too
+OWN_MAP = "the finding's own map"
+MOST_NAMES = 3  # of boxes
+OTHER_BOX = (200, 206, 214)
 
 
 class CasePicture(NamedTuple):
@@ -50,15 +55,21 @@ class Evidence:
             self.maps, self.source = preferred[0]
         images = self.maps.images if self.maps else []
         self.place = {image: n for n, image in enumerate(images)}
-        # Beside a mask, which is a union, the finding's own map; Grad-CAM is a map of another method.
-        if masks:
-            for maps, source in candidates:
-                if maps.classes != [""] and source not in maps.kept and source != "cam":
-                    self.own = maps, source
-                    break
+        # Beside a mask, which is a union, a map of the finding: the model's own, else that of another method.
+        if self.maps is not None and self.maps.classes == [""]:
+            of_findings = [(maps, source) for maps, source in candidates if maps.classes != [""]]
+            of_findings.sort(key=lambda candidate: candidate[1] == "cam")
+            self.own = next(iter(of_findings), None)
+
+    @property
+    def own_name(self) -> str:
+        """What the map beside the mask is called."""
+        if self.own is None:
+            return ""
+        return source_name(self.own[1]) if self.own[1] == "cam" else OWN_MAP
 
     def own_heat(self, image: str, finding: str) -> np.ndarray | None:
-        """The finding's own map where there is one beside the mask. (SIZE, SIZE) in 0..1"""
+        """The map of the finding where there is one beside the mask. (SIZE, SIZE) in 0..1"""
         if self.own is None:
             return None
         maps, source = self.own
@@ -127,18 +138,51 @@ def highest(cells: np.ndarray, keep_ratio: float) -> np.ndarray:
     return kept.reshape(score.shape)
 
 
-def heat_overlay(grey: np.ndarray, heat: np.ndarray, boxes: Sequence[Box]) -> Image.Image:
-    """The X-ray under a map in colours, the boxes on top. (SIZE, SIZE) each"""
+def heat_overlay(grey: np.ndarray, heat: np.ndarray) -> Image.Image:
+    """The X-ray under a map in colours. (SIZE, SIZE) each"""
     colour = matplotlib.colormaps["inferno"](heat)
     colour = colour[:, :, :3] * 255  # (H, W, 3)
     share = (0.6 * heat)[:, :, None]  # (H, W, 1)
     layers = grey[:, :, None]
     blended = (1 - share) * layers + share * colour
-    # Boxes and their names stay as they are: where the X-ray with boxes is not the X-ray.
-    base = np.asarray(overlay_picture(grey, empty_mask(), boxes, []))
-    is_line = (base != layers).any(axis=2, keepdims=True)
-    mixed = np.where(is_line, base, blended)
-    return Image.fromarray(mixed.astype(np.uint8))
+    return Image.fromarray(blended.astype(np.uint8))
+
+
+def add_boxes(picture: Image.Image, boxes: Sequence[Box], finding: str) -> Image.Image:
+    """Boxes in 0..1 with their names on black; that of the finding stands out, on top of the others."""
+    draw = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(size=LETTERS)
+    # The finding's own boxes last, and all names on top of all lines.
+    ordered = sorted(boxes, key=lambda box: box[0] == finding)
+    for label, x, y, w, h in ordered:
+        colour, width = (BOX, 4) if label == finding else (OTHER_BOX, 2)
+        draw.rectangle((x * SIZE, y * SIZE, (x + w) * SIZE, (y + h) * SIZE), outline=colour, width=width)
+    taken: list[tuple[float, float, float, float]] = []
+    for label, x, y, _, _ in ordered:
+        # The names of many boxes would hide what they are about.
+        if label != finding and len(boxes) > MOST_NAMES:
+            continue
+        place = free_place(draw.textbbox((0, 0), label, font=font), x * SIZE, y * SIZE, taken)
+        taken.append(place)
+        draw.rectangle(place, fill=BLACK)
+        ink = BOX if label == finding else OTHER_BOX
+        draw.text((place[0] + 3, place[1] + 3), label, fill=ink, font=font, anchor="lt")
+    return picture
+
+
+def free_place(
+    extent: tuple[float, float, float, float], left: float, top: float, taken: Sequence[tuple[float, ...]]
+) -> tuple[float, float, float, float]:
+    """Where a name fits: above its box, inside the picture, below names that are there already."""
+    width, height = extent[2] - extent[0] + 6, extent[3] - extent[1] + 6
+    x = max(0.0, min(left, SIZE - width))
+    y = max(0.0, top - height)
+    # Each round leaves one name behind.
+    for _ in taken:
+        for x0, y0, x1, y1 in taken:
+            if x < x1 and x0 < x + width and y < y1 and y0 < y + height:
+                y = y1
+    return x, y, x + width, min(y + height, SIZE)
 
 
 def empty_mask() -> Image.Image:
@@ -159,18 +203,21 @@ def draw(path: str, name: str, finding: str, evidence: Evidence, boxes: Sequence
     heat = evidence.heat(name, finding)
     # Without a mask there is no outline and no crop.
     if heat is not None:
-        overlay = heat_overlay(grey, heat, boxes)
+        overlay = add_boxes(heat_overlay(grey, heat), boxes, finding)
         return [encode(overlay, f"X-ray with the {evidence.source} map of {finding} as heat")]
     pictures = []
     own = evidence.own_heat(name, finding)
     mask = evidence.mask(name, finding)
     if own is not None:
-        overlay = heat_overlay(grey, own, boxes)
-        pictures.append(encode(overlay, f"X-ray with the model's own map of {finding} as heat"))
+        overlay = add_boxes(heat_overlay(grey, own), boxes, finding)
+        whose = f"the model's own map of {finding}"
+        if evidence.own_name != OWN_MAP:
+            whose = f"{evidence.own_name} of {finding}"
+        pictures.append(encode(overlay, f"X-ray with {whose} as heat"))
     alt = "X-ray" if mask is None else "X-ray with the outline of the mask"
     if boxes:
         alt += " and boxes"
-    outline = overlay_picture(grey, mask or empty_mask(), boxes, [])
+    outline = add_boxes(overlay_picture(grey, mask or empty_mask(), [], []), boxes, finding)
     pictures.append(encode(outline, alt))
     # The crop shows no more than the outline does, so that it gives way to the finding's own map.
     if mask is not None and own is None:

@@ -191,14 +191,19 @@ def image(data: bytes, kind: str, alt: str) -> str:
     return f'<img src="data:image/{kind};base64,{text}" alt="{esc(alt)}">'
 
 
-def figures(panels: Sequence[Drawing]) -> str:
+def zoomable(picture: str) -> str:
+    """A picture of `image` that is enlarged when it is clicked."""
+    return f'<button type="button" class="zoom" title="enlarge">{picture}</button>'
+
+
+def figures(panels: Sequence[Drawing], style: str = "figures") -> str:
     """Figures side by side; "" where there is none."""
     if not panels:
         return ""
     shown = ""
     for data, alt in panels:
         shown += f"<figure>{image(data, 'svg+xml', alt)}</figure>"
-    return f'<div class="figures">{shown}</div>'
+    return f'<div class="{style}">{shown}</div>'
 
 
 def missing(what: str, command: str = "") -> str:
@@ -223,8 +228,8 @@ def fold(title: str, content: str) -> str:
     return f"<details><summary>{esc(title)}</summary>{content}</details>"
 
 
-def card(name: str, v: Interval | None) -> str:
-    """One large number, its interval below."""
+def card(name: str, v: Interval | None, explained: str = "") -> str:
+    """One large number, its interval below; `explained` stands behind its name."""
     value, _, limits = format_interval(v).partition(" ")
     below = limits or "no interval"
-    return f'<div class="card"><span>{esc(name)}</span><b>{value}</b><span>{below}</span></div>'
+    return f'<div class="card"><span>{esc(name)}{explained}</span><b>{value}</b><span>{below}</span></div>'

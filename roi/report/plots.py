@@ -50,6 +50,14 @@ SETTINGS: dict[Any, Any] = {
     "legend.frameon": False,
     "legend.fontsize": 8,
 }
+# What figures have at night, when the page is dark: text, axes, grid, and the two colours that black paper swallows.
+AT_NIGHT = {
+    "#000000": "#f0f3f6",
+    "#0072b2": "#2b82d4",
+    "#e6e6e6": "#2b343d",
+    "#333333": "#c9d1d9",
+    "#555555": "#aab4be",
+}
 
 
 @dataclass
@@ -112,7 +120,7 @@ def lines(
         if log and has_positive(curves):
             scale_logarithmically(axes)
         if not square and has_whole_x(curves):
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            count_along_x(axes, curves)
         axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
         if curves:
             spacing = {"borderaxespad": 0.2, "handlelength": 2.8, "columnspacing": 1.2, "labelspacing": 0.3}
@@ -122,9 +130,7 @@ def lines(
 
 def draw_curve(axes: Axes, curve: Curve, n: int) -> None:
     """The n-th curve of a panel; one of a single point would not be seen without a marker."""
-    x = np.asarray(curve.x, dtype=float)
-    y = np.array([np.nan if value is None else value for value in curve.y], dtype=float)
-    x, y = thin(x, y)
+    x, y = thin(*values_of(curve))
     marker = None
     if curve.dots or len(x) == 1:
         marker = MARKERS[n % len(MARKERS)]
@@ -141,6 +147,17 @@ def has_whole_x(curves: Sequence[Curve]) -> bool:
     """x counts something, epochs for instance: there is nothing between two of them."""
     values = itertools.chain.from_iterable(curve.x for curve in curves)
     return all(float(value).is_integer() for value in values)
+
+
+def count_along_x(axes: Axes, curves: Sequence[Curve]) -> None:
+    """Labels at whole numbers alone; a single one stands in the middle of its axis."""
+    numbers = set(itertools.chain.from_iterable(curve.x for curve in curves))
+    if len(numbers) == 1:
+        # Matplotlib would label 0.95 to 1.05.
+        (only,) = numbers
+        axes.set(xlim=(only - 0.5, only + 0.5), xticks=[only], xticklabels=[f"{only:g}"])
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
 
 
 def scale_logarithmically(axes: Axes) -> None:
@@ -254,28 +271,86 @@ def draw_dots(axes: Axes, name: str, members: Sequence[Dot], group: int) -> None
     axes.plot(xs, ys, MARKERS[group % len(MARKERS)], color=colour, markersize=4.5, label=name, linestyle="none")
 
 
-def thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At most POINTS of the points of a curve, evenly along its length, ends included.
+def thin(x: np.ndarray, y: np.ndarray, most: int = POINTS) -> tuple[np.ndarray, np.ndarray]:
+    """At most so many of the points of a curve, evenly along its length, ends included.
 
     Points without a value are kept as gaps.
     """
+    kept = thin_places(x, y, most)
+    return x[kept], y[kept]
+
+
+def thin_places(x: np.ndarray, y: np.ndarray, most: int) -> np.ndarray:
+    """Which points `thin` keeps, in their order."""
     # A ROC curve of 100,000 images would be megabytes of a page.
-    if len(x) <= POINTS:
-        return x, y
+    if len(x) <= most:
+        return np.arange(len(x))
     # Evenly along the curve and not along x, as a ROC curve of a rare finding is steep where it matters.
     last = len(x) - 1
     lengths = np.cumsum(steps(x) + steps(np.nan_to_num(y)))
     way = np.concatenate([[0.0], lengths])  # length of the curve up to each point
-    wanted = np.linspace(0, way[-1], POINTS - 1)
+    wanted = np.linspace(0, way[-1], most - 1)
     nearest = np.searchsorted(way, wanted).clip(max=last)
-    kept = np.unique(np.append(nearest, last))
-    return x[kept], y[kept]
+    return np.unique(np.append(nearest, last))
 
 
 def steps(values: np.ndarray) -> np.ndarray:
     """From each point to the next, as shares of the range."""
     span = max(np.ptp(values), 1e-12)
     return np.abs(np.diff(values)) / span
+
+
+def small_multiples(
+    names: Sequence[str], curves: Sequence[Curve], ticks: str, *, diagonal: bool = False
+) -> list[bytes]:
+    """A small panel a curve over 0..1, the others behind it in grey.
+
+    Args:
+        names: above the panels.
+        curves: one a panel.
+        ticks: what the axes are, below each panel.
+        diagonal: y = x drawn in grey.
+    """
+    # Grey curves tell where the others are, not their steps: the page holds each of them once a panel.
+    few = max(12, 600 // max(len(curves), 1))
+    greys = [thin(*values_of(curve), most=few) for curve in curves]
+    panels = []
+    for n, (name, curve) in enumerate(zip(names, curves, strict=True)):
+        behind = greys[:n] + greys[n + 1 :]
+        panels.append(small_panel(name, curve, behind, ticks, diagonal))
+    return panels
+
+
+def small_panel(
+    name: str, curve: Curve, behind: Sequence[tuple[np.ndarray, np.ndarray]], ticks: str, diagonal: bool
+) -> bytes:
+    """One of the small multiples."""
+    with matplotlib.rc_context(SETTINGS):
+        figure = Figure(figsize=(2.1, 2.25))
+        axes = figure.add_axes((0.15, 0.2, 0.8, 0.68))
+        if diagonal:
+            axes.plot((0, 1), (0, 1), color="#aaaaaa", linewidth=0.8)
+        # One line for all of them, lifted between two.
+        xs = [np.append(x, np.nan) for x, _ in behind]
+        ys = [np.append(y, np.nan) for _, y in behind]
+        if behind:
+            axes.plot(np.concatenate(xs), np.concatenate(ys), color="#bbbbbb", linewidth=0.5, alpha=0.6)
+        x, y = thin(*values_of(curve))
+        marker = "o" if curve.dots else None
+        axes.plot(x, y, color=PALETTE[0], linewidth=1.8, marker=marker, markersize=3)
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
+        axes.tick_params(labelsize=8, length=2, pad=2)
+        axes.set_xticklabels(("0", ".5", "1"))
+        axes.set_yticklabels(("0", ".5", "1"))
+        axes.set_xlabel(ticks, fontsize=7.5, labelpad=2)
+        axes.set_title(short(name, 27), fontsize=9, pad=4)
+        return svg(figure)
+
+
+def values_of(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
+    """x and y of a curve, NaN where there is no y."""
+    y = np.array([np.nan if value is None else value for value in curve.y], dtype=float)
+    return np.asarray(curve.x, dtype=float), y
 
 
 def short(text: str, most: int = 23) -> str:
@@ -286,5 +361,15 @@ def short(text: str, most: int = 23) -> str:
 def svg(figure: Figure) -> bytes:
     out = io.BytesIO()
     FigureCanvasSVG(figure)
-    figure.savefig(out, format="svg", metadata={"Date": None})
-    return out.getvalue()
+    # Without a ground of its own a figure stands on that of the page.
+    figure.savefig(out, format="svg", metadata={"Date": None}, transparent=True)
+    return out.getvalue().replace(b"</style>", night_style().encode() + b"</style>", 1)
+
+
+def night_style() -> str:
+    """Rules that turn the colours of a figure where the page is dark; those of the palette stay apart for all eyes."""
+    rules = "text { fill: #c9d1d9 !important }"
+    for day, night in AT_NIGHT.items():
+        for what in ("stroke", "fill"):
+            rules += f'[style*="{what}: {day}"] {{ {what}: {night} !important }}'
+    return f"@media (prefers-color-scheme: dark) {{ {rules} }}"

@@ -19,9 +19,10 @@ from PIL import Image
 
 from roi.report import build, case_selection, plots
 from roi.report.build import page
+from roi.report.gallery_files import read_scored
 from roi.report.html import esc
 from roi.report.run_folder import Run, read_run, run_name
-from roi.report.sections.cases import cases as gallery_of
+from roi.report.sections.cases import gallery_section, read_gallery
 from roi.report.sections.localisation import ASKED, PUBLISHED_PLACE, SHORT, STYLES, localisation
 from roi.report.sections.scores import PUBLISHED_AUROC, headline
 from roi.report.sections.sets import conformal_sets, verdict
@@ -49,18 +50,19 @@ CLASSES = [
 FINDINGS = CLASSES[:-1]
 ORDER = [
     "scores",
-    "training",
+    "cases",
     "findings",
     "long_tail",
-    "calibration",
-    "sets",
-    "faithfulness",
     "localisation",
+    "faithfulness",
     "gallery",
     "studies",
+    "calibration",
+    "sets",
     "subgroups",
     "comparison",
     "ablation",
+    "training",
     "configuration",
 ]
 COUNT = 160  # images; two a patient
@@ -402,6 +404,10 @@ def sections(text: str) -> dict[str, str]:
     return dict(re.findall(r'<section id="(\w+)">(.*?)</section>', text, flags=re.S))
 
 
+def gallery_of(run_: Run, image_root: str | None, count: int) -> str:
+    return gallery_section(read_gallery(run_, read_scored(run_), image_root, count), count)
+
+
 def changed_run(whole: Path, folder: Path, change: Any) -> Run:
     """A run whose metrics.json is `change`d; its inputs are found from their full paths."""
     data = metrics(whole)
@@ -522,7 +528,9 @@ def test_undefined_is_said_and_never_zero(made: Path) -> None:
 def test_nothing_is_loaded_and_24_cases_are_small(made: Path) -> None:
     text = made.read_text()
     assert len(text.encode()) <= 5_000_000
-    assert text.count('<article class="case">') == 24 and len(re.findall("data:image/(?:webp|jpeg)", text)) == 48
+    # The four of the beginning stand in the gallery, too.
+    assert text.count('<article class="case"') == 4 + 24
+    assert len(re.findall("data:image/(?:webp|jpeg)", text)) == 2 * (4 + 24)
     assert not re.search(r"""(?:src|href|url)\s*[=(]\s*["']?\s*(?:https?:|//|file:)""", text) and "@import" not in text
     assert all(alt.strip() for alt in re.findall(r'<img [^>]*alt="([^"]*)"', text)) and text.count(
         "<img "
@@ -717,7 +725,7 @@ def test_the_line_in_the_intervals_is_alpha() -> None:
 def test_without_thresholds_there_is_no_section(whole: Path, tmp_path: Path) -> None:
     text = page([changed_run(whole, tmp_path, lambda m: m.pop("conformal"))], count=0)
     assert (
-        list(sections(text)) == [s for s in ORDER if s not in ("sets", "ablation")]
+        list(sections(text)) == [s for s in ORDER if s not in ("cases", "sets", "ablation")]
         and "Prediction sets" not in text
         and '"#sets"' not in text
     )
@@ -981,7 +989,7 @@ def test_missing_files_of_the_gallery_are_named(
         )
 
     part = gallery_of(changed_run(whole, tmp_path, change), None, 24)
-    assert said in part and part.count('<article class="case">') == cases
+    assert said in part and part.count('<article class="case"') == cases
 
 
 def test_missing_and_broken_images_are_named(whole: Path, tmp_path: Path) -> None:
@@ -1037,7 +1045,7 @@ def test_what_the_gallery_cannot_tell_apart_or_does_not_have_is_said(whole: Path
         m["predictions"]["image_root"] = str(tmp_path / "nih")
 
     part = gallery_of(changed_run(whole, tmp_path / "run", change), None, 8)
-    assert part.count('<article class="case">') == 8 and "and boxes" not in part and "outline" not in part
+    assert part.count('<article class="case"') == 8 and "and boxes" not in part and "outline" not in part
     assert "their image may be any of several" in part and "cannot be told apart by their names" in part
     data = dict(np.load(whole / "masks.npz"))
     some = {k: x[:10] if x.shape[:1] == (COUNT,) else x for k, x in data.items()}
@@ -1076,7 +1084,8 @@ def test_beside_a_mask_stands_the_findings_own_map(whole: Path, tmp_path: Path) 
     assert part.count("own map of") == part.count("outline of the mask") == 4 and "Crop:" not in part
     assert "Heat: the finding&#x27;s own map" in part and "the union of all findings" in part
     part = gallery_of(changed_run(whole, tmp_path, lambda m: m["inputs"].update(masks=[masks, cam])), None, 4)
-    assert "own map" not in part and part.count("outline of the mask") == 4  # Grad-CAM is a map of another method
+    # Grad-CAM is a map of another method, and called so.
+    assert "own map" not in part and part.count("outline of the mask") == part.count("with Grad-CAM of") == 4
 
 
 def test_wrong_input_is_one_line(whole: Path, tmp_path: Path) -> None:
@@ -1159,6 +1168,10 @@ def test_an_odd_metrics_json_is_refused_or_its_section_says_so(
             assert np.asarray(curve.x, dtype=float).shape == y.shape
         return b"<svg/>"
 
+    def small_multiples(names: Any, curves: Any, ticks: str, **_: Any) -> list[bytes]:
+        assert len(names) == len(curves)
+        return [lines("", "", "", [curve]) for curve in curves]
+
     def intervals(title: str, xlabel: str, rows: Any, groups: Any, **_: Any) -> bytes:
         for values in groups.values():
             assert len(values) == len(rows)
@@ -1166,6 +1179,7 @@ def test_an_odd_metrics_json_is_refused_or_its_section_says_so(
         return b"<svg/>"
 
     monkeypatch.setattr(plots, "lines", lines)
+    monkeypatch.setattr(plots, "small_multiples", small_multiples)
     monkeypatch.setattr(plots, "intervals", intervals)
     monkeypatch.setattr("roi.report.build.commit", lambda: "unknown")
     data = small_metrics(whole)

@@ -1,15 +1,20 @@
 """Section of the report on calibration: are predicted probabilities as frequent as they say?"""
 
+import numpy as np
+
 from roi.report import plots
+from roi.report.gallery_files import NotThere, Scored
 from roi.report.html import Block, Row, figures, fold, format_number, missing, note, table
 from roi.report.plots import Curve
 from roi.report.run_folder import EVALUATE, Run
+from roi.scoring.calibration import reliability
 
 METHODS = {"raw": "as predicted", "temperature": "temperature", "platt": "Platt"}
+LEAST_IN_BIN = 5
 ERRORS = {"ece": "ECE", "brier": "Brier"}
 
 
-def calibration(run: Run) -> str:
+def calibration(run: Run, scored: Scored | NotThere) -> str:
     block = run.block("calibration")
     methods = in_order(block.get("methods") or {})
     if not methods:
@@ -23,6 +28,7 @@ def calibration(run: Run) -> str:
         note(f"{fitted} Bins pool all findings; ECE and Brier are means over findings.")
         + table(("Probabilities", *ERRORS.values()), rows)
         + reliability_figure(methods)
+        + reliability_by_finding(scored, run.metrics["per_class"])
         + fold("Calibration of each finding", calibration_by_finding(methods, run.metrics["per_class"]))
     )
     if len(methods) == 1:
@@ -59,6 +65,30 @@ def reliability_figure(methods: Block) -> str:
     axes = ("mean probability of the bin", "observed rate")
     panel = plots.lines("Reliability", *axes, curves, square=True, diagonal=True)
     return figures([(panel, alt)])
+
+
+def reliability_by_finding(scored: Scored | NotThere, findings: Block) -> str:
+    """Small multiples, as predicted; "" where predictions and labels cannot be read, which the findings have said."""
+    if isinstance(scored, NotThere):
+        return ""
+    curves = []
+    for k, finding in enumerate(scored.preds.classes):
+        known = ~np.isnan(scored.target[:, k])
+        if finding not in findings or not known.any():
+            continue
+        bins = reliability(scored.preds.prob["full"][known, k], scored.target[known, k])
+        # A bin of a few images says nothing, and the rate jumps in it.
+        bins = bins[bins[:, 2] >= LEAST_IN_BIN]
+        if len(bins):
+            curves.append(Curve(finding, bins[:, 0].tolist(), bins[:, 1].tolist(), dots=True))
+    if not curves:
+        return ""
+    names = [curve.name for curve in curves]
+    axes = "mean probability; up: observed rate"
+    drawn = plots.small_multiples(names, curves, axes, diagonal=True)
+    panels = [(panel, f"Reliability of {name}") for panel, name in zip(drawn, names, strict=True)]
+    said = note(f"By finding, as predicted; bins of at least {LEAST_IN_BIN} images; grey: the other findings.")
+    return said + figures(panels, "figures small")
 
 
 def calibration_by_finding(methods: Block, findings: Block) -> str:

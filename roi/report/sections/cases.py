@@ -1,129 +1,165 @@
-"""Section of the report with cases: the files of a run that the gallery needs, and its pictures with their captions.
+"""Sections of the report with cases: four of them first, later the gallery with its filter.
 
 Letters: N predicted images, K classes.
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
-from roi.data.boxes import Box, boxes_by_image, read_boxes
-from roi.data.images import locate, remark_on_links
-from roi.data.table import match_images, read_table
-from roi.data.targets import target_matrix
+from roi.data.boxes import Box
+from roi.data.images import remark_on_links
 from roi.report import case_pictures, case_selection
-from roi.report.case_pictures import Evidence
+from roi.report.case_pictures import OWN_MAP, Evidence
 from roi.report.case_selection import Case
-from roi.report.html import Block, Cell, esc, image, missing, note, table
+from roi.report.gallery_files import (
+    GIVE_IMAGES,
+    NotThere,
+    Scored,
+    boxed_findings,
+    image_folder,
+    inputs_of,
+    locate_below,
+    read_evidence,
+    read_image_boxes,
+)
+from roi.report.html import Block, Cell, esc, image, missing, note, table, zoomable
 from roi.report.run_folder import EVALUATE, Run
-from roi.scoring import predictions
-from roi.scoring.map_file import read_maps
-from roi.scoring.pictures import dropped_grey
+from roi.report.source_names import capitalize
 from roi.scoring.predictions import Predictions
 
-MAKE_MASKS = "infer_roi_consistency.py … --save_masks masks.npz, then evaluate.py … --masks masks.npz"
-GIVE_IMAGES = "make_report.py … --image_root DIR"
+# The four cases of the beginning, in their order.
+FOUR = {
+    "best": "Best right",
+    "false": "Most certain wrong",
+    "worst": "Missed",
+    "typical": "Typical",
+}
+FOUR_RULE = (
+    "Chosen by the scores alone, by the rule of the gallery below. Best right: the image whose finding ranks highest. "
+    "Most certain wrong: the image without a finding that ranks highest for it. Missed: the image whose finding ranks "
+    "lowest. Typical: an image whose finding ranks in the middle. A click enlarges a picture."
+)
+# What came of a threshold: finding there or not, called or not.
+OUTCOMES = {
+    (True, True): ("right", "right"),
+    (True, False): ("missed", "missed"),
+    (False, True): ("alarm", "a false alarm"),
+    (False, False): ("right", "right"),
+}
+OUTCOME_NAMES = {
+    "right": "Right at the threshold",
+    "missed": "Missed at the threshold",
+    "alarm": "False alarms at the threshold",
+}
 
 
-class GalleryFiles(NamedTuple):
-    """What a gallery reads."""
+@dataclass
+class Gallery:
+    """The cases of a run with all that their pictures need."""
 
-    predictions: Path
-    table: Path
-    folder: Path  # of the images
-    inputs: Block  # the files that metrics.json names
+    scored: Scored
+    thresholds: Block  # finding -> its threshold, where one was chosen
+    chosen: list[Case]
+    paths: list[str | None]  # (N,)
+    boxes: dict[str, list[Box]]
+    evidence: Evidence
+    notes: str  # on how they were chosen, and on what cannot be shown
 
 
-def cases(run: Run, image_root: str | None, count: int) -> str:
-    """The gallery. UserError or OSError of a file it reads is said on the page."""
-    files = find_files(run, image_root)
-    if isinstance(files, str):
-        return files
+def read_gallery(run: Run, scored: Scored | NotThere, image_root: str | None, count: int) -> Gallery | str:
+    """The cases of a run, so many at most; or what is said in their place."""
+    if isinstance(scored, NotThere):
+        return scored.html("gallery")
+    folder = image_folder(run, image_root)
+    if isinstance(folder, NotThere):
+        return folder.html("gallery")
     try:
-        preds = predictions.read(files.predictions)
-        # Pictures are shown here; nobody is trained or scored.
-        rows = read_table(files.table, compare_names=False)
-        return gallery(run, preds, rows, files.folder, files.inputs, count)
+        return choose_cases(run, scored, folder, count)
     except (ValueError, OSError) as error:
         return missing(f"No gallery: {error}")
 
 
-def find_files(run: Run, image_root: str | None) -> GalleryFiles | str:
-    """The files of a gallery, or what is said on the page where one of them is not there."""
-    inputs = dict(run.block("inputs"))
-    predicted = run.block("predictions")
-    inputs.setdefault("preds", predicted.get("file"))
-    preds_file = run.find(inputs.get("preds"))
-    table_file = run.find(inputs.get("csv"))
-    if preds_file is None:
-        command = "infer_roi_consistency.py … --save_json preds.json"
-        return not_found(run, "predictions", inputs.get("preds"), command)
-    if table_file is None:
-        return not_found(run, "table", inputs.get("csv"), "make_chexmultimodal_csv.py")
-    root = image_root or predicted.get("image_root")
-    folder = Path(image_root) if image_root else run.find(root)
-    if folder is None or not folder.is_dir():
-        why = "metrics.json does not say where the images are"
-        if root:
-            why = f"{root} is no folder of images"
-        return missing(f"No gallery: {why}.", GIVE_IMAGES)
-    return GalleryFiles(preds_file, table_file, folder, inputs)
-
-
-def not_found(run: Run, what: str, file: str | None, command: str) -> str:
-    name = file or "not named in metrics.json"
-    return missing(f"No gallery: the {what} ({name}) cannot be found from here or from {run.folder}.", command)
-
-
-def gallery(run: Run, preds: Predictions, table_rows: pd.DataFrame, folder: Path, inputs: Block, count: int) -> str:
-    """Choose the cases, and draw them.
+def choose_cases(run: Run, scored: Scored, folder: Path, count: int) -> Gallery | str:
+    """Choose the cases, and read what their pictures need.
 
     Args:
         run: whose files are looked for beside metrics.json.
-        preds: of N images.
-        table_rows: the table of labels.
+        scored: N images.
         folder: of the images.
-        inputs: the files that metrics.json names.
         count: cases at most.
     """
-    names = table_rows["image"].tolist()
-    place = match_images(preds.images, names)  # (N,)
-    known = place >= 0
+    preds, known, rows = scored.preds, scored.known, scored.rows
     if not known.any():
         return missing("No gallery: none of the predicted images is in the table.", EVALUATE)
-    # From here on an image has the name that the table gives it.
-    rows = table_rows.iloc[np.where(known, place, 0)].reset_index(drop=True)
-    target = target_matrix(rows, preds.classes)
-    # An image that is not in the table took the first row above: nothing is known of it.
-    target[~known] = np.nan
+    inputs = inputs_of(run)
     notes: list[str] = []
-    boxes = read_image_boxes(run, inputs, names, notes)
+    boxes = read_image_boxes(run, inputs, scored.names, notes)
     boxed = boxed_findings(rows["image"], preds.classes, boxes or {})
-    paths = locate(folder, preds.images)
+    paths = locate_below(folder, preds.images)
     available = np.array([path is not None for path in paths])
     if not available.any():
         return missing(f"No gallery: none of the images lies under {folder}.", GIVE_IMAGES)
     patients = rows["patient_id"].tolist()
     full, shown = preds.prob["full"], available & known
-    chosen = case_selection.choose(full, target, preds.classes, patients, shown, boxed, count)
+    chosen = case_selection.choose(full, scored.target, preds.classes, patients, shown, boxed, count)
     images = [rows["image"].iloc[case.row] for case in chosen]
-    evidence = read_evidence(run, inputs, names, set(images), notes)
-    parts = [note(rule_text(available, folder))]
-    parts += notes
-    parts += notes_on(preds, known, evidence, images, chosen)
+    evidence = read_evidence(run, inputs, scored.names, set(images), notes)
+    notes.insert(0, note(rule_text(available, folder)))
+    notes += notes_on(preds, known, evidence, images, chosen)
     elsewhere = remark_on_links(folder, [path for path in paths if path])
     if elsewhere:
-        parts.append(note(f"{elsewhere}."))
-    parts.append(legend(evidence, has_boxes=boxes is not None))
-    drawn = []
-    for case, name in zip(chosen, images, strict=True):
-        row, path = rows.iloc[case.row], str(paths[case.row])
-        drawn.append(case_html(case, preds, row, path, evidence, (boxes or {}).get(name, [])))
-    return "".join(parts) + by_kind(chosen, drawn, count)
+        notes.append(note(f"{elsewhere}."))
+    notes.append(legend(evidence, has_boxes=boxes is not None))
+    thresholds = {name: scores.get("threshold") for name, scores in run.metrics["per_class"].items()}
+    return Gallery(scored, thresholds, chosen, paths, boxes or {}, evidence, "".join(notes))
+
+
+def four_cases(gallery: Gallery | str) -> str:
+    """The first case of each kind, at a glance; "" where no pictures can be shown, as the gallery says why."""
+    if isinstance(gallery, str) or not gallery.chosen:
+        return ""
+    shown = ""
+    for kind, title in FOUR.items():
+        case = next((case for case in gallery.chosen if case.kind == kind), None)
+        if case is not None:
+            shown += case_html(gallery, case, f"<h3>{esc(title)}: {esc(case.finding)}</h3>", with_table=False)
+    marks = legend(gallery.evidence, has_boxes=bool(gallery.boxes))
+    return f'<div class="cases four">{shown}</div>' + marks + note(FOUR_RULE)
+
+
+def gallery_section(gallery: Gallery | str, count: int) -> str:
+    """All cases under the titles of their kinds, with the filter above them."""
+    if isinstance(gallery, str):
+        return gallery
+    drawn = [case_html(gallery, case) for case in gallery.chosen]
+    return gallery.notes + filter_html(gallery) + by_kind(gallery.chosen, drawn, count)
+
+
+def filter_html(gallery: Gallery) -> str:
+    """Choices of a finding and of a kind of error; without a script all cases are shown, and no choice."""
+    findings = dict.fromkeys(case.finding for case in gallery.chosen)
+    if not findings:
+        return ""
+    # "Best: positives of the highest rank" -> "Best"
+    kinds = {kind: title.partition(":")[0] for kind, title in case_selection.KINDS.items()}
+    if any(threshold is not None for threshold in gallery.thresholds.values()):
+        kinds |= OUTCOME_NAMES
+    by_finding = options("All findings", {finding: finding for finding in findings})
+    return (
+        f'<div class="filter" hidden><label>Finding <select>{by_finding}</select></label>'
+        f"<label>Cases <select>{options('All', kinds)}</select></label><output></output></div>"
+    )
+
+
+def options(everything: str, names: dict[str, str]) -> str:
+    """The choices of a list, the first of which chooses all."""
+    text = f'<option value="">{esc(everything)}</option>'
+    for value, name in names.items():
+        text += f'<option value="{esc(value)}">{esc(name)}</option>'
+    return text
 
 
 def rule_text(available: np.ndarray, folder: Path) -> str:
@@ -144,7 +180,7 @@ def by_kind(chosen: Sequence[Case], drawn: Sequence[str], count: int, style: str
                 shown += html
         heading = f"<h3>{esc(title)}</h3>"
         if shown:
-            text += f'{heading}<div class="{style}">{shown}</div>'
+            text += f'<div class="kind">{heading}<div class="{style}">{shown}</div></div>'
         elif count:
             text += heading + missing("There is no such case.")
     return text
@@ -154,80 +190,20 @@ def legend(evidence: Evidence, has_boxes: bool) -> str:
     """What the colours mean, of those that are there."""
     parts = []
     if evidence.own is not None:
-        parts.append(
-            "Heat: the finding's own map, over its own range; where the files of maps have none, the crop is shown."
-        )
+        whose = evidence.own_name if evidence.own_name == OWN_MAP else f"{evidence.own_name} of the finding"
+        parts.append(f"Heat: {whose}, over its own range; where there is none, the crop is shown.")
     if evidence.source == "mask":
         mask = "what the mask keeps"
         if evidence.maps is not None and evidence.maps.classes == [""]:
             mask += ", the union of all findings"
-        parts.append(f"Orange: {mask}; beside it the crop, its dropped pixels in mean grey.")
+        # Beside a map of the finding there is no crop.
+        crop = "" if evidence.own else "; beside it the crop, its dropped pixels in mean grey"
+        parts.append(f"Orange: {mask}{crop}.")
     elif evidence.source:
         parts.append(f"Heat: the {evidence.source} map of the finding, over its own range.")
     if has_boxes:
-        parts.append("Blue: the boxes of the image.")
+        parts.append("Blue: the boxes of the finding; grey: those of others.")
     return note(" ".join(parts)) if parts else ""
-
-
-# ---- files that may be missing --------------------------------------------------------------------------------------
-
-
-def read_image_boxes(run: Run, inputs: Block, names: list[str], notes: list[str]) -> dict[str, list[Box]] | None:
-    """Boxes of each image of the table that has some; None where there is no file of boxes."""
-    # NIH's boxes are in 1024 x 1024 space whatever the size of the images.
-    read = partial(read_boxes, space=inputs.get("box_space") or 1024.0)
-    command = "evaluate.py … --bbox_csv BBox_List_2017.csv"
-    boxes = read_optional(run, inputs.get("bbox_csv"), read, "boxes", command, notes)
-    if boxes is None:
-        return None
-    by_image, unclear = boxes_by_image(boxes, names)
-    if unclear:
-        notes.append(missing(f"{inputs['bbox_csv']}: {unclear}."))
-    if not by_image:
-        first = boxes["image"].iloc[0]
-        why = f"{inputs['bbox_csv']} has none of an image of the table (its first is of {first})"
-        notes.append(missing(f"No boxes: {why}."))
-    return by_image
-
-
-def boxed_findings(images: pd.Series, classes: Sequence[str], boxes: dict[str, list[Box]]) -> np.ndarray:
-    """(N, K) bool: the image has a box of the finding."""
-    boxed = np.zeros((len(images), len(classes)), dtype=bool)
-    for n, name in enumerate(images):
-        labels = {label for label, *_ in boxes.get(name, [])}
-        boxed[n] = [finding in labels for finding in classes]
-    return boxed
-
-
-def read_evidence(run: Run, inputs: Block, names: list[str], wanted: set[str], notes: list[str]) -> Evidence:
-    """Masks or maps of the images that are shown; a file of maps may be larger than memory."""
-    # Those of the other images would be unpacked for nothing.
-    shown = np.array([name in wanted for name in names])
-    files = inputs.get("masks") or [None]
-    if isinstance(files, str):
-        files = [files]
-    read = partial(read_maps, images=names, wanted=shown)
-    maps = [read_optional(run, file, read, "masks", MAKE_MASKS, notes) for file in files]
-    dropped = dropped_grey(run.block("predictions").get("args"))
-    return Evidence([one for one in maps if one is not None], dropped)
-
-
-def read_optional(
-    run: Run, file: str | None, read: Callable[[Path], Any], what: str, command: str, notes: list[str]
-) -> Any:
-    """What `read` makes of a file; None, and a sentence in `notes`, where it is not there or not readable."""
-    path = run.find(file)
-    if path is None:
-        why = f"No {what} were given."
-        if file:
-            why = f"No {what}: {file} cannot be found."
-        notes.append(missing(why, command))
-        return None
-    try:
-        return read(path)
-    except (ValueError, OSError) as error:
-        notes.append(missing(f"No {what}: {error}."))
-        return None
 
 
 def notes_on(
@@ -257,26 +233,53 @@ def notes_on(
 # ---- one case -------------------------------------------------------------------------------------------------------
 
 
-def case_html(
-    case: Case, preds: Predictions, row: pd.Series, path: str, evidence: Evidence, boxes: Sequence[Box]
-) -> str:
-    """Pictures, names and labels, and the probabilities of each view."""
-    name = preds.images[case.row]
-    pictures = ""
-    try:
-        for picture in case_pictures.draw(path, str(row["image"]), case.finding, evidence, boxes):
-            pictures += image(picture.data, picture.kind, f"{name}: {picture.alt}")
-    except (ValueError, OSError) as error:
-        # One file that cannot be read leaves the others their pictures.
-        pictures = missing(str(error))
+def case_html(gallery: Gallery, case: Case, title: str = "", *, with_table: bool = True) -> str:
+    """Pictures, what was said and whether it is right, names and labels, and the probabilities of each view."""
+    scored, preds = gallery.scored, gallery.scored.preds
+    name, row = preds.images[case.row], scored.rows.iloc[case.row]
+    listed = str(row["image"])
+    said, kinds = verdict(gallery, case)
     labels = esc(case_pictures.label_text(row))
     if preds.contaminated[case.row]:
         labels += "<br><b>CONTAMINATED: trained on this image or its patient</b>"
+    try:
+        boxes = gallery.boxes.get(listed, [])
+        drawn = case_pictures.draw(str(gallery.paths[case.row]), listed, case.finding, gallery.evidence, boxes)
+        pictures = pictures_html(name, drawn)
+    except (ValueError, OSError) as error:
+        # One file that cannot be read leaves the others their pictures.
+        pictures = missing(str(error))
+    head = capitalize(said) if title else f"{case.finding}: {said}"
     return (
-        f'<article class="case"><div class="pictures">{pictures}</div>'
-        f"<p><b>{esc(case.finding)}</b>, rank {100 * case.rank:.1f} %<br>{esc(name)}<br>Labels: {labels}</p>"
-        f"{probability_table(preds, case)}</article>"
+        f'<article class="case" data-finding="{esc(case.finding)}" data-kinds="{" ".join(kinds)}">{title}'
+        f'<div class="pictures">{pictures}</div><p>{esc(head)}</p><p>{esc(name)}<br>Labels: {labels}</p>'
+        f"{probability_table(preds, case) if with_table else ''}</article>"
     )
+
+
+def pictures_html(name: str, drawn: Iterable[case_pictures.CasePicture]) -> str:
+    text = ""
+    for picture in drawn:
+        text += zoomable(image(picture.data, picture.kind, f"{name}: {picture.alt}"))
+    return text
+
+
+def verdict(gallery: Gallery, case: Case) -> tuple[str, list[str]]:
+    """In words what the model says of the finding of a case, and the kinds by which the case can be asked for."""
+    column = gallery.scored.preds.classes.index(case.finding)
+    prob = float(gallery.scored.preds.prob["full"][case.row, column])
+    present = bool(gallery.scored.target[case.row, column] == 1)
+    truth = "the labels have it" if present else "the labels do not have it"
+    rank = f"As high or higher than in {100 * case.rank:.1f} % of the images."
+    threshold = gallery.thresholds.get(case.finding)
+    if threshold is None:
+        return f"probability {prob:.2f}, no threshold; {truth}. {rank}", [case.kind]
+    is_called = prob >= threshold
+    kind, outcome = OUTCOMES[present, is_called]
+    side = "at or above" if is_called else "below"
+    called = "called" if is_called else "not called"
+    said = f"probability {prob:.2f}, {side} its threshold {threshold:.2f}: {called}; {truth}: {outcome}."
+    return f"{said} {rank}", [case.kind, kind]
 
 
 def probability_table(preds: Predictions, case: Case) -> str:

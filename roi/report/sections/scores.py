@@ -4,6 +4,8 @@ V is {"value", "low", "high"}, each a number or null, as evaluate.py writes it.
 """
 
 from roi.report import plots
+from roi.report.gallery_files import NotThere, Scored
+from roi.report.glossary import WORDS, hint
 from roi.report.html import (
     ABSENT,
     Block,
@@ -15,6 +17,7 @@ from roi.report.html import (
     figures,
     format_limits,
     format_number,
+    is_finite,
     missing,
     note,
     score_of,
@@ -22,6 +25,7 @@ from roi.report.html import (
 )
 from roi.report.plots import Curve
 from roi.report.run_folder import EVALUATE, OFFICIAL_TEST_IMAGES, Run
+from roi.report.sections.thresholds import threshold_slider
 from roi.report.source_names import source_name
 
 TRAINED_ON = {
@@ -56,8 +60,9 @@ SCORES = {
 }
 IN_CARDS = ("auroc", "ap", "auroc_crop", "auroc_drop", "f1")
 BY_FINDING = ("auroc", "auroc_delong", "ap", "f1", "precision", "recall", "specificity")
+AREAS = {"roc": "auroc", "pr": "ap"}
 CURVES = (
-    ("roc", "ROC curves", "false positive rate", "true positive rate"),
+    ("roc", "ROC curves", "false positives", "true positives"),
     ("pr", "Precision and recall", "recall", "precision"),
 )
 
@@ -71,16 +76,23 @@ def headline(run: Run) -> str:
         names = ", ".join(map(str, metrics["classes_not_predicted"]))
         parts.append(note(f"Findings of the table that are not predicted: {names}."))
     parts.append('<div class="cards">')
-    parts += [card(name, v) for name, v in headline_values(metrics)]
+    for name, v in headline_values(metrics):
+        parts.append(card(name, v, explained(name)))
     parts.append("</div>")
     parts.append(
-        note(
-            "Means over findings; brackets: 95 % intervals, patients drawn with replacement. "
-            "A score without both classes is undefined."
-        )
+        f'<p class="note">Means over findings; brackets: 95 % intervals, patients drawn with replacement'
+        f"{hint('Interval')}. A score without both classes is undefined.</p>"
     )
     parts.append(beside_published(run))
     return "".join(parts)
+
+
+def explained(name: str) -> str:
+    """The question mark behind the name of a card; the last word of it that the glossary has."""
+    words = [word for word in WORDS if word.lower() in name.lower()]
+    if "dropped" in name:
+        words.append("Drop")
+    return hint(words[-1]) if words else ""
 
 
 def scored_on(metrics: Block) -> str:
@@ -140,8 +152,8 @@ def score_name(name: str) -> str:
     return SCORES.get(name, name)
 
 
-def per_finding(run: Run) -> str:
-    """Scores of each finding, with thresholds where there are some, and the curves."""
+def per_finding(run: Run, scored: Scored | NotThere) -> str:
+    """Scores of each finding, with thresholds where there are some and a slider for them, and the curves."""
     per_class = run.metrics["per_class"]
     has_thresholds = any(scores.get("threshold") is not None for scores in per_class.values())
     text = finding_table(run.metrics, has_thresholds)
@@ -150,15 +162,19 @@ def per_finding(run: Run) -> str:
     else:
         command = f"{EVALUATE} --threshold_preds val_preds.json --threshold_csv val.csv"
         text += missing("No thresholds, so no F1, precision, recall and specificity.", command)
-    panels = []
+    text += threshold_slider(run, scored)
     for key, title, xlabel, ylabel in CURVES:
         curves = curves_of(per_class, key)
         if not curves:
             text += missing(f"{title}: metrics.json holds none.", EVALUATE)
             continue
-        panel = plots.lines(title, xlabel, ylabel, curves, square=True, diagonal=key == "roc")
-        panels.append((panel, f"{title} of {len(curves)} findings; their areas stand in the table."))
-    return text + figures(panels)
+        text += f"<h3>{esc(title)}</h3>" + note("One panel a finding, in blue; grey: the other findings.")
+        names = [panel_name(curve.name, per_class[curve.name].get(AREAS[key])) for curve in curves]
+        short = [Curve(plots.short(curve.name), curve.x, curve.y) for curve in curves]
+        drawn = plots.small_multiples(names, short, f"{xlabel}; up: {ylabel}", diagonal=key == "roc")
+        panels = [(panel, f"{title} of {name}") for panel, name in zip(drawn, names, strict=True)]
+        text += figures(panels, "figures small")
+    return text
 
 
 def finding_table(metrics: Block, has_thresholds: bool) -> str:
@@ -222,5 +238,11 @@ def curves_of(per_class: Block, key: str) -> list[Curve]:
         # A finding without both classes has no curve.
         if scores.get(key) and len(scores[key][0]):
             x, y = scores[key]
-            curves.append(Curve(plots.short(finding), x, y))
+            curves.append(Curve(finding, x, y))
     return curves
+
+
+def panel_name(finding: str, area: Interval | None) -> str:
+    """The finding, and the area below its curve."""
+    value = (area or {}).get("value")
+    return f"{plots.short(finding, 19)} {format_number(value)}" if is_finite(value) else plots.short(finding, 27)

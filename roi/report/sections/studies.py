@@ -10,23 +10,24 @@ import numpy as np
 import pandas as pd
 
 from roi.data.boxes import Box
-from roi.data.images import locate
 from roi.data.studies import KINDS, kinds_of
 from roi.data.table import match_images, read_table
 from roi.data.targets import target_matrix
 from roi.report import case_pictures, case_selection
-from roi.report.case_pictures import Evidence
+from roi.report.case_pictures import OWN_MAP, Evidence
 from roi.report.case_selection import Case
-from roi.report.html import Row, card, esc, fold, image, missing, note, table
-from roi.report.run_folder import Run
-from roi.report.sections.cases import (
+from roi.report.gallery_files import (
     GalleryFiles,
+    NotThere,
     boxed_findings,
-    by_kind,
     find_files,
+    locate_below,
     read_evidence,
     read_image_boxes,
 )
+from roi.report.html import Row, card, esc, fold, image, missing, note, table, zoomable
+from roi.report.run_folder import Run
+from roi.report.sections.cases import by_kind
 from roi.report.source_names import source_name
 from roi.scoring import predictions
 from roi.scoring.challenge.contributions import Contributions, read_contributions
@@ -85,7 +86,7 @@ def view_pointing(run: Run) -> str:
 def study_gallery(run: Run, image_root: str | None, count: int) -> str:
     """The gallery of studies; what it lacks the gallery of images has said already."""
     files = find_files(run, image_root)
-    if isinstance(files, str):
+    if isinstance(files, NotThere):
         return ""
     try:
         added = read_contributions(files.predictions)
@@ -126,7 +127,7 @@ def gallery(run: Run, found: Gathered, files: GalleryFiles, names: list[str], co
     """
     # What is not there the gallery of images has said.
     boxes = read_image_boxes(run, files.inputs, names, []) or {}
-    paths = locate(files.folder, found.preds.images)
+    paths = locate_below(files.folder, found.preds.images)
     available = np.array([path is not None for path in paths])
     chosen = choose(found, available, boxes, count)
     shown = [n for case in chosen for n in found.images_of(case.row)]
@@ -161,7 +162,8 @@ def legend(evidence: Evidence, has_boxes: bool) -> str:
     """What the colours mean; of a mask and a map of the finding a row shows the map."""
     parts = []
     if evidence.own is not None:
-        parts.append("Heat: the finding's own map, over its own range.")
+        whose = evidence.own_name if evidence.own_name == OWN_MAP else f"{evidence.own_name} of the finding"
+        parts.append(f"Heat: {whose}, over its own range.")
     elif evidence.source == "mask":
         parts.append("Orange: what the mask keeps.")
     elif evidence.source:
@@ -169,7 +171,7 @@ def legend(evidence: Evidence, has_boxes: bool) -> str:
     else:
         parts.append("Without a map: none was given to evaluate.py --masks, or the files hold none of these images.")
     if has_boxes:
-        parts.append("Blue: the boxes of the image.")
+        parts.append("Blue: the boxes of the finding; grey: those of others.")
     return note(" ".join(parts))
 
 
@@ -238,7 +240,7 @@ def picture_html(
         first, *_ = case_pictures.draw(path, listed, finding, evidence, boxes.get(listed, []))
     except (ValueError, OSError) as error:
         return missing(str(error))
-    return image(first.data, first.kind, f"{name}: {first.alt}")
+    return zoomable(image(first.data, first.kind, f"{name}: {first.alt}"))
 
 
 def bar_html(added: float, longest: float) -> str:
