@@ -26,6 +26,7 @@ from roi.inference.flags import EVIDENCE, OUTPUTS
 from roi.inference.grad_cam import GradCam
 from roi.inference.loading import Loading, row_loader
 from roi.inference.map_writers import CamMaps, ClassMaps, MaskMaps, Output
+from roi.inference.new_names import ask_new_names
 from roi.inference.one_image import ImageOutputs, predict_image
 from roi.inference.origin import facts_of
 from roi.inference.perturbation import Curves
@@ -41,8 +42,7 @@ from roi.inference.predict import (
 from roi.inference.predict_studies import predict_studies, shown_in_pictures, study_records
 from roi.inference.predict_table import TableOutputs, predict_table
 from roi.models.compile import compiled
-from roi.models.fusion import StudyModel, ViewAttention
-from roi.models.queries import read_queries, vectors_of_new_names
+from roi.models.fusion import StudyModel
 from roi.models.roi_model import LEARNED, RoiModel, reinitialised
 from roi.scoring import predictions
 from roi.scoring.pictures import dropped_grey
@@ -177,26 +177,6 @@ def asking(args: argparse.Namespace, outputs: Sequence[str], path: str) -> argpa
         if name not in outputs:
             setattr(less, name, None)
     return less
-
-
-def ask_new_names(args: argparse.Namespace, model: RoiModel, state: dict[str, Any]) -> None:
-    """--queries: the model predicts these names in the place of its own classes, whether trained on or not."""
-    if not isinstance(model, StudyModel) or not model.shared:
-        raise UserError(
-            f"--queries {args.queries}: {args.checkpoint} has a last layer for each of its own classes; train with "
-            "train_multiview.py --queries NPZ --shared_queries"
-        )
-    # Maps and thresholds are of the classes that the backbone was trained on.
-    others = [name for name in (*OUTPUTS, "thresholds") if name != "save_json" and getattr(args, name)]
-    if others:
-        raise UserError(f"--queries {args.queries} gives probabilities of other names alone; leave out --{others[0]}")
-    file = read_queries(args.queries)
-    # Everything else of the model is the same for any name.
-    assert isinstance(model.fusion, ViewAttention)
-    model.fusion.text = vectors_of_new_names(file, state["args"].get("query_model"))
-    trained = [name for name in file.names if name in state["classes"]]
-    print(f"--queries: {len(file.names)} names, of which {len(trained)} were trained on")
-    state["classes"] = file.names
 
 
 def check_model(args: argparse.Namespace, model: RoiModel) -> None:
