@@ -29,6 +29,7 @@ score. Layouts: table (the default), cxrlt, mimic, chexpert, padchest, openi, re
 """
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,8 @@ def print_studies(out: Path, made: dict[str, Any]) -> None:
     print(f"{out}: {made['images']} images of {studies} studies of {made['patients']} patients")
     print("                              studies         a perfect reader's AP: first frontal, all views")
     for label, count in made["positives"].items():
-        first, all_views = scores.first_frontal[label], scores.all_views[label]
+        # A rare class may have no study in a small set, and no average precision then.
+        first, all_views = scores.first_frontal.get(label, math.nan), scores.all_views.get(label, math.nan)
         print(f"  {label:<28}{count:>7}  {100 * count / studies:4.1f} %  {first:14.3f} {all_views:10.3f}")
     print(f"  mean {scores.mean_first_frontal:47.3f} {scores.mean_all_views:10.3f}")
     print(f"{made['seconds']:.1f} s, {made['images_per_s']:.0f} images/s")

@@ -50,26 +50,18 @@ for name in DATA_PATH OUT CACHE_DIR; do # as seen from where the script was call
 done
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
+# shellcheck source=scripts/stages.sh
+source scripts/stages.sh
+
 DEMO=0 CHECK=0
 case "${1:-}" in
   "") ;;
   --demo) DEMO=1 ;;
   --check) CHECK=1 ;;
-  -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;;
-  --[a-z]*)
-    # A setting that is written as a flag: say how it is written.
-    name=${1%%=*} name=${name#--} value=
-    case "$1" in *=*) value=${1#*=} ;; *) value=${2:-} ;; esac
-    name=$(printf %s "$name" | tr 'a-z-' 'A-Z_')
-    if grep -q "^#   $name  " "$0"; then
-      echo "error: ${1%%=*}: settings come from the environment: $name=${value:-…} ./run_all.sh" >&2
-    else
-      echo "error: unknown argument '$1' (./run_all.sh --help lists what there is; flags of the training go into TRAIN_FLAGS)" >&2
-    fi
-    exit 2 ;;
-  *) echo "error: unknown argument '$1' (./run_all.sh --help lists what there is)" >&2; exit 2 ;;
+  -h | --help) show_help "$0"; exit 0 ;;
+  *) refuse_argument "$0" "$@" ;;
 esac
-[ $# -le 1 ] || { echo "error: one argument at most (./run_all.sh --help)" >&2; exit 2; }
+[ $# -le 1 ] || refuse "one argument at most (./run_all.sh --help)"
 
 # A folder one level off is the usual slip: the right one is named before anything begins.
 has_entries() { [ -f "$1/Data_Entry_2017.csv" ] || [ -f "$1/Data_Entry_2017_v2020.csv" ]; }
@@ -78,11 +70,9 @@ if [ $DEMO = 0 ] && [ -n "${DATA_PATH:-}" ] && ! has_entries "$DATA_PATH"; then
   for near in "$(dirname "$DATA_PATH")" "$DATA_PATH"/*; do
     if has_entries "$near"; then remedy="it lies in DATA_PATH=$near"; fi
   done
-  echo "error: DATA_PATH=$DATA_PATH holds no Data_Entry_2017.csv; $remedy" >&2
-  exit 2
+  refuse "DATA_PATH=$DATA_PATH holds no Data_Entry_2017.csv; $remedy"
 fi
 
-pick() { if [ $DEMO = 1 ]; then echo "$2"; else echo "$1"; fi; }
 OUT=${OUT:-$(pick . demo_run)}
 BACKBONE=${BACKBONE:-$(pick convnext_base test_resnet)}
 WEIGHTS=${WEIGHTS:-$(pick imagenet none)}
@@ -109,48 +99,9 @@ DYNAMIC_WEIGHTS=${DYNAMIC_WEIGHTS:-0}
 FULL_LIST=${FULL_LIST:-0}
 TRAIN_FLAGS=${TRAIN_FLAGS:-}
 
-# The log. Where the output already goes to it (… | tee -a roi-run.log) it is not written a second time, unless that tee is
-# gone: Ctrl-C ends it at once, while training still saves its checkpoint and says so.
 LOG=/dev/null
 if [ $CHECK = 0 ]; then mkdir -p "$OUT"; LOG="$OUT/roi-run.log"; fi
-export PYTHONUNBUFFERED=1
-mark="run_all.sh $(date '+%Y-%m-%d %H:%M:%S'), process $$"
-echo "$mark"
-log_here=1
-for _ in 1 2 3 4 5; do
-  if [ -p /dev/stdout ] && grep -qsF "$mark" "$LOG"; then log_here=0; fi
-  [ $log_here = 0 ] || sleep 0.1
-done
-[ $log_here = 0 ] || echo "$mark" >> "$LOG"
-relay() {
-  trap '' INT TERM PIPE
-  local line
-  while IFS= read -r line || [ -n "$line" ]; do
-    printf '%s\n' "$line" 2> /dev/null || log_here=1
-    [ $log_here = 0 ] || printf '%s\n' "$line" >> "$LOG"
-  done
-}
-exec > >(relay) 2>&1
-relay=$!
-trap 'exec >&- 2>&-; wait "$relay" || :' EXIT
-say() { echo "== $*"; }
-
-# A stage. Ctrl-C reaches it by itself, SIGTERM is passed on; training then saves a checkpoint, and the script waits for it.
-stage=
-trap : INT
-trap '[ -z "$stage" ] || kill -TERM "$stage"' TERM
-py() {
-  local status
-  "$PY" "$@" &
-  stage=$!
-  while :; do
-    status=0
-    wait "$stage" || status=$?
-    kill -0 "$stage" 2> /dev/null || break
-  done
-  stage=
-  return "$status"
-}
+start_log run_all.sh
 
 say "1/6 environment"
 # shellcheck source=scripts/env.sh

@@ -2,6 +2,7 @@
 
 import io
 import runpy
+import shutil
 import signal
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -86,3 +87,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for n in range(26):
         Image.fromarray(rng.integers(0, 256, (20, 20), dtype=np.uint8)).save(root / f"{n:02d}.png")
     return root
+
+
+def copy_project(copy: Path) -> Path:
+    """The project in another folder, with an environment that is already there."""
+    scripts = [path.name for path in ROOT.glob("*.py")]
+    shells = [path.name for path in ROOT.glob("run_*.sh")]
+    for name in ("roi", "scripts", *scripts, *shells, "requirements.txt", "constraints.txt"):
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, copy / name)
+    venv = copy / "venv" / "bin"
+    venv.mkdir(parents=True)
+    (venv / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (venv / "python").chmod(0o755)
+    installed = "".join((ROOT / name).read_text() for name in ("constraints.txt", "requirements.txt"))
+    (copy / "venv" / ".installed-requirements.txt").write_text(installed)
+    return copy

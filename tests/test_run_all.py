@@ -2,38 +2,19 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, copy_project
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project with an environment that is already there."""
-    copy = tmp_path_factory.mktemp("project")
-    for name in (
-        "roi",
-        "scripts",
-        *(p.name for p in ROOT.glob("*.py")),
-        "run_all.sh",
-        "requirements.txt",
-        "constraints.txt",
-    ):
-        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, copy / name)
-    venv = copy / "venv" / "bin"
-    venv.mkdir(parents=True)
-    (venv / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
-    (venv / "python").chmod(0o755)
-    installed = "".join((ROOT / name).read_text() for name in ("constraints.txt", "requirements.txt"))
-    (copy / "venv" / ".installed-requirements.txt").write_text(installed)
-    return copy
+    return copy_project(tmp_path_factory.mktemp("project"))
 
 
 def start(project: Path, out: str, pipe: str = "", **settings: object) -> subprocess.Popen[str]:
