@@ -23,7 +23,9 @@
 #   FUSION           mean_p, max, lse or attention                           (attention)
 #   PRETRAIN_EPOCHS  passes over the images of the other sets                (4; demo: 6)
 #   IMAGE_EPOCHS     passes of the image model over the training images      (8)
-#   STUDY_EPOCHS     passes of the study model over the training studies     (4)
+#   STUDY_EPOCHS     passes of the study model over the training studies     (10)
+#   STUDY_FLAGS      flags of the study model: the features of the image     (--freeze_backbone --schedule onecycle)
+#                    model stay, as its attention learns
 #   BATCH_SIZE       images a forward; studies of the study model are half   (32)
 #   LR               learning rate of the image models                       (1e-4; demo: 2e-3)
 #   STUDY_LR         learning rate of the study model                        (3e-5; demo: 1e-3)
@@ -63,7 +65,8 @@ RECIPE_FLAGS=${RECIPE_FLAGS---recipe cxrlt}
 FUSION=${FUSION:-attention}
 PRETRAIN_EPOCHS=${PRETRAIN_EPOCHS:-$(pick 4 6)}
 IMAGE_EPOCHS=${IMAGE_EPOCHS:-8}
-STUDY_EPOCHS=${STUDY_EPOCHS:-4}
+STUDY_EPOCHS=${STUDY_EPOCHS:-10}
+STUDY_FLAGS=${STUDY_FLAGS---freeze_backbone --schedule onecycle}
 BATCH_SIZE=${BATCH_SIZE:-32}
 LR=${LR:-$(pick 1e-4 2e-3)}
 STUDY_LR=${STUDY_LR:-$(pick 3e-5 1e-3)}
@@ -125,8 +128,9 @@ py ${launch[@]+"${launch[@]}"} train_roi_baselines.py $RECIPE_FLAGS --train_csv 
   --img_size "$IMG_SIZE" --batch_size "$BATCH_SIZE" --lr "$LR" --schedule cosine --epochs "$IMAGE_EPOCHS" --save "$IMAGE" --log_csv "$OUT/image_metrics.csv"
 
 say "6/8 study model; follow it: tail -F $OUT/train_metrics.csv"
-py ${launch[@]+"${launch[@]}"} train_multiview.py --train_csv "$TRAIN_CSV" "${read[@]}" "${how[@]}" --init "$(best_of "$IMAGE")" --fusion "$FUSION" \
-  --batch_size $(((BATCH_SIZE + 1) / 2)) --lr "$STUDY_LR" --schedule cosine --epochs "$STUDY_EPOCHS" --save "$STUDY" --log_csv "$OUT/train_metrics.csv"
+# shellcheck disable=SC2086  # a list of words
+py ${launch[@]+"${launch[@]}"} train_multiview.py --train_csv "$TRAIN_CSV" "${read[@]}" "${how[@]}" --init "$(best_of "$IMAGE")" --fusion "$FUSION" $STUDY_FLAGS \
+  --batch_size $(((BATCH_SIZE + 1) / 2)) --lr "$STUDY_LR" --epochs "$STUDY_EPOCHS" --save "$STUDY" --log_csv "$OUT/train_metrics.csv"
 
 say "7/8 predictions of the test and the validation images"
 CHECKPOINT=$(best_of "$STUDY")

@@ -4,7 +4,7 @@
 
 Synthetic studies of one to four images (make_demo_dataset.py --studies): most findings show in one kind of view or in
 both, each by itself; two of them only both kinds of view together decide. For each seed a set of its own; all study
-models begin from the same image model and learn for as many epochs:
+models begin from the same image model, whose features stay, and learn for as many epochs:
 
   image      a classifier of single images, asked for the labels of their study
   mean       its probabilities, averaged over the images of a study
@@ -57,7 +57,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--studies", type=count, default=4000, metavar="N", help="of a set (default: %(default)s)")
     parser.add_argument("--img_size", type=count, default=96, metavar="PX", help="(default: %(default)s)")
     parser.add_argument("--epochs", type=count, default=10, metavar="N", help="image model (default: %(default)s)")
-    parser.add_argument("--study_epochs", type=count, default=6, metavar="N", help="others (default: %(default)s)")
+    parser.add_argument("--study_epochs", type=count, default=30, metavar="N", help="others (default: %(default)s)")
     parser.add_argument("--backbone", default="test_resnet", metavar="NAME", help="(default: %(default)s)")
     parser.add_argument("--jobs", type=count, default=1, metavar="N", help="seeds side by side (default: %(default)s)")
     add_machine(parser)
@@ -123,7 +123,9 @@ def train(args: argparse.Namespace, folder: Path, name: str, seed: int, log: Pat
         model = ("--backbone", args.backbone, "--weights", "none", "--img_size", args.img_size, "--lr", 2e-3)
         command = ("train_roi_baselines.py", "--mode", "standard", "--epochs", args.epochs)
     else:
-        model = ("--init", folder / "image_best.pt", "--fusion", "attention", "--lr", 1e-3, "--fusion_lr", 2e-3)
+        # Frozen: findings that both views decide need many passes, in which a small set would spoil the backbone.
+        begun = ("--init", folder / "image_best.pt", "--freeze_backbone", "--fusion", "attention")
+        model = (*begun, "--lr", 1e-3, "--fusion_lr", 2e-3, "--schedule", "onecycle")
         command = ("train_multiview.py", "--epochs", args.study_epochs)
     script(*command, *model, *data, *small, *save, threads=1, log=log)
 

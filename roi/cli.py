@@ -20,6 +20,7 @@ from roi.files import locked, writable
 from roi.help_text import Formatter, short_usage
 from roi.process_pool import children, kill
 from roi.text import Console, printable
+from roi.threads import bound_threads
 
 on_off = argparse.BooleanOptionalAction
 # Seconds; torchrun looks every tenth of a second whether a process has failed.
@@ -51,6 +52,7 @@ def set_environment() -> None:
     # MKL may split a product of small matrices among threads as it finds them free, so that sums round differently from
     # run to run: a last batch of one image is enough. With this it does not; the cost is below the noise.
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+    bound_threads()
     if os.environ.get("WORLD_SIZE", "1") != "1":
         # torchrun: a warning of each process about parameters that a warm-up does not use.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

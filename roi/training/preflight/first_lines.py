@@ -9,6 +9,7 @@ import torch
 from roi.errors import UserError
 from roi.models.roi_model import RoiModel
 from roi.progress import say
+from roi.threads import decided
 from roi.training.preflight.forecast import cpu_warning
 from roi.training.preflight.needs import rooms
 
@@ -43,7 +44,10 @@ def device_text(device: torch.device) -> str:
         free, total = torch.cuda.mem_get_info(device)
         return f"{torch.cuda.get_device_name(device)} ({free / 2**30:.0f} of {total / 2**30:.0f} GiB free)"
     if device.type == "cpu":
-        return f"the CPU ({torch.get_num_threads()} threads)"
+        count = torch.get_num_threads()
+        number = "1 thread" if count == 1 else f"{count} threads"
+        why = decided()
+        return f"the CPU, {number} ({why})" if why else f"the CPU, {number}"
     return device.type
 
 
