@@ -175,7 +175,13 @@ def _text(where: str, option: str, action: argparse.Action, value: Any) -> str:
 
 def _kind_name(kind: Any) -> str:
     """What people call a type."""
-    names = {"int": "whole number", "float": "number", "str": "text", "Path": "path"}
+    names = {
+        "int": "whole number",
+        "float": "number",
+        "str": "text",
+        "Path": "path",
+        "tensorboard_folder": "path",
+    }
     name = getattr(kind, "__name__", "value")
     return names.get(name, name)
 

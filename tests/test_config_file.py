@@ -21,7 +21,7 @@ TRAIN = ("train_roi_consistency", "train_roi_baselines", "train_multiview")
 GIVEN = ["--train_csv=t.csv", "--image_root=images", "--save=roi.pt", "--cache_dir=cache"]
 # Words that are taken only together with others, or end the script.
 ALONE = {"recipe", "stage", "loss_args", "pretrained", "help", "config", "print_config", "test", "max_samples"}
-TAKEN = {"mode": "full", "fusion_width": "512", "train_parts": "fc"}
+TAKEN = {"mode": "full", "fusion_width": "512", "train_parts": "fc", "tensorboard": "board"}
 
 
 def other_value(name: str, action: argparse.Action) -> list[str]:

@@ -83,7 +83,8 @@ def predict(args: argparse.Namespace, device: torch.device) -> None:
         check_model(args, model)
     masks = mask_predictor(args, state, device) if args.mask_checkpoint else None
     if args.queries:
-        ask_new_names(args, model, state)
+        asked = [name for name in (*OUTPUTS, "thresholds") if getattr(args, name)]
+        ask_new_names(args.queries, asked, args.checkpoint, model, state)
     keep_ratio, sets = args.keep_ratio, None
     if keep_ratio is None:
         keep_ratio = state["args"]["keep_ratio"]
