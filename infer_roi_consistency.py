@@ -1,5 +1,6 @@
 """Predict with a checkpoint: probabilities on the whole image, on what the mask keeps and on what it drops; pictures.
 
+    python infer_roi_consistency.py --checkpoint model.pt --images my_xrays --save preds.csv --save_overlay overlays
     python infer_roi_consistency.py --checkpoint checkpoints/nih_roi_consistency.pt \\
         --csv nih_roi_test.csv --image_root "$D" --keep_ratio 0.1 --save_vis_dir roi_vis --save_json preds.json
     python infer_roi_consistency.py --checkpoint checkpoints/nih_roi_consistency.pt \\
@@ -8,12 +9,17 @@
 preds.json is a list, one object an image in the order of the table: image, prob_full, prob_crop, prob_drop,
 faithfulness (= full - drop), each {class: number}. A checkpoint without a mask (--mode standard) has prob_full alone.
 An image is marked "contaminated": true if the checkpoint was trained on it or on another image of its patient. The file
-is complete or absent; preds.meta.json beside it says where it comes from. Pictures of an image x.png: x_mask.png,
-x_crop.png (true grey levels), x_overlay.png; without a mask x_cam.png alone: Grad-CAM of the finding that is most
-probable. Pictures of images that were trained on say so (masks and crops in their text chunk; CONTAMINATED.txt beside
-them lists all), and so do files of maps and curves. With --thresholds each object also has its prediction sets: "set"
-(at most alpha of its findings are not in it, in expectation), "certain" (absence can be ruled out) and "possible"
-(neither presence nor absence can).
+is complete or absent; preds.meta.json beside it says where it comes from. preds.csv is the same as a flat table
+(prob_full_Mass, prob_crop_Mass ...), which evaluate.py reads as well. Of --csv the column image alone is needed.
+
+An overlay is a page an image: the X-ray, the map of each finding above its threshold, the outline of the mask.
+--save_vis_dir writes of an image x.png: x_mask.png, x_crop.png (true grey levels), x_overlay.png; without a mask
+x_cam.png alone: Grad-CAM of the finding that is most probable. Pictures of images that were trained on say so (masks
+and crops in their text chunk; CONTAMINATED.txt beside them lists all), and so do files of maps and curves.
+
+With --thresholds of calibrate_conformal.py each object also has its prediction sets: "set" (at most alpha of its
+findings are not in it, in expectation), "certain" (absence can be ruled out) and "possible" (neither presence nor
+absence can).
 
 What evaluate.py reads to judge the masks:
     python infer_roi_consistency.py --checkpoint checkpoints/nih_roi_consistency.pt \\

@@ -53,7 +53,7 @@ def main(args: argparse.Namespace) -> None:
     state: dict[str, Any] = {"classes": list(LABELS), "args": {"img_size": 1}, "contaminated": False}
     model: Any = Stub()
     predictor = Predictor(model, state, torch.device("cpu"), torch.float32, 0.1)
-    outputs = TableOutputs(str(args.out), [], None, args.out, {})
+    outputs = TableOutputs(str(args.out), [], [], args.out, {})
     predict_table(predictor, table, load, outputs, skip_unreadable=False)
 
 

@@ -33,6 +33,20 @@ def synthetic_root(folder: Path) -> str:
     return synthetic_set(folder) or synthetic_set(folder.absolute().parent)
 
 
+def sets_of_files(paths: Sequence[str]) -> list[str]:
+    """The synthetic set of each file, '' for none: that of the nearest folder above it that is one."""
+    known: dict[Path, str] = {}
+
+    def of_folder(folder: Path) -> str:
+        # Asked once a folder, however many files lie below it.
+        if folder not in known:
+            above = of_folder(folder.parent) if folder != folder.parent else ""
+            known[folder] = synthetic_set(folder) or above
+        return known[folder]
+
+    return [of_folder(Path(path).absolute().parent) for path in paths]
+
+
 def synthetic_rows(images: Sequence[str], root: Path) -> list[str]:
     """The synthetic set of each image below `root`, '' for none: the root's own, else that of the image's folder."""
     whole = synthetic_root(root)

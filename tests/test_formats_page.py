@@ -41,6 +41,7 @@ def folder(demo: Path, tables: tuple[Path, Path], tmp_path_factory: pytest.TempP
     predict = ("infer_roi_consistency.py", "--checkpoint", out / "roi.pt", *compute)
     run(*predict, "--csv", test, "--save_json", out / "preds.json", *maps, *curves, *boxes)
     run(*predict, "--csv", out / "roi_val.csv", "--save_json", out / "val.json")
+    run(*predict, "--csv", test, "--save", out / "preds.csv", "--overwrite")
     calibration = ("--preds", out / "val.json", "--csv", out / "roi_val.csv")
     common = json.loads((out / "val.json").read_text())[0]["prob_full"]
     with open(out / "roi_val.csv", newline="", encoding="utf-8") as file:
@@ -75,6 +76,10 @@ def test_the_page_names_each_key_of_each_file(folder: Path) -> None:
     first = json.loads((folder / "preds.json").read_text())[0]
     meta = json.loads((folder / "preds.meta.json").read_text())
     assert set(first) | set(meta) <= named["Predictions"] | {"contaminated"}
+    with open(folder / "preds.csv", newline="", encoding="utf-8") as file:
+        columns = {re.sub(r"^(prob_(full|crop|drop)_).*", r"\1<class>", name) for name in next(csv.reader(file))}
+    assert columns == {"image", "contaminated", *(f"prob_{part}_<class>" for part in ("full", "crop", "drop"))}
+    assert columns <= named["Predictions"]
     for name in ("masks", "class_masks", "curves"):
         with np.load(folder / f"{name}.npz") as arrays:
             assert {re.sub(r"^(map|kept)_.*", r"\1_<source>", key) for key in arrays.files} <= named["Maps"]

@@ -19,7 +19,7 @@ BELOW = {  # room: the rooms that it may import, beside itself and the ground fl
     "scoring": {"data"},
     "training": {"losses", "models", "data", "scoring"},
     "report": {"training", "scoring", "data"},
-    "inference": {"training", "scoring", "losses", "models", "data"},
+    "inference": {"training", "scoring", "sources", "losses", "models", "data"},
 }
 # Or rare: imported where used.
 HEAVY = (

@@ -806,9 +806,10 @@ def test_one_image_mask_and_crop_at_its_own_size(demo: Path, trained: Path, tmp_
     assert "nowhere.png" in one_line_error(
         "infer_roi_consistency.py", "--checkpoint", trained / "roi.pt", "--image", "nowhere.png"
     )
-    assert "--image_root" in one_line_error(
-        "infer_roi_consistency.py", "--checkpoint", trained / "roi.pt", "--csv", "t.csv", "--save_json", "p.json"
-    )
+    (tmp_path / "t.csv").write_text("image\nnowhere.png\n")
+    table = ("--csv", tmp_path / "t.csv", "--save_json", tmp_path / "p.json")
+    said = one_line_error("infer_roi_consistency.py", "--checkpoint", trained / "roi.pt", *table)
+    assert "nowhere.png" in said and "give --image_root" in said
 
 
 def test_tensorboard_and_a_table_with_a_byte_order_mark(demo: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
@@ -1062,6 +1063,7 @@ def dying_workers(monkeypatch: pytest.MonkeyPatch) -> None:
         return read_grey(path, size)
 
     monkeypatch.setattr("roi.data.dataset.read_grey", read)
+    monkeypatch.setattr("roi.inference.image_files.read_grey", read)
 
 
 def test_a_killed_worker_is_one_line_in_training_and_inference(

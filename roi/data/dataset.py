@@ -4,7 +4,7 @@ Letters: B images of a batch, K classes, N rows of the table, S the side of an i
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import methodcaller
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +22,7 @@ from roi.errors import UserError
 from roi.files import atomic_write
 
 Item = tuple[int, np.ndarray | None, str]  # row, (S, S) uint8 or None, why there are no pixels
+Reader = Callable[[str, int], np.ndarray]  # path, S -> (S, S) uint8
 
 
 class Features(NamedTuple):
@@ -73,13 +74,17 @@ class XrayDataset(Dataset):
     """The image files of a table, decoded when they are asked for.
 
     Item i is of row i modulo N: a sampler counts on beyond N where an epoch has a row again.
+
+    Args:
+        read: of an image file; one that knows more kinds of files than this room does. Raises UnreadableImageError.
     """
 
-    def __init__(self, paths: Sequence[str], targets: np.ndarray, size: int) -> None:
+    def __init__(self, paths: Sequence[str], targets: np.ndarray, size: int, read: Reader | None = None) -> None:
         # One block of memory: forked workers would copy a list of strings page by page, as they count references.
         self.paths = np.array(list(map(os.fsencode, paths)))
         self.targets = targets
         self.size = size
+        self.read = read or read_grey
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -87,7 +92,7 @@ class XrayDataset(Dataset):
     def __getitem__(self, i: int) -> Item:
         # An error in a worker would end the run with its traceback: what to do is decided where the batch comes.
         try:
-            return i, read_grey(self._path(i), self.size), ""
+            return i, self.read(self._path(i), self.size), ""
         except UnreadableImageError as error:
             return i, None, str(error)
 
@@ -121,7 +126,9 @@ class XrayDataset(Dataset):
 # Images that are missing, cannot be read or show nothing
 
 
-def rows_with_images(table: pd.DataFrame, image_root: str, skip: bool, output: Path) -> tuple[pd.DataFrame, list[str]]:
+def rows_with_images(
+    table: pd.DataFrame, image_root: str, skip: bool, output: Path | None
+) -> tuple[pd.DataFrame, list[str]]:
     """Find the image files of a table.
 
     Args:
@@ -134,25 +141,40 @@ def rows_with_images(table: pd.DataFrame, image_root: str, skip: bool, output: P
         UserError: an image is missing and `skip` is not set, or all of them are.
     """
     paths = locate(image_root, table["image"].tolist())
+    table, existing = existing_rows(table, paths, image_root, "--image_root", skip, output)
+    remark = remark_on_links(image_root, existing)
+    if remark:
+        print(remark)
+    return table, existing
+
+
+def existing_rows(
+    table: pd.DataFrame, paths: Sequence[str | None], where: str, named_by: str, skip: bool, output: Path | None
+) -> tuple[pd.DataFrame, list[str]]:
+    """`rows_with_images` of paths that were looked for; None: not there.
+
+    Args:
+        where: they were looked for, for messages.
+        named_by: the flag that said so.
+        output: None: missing ones are named on the console alone.
+    """
     exists = np.array([path is not None for path in paths])
     missing = table["image"][~exists].tolist()
     nothing_left = len(missing) == len(paths)
     if missing and (nothing_left or not skip):
         raise UserError(
-            f"{len(missing):,} of {len(paths):,} images are not under {image_root}, the first is {missing[0]}; "
-            "check --image_root, or --skip_unreadable"
+            f"{len(missing):,} of {len(paths):,} images are not under {where}, the first is {missing[0]}; "
+            f"check {named_by}, or --skip_unreadable"
         )
-    if missing:
+    if missing and output is None:
+        print(f"{len(missing):,} images are missing and were left out: {', '.join(missing)}")
+    elif missing and output:
         side_file = output.with_name(f"{output.stem}_missing.txt")
         # Every process knows the table, one writes.
         if distributed.rank() == 0:
             _write_lines(side_file, missing)
         print(f"{len(missing):,} images are missing and were left out; listed in {side_file}")
-    existing = [path for path in paths if path is not None]
-    remark = remark_on_links(image_root, existing)
-    if remark:
-        print(remark)
-    return table[exists], existing
+    return table[exists], [path for path in paths if path is not None]
 
 
 def open_cache_of_run(
@@ -206,12 +228,19 @@ def check_batches(
         yield batch
 
 
-def note_unreadable(unreadable: set[str], output: Path) -> None:
-    """List what `check_batches` left out in <output>_unreadable.txt, and say how many."""
-    if unreadable:
+def note_unreadable(unreadable: set[str], output: Path | None) -> None:
+    """List what `check_batches` left out in <output>_unreadable.txt, and say how many; without `output` name them."""
+    if unreadable and output is None:
+        listed = "; ".join(sorted(unreadable))
+        print(f"{len(unreadable):,} images could not be read and were left out: {listed}", flush=True)
+    elif unreadable and output:
         side_file = output.with_name(f"{output.stem}_unreadable.txt")
         _write_lines(side_file, sorted(unreadable))
-        print(f"{len(unreadable):,} images could not be read and were left out; listed in {side_file}", flush=True)
+        print(
+            f"{len(unreadable):,} images could not be read and were left out; the first: {min(unreadable)}; "
+            f"listed in {side_file}",
+            flush=True,
+        )
 
 
 def note_constant(constant: set[str], output: Path) -> None:

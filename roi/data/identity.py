@@ -18,7 +18,7 @@ from torch import Tensor
 
 from roi.data.patients import IDENTITY, named_patients, published_set
 from roi.data.table import image_keys, patients_from_names
-from roi.synthetic import SYNTHETIC, named_sets, synthetic_root
+from roi.synthetic import SYNTHETIC, named_sets, sets_of_files
 
 
 class TrainingSets(TypedDict):
@@ -62,38 +62,59 @@ def training_sets(names: Sequence[str]) -> TrainingSets:
     return {"train_sets": fingerprints(distinct), "synthetic": all_drawn}
 
 
-def trained_on(state: Mapping[str, Any], table: pd.DataFrame, image_root: str) -> Seen:
+def trained_on(
+    state: Mapping[str, Any], table: pd.DataFrame, image_root: str, sets: Sequence[str] | None = None
+) -> Seen:
     """Was the checkpoint trained on the image, or on another image of its patient?
 
     Args:
         table: with columns as read_table gives them
         image_root: folder of its images
+        sets: data set of each row, where more is known than `set_names` tells
     """
     old_root = state.get("args", {}).get("image_root")
     same_root = bool(old_root) and Path(old_root).resolve() == Path(image_root).resolve()
-    return _seen(state, table, set_names(table, image_root), same_root)
+    names = set_names(table, image_root) if sets is None else sets
+    return _seen(state, table, names, np.full(len(table), same_root))
 
 
 def trained_on_file(state: Mapping[str, Any], path: Path) -> Seen:
     """The same for a file that no table names; of one row."""
-    # A table may have named it by any end of its path.
-    folders = path.absolute().parts[1:]
-    names = pd.Series(["/".join(folders[n:]) for n in range(len(folders))], dtype=str)
-    table = pd.DataFrame({"image": names, "patient_id": patients_from_names(names)})
-    drawn = synthetic_root(path.absolute().parent)
+    return trained_on_files(state, [str(path)], sets_of_files([str(path)]))
+
+
+def trained_on_files(state: Mapping[str, Any], paths: Sequence[str], sets: Sequence[str]) -> Seen:
+    """The same for files by their paths; of a row a file.
+
+    Args:
+        sets: data set of each file, '' where nobody says
+    """
     old_root = state.get("args", {}).get("image_root")
-    below = bool(old_root) and path.resolve().is_relative_to(Path(old_root).resolve())
-    ends = _seen(state, table, [drawn] * len(table), below)
-    seen, doubt = bool(ends.seen.any()), bool(ends.doubt.any())
-    return Seen(np.array([seen]), np.array([doubt and not seen]))
+    home = Path(old_root).resolve() if old_root else None
+    # A table may have named them by any end of their paths.
+    ends: list[str] = []
+    owners: list[int] = []
+    below = np.zeros(len(paths), dtype=bool)
+    for n, path in enumerate(map(Path, paths)):
+        below[n] = home is not None and path.resolve().is_relative_to(home)
+        folders = path.absolute().parts[1:]
+        ends += ["/".join(folders[k:]) for k in range(len(folders))]
+        owners += [n] * len(folders)
+    names = pd.Series(ends, dtype=str)
+    table = pd.DataFrame({"image": names, "patient_id": patients_from_names(names)})
+    of_file = np.array(owners, dtype=np.int64)
+    of_ends = _seen(state, table, [sets[n] for n in owners], below[of_file])
+    # A file is what one of its ends says.
+    seen, doubt = (np.bincount(of_file, weights=found, minlength=len(paths)) > 0 for found in of_ends)
+    return Seen(seen, doubt & ~seen)
 
 
-def _seen(state: Mapping[str, Any], table: pd.DataFrame, sets: Sequence[str], same_root: bool) -> Seen:
+def _seen(state: Mapping[str, Any], table: pd.DataFrame, sets: Sequence[str], same_root: np.ndarray) -> Seen:
     """Which rows were trained on.
 
     Args:
         sets: data set of each row, '' where nobody says
-        same_root: the images lie where the training images lay
+        same_root: (N,) the image lies where the training images lay
     """
     by_patient, by_name = _matches(state, table)
     if "train_sets" not in state:
@@ -106,7 +127,7 @@ def _seen(state: Mapping[str, Any], table: pd.DataFrame, sets: Sequence[str], sa
         # The demo sets have the names of NIH's files, each of them.
         another_kind = (drawn & ~same_set) | (~drawn & known & state["synthetic"])
         # An image that left its folder may be drawn or not.
-        maybe_another = ~known & state["synthetic"] & (not same_root)
+        maybe_another = ~known & state["synthetic"] & ~same_root
         some_unnamed = bool(np.isin(fingerprints([""]), state["train_sets"]).all())
         another_set = another_kind | (known & ~same_set & (not some_unnamed))
         seen = by_patient & ~another_kind & ~maybe_another

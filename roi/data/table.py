@@ -61,13 +61,16 @@ def shares(field: str) -> dict[str, float]:
 # Reading and checking
 
 
-def read_table(path: str | Path, compare_names: bool = True) -> pd.DataFrame:
+def read_table(
+    path: str | Path, compare_names: bool = True, needed: Sequence[str] = ("image", "labels")
+) -> pd.DataFrame:
     """Read and check a table: text columns of COLUMNS, missing ones empty, `patient_id` always filled.
 
     Prints which columns of another name are read, and how many images are taken as patients.
 
     Args:
         compare_names: a patient_id that is not the patient in the name of its image is an error.
+        needed: columns without which a file is no table.
 
     Raises:
         UserError: no such file, a column missing or twice, a row of another length than the header, and what
@@ -77,7 +80,7 @@ def read_table(path: str | Path, compare_names: bool = True) -> pd.DataFrame:
     if not path.is_file():
         raise UserError(f"{path}: no such table; make it with make_chexmultimodal_csv.py")
     table = rename_columns(read_text_table(path), str(path))
-    for column in ("image", "labels"):
+    for column in needed:
         if column not in table:
             raise UserError(
                 f"{path}: no column {column!r} (found {list(table)}); make the table with make_chexmultimodal_csv.py"

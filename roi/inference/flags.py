@@ -5,9 +5,22 @@ import argparse
 from roi import cli
 
 # Flags that name an output.
-OUTPUTS = ("save_json", "save_vis_dir", "save_mask", "save_crop", "save_masks", "cam", "class_masks", "curves")
+OUTPUTS = (
+    "save_json",
+    "save_overlay",
+    "save_vis_dir",
+    "save_mask",
+    "save_crop",
+    "save_masks",
+    "cam",
+    "class_masks",
+    "curves",
+)
 # Those of them that evaluate.py reads to judge the masks.
 EVIDENCE = ("save_masks", "cam", "class_masks", "curves")
+# Where predictions may go.
+STDOUT = "-"
+FORMATS = (".json", ".csv")
 
 
 def add_flags(parser: cli.Parser) -> None:
@@ -33,15 +46,22 @@ def add_flags(parser: cli.Parser) -> None:
 
 
 def add_images(parser: cli.Parser) -> None:
-    group = parser.add_argument_group("images: a table, or one file")
-    group.add_argument("--csv", metavar="CSV", help="table of make_chexmultimodal_csv.py")
+    group = parser.add_argument_group("images: files, a table, or one file")
+    group.add_argument(
+        "--images",
+        nargs="+",
+        metavar="PATH",
+        help="files (PNG, JPEG, TIFF, DICOM ...), folders with all below them, patterns in quotes ('scans/**/*.png'), "
+        "or a .txt that lists files",
+    )
+    group.add_argument("--csv", metavar="CSV", help="table of make_chexmultimodal_csv.py, or any with a column 'image'")
     group.add_argument(
         "--image_root",
         metavar="DIR",
         help="holds the images of --csv: DIR/images/NAME, DIR/NAME, DIR/images_*/images/NAME or "
-        "DIR/images-*/images-*/NAME",
+        "DIR/images-*/images-*/NAME (default: names are paths, from the folder of --csv)",
     )
-    group.add_argument("--image", metavar="FILE", help="one image file")
+    group.add_argument("--image", metavar="FILE", help="one image file, its probabilities on the console")
     group.add_argument(
         "--max_samples", type=cli.number(int, 1), metavar="N", help="the first N rows of the table (default: all)"
     )
@@ -54,9 +74,39 @@ def add_images(parser: cli.Parser) -> None:
     cli.add_loading(group)
 
 
+def add_overlay(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--save_overlay",
+        metavar="DIR",
+        help="folder for a page an image (of one image also a .png): the X-ray, the map of each finding above its "
+        "threshold with its probability, the outline of the mask; or that no finding is above its threshold",
+    )
+    group.add_argument(
+        "--overlay_size",
+        type=cli.number(int, 0),
+        default=1024,
+        metavar="PX",
+        help="longer side of an X-ray in an overlay, its own at most; 0: as in its file (default: %(default)s)",
+    )
+    group.add_argument(
+        "--thresholds",
+        metavar="JSON",
+        help="from which probability on an overlay shows a finding (default: 0.5): metrics.json of evaluate.py "
+        "--threshold_preds, or thresholds.json of calibrate_conformal.py, which also adds the prediction set of each "
+        "image (set, certain, possible)",
+    )
+
+
 def add_outputs(parser: cli.Parser) -> None:
     group = parser.add_argument_group("output")
-    group.add_argument("--save_json", metavar="JSON", help="predictions")
+    group.add_argument(
+        "--save",
+        "--save_json",
+        dest="save_json",
+        metavar="FILE",
+        help="predictions: .json, .csv (a column a class and view), or - for CSV on the standard output",
+    )
+    add_overlay(group)
     group.add_argument(
         "--save_vis_dir",
         metavar="DIR",
@@ -77,11 +127,6 @@ def add_outputs(parser: cli.Parser) -> None:
         "--bbox_csv",
         metavar="CSV",
         help="boxes for the overlays, --cam and --class_masks: BBox_List_2017.csv, or image,label,x,y,w,h",
-    )
-    group.add_argument(
-        "--thresholds",
-        metavar="JSON",
-        help="of calibrate_conformal.py: adds the prediction set of each image (set, certain, possible)",
     )
     group.add_argument(
         "--queries",
@@ -160,18 +205,32 @@ def add_computing(parser: cli.Parser) -> None:
 def check_flags(parser: cli.Parser, args: argparse.Namespace) -> None:
     """End with an error where flags do not go together."""
     # Here and not later: torch and the checkpoint are not even loaded.
+    if sum(map(bool, (args.csv, args.image, args.images))) != 1:
+        parser.error("give one of --images, --csv and --image")
+    if args.image_root and not args.csv:
+        parser.error("--image_root holds the images of --csv; leave it out")
+    if args.cache_dir and args.images:
+        parser.error("--cache_dir goes with --csv: images that are looked at once need no cache")
+    check_outputs(parser, args)
+
+
+def check_outputs(parser: cli.Parser, args: argparse.Namespace) -> None:
+    """`check_flags` of the outputs."""
     asks_evidence = any(getattr(args, name) for name in EVIDENCE)
-    if bool(args.csv) == bool(args.image):
-        parser.error("give either --csv with --image_root, or --image")
-    if args.csv and not args.image_root:
-        parser.error("--csv needs --image_root")
-    if (args.image and args.save_vis_dir) or (args.csv and (args.save_mask or args.save_crop)):
-        parser.error("--save_vis_dir goes with --csv, --save_mask and --save_crop with --image")
+    if args.save_json == STDOUT:
+        if args.cache_dir:
+            parser.error("--save - has no file beside which --cache_dir could list images; give --save a file")
+    elif args.save_json and not args.save_json.lower().endswith(FORMATS):
+        parser.error(f"--save {args.save_json}: give a name that ends in .json or .csv, or - for the standard output")
+    if (args.image and args.save_vis_dir) or (not args.image and (args.save_mask or args.save_crop)):
+        parser.error("--save_vis_dir goes with --csv or --images, --save_mask and --save_crop with --image")
     if args.image and asks_evidence:
-        parser.error("--save_masks, --cam, --class_masks and --curves go with --csv")
+        parser.error("--save_masks, --cam, --class_masks and --curves go with --csv or --images")
     if args.tta != "none" and args.curves:
         parser.error(f"--curves are predictions on the image as it is; leave out --tta {args.tta}")
-    if args.csv and not (args.save_json or args.save_vis_dir or asks_evidence):
+    asked = (args.save_json, args.save_overlay, args.save_vis_dir, asks_evidence)
+    if not args.image and not any(asked):
         parser.error(
-            "nothing to write: give --save_json, --save_vis_dir, --save_masks, --cam, --class_masks or --curves"
+            "nothing to write: give --save, --save_overlay, --save_vis_dir, --save_masks, --cam, --class_masks or "
+            "--curves"
         )

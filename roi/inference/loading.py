@@ -9,6 +9,7 @@ import pandas as pd
 from roi.data.dataset import Batch, XrayDataset, open_cache_of_run
 from roi.data.loader import CacheLoader, make_loader
 from roi.data.sampler import ShardedBatchSampler
+from roi.inference.image_files import read_xray
 from roi.inference.predict import Predictor
 
 Loader = Callable[[int, int], Iterable[Batch]]  # first row and end -> the batches of these rows
@@ -25,15 +26,15 @@ class Loading:
     skip_unreadable: bool = False
 
 
-def row_loader(predictor: Predictor, table: pd.DataFrame, loading: Loading, side_file: Path) -> Loader:
+def row_loader(predictor: Predictor, table: pd.DataFrame, loading: Loading, side_file: Path | None) -> Loader:
     """The function that loads some rows of a table, less those that cannot be read.
 
     Args:
         table: image and path of each row.
-        side_file: the output beside which unreadable images of the cache are listed.
+        side_file: the output beside which unreadable images of the cache are listed; given with a cache.
     """
     if loading.cache_dir:
-        return _gathering(predictor, table, loading, loading.cache_dir, side_file)
+        return _gathering(predictor, table, loading, loading.cache_dir, side_file or Path())
     return _decoding(predictor, table, loading)
 
 
@@ -41,7 +42,8 @@ def _decoding(predictor: Predictor, table: pd.DataFrame, loading: Loading) -> Lo
     paths = table["path"].tolist()
 
     def load(first: int, end: int) -> Iterable[Batch]:
-        dataset = XrayDataset(paths[first:end], predictor.no_targets(end - first), predictor.img_size)
+        targets = predictor.no_targets(end - first)
+        dataset = XrayDataset(paths[first:end], targets, predictor.img_size, read_xray)
         # Pinned memory goes to a GPU while it computes.
         loader, _ = make_loader(
             dataset,

@@ -1,19 +1,16 @@
 """One image file: probabilities on the console, mask and crop at the size of the file."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from roi.data.dataset import XrayDataset
-from roi.data.identity import trained_on_file
-from roi.data.images import read_grey
-from roi.errors import UserError
-from roi.inference.predict import Predictor, mark_origin, save_predictions, say_contaminated
+from roi.inference.image_files import read_xray
+from roi.inference.predict import Predictor, Target, save_predictions, say_contaminated
+from roi.inference.predict_table import Pictures
 from roi.scoring.pictures import crop_picture, dropped_grey, mask_picture, save_png
-from roi.synthetic import synthetic_root
 from roi.text import decimal
 
 
@@ -21,31 +18,28 @@ from roi.text import decimal
 class ImageOutputs:
     """Where the outputs go; None: not asked for."""
 
-    predictions: str | None
+    predictions: Target | None
     mask: str | None
     crop: str | None
-    side_file: Path  # the output beside which it is listed that the image cannot be read
 
 
 def predict_image(
-    predictor: Predictor, path: Path, outputs: ImageOutputs, origin: dict[str, Any], skip_unreadable: bool
+    predictor: Predictor, table: pd.DataFrame, outputs: ImageOutputs, origin: dict[str, Any], pictures: Pictures | None
 ) -> None:
     """Predict one image.
 
     Args:
+        table: one row, its image, path and contaminated.
         origin: where the predictions come from, for the file beside them.
+        pictures: the overlay, where it was asked for.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such image (--image)")
-    grey = read_grey(path)
-    dataset = XrayDataset([str(path)], predictor.no_targets(1), predictor.img_size)
-    found = trained_on_file(predictor.state, path)
-    contaminated = bool(found.seen.any())
-    mark_origin(origin, predictor.state, found, is_drawn=bool(synthetic_root(path.absolute().parent)))
-    table = pd.DataFrame({"image": [path.name], "contaminated": [contaminated]})
+    # At its own size first: mask and crop are as large as the file.
+    path = table["path"].iloc[0]
+    grey = read_xray(path)
+    dataset = XrayDataset([path], predictor.no_targets(1), predictor.img_size, read_xray)
     # A batch as a loader gives it, without the workers of one.
     batches = [dataset.collate([dataset[0]])]
-    (outcome,) = predictor.outcomes(table, batches, outputs.side_file, skip_unreadable)
+    (outcome,) = predictor.outcomes(table, batches, None)
     print_record(outcome.record, predictor)
     if outcome.record.get("contaminated"):
         print("CONTAMINATED: the checkpoint was trained on this image or on another image of its patient")
@@ -56,6 +50,9 @@ def predict_image(
     if outcome.mask is not None:
         dropped = dropped_grey(predictor.state["args"])
         save_mask(outcome.mask, grey, outputs, bool(outcome.record.get("contaminated")), dropped)
+    if pictures:
+        pictures.write(outcome)
+        pictures.close([outcome.record["image"]])
 
 
 def print_record(record: dict[str, Any], predictor: Predictor) -> None:

@@ -1,12 +1,38 @@
-"""What predictions say of the model behind them: its size, what it was trained on, where and how long."""
+"""What predictions say of the model behind them, and must not be taken for: its training, what it has seen."""
 
+import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from roi import run_facts
+from roi.data.identity import Seen
+from roi.errors import UserError
+from roi.inference.predict import Predictor
 from roi.models.roi_model import RoiModel
 from roi.training.metrics_log import COLUMNS, hours_of
+
+
+def provenance(checkpoint: str, predictor: Predictor, table: str | None, image_root: str | None) -> dict[str, Any]:
+    """Where an output comes from: paths of the checkpoint, the table and its images, and what the checkpoint says."""
+    state = predictor.state
+    return {
+        "checkpoint": checkpoint,
+        "epoch": state["epoch"],
+        "table": table,
+        "image_root": image_root,
+        "keep_ratio": predictor.keep_ratio,
+        "tta": predictor.tta,
+        "classes": state["classes"],
+        "contaminated": state["contaminated"],
+        # The key above is also true of a model that has seen one of the images, test or not.
+        "trained_on_tests": state["contaminated"],
+        "args": state["args"],
+        "versions": state["versions"],
+        "command": shlex.join(sys.argv),
+        **facts_of(predictor.model, state),
+    }
 
 
 def facts_of(model: RoiModel, state: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,3 +63,52 @@ def training_of(state: Mapping[str, Any]) -> dict[str, Any]:
     if "hours" not in known and state.get("log"):
         known["hours"] = hours_of(COLUMNS, state["log"])
     return known
+
+
+def marks_of(state: Mapping[str, Any], found: Seen, is_drawn: bool) -> tuple[dict[str, Any], list[str]]:
+    """What predictions must not be taken for: keys of their origin, and sentences for the console.
+
+    Args:
+        found: which of the images were trained on.
+        is_drawn: the images are of a synthetic set.
+    """
+    marks: dict[str, Any] = {}
+    said = []
+    doubtful = int(found.doubt.sum())
+    if doubtful:
+        # Neither yes nor no: the answer of who reads it is "unknown".
+        marks["contaminated"] = state["contaminated"] or None
+        said.append(
+            f"CANNOT BE TOLD whether the checkpoint was trained on {doubtful:,} of these {len(found.doubt):,} images: "
+            "images of their names were trained on, and nobody says of which data set the two are; name it in the "
+            "column 'dataset' of both tables"
+        )
+    if is_drawn:
+        marks["synthetic"] = True
+        said.append("SYNTHETIC: these images are drawn, no X-rays; their scores say nothing about patients")
+    elif state.get("synthetic"):
+        marks["trained_on_synthetic"] = True
+        said.append("SYNTHETIC: the checkpoint was trained on drawn images alone; it has never seen an X-ray")
+    return marks, said
+
+
+def mark_origin(origin: dict[str, Any], state: Mapping[str, Any], found: Seen, is_drawn: bool) -> None:
+    """Note in `origin`, and say, what the predictions must not be taken for (`marks_of`)."""
+    marks, said = marks_of(state, found, is_drawn)
+    origin.update(marks)
+    for sentence in said:
+        print(sentence)
+
+
+def refuse_untrained(path: str, state: dict[str, Any], untrained: bool) -> None:
+    """UserError for a checkpoint in which nothing was learned yet, unless that is asked for.
+
+    A training writes it before its first step, so that it can be resumed whenever it is killed.
+    """
+    # What began from another checkpoint has its weights.
+    if untrained or state["epoch"] or state.get("steps") or state.get("begun_from"):
+        return
+    raise UserError(
+        f"{path}: was never trained (epoch 0, step 0): its predictions are chance; go on with the training by "
+        "--resume auto, or ask for them with --untrained (untrained=True)"
+    )

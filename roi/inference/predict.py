@@ -6,7 +6,7 @@ Letters: B images of a batch, K classes, S x S the pixels of the input.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 import pandas as pd
@@ -17,13 +17,15 @@ from roi import distributed
 from roi.counter_rng import row_seeds
 from roi.data.augment import OTHER_VIEWS
 from roi.data.dataset import Batch, check_batches, note_unreadable
-from roi.data.identity import Seen
 from roi.errors import UserError
 from roi.inference.map_writers import Output
 from roi.models.roi_model import RoiModel, Views
 from roi.scoring import prediction_sets
+from roi.scoring.prediction_files.flat_csv import write_stream
 from roi.scoring.predictions import PARTS, record, write
 from roi.training.loop import predict
+
+Target = str | TextIO  # where predictions go: a file by its name, or a stream
 
 
 class Outcome(NamedTuple):
@@ -32,6 +34,7 @@ class Outcome(NamedTuple):
     row: int  # of the table
     record: dict[str, Any]  # as it stands in preds.json
     mask: np.ndarray | None  # (S, S) 0/1, where there is one
+    maps: np.ndarray | None = None  # (K, m, n) of each class, where the model has them
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class Predictor:
         self,
         table: pd.DataFrame,
         batches: Iterable[Batch],
-        side_file: Path,
+        side_file: Path | None,
         skip_unreadable: bool = False,
         first: int = 0,
         outputs: Sequence[Output] = (),
@@ -73,7 +76,7 @@ class Predictor:
         Args:
             table: image and contaminated (trained on) of each row.
             batches: of these rows.
-            side_file: the output beside which images that cannot be read are listed.
+            side_file: the output beside which images that cannot be read are listed; None: on the console.
             skip_unreadable: leave them out; else the first one is an error.
             first: the place of the first row in the whole table, which has an influence on random masks.
             outputs: see each batch.
@@ -110,13 +113,16 @@ class Predictor:
         masks: Sequence[np.ndarray | None] = [None] * len(rows)
         if views.binary_mask is not None:
             masks = list(views.binary_mask[:, 0].cpu().numpy())
+        maps: Sequence[np.ndarray | None] = [None] * len(rows)
+        if views.maps is not None:
+            maps = list(views.maps.cpu().numpy())
         sets: list[dict[str, Any]] = [{}] * len(rows)
         if self.sets:
             sets = self.sets(prob["full"])
         for i, row in enumerate(rows):
             values = {part: of_batch[i] for part, of_batch in prob.items()}
             entry = record(names[i], self.classes, values, contaminated[i])
-            yield Outcome(row, entry | sets[i], masks[i])
+            yield Outcome(row, entry | sets[i], masks[i], maps[i])
 
 
 def probabilities(views: Views) -> dict[str, np.ndarray]:
@@ -140,8 +146,26 @@ def sets_of_checkpoint(
         state: the checkpoint.
     """
     thresholds = prediction_sets.read(path)
-    unknown = [c for c in thresholds["classes"] if c not in state["classes"]]
-    origin = thresholds["model"]
+    same_checkpoint(path, thresholds["classes"], thresholds["model"], checkpoint, state)
+    columns = [state["classes"].index(c) for c in thresholds["classes"]]
+
+    def sets(prob: np.ndarray) -> list[dict[str, Any]]:
+        return prediction_sets.described(thresholds, prob[:, columns])
+
+    return sets
+
+
+def same_checkpoint(
+    path: str, classes: Sequence[str], origin: dict[str, Any], checkpoint: str, state: dict[str, Any]
+) -> None:
+    """UserError where thresholds are not of a checkpoint.
+
+    Args:
+        path: the thresholds.
+        classes: of which they are.
+        origin: checkpoint and epoch whose predictions they were chosen on; empty: nobody says.
+    """
+    unknown = [c for c in classes if c not in state["classes"]]
     # Thresholds hold for the scores that they were chosen on: another epoch has others.
     message = ""
     if unknown:
@@ -155,67 +179,34 @@ def sets_of_checkpoint(
             f"--thresholds {path}: not of {checkpoint}, epoch {state['epoch']}: {message}; "
             "calibrate on predictions of this checkpoint"
         )
-    columns = [state["classes"].index(c) for c in thresholds["classes"]]
-
-    def sets(prob: np.ndarray) -> list[dict[str, Any]]:
-        return prediction_sets.described(thresholds, prob[:, columns])
-
-    return sets
 
 
-def save_predictions(path: str, records: Iterator[dict[str, Any]], origin: dict[str, Any]) -> None:
-    """Write records as they come, and where they come from beside them."""
-    count, _ = write(path, records, origin)
-    print(f"{path}: {count:,} images")
-
-
-def mark_origin(origin: dict[str, Any], state: dict[str, Any], found: Seen, is_drawn: bool) -> None:
-    """Note in `origin`, and say, what the predictions must not be taken for.
-
-    Args:
-        found: which of the images were trained on.
-        is_drawn: the images are of a synthetic set.
-    """
-    doubtful = int(found.doubt.sum())
-    if doubtful:
-        # Neither yes nor no: the answer of who reads it is "unknown".
-        origin["contaminated"] = state["contaminated"] or None
-        print(
-            f"CANNOT BE TOLD whether the checkpoint was trained on {doubtful:,} of these {len(found.doubt):,} images: "
-            "images of their names were trained on, and nobody says of which data set the two are; name it in the "
-            "column 'dataset' of both tables"
-        )
-    if is_drawn:
-        origin["synthetic"] = True
-        print("SYNTHETIC: these images are drawn, no X-rays; their scores say nothing about patients")
-    elif state.get("synthetic"):
-        origin["trained_on_synthetic"] = True
-        print("SYNTHETIC: the checkpoint was trained on drawn images alone; it has never seen an X-ray")
-
-
-def refuse_untrained(path: str, state: dict[str, Any], untrained: bool) -> None:
-    """UserError for a checkpoint in which nothing was learned yet, unless that is asked for.
-
-    A training writes it before its first step, so that it can be resumed whenever it is killed.
-    """
-    # What began from another checkpoint has its weights.
-    if untrained or state["epoch"] or state.get("steps") or state.get("begun_from"):
+def save_predictions(target: Target, records: Iterator[dict[str, Any]], origin: dict[str, Any]) -> None:
+    """Write records as they come, and beside a file where they come from; a stream gets them as CSV."""
+    if not isinstance(target, str):
+        write_stream(target, records)
         return
-    raise UserError(
-        f"{path}: was never trained (epoch 0, step 0): its predictions are chance; go on with the training by "
-        "--resume auto, or ask for them with --untrained"
-    )
+    count, _ = write(target, records, origin)
+    print(f"{target}: {count:,} images")
 
 
 def say_contaminated(contaminated: int, images: int, state: dict[str, Any]) -> None:
     """Say on the console, whatever was written, how many of the images the checkpoint was trained on."""
+    sentence = contamination(contaminated, images, state)
+    if sentence:
+        print(sentence)
+
+
+def contamination(contaminated: int, images: int, state: dict[str, Any]) -> str:
+    """In words, how many of the images the checkpoint was trained on; '' where it is as it should be."""
     if contaminated:
-        print(
+        return (
             f"CONTAMINATED: the checkpoint was trained on {contaminated:,} of these {images:,} images "
             "or on other images of their patients; their scores are not test scores"
         )
-    elif state["contaminated"]:
-        print(
+    if state["contaminated"]:
+        return (
             "CONTAMINATED: the checkpoint was trained on test images (--allow_leakage), "
             "though on none of these or their patients"
         )
+    return ""

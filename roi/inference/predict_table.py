@@ -5,26 +5,32 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pandas as pd
 
 from roi import distributed
 from roi.inference.loading import Loader
 from roi.inference.map_writers import Output
-from roi.inference.picture_writer import PictureWriter
-from roi.inference.predict import Predictor, save_predictions, say_contaminated
+from roi.inference.predict import Outcome, Predictor, Target, save_predictions, say_contaminated
 from roi.progress import progress
+
+
+class Pictures(Protocol):
+    """What makes pictures of the images that go by."""
+
+    def write(self, outcome: Outcome) -> None: ...
+    def close(self, predicted: Sequence[str]) -> None: ...
 
 
 @dataclass(frozen=True)
 class TableOutputs:
     """What is written of a table."""
 
-    predictions: str | None  # preds.json
+    predictions: Target | None
     evidence: Sequence[Output]  # files of maps and curves
-    pictures: PictureWriter | None
-    side_file: Path  # the output beside which unreadable images are listed
+    pictures: Sequence[Pictures]
+    side_file: Path | None  # the output beside which unreadable images are listed; None: on the console
     origin: dict[str, Any]  # where all of it comes from
 
 
@@ -49,8 +55,8 @@ def predict_table(
             for outcome in predictor.outcomes(
                 table[first:end], load(first, end), outputs.side_file, skip_unreadable, first, outputs.evidence
             ):
-                if outputs.pictures:
-                    outputs.pictures.write(outcome._replace(row=first + outcome.row))
+                for pictures in outputs.pictures:
+                    pictures.write(outcome._replace(row=first + outcome.row))
                 bar.update()
                 predicted.append(outcome.record["image"])
                 yield outcome.record
@@ -69,6 +75,6 @@ def predict_table(
             count = output.close(predictor.classes, outputs.origin, contaminated)
             print(f"{output.file.path}: {count:,} images")
     images = [image for part in distributed.all_gather_objects(predicted) for image in part]
-    if outputs.pictures:
-        outputs.pictures.close(images)
+    for pictures in outputs.pictures:
+        pictures.close(images)
     say_contaminated(len(contaminated & set(images)), len(images), predictor.state)

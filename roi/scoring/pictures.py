@@ -13,7 +13,6 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from roi.data.boxes import Box
-from roi.data.images import read_grey
 from roi.data.table import image_keys
 from roi.files import atomic_write
 from roi.labels import is_finding
@@ -122,20 +121,19 @@ def annotated(colour: np.ndarray, boxes: Sequence[Box], lines: Sequence[str]) ->
 
 def save_pictures(
     stem: Path,
-    path: str,
+    grey: np.ndarray,
     mask: np.ndarray,
     record: dict[str, Any],
     labels: str,
     boxes: Sequence[Box],
-    size: int,
     dropped: int = DROPPED,
 ) -> None:
-    """<stem>_mask.png, <stem>_crop.png, <stem>_overlay.png, `size` pixels a side, of the image file `path`.
+    """<stem>_mask.png, <stem>_crop.png, <stem>_overlay.png of an image, (H, W).
 
     `dropped` is the grey of what the crop leaves out.
     """
-    grey = read_grey(path, size)
-    picture = mask_picture(mask, (size, size))
+    height, width = grey.shape
+    picture = mask_picture(mask, (width, height))
     lines = caption(record, labels)
     for c in probable(record)[:SHOWN_FINDINGS]:
         values = []
@@ -151,13 +149,13 @@ def save_pictures(
 
 
 def save_cam(
-    maps: np.ndarray, stem: Path, path: str, record: dict[str, Any], labels: str, boxes: Sequence[Box], size: int
+    maps: np.ndarray, stem: Path, grey: np.ndarray, record: dict[str, Any], labels: str, boxes: Sequence[Box]
 ) -> None:
-    """<stem>_cam.png: the map of the most probable finding over the image file `path`.
+    """<stem>_cam.png: the map of the most probable finding over an image, (H, W).
 
     maps (K, m, m) are in 0..1, in the order of the classes of `record`.
     """
-    grey = read_grey(path, size)
+    height, width = grey.shape
     lines = caption(record, labels)
     prob = record["prob_full"]
     chosen = np.zeros_like(maps[0])
@@ -167,7 +165,7 @@ def save_cam(
         lines.append(f"Grad-CAM of {c}: {prob[c]:.2f}")
         lines += study_lines(record, c)
     levels = np.rint(255 * chosen).astype(np.uint8)
-    heat = Image.fromarray(levels).resize((size, size), Image.Resampling.BILINEAR)
+    heat = Image.fromarray(levels).resize((width, height), Image.Resampling.BILINEAR)
     picture = heat_picture(grey, heat, boxes, lines)
     save_png(picture, f"{stem}_cam.png", bool(record.get("contaminated")))
 

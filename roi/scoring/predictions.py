@@ -23,8 +23,9 @@ from roi.files import atomic_write
 from roi.labels import LABELS, NORMAL, canonical
 from roi.run_paths import portable_origin, read_origin
 from roi.scoring.json_schema import check_origin, rows_of_lines
+from roi.scoring.prediction_files import flat_csv, json_rows
+from roi.scoring.prediction_files.flat_csv import PARTS
 
-PARTS = ("full", "crop", "drop")
 # The second is what NIH calls it.
 IMAGE_COLUMNS = ("image", "Image Index")
 YES = ("1", "1.0", "true")
@@ -76,7 +77,7 @@ def records(preds: Predictions) -> Iterator[dict[str, Any]]:
 
 
 def write(path: str | Path, rows: Iterable[dict[str, Any]], meta: dict[str, Any]) -> tuple[int, int]:
-    """Write rows one by one, and `meta` beside them; memory does not grow with the rows.
+    """Write rows one by one, and `meta` beside them; memory does not grow with the rows. `.csv` is flat, else JSON.
 
     Where several processes have rows, those of process 0 come first, then those of process 1, and so on.
 
@@ -84,27 +85,32 @@ def write(path: str | Path, rows: Iterable[dict[str, Any]], meta: dict[str, Any]
         the number of images, and of those that were trained on.
     """
     path = Path(path)
+    is_csv = path.suffix.lower() == ".csv"
     # Rows go to a part of this process's own first: the file is written when all have come to their end.
     images = contaminated = 0
+    header = ""
     with process_group.open_part(path) as part:
         for row in rows:
-            if images:
-                part.write(b",")
-            part.write(b"\n" + json.dumps(row).encode())
+            if is_csv and not header:
+                header = flat_csv.line(flat_csv.columns_of(row))
+            part.write((flat_csv.row_line(row) if is_csv else json_rows.row_text(row, is_first=not images)).encode())
             images += 1
             contaminated += bool(row.get("contaminated"))
         part.flush()
         # When all have answered, all parts are complete.
-        parts = process_group.all_gather_objects((part.name, images, contaminated))
-        images = sum(count for _, count, _ in parts)
-        contaminated = sum(count for _, _, count in parts)
+        parts = process_group.all_gather_objects((part.name, images, contaminated, header))
+        images = sum(count for _, count, _, _ in parts)
+        contaminated = sum(count for _, _, count, _ in parts)
+        # A process may have no row, and so no header.
+        header = max((header for _, _, _, header in parts), key=len)
+        before, between, after = (header.encode(), b"", b"") if is_csv else (b"[", b",", b"\n]\n")
         if process_group.rank() == 0:
             # The meta is there before the predictions have their name: these never stand without their origin.
             with atomic_write(path, "wb") as file:
-                file.write(b"[")
-                others = [name for name, _, _ in parts[1:]]
-                process_group.merge_parts(part, others, file, separator=b",")
-                file.write(b"\n]\n")
+                file.write(before)
+                others = [name for name, _, _, _ in parts[1:]]
+                process_group.merge_parts(part, others, file, separator=between)
+                file.write(after)
                 _write_meta(path, meta, images, contaminated)
         process_group.barrier()
     return images, contaminated
@@ -127,7 +133,9 @@ def _write_meta(path: Path, meta: dict[str, Any], images: int, contaminated: int
 
 
 def read(path: str | Path) -> Predictions:
-    """Read preds.json, or a CSV with a column of images (IMAGE_COLUMNS) and one of probabilities a class (`prob_Mass`).
+    """Read preds.json, or a CSV with a column of images (IMAGE_COLUMNS) and one of probabilities a class.
+
+    Those are `prob_Mass`, or as we write them `prob_full_Mass`, beside which may stand `prob_crop_Mass`.
 
     Raises:
         UserError: not such a file, an image twice, other classes in one row than in the first, not a probability.
@@ -167,13 +175,19 @@ def _read_csv(path: Path) -> Predictions:
         raise UserError(f"{path}: no such file of predictions")
     table = read_text_table(path)
     image_columns = [name for name in IMAGE_COLUMNS if name in table]
-    prob_columns = [name for name in map(str, table) if name.startswith("prob_")]
-    if not image_columns or not prob_columns or table.empty:
+    by_part = flat_csv.columns_by_part(list(map(str, table)))
+    if not image_columns or not by_part or table.empty:
         raise UserError(
             f"{path}: a CSV of predictions has rows with a column 'image' and one 'prob_CLASS' a class "
             f"(found {list(table)})"
         )
-    values = [numbers(table[name], path, "a probability", blank=True) for name in prob_columns]
+    classes = list(by_part["full"])
+    prob = {}
+    for part, column_of in by_part.items():
+        if set(column_of) != set(classes):
+            raise UserError(f"{path}: has other classes in prob_{part}_ than in prob_full_; all parts have the same")
+        values = [numbers(table[column_of[c]], path, "a probability", blank=True) for c in classes]
+        prob[part] = np.stack(values, axis=1)
     images = table[image_columns[0]].str.strip()
     nameless = images == ""
     if nameless.any():
@@ -183,8 +197,10 @@ def _read_csv(path: Path) -> Predictions:
     if "contaminated" in table:
         answers = table["contaminated"].str.strip().str.lower()
         contaminated = answers.isin(YES).to_numpy()
-    classes = [name.removeprefix("prob_") for name in prob_columns]
-    return Predictions(images.tolist(), classes, {"full": np.stack(values, axis=1)}, contaminated, {})
+    # Other people's file may lie beside a file of ours that has its name.
+    is_ours = any(name.startswith("prob_full_") for name in by_part["full"].values())
+    meta = _read_meta(meta_path(path)) if is_ours else {}
+    return Predictions(images.tolist(), classes, prob, contaminated, meta)
 
 
 def _read_json(path: Path) -> Predictions:
@@ -219,41 +235,13 @@ def _collect(path: Path, rows: Iterable[dict[str, Any]]) -> Predictions:
     values: dict[str, list[np.ndarray]] = {part: [] for part in parts}
     while block:
         for part in parts:
-            values[part].append(_probabilities(block, part, classes))
-        _refuse_unscored(path, block, classes, parts, len(images) + 1)
+            values[part].append(json_rows.probabilities(block, part, classes))
+        json_rows.refuse_unscored(path, block, classes, parts, len(images) + 1)
         images += [row["image"] for row in block]
         contaminated += [bool(row.get("contaminated")) for row in block]
         block = list(islice(source, ROWS_AT_ONCE))
     prob = {part: np.concatenate(blocks) for part, blocks in values.items()}
     return Predictions(images, classes, prob, np.array(contaminated), {})
-
-
-def _probabilities(rows: list[dict[str, Any]], part: str, classes: list[str]) -> np.ndarray:
-    """(N, K) of one part of all rows."""
-    values = []
-    for row in rows:
-        prob = row[f"prob_{part}"]
-        values.append([prob[c] for c in classes])
-    return np.array(values, dtype=np.float64)
-
-
-def _refuse_unscored(path: Path, rows: list[dict[str, Any]], classes: list[str], parts: list[str], first: int) -> None:
-    """UserError: a row has a class or a view that row 1 has not, and which would never be scored.
-
-    `first`: the number of the first of these rows.
-    """
-    views = [f"prob_{part}" for part in parts]
-    other_views = [f"prob_{part}" for part in PARTS if part not in parts]
-    for n, row in enumerate(rows, first):
-        unscored = [view for view in other_views if view in row]
-        for view in views:
-            if len(row[view]) > len(classes):
-                unscored += [f"{view} of {c}" for c in row[view] if c not in classes]
-        if unscored:
-            raise UserError(
-                f"{path}: row {n} ({row['image']!r}) has {unscored[0]}, which row 1 has not; "
-                "all rows must have the same classes"
-            )
 
 
 # ---- several models -------------------------------------------------------------------------------------------------

@@ -316,8 +316,8 @@ def winding(
     turn = 2 * math.pi / (bottom - top)
     course = middle + swing * np.sin((y - top) * turn)
     band = ramp(width / 2 - np.abs(x - course), 0.015)
-    ends = ramp(y - top, 0.02) * ramp(bottom - y, 0.02)
-    return dense * band * ends
+    tall = ramp(y - top, 0.02) * ramp(bottom - y, 0.02)
+    return dense * band * tall
 
 
 # ---- what one view cannot decide: the same sign is drawn whether the finding is there or not ------------------------

@@ -13,9 +13,9 @@ import torch
 
 from roi import distributed
 from roi.data.boxes import Box
-from roi.data.images import read_grey
 from roi.files import atomic_write
 from roi.inference.grad_cam import GradCam
+from roi.inference.image_files import read_xray
 from roi.inference.predict import Outcome, Predictor
 from roi.scoring.pictures import DROPPED, file_stems, save_cam, save_pictures
 
@@ -66,12 +66,13 @@ class PictureWriter:
         path = row["path"]
         labels = row["labels"]
         record = outcome.record | self.studies.get(row["image"], {})
+        grey = read_xray(path, self.size)
         stem = self.folder / self.stems[n]
         boxes = self.boxes.get(row["image"], [])
         if self.cam is not None:
-            save_cam(self.cam(path), stem, path, record, labels, boxes, self.size)
+            save_cam(self.cam(path), stem, grey, record, labels, boxes)
         elif outcome.mask is not None:
-            save_pictures(stem, path, outcome.mask, record, labels, boxes, self.size, self.dropped)
+            save_pictures(stem, grey, outcome.mask, record, labels, boxes, self.dropped)
 
     def close(self, predicted: Sequence[str]) -> None:
         """Say what was made, and list the pictures of images that were trained on.
@@ -80,10 +81,14 @@ class PictureWriter:
             predicted: the images of all processes, in order.
         """
         print(f"{self.folder}: pictures of {self.count:,} images")
-        if distributed.rank() == 0:
-            first_rows = self.table.iloc[: self.count]
-            contaminated = set(first_rows["image"][first_rows["contaminated"]])
-            mark_folder(self.folder, [image for image in predicted if image in contaminated])
+        mark_images(self.folder, self.table.iloc[: self.count], predicted)
+
+
+def mark_images(folder: Path, table: pd.DataFrame, predicted: Sequence[str]) -> None:
+    """List those images of a table that were predicted and trained on in CONTAMINATED.txt of their pictures' folder."""
+    if distributed.rank() == 0:
+        contaminated = set(table["image"][table["contaminated"]])
+        mark_folder(folder, [image for image in predicted if image in contaminated])
 
 
 def mark_folder(folder: Path, images: list[str]) -> None:
@@ -105,7 +110,7 @@ def cam_of_files(predictor: Predictor, map_size: int) -> CamOfFile:
 
     def cam_of_file(path: str) -> np.ndarray:
         # A copy, for torch takes no array that nobody may write to.
-        grey = torch.from_numpy(read_grey(path, side).copy())
+        grey = torch.from_numpy(read_xray(path, side).copy())
         maps = cam(grey[None, None].to(predictor.device), map_size)[0]
         # The highest place of each map is shown as brightly as that of any other.
         highest = maps.amax((1, 2), keepdim=True)
