@@ -81,13 +81,14 @@ def add_limits(parser: cli.Parser) -> None:
 
 
 def add_boxes(parser: cli.Parser) -> None:
-    parser.add_argument(
+    group = parser.add_argument_group("boxes of radiologists")
+    group.add_argument(
         "--boxes",
         type=Path,
         metavar="CSV",
         help="annotations_train.csv, annotations_test.csv of VinDr-CXR, or train.csv of VinBigData",
     )
-    parser.add_argument(
+    group.add_argument(
         "--boxes_out",
         type=Path,
         metavar="CSV",

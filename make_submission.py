@@ -51,6 +51,7 @@ def main(args: argparse.Namespace) -> None:
     # They bring pandas and scipy, for which --help should not wait.
     from roi.scoring import predictions, printout
     from roi.scoring.challenge import submission
+    from roi.scoring.prediction_files.model_facts import is_contaminated
 
     template = submission.read_template(args.template)
     preds = predictions.read(args.preds)
@@ -63,7 +64,7 @@ def main(args: argparse.Namespace) -> None:
     if not args.allow_binary:
         submission.refuse_binary(prob, template.classes, args.preds)
     names = submission.write(args.out, submission.make_table(template, prob), args.code)
-    print(printout.TRAINED_ON[predictions.is_contaminated(preds)])
+    print(printout.TRAINED_ON[is_contaminated(preds)])
     unused = len(preds.images) - len(rows)
     if unused:
         print(f"{unused:,} predicted images are not in the template; left out")

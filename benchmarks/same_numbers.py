@@ -6,8 +6,9 @@
 Trains two epochs of the demo set, evidence and consistency, on one thread, then predicts, scores, calibrates and
 reports as a user does. Digests (SHA-256) are of the tensors of the checkpoint, the metrics CSV, preds.json, the arrays
 of masks, class maps and curves, metrics.json, thresholds.json and the tables of the report, without what differs from
-run to run (times, versions, folders). --record writes them to benchmarks/results/same_numbers-<machine>.json; without
-it they are compared to that file, exit code 1 where one differs. They hold for one processor and one version of torch.
+run to run (times, hosts, versions, folders). --record writes them to benchmarks/results/same_numbers-<machine>.json;
+without it they are compared to that file, exit code 1 where one differs. They hold for one processor and one version of
+torch.
 """
 
 import argparse
@@ -34,6 +35,10 @@ VOLATILE = {
     "written_by",
     "commit",
     "created",
+    "date",
+    "host",
+    "begun",
+    "hours",
     "seconds",
     "command",
     "version",

@@ -129,8 +129,11 @@ def _words(where: str, name: str, action: argparse.Action, value: Any) -> list[s
     option = f"--{name}"
     if action.nargs == 0:
         return _switch(where, option, action, value)
+    # --check alone is a switch, --check 3000 has a value.
+    if action.nargs == "?" and isinstance(value, bool):
+        return [option] if value else []
     # One word, so that a value may begin with a hyphen.
-    if action.nargs is None:
+    if action.nargs in (None, "?"):
         return [f"{option}={_text(where, option, action, value)}"]
     # Flags with several values; a mapping stands for NAME=VALUE pairs.
     if isinstance(value, dict):
@@ -175,7 +178,13 @@ def _text(where: str, option: str, action: argparse.Action, value: Any) -> str:
 
 def _kind_name(kind: Any) -> str:
     """What people call a type."""
-    names = {"int": "whole number", "float": "number", "str": "text", "Path": "path"}
+    names = {
+        "int": "whole number",
+        "float": "number",
+        "str": "text",
+        "Path": "path",
+        "tensorboard_folder": "path",
+    }
     name = getattr(kind, "__name__", "value")
     return names.get(name, name)
 
@@ -213,6 +222,10 @@ def print_config(parser: argparse.ArgumentParser, values: Mapping[str, Any], ori
         # --pretrained is another word for a value of --weights.
         is_short_form = isinstance(action.const, str)
         if action.dest in values and not is_short_form:
-            entry = {"value": values[action.dest], "from": origin(action.dest)}
+            value = values[action.dest]
+            # What --check alone stands for is no value that it takes.
+            if action.nargs == "?" and value == action.const:
+                value = True
+            entry = {"value": value, "from": origin(action.dest)}
             lines.append(f" {json.dumps(name)}: {json.dumps(entry, default=str)}")
     print("{\n" + ",\n".join(lines) + "\n}")

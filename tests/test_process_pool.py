@@ -95,7 +95,8 @@ def test_a_worker_that_is_killed_while_it_has_nothing_to_do() -> None:
 
 def write_slowly(path: str) -> None:
     Path(path + ".begun").touch()
-    time.sleep(0.5)
+    # Long beside what a loaded machine needs to kill it.
+    time.sleep(2)
     Path(path).touch()
 
 
@@ -109,7 +110,7 @@ def test_closing_kills_or_lets_them_end(tmp_path: Path, patience: int) -> None:
         time.sleep(0.01)
     begin = time.monotonic()
     ready.close()
-    assert (time.monotonic() - begin < 0.4) == (patience == 0)
+    assert (time.monotonic() - begin < 1.5) == (patience == 0)
     assert not multiprocessing.active_children()
     assert sorted(path.name for path in tmp_path.iterdir() if path.suffix == "") == (
         [] if patience == 0 else ["1", "2"]

@@ -682,7 +682,12 @@ def test_control_bytes_of_file_names_do_not_reach_the_console(script: str) -> No
     """
     required = re.search(r"required: (.*?) \(all", run(script, code=2))
     flags = [word for flag in required[1].split(", ") for word in (flag, "x")] if required else []
-    flags += {"download_datasets.py": ["--list"], "make_chexmultimodal_csv.py": ["--src_csv", "x"]}.get(script, [])
+    one_of = {
+        "download_datasets.py": ["--list"],
+        "make_chexmultimodal_csv.py": ["--src_csv", "x"],
+        "make_queries.py": ["--names", "x"],
+    }
+    flags += one_of.get(script, [])
     said = run(script, *flags, "--\x1b[2J\x00\x07\r\x9b\u202e\udcff", code=2)
     assert said.removesuffix("\n").isprintable(), ascii(said)
     assert "\\x1b[2J\\x00\\x07\\r\\x9b\\u202e\\xff" in said

@@ -85,7 +85,14 @@ def _per_image(values: Tensor) -> Tensor:
     return values[:, None, None, None]
 
 
-def affine(x: Tensor, angle: Tensor, scale: Tensor, across: Tensor, down: Tensor, mirror: Tensor) -> Tensor:
+def affine(
+    x: Tensor,
+    angle: Tensor,
+    scale: Tensor,
+    across: Tensor,
+    down: Tensor,
+    mirror: Tensor,
+) -> Tensor:
     """Turn, scale, shift and mirror images around their middle, bilinear.
 
     Args:

@@ -191,7 +191,12 @@ def from_names(images: pd.Series, keys: pd.Series) -> pd.Series:
 
 
 def resolve(
-    images: pd.Series, keys: pd.Series, given: pd.Series, datasets: pd.Series, rows: Sequence[int], compare: bool = True
+    images: pd.Series,
+    keys: pd.Series,
+    given: pd.Series,
+    datasets: pd.Series,
+    rows: Sequence[int],
+    compare: bool = True,
 ) -> pd.Series:
     """The patient of each image, from the column patient_id and the name of the image together.
 
@@ -234,7 +239,15 @@ class _Resolver:
     compare: bool
     pseudonyms: dict[str, str] = field(default_factory=dict)  # patient that the names say -> patient_id
 
-    def patient_of(self, row: int, image: str, key: str, given: str, form: Form | None, dataset: str) -> str:
+    def patient_of(
+        self,
+        row: int,
+        image: str,
+        key: str,
+        given: str,
+        form: Form | None,
+        dataset: str,
+    ) -> str:
         """The patient of a row; `form`: split_patient of patient_id, None where nothing is `given`."""
         own_set = published_set(dataset)
         # Most rows are of readers, which give set and patient: one look instead of the whole search.
@@ -254,7 +267,14 @@ class _Resolver:
             prefix = prefix or own_set
         return join_patient(prefix, rest)
 
-    def _check_same(self, row: int, image: str, given: str, form: Form, named: str) -> None:
+    def _check_same(
+        self,
+        row: int,
+        image: str,
+        given: str,
+        form: Form,
+        named: str,
+    ) -> None:
         """UserError: patient_id is a number and not that in the name, or the second pseudonym of one patient."""
         layout, _, number = named.partition(":")
         prefix, rest = form

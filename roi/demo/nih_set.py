@@ -111,7 +111,17 @@ def plan_patient(seed: int, patient: int, mix: Mix = EASY_MIX) -> list[Case]:
         view = "PA" if rng.random() < 0.6 else "AP"
         scanner = SCANNERS[view][rng.integers(3)]
         # A follow-up is half a year.
-        cases.append(Case(seed, patient, followup, view, sex, age + followup // 2, scanner, findings))
+        case = Case(
+            seed=seed,
+            patient=patient,
+            followup=followup,
+            view=view,
+            sex=sex,
+            age=age + followup // 2,
+            scanner=scanner,
+            findings=findings,
+        )
+        cases.append(case)
     return cases
 
 
@@ -191,7 +201,12 @@ def draw_chunk(job: tuple[list[tuple[Case, Path, bool]], int, Phantom]) -> list[
 
 
 def draw_all(
-    cases: Sequence[Case], folder: Path, size: int, seed: int, workers: int, phantom: Phantom = EASY
+    cases: Sequence[Case],
+    folder: Path,
+    size: int,
+    seed: int,
+    workers: int,
+    phantom: Phantom = EASY,
 ) -> list[BoxRow]:
     """Write every image; the boxes of all, in order. The result does not depend on the number of workers."""
     shards = shard_of(cases)
@@ -246,7 +261,14 @@ def box_lines(boxes: Sequence[BoxRow]) -> list[str]:
     return lines
 
 
-def check_request(out: Path, images: int, size: int, seed: int, workers: int, overwrite: bool) -> None:
+def check_request(
+    out: Path,
+    images: int,
+    size: int,
+    seed: int,
+    workers: int,
+    overwrite: bool,
+) -> None:
     """Refuse values that make no set, and a folder that must not be touched.
 
     Raises:

@@ -55,7 +55,12 @@ def tighten(label: str, window: Box, paint: Paint) -> Patch:
     seen = change > 0.08 * change.max()
     rows = y0 + np.flatnonzero(seen.any(1))
     columns = x0 + np.flatnonzero(seen.any(0))
-    edges = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+    edges = (
+        columns[0],
+        rows[0],
+        columns[-1] + 1,
+        rows[-1] + 1,
+    )
     left, top, right, bottom = (int(edge) / GRID for edge in edges)
     return Patch(label, (left, top, right, bottom), paint)
 

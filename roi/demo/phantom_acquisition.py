@@ -35,7 +35,8 @@ class Pose:
 
     def to_body(self, x: Array, y: Array) -> tuple[Array, Array]:
         """x (1, w), y (h, 1) -> u, v (h, w)"""
-        c, s = math.cos(self.angle) / self.zoom, math.sin(self.angle) / self.zoom
+        c = math.cos(self.angle) / self.zoom
+        s = math.sin(self.angle) / self.zoom
         x = x - (0.5 + self.shift[0])
         y = y - (0.5 + self.shift[1])
         # Grouped so that the whole window is touched once: the rest is of a row or a column.
@@ -44,7 +45,8 @@ class Pose:
         return u, v
 
     def to_image(self, u: float, v: float) -> Point:
-        c, s = math.cos(self.angle) * self.zoom, math.sin(self.angle) * self.zoom
+        c = math.cos(self.angle) * self.zoom
+        s = math.sin(self.angle) * self.zoom
         u, v = u - 0.5, v - 0.5
         x = c * u - s * v + 0.5 + self.shift[0]
         y = s * u + c * v + 0.5 + self.shift[1]
@@ -53,13 +55,19 @@ class Pose:
     def window(self, box: Box) -> Box:
         """The upright window around a window of the body."""
         u0, v0, u1, v1 = box
-        corners = [self.to_image(u, v) for u, v in ((u0, v0), (u0, v1), (u1, v0), (u1, v1))]
+        corners = [
+            self.to_image(u0, v0),
+            self.to_image(u0, v1),
+            self.to_image(u1, v0),
+            self.to_image(u1, v1),
+        ]
         xs, ys = zip(*corners, strict=True)
         return min(xs), min(ys), max(xs), max(ys)
 
     def affine(self, side: int) -> tuple[float, ...]:
         """Pillow's six numbers for a layer of this side: pixel of the output -> pixel of the input."""
-        c, s = math.cos(self.angle) / self.zoom, math.sin(self.angle) / self.zoom
+        c = math.cos(self.angle) / self.zoom
+        s = math.sin(self.angle) / self.zoom
         cx = (0.5 + self.shift[0]) * side
         cy = (0.5 + self.shift[1]) * side
         shift_x = side / 2 - c * cx - s * cy
@@ -126,7 +134,8 @@ def glyphs(text: str) -> Image.Image:
     bare = text.strip("()")
     left, top, right, bottom = font.getbbox(bare)
     ring = 20 if bare != text else 4
-    width, height = int(right - left) + 2 * ring, int(bottom - top) + 2 * ring
+    width = int(right - left) + 2 * ring
+    height = int(bottom - top) + 2 * ring
     image = Image.new("L", (width, height))
     pen = ImageDraw.Draw(image)
     pen.text((ring - left, ring - top), bare, 255, font=font)
@@ -135,7 +144,14 @@ def glyphs(text: str) -> Image.Image:
     return image
 
 
-def stamp(grey: Array, text: str, centre: Point, height: float, angle: float, tone: float) -> None:
+def stamp(
+    grey: Array,
+    text: str,
+    centre: Point,
+    height: float,
+    angle: float,
+    tone: float,
+) -> None:
     """Burn text into an image, kept whole inside it.
 
     Args:

@@ -215,10 +215,19 @@ def draw_devices(line: Line, pen: ImageDraw.ImageDraw, case: Case, body: Body) -
             draw_electrode(line, pen, rng)
     if rng.random() < 0.12 * often:
         side = -1 if rng.random() < 0.7 else 1
-        central_line = [body.at(side, 0.5, -0.15), body.at(side, 0.25, 0.12), body.at(-1, 0.08, 0.42)]
+        # From either shoulder it ends in the vein that lies on image left.
+        central_line = [
+            body.at(side, 0.5, -0.15),
+            body.at(side, 0.25, 0.12),
+            body.at(-1, 0.08, 0.42),
+        ]
         line(central_line, 0.005, 0.16)
     if rng.random() < 0.08 * often:
-        tube = [(body.mid + 0.03, -0.1), (body.mid + 0.005, 0.1), body.at(1, 0.0, 0.33)]
+        tube = [
+            (body.mid + 0.03, -0.1),
+            (body.mid + 0.005, 0.1),
+            body.at(1, 0.0, 0.33),
+        ]
         line(tube, 0.010, 0.14)
     # A pacemaker is worn, so portable images do not have more of them.
     if rng.random() < 0.03:

@@ -247,7 +247,14 @@ def spine(body: Body, x: Array, y: Array) -> Array:
     return soft + np.exp(-((off / 0.035) ** 4)) * vertebrae
 
 
-def draw_disc(canvas: Array, centre: Point, rx: float, ry: float, density: float, soft: float = 0.008) -> None:
+def draw_disc(
+    canvas: Array,
+    centre: Point,
+    rx: float,
+    ry: float,
+    density: float,
+    soft: float = 0.008,
+) -> None:
     add(canvas, around(*centre, rx, ry), partial(soft_disc, centre, rx, ry, density, soft))
 
 
@@ -266,7 +273,12 @@ def draw_lines(body: Body, size: int) -> Array:
     for side, angle, start, length, bend in body.vessels:
         hilum = body.at(side, 0.26, 0.50)
         points = []
-        for reach in (start, start + 0.4 * length, start + 0.7 * length, start + length):
+        for reach in (
+            start,
+            start + 0.4 * length,
+            start + 0.7 * length,
+            start + length,
+        ):
             turn = angle + bend * (reach - start)
             points.append(toward(hilum, reach, turn, side))
         # Thinner and fainter the farther it is from the hilum.

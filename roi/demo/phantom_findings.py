@@ -176,7 +176,14 @@ def draw_edema(rng: np.random.Generator, body: Body) -> Places:
     return places
 
 
-def haze_with_lines(centre: Point, side: int, dense: float, starts: list[float], x: Array, y: Array) -> Array:
+def haze_with_lines(
+    centre: Point,
+    side: int,
+    dense: float,
+    starts: list[float],
+    x: Array,
+    y: Array,
+) -> Array:
     """Of one hilum, its lines one below the other. (h, w) density"""
     cx, cy = centre
     strokes = []

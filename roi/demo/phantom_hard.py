@@ -69,7 +69,14 @@ def plant_hard(case: Case) -> list[Patch]:
     return patches
 
 
-def taken(pose: Pose, edges: tuple[Edge, ...], paint: Paint, strength: float, x: Array, y: Array) -> Array:
+def taken(
+    pose: Pose,
+    edges: tuple[Edge, ...],
+    paint: Paint,
+    strength: float,
+    x: Array,
+    y: Array,
+) -> Array:
     """What an image shows of a finding. (h, w) density"""
     return strength * paint(*pose.to_body(x, y)) * field_mask(edges, x, y)
 

@@ -52,7 +52,14 @@ def turned(x: Array, y: Array, cx: float, cy: float, angle: float) -> tuple[Arra
 
 
 def ellipse(
-    x: Array, y: Array, cx: float, cy: float, rx: float, ry: float, soft: float = 0.012, angle: float = 0.0
+    x: Array,
+    y: Array,
+    cx: float,
+    cy: float,
+    rx: float,
+    ry: float,
+    soft: float = 0.012,
+    angle: float = 0.0,
 ) -> Array:
     """A filled ellipse that ends at its radii. (h, w) in [0, 1]"""
     p, q = turned(x, y, cx, cy, angle) if angle else (x - cx, y - cy)
@@ -63,7 +70,14 @@ def ellipse(
 
 
 def soft_disc(
-    centre: Point, rx: float, ry: float, density: float, soft: float, x: Array, y: Array, angle: float = 0.0
+    centre: Point,
+    rx: float,
+    ry: float,
+    density: float,
+    soft: float,
+    x: Array,
+    y: Array,
+    angle: float = 0.0,
 ) -> Array:
     """An ellipse of a density. (h, w)"""
     return density * ellipse(x, y, *centre, rx, ry, soft, angle)
@@ -81,7 +95,9 @@ def segment(x: Array, y: Array, start: Point, end: Point, width: float) -> Array
 
 def toward(point: Point, reach: float, angle: float, side: int = 1) -> Point:
     """The point so far away in a direction (radians), which is mirrored on the side of image left."""
-    return point[0] + reach * side * math.cos(angle), point[1] + reach * math.sin(angle)
+    across = reach * side * math.cos(angle)
+    down = reach * math.sin(angle)
+    return point[0] + across, point[1] + down
 
 
 def resized(image: Image.Image, size: int, method: Image.Resampling) -> Array:

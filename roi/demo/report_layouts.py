@@ -94,7 +94,14 @@ def write_rexgradient(truth: pd.DataFrame, root: Path, boxes: Boxes | None = Non
     return write_images(truth, root, paths)
 
 
-def rexgradient_study(person: str, uid: str, number: int, sex: str, age: int, findings: str) -> dict[str, Any]:
+def rexgradient_study(
+    person: str,
+    uid: str,
+    number: int,
+    sex: str,
+    age: int,
+    findings: str,
+) -> dict[str, Any]:
     """A study without its images."""
     return {
         "PatientID": person,

@@ -236,4 +236,12 @@ class GradNorm(FixedWeights):
 
 def _convolution_gradient(layer: nn.Conv2d, x: Tensor, gradient: Tensor) -> Tensor:
     """The gradient in the weight of a convolution, of its input and the gradient at its output."""
-    return conv2d_weight(x, layer.weight.shape, gradient, layer.stride, layer.padding, layer.dilation, layer.groups)
+    return conv2d_weight(
+        x,
+        layer.weight.shape,
+        gradient,
+        layer.stride,
+        layer.padding,
+        layer.dilation,
+        layer.groups,
+    )

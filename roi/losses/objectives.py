@@ -208,7 +208,12 @@ class StepMasks(NamedTuple):
 
 
 def _masks_of_step(
-    model: RoiModel, maps: Tensor, logits: Tensor, findings: Tensor, random: RandomViews, k: int
+    model: RoiModel,
+    maps: Tensor,
+    logits: Tensor,
+    findings: Tensor,
+    random: RandomViews,
+    k: int,
 ) -> StepMasks:
     """Masks of k pixels from the maps (B, M, h, w) and the logits (B, K) of the full view."""
     height, width = random.light_mask.shape[-2:]

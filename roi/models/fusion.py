@@ -167,7 +167,14 @@ class ViewAttention(nn.Module):
     queries: Tensor
     text: Tensor  # (K, d), where queries are made of names
 
-    def __init__(self, channels: int, classes: int, width: int, cells: int, queries: Queries = OWN) -> None:
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        width: int,
+        cells: int,
+        queries: Queries = OWN,
+    ) -> None:
         super().__init__()
         self.cells = cells
         self.project = nn.Linear(channels, width)

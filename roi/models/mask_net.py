@@ -96,7 +96,12 @@ class Stages:
     """
 
     def __init__(
-        self, backbone: nn.Module, head: nn.Module, img_size: int, finest: int = 0, widened: bool = False
+        self,
+        backbone: nn.Module,
+        head: nn.Module,
+        img_size: int,
+        finest: int = 0,
+        widened: bool = False,
     ) -> None:
         activations = _activations(backbone, head, img_size)
         by_stride = _by_stride(activations, img_size)

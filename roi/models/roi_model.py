@@ -346,4 +346,12 @@ def model_from_args(flags: dict[str, Any], classes: Sequence[str], seed: int, ch
         normalisation=flags.get("normalisation"),
         channels_last=channels_last,
     )
-    return build_model(flags["backbone"], classes, flags["mask"], "none", flags["img_size"], seed, options=options)
+    return build_model(
+        flags["backbone"],
+        classes,
+        flags["mask"],
+        "none",
+        flags["img_size"],
+        seed,
+        options=options,
+    )

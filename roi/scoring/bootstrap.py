@@ -224,7 +224,12 @@ def of_column(j: int, statistic: WeightedStatistic) -> WeightedStatistic:
 
 
 def grouped_mean(
-    value: np.ndarray, share: np.ndarray, patient: np.ndarray, group: np.ndarray, groups: int, weights: np.ndarray
+    value: np.ndarray,
+    share: np.ndarray,
+    patient: np.ndarray,
+    group: np.ndarray,
+    groups: int,
+    weights: np.ndarray,
 ) -> np.ndarray:
     """Mean of each group in each resample, every unit counting its share times its patient. (n,) each -> (R, groups)"""
     known = ~np.isnan(value)

@@ -20,8 +20,8 @@ from roi.errors import UserError
 from roi.labels import NORMAL, canonical, is_finding
 from roi.scoring import calibration, conformal, predictions
 from roi.scoring.metrics import known_columns
+from roi.scoring.prediction_files.model_facts import is_contaminated, same_model
 from roi.scoring.prediction_sets import CURVE, VERSION, Scaling, apply_scale, hashes, prevalence
-from roi.scoring.predictions import Predictions, align_with_table, is_contaminated, same_model
 
 
 @dataclass(frozen=True)
@@ -341,7 +341,7 @@ def calibrate_file(
         scale, seed: see `calibrate`.
         target_path: predictions of images whose prevalence may differ; None: there is no threshold for these.
     """
-    preds, rows = align_with_table(path, read_table(csv), csv)
+    preds, rows = predictions.align_with_table(path, read_table(csv), csv)
     if is_contaminated(preds):
         raise UserError(
             f"--preds {path}: the model was trained on some of these images or patients; calibrate on others"
@@ -380,7 +380,7 @@ def findings_of(classes: Sequence[str], wanted: str = "") -> list[str]:
     return [c for c, finding in zip(classes, is_finding(classes), strict=True) if finding]
 
 
-def read_unlabelled(path: str, classes: list[str], calibrated_on: Predictions) -> Unlabelled:
+def read_unlabelled(path: str, classes: list[str], calibrated_on: predictions.Predictions) -> Unlabelled:
     """Predictions of the same model on other images, on which it was not trained; patients are those of their names."""
     preds = predictions.read(path)
     same_model(calibrated_on, preds.meta, f"--target_preds {path}")

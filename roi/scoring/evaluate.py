@@ -34,7 +34,8 @@ from roi.scoring.challenge.view_pointing import score_views
 from roi.scoring.json_schema import PASSED_ON
 from roi.scoring.map_controls import LabelledMaps, check_same_kind
 from roi.scoring.map_file import REINIT, Maps, read_maps
-from roi.scoring.predictions import Predictions, class_columns, is_contaminated, match_rows, same_model, synthetic_mark
+from roi.scoring.prediction_files.model_facts import is_contaminated, same_model, synthetic_mark
+from roi.scoring.predictions import Predictions, class_columns, match_rows
 
 # Files and settings that metrics.json names among its inputs.
 INPUTS = ("masks", "curves", "bbox_csv", "box_space", "train_masks", "train_csv", "truth_csv")

@@ -32,7 +32,7 @@ from scipy.ndimage import gaussian_filter
 from roi.errors import UserError
 from roi.scoring.box_matching import BY_BOX, PreparedMaps, Scorer, Values, mean_values, undefined_values
 from roi.scoring.map_file import REINIT, Maps
-from roi.scoring.predictions import models_of
+from roi.scoring.prediction_files.model_facts import models_of
 
 DRAWS, SHUFFLES = 20, 10
 # Sigma of the random maps, in sides of the map.

@@ -98,7 +98,12 @@ def check_map(path: str | Path, data: dict[str, np.ndarray], source: str, names:
 
 
 def check_mask(
-    path: str | Path, data: dict[str, np.ndarray], source: str, names: list[str], classes: list[str], side: int
+    path: str | Path,
+    data: dict[str, np.ndarray],
+    source: str,
+    names: list[str],
+    classes: list[str],
+    side: int,
 ) -> None:
     """UserError: the masks of a source are not (N, C, bytes of side x side bits)."""
     name = f"kept_{source}"

@@ -357,7 +357,12 @@ def validation_decisions(called: np.ndarray, target: np.ndarray, classes: Sequen
     called = called[:, findings]
     target = target[:, findings]
     present, absent = target == 1, target == 0
-    cells = (called & present, called & absent, ~called & present, ~called & absent)  # TP, FP, FN, TN
+    cells = (
+        called & present,
+        called & absent,
+        ~called & present,
+        ~called & absent,
+    )  # TP, FP, FN, TN
     counts = np.stack(cells).sum(axis=1)  # (4, findings)
     counts = counts.astype(float)
     of_each = decision_scores(*counts)

@@ -140,7 +140,12 @@ def _views_by_kaggle(projections: Path, image: pd.Series) -> pd.Series:
 
 
 def _openi_table(
-    image: pd.Series, cells: np.ndarray, uid: pd.Series, mesh: pd.Series, view: pd.Series | str, label_source: str
+    image: pd.Series,
+    cells: np.ndarray,
+    uid: pd.Series,
+    mesh: pd.Series,
+    view: pd.Series | str,
+    label_source: str,
 ) -> pd.DataFrame:
     """What is the same in both forms; `uid` and `mesh` (N,) are those of the report of each image."""
     patient = "openi:" + uid

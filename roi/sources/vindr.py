@@ -173,7 +173,13 @@ def _refuse_unknown_classes(names: pd.Series, csv: Path) -> None:
 
 
 def _vin_table(
-    name: str, folder: str, split: str, images: pd.Series, cells: np.ndarray, soft: np.ndarray, csv: Path
+    name: str,
+    folder: str,
+    split: str,
+    images: pd.Series,
+    cells: np.ndarray,
+    soft: np.ndarray,
+    csv: Path,
 ) -> pd.DataFrame:
     """What is the same in both sets; `images` (N,) are their names without folder and ending."""
     return reader_table(

@@ -122,10 +122,11 @@ def save(path: str | Path, state: Mapping[str, Any], keep: Path | None = None) -
     try:
         with atomic_write(path, "wb", keep) as file:
             torch.save(state, file)
-    except (OSError, RuntimeError) as error:  # torch's writer has errors of its own
+    except (OSError, RuntimeError, UserError) as error:
+        # Torch's writer has errors of its own, and a full disk is a UserError whose remedy is not that of a training.
+        why = reason(error.__cause__ or error)
         raise UserError(
-            f"{path}: cannot be written ({reason(error)}); make room, then --resume auto: "
-            "the checkpoint before it is as it was"
+            f"{path}: cannot be written ({why}); make room, then --resume auto: the checkpoint before it is as it was"
         ) from error
 
 

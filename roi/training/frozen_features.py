@@ -185,7 +185,12 @@ def features_key(model: RoiModel, batches: Iterable[Batch], dtype: torch.dtype) 
 
 
 def compute_all(
-    model: RoiModel, batches: Iterable[Batch], rows: int, home: Path | None, device: torch.device, dtype: torch.dtype
+    model: RoiModel,
+    batches: Iterable[Batch],
+    rows: int,
+    home: Path | None,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> FeatureArrays:
     """Run the backbone over all images; into files below `home`, or into the memory where it is None."""
     model.eval()

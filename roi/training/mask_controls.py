@@ -56,7 +56,12 @@ class MaskControls:
     """
 
     def __init__(
-        self, model: RoiModel, keep_ratio: float, device: torch.device, dtype: torch.dtype, every: int = 1
+        self,
+        model: RoiModel,
+        keep_ratio: float,
+        device: torch.device,
+        dtype: torch.dtype,
+        every: int = 1,
     ) -> None:
         self.model, self.keep_ratio, self.device, self.dtype = model, keep_ratio, device, dtype
         self.every = every

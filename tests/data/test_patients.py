@@ -277,7 +277,8 @@ def test_training_says_its_classes_before_the_audit(tmp_path: Path, capsys: pyte
     table = write(tmp_path / "t.csv", [(f"{n}.png", "Mass" if n % 2 else "", str(n)) for n in range(20)])
     chosen(tmp_path, table)
     said = capsys.readouterr().out.splitlines()
-    assert said[0].split()[:2] == ["class", "positive"] and said[1].startswith("Mass") and said[-3].startswith("train ")
+    assert said[0] == f"reading {table}"
+    assert said[1].split()[:2] == ["class", "positive"] and said[2].startswith("Mass") and said[-3].startswith("train ")
 
 
 def test_images_that_are_taken_as_patients_are_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -21,6 +21,7 @@ from roi.errors import UserError
 from roi.inference.image_files import find_images, read_xray, table_of
 from roi.scoring import predictions
 from roi.scoring.prediction_files import flat_csv
+from roi.scoring.prediction_files.model_facts import is_contaminated
 from roi.training import checkpoint
 
 SCRIPT = "infer_roi_consistency.py"
@@ -250,7 +251,7 @@ def test_the_csv_is_read_as_the_json_is(model: Path, scans: Path, tmp_path: Path
     assert one.images == two.images and one.classes == two.classes and list(one.prob) == list(two.prob)
     for part in one.prob:
         np.testing.assert_array_equal(one.prob[part], two.prob[part])
-    assert two.meta["checkpoint"] == str(model) and predictions.is_contaminated(two) is False
+    assert two.meta["checkpoint"] == str(model) and is_contaminated(two) is False
     labels = pd.DataFrame({"image": one.images, "labels": ["Mass", "", "Nodule", "Mass", "Nodule,Effusion"]})
     labels.to_csv(tmp_path / "labels.csv", index=False)
     scores = []

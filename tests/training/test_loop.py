@@ -464,7 +464,8 @@ def test_a_worker_that_is_killed_ends_the_run_and_the_steps_before_it_are_saved(
         RunError, match=r"epoch \d.*a worker was killed; out of memory\?.*Saved .*c\.pt after epoch"
     ) as said:
         fit.run()
-    assert time.monotonic() - killed < 10 and "\n" not in str(said.value) and not workers_of(fit)
+    # Torch looks for dead workers every five seconds; the rest is for a loaded machine.
+    assert time.monotonic() - killed < 60 and "\n" not in str(said.value) and not workers_of(fit)
     state = checkpoint.load(tmp_path / "c.pt")
     assert state["steps"] == {5: 3, 11: 6}[at]  # its step is finished
     fit = resumed(folder, tmp_path, workers=2)

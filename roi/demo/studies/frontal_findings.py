@@ -23,7 +23,15 @@ def knob_of(body: Body) -> Point:
     return body.mid + 0.045, body.top + 0.40 * (body.dia[1] - body.top)
 
 
-def arc(centre: Point, r: float, width: float, density: float, x: Array, y: Array, upper: bool = False) -> Array:
+def arc(
+    centre: Point,
+    r: float,
+    width: float,
+    density: float,
+    x: Array,
+    y: Array,
+    upper: bool = False,
+) -> Array:
     """A ring, or its upper half. (h, w) density"""
     ring = density * ramp(width / 2 - np.abs(distance(x, y, centre) - r), 0.007)
     return ring * ramp(centre[1] + 0.01 - y, 0.02) if upper else ring
@@ -47,10 +55,18 @@ def draw_wide_mediastinum(rng: np.random.Generator, body: Body) -> Places:
 
     def paint(x: Array, y: Array) -> Array:
         # Not in the middle: the spine has its own brightness already.
-        beside = ramp(wide - np.abs(x - body.mid), 0.02) * ramp(np.abs(x - body.mid) - 0.045, 0.03)
-        return dense * beside * ramp(y - top, 0.04) * ramp(bottom - y, 0.06)
+        off = np.abs(x - body.mid)
+        beside = ramp(wide - off, 0.02) * ramp(off - 0.045, 0.03)
+        tall = ramp(y - top, 0.04)
+        return dense * beside * tall * ramp(bottom - y, 0.06)
 
-    return [((body.mid - 0.14, top - 0.02, body.mid + 0.14, bottom + 0.03), paint)]
+    window = (
+        body.mid - 0.14,
+        top - 0.02,
+        body.mid + 0.14,
+        bottom + 0.03,
+    )
+    return [(window, paint)]
 
 
 def broken_rib(centre: Point, angle: float, dense: float, x: Array, y: Array) -> Array:
@@ -58,12 +74,14 @@ def broken_rib(centre: Point, angle: float, dense: float, x: Array, y: Array) ->
     cx, cy = centre
     c, s = math.cos(angle), math.sin(angle)
     # One end lies above the other by more than the width of a rib.
-    left = (cx - 0.05 * c + 0.012 * s, cy - 0.05 * s - 0.012 * c)
-    left_end = (cx - 0.010 * c + 0.012 * s, cy - 0.010 * s - 0.012 * c)
-    right = (cx + 0.010 * c - 0.012 * s, cy + 0.010 * s + 0.012 * c)
-    right_end = (cx + 0.05 * c - 0.012 * s, cy + 0.05 * s + 0.012 * c)
-    ends = np.maximum(segment(x, y, left, left_end, 0.021), segment(x, y, right, right_end, 0.021))
-    return dense * ends
+    slip = (0.012 * s, -0.012 * c)
+    left = (cx - 0.05 * c + slip[0], cy - 0.05 * s + slip[1])
+    left_end = (cx - 0.010 * c + slip[0], cy - 0.010 * s + slip[1])
+    right = (cx + 0.010 * c - slip[0], cy + 0.010 * s - slip[1])
+    right_end = (cx + 0.05 * c - slip[0], cy + 0.05 * s - slip[1])
+    one = segment(x, y, left, left_end, 0.021)
+    other = segment(x, y, right, right_end, 0.021)
+    return dense * np.maximum(one, other)
 
 
 def draw_fracture(rng: np.random.Generator, body: Body) -> Places:
@@ -83,21 +101,52 @@ def draw_plaque(rng: np.random.Generator, body: Body) -> Places:
     dense = rng.uniform(0.40, 0.60)
     paint = partial(plate, body, cx, reach, thick, dense)
     middle = body.dia[side > 0]
-    return [((cx - reach - 0.01, middle - thick - 0.02, cx + reach + 0.01, middle + 0.08), paint)]
+    window = (
+        cx - reach - 0.01,
+        middle - thick - 0.02,
+        cx + reach + 0.01,
+        middle + 0.08,
+    )
+    return [(window, paint)]
 
 
-def plate(body: Body, cx: float, reach: float, thick: float, dense: float, x: Array, y: Array) -> Array:
+def plate(
+    body: Body,
+    cx: float,
+    reach: float,
+    thick: float,
+    dense: float,
+    x: Array,
+    y: Array,
+) -> Array:
     """Thick in the middle, on the diaphragm. (h, w) density"""
     # Half an ellipse that stands on the dome.
     share = np.clip(1 - np.square((x - cx) / reach), 0, 1)
     above = (body.floor(x) - y).astype(np.float32)
-    return dense * ramp(thick * np.sqrt(share) - above, 0.008) * ramp(above + 0.006, 0.008) * ramp(share - 0.05, 0.1)
+    top = ramp(thick * np.sqrt(share) - above, 0.008)
+    bottom = ramp(above + 0.006, 0.008)
+    # The last of the ellipse would be a line too thin to see.
+    ends = ramp(share - 0.05, 0.1)
+    return dense * top * bottom * ends
 
 
-def streak(start: Point, end: Point, x: Array, y: Array, air: float = 0.24, line: float = 0.16) -> Array:
+def streak(
+    start: Point,
+    end: Point,
+    x: Array,
+    y: Array,
+    air: float = 0.24,
+    line: float = 0.16,
+) -> Array:
     """A dark band of air with a bright line along its right-hand side. (h, w) density"""
     dark = segment(x, y, start, end, 0.020)
-    bright = segment(x, y, (start[0] + 0.018, start[1]), (end[0] + 0.018, end[1]), 0.010)
+    bright = segment(
+        x,
+        y,
+        (start[0] + 0.018, start[1]),
+        (end[0] + 0.018, end[1]),
+        0.010,
+    )
     return line * bright * (1 - dark) - air * dark
 
 
@@ -108,8 +157,15 @@ def draw_pneumomediastinum(rng: np.random.Generator, body: Body) -> Places:
     for side in (-1, 1):
         away = rng.uniform(0.055, 0.070)
         low = body.at(1, 0, rng.uniform(0.50, 0.62))[1]
-        start, end = (body.mid + side * (away - 0.015), body.top - 0.02), (body.mid + side * away, low)
-        window = (min(start[0], end[0]) - 0.02, start[1] - 0.02, max(start[0], end[0]) + 0.04, low + 0.02)
+        # It leans outwards on its way down, as the mediastinum does.
+        start = (body.mid + side * (away - 0.015), body.top - 0.02)
+        end = (body.mid + side * away, low)
+        window = (
+            min(start[0], end[0]) - 0.02,
+            start[1] - 0.02,
+            max(start[0], end[0]) + 0.04,
+            low + 0.02,
+        )
         places.append((window, partial(streak, start, end, air=air)))
     return places
 
@@ -119,17 +175,40 @@ def draw_pneumoperitoneum(rng: np.random.Generator, body: Body) -> Places:
     side = one_side(rng)
     cx = body.at(side, rng.uniform(0.42, 0.52), 1)[0]
     reach = rng.uniform(0.10, 0.13)
-    paint = partial(crescent, body, cx, reach, rng.uniform(0.030, 0.045), rng.uniform(0.35, 0.50))
+    paint = partial(
+        crescent,
+        body,
+        cx,
+        reach,
+        rng.uniform(0.030, 0.045),
+        rng.uniform(0.35, 0.50),
+    )
     middle = body.dia[side > 0]
-    return [((cx - reach - 0.01, middle, cx + reach + 0.01, middle + 0.14), paint)]
+    window = (
+        cx - reach - 0.01,
+        middle,
+        cx + reach + 0.01,
+        middle + 0.14,
+    )
+    return [(window, paint)]
 
 
-def crescent(body: Body, cx: float, reach: float, thick: float, air: float, x: Array, y: Array) -> Array:
+def crescent(
+    body: Body,
+    cx: float,
+    reach: float,
+    thick: float,
+    air: float,
+    x: Array,
+    y: Array,
+) -> Array:
     """Thick in the middle, below the diaphragm, which stays as a thin line. (h, w) density"""
     # Half an ellipse that hangs from the dome, whose bend it follows.
     share = np.clip(1 - np.square((x - cx) / reach), 0, 1)
     below = (y - body.floor(x)).astype(np.float32)
-    return -air * ramp(below - 0.014, 0.008) * ramp(0.014 + thick * np.sqrt(share) - below, 0.010)
+    top = ramp(below - 0.014, 0.008)
+    bottom = ramp(0.014 + thick * np.sqrt(share) - below, 0.010)
+    return -air * top * bottom
 
 
 def draw_subcutaneous_air(rng: np.random.Generator, body: Body) -> Places:
@@ -146,13 +225,22 @@ def streak_heights(rng: np.random.Generator) -> list[float]:
     return (np.linspace(-0.12, 0.12, 7) + rng.uniform(-0.008, 0.008, 7)).tolist()
 
 
-def streaks(centre: Point, side: int, heights: list[float], air: float, x: Array, y: Array) -> Array:
+def streaks(
+    centre: Point,
+    side: int,
+    heights: list[float],
+    air: float,
+    x: Array,
+    y: Array,
+) -> Array:
     """(h, w) density"""
     cx, cy = centre
     shown = []
     for k, height in enumerate(heights):
         middle = cx + 0.012 * (-1) ** k
-        start, end = (middle - 0.028, cy + height + side * 0.014), (middle + 0.028, cy + height - side * 0.014)
+        # Their inner end is the lower one.
+        start = (middle - 0.028, cy + height + side * 0.014)
+        end = (middle + 0.028, cy + height - side * 0.014)
         shown.append(segment(x, y, start, end, 0.017))
     return -air * np.maximum.reduce(shown)
 
@@ -170,8 +258,24 @@ def draw_devices(rng: np.random.Generator, body: Body) -> Places:
     heart = (body.mid - 0.03, body.at(1, 0, rng.uniform(0.58, 0.72))[1])
     wire = partial(rod, [shoulder, vein, heart], 0.013, dense)
     xs = [shoulder[0], vein[0], heart[0]]
-    around_wire = (min(xs) - 0.02, min(shoulder[1], vein[1]) - 0.02, max(xs) + 0.02, heart[1] + 0.02)
-    return [((body.mid - 0.05, 0.0, body.mid + 0.05, tip[1] + 0.02), tube), (around_wire, wire)]
+    around_wire = (
+        min(xs) - 0.02,
+        min(shoulder[1], vein[1]) - 0.02,
+        max(xs) + 0.02,
+        heart[1] + 0.02,
+    )
+    return [
+        (
+            (
+                body.mid - 0.05,
+                0.0,
+                body.mid + 0.05,
+                tip[1] + 0.02,
+            ),
+            tube,
+        ),
+        (around_wire, wire),
+    ]
 
 
 def rod(points: list[Point], width: float, dense: float, x: Array, y: Array) -> Array:
@@ -188,17 +292,32 @@ def draw_tortuous_aorta(rng: np.random.Generator, body: Body) -> Places:
     dense = rng.uniform(0.30, 0.42)
     top, bottom = knob_of(body)[1] - 0.02, body.dia[1] + 0.02
     paint = partial(winding, body.mid + 0.060, swing, (top, bottom), 0.060, dense)
-    return [((body.mid - 0.01, top - 0.02, body.mid + 0.16, bottom + 0.02), paint)]
+    window = (
+        body.mid - 0.01,
+        top - 0.02,
+        body.mid + 0.16,
+        bottom + 0.02,
+    )
+    return [(window, paint)]
 
 
 def winding(
-    middle: float, swing: float, ends: tuple[float, float], width: float, dense: float, x: Array, y: Array
+    middle: float,
+    swing: float,
+    ends: tuple[float, float],
+    width: float,
+    dense: float,
+    x: Array,
+    y: Array,
 ) -> Array:
     """A band that swings to the right, then to the left, from one height to another. (h, w) density"""
     top, bottom = ends
-    course = middle + swing * np.sin((y - top) * (2 * math.pi / (bottom - top)))
+    # One whole wave from end to end, so that both ends lie in the middle.
+    turn = 2 * math.pi / (bottom - top)
+    course = middle + swing * np.sin((y - top) * turn)
     band = ramp(width / 2 - np.abs(x - course), 0.015)
-    return dense * band * ramp(y - top, 0.02) * ramp(bottom - y, 0.02)
+    tall = ramp(y - top, 0.02) * ramp(bottom - y, 0.02)
+    return dense * band * tall
 
 
 # ---- what one view cannot decide: the same sign is drawn whether the finding is there or not ------------------------
@@ -219,7 +338,10 @@ def draw_ring_at(rng: np.random.Generator, body: Body, t: float) -> Places:
     dense = rng.uniform(0.42, 0.55)
 
     def paint(x: Array, y: Array) -> Array:
-        return arc(centre, r, 0.022, dense, x, y) - 0.10 * ellipse(x, y, *centre, r - 0.012, r - 0.012, 0.012)
+        ring = arc(centre, r, 0.022, dense, x, y)
+        # Darker inside than the lung around it: it holds air.
+        hole = ellipse(x, y, *centre, r - 0.012, r - 0.012, 0.012)
+        return ring - 0.10 * hole
 
     return [(around(*centre, 0.075, 0.075), paint)]
 

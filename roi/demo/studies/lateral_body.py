@@ -19,6 +19,7 @@ from roi.demo.phantom_shapes import (
     Box,
     Point,
     add,
+    around,
     coordinates,
     ramp,
     resized,
@@ -61,8 +62,10 @@ class SideBody(Body):
         """Both lungs, one behind the other; below the higher dome there is one of them. (h, w) in [0, 1]"""
         inside = self.depth(x, y)
         floor = self.floor(x).astype(np.float32)
+        # The heart lies on the left dome, which so ends lower on the image.
+        lower = self.dia[1] - self.dia[0] + 0.018
         right = ramp(np.minimum(inside, floor - y), 0.018)
-        left = ramp(np.minimum(inside, floor + (self.dia[1] - self.dia[0] + 0.018) - y), 0.018)
+        left = ramp(np.minimum(inside, floor + lower - y), 0.018)
         return 0.5 * (right + left)
 
     def spine(self, y: Array) -> Array:
@@ -79,7 +82,13 @@ def side_body_of(case: Case) -> SideBody:
     half = 0.80 * body.half * rng.uniform(0.94, 1.06)
     # Farther in front than in the middle, where it lies on the diaphragm.
     _, heart_y, long, short, _ = body.heart
-    heart = (body.mid - 0.45 * half, heart_y + 0.015, long, 0.95 * short, rng.uniform(-0.95, -0.7))
+    heart = (
+        body.mid - 0.45 * half,
+        heart_y + 0.015,
+        long,
+        0.95 * short,
+        rng.uniform(-0.95, -0.7),
+    )
     # All heights stay: what lies high from the front lies high from the side.
     values = {field.name: getattr(body, field.name) for field in fields(Body)}
     return SideBody(**values | {"half": half, "heart": heart})
@@ -118,8 +127,9 @@ def side_lungs(body: SideBody, x: Array, y: Array) -> Array:
     gap, _, start = body.ribs
     turn = 2 * math.pi / gap
     # Those of the right and of the left side never lie on each other.
-    rib = np.cos((y - 0.45 * (body.mid - x) - start) * turn)
-    rib += np.cos((y - 0.36 * (body.mid - x) - start - 0.4 * gap) * turn)
+    ahead = body.mid - x
+    rib = np.cos((y - 0.45 * ahead - start) * turn)
+    rib += np.cos((y - 0.36 * ahead - start - 0.4 * gap) * turn)
     np.maximum(rib, 0.3, out=rib)
     rib *= 0.045
     rib -= 0.46
@@ -139,16 +149,18 @@ def draw_front(canvas: Array, body: SideBody) -> None:
     """Sternum, heart, the great vessels above it, windpipe and hila. canvas changes in place"""
     height = body.dia[1] - body.top
     reach = body.heart[2]
-    window = (body.heart[0] - reach, body.heart[1] - reach, body.heart[0] + reach, body.heart[1] + reach)
-    add(canvas, window, body.heart_at)
+    add(canvas, around(*body.heart[:2], reach, reach), body.heart_at)
     front = body.mid - body.half
-    start, end = (front + 0.13, body.top + 0.04), (front - 0.005, body.top + 0.75 * height)
-    add(canvas, (front - 0.03, start[1] - 0.02, front + 0.16, end[1] + 0.02), partial(line, start, end, 0.026, 0.22))
+    start = (front + 0.13, body.top + 0.04)
+    end = (front - 0.005, body.top + 0.75 * height)
+    window = (front - 0.03, start[1] - 0.02, front + 0.16, end[1] + 0.02)
+    add(canvas, window, partial(line, start, end, 0.026, 0.22))
     draw_disc(canvas, (body.mid - 0.02, body.top + 0.36 * height), 0.075, 0.085, 0.12, 0.05)  # the aorta
     draw_disc(canvas, (body.mid + 0.02, body.top + 0.50 * height), 0.05, 0.06, 0.14, 0.05)  # the hila
     # Air between them: darker than what it lies in.
     top, fork = windpipe(body)
-    add(canvas, (top[0] - 0.05, 0, fork[0] + 0.05, fork[1] + 0.03), partial(line, top, fork, 0.034, -0.14))
+    window = (top[0] - 0.05, 0, fork[0] + 0.05, fork[1] + 0.03)
+    add(canvas, window, partial(line, top, fork, 0.034, -0.14))
 
 
 def windpipe(body: SideBody) -> tuple[Point, Point]:
@@ -157,7 +169,14 @@ def windpipe(body: SideBody) -> tuple[Point, Point]:
     return (body.mid, 0.02), (body.mid + 0.045, body.top + 0.38 * height)
 
 
-def line(start: Point, end: Point, width: float, density: float, x: Array, y: Array) -> Array:
+def line(
+    start: Point,
+    end: Point,
+    width: float,
+    density: float,
+    x: Array,
+    y: Array,
+) -> Array:
     """(h, w) density"""
     return density * segment(x, y, start, end, width)
 
@@ -182,7 +201,14 @@ def draw_side_details(canvas: Array, body: SideBody, rng: np.random.Generator) -
     """A breast, the stomach bubble, and what misleads: electrodes, a side marker."""
     if body.breast:
         height = body.dia[1] - body.top
-        draw_disc(canvas, (body.mid - body.half - 0.03, body.top + 0.82 * height), 0.10, 0.13, 2 * body.breast, 0.06)
+        draw_disc(
+            canvas,
+            (body.mid - body.half - 0.03, body.top + 0.82 * height),
+            0.10,
+            0.13,
+            2 * body.breast,
+            0.06,
+        )
     if body.bubble:
         bubble = (body.mid - rng.uniform(0.05, 0.15) * body.half, body.dia[1] + 0.085)
         draw_disc(canvas, bubble, 0.07, 0.035, -body.bubble)

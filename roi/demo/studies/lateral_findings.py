@@ -35,7 +35,11 @@ TALLEST_MOVE = 0.25  # in shares of the image
 
 def moved(places: Places, dy: float) -> Places:
     """The same places, lower by `dy`."""
-    return [((x0, y0 + dy, x1, y1 + dy), partial(lowered, paint, dy)) for (x0, y0, x1, y1), paint in places]
+    lower: Places = []
+    for (x0, y0, x1, y1), paint in places:
+        window = (x0, y0 + dy, x1, y1 + dy)
+        lower.append((window, partial(lowered, paint, dy)))
+    return lower
 
 
 def lowered(paint: Paint, dy: float, x: Array, y: Array) -> Array:
@@ -66,11 +70,18 @@ def draw_side_effusion(rng: np.random.Generator, body: SideBody) -> Places:
 
     def paint(x: Array, y: Array) -> Array:
         back = np.clip((x - body.mid) / body.half, 0, 1)
-        fluid = dense * ramp(y - (surface - rise * back**2), 0.012) * body.lung(x, y)
+        edge = surface - rise * back**2
+        fluid = dense * ramp(y - edge, 0.012) * body.lung(x, y)
         return fluid * ramp(x - body.mid - 0.1 * body.half, 0.05)
 
     bottom = max(body.dia) + 2.6 * body.dome + 0.03
-    return [((body.mid, surface - rise - 0.02, body.mid + body.half + 0.05, bottom), paint)]
+    window = (
+        body.mid,
+        surface - rise - 0.02,
+        body.mid + body.half + 0.05,
+        bottom,
+    )
+    return [(window, paint)]
 
 
 def draw_side_edema(rng: np.random.Generator, body: SideBody) -> Places:
@@ -87,7 +98,13 @@ def draw_side_calcification(rng: np.random.Generator, body: SideBody) -> Places:
     centre = (body.mid - 0.01, body.top + 0.40 * (body.dia[1] - body.top))
     r = rng.uniform(0.075, 0.090)
     paint = partial(arc, centre, r, 0.015, rng.uniform(0.50, 0.80), upper=True)
-    return [((centre[0] - 0.11, centre[1] - 0.11, centre[0] + 0.11, centre[1] + 0.03), paint)]
+    window = (
+        centre[0] - 0.11,
+        centre[1] - 0.11,
+        centre[0] + 0.11,
+        centre[1] + 0.03,
+    )
+    return [(window, paint)]
 
 
 def draw_side_mediastinum(rng: np.random.Generator, body: SideBody) -> Places:
@@ -116,7 +133,13 @@ def draw_side_plaque(rng: np.random.Generator, body: SideBody) -> Places:
     thick = rng.uniform(0.024, 0.032)
     paint = partial(plate, body, cx, reach, thick, rng.uniform(0.40, 0.60))
     middle = body.dia[0]
-    return [((cx - reach - 0.01, middle - thick - 0.02, cx + reach + 0.01, middle + 0.12), paint)]
+    window = (
+        cx - reach - 0.01,
+        middle - thick - 0.02,
+        cx + reach + 0.01,
+        middle + 0.12,
+    )
+    return [(window, paint)]
 
 
 def draw_side_pneumomediastinum(rng: np.random.Generator, body: SideBody) -> Places:
@@ -128,7 +151,17 @@ def draw_side_pneumomediastinum(rng: np.random.Generator, body: SideBody) -> Pla
         x = body.mid + away + rng.uniform(-0.01, 0.01)
         low = body.at(1, 0, rng.uniform(0.42, 0.54))[1]
         start, end = (x, body.top + 0.01), (x - 0.02, low)
-        places.append(((x - 0.045, start[1] - 0.02, x + 0.04, low + 0.02), partial(streak, start, end, air=air)))
+        places.append(
+            (
+                (
+                    x - 0.045,
+                    start[1] - 0.02,
+                    x + 0.04,
+                    low + 0.02,
+                ),
+                partial(streak, start, end, air=air),
+            )
+        )
     return places
 
 
@@ -136,8 +169,21 @@ def draw_side_pneumoperitoneum(rng: np.random.Generator, body: SideBody) -> Plac
     """A dark crescent of air below the front of the dome."""
     cx = body.mid - rng.uniform(0.20, 0.45) * body.half
     reach = rng.uniform(0.10, 0.13)
-    paint = partial(crescent, body, cx, reach, rng.uniform(0.030, 0.045), rng.uniform(0.35, 0.50))
-    return [((cx - reach - 0.01, body.dia[0], cx + reach + 0.01, body.dia[0] + 0.14), paint)]
+    paint = partial(
+        crescent,
+        body,
+        cx,
+        reach,
+        rng.uniform(0.030, 0.045),
+        rng.uniform(0.35, 0.50),
+    )
+    window = (
+        cx - reach - 0.01,
+        body.dia[0],
+        cx + reach + 0.01,
+        body.dia[0] + 0.14,
+    )
+    return [(window, paint)]
 
 
 def draw_side_subcutaneous_air(rng: np.random.Generator, body: SideBody) -> Places:
@@ -152,23 +198,49 @@ def draw_side_devices(rng: np.random.Generator, body: SideBody) -> Places:
     dense = rng.uniform(0.35, 0.55)
     top, fork = windpipe(body)
     share = rng.uniform(0.65, 0.90)
-    tip = (top[0] + share * (fork[0] - top[0]), top[1] + share * (fork[1] - top[1]))
+    # A tube ends above the fork: farther down it would air one lung alone.
+    tip_x = top[0] + share * (fork[0] - top[0])
+    tip_y = top[1] + share * (fork[1] - top[1])
+    tip = (tip_x, tip_y)
     tube = partial(rod, [(top[0], 0.0), tip], 0.018, dense)
     vein = (body.mid - 0.06, body.top + 0.10)
     heart = (body.heart[0] + 0.02, body.at(1, 0, rng.uniform(0.62, 0.75))[1])
     start = (body.mid - 0.02, 0.04)
     wire = partial(rod, [start, vein, heart], 0.013, dense)
-    around_wire = (min(vein[0], heart[0]) - 0.02, 0.02, body.mid + 0.02, heart[1] + 0.02)
-    return [((top[0] - 0.03, 0.0, fork[0] + 0.03, tip[1] + 0.02), tube), (around_wire, wire)]
+    around_wire = (
+        min(vein[0], heart[0]) - 0.02,
+        0.02,
+        body.mid + 0.02,
+        heart[1] + 0.02,
+    )
+    return [
+        (
+            (
+                top[0] - 0.03,
+                0.0,
+                fork[0] + 0.03,
+                tip[1] + 0.02,
+            ),
+            tube,
+        ),
+        (around_wire, wire),
+    ]
 
 
 def draw_side_tortuous_aorta(rng: np.random.Generator, body: SideBody) -> Places:
     """The descending aorta winds in front of the spine."""
     swing = rng.uniform(0.040, 0.055)
-    ends = (body.top + 0.36 * (body.dia[1] - body.top), body.dia[1] + 0.02)
+    height = body.dia[1] - body.top
+    ends = (body.top + 0.36 * height, body.dia[1] + 0.02)
     middle = body.mid + 0.42 * body.half
     paint = partial(winding, middle, -swing, ends, 0.060, rng.uniform(0.30, 0.42))
-    return [((middle - 0.11, ends[0] - 0.02, middle + 0.11, ends[1] + 0.02), paint)]
+    window = (
+        middle - 0.11,
+        ends[0] - 0.02,
+        middle + 0.11,
+        ends[1] + 0.02,
+    )
+    return [(window, paint)]
 
 
 LATERAL: dict[str, SidePainter] = {name: paint for name, paint in FINDINGS.items() if name not in SIGNS} | {

@@ -56,7 +56,12 @@ def write_editions(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) 
 
 
 def write_part(
-    csv: Path, truth: pd.DataFrame, ids: pd.DataFrame, split: str, labels: Sequence[str], path_column: str
+    csv: Path,
+    truth: pd.DataFrame,
+    ids: pd.DataFrame,
+    split: str,
+    labels: Sequence[str],
+    path_column: str,
 ) -> None:
     """One file of an edition: the images of one split."""
     own = (truth["split"] == split).to_numpy()

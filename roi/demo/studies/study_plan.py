@@ -8,6 +8,7 @@ A study of a patient may be the same as his last one, so that a split by image o
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -100,7 +101,14 @@ class Study:
     def case(self, place: int) -> Case:
         """The image at a place of the study; the body is the patient's, its position the image's."""
         number = len(STUDIES_OF_SIZE) * self.number + place
-        return Case(self.seed, self.patient, number, self.views[place], self.sex, self.age)
+        return Case(
+            seed=self.seed,
+            patient=self.patient,
+            followup=number,
+            view=self.views[place],
+            sex=self.sex,
+            age=self.age,
+        )
 
 
 def prevalences(long_tail: bool) -> dict[str, float]:
@@ -157,7 +165,17 @@ def plan_patient(seed: int, patient: int, count: int, split: str, shares: dict[s
     for number in range(count):
         if number == 0 or rng.random() >= SAME_AGAIN:
             lesions = draw_lesions(rng, number, shares)
-        planned.append(Study(seed, patient, number, draw_views(rng), sex, age + number // 2, split, lesions))
+        study = Study(
+            seed=seed,
+            patient=patient,
+            number=number,
+            views=draw_views(rng),
+            sex=sex,
+            age=age + number // 2,  # two studies a year
+            split=split,
+            lesions=lesions,
+        )
+        planned.append(study)
     return planned
 
 
@@ -200,10 +218,11 @@ def draw_conjunction(rng: np.random.Generator, label: str, number: int, share: f
     edges = np.cumsum((share, share, share / 2, share / 2))
     state = int(np.searchsorted(edges, rng.random(), side="right"))
     zone = int(rng.random() < 0.5)
+    sign = partial(Lesion, label, number)
     if state == 0:
-        return [Lesion(label, number, True, True, True, (zone, zone))]
+        return [sign(present=True, frontal=True, lateral=True, zones=(zone, zone))]
     if state == 1:
-        return [Lesion(label, number, False, True, True, (zone, 1 - zone))]
+        return [sign(present=False, frontal=True, lateral=True, zones=(zone, 1 - zone))]
     if state in (2, 3):
-        return [Lesion(label, number, False, state == 2, state == 3, (zone, zone))]
+        return [sign(present=False, frontal=state == 2, lateral=state == 3, zones=(zone, zone))]
     return []

@@ -172,7 +172,14 @@ def write_truth(
             rows = range(first, first + len(images))
             for sight in sights_of(study, images):
                 for row, view, boxes in zip(rows, study.views, sight.boxes, strict=True):
-                    who = (paths[row], studies[row], patients[row], study.split, view, sight.finding)
+                    who = (
+                        paths[row],
+                        studies[row],
+                        patients[row],
+                        study.split,
+                        view,
+                        sight.finding,
+                    )
                     flags = (int(sight.present), int(bool(boxes)), int(sight.decided))
                     writer.writerow((*who, *flags, box_text(boxes)))
             first += len(images)

@@ -69,7 +69,14 @@ def count_training(table: pd.DataFrame, path: str, classes: Sequence[str]) -> Tr
     positives = (target == 1).sum(axis=0)
     # Two tables may know a patient by different names.
     patients = frozenset(rows["patient_id"]) | frozenset(named_patients(rows))
-    return TrainingCounts(path, len(rows), list(classes), positives, np.where(is_named, known, 0), patients)
+    return TrainingCounts(
+        path,
+        len(rows),
+        list(classes),
+        positives,
+        np.where(is_named, known, 0),
+        patients,
+    )
 
 
 def read_training_counts(path: str | None, classes: Sequence[str], has_other_use: bool) -> TrainingCounts | None:

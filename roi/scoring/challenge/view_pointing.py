@@ -36,7 +36,12 @@ class Pointing:
 
 
 def score_views(
-    preds_path: str, truth_path: str, table: pd.DataFrame, csv: str, draws: int, seed: int
+    preds_path: str,
+    truth_path: str,
+    table: pd.DataFrame,
+    csv: str,
+    draws: int,
+    seed: int,
 ) -> dict[str, Any]:
     """The block `view_pointing` of metrics.json.
 

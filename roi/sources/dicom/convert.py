@@ -228,7 +228,12 @@ class _FactsWriter:
 
 
 def convert_all(
-    src: Path, out: Path, todo: dict[str, str], settings: ConvertSettings, workers: int, facts: dict[str, Row]
+    src: Path,
+    out: Path,
+    todo: dict[str, str],
+    settings: ConvertSettings,
+    workers: int,
+    facts: dict[str, Row],
 ) -> dict[str, str]:
     """Writes the PNG of `todo` (PNG -> DICOM) and their rows, into `facts` too.
 

@@ -7,11 +7,12 @@ from roi.sources.download import cloud
 
 
 def add_cloud(parser: cli.Parser) -> None:
+    group = parser.add_argument_group("from the cloud")
     text = "gcs: mimic from Google's cloud, by gcloud or gsutil (default: from where the set is published)"
-    parser.add_argument("--via", choices=("gcs",), help=text)
-    parser.add_argument("--project", metavar="P", help="with --via gcs: your project at Google, which pays the egress")
+    group.add_argument("--via", choices=("gcs",), help=text)
+    group.add_argument("--project", metavar="P", help="with --via gcs: your project at Google, which pays the egress")
     text = "with --via gcs: shorter side of the images, so the largest --img_size; none is enlarged (default: as is)"
-    parser.add_argument("--shrink", type=cli.number(int, 64), metavar="PX", help=text)
+    group.add_argument("--shrink", type=cli.number(int, 64), metavar="PX", help=text)
 
 
 def check_cloud(parser: cli.Parser, args: argparse.Namespace) -> None:

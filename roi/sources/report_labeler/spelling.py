@@ -33,7 +33,13 @@ def _vocabulary() -> set[str]:
 
 
 VOCABULARY = _vocabulary()
-BRITISH = (("oed", "ed"), ("haem", "hem"), ("tumour", "tumor"), ("isation", "ization"), ("ised", "ized"))
+BRITISH = (
+    ("oed", "ed"),
+    ("haem", "hem"),
+    ("tumour", "tumor"),
+    ("isation", "ization"),
+    ("ised", "ized"),
+)
 # Only words of these groups are looked for in misspelled ones: nothing else in a report is spelled nearly so.
 MENDED_GROUPS = word_set("""
 absent airspace atelectasis cardiomegaly cardiopulmonary congestion consolidation costophrenic effusion emphysema

@@ -228,7 +228,19 @@ def run_step(  # what a step is made of
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     meter = Meter(lambda index: ["made-up pixels"])
     step = Step(model, losses_fn)
-    for _ in train_one_epoch(step, [batch], epoch, balance, optimizer, scaler, meter, device, dtype, 1, sampler.shares):
+    for _ in train_one_epoch(
+        step,
+        [batch],
+        epoch,
+        balance,
+        optimizer,
+        scaler,
+        meter,
+        device,
+        dtype,
+        1,
+        sampler.shares,
+    ):
         meter.flush()
     return perf_counter() - began
 
