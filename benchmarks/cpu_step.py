@@ -1,0 +1,321 @@
+"""A step of training on a CPU: what the evidence objective costs beside `standard`, and what makes it cheaper.
+
+    python benchmarks/cpu_step.py --out /tmp/cpu_step
+    python benchmarks/cpu_step.py --out /tmp/cpu_step --rows step --backbones test_resnet:96:32 --compile
+
+step    One thread, random pixels, the same weights and batch on both sides, in turns (ABAB …). Times are processor
+        time, so that what else the machine does counts less; each figure is the median over the turns of a ratio.
+        Operators are those of torch's own counter, a multiplication and an addition each. What a variant changes in the loss is
+        the largest difference of a term in the first step: 0 is bit for bit.
+frozen  train_roi_consistency.py as a user runs it on 600 demo images at 96 px: processor seconds of a long run less
+        those of a short one, over the epochs between them. Validation and checkpoint are in both sides' epochs.
+
+--compile takes minutes more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from harness import Figure, Training, add_machine, drawn, script, table, training, write_result
+from torch.utils.flop_counter import FlopCounterMode
+
+from roi import cli
+from roi.data.dataset import Batch
+from roi.labels import LABELS
+from roi.losses import objectives
+from roi.losses.objectives import RandomViews
+from roi.models.masks import kept_pixels
+from roi.models.roi_model import ModelOptions, RoiModel, build_model
+from roi.training.device import pick_device
+from roi.training.flags import select_flags
+from roi.training.loop import Step
+from roi.training.objective import WeightFlags, loss_weights
+from roi.training.optim import make_optimizer
+from roi.training.recipes import MODES
+
+CPU = torch.device("cpu")
+BACKBONES = ("test_resnet:96:32", "resnet18:128:8", "convnext_tiny:128:2")  # name, side, batch
+FROZEN = ("test_resnet", "resnet18")
+Work = Callable[[], object]
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="for the demo set and the runs")
+    rows = "which are measured (default: both)"
+    parser.add_argument("--rows", nargs="+", choices=("step", "frozen"), default=["step", "frozen"], help=rows)
+    sizes = "of the step: name, side in pixels and images a batch (default: %(default)s)"
+    parser.add_argument("--backbones", nargs="+", default=list(BACKBONES), metavar="NAME:PX:B", help=sizes)
+    parser.add_argument("--turns", type=int, default=3, metavar="N", help="of each pair (default: %(default)s)")
+    parser.add_argument("--compile", action=cli.on_off, default=False, help="measure torch.compile (default: no)")
+    add_machine(parser)
+    return parser.parse_args(argv)
+
+
+def main(args: argparse.Namespace) -> None:
+    args.out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    pick_device("cpu")  # as the scripts do: freed memory is kept
+    for row in args.rows:
+        figures = []
+        if row == "frozen":
+            for backbone in FROZEN:
+                figures += frozen(args.out, backbone)
+        else:
+            for words in args.backbones:
+                name, side, images = words.split(":")
+                figures += steps(name, int(side), int(images), args.turns, args.compile)
+        print(table(figures), flush=True)
+        result = {
+            "what": __doc__.strip().splitlines()[0],
+            "command": f"python benchmarks/cpu_step.py --out … --rows {row}",
+            "turns": args.turns,
+            "figures": [figure.as_dict() for figure in figures],
+        }
+        print(write_result(f"cpu_step_{row}", args.machine, result))
+
+
+def steps(name: str, side: int, images: int, turns: int, compile_too: bool) -> list[Figure]:
+    """All figures of one backbone."""
+    batch = drawn(images, side, CPU)
+    make = partial(evidence, name, side, images)
+    ours, warm_up, plain = make(), make("--warmup_epochs", 1), standard(name, side, images)
+    at = f"{name} {side} px, {images} a batch"
+    below = operators(plain, batch)
+    figures = [
+        compare(f"evidence / standard, {at}", one_step(ours, batch), one_step(plain, batch), turns, "<= 1.6"),
+        Figure(f"… operators, {at}", operators(ours, batch) / below),
+        compare(f"warm-up / standard, {at}", one_step(warm_up, batch), one_step(plain, batch), turns),
+        Figure(f"… operators, {at}", operators(warm_up, batch) / below),
+    ]
+    for part, work in parts(ours.model, batch, ours.args.keep_ratio).items():
+        figures.append(compare(f"{part}, of the evidence step, {at}", work, one_step(ours, batch), turns))
+    figures.append(views_together(ours.model, batch, turns, at))
+    for variant in variants(make, compile_too):
+        details = {"loss_differs_by": largest_difference(make(), variant, batch)}
+        title = f"{variant.name} / default, {at}"
+        figures.append(
+            compare(title, one_step(variant.run, batch, variant.patch), one_step(ours, batch), turns, **details)
+        )
+    return figures
+
+
+def evidence(name: str, side: int, images: int, *flags: object, dtype: torch.dtype | None = None) -> Training:
+    """The evidence objective after its warm-up, unless `flags` say otherwise."""
+    return training("evidence", name, side, CPU, "--batch_size", images, *flags, dtype=dtype)
+
+
+def standard(name: str, side: int, images: int) -> Training:
+    """The classifier alone, as --mode standard trains it."""
+    run = training("consistency", name, side, CPU, "--batch_size", images)
+    mode, args = MODES["standard"], run.args
+    options = ModelOptions(channels_last=args.channels_last)
+    run.model = build_model(name, len(LABELS), "none", "none", side, args.seed, options=options)
+    run.balance = loss_weights(select_flags(WeightFlags, args), run.model, mode.without, CPU)
+    run.optimizer = make_optimizer(run.model, args.lr, args.weight_decay, args.mask_lr)
+    run.step = Step(run.model, run.step.losses_fn)
+    return run
+
+
+def parts(model: RoiModel, batch: Batch, keep_ratio: float) -> dict[str, Work]:
+    """What the evidence step does beside convolutions, each alone."""
+    model.train()
+    x = model.normalise(batch.pixels)
+    size = (x.shape[-2], x.shape[-1])
+    with torch.no_grad():
+        logits, maps = model.logits_and_maps(x)
+    random = RandomViews.draw(batch.index, batch.target, size, 0.5)
+    pixels = kept_pixels(*size, keep_ratio)
+
+    def masks() -> None:
+        score = maps.clone().requires_grad_()
+        found = objectives._masks_of_step(model, score, logits, batch.target, random, pixels)
+        (found.kept.sum() + found.dropped.sum()).backward()
+
+    return {
+        "bytes to floats": lambda: model.normalise(batch.pixels),
+        "random views": lambda: RandomViews.draw(batch.index, batch.target, size, 0.5),
+        "masks, with their gradients": masks,
+    }
+
+
+def views_together(model: RoiModel, batch: Batch, turns: int, at: str) -> Figure:
+    """Two views as one batch over one after the other, both without gradients of weights, batch norm over both.
+
+    What batching can save at most: statistics of each view and gradients of the crop's weights would come on top.
+    """
+    model.train()
+    x = model.normalise(batch.pixels)
+    both = torch.cat([x, x])
+
+    def forward_and_back(images: torch.Tensor) -> None:
+        images = images.clone().requires_grad_()
+        with objectives.frozen(model.backbone):
+            logits = model.backbone(images)
+        logits.sum().backward()
+
+    def one_by_one() -> None:
+        forward_and_back(x)
+        forward_and_back(x)
+
+    return compare(f"two views in one batch / in two, {at}", lambda: forward_and_back(both), one_by_one, turns)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to compute the evidence step that is not the default."""
+
+    name: str
+    run: Training
+    patch: Callable[[], AbstractContextManager[None]] = nullcontext
+
+
+def variants(make: Callable[..., Training], compile_too: bool) -> Iterator[Variant]:
+    """What was tried, one by one."""
+    yield Variant("drop view with gradients of weights", make(), weights_learn_from_drop)
+    run = make()
+    yield Variant("maps from a forward of their own", run, partial(maps_apart, run.model))
+    yield Variant("channels first", make("--no-channels_last"))
+    yield Variant("bf16", make(dtype=torch.bfloat16))
+    if compile_too:
+        yield Variant("compiled", make("--compile"))
+
+
+@contextmanager
+def weights_learn_from_drop() -> Iterator[None]:
+    """The drop view as it would be if the classifier learned from it."""
+    frozen_before = objectives.frozen
+    objectives.frozen = nullcontext  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        objectives.frozen = frozen_before
+
+
+@contextmanager
+def maps_apart(model: RoiModel) -> Iterator[None]:
+    """The maps made from features of a second forward, which learns nothing."""
+    together = model.logits_and_maps
+
+    def apart(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.no_grad():
+            model.backbone(x)
+        return together(x)
+
+    model.logits_and_maps = apart  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del model.logits_and_maps
+
+
+def largest_difference(default: Training, variant: Variant, batch: Batch) -> float:
+    """The largest difference of a term of the first step."""
+    expected = first_losses(default, batch)
+    with variant.patch():
+        found = first_losses(variant.run, batch)
+    return max(abs(found[term] - expected[term]) for term in expected)
+
+
+def first_losses(run: Training, batch: Batch) -> dict[str, float]:
+    run.step.train()
+    with torch.no_grad(), torch.autocast("cpu", run.dtype, enabled=run.dtype != torch.float32):
+        return {term: value.item() for term, value in run.step(batch, 0).items()}
+
+
+def one_step(run: Training, batch: Batch, patch: Callable[[], AbstractContextManager[None]] = nullcontext) -> Work:
+    def work() -> None:
+        with patch():
+            run.run([batch])
+
+    return work
+
+
+def operators(run: Training, batch: Batch) -> float:
+    """Floating point operations of a step, in the convolutions and matrix products that torch counts."""
+    with FlopCounterMode(display=False) as counter:
+        run.run([batch])
+    return float(counter.get_total_flops())
+
+
+def compare(name: str, above: Work, below: Work, turns: int, goal: str = "", **details: float) -> Figure:
+    """Median over the turns of the processor time of `above` over that of `below`; the first turn is not counted."""
+    seconds: list[tuple[float, float]] = []
+    for _ in range(turns + 1):
+        seconds.append((processor_seconds(above), processor_seconds(below)))
+    counted = seconds[1:]
+    ratios = [first / second for first, second in counted]
+    spread = {"lowest": min(ratios), "highest": max(ratios), "turns": turns}
+    milliseconds = {
+        "ms": 1e3 * statistics.median(first for first, _ in counted),
+        "ms_of_other": 1e3 * statistics.median(second for _, second in counted),
+    }
+    return Figure(name, statistics.median(ratios), goal, details=spread | milliseconds | details)
+
+
+def processor_seconds(work: Work) -> float:
+    began = time.process_time()
+    work()
+    return time.process_time() - began
+
+
+def frozen(out: Path, backbone: str) -> list[Figure]:
+    """An epoch of fine-tuning over one of a frozen backbone, after its features are there."""
+    data = out / "data"
+    if not (out / "train.csv").exists():
+        script("make_demo_dataset.py", "--out", data, "--images", 600, "--size", 96)
+        make = ("make_chexmultimodal_csv.py", "--src_csv", data / "Data_Entry_2017.csv", "--image_dir", data)
+        script(*make, "--out_csv", out / "train.csv", "--fillna", "Normal")
+    # The first run fills the caches of pixels and features.
+    train(out, backbone, 1, "--freeze_backbone")
+    seconds = {
+        "frozen": epoch_seconds(out, backbone, (2, 22), "--freeze_backbone"),
+        "evidence": epoch_seconds(out, backbone, (1, 2), "--warmup_epochs", 0),
+        "warm-up": epoch_seconds(out, backbone, (1, 2), "--warmup_epochs", 2),
+    }
+    figures = []
+    for kind, goal in (("evidence", ">= 30"), ("warm-up", "")):
+        title = f"epoch of fine-tuning ({kind}) / frozen, {backbone} 96 px, 600 images"
+        figures.append(Figure(title, seconds[kind] / seconds["frozen"], goal, details=seconds))
+    return figures
+
+
+def epoch_seconds(out: Path, backbone: str, epochs: tuple[int, int], *flags: object) -> float:
+    """Processor seconds of an epoch: what the longer of two runs takes more, over the epochs it has more."""
+    took = []
+    for number in epochs:
+        before = children_seconds()
+        train(out, backbone, number, *flags)
+        took.append(children_seconds() - before)
+    return (took[1] - took[0]) / (epochs[1] - epochs[0])
+
+
+def train(out: Path, backbone: str, epochs: int, *flags: object) -> None:
+    run = out / "run"
+    shutil.rmtree(run, ignore_errors=True)
+    run.mkdir()
+    sizes = ("--backbone", backbone, "--weights", "none", "--img_size", 96, "--batch_size", 32, "--epochs", epochs)
+    files = ("--train_csv", out / "train.csv", "--image_root", out / "data", "--cache_dir", out / "cache")
+    device = ("--device", "cpu", "--workers", 0, "--save", run / "roi.pt")
+    script("train_roi_consistency.py", *files, *device, *sizes, *flags, threads=1, log=out / "log.txt")
+
+
+def children_seconds() -> float:
+    """Processor seconds of all processes that were started and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+if __name__ == "__main__":
+    cli.run(main, parse_args)
