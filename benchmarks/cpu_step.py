@@ -5,8 +5,8 @@
 
 step    One thread, random pixels, the same weights and batch on both sides, in turns (ABAB …). Times are processor
         time, so that what else the machine does counts less; each figure is the median over the turns of a ratio.
-        Operators are those of torch's own counter, a multiplication and an addition each. What a variant changes in the loss is
-        the largest difference of a term in the first step: 0 is bit for bit.
+        Operators are those of torch's own counter, a multiplication and an addition each. What a variant changes in
+        the loss is the largest difference of a term in the first step: 0 is bit for bit.
 frozen  train_roi_consistency.py as a user runs it on 600 demo images at 96 px: processor seconds of a long run less
         those of a short one, over the epochs between them. Validation and checkpoint are in both sides' epochs.
 
@@ -278,37 +278,38 @@ def frozen(out: Path, backbone: str) -> list[Figure]:
         make = ("make_chexmultimodal_csv.py", "--src_csv", data / "Data_Entry_2017.csv", "--image_dir", data)
         script(*make, "--out_csv", out / "train.csv", "--fillna", "Normal")
     # The first run fills the caches of pixels and features.
-    train(out, backbone, 1, "--freeze_backbone")
+    roi, standard = ("train_roi_consistency.py",), ("train_roi_baselines.py", "--mode", "standard")
+    train(out, backbone, 1, *roi, "--freeze_backbone")
     seconds = {
-        "frozen": epoch_seconds(out, backbone, (2, 22), "--freeze_backbone"),
-        "evidence": epoch_seconds(out, backbone, (1, 2), "--warmup_epochs", 0),
-        "warm-up": epoch_seconds(out, backbone, (1, 2), "--warmup_epochs", 2),
+        "frozen": epoch_seconds(out, backbone, (2, 22), *roi, "--freeze_backbone"),
+        "evidence": epoch_seconds(out, backbone, (1, 2), *roi, "--warmup_epochs", 0),
+        "standard": epoch_seconds(out, backbone, (1, 2), *standard),
     }
     figures = []
-    for kind, goal in (("evidence", ">= 30"), ("warm-up", "")):
+    for kind, goal in (("evidence", ">= 30"), ("standard", ">= 30")):
         title = f"epoch of fine-tuning ({kind}) / frozen, {backbone} 96 px, 600 images"
         figures.append(Figure(title, seconds[kind] / seconds["frozen"], goal, details=seconds))
     return figures
 
 
-def epoch_seconds(out: Path, backbone: str, epochs: tuple[int, int], *flags: object) -> float:
+def epoch_seconds(out: Path, backbone: str, epochs: tuple[int, int], *command: object) -> float:
     """Processor seconds of an epoch: what the longer of two runs takes more, over the epochs it has more."""
     took = []
     for number in epochs:
         before = children_seconds()
-        train(out, backbone, number, *flags)
+        train(out, backbone, number, *command)
         took.append(children_seconds() - before)
     return (took[1] - took[0]) / (epochs[1] - epochs[0])
 
 
-def train(out: Path, backbone: str, epochs: int, *flags: object) -> None:
+def train(out: Path, backbone: str, epochs: int, *command: object) -> None:
     run = out / "run"
     shutil.rmtree(run, ignore_errors=True)
     run.mkdir()
     sizes = ("--backbone", backbone, "--weights", "none", "--img_size", 96, "--batch_size", 32, "--epochs", epochs)
     files = ("--train_csv", out / "train.csv", "--image_root", out / "data", "--cache_dir", out / "cache")
     device = ("--device", "cpu", "--workers", 0, "--save", run / "roi.pt")
-    script("train_roi_consistency.py", *files, *device, *sizes, *flags, threads=1, log=out / "log.txt")
+    script(*command, *files, *device, *sizes, threads=1, log=out / "log.txt")
 
 
 def children_seconds() -> float:
