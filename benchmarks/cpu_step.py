@@ -67,23 +67,27 @@ def main(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     pick_device("cpu")  # as the scripts do: freed memory is kept
-    for row in args.rows:
+    if "step" in args.rows:
+        for words in args.backbones:
+            name, side, images = words.split(":")
+            figures = steps(name, int(side), int(images), args.turns, args.compile)
+            # A file each: large backbones take long, and what is done stays.
+            save(name, f"--rows step --backbones {words} --turns {args.turns}", args.machine, figures)
+    if "frozen" in args.rows:
         figures = []
-        if row == "frozen":
-            for backbone in FROZEN:
-                figures += frozen(args.out, backbone)
-        else:
-            for words in args.backbones:
-                name, side, images = words.split(":")
-                figures += steps(name, int(side), int(images), args.turns, args.compile)
-        print(table(figures), flush=True)
-        result = {
-            "what": __doc__.strip().splitlines()[0],
-            "command": f"python benchmarks/cpu_step.py --out … --rows {row}",
-            "turns": args.turns,
-            "figures": [figure.as_dict() for figure in figures],
-        }
-        print(write_result(f"cpu_step_{row}", args.machine, result))
+        for name in FROZEN:
+            figures += frozen(args.out, name)
+        save("frozen", "--rows frozen", args.machine, figures)
+
+
+def save(row: str, flags: str, machine: str, figures: list[Figure]) -> None:
+    print(table(figures), flush=True)
+    result = {
+        "what": "a step of training on a CPU; medians over turns of ratios of processor time",
+        "command": f"python benchmarks/cpu_step.py --out … {flags}",
+        "figures": [figure.as_dict() for figure in figures],
+    }
+    print(write_result(f"cpu_step_{row}", machine, result), flush=True)
 
 
 def steps(name: str, side: int, images: int, turns: int, compile_too: bool) -> list[Figure]:
