@@ -107,11 +107,10 @@ def steps(name: str, side: int, images: int, turns: int, compile_too: bool) -> l
         figures.append(compare(f"{part}, of the evidence step, {at}", work, one_step(ours, batch), turns))
     figures.append(views_together(ours.model, batch, turns, at))
     for variant in variants(make, compile_too):
-        details = {"loss_differs_by": largest_difference(make(), variant, batch)}
+        difference = largest_difference(make(), variant, batch)
+        work = one_step(variant.run, batch, variant.patch)
         title = f"{variant.name} / default, {at}"
-        figures.append(
-            compare(title, one_step(variant.run, batch, variant.patch), one_step(ours, batch), turns, **details)
-        )
+        figures.append(compare(title, work, one_step(ours, batch), turns, loss_differs_by=difference))
     return figures
 
 
