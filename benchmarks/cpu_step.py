@@ -1,96 +1,93 @@
 """A step of training on a CPU: what the evidence objective costs beside `standard`, and what makes it cheaper.
 
-    python benchmarks/cpu_step.py --out /tmp/cpu_step
-    python benchmarks/cpu_step.py --out /tmp/cpu_step --rows step --backbones test_resnet:96:32 --compile
+    python benchmarks/cpu_step.py
+    python benchmarks/cpu_step.py --rows step --backbones test_resnet:96:32
 
 step    One thread, random pixels, the same weights and batch on both sides, in turns (ABAB …). Times are processor
         time, so that what else the machine does counts less; each figure is the median over the turns of a ratio.
         Operators are those of torch's own counter, a multiplication and an addition each. What a variant changes in
         the loss is the largest difference of a term in the first step: 0 is bit for bit.
-frozen  train_roi_consistency.py as a user runs it on 600 demo images at 96 px: processor seconds of a long run less
-        those of a short one, over the epochs between them. Validation and checkpoint are in both sides' epochs.
-
---compile takes minutes more.
+frozen  An epoch of the head and the maps on features of 600 images that are there, their loader included, beside as
+        many steps of fine-tuning on pixels that are there. Validation and checkpoints are left out on both sides.
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
-import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
+import numpy as np
 import torch
-from harness import Figure, Training, add_machine, drawn, script, table, training, write_result
+from harness import Figure, Training, add_machine, drawn, table, training, write_result
 from torch.utils.flop_counter import FlopCounterMode
 
 from roi import cli
 from roi.data.dataset import Batch
+from roi.data.sampler import ShardedBatchSampler
 from roi.labels import LABELS
 from roi.losses import objectives
-from roi.losses.objectives import RandomViews
+from roi.losses.objectives import RandomViews, label_terms
+from roi.models.backbones import classifier_layer
 from roi.models.masks import kept_pixels
 from roi.models.roi_model import ModelOptions, RoiModel, build_model
 from roi.training.device import pick_device
 from roi.training.flags import select_flags
+from roi.training.frozen_features import FeatureArrays, FeatureLoader, compute_features
 from roi.training.loop import Step
 from roi.training.objective import WeightFlags, loss_weights
-from roi.training.optim import make_optimizer
+from roi.training.optim import learn_only, make_optimizer
 from roi.training.recipes import MODES
 
 CPU = torch.device("cpu")
-BACKBONES = ("test_resnet:96:32", "resnet18:128:8", "convnext_tiny:128:2")  # name, side, batch
+BACKBONES = ("test_resnet:96:32", "resnet18:128:8")  # name, side, batch
 FROZEN = ("test_resnet", "resnet18")
+IMAGES, SIDE, BATCH = 600, 96, 32  # of an epoch of a frozen backbone
 Work = Callable[[], object]
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.Parser(__doc__)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="for the demo set and the runs")
     rows = "which are measured (default: both)"
     parser.add_argument("--rows", nargs="+", choices=("step", "frozen"), default=["step", "frozen"], help=rows)
     sizes = "of the step: name, side in pixels and images a batch (default: %(default)s)"
     parser.add_argument("--backbones", nargs="+", default=list(BACKBONES), metavar="NAME:PX:B", help=sizes)
-    parser.add_argument("--turns", type=int, default=3, metavar="N", help="of each pair (default: %(default)s)")
-    parser.add_argument("--compile", action=cli.on_off, default=False, help="measure torch.compile (default: no)")
+    parser.add_argument("--turns", type=int, default=5, metavar="N", help="of each pair (default: %(default)s)")
     add_machine(parser)
     return parser.parse_args(argv)
 
 
 def main(args: argparse.Namespace) -> None:
-    args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     pick_device("cpu")  # as the scripts do: freed memory is kept
     if "step" in args.rows:
         for words in args.backbones:
             name, side, images = words.split(":")
-            figures = steps(name, int(side), int(images), args.turns, args.compile)
+            figures = steps(name, int(side), int(images), args.turns)
             # A file each: large backbones take long, and what is done stays.
             save(name, f"--rows step --backbones {words} --turns {args.turns}", args.machine, figures)
     if "frozen" in args.rows:
         figures = []
         for name in FROZEN:
-            figures += frozen(args.out, name)
-        save("frozen", "--rows frozen", args.machine, figures)
+            figures += frozen(name, args.turns)
+        save("frozen", f"--rows frozen --turns {args.turns}", args.machine, figures)
 
 
 def save(row: str, flags: str, machine: str, figures: list[Figure]) -> None:
     print(table(figures), flush=True)
     result = {
         "what": "a step of training on a CPU; medians over turns of ratios of processor time",
-        "command": f"python benchmarks/cpu_step.py --out … {flags}",
+        "command": f"python benchmarks/cpu_step.py {flags}",
         "figures": [figure.as_dict() for figure in figures],
     }
     print(write_result(f"cpu_step_{row}", machine, result), flush=True)
 
 
-def steps(name: str, side: int, images: int, turns: int, compile_too: bool) -> list[Figure]:
+def steps(name: str, side: int, images: int, turns: int) -> list[Figure]:
     """All figures of one backbone."""
     batch = drawn(images, side, CPU)
     make = partial(evidence, name, side, images)
@@ -106,7 +103,7 @@ def steps(name: str, side: int, images: int, turns: int, compile_too: bool) -> l
     for part, work in parts(ours.model, batch, ours.args.keep_ratio).items():
         figures.append(compare(f"{part}, of the evidence step, {at}", work, one_step(ours, batch), turns))
     figures.append(views_together(ours.model, batch, turns, at))
-    for variant in variants(make, compile_too):
+    for variant in variants(make):
         difference = largest_difference(make(), variant, batch)
         work = one_step(variant.run, batch, variant.patch)
         title = f"{variant.name} / default, {at}"
@@ -184,15 +181,13 @@ class Variant:
     patch: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
-def variants(make: Callable[..., Training], compile_too: bool) -> Iterator[Variant]:
+def variants(make: Callable[..., Training]) -> Iterator[Variant]:
     """What was tried, one by one."""
     yield Variant("drop view with gradients of weights", make(), weights_learn_from_drop)
     run = make()
     yield Variant("maps from a forward of their own", run, partial(maps_apart, run.model))
     yield Variant("channels first", make("--no-channels_last"))
     yield Variant("bf16", make(dtype=torch.bfloat16))
-    if compile_too:
-        yield Variant("compiled", make("--compile"))
 
 
 @contextmanager
@@ -273,52 +268,38 @@ def processor_seconds(work: Work) -> float:
     return time.process_time() - began
 
 
-def frozen(out: Path, backbone: str) -> list[Figure]:
+def frozen(name: str, turns: int) -> list[Figure]:
     """An epoch of fine-tuning over one of a frozen backbone, after its features are there."""
-    data = out / "data"
-    if not (out / "train.csv").exists():
-        script("make_demo_dataset.py", "--out", data, "--images", 600, "--size", 96)
-        make = ("make_chexmultimodal_csv.py", "--src_csv", data / "Data_Entry_2017.csv", "--image_dir", data)
-        script(*make, "--out_csv", out / "train.csv", "--fillna", "Normal")
-    # The first run fills the caches of pixels and features.
-    roi, standard = ("train_roi_consistency.py",), ("train_roi_baselines.py", "--mode", "standard")
-    train(out, backbone, 1, *roi, "--freeze_backbone")
-    seconds = {
-        "frozen": epoch_seconds(out, backbone, (2, 22), *roi, "--freeze_backbone"),
-        "evidence": epoch_seconds(out, backbone, (1, 2), *roi, "--warmup_epochs", 0),
-        "standard": epoch_seconds(out, backbone, (1, 2), *standard),
-    }
+    batch = drawn(BATCH, SIDE, CPU)
+    run, loader = frozen_run(name, batch)
     figures = []
-    for kind, goal in (("evidence", ">= 30"), ("standard", ">= 30")):
-        title = f"epoch of fine-tuning ({kind}) / frozen, {backbone} 96 px, 600 images"
-        figures.append(Figure(title, seconds[kind] / seconds["frozen"], goal, details=seconds))
+    for kind, other in (("evidence", evidence(name, SIDE, BATCH)), ("standard", standard(name, SIDE, BATCH))):
+        title = f"epoch of fine-tuning ({kind}) / frozen, {name} {SIDE} px, {IMAGES} images, {BATCH} a batch"
+        step_over_epoch = compare(title, one_step(other, batch), lambda: run.run(loader), turns)
+        epoch_over_epoch = (step_over_epoch.value or 0.0) * IMAGES / BATCH
+        figures.append(Figure(title, epoch_over_epoch, ">= 30", details=step_over_epoch.details))
     return figures
 
 
-def epoch_seconds(out: Path, backbone: str, epochs: tuple[int, int], *command: object) -> float:
-    """Processor seconds of an epoch: what the longer of two runs takes more, over the epochs it has more."""
-    took = []
-    for number in epochs:
-        before = children_seconds()
-        train(out, backbone, number, *command)
-        took.append(children_seconds() - before)
-    return (took[1] - took[0]) / (epochs[1] - epochs[0])
+def frozen_run(name: str, batch: Batch) -> tuple[Training, FeatureLoader]:
+    """The training of a head and its maps, and batches of the features of IMAGES images, all in memory."""
+    run = evidence(name, SIDE, BATCH, "--freeze_backbone")
+    model = run.model
+    learn_only(model, [classifier_layer(model.backbone)[0]])
+    run.optimizer = make_optimizer(model, run.args.lr, run.args.weight_decay, run.args.mask_lr)
 
+    def losses_fn(model: RoiModel, batch: Batch, epoch: int) -> dict[str, torch.Tensor]:
+        assert batch.features is not None
+        logits, maps = model.read_features(batch.features.head, batch.features.stages)
+        return label_terms(logits, maps, batch.target, batch.target, run.args.locate_sharpness)
 
-def train(out: Path, backbone: str, epochs: int, *command: object) -> None:
-    run = out / "run"
-    shutil.rmtree(run, ignore_errors=True)
-    run.mkdir()
-    sizes = ("--backbone", backbone, "--weights", "none", "--img_size", 96, "--batch_size", 32, "--epochs", epochs)
-    files = ("--train_csv", out / "train.csv", "--image_root", out / "data", "--cache_dir", out / "cache")
-    device = ("--device", "cpu", "--workers", 0, "--save", run / "roi.pt")
-    script(*command, *files, *device, *sizes, threads=1, log=out / "log.txt")
-
-
-def children_seconds() -> float:
-    """Processor seconds of all processes that were started and have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    run.step = Step(model, losses_fn)
+    features = compute_features(model.eval(), batch.pixels)
+    rows = np.arange(IMAGES) % BATCH
+    stages = [stage.half().numpy()[rows] for stage in features.stages]
+    arrays = FeatureArrays(features.head.half().numpy()[rows], stages)
+    sampler = ShardedBatchSampler(IMAGES, BATCH, seed=0)
+    return run, FeatureLoader(arrays, batch.target.numpy()[rows], sampler)
 
 
 if __name__ == "__main__":
