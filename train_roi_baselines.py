@@ -42,17 +42,20 @@ from roi.training.preflight.flags import written_files
 from roi.training.recipes import (
     MODES,
     add_recipe_flags,
+    add_spellings,
     add_test_flags,
     print_and_end,
+    published_words,
     recipe_flags,
     words_of,
 )
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    argv = sys.argv[1:] if argv is None else argv
+    argv = published_words(sys.argv[1:] if argv is None else argv)
     parser = make_parser(argv)
     words = words_of(parser, argv)
+    add_spellings(parser, words)
     args = parser.parse_args(words)
     try:
         recipe = recipe_flags(args.recipe, args.stage)
@@ -72,7 +75,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def make_parser(argv: Sequence[str]) -> cli.Parser:
     parser = cli.Parser(__doc__)
     add_recipe_flags(parser)
-    add_training_flags(parser, required=not {"--test", "--check"} & set(argv))
+    add_training_flags(parser, required=not {"--test", "-t", "--check"} & set(argv))
     add_test_flags(parser)
     return parser
 

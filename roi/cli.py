@@ -43,6 +43,18 @@ class Parser(argparse.ArgumentParser):
         self.usage = self.usage or short_usage(self)
         return super().format_help()
 
+    def add_spelling(self, spelling: str, option: str, kind: Callable[[str], Any] | None = None) -> None:
+        """Another spelling of a flag, which neither --help nor --print_config shows.
+
+        Args:
+            kind: reads the values of this spelling, where they are spelled otherwise, too
+        """
+        action = self._option_string_actions[option]
+        if kind:
+            action = argparse.ArgumentParser(add_help=False).add_argument(spelling, dest=action.dest, type=kind)
+        # argparse finds flags in this table and shows those of another: what is in the first alone is known, not shown.
+        self._option_string_actions[spelling] = action
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message} (all flags: {self.prog} --help)\n")
 

@@ -59,7 +59,9 @@ def flags_of(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
 def named_on(parser: argparse.ArgumentParser, argv: Sequence[str]) -> set[str]:
     """The names of the flags that stand on a command line which may lack required ones."""
     options = {word.partition("=")[0] for word in argv}
-    names = {action.dest for action in parser._actions if options & set(action.option_strings)}
+    # Of this table, and not of what each flag shows: it has their other spellings, too (cli.Parser.add_spelling).
+    known = parser._option_string_actions
+    names = {known[option].dest for option in options if option in known}
     # --loss_args focal_gamma=1 says what --focal_gamma 1 says.
     return names | {word for word in options if "loss_args" in names and not word.startswith("-")}
 

@@ -7,7 +7,8 @@
 No torch here: --help is quick.
 """
 
-from collections.abc import Container, Sequence
+import argparse
+from collections.abc import Callable, Container, Sequence
 from typing import Any, NamedTuple
 
 from roi.cli import Parser, number
@@ -96,6 +97,27 @@ RECIPES: dict[str, dict[str, Any]] = {
 # Stages of staged_resnet50.
 STAGES = {1: {"train_parts": "layer2,layer3,layer4,fc"}, 2: {"train_parts": ""}}
 
+# How published commands spell a flag, where it is spelled otherwise here (docs/recipes.md); taken with --recipe alone,
+# for a word may mean one thing in one system and another in the next.
+SPELLINGS = {
+    "timm_focal": {"--num_workers": "--workers", "--num_epochs": "--epochs", "--learning_rate": "--lr"},
+    "seven_sets": {"--metadata": "--train_csv"},
+    "staged_resnet50": {
+        "--bs": "--batch_size",
+        "--model": "--backbone",
+        "--num-workers": "--workers",
+        "--num_workers": "--workers",
+        "-t": "--test",
+    },
+    "cxrlt": {"--image_size": "--img_size", "--max_epochs": "--epochs", "--model_name": "--backbone"},
+}
+# The flag of the loss, and how its values are spelled.
+LOSS_SPELLINGS = {
+    "staged_resnet50": ("--loss_func", {"BCE": "bce", "FocalLoss": "focal"}),
+    "cxrlt": ("--loss_type", {"asl": "weighted_asymmetric", "ral": "ral"}),
+}
+CKPT = "--ckpt"  # of staged_resnet50: what to score with --test, what to go on from without
+
 
 def add_recipe_flags(parser: Parser) -> None:
     """What is trained: a mode, or a recipe and its stage."""
@@ -155,6 +177,48 @@ def recipe_flags(recipe: str | None, stage: int | None) -> dict[str, Any]:
             "--resume CKPT of stage 1)"
         )
     return {**flags, "stage": stage, **STAGES[stage]}
+
+
+# As published
+
+
+def published_words(argv: Sequence[str]) -> list[str]:
+    """A command line without the bare --resume of `--resume --ckpt FILE`; here the file itself is its value."""
+    if CKPT not in {word.partition("=")[0] for word in argv}:
+        return list(argv)
+    words = []
+    for word, following in zip(argv, [*argv[1:], "-"], strict=True):
+        is_bare = word in ("-r", "--resume") and following.startswith("-")
+        if not is_bare:
+            words.append(word)
+    return words
+
+
+def add_spellings(parser: Parser, words: Sequence[str]) -> None:
+    """The spellings of the system whose --recipe is among the words."""
+    # Read alone first: which words are flags depends on it.
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--recipe", default="")
+    recipe = first.parse_known_args(words)[0].recipe
+    for spelling, option in SPELLINGS.get(recipe, {}).items():
+        parser.add_spelling(spelling, option)
+    if recipe in LOSS_SPELLINGS:
+        spelling, names = LOSS_SPELLINGS[recipe]
+        parser.add_spelling(spelling, "--loss", kind=value_of(names))
+    if recipe == "staged_resnet50":
+        is_test = bool({"-t", "--test"} & set(words))
+        parser.add_spelling(CKPT, "--checkpoint" if is_test else "--resume")
+
+
+def value_of(names: dict[str, str]) -> Callable[[str], str]:
+    """An argparse type: our name of a published value."""
+
+    def named(text: str) -> str:
+        if text not in names:
+            raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(names)}")
+        return names[text]
+
+    return named
 
 
 # From a file
