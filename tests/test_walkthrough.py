@@ -6,6 +6,7 @@ A new block is run without being named here. What cannot run stands in NOT_RUN w
 import importlib
 import re
 import shlex
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +40,9 @@ NOT_RUN = {
 # What stands for a user's own files, and what stands for it here.
 STAND_INS = {
     "00000013_005.png": "00000001_000.png",
+    "--checkpoint model.pt": "--checkpoint checkpoints/nih_roi_consistency_best.pt",
+    "'pacs/**/*.dcm'": "'my_xrays/*.png'",
+    "one.dcm": "one.png",
     "--datasets all": "--datasets nih chexpert vindr",
     "--cxrlt 2024.1": "--cxrlt 2024.2",  # of the 26 classes that synthetic studies have
     "cxrlt_train.csv": "nih_roi_train.csv",
@@ -58,7 +62,7 @@ SMALL = {
     "make_chexmultimodal_csv.py": (),
     "make_report.py": ("--overwrite",),
     "make_submission.py": ("--overwrite",),
-    "calibrate_conformal.py": ("--overwrite",),
+    "calibrate_conformal.py": ("--classes", "Cardiomegaly,Effusion", "--overwrite"),
     "download_datasets.py": (),
 }
 
@@ -105,8 +109,9 @@ def reason(command: Command) -> str | None:
 
 
 def words_of(command: Command, data: str = "D") -> list[str]:
-    """As a shell hands them over, without what follows a #."""
-    return shlex.split(command.text.replace("$D", data), comments=True)
+    """As a shell hands them to the first program, without what follows a #."""
+    words = shlex.split(command.text.replace("$D", data), comments=True)
+    return words[: words.index("|")] if "|" in words else words
 
 
 def test_the_pages_have_commands_and_each_is_run_or_listed() -> None:
@@ -208,6 +213,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [line.split(",") for line in labelled.read_text().splitlines()]
     template = "".join(",".join([row[0], *row[6:]]) + "\n" for row in rows)
     (folder / "test_task1_sample_submission.csv").write_text(template)
+    (folder / "my_xrays").mkdir()
+    xrays = sorted((sets / "nih" / "images").glob("*.png"))[:3]
+    for name, xray in zip(("my_xrays/a.png", "my_xrays/b.png", "one.png"), xrays, strict=True):
+        shutil.copy(xray, folder / name)
+    (folder / "chosen.txt").write_text("my_xrays/b.png\n")
+    (folder / "names.csv").write_text("image\nmy_xrays/a.png\n")
     (folder / "my_code").mkdir()
     (folder / "my_code" / "code.py").write_text("# mine\n")
     return folder
