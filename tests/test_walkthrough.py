@@ -17,8 +17,8 @@ from roi.cli import Parser
 from roi.errors import UserError
 from roi.training.recipes import CKPT, LOSS_SPELLINGS, SPELLINGS
 
-# README first: what it writes is read on the other pages.
-PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"), reverse=True))]
+# README first, recipes late: what README's commands write is read on the other pages, and recipes write over it.
+PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
 PROGRAMS = ("python", "pip", "tail", "tmux", "sbatch", "torchrun", "docker", "apptainer")
 SHELL = re.compile(rf"(?:[A-Z_]+=\S+ )*(?:{'|'.join(PROGRAMS)}|\./\S+)(?: |$)")
 # How a command begins, and why it does not run here.
