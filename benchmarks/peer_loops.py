@@ -22,6 +22,9 @@ import published as loop
 import timm
 import torch
 from PIL import Image
+from timm.data import ImageDataset, create_loader
+from timm.optim import create_optimizer_v2
+from timm.utils import AverageMeter
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import transforms
@@ -70,7 +73,9 @@ class Task:
 
     def model(self, channels: int = 3) -> nn.Module:
         torch.manual_seed(self.seed)
-        file = {} if self.weights == "none" else {"pretrained": True, "pretrained_cfg_overlay": {"file": self.weights}}
+        file: dict[str, Any] = {}
+        if self.weights != "none":
+            file = {"pretrained": True, "pretrained_cfg_overlay": {"file": self.weights}}
         return timm.create_model(self.backbone, num_classes=len(self.classes), in_chans=channels, **file).to(DEVICE)
 
     def autocast(self) -> torch.autocast:
@@ -194,8 +199,8 @@ class Reader:
 
 def timm_loader(task: Task, first: int, end: int, training: bool) -> Iterable[tuple[Tensor, Tensor]]:
     # create_dataset makes one of these from the name of a reader.
-    data = timm.data.ImageDataset("/", reader=Reader(task, first, end))
-    return timm.data.create_loader(
+    data = ImageDataset("/", reader=Reader(task, first, end))
+    return create_loader(
         data,
         (3, task.side, task.side),
         task.batch,
@@ -212,11 +217,11 @@ def timm_loader(task: Task, first: int, end: int, training: bool) -> Iterable[tu
 
 def timm_pipeline(task: Task) -> Iterator[np.ndarray | None]:
     model = task.model()
-    optimizer = timm.optim.create_optimizer_v2(model, opt="adamw", lr=task.lr, weight_decay=0.01)
+    optimizer = create_optimizer_v2(model, opt="adamw", lr=task.lr, weight_decay=0.01)
     criterion = nn.BCEWithLogitsLoss()
     training = timm_loader(task, 0, task.trained, True)
     validation = timm_loader(task, task.trained, len(task.images), False)
-    losses = timm.utils.AverageMeter()
+    losses = AverageMeter()
     while True:
         model.train()
         for x, y in training:

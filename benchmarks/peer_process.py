@@ -15,6 +15,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from time import perf_counter
@@ -201,8 +202,7 @@ def forward_seconds(
     works: dict[str, Callable[[], Any]] = {"torch": by_torch}
     makers = {"onnx": onnx_session, "openvino": openvino_session}
     for name in runtimes:
-        session = makers[name](str(onnx), threads)
-        works[name] = lambda session=session: session(pixels.astype(np.float32))
+        works[name] = partial(makers[name](str(onnx), threads), pixels.astype(np.float32))
     times: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(turns + 2):
         for name, work in works.items():

@@ -72,7 +72,7 @@ def prepared(out: Path) -> dict[str, tuple[object, ...]]:
     kept = [line for line in lines[1:] if line.split(",")[0] not in tests]
     (out / "train.csv").write_text("\n".join([lines[0], *kept[:BATCH]]) + "\n")
     script(*one_step(out, "first"))
-    infer = (
+    infer: tuple[object, ...] = (
         "infer_roi_consistency.py",
         "--checkpoint",
         out / "first.pt",
@@ -95,7 +95,7 @@ def prepared(out: Path) -> dict[str, tuple[object, ...]]:
 
 
 def one_step(out: Path, name: str, *more: object) -> tuple[object, ...]:
-    words = (
+    words: tuple[object, ...] = (
         "train_roi_baselines.py",
         "--mode",
         "standard",
