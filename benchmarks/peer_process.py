@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import memory
 from peer_loops import INFERENCE, TRAINING, Task, onnx_session, openvino_session, root_of, write_table
 
 # Imports are done before a lap begins, those of the scripts and of what others need too.
@@ -107,7 +106,8 @@ class Turn:
         self.found = {"seconds": seconds, "processor": processor, "megabytes": megabytes()}
 
     def scored(self, auroc: float) -> None:
-        self.pipe.send(self.found | {"whole": perf_counter() - self.began, "auroc": auroc})
+        whole, processor = perf_counter() - self.began, processor_seconds() - self.processor
+        self.pipe.send(self.found | {"whole": whole, "whole_processor": processor, "auroc": auroc})
 
 
 def children() -> list[int]:
@@ -128,10 +128,14 @@ def processor_seconds() -> float:
 
 
 def megabytes() -> float:
-    """The most that this process has had, and what its workers have of their own now."""
+    """The most that this process has had, and what its workers have now and share with nobody."""
     peak = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
     assert peak
-    return int(peak[1]) / 1024 + sum(memory(pid).get("RssAnon", 0.0) for pid in children())
+    total = int(peak[1])
+    for pid in children():
+        own = re.search(r"Private_Dirty:\s+(\d+)", Path(f"/proc/{pid}/smaps_rollup").read_text())
+        total += int(own[1]) if own else 0
+    return total / 1024
 
 
 # This project

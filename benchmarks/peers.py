@@ -51,6 +51,7 @@ NEEDS = {"xrv": "torchxrayvision", "onnx": "onnxruntime", "openvino": "openvino"
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 SMALL, LARGE = ("test_resnet", 96), ("convnext_tiny", 128)  # bound by loading; by computing
 REAL = ("tf_efficientnet_lite0", 96)
+CLOCKS = ("seconds", "processor")  # of a Lap
 WITHIN = 8  # epochs of the plain loop, whose val_auroc is to be reached
 
 
@@ -68,6 +69,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--images", type=cli.number(int, 40), default=256, metavar="N", help="trained on (default: %(default)s)"
     )
     parser.add_argument("--predicted", type=cli.number(int, 8), metavar="N", help="of inference (default: all)")
+    published = "race the published loop as well, the slowest (default: yes)"
+    parser.add_argument("--published", action=cli.on_off, default=True, help=published)
     parser.add_argument("--seeds", type=cli.number(int, 1), default=3, metavar="N", help="of the demo set's AUROC")
     parser.add_argument("--workers", type=cli.number(int, 0), default=2, metavar="N", help="(default: %(default)s)")
     parser.add_argument("--threads", type=cli.number(int, 1), default=1, metavar="N", help="(default: %(default)s)")
@@ -129,6 +132,7 @@ class Lap:
     seconds: float  # of training alone
     processor: float
     whole: float = 0.0  # with validation and saving
+    whole_processor: float = 0.0
     auroc: float = 0.0
     megabytes: float = 0.0
 
@@ -293,7 +297,7 @@ def epochs(args: argparse.Namespace) -> list[Figure]:
     """Small backbone: loading decides."""
     rows = read_rows(args.data_path)
     make = tasks(args, rows, SMALL, args.images, 64)
-    names = installed(("ours", "published", *RIVALS))
+    names = installed(("ours", *(("published",) if args.published else ()), *RIVALS))
     first, later = in_turns(args, names, "training", args.later, args.turns, make)
     return compared("small", SMALL, make("ours").trained, first, later, 3.0)
 
@@ -316,8 +320,10 @@ def compared(
 ) -> list[Figure]:
     figures = []
     backbone = f"{model[0]} {model[1]} px"
-    for title, laps, wanted in ((f"first epoch, {backbone}", first, 1.0), (f"later epochs, {backbone}", later, goal)):
-        figures += against_best(title, laps, images, wanted)
+    # The cache is made of the validation images, too: a first epoch counts with its validation.
+    title = f"first epoch with validation, {backbone}"
+    figures += against_best(title, first, images, 1.0, ("whole", "whole_processor"))
+    figures += against_best(f"later epochs, {backbone}", later, images, goal)
     last = {who: round(statistics.median(lap.megabytes for lap in laps)) for who, laps in later.items()}
     figures.append(
         Figure(f"memory, {backbone}", last["ours"] / min(last[r] for r in RIVALS if r in last), details=last)
@@ -325,17 +331,18 @@ def compared(
     return figures
 
 
-def against_best(title: str, laps: dict[str, list[Lap]], images: int, goal: float) -> list[Figure]:
+def against_best(
+    title: str, laps: dict[str, list[Lap]], images: int, goal: float, kinds: tuple[str, str] = CLOCKS
+) -> list[Figure]:
     """The clock and the processor, against the best of the rivals by its median."""
     figures = []
-    for kind in ("seconds", "processor"):
+    for kind, unit in zip(kinds, ("clock", "processor time"), strict=True):
         times = {name: [getattr(lap, kind) for lap in found] for name, found in laps.items()}
         rates = {f"{name}_images_per_s": images / statistics.median(values) for name, values in times.items()}
         rivals = [name for name in times if name in RIVALS]
         best = min(rivals, key=lambda name: statistics.median(times[name]))
         ratios = [theirs / ours for theirs, ours in zip(times[best], times["ours"], strict=True)]
         spread = {"best": best, "lowest": min(ratios), "highest": max(ratios), "turns": len(ratios), "images": images}
-        unit = "clock" if kind == "seconds" else "processor time"
         figure = Figure(
             f"{title}, against {best}, {unit}", statistics.median(ratios), f">= {goal}", details=spread | rates
         )
@@ -351,9 +358,9 @@ def auroc_demo(args: argparse.Namespace) -> list[Figure]:
     for seed in range(args.seeds):
         data = args.out / f"demo-{seed}"
         if not (data / "demo.json").is_file():
-            script("make_demo_dataset.py", "--out", data, "--images", 900, "--size", 256, "--seed", seed)
+            script("make_demo_dataset.py", "--out", data, "--images", 600, "--size", 256, "--seed", seed)
         rows = read_rows(data)
-        make = tasks(args, rows, SMALL, 500, 150, batch=16, seed=seed)
+        make = tasks(args, rows, SMALL, 300, 100, batch=16, seed=seed)
         figures.append(time_to_auroc(f"demo set, seed {seed}, {SMALL[0]} {SMALL[1]} px", make))
         shutil.rmtree(data)
     # What was not reached took at least as long.
