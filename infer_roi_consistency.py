@@ -50,6 +50,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
+    cli.say_loading()
     # It brings torch, which --help does without.
     from roi.inference.setup import run
 
