@@ -36,6 +36,7 @@ of classes are those of the image model that it began from, --mask_checkpoint:
 """
 
 import argparse
+import sys
 
 from roi import cli
 from roi.inference.flags import add_flags, check_flags
@@ -50,6 +51,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
+    # Not on stdout, where the predictions may go.
+    cli.say_loading(sys.stderr)
     # It brings torch, which --help does without.
     from roi.inference.setup import run
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from roi import WRITTEN_BY
 from roi.config_file import add_config_flags, with_file
@@ -134,6 +134,16 @@ def let_the_cause_speak_first(error: Exception) -> None:
         time.sleep(OTHERS_END)
 
 
+def say_loading(stream: TextIO | None = None) -> None:
+    """Tell the user what the seconds go to before the first line of a script that needs torch.
+
+    Args:
+        stream: where; stdout if not given
+    """
+    if "torch" not in sys.modules and os.environ.get("RANK", "0") == "0":
+        print("loading PyTorch", file=stream, flush=True)
+
+
 @contextmanager
 def writing_alone(*files: str | None) -> Iterator[None]:
     """Nobody else writes these files (checkpoint and log of a training) for the length of a block.
@@ -143,8 +153,7 @@ def writing_alone(*files: str | None) -> Iterator[None]:
     paths = [Path(path) for path in files if path]
     for path in paths:
         writable(path)
-    if "torch" not in sys.modules and os.environ.get("RANK", "0") == "0":
-        print("loading PyTorch", flush=True)
+    say_loading()
     # Of several processes the first one alone writes.
     is_writer = os.environ.get("RANK", "0") == "0"
     with locked(*(paths if is_writer else ())):
