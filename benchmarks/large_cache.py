@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,11 +34,12 @@ from roi.errors import UserError
 
 SIDE, BATCH = 224, 64
 ROW = SIDE**2
-PACES = (500, 1500)  # images a second of a training on GPUs
+PACES = (500,)  # images a second of a training on GPUs
+WINDOW = 64  # blocks, a quarter of what a run has: two windows are 64 MB, in the proportion of 256 MB to 2 GB
 GROUPS = (Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup"))  # version 1, 2
 LIMITS = ("memory.limit_in_bytes", "memory.max")
-# Block and window of the study of orders: none, one that mixes less than a real one, one that hardly mixes.
-STUDIED = ((0, 0), (4, 64), (16, 8))
+# Block and window of the study of orders: none, and one that mixes an eighth of the blocks that a real one does.
+STUDIED = ((0, 0), (8, 32))
 TRAIN = """
 import sys
 from roi.data.order import blocks
@@ -70,12 +72,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.Parser(__doc__)
     count = cli.number(int, 1)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="on the disk that is to be measured")
-    parser.add_argument("--limit_mb", type=count, default=1024, metavar="MB", help="memory (default: %(default)s)")
+    parser.add_argument("--limit_mb", type=count, default=512, metavar="MB", help="memory (default: %(default)s)")
     parser.add_argument("--times", type=count, default=4, metavar="N", help="size of the cache (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=15, metavar="S", help="of a case (default: %(default)s)")
     parser.add_argument("--turns", type=count, default=3, metavar="N", help="of each case (default: %(default)s)")
     parser.add_argument("--seeds", type=count, default=3, metavar="N", help="of the orders (default: %(default)s)")
-    parser.add_argument("--epochs", type=count, default=8, metavar="N", help="of a training (default: %(default)s)")
+    parser.add_argument("--epochs", type=count, default=4, metavar="N", help="of a training (default: %(default)s)")
     parser.add_argument("--part", choices=("all", "rate", "order"), default="all", help="(default: %(default)s)")
     parser.add_argument("--case", help=argparse.SUPPRESS)  # of a process that this one starts
     add_machine(parser)
@@ -84,7 +86,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     if args.case:
-        print(json.dumps(read(Case(**json.loads(args.case)))))
+        print(json.dumps([read(Case(*values)) for values in json.loads(args.case)]))
         return
     args.out.mkdir(parents=True, exist_ok=True)
     figures: list[Figure] = []
@@ -115,9 +117,12 @@ def measure_rates(args: argparse.Namespace) -> tuple[dict[str, Any], list[Figure
         # In turns, so that what else the machine does strikes all.
         for _ in range(args.turns):
             disk.append(sequential_rate(pixels, args.seconds))
-            for case in cases(str(pixels), args.seconds, limit // 2, args.times * limit):
-                measured.setdefault(case.name, []).append(measured_case(case, limit))
-                print(case.name, measured[case.name][-1], flush=True)
+            every = list(cases(str(pixels), args.seconds, limit // 4, args.times * limit))
+            for free in (True, False):
+                some = [case for case in every if case.unlimited == free]
+                for case, result in zip(some, measure_cases(some, None if free else limit), strict=True):
+                    measured.setdefault(case.name, []).append(result)
+                    print(case.name, result, flush=True)
     finally:
         pixels.unlink(missing_ok=True)
     rates = {name: statistics.median(turn["images_per_s"] for turn in turns) for name, turns in measured.items()}
@@ -145,11 +150,12 @@ def cases(pixels: str, seconds: float, filled: int, size: int) -> Iterator[Case]
                 yield Case(pixels, in_blocks, ahead, pace, seconds, filled)
 
 
-def measured_case(case: Case, limit: int) -> dict[str, float]:
-    """Run a case in a process of its own, with so many bytes of memory unless it is unlimited."""
-    forget(case.pixels)
-    words = [sys.executable, __file__, "--out", ".", "--case", json.dumps(case._asdict())]
-    if case.unlimited:
+def measure_cases(some: Sequence[Case], limit: int | None) -> list[dict[str, float]]:
+    """Run cases in a process of their own, with so many bytes of memory."""
+    words = [sys.executable, __file__, "--out", ".", "--case", json.dumps(some)]
+    # Pages count for the group of the process that brings them into the memory.
+    forget(some[0].pixels)
+    if limit is None:
         return json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
     with memory_group(limit) as group:
         join = f'echo $$ > {group}/cgroup.procs && exec "$@"'
@@ -206,7 +212,9 @@ def read(case: Case) -> dict[str, float]:
     pixels = np.memmap(case.pixels, np.uint8, "r", shape=(rows, SIDE, SIDE))
     sampler = ShardedBatchSampler(rows, BATCH, seed=0)
     if case.in_blocks:
-        sampler.blocks = blocks_of(np.arange(rows), ROW)
+        sampler.blocks = replace(blocks_of(np.arange(rows), ROW), window=WINDOW)
+    if not case.unlimited:
+        forget(case.pixels)
     cache = PixelCache(pixels, np.arange(rows), {})
     targets = np.zeros((rows, 1), dtype=np.float32)
     loader = CacheLoader(cache, targets, sampler, torch.device("cpu"), False, 2)
@@ -279,7 +287,7 @@ def trained(args: argparse.Namespace, rows: Path, data: Path, block: int, window
     flags: Sequence[object] = (
         *("--mode", "standard", "--backbone", "test_resnet", "--weights", "none", "--img_size", 64),
         *("--train_csv", rows, "--image_root", data, "--cache_dir", args.out / "cache", "--order", order),
-        *("--epochs", args.epochs, "--batch_size", 16, "--lr", 2e-3, "--seed", seed, "--workers", 1),
+        *("--epochs", args.epochs, "--batch_size", 32, "--lr", 2e-3, "--seed", seed, "--workers", 1),
         *("--save", out / "c.pt", "--log_csv", out / "log.csv", "--overwrite"),
     )
     words = [sys.executable, "-c", TRAIN, str(block * 64**2), str(window), *map(str, flags)]
