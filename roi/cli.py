@@ -230,6 +230,19 @@ def add_loading(group: argparse._ActionsContainer) -> None:
     )
 
 
+def add_order(group: argparse._ActionsContainer) -> None:
+    """In which order training reads a cache."""
+    # Any row anywhere is a read of its own, which costs nothing while the cache stays in the memory.
+    group.add_argument(
+        "--order",
+        choices=("auto", "random", "blocks"),
+        default="auto",
+        help="with --cache_dir, of training images: random: any image anywhere; blocks: images that lie together on "
+        "the disk come within one part of an epoch, hundreds of such blocks mixed; auto: random where the memory that "
+        "may be used holds the pixels, else blocks; a run that goes on keeps what it began with (default: %(default)s)",
+    )
+
+
 def add_compute(group: argparse._ActionsContainer) -> None:
     """Where and in which precision the model runs."""
     group.add_argument(

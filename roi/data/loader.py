@@ -7,11 +7,11 @@ import math
 import queue
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,11 +20,14 @@ from torch.utils.data import DataLoader
 from torch.utils.data._utils import signal_handling
 
 from roi.data.dataset import Batch, XrayDataset
+from roi.data.order.choice import Order
+from roi.data.order.read_ahead import CHUNK_BYTES, read_ahead
 from roi.data.pixel_cache import PixelCache
 from roi.data.sampler import ShardedBatchSampler
 from roi.errors import RunError
 from roi.process_pool import cause_of_death, children, kill
 
+T = TypeVar("T")
 LOADER_ERRORS = (RuntimeError, OSError, MemoryError)
 REMEDIES = {  # of what a loader may say
     "Too many open files": "; raise the limit with ulimit -n, or give fewer --workers",
@@ -223,6 +226,7 @@ class CacheLoader:
         self.sampler = sampler
         self.device = device
         self.prefetch = prefetch
+        self.reads_ahead = False  # set by the caller, where the memory does not hold the cache
         self.targets = torch.from_numpy(targets)
         self.pixels: Tensor | None = None  # (N, 1, S, S) on the device
         if on_device:
@@ -246,8 +250,33 @@ class CacheLoader:
             rows = rows.to(self.device, non_blocking=True)
             yield Batch(pixels[rows], self.targets[rows], index, [])
 
+    def set_order(self, order: Order) -> None:
+        self.sampler.blocks = order.blocks
+        self.reads_ahead = order.reads_ahead
+
+    def _announced(self, batches: Iterable[T], rows_of: Callable[[T], np.ndarray], images: int = 1) -> Iterable[T]:
+        """Batches whose pixels are read ahead, where that is wanted.
+
+        Args:
+            rows_of: positions in the table that a batch needs.
+            images: of a row of the sampler.
+        """
+        if not self.reads_ahead:
+            return batches
+
+        def cache_rows(batch: T) -> np.ndarray:
+            return self.cache.rows[rows_of(batch)]
+
+        _, *sides = self.cache.pixels.shape
+        batch_bytes = self.sampler.batch_size * images * math.prod(sides)
+        chunks = self.sampler.chunks(max(1, CHUNK_BYTES // batch_bytes))
+        return read_ahead(batches, cache_rows, chunks, [self.cache.pixels])
+
+    def _rows_of(self, batch: list[int]) -> np.ndarray:
+        return np.array(batch, dtype=np.int64) % len(self.targets)
+
     def _from_cache(self) -> Iterator[Batch]:
-        for batch in self.sampler:
+        for batch in self._announced(self.sampler, self._rows_of):
             index = torch.tensor(batch, dtype=torch.int64)
             rows = index % len(self.targets)
             gathered = self.cache.gather(rows.numpy())

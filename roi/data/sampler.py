@@ -4,12 +4,14 @@ Letters: N rows of the table.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from roi.data.dataset import Batch
+from roi.data.order.blocks import Blocks
 from roi.data.repeat_factors import rows_of_epoch
 
 DRAWN_AT_ONCE = 4096  # rows: permutations of small groups are drawn many at a time, which is faster
@@ -49,6 +51,7 @@ class ShardedBatchSampler:
             the batch before it.
         unreadable: (N,) bool, where it is known which rows have no pixels. They are dealt out with the others and then
             left out of their batches, which are then those of a loader that finds out when it reads them.
+        blocks: how rows are shuffled that lie on a disk (roi/data/order/blocks.py); None: any row anywhere.
     """
 
     def __init__(
@@ -77,7 +80,9 @@ class ShardedBatchSampler:
         self.start = 0
         self.least = 1
         self.unreadable: np.ndarray | None = None  # (N,) bool
-        self._shuffled: tuple[int, np.ndarray] | None = None  # an epoch and its order
+        self.blocks: Blocks | None = None
+        # An epoch, its order, and where the windows of its blocks end.
+        self._shuffled: tuple[int, np.ndarray, np.ndarray] | None = None
 
     @property
     def global_batch_size(self) -> int:
@@ -151,7 +156,10 @@ class ShardedBatchSampler:
             elif self.copies is not None:
                 rows = rows_of_epoch(self.copies, seed, self.epoch)
             rng = np.random.default_rng([seed, self.epoch])
-            self._shuffled = self.epoch, rng.permutation(rows)
+            if self.blocks is None:
+                self._shuffled = self.epoch, rng.permutation(rows), np.array([len(rows)])
+            else:
+                self._shuffled = self.epoch, *self.blocks.shuffled(rows, rng)
         return self._shuffled[1]
 
     def _readable(self, batch: np.ndarray) -> np.ndarray:
@@ -182,6 +190,18 @@ class ShardedBatchSampler:
         order = drawn[first - begin : last - begin]
         times_before = pd.Series(order).groupby(order).cumcount()
         return order + self.rows * times_before.to_numpy()
+
+    def chunks(self, batches: int) -> Iterator[int]:
+        """How many batches are read ahead at once, from `start` on: those of a window, or else so many."""
+        if self.seed is not None and self.blocks is not None:
+            self._shuffled_rows(self.seed)
+            assert self._shuffled is not None
+            _, _, ends = self._shuffled
+            # A batch of two windows is read with the first of them.
+            first_of_next = -(-ends // self.global_batch_size)
+            later = np.unique(first_of_next[first_of_next > self.start])
+            yield from np.diff(later, prepend=self.start).tolist()
+        yield from repeat(batches)
 
     def __len__(self) -> int:
         if self.seed is not None:

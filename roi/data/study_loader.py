@@ -153,7 +153,8 @@ class StudyLoader(CacheLoader):
             yield Batch(pixels[rows], plan.target, plan.numbers, [], studies=views)
 
     def _from_cache(self) -> Iterator[Batch]:
-        for plan in self._plans():
+        images = -(-len(self.studies.rows) // max(1, len(self.studies)))
+        for plan in self._announced(self._plans(), lambda plan: plan.rows, images):
             gathered = self.cache.gather(plan.rows, self._room(len(plan.rows)))
             pixels, target = torch.from_numpy(gathered).unsqueeze(1), plan.target
             # Only from pinned memory the copy to the device goes on while the step computes.

@@ -8,6 +8,7 @@ import pandas as pd
 
 from roi.data.dataset import Batch, XrayDataset, open_cache_of_run
 from roi.data.loader import CacheLoader, make_loader
+from roi.data.order.memory import holds, usable_memory
 from roi.data.sampler import ShardedBatchSampler
 from roi.inference.image_files import read_xray
 from roi.inference.predict import Predictor
@@ -63,6 +64,7 @@ def _gathering(predictor: Predictor, table: pd.DataFrame, loading: Loading, cach
     cache = open_cache_of_run(
         images, paths, cache_dir, predictor.img_size, loading.workers, loading.skip_unreadable, side_file
     )
+    reads_ahead = not holds(usable_memory(), len(cache.rows) * predictor.img_size**2)
 
     def load(first: int, end: int) -> Iterable[Batch]:
         # A view of the cache: its pixels stay one mapped file.
@@ -71,6 +73,8 @@ def _gathering(predictor: Predictor, table: pd.DataFrame, loading: Loading, cach
         sampler.unreadable = rows.rows < 0
         targets = predictor.no_targets(end - first)
         # Pixels come batch by batch: inference sees each once, so that a place on the device would not pay.
-        return CacheLoader(rows, targets, sampler, predictor.device, False, loading.prefetch_factor)
+        loader = CacheLoader(rows, targets, sampler, predictor.device, False, loading.prefetch_factor)
+        loader.reads_ahead = reads_ahead
+        return loader
 
     return load

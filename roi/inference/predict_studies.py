@@ -16,6 +16,7 @@ from torch import Tensor
 from roi import distributed
 from roi.data.augment import OTHER_VIEWS
 from roi.data.dataset import Batch, StudyBatch, open_cache_of_run
+from roi.data.order.memory import holds, usable_memory
 from roi.data.sampler import ShardedBatchSampler
 from roi.data.studies import Studies, studies_of
 from roi.data.study_loader import StudyLoader, ViewChoice
@@ -89,6 +90,7 @@ def predict_studies(predictor: Predictor, table: pd.DataFrame, loading: Loading,
         False,
         loading.prefetch_factor,
     )
+    loader.reads_ahead = not holds(usable_memory(), len(cache.rows) * predictor.img_size**2)
     return StudyTable(table, studies, study_probabilities(predictor, loader, studies))
 
 

@@ -103,6 +103,7 @@ class Checkpoint(TypedDict, total=False):
     before_masks: float
     meter: dict[str, Any]
     unreadable: list[str]
+    blocks: dict[str, Any]  # of a shuffled epoch (roi/data/order/blocks.py); not where any row may lie anywhere
     rng: list[dict[str, Tensor]]  # of each process
     log: list[str]  # rows of the metrics CSV
     # Never written: `load_last_good` found the newest file damaged.

@@ -8,7 +8,7 @@ import argparse
 from dataclasses import fields
 from typing import Any, TypeVar
 
-from roi.cli import Parser, add_compute, add_loading, add_overwrite, number, on_off
+from roi.cli import Parser, add_compute, add_loading, add_order, add_overwrite, number, on_off
 from roi.training.objective_flags import add_gradnorm, add_label_loss, add_model, add_objective
 from roi.training.preflight.flags import add_check, tensorboard_folder
 
@@ -132,6 +132,7 @@ def add_size(group: argparse._ActionsContainer, unit: str = "images") -> None:
 def add_reading(group: argparse._ActionsContainer) -> None:
     """How images are read, and where their pixels are kept."""
     add_loading(group)
+    add_order(group)
     # Pixels in its own memory come to a GPU without any wait for disk or host.
     group.add_argument(
         "--cache_on_device",

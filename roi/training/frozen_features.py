@@ -29,6 +29,8 @@ from torch import Tensor, nn
 
 from roi.data.dataset import Batch, Features
 from roi.data.loader import prefetch
+from roi.data.order.choice import Order
+from roi.data.order.read_ahead import CHUNK_BYTES, read_ahead
 from roi.data.sampler import ShardedBatchSampler
 from roi.errors import UserError
 from roi.files import atomic_write
@@ -44,6 +46,11 @@ class FeatureArrays:
     head: np.ndarray  # (N, D) float16
     stages: list[np.ndarray]  # (N, D_i, h_i, w_i) float16
 
+    @property
+    def row_bytes(self) -> int:
+        """Of all features of an image."""
+        return sum(array[0].nbytes for array in (self.head, *self.stages))
+
     def gather(self, rows: np.ndarray) -> Features:
         stages = [torch.from_numpy(stage[rows]).float() for stage in self.stages]
         return Features(torch.from_numpy(self.head[rows]).float(), stages)
@@ -58,14 +65,29 @@ class FeatureLoader:
     sampler: ShardedBatchSampler
     prefetch: int = 2
 
+    reads_ahead: bool = False
+
+    def set_order(self, order: Order) -> None:
+        self.sampler.blocks = order.blocks
+        self.reads_ahead = order.reads_ahead
+
     def __iter__(self) -> Iterator[Batch]:
-        return prefetch((self._gathered(np.asarray(rows)) for rows in self.sampler), self.prefetch)
+        rows_of_batches: Iterable[list[int]] = self.sampler
+        if self.reads_ahead:
+            arrays = [self.features.head, *self.features.stages]
+            batch_bytes = self.sampler.batch_size * self.features.row_bytes
+            chunks = self.sampler.chunks(max(1, CHUNK_BYTES // batch_bytes))
+            rows_of_batches = read_ahead(self.sampler, self._images_of, chunks, arrays)
+        return prefetch((self._gathered(np.asarray(rows)) for rows in rows_of_batches), self.prefetch)
+
+    def _images_of(self, rows: list[int]) -> np.ndarray:
+        # A row that an epoch has had before comes as row + N (ShardedBatchSampler).
+        return np.array(rows, dtype=np.int64) % len(self.targets)
 
     def __len__(self) -> int:
         return len(self.sampler)
 
     def _gathered(self, rows: np.ndarray) -> Batch:
-        # A row that an epoch has had before comes as row + N (ShardedBatchSampler).
         images = rows % len(self.targets)
         no_pixels = torch.empty(len(rows), 0, dtype=torch.uint8)
         target = torch.from_numpy(self.targets[images])

@@ -16,6 +16,7 @@ import torch
 from roi import distributed
 from roi.data.dataset import Batch, XrayDataset, check_batches, open_cache_of_run, rows_with_images
 from roi.data.loader import CacheLoader, fits_on_device, make_loader
+from roi.data.order.choice import choose_order
 from roi.data.repeat_factors import class_factors, expected_copies, repeat_factors
 from roi.data.sampler import ShardedBatchSampler
 from roi.data.targets import target_matrix
@@ -42,6 +43,7 @@ class LoaderFlags:
     skip_unreadable: bool
     uncertain: str
     sampler: str
+    order: str
     repeat_threshold: float
 
 
@@ -99,12 +101,20 @@ def make_loaders(
     # Side files of validation stand beside those of training.
     output = save.with_name(f"{save.stem}_val.pt")
     loaders.val, _, rows.val = loader(rows.val, rows.classes, flags, device, output, None)
+    read_ahead_alike(loaders)
     loaders.val_datasets = rows.val_datasets
     if model.mask in LEARNED:
         loaders.mask_every = -(-len(rows.val) // mask_controls.ROWS)
         if frozen:
             loaders.mask, _, _ = pixel_loader(rows.val, rows.classes, flags, device, output, None)
     return loaders
+
+
+def read_ahead_alike(loaders: Loaders) -> None:
+    """Validation finds none of its images in the memory after an epoch that has filled it."""
+    kinds = (CacheLoader, FeatureLoader)
+    if isinstance(loaders.train, kinds) and isinstance(loaders.val, kinds):
+        loaders.val.reads_ahead |= loaders.train.reads_ahead
 
 
 def names_of_batch(names: np.ndarray, index: torch.Tensor) -> list[str]:
@@ -125,6 +135,10 @@ def pixel_loader(
     For validation (no `seed`) in table order, for training shuffled. The rows are the same with and without a cache:
     what cannot be read is left out of its batch.
     """
+    if flags.order == "blocks" and not flags.cache_dir:
+        raise UserError(
+            "--order blocks: without --cache_dir images are files of their own; give --cache_dir DIR as well"
+        )
     table, paths = rows_with_images(table, flags.image_root, flags.skip_unreadable, output)
     if not flags.cache_dir:
         return *_file_loader(table, paths, classes, flags, device, seed), table
@@ -140,7 +154,24 @@ def pixel_loader(
         # The same batches as without a cache, where such rows are left out when they are read.
         sampler.unreadable = cache.rows < 0
     on_device = fits_on_device(cache, len(table), device, flags.cache_on_device)
-    return CacheLoader(cache, targets, sampler, device, on_device, flags.prefetch_factor), sampler, table
+    loader = CacheLoader(cache, targets, sampler, device, on_device, flags.prefetch_factor)
+    set_order(loader, flags.order, seed, cache.rows, flags.img_size**2)
+    return loader, sampler, table
+
+
+def set_order(
+    loader: CacheLoader | FeatureLoader, choice: str, seed: int | None, places: np.ndarray, row_bytes: int
+) -> None:
+    """Shuffle and read ahead as --order says; without a seed, for validation, rows stay in the order of the table.
+
+    Args:
+        places: (N,) where the rows of the sampler lie.
+    """
+    on_device = isinstance(loader, CacheLoader) and loader.pixels is not None
+    order = choose_order("random" if seed is None else choice, places, row_bytes, on_device)
+    loader.set_order(order)
+    if seed is not None:
+        print(order.why)
 
 
 def _file_loader(
@@ -194,7 +225,9 @@ def feature_loader(
     draws = draws_of(table, targets, flags, seed)
     sampler = ShardedBatchSampler(len(table), flags.batch_size, seed, 0, 1, *draws)
     sampler.unreadable = in_order.unreadable
-    return FeatureLoader(features, targets, sampler, flags.prefetch_factor), sampler, table
+    loader = FeatureLoader(features, targets, sampler, flags.prefetch_factor)
+    set_order(loader, flags.order, seed, np.arange(len(table)), features.row_bytes)
+    return loader, sampler, table
 
 
 def training_targets(table: pd.DataFrame, classes: list[str], flags: LoaderFlags, seed: int | None) -> np.ndarray:

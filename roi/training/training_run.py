@@ -16,6 +16,7 @@ from roi import distributed
 from roi.data.dataset import Batch, check_batches, note_constant, note_unreadable
 from roi.data.images import UnreadableImageError
 from roi.data.loader import FileLoader
+from roi.data.order.blocks import kept_order
 from roi.data.sampler import ShardedBatchSampler
 from roi.errors import UserError
 from roi.losses.gradnorm import FixedWeights
@@ -116,6 +117,8 @@ class TrainingRun:
         self.before_masks = state["before_masks"]
         self.saved, self.damaged = self.steps, "fell_back" in state
         self.sampler.start = state["batch"]
+        # A cache that was made anew lies in another order, and this machine may have another memory.
+        self.sampler.blocks = kept_order(self.sampler.blocks, state.get("blocks"))
         # The sums are those of all processes: the first one goes on with them.
         sums = state["meter"] if distributed.rank() == 0 else {}
         self.meter = Meter(self.names, **sums)
@@ -385,6 +388,8 @@ class TrainingRun:
             }
             if self.average:
                 state["average"] = self.average.parts
+            if self.sampler.blocks:
+                state["blocks"] = self.sampler.blocks.state_dict()
             # A damaged file must not take the place of the good one before it.
             keep = checkpoint.previous_path(self.save) if self.saved and not self.damaged else None
             checkpoint.save(self.save, state, keep)

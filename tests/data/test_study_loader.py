@@ -1,10 +1,13 @@
 """Which images of a study are looked at: the first ones in prediction, seeded draws in training."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from roi.data import study_loader
+from roi.data.order.blocks import Blocks
 from roi.data.pixel_cache import PixelCache
 from roi.data.sampler import ShardedBatchSampler
 from roi.data.studies import Studies
@@ -106,3 +109,19 @@ def test_a_batch_that_is_planned_with_others_is_what_it_is_alone(
         np.testing.assert_array_equal(views.owner, expected.owner)
         np.testing.assert_array_equal(views.rows % images, expected.rows)
         assert len(batch.pixels) == len(expected.rows)
+
+
+def test_images_of_studies_are_read_ahead(tmp_path: Path) -> None:
+    studies = make_studies()
+    np.save(tmp_path / "pixels.npy", np.arange(18, dtype=np.uint8)[:, None, None].repeat(4, 1).repeat(4, 2))
+    cache = PixelCache(np.load(tmp_path / "pixels.npy", mmap_mode="r"), np.arange(18)[::-1].copy(), {})
+    targets = np.zeros((5, 1), dtype=np.float32)
+    batches = []
+    for ahead in (False, True):
+        sampler = ShardedBatchSampler(5, 2, seed=1)
+        sampler.blocks = Blocks(np.arange(5, dtype=np.int32), 1, 2)
+        loader = StudyLoader(cache, studies, targets, sampler, ViewChoice(4, 1), torch.device("cpu"), False, 2)
+        loader.reads_ahead = ahead
+        batches.append(list(loader))
+    for plain, read in zip(*batches, strict=True):
+        assert torch.equal(plain.pixels, read.pixels) and torch.equal(plain.index, read.index)

@@ -17,7 +17,7 @@ from roi.data.studies import Studies, StudyTargets, studies_of, study_targets
 from roi.data.study_loader import StudyLoader, ViewChoice
 from roi.data.targets import target_matrix
 from roi.models.roi_model import RoiModel
-from roi.training.loaders import LoaderFlags, Loaders, draws_of, training_targets
+from roi.training.loaders import LoaderFlags, Loaders, draws_of, read_ahead_alike, set_order, training_targets
 from roi.training.optim import batch_norms
 from roi.training.rows import Rows, datasets_of
 
@@ -80,6 +80,9 @@ class StudyReader:
         loader = StudyLoader(
             cache, studies, labels.targets, sampler, choice, self.device, on_device, flags.prefetch_factor
         )
+        images = -(-len(studies.rows) // len(studies))
+        # A study lies where its first image does.
+        set_order(loader, flags.order, seed, cache.rows[studies.first_rows], images * flags.img_size**2)
         return loader, studies, table
 
 
@@ -115,6 +118,7 @@ def make_study_loaders(rows: Rows, reader: StudyReader, model: RoiModel, save: P
     # Side files of validation stand beside those of training.
     output = save.with_name(f"{save.stem}_val.pt")
     loaders.val, studies, rows.val = reader.read(rows.val, rows.classes, output, None)
+    read_ahead_alike(loaders)
     datasets = datasets_of(rows.val)
     if datasets is not None:
         loaders.val_datasets = datasets[studies.first_rows]
