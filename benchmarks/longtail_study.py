@@ -31,6 +31,7 @@ RECIPES: dict[str, tuple[object, ...]] = {
     "bce": (),
     "bce, repeat factors (--recipe cxrlt)": BALANCED,
     "weighted asymmetric (CheXFusion)": ("--loss", "weighted_asymmetric"),
+    "both: weighted asymmetric, repeat factors": ("--loss", "weighted_asymmetric", *BALANCED),
     "asymmetric": ("--loss", "asymmetric"),
     "ral": ("--loss", "ral"),
     "distribution balanced": ("--loss", "distribution_balanced"),

@@ -57,7 +57,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--studies", type=count, default=4000, metavar="N", help="of a set (default: %(default)s)")
     parser.add_argument("--img_size", type=count, default=96, metavar="PX", help="(default: %(default)s)")
     parser.add_argument("--epochs", type=count, default=10, metavar="N", help="image model (default: %(default)s)")
-    parser.add_argument("--study_epochs", type=count, default=30, metavar="N", help="others (default: %(default)s)")
+    parser.add_argument("--study_epochs", type=count, default=8, metavar="N", help="others (default: %(default)s)")
     parser.add_argument("--backbone", default="test_resnet", metavar="NAME", help="(default: %(default)s)")
     parser.add_argument("--jobs", type=count, default=1, metavar="N", help="seeds side by side (default: %(default)s)")
     add_machine(parser)
@@ -123,7 +123,7 @@ def train(args: argparse.Namespace, folder: Path, name: str, seed: int, log: Pat
         model = ("--backbone", args.backbone, "--weights", "none", "--img_size", args.img_size, "--lr", 2e-3)
         command = ("train_roi_baselines.py", "--mode", "standard", "--epochs", args.epochs)
     else:
-        # Frozen: findings that both views decide need many passes, in which a small set would spoil the backbone.
+        # Frozen, so that both heads are compared on the same features.
         begun = ("--init", folder / "image_best.pt", "--freeze_backbone", "--fusion", "attention")
         model = (*begun, "--lr", 1e-3, "--fusion_lr", 2e-3, "--schedule", "onecycle")
         command = ("train_multiview.py", "--epochs", args.study_epochs)
