@@ -26,7 +26,7 @@ recipes: flags of published systems, each --mode standard; flags on the command 
                    strong augmentation (no flip: it turns the heart), F1, precision, recall, Hamming accuracy each epoch
   staged_resnet50  14 findings and No Finding; focal loss. --stage 1, the default, trains layer2, layer3, layer4 and
                    fc for 4 epochs, nothing else; --stage 2 --resume CKPT goes on with all layers in another --save
-  cxrlt            many findings, most of them rare: BCE; images of rare ones come more often (docs/recipes.md)
+  cxrlt            many findings, most of them rare: weighted asymmetric loss; images of rare ones come more often
   crt              a new head on the fixed features of --weights CKPT, images of rare findings more often
 """
 

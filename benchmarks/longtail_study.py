@@ -29,9 +29,9 @@ from roi.scoring.calibration import apply, ece, fit_platt
 BALANCED = ("--sampler", "repeat_factor", "--repeat_threshold", 0.05)
 RECIPES: dict[str, tuple[object, ...]] = {
     "bce": (),
-    "bce, repeat factors (--recipe cxrlt)": BALANCED,
+    "bce, repeat factors": BALANCED,
     "weighted asymmetric (CheXFusion)": ("--loss", "weighted_asymmetric"),
-    "both: weighted asymmetric, repeat factors": ("--loss", "weighted_asymmetric", *BALANCED),
+    "both: weighted asymmetric, repeat factors (--recipe cxrlt)": ("--loss", "weighted_asymmetric", *BALANCED),
     "asymmetric": ("--loss", "asymmetric"),
     "ral": ("--loss", "ral"),
     "distribution balanced": ("--loss", "distribution_balanced"),

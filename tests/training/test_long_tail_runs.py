@@ -140,8 +140,13 @@ def test_the_recipe_says_what_it_stands_for() -> None:
         return json.loads(run("train_roi_baselines.py", "--recipe", "cxrlt", *flags, "--print_config"))
 
     recipe = {name: entry["value"] for name, entry in config().items() if entry["from"] == "recipe"}
-    assert recipe == {"mode": "standard", "loss": "bce", "sampler": "repeat_factor", "repeat_threshold": 0.05}
-    published = config("--loss", "weighted_asymmetric", "--sampler", "proportional")
-    assert published["loss"] == {"value": "weighted_asymmetric", "from": "command line"}
+    assert recipe == {
+        "mode": "standard",
+        "loss": "weighted_asymmetric",
+        "sampler": "repeat_factor",
+        "repeat_threshold": 0.05,
+    }
+    published = config("--sampler", "proportional")
+    assert published["loss"] == {"value": "weighted_asymmetric", "from": "recipe"}
     values = [published[name]["value"] for name in ("wasl_gamma_pos", "asl_gamma_neg", "asl_clip", "sampler")]
     assert values == [1.0, 4.0, 0.05, "proportional"]
