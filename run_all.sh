@@ -136,12 +136,12 @@ py make_chexmultimodal_csv.py --src_csv "$SRC_CSV" --image_dir "$DATA_PATH/image
 
 say "4/6 training; follow it: tail -F $OUT/train_metrics.csv"
 # A log without its checkpoint is of another run: it steps aside, and nothing of it is lost.
-CHECKPOINT="$OUT/checkpoints/nih_roi_consistency.pt" best="$OUT/checkpoints/nih_roi_consistency_best.pt"
-if [ ! -e "$CHECKPOINT" ] && [ -e "$best" ]; then
-  echo "error: $best is the result of a run whose checkpoint ($CHECKPOINT) is gone; it stays as it is. Begin a new run beside it with" \
-    "OUT=another_folder ./run_all.sh, or move that folder away: mv $OUT/checkpoints $OUT/checkpoints-old" >&2
-  exit 2
-fi
+CHECKPOINT="$OUT/checkpoints/nih_roi_consistency.pt"
+for left in "${CHECKPOINT%.pt}_best.pt" "${CHECKPOINT%.pt}_val.csv"; do
+  if [ ! -e "$CHECKPOINT" ] && [ -e "$left" ]; then
+    refuse "$left is of a run whose checkpoint ($CHECKPOINT) is gone; it stays as it is. Begin a new run beside it with OUT=another_folder ./run_all.sh, or move that folder away: mv $OUT/checkpoints $OUT/checkpoints-old"
+  fi
+done
 if [ ! -e "$CHECKPOINT" ] && [ -e "$OUT/train_metrics.csv" ]; then
   number=1
   while [ -e "$OUT/train_metrics-before-$number.csv" ]; do number=$((number + 1)); done

@@ -23,7 +23,8 @@ refuse_argument() {
         refuse "${given%%=*}: settings come from the environment: $name=${value:-…} ./$(basename "$script")"
       fi ;;
   esac
-  refuse "unknown argument '$given' (./$(basename "$script") --help lists what there is; other flags of a training go into its setting of flags)"
+  name=$(sed -n 's/^#   \([A-Z_]*FLAGS\) .*/\1/p' "$script" | paste -s -d / -)
+  refuse "unknown argument '$given' (./$(basename "$script") --help lists what there is; flags of a training go into $name)"
 }
 
 pick() { if [ "$DEMO" = 1 ]; then echo "$2"; else echo "$1"; fi; } # of the real run, of the demo

@@ -704,7 +704,7 @@ def test_the_report_takes_all_that_evaluate_writes(case: Case) -> None:
         written = case.evaluate(*flags, resamples=resamples)
         metrics, odd = read_metrics(case.folder / "scores" / "metrics.json")
         assert odd == {} and {k for k, x in written.items() if x is not None} <= metrics.keys()
-        assert set(BLOCKS) - {"n_studies", "view_pointing"} <= written.keys()
+        assert set(BLOCKS) - {"n_studies", "view_pointing", "synthetic", "trained_on_synthetic"} <= written.keys()
 
 
 def test_no_mean_is_a_negative_zero(case: Case) -> None:

@@ -38,7 +38,7 @@ def test_the_recipe_draws_what_its_factors_say(
 ) -> None:
     flags = [str(flag) for flag in command(demo, tables[0], tmp_path)[1:]]
     args = train_roi_baselines.parse_args(flags)
-    assert (args.loss, args.sampler, args.repeat_threshold) == ("bce", "repeat_factor", 0.4)
+    assert (args.loss, args.sampler, args.repeat_threshold) == ("weighted_asymmetric", "repeat_factor", 0.4)
     trained = build_training_run(args, "none", ("consist", "drop", "sparse", "tv"), torch.device("cpu"))
     count = trained.sampler.rows
     copies = torch.zeros(count, dtype=torch.int64)
@@ -92,7 +92,7 @@ def test_another_threshold_is_another_run(demo: Path, tables: tuple[Path, Path],
     assert "was trained with --repeat_threshold 0.4, now 0.3; give the old value, or another --save" in error
 
 
-@pytest.mark.parametrize("loss", ["weighted_asymmetric", "ral", "distribution_balanced", "logit_adjusted"])
+@pytest.mark.parametrize("loss", ["bce", "ral", "distribution_balanced", "logit_adjusted"])
 def test_each_loss_trains(loss: str, demo: Path, tables: tuple[Path, Path], whole: Path, tmp_path: Path) -> None:
     run(*command(demo, tables[0], tmp_path, "--loss", loss))
     with open(tmp_path / "metrics.csv", newline="") as file:
