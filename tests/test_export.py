@@ -361,6 +361,18 @@ def test_without_the_packages_onnx_says_what_to_install(made: Path, tmp_path: Pa
 # ---- mistakes -------------------------------------------------------------------------------------------------------
 
 
+def test_a_page_does_not_take_the_place_of_its_metrics(made: Path) -> None:
+    file = made / "scores" / "metrics.json"
+    before = file.read_bytes()
+    said = one_line_error("make_report.py", "--runs", made, "--out", file, "--overwrite")
+    assert "is what --runs names" in said and file.read_bytes() == before
+    table = Path(shutil.copy(made / "roi_val.csv", made / "t.csv"))
+    flags = ("--preds", made / "val.json", "--csv", table, "--overwrite")
+    for name, out in (("csv", table), ("preds", made / "val.json")):
+        assert f"is what --{name} names" in one_line_error("calibrate_conformal.py", *flags, "--out", out)
+    assert table.read_bytes() == (made / "roi_val.csv").read_bytes()
+
+
 def test_mistakes_are_one_line_and_write_nothing(made: Path, weights: Path, tmp_path: Path) -> None:
     export = ("export_model.py", "--checkpoint", made / "roi.pt")
     assert "--hub_dir DIR" in one_line_error(*export)
