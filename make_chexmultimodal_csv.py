@@ -35,8 +35,8 @@ from roi.labels import normal_name
 from roi.sources.dicom.people_flags import add_people
 from roi.sources.table_flags import add_datasets, add_nih, add_soften, refuse_flags_of_others
 
-# Flags that name a file that is read.
-INPUTS = ("src_csv", "filter_list", "people", "labels", "salt", "soften", "csv", "exclude_csv")
+# Flags that name a file that is read; of --csv --soften says it.
+INPUTS = ("src_csv", "filter_list", "people", "labels", "salt", "soften", "exclude_csv")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
