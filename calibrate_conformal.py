@@ -25,7 +25,7 @@ import argparse
 from pathlib import Path
 
 from roi import cli
-from roi.files import refuse_existing
+from roi.files import refuse_existing, refuse_inputs
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -58,6 +58,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
+    refuse_inputs({"preds": args.preds, "csv": args.csv}, [args.out])
     refuse_existing(Path(args.out), overwrite=args.overwrite)
     # They bring pandas and scipy, for which --help should not wait.
     from roi.scoring import prediction_sets, printout

@@ -30,9 +30,13 @@ from dataclasses import fields
 from pathlib import Path
 
 from roi import cli
+from roi.files import refuse_inputs
 from roi.labels import normal_name
 from roi.sources.dicom.people_flags import add_people
 from roi.sources.table_flags import add_datasets, add_nih, add_soften, refuse_flags_of_others
+
+# Flags that name a file that is read; of --csv --soften says it.
+INPUTS = ("src_csv", "filter_list", "people", "labels", "salt", "soften", "exclude_csv")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -66,6 +70,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
+    read = {name: getattr(args, name) for name in INPUTS if getattr(args, name)}
+    refuse_inputs({name: str(path) for name, path in read.items()}, [str(args.out_csv)])
     # Here, so that --help does not wait for scipy.
     from roi.sources.build_table import MergeOptions, Output, build_merged_table, build_nih_table
     from roi.sources.cxrlt_table import NativeOptions, build_native_table

@@ -48,13 +48,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
-    from roi.files import atomic_write, refuse_existing, writable
+    from roi.files import atomic_write, refuse_existing, refuse_inputs, writable
     from roi.report.build import page
     from roi.report.run_folder import read_run
 
     refuse_existing(args.out, overwrite=args.overwrite)
     writable(Path(args.out))
     runs = [read_run(run) for run in args.runs]
+    refuse_inputs({"runs": [run.file for run in runs]}, [args.out])
     for run in runs:
         for why in run.problems.values():
             print(f"{run.file}: {why}; what it belongs to is left out")

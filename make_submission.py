@@ -15,7 +15,7 @@ import argparse
 from pathlib import Path
 
 from roi import cli
-from roi.files import refuse_existing
+from roi.files import refuse_existing, refuse_inputs
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -47,6 +47,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
+    refuse_inputs({"preds": args.preds, "template": args.template, "csv": args.csv}, [str(args.out)])
     refuse_existing(args.out, overwrite=args.overwrite)
     # They bring pandas and scipy, for which --help should not wait.
     from roi.scoring import predictions, printout

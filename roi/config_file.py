@@ -100,8 +100,8 @@ def read_entries(path: str) -> dict[str, Entry]:
     """What a file says, in its order."""
     if not Path(path).is_file():
         raise UserError(f"{CONFIG} {path}: no such file")
-    text = Path(path).read_text(encoding="utf-8")
     try:
+        text = Path(path).read_text(encoding="utf-8")
         found = json.loads(text) if path.lower().endswith(JSON_SUFFIX) else yaml.safe_load(text)
     except (ValueError, yaml.YAMLError) as error:
         line = " ".join(str(error).split())

@@ -4,7 +4,7 @@ import errno
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -210,6 +210,18 @@ def _alive(process: str) -> bool:
     return True
 
 
+def can_be_made(path: Path, is_folder: bool = False) -> None:
+    """UserError where no file `path`, or none in the folder `path`, could be written; nothing is made."""
+    places = (path.absolute(), *path.absolute().parents)[0 if is_folder else 1 :]
+    above = next(place for place in places if place.exists())
+    if not above.is_dir():
+        raise UserError(f"{path}: cannot be written ({above} is a file and no folder)")
+    if path.is_dir() and not is_folder:
+        raise UserError(f"{path}: cannot be written (it is a folder)")
+    if not os.access(above, os.W_OK):
+        raise UserError(f"{path}: cannot be written (no permission in {above})")
+
+
 def writable(path: Path) -> None:
     """Make the folder of `path`; UserError where no file can be written, before hours of work for it."""
     try:
@@ -220,6 +232,26 @@ def writable(path: Path) -> None:
         raise UserError(f"{path}: cannot be written (it is a folder)")
     if not os.access(path.parent, os.W_OK):
         raise UserError(f"{path}: cannot be written (no permission)")
+
+
+def refuse_inputs(flags: Mapping[str, str | Sequence[str] | None], outputs: Sequence[str]) -> None:
+    """UserError for an output that is a file or folder which is read: --overwrite is for outputs of an earlier run.
+
+    Args:
+        flags: what each flag names that is read.
+    """
+    for flag, value in flags.items():
+        paths = [value] if isinstance(value, str) else value or []
+        for path in paths:
+            if any(_is_same(path, output) for output in outputs):
+                raise UserError(
+                    f"{path}: is what --{flag} names, and would be lost under an output; choose another name for it"
+                )
+
+
+def _is_same(path: str, other: str) -> bool:
+    """Whether two paths are one file or folder, by whatever name."""
+    return os.path.exists(path) and os.path.exists(other) and os.path.samefile(path, other)
 
 
 def refuse_existing(*paths: str | Path | None, overwrite: bool) -> None:

@@ -178,6 +178,8 @@ def test_each_flag_of_training_has_a_script() -> None:
 def test_a_file_is_no_file_of_code(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(f"lr: !!python/object/apply:os.mkdir ['{tmp_path / 'made'}']\n")
     assert "neither YAML nor JSON" in one_line_error("train_roi_consistency.py", "--config", tmp_path / "run.yaml")
+    (tmp_path / "x.png").write_bytes(b"\x89PNG")
+    assert "x.png: neither YAML" in one_line_error("train_roi_consistency.py", "--config", tmp_path / "x.png")
     assert not (tmp_path / "made").exists()
 
 

@@ -15,6 +15,7 @@ import torchvision
 from conftest import one_line_error, run
 from safetensors import safe_open
 from safetensors.torch import load_file
+from tiny_checkpoint import draw
 
 from roi.errors import UserError
 from roi.models.backbones import HALVES, IMAGENET, build_backbone, classifier_layer, normalisation_of
@@ -98,6 +99,32 @@ def test_the_whole_model_comes_back_from_both_files(
         assert torch.equal(back[key], state[key]) and len(back[key])
     assert model.mask_net is not None and back["mask_net"].keys() == model.mask_net.state_dict().keys()
     assert back["contaminated"] is False and back["thresholds"]
+    # Names are known with their sets; a folder here that has the name of the old one holds other images.
+    assert torch.equal(back["train_sets"], state["train_sets"]) and back["steps"] == state["steps"]
+    assert back["args"]["image_root"] == ""
+
+
+def test_what_was_trained_on_drawn_images_alone_says_so(made: Path, weights: Path, hub: Path, tmp_path: Path) -> None:
+    assert checkpoint.load(weights)["synthetic"] is True
+    draw(tmp_path / "own.png", seed=1)
+    flags = ("--image", tmp_path / "own.png", "--save_json", tmp_path / "p.json", "--device", "cpu")
+    assert "SYNTHETIC: the checkpoint" in run("infer_roi_consistency.py", "--checkpoint", weights, *flags)
+    assert json.loads((tmp_path / "p.meta.json").read_text())["trained_on_synthetic"] is True
+    said = run("export_model.py", "--checkpoint", made / "roi.pt", "--hub_dir", tmp_path / "bare")
+    assert "SYNTHETIC: the checkpoint" in said
+    # Scores or none: it has never seen an X-ray.
+    for folder in (hub, tmp_path / "bare"):
+        assert "it has never seen an X-ray" in (folder / "README.md").read_text()
+        assert json.loads((folder / "config.json").read_text())["synthetic"] is True
+    assert "the scored images are drawn" not in (tmp_path / "bare" / "README.md").read_text()
+
+
+def test_a_model_that_was_never_trained_is_not_handed_on(made: Path, tmp_path: Path) -> None:
+    torch.save(dict(checkpoint.load(made / "roi.pt")) | {"epoch": 0, "steps": 0}, tmp_path / "new.pt")
+    flags = ("--out", tmp_path / "model.safetensors", "--hub_dir", tmp_path / "hub")
+    error = one_line_error("export_model.py", "--checkpoint", tmp_path / "new.pt", *flags)
+    assert "never trained" in error and "--untrained" not in error
+    assert [path.name for path in tmp_path.iterdir()] == ["new.pt"]
 
 
 def test_training_begins_from_it_with_rows_by_class(weights: Path, demo: Path, tables: tuple[Path, Path]) -> None:
@@ -317,6 +344,7 @@ def test_onnx_gives_what_torch_gives_for_any_number_of_images(made: Path, tmp_pa
         assert mask.sum() == images * round(0.2 * 64 * 64)
         assert np.mean(mask != views.binary_mask.numpy()) < 0.005
     assert session.get_modelmeta().custom_metadata_map["classes"] == str(state["classes"])
+    assert session.get_modelmeta().custom_metadata_map["synthetic"] == "True"
 
 
 def test_without_the_packages_onnx_says_what_to_install(made: Path, tmp_path: Path) -> None:
@@ -333,6 +361,18 @@ def test_without_the_packages_onnx_says_what_to_install(made: Path, tmp_path: Pa
 # ---- mistakes -------------------------------------------------------------------------------------------------------
 
 
+def test_a_page_does_not_take_the_place_of_its_metrics(made: Path) -> None:
+    file = made / "scores" / "metrics.json"
+    before = file.read_bytes()
+    said = one_line_error("make_report.py", "--runs", made, "--out", file, "--overwrite")
+    assert "is what --runs names" in said and file.read_bytes() == before
+    table = Path(shutil.copy(made / "roi_val.csv", made / "t.csv"))
+    flags = ("--preds", made / "val.json", "--csv", table, "--overwrite")
+    for name, out in (("csv", table), ("preds", made / "val.json")):
+        assert f"is what --{name} names" in one_line_error("calibrate_conformal.py", *flags, "--out", out)
+    assert table.read_bytes() == (made / "roi_val.csv").read_bytes()
+
+
 def test_mistakes_are_one_line_and_write_nothing(made: Path, weights: Path, tmp_path: Path) -> None:
     export = ("export_model.py", "--checkpoint", made / "roi.pt")
     assert "--hub_dir DIR" in one_line_error(*export)
@@ -343,8 +383,27 @@ def test_mistakes_are_one_line_and_write_nothing(made: Path, weights: Path, tmp_
     (tmp_path / "metrics.json").write_text(json.dumps(other))
     said = one_line_error(*export, "--metrics", tmp_path / "metrics.json", "--out", tmp_path / "m.safetensors")
     assert "epoch 77" in said
+    said = one_line_error(*export, "--metrics", tmp_path / "none.json", "--out", tmp_path / "m.safetensors")
+    assert "none.json: no such file" in said
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").write_text("x")
     assert "thesis.txt" in one_line_error(*export, "--hub_dir", mine, "--overwrite")
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["metrics.json", "mine", "thesis.txt"]
+    # Another model of the hub.
+    (mine / "config.json").write_text('{"model_type": "vit"}')
+    assert "no earlier export" in one_line_error(*export, "--hub_dir", mine, "--overwrite")
+    assert (mine / "config.json").read_text() == '{"model_type": "vit"}'
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["config.json", "metrics.json", "mine", "thesis.txt"]
+
+
+def test_an_export_is_not_written_over_itself_and_keeps_its_thresholds(hub: Path, tmp_path: Path) -> None:
+    again = ("export_model.py", "--checkpoint", hub / "model.safetensors")
+    before = (hub / "README.md").read_text()
+    assert "is the checkpoint itself" in one_line_error(*again, "--hub_dir", hub, "--overwrite")
+    assert (hub / "README.md").read_text() == before
+    run(*again, "--out", tmp_path / "model.safetensors")
+    old, new = (checkpoint.load(folder / "model.safetensors") for folder in (hub, tmp_path))
+    assert old["thresholds"] and new["thresholds"] == old["thresholds"]
+    for key in ("train_images", "train_patients", "train_sets"):
+        assert torch.equal(old[key], new[key])
+    assert new["synthetic"] is True

@@ -1347,6 +1347,27 @@ def test_flags_of_maps_do_not_hinder_a_run_without_maps(demo: Path, tables: tupl
     assert "1 of 1 epochs are done" in run(*command, "--resume", "auto")
 
 
+def test_a_training_does_not_take_the_place_of_its_tables(
+    demo: Path, tables: tuple[Path, Path], tmp_path: Path
+) -> None:
+    table = tmp_path / "train.csv"
+    before = tables[0].read_bytes()
+    table.write_bytes(before)
+    command = ("train_roi_consistency.py", "--train_csv", table, "--image_root", demo, "--overwrite")
+    for outputs in (("--save", table), ("--save", tmp_path / "m.pt", "--log_csv", table)):
+        assert "is what --train_csv names" in one_line_error(*command, *outputs)
+    assert table.read_bytes() == before and [path.name for path in tmp_path.iterdir()] == ["train.csv"]
+
+
+def test_a_table_does_not_take_the_place_of_what_it_is_made_of(demo: Path, tmp_path: Path) -> None:
+    source = tmp_path / "Data_Entry_2017.csv"
+    before = (demo / "Data_Entry_2017.csv").read_bytes()
+    source.write_bytes(before)
+    command = ("make_chexmultimodal_csv.py", "--src_csv", source, "--image_dir", demo, "--overwrite")
+    said = one_line_error(*command, "--label_from", "Finding Labels", "--out_csv", source)
+    assert "is what --src_csv names" in said and source.read_bytes() == before
+
+
 def test_a_checkpoint_that_was_never_trained_is_refused(trained: Path, demo: Path, tmp_path: Path) -> None:
     """A run that is killed before its first step leaves one."""
     state = torch.load(trained / "roi.pt", weights_only=True)

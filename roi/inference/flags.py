@@ -16,11 +16,15 @@ OUTPUTS = (
     "class_masks",
     "curves",
 )
+# Flags that name what is read.
+INPUTS = ("checkpoint", "mask_checkpoint", "images", "csv", "image", "bbox_csv", "thresholds", "queries")
 # Those of them that evaluate.py reads to judge the masks.
 EVIDENCE = ("save_masks", "cam", "class_masks", "curves")
 # Where predictions may go.
 STDOUT = "-"
 FORMATS = (".json", ".csv")
+# A page or a mask is PNG; a name of another kind would be a folder of that name, or not what it says.
+OTHER_PICTURES = (".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".svg", ".pdf")
 
 
 def add_flags(parser: cli.Parser) -> None:
@@ -222,6 +226,10 @@ def check_outputs(parser: cli.Parser, args: argparse.Namespace) -> None:
             parser.error("--save - has no file beside which --cache_dir could list images; give --save a file")
     elif args.save_json and not args.save_json.lower().endswith(FORMATS):
         parser.error(f"--save {args.save_json}: give a name that ends in .json or .csv, or - for the standard output")
+    for name in ("save_overlay", "save_mask", "save_crop"):
+        path = getattr(args, name) or ""
+        if path.lower().endswith(OTHER_PICTURES):
+            parser.error(f"--{name} {path}: pictures are written as PNG; give a name that ends in .png")
     if (args.image and args.save_vis_dir) or (not args.image and (args.save_mask or args.save_crop)):
         parser.error("--save_vis_dir goes with --csv or --images, --save_mask and --save_crop with --image")
     if args.image and asks_evidence:

@@ -74,6 +74,9 @@ def find_images(given: Sequence[str | Path], leave_out: Collection[str | Path] =
 
 
 def _behind(given: str, skipped: Collection[str]) -> _Given:
+    # "" would be the folder where we are, with all below it.
+    if not given.strip():
+        raise UserError('--images "": an empty name is no image; is a variable of the shell not set?')
     path = Path(given)
     if path.is_dir():
         files = list(_images_below(path, skipped))

@@ -123,6 +123,8 @@ class Model:
         ratio = self.keep_ratio if keep_ratio is None else keep_ratio
         if not 0 < ratio <= 1:
             raise UserError(f"keep_ratio {ratio}: is a share of the pixels, above 0 and at most 1")
+        if batch_size < 1:
+            raise UserError(f"batch_size {batch_size}: is a number of images, at least 1")
         own = self.predictor
         names, dataset, paths = _dataset(images, own)
         answers, meta = self._origin(len(names), paths, ratio)

@@ -10,6 +10,7 @@ import torch
 
 from roi.errors import UserError
 from roi.inference.flags import OUTPUTS, STDOUT
+from roi.inference.origin import refuse_untrained
 from roi.inference.predict import Predictor, same_checkpoint
 from roi.inference.thresholds import Thresholds, default_thresholds, is_metrics, model_of_metrics, read_thresholds
 from roi.models.fusion import StudyModel, ViewAttention
@@ -75,6 +76,7 @@ def mask_predictor(args: argparse.Namespace, state: dict[str, Any], device: torc
             f"--mask_checkpoint {path}: {what}; give an image model of train_roi_consistency.py, or --cam for Grad-CAM "
             f"of {args.checkpoint}"
         )
+    refuse_untrained(f"--mask_checkpoint {path}", mask_state, args.untrained)
     # As for a checkpoint of its own, whose name the message has.
     check_model(asking(args, OF_MASK, path), model)
     if state.get("begun_from") != checkpoint.identity(cast(checkpoint.Checkpoint, mask_state)):

@@ -100,15 +100,19 @@ def mark_origin(origin: dict[str, Any], state: Mapping[str, Any], found: Seen, i
         print(sentence)
 
 
-def refuse_untrained(path: str, state: dict[str, Any], untrained: bool) -> None:
+def refuse_untrained(path: str, state: Mapping[str, Any], untrained: bool | None = None) -> None:
     """UserError for a checkpoint in which nothing was learned yet, unless that is asked for.
+
+    Args:
+        untrained: asked for; None: nobody can.
 
     A training writes it before its first step, so that it can be resumed whenever it is killed.
     """
     # What began from another checkpoint has its weights.
     if untrained or state["epoch"] or state.get("steps") or state.get("begun_from"):
         return
+    remedy = "" if untrained is None else ", or ask for them with --untrained (untrained=True)"
     raise UserError(
         f"{path}: was never trained (epoch 0, step 0): its predictions are chance; go on with the training by "
-        "--resume auto, or ask for them with --untrained (untrained=True)"
+        f"--resume auto{remedy}"
     )

@@ -14,8 +14,8 @@ from roi import distributed
 from roi.counter_rng import row_seeds
 from roi.data.boxes import Box
 from roi.errors import UserError
-from roi.files import locked, refuse_existing, writable
-from roi.inference.flags import EVIDENCE, OUTPUTS, STDOUT
+from roi.files import can_be_made, locked, refuse_existing, refuse_inputs, writable
+from roi.inference.flags import EVIDENCE, INPUTS, OUTPUTS, STDOUT
 from roi.inference.grad_cam import GradCam
 from roi.inference.loading import Loading, row_loader
 from roi.inference.map_writers import CamMaps, ClassMaps, MaskMaps, Output
@@ -31,8 +31,8 @@ from roi.inference.model_setup import (
 from roi.inference.one_image import ImageOutputs, predict_image
 from roi.inference.origin import mark_origin, marks_of, provenance, refuse_untrained
 from roi.inference.perturbation import Curves
-from roi.inference.pictures.overlay_writer import OverlayWriter
-from roi.inference.pictures.picture_writer import PictureWriter, cam_of_files
+from roi.inference.pictures.overlay_writer import OverlayWriter, is_one_page
+from roi.inference.pictures.picture_writer import PictureWriter, cam_of_files, refuse_among_images
 from roi.inference.predict import Predictor, Target, save_predictions, say_contaminated, sets_of_checkpoint
 from roi.inference.predict_studies import predict_studies, shown_in_pictures, study_records
 from roi.inference.predict_table import Pictures, TableOutputs, predict_table
@@ -80,7 +80,11 @@ def output_files(args: argparse.Namespace) -> list[str]:
 def check_places(args: argparse.Namespace, outputs: list[str], target: Target | None) -> None:
     """UserError where an output is there already, or cannot be written."""
     meta = predictions.meta_path(target) if isinstance(target, str) else None
-    refuse_existing(meta, *outputs, overwrite=args.overwrite)
+    refuse_inputs({name: getattr(args, name) for name in INPUTS}, outputs)
+    refuse_existing(*outputs, meta, overwrite=args.overwrite)
+    folders = [args.save_vis_dir, args.save_overlay if not is_one_page(args.save_overlay) else None]
+    for output in outputs:
+        can_be_made(Path(output), is_folder=output in folders)
     for name in EVIDENCE:
         path = getattr(args, name)
         if path:
@@ -212,6 +216,7 @@ def predict_images(
     pictures: list[Pictures] = []
     # Without a mask there is Grad-CAM to look at.
     if args.save_vis_dir:
+        refuse_among_images("--save_vis_dir", Path(args.save_vis_dir), table)
         count = min(args.max_vis or len(table), len(table))
         cam = cam_of_files(predictor, args.map_size) if predictor.model.mask == "none" else None
         dropped = dropped_grey(predictor.state["args"])

@@ -19,16 +19,20 @@ from torch import Tensor
 from roi.errors import UserError
 from roi.files import atomic_write, reason
 
-# Of the second file: each part under its name. Fingerprints are the last two.
+# Of the second file: each part under its name, and the fingerprints of what was trained on.
 PARTS = ("mask_net", "view_norms", "fusion")
 FINGERPRINTS = ("train_images", "train_patients")
+# Fingerprints too, which older checkpoints do not have.
+SETS = "train_sets"
+# What only some checkpoints say; an export says it where its checkpoint does.
+SOMETIMES = ("synthetic", "steps", "begun_from")
 # How timm calls a folder of the hub, and the weights in it.
 FOLDER = "local-dir:"
 HUB_WEIGHTS = "model.safetensors"
 # Keys of the header whose values are JSON; the others are text.
 JSON_KEYS = (
     *("classes", "side", "normalisation", "thresholds", "keep_ratio", "contaminated", "epoch", "args", "versions"),
-    *("fingerprints", "parameters", "hours"),
+    *("fingerprints", "parameters", "hours", "synthetic", "steps"),
 )
 
 
@@ -123,6 +127,9 @@ def read_checkpoint(path: Path, header: dict[str, Any]) -> dict[str, Any]:
             del state[part]
     for key in ("classes", "args", "epoch", "versions", "thresholds", "contaminated", "hours"):
         state[key] = header.get(key)
+    state |= {key: header[key] for key in SOMETIMES if key in header}
+    # The name of a folder of another machine: one of that name here holds other images.
+    state["args"] = {**header["args"], "image_root": ""}
     if not header["fingerprints"]:
         _without_fingerprints(state, path)
     return state

@@ -384,3 +384,64 @@ def test_the_table_of_images_knows_the_patients_of_published_names(scans: Path) 
     draw(scans / "00000013_005.png", 1)
     table = table_of(find_images([scans]))
     assert dict(zip(table["image"], table["patient_id"], strict=True))["00000013_005.png"] == "nih:13"
+
+
+# --- what is the user's ----------------------------------------------------------------------------------------------
+
+
+def test_no_output_takes_the_place_of_what_is_read(model: Path, tmp_path: Path) -> None:
+    """--overwrite is for outputs of an earlier run."""
+    xray, table = tmp_path / "x" / "a.png", tmp_path / "x" / "t.csv"
+    draw(xray, 1)
+    table.write_text("image\na.png\n")
+    (tmp_path / "x" / "link.png").symlink_to(xray)
+    before = {path: path.read_bytes() for path in (xray, table)}
+    wrong: tuple[tuple[object, ...], ...] = (
+        ("--image", xray, "--save_mask", xray),
+        ("--image", xray, "--save_crop", tmp_path / "x" / "link.png"),
+        ("--image", xray, "--save_overlay", xray),
+        ("--images", xray, "--save_overlay", xray),
+        ("--images", tmp_path / "x" / "a*.png", "--save_overlay", xray),
+        ("--csv", table, "--save", table),
+        ("--csv", table, "--save_overlay", tmp_path / "x"),
+        ("--images", tmp_path / "x" / "a.png", "--save_overlay", tmp_path / "x"),
+        ("--images", tmp_path / "x", "--save_vis_dir", tmp_path / "x"),
+        ("--images", xray, "--save_vis_dir", tmp_path / "x"),
+    )
+    for flags in wrong:
+        said = one_line_error(*infer(model, *flags, "--overwrite"))
+        assert "choose another" in said, flags
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert sorted(path.name for path in (tmp_path / "x").iterdir()) == ["a.png", "link.png", "t.csv"]
+
+
+@pytest.mark.parametrize("flag", ["--save", "--save_overlay", "--save_vis_dir", "--save_masks"])
+def test_an_output_below_a_file_is_one_line(model: Path, tmp_path: Path, flag: str) -> None:
+    draw(tmp_path / "a.png", 1)
+    said = one_line_error(*infer(model, "--images", tmp_path / "a.png", flag, tmp_path / "a.png" / "x" / "p.csv"))
+    assert "p.csv: cannot " in said and "Errno" not in said
+
+
+def test_a_folder_is_not_made_for_what_is_refused(model: Path, tmp_path: Path) -> None:
+    draw(tmp_path / "a.png", 1)
+    outputs = ("--save", tmp_path / "new" / "p.csv", "--save_overlay", tmp_path / "new" / "o")
+    one_line_error(*infer(tmp_path / "none.pt", "--images", tmp_path / "a.png", *outputs))
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("flag", ["--save_overlay", "--save_mask", "--save_crop"])
+def test_a_picture_of_another_kind_is_refused(model: Path, tmp_path: Path, flag: str) -> None:
+    draw(tmp_path / "a.png", 1)
+    said = one_line_error(*infer(model, "--image", tmp_path / "a.png", flag, tmp_path / "o.jpg"))
+    assert "ends in .png" in said and not (tmp_path / "o.jpg").exists()
+
+
+def test_an_empty_name_is_not_the_folder_where_we_are(model: Path, tmp_path: Path) -> None:
+    """--images "$UNSET" would predict whatever lies there."""
+    assert "a variable of the shell" in one_line_error(*infer(model, "--images", "", "--save", tmp_path / "p.csv"))
+
+
+def test_pictures_are_counted_that_were_made(model: Path, scans: Path, tmp_path: Path) -> None:
+    (scans / "broken.png").write_bytes(b"no image")
+    flags = ("--images", scans, "--save_vis_dir", tmp_path / "v", "--skip_unreadable")
+    assert "pictures of 5 images" in run(*infer(model, *flags))

@@ -188,6 +188,8 @@ def test_what_is_wrong_is_one_line(folder: Path, model: "roi.inference.model.Mod
         model.predict(tmp_path / "broken.png")
     with pytest.raises(UserError, match="keep_ratio 0"):
         model.predict(folder / "scans", keep_ratio=0)
+    with pytest.raises(UserError, match="batch_size 0"):
+        model.predict(folder / "scans", batch_size=0)
     with pytest.raises(UserError, match="no such checkpoint"):
         roi.load_model(tmp_path / "gone.pt")
     with pytest.raises(UserError, match="cuda:99|not available"):

@@ -144,6 +144,16 @@ def test_what_cannot_be_given_is_one_line(data: Path, trained: Path, tmp_path: P
     assert not list(tmp_path.iterdir())
 
 
+def test_masks_of_a_model_that_was_never_trained_are_refused(data: Path, trained: Path, tmp_path: Path) -> None:
+    state = torch.load(trained / "image.pt", weights_only=True)
+    torch.save({**state, "epoch": 0, "steps": 0}, tmp_path / "new.pt")
+    flags = ("--mask_checkpoint", tmp_path / "new.pt", "--save_masks", tmp_path / "masks.npz")
+    said = one_line_error(*command(data, trained / "study.pt", *flags))
+    assert "--mask_checkpoint" in said and "never trained" in said and not (tmp_path / "masks.npz").exists()
+    run(*command(data, trained / "study.pt", *flags, "--untrained"))
+    assert (tmp_path / "masks.npz").is_file()
+
+
 def test_masks_of_another_image_model_are_told(data: Path, trained: Path, tmp_path: Path) -> None:
     state = checkpoint.load(trained / "image.pt")
     state["model"] = {key: value + 1 if key == "fc.bias" else value for key, value in state["model"].items()}

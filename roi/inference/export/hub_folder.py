@@ -78,6 +78,8 @@ def config(export: Export, loads: bool) -> dict[str, Any]:
         "num_classes": len(export.classes),
         "label_names": export.classes,
         "contaminated": export.state["contaminated"],
+        # Older checkpoints do not say it.
+        "synthetic": export.state.get("synthetic"),
         "roi_consistency": own,
     }
     # An architecture that timm lacks, or builds in another way, would be an error there, or wrong in silence.

@@ -52,7 +52,8 @@ class Export:
 
     def thresholds(self) -> dict[str, float]:
         """Finding -> the probability from which evaluate.py calls it present, where it chose one."""
-        found = {}
+        # An export that is exported again keeps its own, where there are no others.
+        found = {} if self.metrics else dict(self.state.get("thresholds") or {})
         for finding, scores in self.metrics.get("per_class", {}).items():
             if scores.get("threshold") is not None:
                 found[finding] = scores["threshold"]
@@ -67,6 +68,8 @@ def read_scores(path: str | None, state: Mapping[str, Any], checkpoint: str) -> 
     """
     if path is None:
         return {}
+    if not Path(path).is_file():
+        raise UserError(f"--metrics {path}: no such file; evaluate.py --out DIR writes DIR/metrics.json")
     metrics, odd = read_metrics(Path(path))
     for why in odd.values():
         print(f"{path}: {why}; what it belongs to is left out")
@@ -117,6 +120,7 @@ def header_of(export: Export) -> dict[str, Any]:
     }
     if state.get("hours") is not None:
         header["hours"] = state["hours"]
+    header |= {key: state[key] for key in exported.SOMETIMES if state.get(key) is not None}
     return header
 
 
@@ -129,7 +133,8 @@ def write_safetensors(export: Export, path: Path) -> None:
     if model.fusion is not None:
         rest["fusion"] = model.fusion.state_dict()
     if export.fingerprints:
-        rest[""] = {key: export.state[key] for key in exported.FINGERPRINTS}
+        known = [key for key in (*exported.FINGERPRINTS, exported.SETS) if key in export.state]
+        rest[""] = {key: export.state[key] for key in known}
     exported.write(path, model.backbone.state_dict(), rest, header_of(export))
     print(f"{path}: the classifier, {export.parameters:,} parameters, keys of {export.library}")
     print(f"{exported.second_file(path)}: the rest of the model; keep it beside the first")

@@ -17,6 +17,7 @@ DEVICE = (
 )
 CONTAMINATED = "**CONTAMINATED: it was trained on test images. Its scores on these are not test scores.**"
 SYNTHETIC = "**SYNTHETIC: the scored images are drawn, no X-rays. The scores say nothing about patients.**"
+DRAWN = "**SYNTHETIC: it was trained on drawn images alone; it has never seen an X-ray.**"
 SCORE = "infer_roi_consistency.py … --save_json preds.json, then evaluate.py … --out scores"
 MEANS = {"auroc": "AUROC", "ap": "Average precision", "f1": "F1", "recall": "Sensitivity", "specificity": "Specificity"}
 # Flags by which a training differs from another, beside its images.
@@ -97,10 +98,12 @@ def warnings_of(export: Export) -> list[str]:
     lines = [f"> {DEVICE}"]
     if export.state["contaminated"] or export.metrics.get("contaminated"):
         lines.append(f"> {CONTAMINATED}")
-    # The table of the scores says it, or the checkpoint.
-    said = str(export.metrics.get("label_source", "")) + str(export.state.get("synthetic") or "")
-    if "synthetic" in said:
+    # The scores say it of the images that they are of, the checkpoint of its own.
+    label_source = str(export.metrics.get("label_source", ""))
+    if export.metrics.get("synthetic") or "synthetic" in label_source:
         lines.append(f"> {SYNTHETIC}")
+    if export.state.get("synthetic"):
+        lines.append(f"> {DRAWN}")
     return lines
 
 

@@ -23,7 +23,10 @@ from roi.models.roi_model import LEARNED, RoiModel
 TOLERANCE = 1e-4
 # Of the pixels of a mask: those at its edge may change sides by rounding.
 EDGE = 0.005
-KEPT_IN_HEADER = ("written_by", "classes", "side", "normalisation", "thresholds", "keep_ratio", "contaminated")
+KEPT_IN_HEADER = (
+    *("written_by", "classes", "side", "normalisation", "thresholds", "keep_ratio", "contaminated"),
+    "synthetic",
+)
 
 
 class Graph(nn.Module):
@@ -98,7 +101,8 @@ def serialized(graph: Graph, export: Export) -> bytes:
     # Not the flags of training: whoever runs the file needs what goes in and out.
     header = header_of(export)
     for key in KEPT_IN_HEADER:
-        program.model.metadata_props[key] = str(header[key])
+        if key in header:
+            program.model.metadata_props[key] = str(header[key])
     return program.model_proto.SerializeToString()
 
 

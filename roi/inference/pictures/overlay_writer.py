@@ -3,6 +3,7 @@
 Letters: K classes, m x n the cells of a map.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,12 +15,23 @@ from roi.errors import UserError
 from roi.inference.image_files import read_xray
 from roi.inference.pictures import overlay
 from roi.inference.pictures.overlay import Case, ShownFinding
-from roi.inference.pictures.picture_writer import CamOfFile, mark_images
+from roi.inference.pictures.picture_writer import CamOfFile, mark_images, refuse_among_images
 from roi.inference.predict import Outcome
 from roi.inference.thresholds import Thresholds
 from roi.scoring.pictures import file_stems, save_png
 
 PNG = ".png"
+
+
+def is_one_page(target: str | Path | None) -> bool:
+    """Whether --save_overlay names a file, not a folder."""
+    return Path(target or "").suffix.lower() == PNG
+
+
+def refuse_one_of_the_images(target: Path, table: pd.DataFrame) -> None:
+    """UserError for a page in the place of an X-ray."""
+    if os.path.realpath(target) in map(os.path.realpath, table["path"]):
+        raise UserError(f"--save_overlay {target}: is the X-ray itself; choose another name")
 
 
 class OverlayWriter:
@@ -48,10 +60,14 @@ class OverlayWriter:
         cam: CamOfFile | None = None,
     ) -> None:
         self.target = Path(target)
-        if self.target.suffix.lower() == PNG and len(table) > 1:
+        if is_one_page(self.target) and len(table) > 1:
             raise UserError(
                 f"--save_overlay {target}: is one picture, but there are {len(table):,} images; give a folder"
             )
+        if is_one_page(target):
+            refuse_one_of_the_images(self.target, table)
+        else:
+            refuse_among_images("--save_overlay", self.target, table)
         self.table = table
         self.count = count
         self.longest = longest
@@ -70,7 +86,7 @@ class OverlayWriter:
         save_png(overlay.page(case, self.longest), self.path_of(outcome.row), case.contaminated)
 
     def path_of(self, row: int) -> Path:
-        if self.target.suffix.lower() == PNG:
+        if is_one_page(self.target):
             return self.target
         return self.target / f"{self.stems[row]}_overlay{PNG}"
 
@@ -119,5 +135,5 @@ class OverlayWriter:
         # Those that could not be read have none.
         made = len(set(self.table["image"].iloc[: self.count]) & set(predicted))
         print(f"{self.target}: overlays of {made:,} images; findings are shown from: {self.thresholds.source}")
-        if self.target.suffix.lower() != PNG:
+        if not is_one_page(self.target):
             mark_images(self.target, self.table.iloc[: self.count], predicted)

@@ -3,6 +3,7 @@
 Letters: K classes, m x m the cells of a map.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 
 from roi import distributed
 from roi.data.boxes import Box
+from roi.errors import UserError
 from roi.files import atomic_write
 from roi.inference.grad_cam import GradCam
 from roi.inference.image_files import read_xray
@@ -80,8 +82,20 @@ class PictureWriter:
         Args:
             predicted: the images of all processes, in order.
         """
-        print(f"{self.folder}: pictures of {self.count:,} images")
+        # Those that could not be read have none.
+        made = len(set(self.table["image"].iloc[: self.count]) & set(predicted))
+        print(f"{self.folder}: pictures of {made:,} images")
         mark_images(self.folder, self.table.iloc[: self.count], predicted)
+
+
+def refuse_among_images(flag: str, folder: Path, table: pd.DataFrame) -> None:
+    """UserError for a folder of pictures that holds the X-rays themselves, which --overwrite does not mean.
+
+    An image x.png may have a neighbour x_mask.png, and the next run would take the pictures for X-rays.
+    """
+    holders = {os.path.realpath(os.path.dirname(path)) for path in table["path"]}
+    if os.path.realpath(folder) in holders:
+        raise UserError(f"{flag} {folder}: holds the X-rays; choose another folder")
 
 
 def mark_images(folder: Path, table: pd.DataFrame, predicted: Sequence[str]) -> None:

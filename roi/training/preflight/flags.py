@@ -4,6 +4,10 @@ import argparse
 import importlib.util
 
 from roi.cli import number
+from roi.files import refuse_inputs
+
+# Flags of the train scripts that name what is read.
+INPUTS = ("train_csv", "val_csv", "exclude_csv", "test_csv", "bbox_csv", "weights", "init", "queries")
 
 
 def add_check(group: argparse._ActionsContainer) -> None:
@@ -32,7 +36,10 @@ def is_check(args: argparse.Namespace) -> bool:
 
 
 def written_files(args: argparse.Namespace) -> list[str]:
-    """What a training writes from its first second on; nothing for a check."""
+    """What a training writes from its first second on; nothing for a check. UserError: it is what is read."""
     if is_check(args):
         return []
-    return [path for path in (args.save, args.log_csv) if path]
+    outputs = [path for path in (args.save, args.log_csv) if path]
+    # --overwrite replaces an earlier run, no table of the user's.
+    refuse_inputs({name: getattr(args, name, None) for name in INPUTS}, outputs)
+    return outputs
