@@ -15,6 +15,7 @@ import argparse
 from pathlib import Path
 
 from roi import cli
+from roi.errors import UserError
 from roi.files import refuse_existing
 
 
@@ -46,7 +47,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def refuse_own_inputs(args: argparse.Namespace) -> None:
+    """UserError: the submission would replace what it is made of, which --overwrite does not mean."""
+    for name in ("preds", "template", "csv"):
+        path = getattr(args, name)
+        if path and Path(path).resolve() == args.out.resolve():
+            raise UserError(f"--out {args.out} is the file of --{name}; choose another name")
+
+
 def main(args: argparse.Namespace) -> None:
+    refuse_own_inputs(args)
     refuse_existing(args.out, overwrite=args.overwrite)
     # They bring pandas and scipy, for which --help should not wait.
     from roi.scoring import predictions, printout
