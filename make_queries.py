@@ -57,6 +57,8 @@ def names_of_table(csv: str) -> list[str]:
 
 
 def names_of_file(path: Path) -> list[str]:
+    if not path.is_file():
+        raise UserError(f"--names {path}: no such file; give a text file of one name a line, or a table with --csv")
     lines = path.read_text(encoding="utf-8-sig").splitlines()
     names = [line.strip() for line in lines if line.strip()]
     if not names:

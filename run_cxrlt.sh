@@ -78,6 +78,17 @@ DEVICE=${DEVICE:-$(pick auto cpu)}
 SEED=${SEED:-0}
 DEMO_STUDIES=${DEMO_STUDIES:-2000}
 
+# What the last stages would refuse, after days.
+one_of() { # the name of a setting, and what it may be
+  local name=$1 choices
+  shift
+  choices=$(printf ', %s' "$@")
+  case "$choices, " in *", ${!name}, "*) ;; *) refuse "$name=${!name} is none of ${choices#, }" ;; esac
+}
+one_of EDITION 2023 2024.1 2024.2 2024.3 2026
+one_of FUSION mean_p max lse attention
+[ -z "$TEMPLATE" ] || [ -f "$TEMPLATE" ] || refuse "TEMPLATE: $TEMPLATE is not there; without TEMPLATE the order is that of the test table"
+
 mkdir -p "$OUT"
 LOG="$OUT/roi-run.log"
 start_log run_cxrlt.sh

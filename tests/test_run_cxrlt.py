@@ -53,6 +53,21 @@ def test_a_wrong_argument_is_one_line_and_writes_nothing(words: list[str], remed
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("setting", "remedy"),
+    [
+        ({"EDITION": "2025"}, "EDITION=2025 is none of 2023, 2024.1, 2024.2, 2024.3, 2026"),
+        ({"FUSION": "mean"}, "FUSION=mean is none of mean_p, max, lse, attention"),
+        ({"TEMPLATE": "nowhere.csv"}, "nowhere.csv is not there"),
+    ],
+)
+def test_what_later_stages_would_refuse_is_said_at_once(setting: dict[str, str], remedy: str, tmp_path: Path) -> None:
+    done = run_it(ROOT, "--demo", OUT=tmp_path / "out", **setting)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and remedy in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_the_demo_ends_with_a_submission_and_a_report_and_a_second_run_changes_nothing(tmp_path: Path) -> None:
     project = copy_project(tmp_path)

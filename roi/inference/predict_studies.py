@@ -101,7 +101,7 @@ def study_probabilities(predictor: Predictor, loader: StudyLoader, studies: Stud
     alone = np.full(shape, np.nan, dtype=np.float32)
     without = np.full(shape, np.nan, dtype=np.float32)
     predictor.model.eval()
-    with progress(None, len(loader), "predict") as bar:
+    with progress(None, loader.sampler.rows, "predict", "study") as bar:
         for batch in loader:
             assert batch.studies is not None
             rows = batch.studies.rows.numpy()
@@ -109,7 +109,7 @@ def study_probabilities(predictor: Predictor, loader: StudyLoader, studies: Stud
             of_studies[batch.index.numpy()] = of_batch.studies
             alone[rows] = of_batch.alone
             without[rows[of_batch.left_out]] = of_batch.without
-            bar.update()
+            bar.update(len(batch.index))
     # Each process has its own studies; those of the others are NaN.
     own = (of_studies, alone, without)
     for part in distributed.all_gather_objects(own):

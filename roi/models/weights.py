@@ -46,6 +46,10 @@ def read_tensors(path: Path) -> Any:
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # every unpickler and parser has errors of its own
+        # What torch.save writes is a zip or a pickle; of any other file torch's advice is of no use.
+        if not (is_safetensors or start.startswith((b"PK", b"\x80"))):
+            message = f"{path}: is neither safetensors nor a state dict; it begins with {start[:16]!r}"
+            raise UserError(message) from error
         raise UserError(f"{path}: {what_it_is(error)}") from error
 
 

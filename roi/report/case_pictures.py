@@ -27,6 +27,13 @@ MOST_NAMES = 3  # of boxes
 OTHER_BOX = (200, 206, 214)
 
 
+def map_name(source: str, finding: str) -> str:
+    """What the page calls the map of a finding: 'Grad-CAM of Mass'."""
+    if source == "class_mask":
+        return f"the model's own map of {finding}"
+    return f"{source_name(source)} of {finding}"
+
+
 class CasePicture(NamedTuple):
     data: bytes
     kind: str  # of image: webp or jpeg
@@ -204,15 +211,13 @@ def draw(path: str, name: str, finding: str, evidence: Evidence, boxes: Sequence
     # Without a mask there is no outline and no crop.
     if heat is not None:
         overlay = add_boxes(heat_overlay(grey, heat), boxes, finding)
-        return [encode(overlay, f"X-ray with the {evidence.source} map of {finding} as heat")]
+        return [encode(overlay, f"X-ray with {map_name(evidence.source, finding)} as heat")]
     pictures = []
     own = evidence.own_heat(name, finding)
     mask = evidence.mask(name, finding)
     if own is not None:
         overlay = add_boxes(heat_overlay(grey, own), boxes, finding)
-        whose = f"the model's own map of {finding}"
-        if evidence.own_name != OWN_MAP:
-            whose = f"{evidence.own_name} of {finding}"
+        whose = map_name(evidence.own[1], finding) if evidence.own else ""
         pictures.append(encode(overlay, f"X-ray with {whose} as heat"))
     alt = "X-ray" if mask is None else "X-ray with the outline of the mask"
     if boxes:

@@ -127,8 +127,13 @@ def read_log(path: Path) -> pd.DataFrame:
 
 
 def run_name(metrics: Block, folder: Path) -> str:
-    """What the training flags call it: the mode, or the kind of mask and the terms left out; else the folder's name."""
+    """What the training flags call it: the mode, the fusion of studies, or the kind of mask and the terms left out.
+
+    Else the folder's name.
+    """
     args = (metrics.get("predictions") or {}).get("args") or {}
+    if args.get("fusion"):
+        return f"studies, {args['fusion']}"
     if args.get("mode"):
         return str(args["mode"])
     # Predictions of others have no flags.

@@ -266,6 +266,10 @@ def same_flags(state: Checkpoint, flags: dict[str, Any], path: str | Path) -> No
             f"{path}: is of an older version, whose objective and batch statistics differ; finish it there, "
             "or give another --save"
         )
+    of_studies = "fusion" in state["args"]
+    if of_studies != ("fusion" in flags):
+        kind, script = ("studies", "another train script") if of_studies else ("images", "train_multiview.py")
+        raise UserError(f"{path}: is a model of {kind}, which {script} cannot go on with; give another --save")
     free = FREE
     if state["args"].get("schedule") in ("cosine", "onecycle"):
         # These curves end with the last epoch.

@@ -62,6 +62,7 @@ class TrainingRun:
     save: Path
     meta: Checkpoint
     skip_unreadable: bool = False
+    unit: str = "image"  # what a batch counts
     # The epoch from which the best one is looked for, counted from 1: the first with masks.
     first_best: int = 1
     # Of the validation rows every so manieth meets the controls of the mask, in each epoch with masks; 0: none.
@@ -210,7 +211,7 @@ class TrainingRun:
         self.sampler.epoch = self.epoch
         began, seconds_before, last_look, stopped = perf_counter(), self.meter.seconds, 0.0, 0
         title = f"epoch {self.epoch + 1}/{self.epochs}"
-        with progress(None, self.sampler.rows, title, initial=self.meter.images) as bar:
+        with progress(None, self.sampler.rows, title, self.unit, self.meter.images) as bar:
             batches = check_batches(
                 stop.before_each(self.train_loader), self.skip_unreadable, self.unreadable, self.constant
             )

@@ -212,6 +212,8 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, model_folder: Path, m
     command = ("make_queries.py", "--model", model_folder, "--names", tmp_path / "names.txt")
     out = ("--out", tmp_path / "q.npz")
     assert "has 'Mass' twice" in one_line_error(*command, *out)
+    (tmp_path / "names.txt").unlink()
+    assert f"--names {tmp_path / 'names.txt'}: no such file; give" in one_line_error(*command, *out)
     (tmp_path / "names.txt").write_text("\n")
     assert "the file is empty" in one_line_error(*command, *out)
     (tmp_path / "names.txt").write_text("Mass\n")

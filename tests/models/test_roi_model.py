@@ -159,6 +159,7 @@ def test_a_file_that_is_something_else_is_called_what_it_is(tmp_path: Path) -> N
         "page.pt": (b"\n<!DOCTYPE html><html>404</html>", "is a web page"),
         "keras.h5": (b"\x89HDF\r\n\x1a\n" + bytes(80), "HDF5"),
         "text.pt": (b"hello", "neither safetensors nor a state dict"),
+        "table.csv": (b"image,labels\na.png,Mass\n", "neither safetensors nor a state dict"),
     }
     for name, (content, _) in files.items():
         (tmp_path / name).write_bytes(content)

@@ -14,12 +14,16 @@ from test_report import EVIL, FINDINGS, browser, changed_run, made, sections, ta
 
 from roi.report import plots
 from roi.report.build import page
+from roi.report.case_pictures import Evidence
 from roi.report.html import esc
-from roi.report.run_folder import Run, read_run
+from roi.report.run_folder import Run, read_run, run_name
+from roi.report.sections import cases
+from roi.report.sections import studies as studies_section
 from roi.report.sections.long_tail import long_tail
 from roi.report.sections.studies import bar_html, signed, studies
 from roi.report.sections.subgroups import subgroups
 from roi.scoring import predictions
+from roi.scoring.map_file import Maps
 
 __all__ = ["browser", "made", "whole"]  # fixtures of the page of one run
 CLASSES = ["Mass", "Edema"]
@@ -159,6 +163,17 @@ def test_a_study_is_a_row_of_its_views_with_what_each_adds(study_run: Run) -> No
         assert ("not looked at" in article) == (study == 3)
     assert {3, 6} < seen and len(seen) == 18
     assert text.index("PA, frontal") < text.index("LATERAL, lateral") < text.index("view not said")
+
+
+def test_a_run_of_studies_has_the_name_of_its_fusion(tmp_path: Path) -> None:
+    args = {"mode": None, "mask": "none", "without": [], "fusion": "attention"}
+    assert run_name({"predictions": {"args": args}}, tmp_path) == "studies, attention"
+
+
+def test_grad_cam_has_one_name_on_the_page() -> None:
+    maps = Maps(["a.png"], CLASSES[:1], {"cam": np.zeros((1, 1, 2, 2), np.float32)}, {}, 1.0, {})
+    for section in (cases, studies_section):
+        assert "Heat: Grad-CAM of the finding, over" in section.legend(Evidence([maps]), False)
 
 
 def test_half_as_many_studies_as_cases(study_run: Run) -> None:

@@ -156,6 +156,18 @@ def test_two_images_of_one_id_and_flags_that_do_not_go_together(task: Task) -> N
     )
 
 
+def test_what_it_reads_is_never_replaced(task: Task) -> None:
+    table = task.folder / "table.csv"
+    pd.DataFrame({"image": task.images, "study_id": "s"}).to_csv(table, index=False)
+    task.out = task.template
+    before = task.template.read_bytes()
+    assert "is what --template names, and would be lost" in one_line_error(*task.command)
+    assert task.template.read_bytes() == before
+    task.out = table
+    command = (*task.command, "--unit", "study", "--csv", table)
+    assert "is what --csv names, and would be lost" in one_line_error(*command)
+
+
 @pytest.mark.parametrize(
     ("image", "name"),
     [("files/p10/a-b.jpg", "a-b"), ("a-b", "a-b"), ("1.2.840.png", "1.2.840"), ("1.2.840", "1.2.840")],

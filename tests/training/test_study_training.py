@@ -268,7 +268,15 @@ def test_what_is_wrong_is_said_in_one_line(data: Path, trained: Path, tmp_path: 
     assert "a new name has none" in refused(table, *ATTENTION, "--shared_queries")
     assert "has no 'Effusion'" in refused(table.replace("Mass", "Effusion"), *ATTENTION, "--queries", npz)
     assert "nowhere.npz: no such file" in refused(table, *ATTENTION, "--queries", "nowhere.npz")
-    assert "leave out --backbone" in refused(table, "--init", trained / "image.pt", "--backbone", "test_vit")
+    begun = ("--init", trained / "image.pt")
+    both = refused(table, *begun, "--backbone", "test_resnet")
+    assert "--weights none and --init" in both and "give one of them" in both
+    of_another = ("--backbone", "test_vit", "--weights", "imagenet")
+    assert "leave out --backbone" in refused(table, *begun, *of_another)
+    image_model = flags(data, trained, "--resume", "auto", "--epochs", 1)
+    image_model[image_model.index("--save") + 1] = str(trained / "image.pt")
+    said = one_line_error("train_multiview.py", *image_model)
+    assert "is a model of images, which train_multiview.py cannot go on with" in said and "None" not in said
     uncached = flags(data, tmp_path, *SCRATCH)
     at = uncached.index("--cache_dir")
     assert "give --cache_dir" in one_line_error("train_multiview.py", *uncached[:at], *uncached[at + 2 :])

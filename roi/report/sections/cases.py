@@ -12,7 +12,7 @@ import numpy as np
 from roi.data.boxes import Box
 from roi.data.images import remark_on_links
 from roi.report import case_pictures, case_selection
-from roi.report.case_pictures import OWN_MAP, Evidence
+from roi.report.case_pictures import OWN_MAP, Evidence, map_name
 from roi.report.case_selection import Case
 from roi.report.gallery_files import (
     GIVE_IMAGES,
@@ -200,7 +200,7 @@ def legend(evidence: Evidence, has_boxes: bool) -> str:
         crop = "" if evidence.own else "; beside it the crop, its dropped pixels in mean grey"
         parts.append(f"Orange: {mask}{crop}.")
     elif evidence.source:
-        parts.append(f"Heat: the {evidence.source} map of the finding, over its own range.")
+        parts.append(f"Heat: {map_name(evidence.source, 'the finding')}, over its own range.")
     if has_boxes:
         parts.append("Blue: the boxes of the finding; grey: those of others.")
     return note(" ".join(parts)) if parts else ""

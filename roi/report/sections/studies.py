@@ -14,7 +14,7 @@ from roi.data.studies import KINDS, kinds_of
 from roi.data.table import match_images, read_table
 from roi.data.targets import target_matrix
 from roi.report import case_pictures, case_selection
-from roi.report.case_pictures import OWN_MAP, Evidence
+from roi.report.case_pictures import OWN_MAP, Evidence, map_name
 from roi.report.case_selection import Case
 from roi.report.gallery_files import (
     GalleryFiles,
@@ -28,7 +28,6 @@ from roi.report.gallery_files import (
 from roi.report.html import Row, card, esc, fold, image, missing, note, table, zoomable
 from roi.report.run_folder import Run
 from roi.report.sections.cases import by_kind
-from roi.report.source_names import source_name
 from roi.scoring import predictions
 from roi.scoring.challenge.contributions import Contributions, read_contributions
 from roi.scoring.predictions import Predictions
@@ -167,7 +166,7 @@ def legend(evidence: Evidence, has_boxes: bool) -> str:
     elif evidence.source == "mask":
         parts.append("Orange: what the mask keeps.")
     elif evidence.source:
-        parts.append(f"Heat: {source_name(evidence.source)} of the finding, over its own range.")
+        parts.append(f"Heat: {map_name(evidence.source, 'the finding')}, over its own range.")
     else:
         parts.append("Without a map: none was given to evaluate.py --masks, or the files hold none of these images.")
     if has_boxes:

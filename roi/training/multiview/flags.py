@@ -175,6 +175,11 @@ def check_study_flags(args: argparse.Namespace) -> None:
     # Queries that are learned belong to the classes that they were learned with.
     if args.shared_queries and args.queries in ("learned", "random"):
         raise UserError(f"--shared_queries with --queries {args.queries}: a new name has none; give --queries NPZ")
+    # Of imagenet nobody can tell whether it was given: it is the default.
+    if args.init and args.weights not in ("imagenet", args.init):
+        raise UserError(
+            f"--weights {args.weights} and --init {args.init}: each says what to begin from; give one of them"
+        )
     if args.freeze_backbone and args.train_parts:
         raise UserError(f"--freeze_backbone and --train_parts {args.train_parts}: give one of them")
     if args.freeze_backbone and not args.init and args.weights == "none":

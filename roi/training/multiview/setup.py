@@ -86,6 +86,7 @@ def build_study_run(args: argparse.Namespace, device: torch.device) -> TrainingR
     )
     balance = FixedWeights({"full": 1.0, VIEW_LOSS: args.view_weight})
     run = assemble(args, model, rows, loaders, losses_fn, balance, meta, device, dtype)
+    run.unit = "study"
     # Every process has looked at what is there.
     distributed.barrier()
     run.begin = partial(open_files, run, args, rows, start.resumed, [VIEW_LOSS])
