@@ -77,3 +77,9 @@ def test_reasons_stand_above_blocks(scripts: list[Any], modules: list[Any]) -> N
 
 def test_nothing_below_setup_takes_the_whole_args(modules: list[Any]) -> None:
     assert code_figures.whole_args(modules) == 0
+
+
+def test_no_two_files_of_tests_have_one_name() -> None:
+    """Pytest imports them by name alone: of two it refuses the second, and with it the whole run."""
+    names = [path.name for path in (ROOT / "tests").rglob("*.py")]
+    assert len(names) == len(set(names)), sorted({name for name in names if names.count(name) > 1})
