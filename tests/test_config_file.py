@@ -5,6 +5,7 @@ import importlib
 import io
 import json
 from contextlib import redirect_stdout
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ TRAIN = ("train_roi_consistency", "train_roi_baselines", "train_multiview")
 GIVEN = ["--train_csv=t.csv", "--image_root=images", "--save=roi.pt", "--cache_dir=cache"]
 # Words that are taken only together with others, or end the script.
 ALONE = {"recipe", "stage", "loss_args", "pretrained", "help", "config", "print_config", "test", "max_samples"}
+if find_spec("tensorboard") is None:
+    # Refused at once where the package is not installed.
+    ALONE.add("tensorboard")
 # What some flags are taken with alone.
 BESIDE = {
     "queries": ["--fusion=attention"],

@@ -684,10 +684,10 @@ def sealed(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
             if Path(path).is_relative_to(folder):
                 raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
 
-        def guarded(path: Any, flags: int, *mode: int) -> int:
+        def guarded(path: Any, flags: int, *mode: int, **where: Any) -> int:
             if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
                 refuse(path)
-            return open_file(path, flags, *mode)
+            return open_file(path, flags, *mode, **where)
 
         def make_new(path: Path, *args: Any, **kwargs: Any) -> None:
             if not path.is_dir():
