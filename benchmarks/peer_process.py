@@ -37,6 +37,11 @@ from roi.training.device import pick_device
 from roi.training.recipes import MODES
 from roi.training.setup import build_training_run
 
+OURS: dict[str, tuple[object, ...]] = {  # contenders of this project: what they say beside the others
+    "ours": (),
+    # The learning rate is the default of a frozen backbone: a new head bears more than a whole network.
+    "frozen": ("--freeze_backbone",),
+}
 for package in ("torchxrayvision", "onnxruntime", "openvino"):
     with suppress(ImportError):
         importlib.import_module(package)
@@ -72,8 +77,8 @@ def infer(name: str, task: Task, turn: Turn) -> None:
 
 
 def train(name: str, task: Task, turn: Turn) -> None:
-    if name == "ours":
-        train_ours(task, turn)
+    if name in OURS:
+        train_ours(task, turn, OURS[name])
     learned = task.learned
     validated = task.targets[task.trained :, learned]
     classes = [task.classes[n] for n in learned]
@@ -161,7 +166,7 @@ class Gate:
         return len(self.batches)
 
 
-def train_ours(task: Task, turn: Turn) -> None:
+def train_ours(task: Task, turn: Turn, more: tuple[object, ...]) -> None:
     train, val, log = (task.folder / name for name in ("train.csv", "val.csv", "metrics.csv"))
     write_table(task, train, range(task.trained))
     write_table(task, val, range(task.trained, len(task.images)))
@@ -174,7 +179,8 @@ def train_ours(task: Task, turn: Turn) -> None:
         "--weights",
         task.weights,
     ]
-    words += ["--img_size", task.side, "--batch_size", task.batch, "--accum_steps", 1, "--lr", task.lr]
+    words += ["--img_size", task.side, "--batch_size", task.batch, "--accum_steps", 1]
+    words += more or ("--lr", task.lr)
     words += ["--weight_decay", 0.01, "--seed", task.seed, "--workers", task.workers, "--device", "cpu"]
     words += ["--autocast_dtype", task.dtype, "--cache_dir", task.folder / "cache", "--epochs", 1000]
     words += ["--save", task.folder / "roi.pt", "--log_csv", log]

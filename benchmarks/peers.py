@@ -2,7 +2,8 @@
 
     pip install --target /tmp/peers --no-deps torchxrayvision scikit-image imageio lazy_loader tifffile
     pip install --target /tmp/peers --no-deps onnx onnxscript onnx-ir ml_dtypes onnxruntime flatbuffers openvino
-    PYTHONPATH=/tmp/peers python benchmarks/peers.py --data_path NIH_FOLDER --weights WEIGHTS --out runs/peers
+    PYTHONPATH=/tmp/peers python benchmarks/peers.py --data_path NIH_FOLDER --originals NIH_ORIGINALS \
+        --weights WEIGHTS --out runs/peers
 
 NIH_FOLDER has Data_Entry_2017.csv and images/; --weights is a file with ImageNet weights of tf_efficientnet_lite0.
 The others: the published loop with its three forwards (benchmarks/published.py), a plain PyTorch loop, the data set
@@ -60,6 +61,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="scratch folder: demo set, caches, runs")
     parser.add_argument("--data_path", type=Path, required=True, metavar="DIR", help="NIH images, smaller or not")
     parser.add_argument("--weights", type=Path, metavar="FILE", help=f"of {REAL[0]} (default: no AUROC on real images)")
+    originals = "NIH images as NIH has them, 1,024 px (default: no row of them)"
+    parser.add_argument("--originals", type=Path, metavar="DIR", help=originals)
     parser.add_argument("--rows", default=",".join(ROWS), metavar="A,B", help="what to measure (default: %(default)s)")
     parser.add_argument("--turns", type=cli.number(int, 1), default=3, metavar="N", help="(default: %(default)s)")
     parser.add_argument(
@@ -211,7 +214,13 @@ def in_turns(
 
 
 def tasks(
-    args: argparse.Namespace, rows: Rows, model: tuple[str, int], trained: int, validated: int, **more: Any
+    args: argparse.Namespace,
+    rows: Rows,
+    model: tuple[str, int],
+    trained: int,
+    validated: int,
+    name: str = "table",
+    **more: Any,
 ) -> Callable[[str], Task]:
     """-> the task of a contender by its name"""
     from peer_loops import Task
@@ -219,7 +228,7 @@ def tasks(
     backbone, side = model
     picked = rows.split(trained, validated)
     images = [rows.images[n] for n in picked]
-    path = args.out / f"table-{len(images)}-{backbone}.csv"
+    path = args.out / f"{name}-{len(images)}-{backbone}.csv"
     rows.write_nih(path, picked)
     common: dict[str, Any] = {
         "classes": sorted(LABELS),
@@ -310,6 +319,28 @@ def epochs_large(args: argparse.Namespace) -> list[Figure]:
     return compared("large", LARGE, make("ours").trained, first, later, 1.1)
 
 
+def epochs_originals(args: argparse.Namespace) -> list[Figure]:
+    """Files of 1,024 px, as they are downloaded; few are at hand, so each is there several times."""
+    title = f"originals of 1,024 px, {SMALL[0]} {SMALL[1]} px"
+    if args.originals is None:
+        return [Figure(title, None, ">= 3.0", why="--originals not given")]
+    rows = copied(read_rows(args.originals), args.out / "originals", args.images + 64)
+    make = tasks(args, rows, SMALL, args.images, 64, name="originals")
+    first, later = in_turns(args, installed(("ours", *RIVALS)), "training", args.later, args.turns, make)
+    return compared("originals", SMALL, make("ours").trained, first, later, 3.0, ", originals of 1,024 px")
+
+
+def copied(rows: Rows, folder: Path, number: int) -> Rows:
+    """`number` images, copies of these in turn: a file of its own each, and a patient of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    order = [n % len(rows.images) for n in range(number)]
+    images = [str((folder / f"{n:05d}_000.png").resolve()) for n in range(number)]
+    for image, n in zip(images, order, strict=True):
+        shutil.copyfile(rows.images[n], image)
+    lines = [rows.lines[n] | {"Patient ID": str(1 + place)} for place, n in enumerate(order)]
+    return Rows(images, rows.targets[order], lines)
+
+
 def compared(
     name: str,
     model: tuple[str, int],
@@ -317,9 +348,10 @@ def compared(
     first: dict[str, list[Lap]],
     later: dict[str, list[Lap]],
     goal: float,
+    of: str = "",
 ) -> list[Figure]:
     figures = []
-    backbone = f"{model[0]} {model[1]} px"
+    backbone = f"{model[0]} {model[1]} px{of}"
     # The cache is made of the validation images, too: a first epoch counts with its validation.
     title = f"first epoch with validation, {backbone}"
     figures += against_best(title, first, images, 1.0, ("whole", "whole_processor"))
@@ -363,12 +395,7 @@ def auroc_demo(args: argparse.Namespace) -> list[Figure]:
         make = tasks(args, rows, SMALL, 300, 100, batch=16, seed=seed)
         figures.append(time_to_auroc(f"demo set, seed {seed}, {SMALL[0]} {SMALL[1]} px", make))
         shutil.rmtree(data)
-    # What was not reached took at least as long.
-    times = [math.inf if figure.value is None else figure.value for figure in figures]
-    middle = statistics.median(times)
-    if math.isinf(middle):
-        return [*figures, Figure("demo set, median of the seeds", None, "<= 0.5", why="not reached")]
-    return [*figures, Figure("demo set, median of the seeds", middle, "<= 0.5")]
+    return [*figures, median_of_seeds("demo set", figures)]
 
 
 def auroc_nih(args: argparse.Namespace) -> list[Figure]:
@@ -377,19 +404,32 @@ def auroc_nih(args: argparse.Namespace) -> list[Figure]:
         return [Figure(title, None, "<= 0.5", why="--weights not given")]
     from roi.models.backbones import normalisation_of
 
-    rows = read_rows(args.data_path, 700)
+    rows = read_rows(args.data_path)
     mean, std = normalisation_of(REAL[0], str(args.weights))
-    found = tasks(
-        args, rows, REAL, 300, 150, batch=16, weights=str(args.weights.resolve()), mean=mean, std=std, lr=1e-4
-    )
-    return [time_to_auroc(f"{title}, 1 seed", found)]
+    weights = str(args.weights.resolve())
+    figures = []
+    for way in ("ours", "frozen"):
+        found = []
+        for seed in range(args.seeds):
+            more: dict[str, Any] = {"batch": 16, "weights": weights, "mean": mean, "std": std, "lr": 1e-4, "seed": seed}
+            make = tasks(args, rows, REAL, args.images, 400, **more)
+            found.append(time_to_auroc(f"{title}, {way}, seed {seed}", make, way))
+        figures += [*found, median_of_seeds(f"{title}, {way}", found)]
+    return figures
 
 
-def time_to_auroc(title: str, make: Callable[[str], Task]) -> Figure:
+def median_of_seeds(title: str, figures: list[Figure]) -> Figure:
+    """What was not reached took at least as long."""
+    middle = statistics.median(math.inf if figure.value is None else figure.value for figure in figures)
+    name = f"{title}, median of the seeds"
+    return Figure(name, None, "<= 0.5", why="not reached") if math.isinf(middle) else Figure(name, middle, "<= 0.5")
+
+
+def time_to_auroc(title: str, make: Callable[[str], Task], way: str = "ours") -> Figure:
     """Seconds until val_auroc is what the plain loop has after WITHIN epochs, epochs in turns, validation included."""
     theirs: list[Lap] = []
     mine: list[Lap] = []
-    with racing(("plain", "ours"), "training", make) as (plain, ours):
+    with racing(("plain", way), "training", make) as (plain, ours):
         for _ in range(WITHIN):
             theirs.append(plain.lap(not theirs))
             mine.append(ours.lap(not mine))
@@ -504,6 +544,7 @@ def code_lines(source: str) -> int:
 
 ROWS: dict[str, Callable[[argparse.Namespace], list[Figure]]] = {
     "epochs": epochs,
+    "epochs_originals": epochs_originals,
     "epochs_large": epochs_large,
     "auroc_demo": auroc_demo,
     "auroc_nih": auroc_nih,
