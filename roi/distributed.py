@@ -17,7 +17,7 @@ import torch.distributed as td
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from roi import process_group
+from roi import accelerator, process_group
 from roi.process_group import all_gather_objects, barrier, local_rank, one_a_machine_first, rank, world
 
 __all__ = [
@@ -63,11 +63,9 @@ def processes(device: torch.device) -> Iterator[torch.device]:
     if world() == 1:
         yield device
         return
-    if device.type == "cuda":
-        device = torch.device("cuda", local_rank())
-        torch.cuda.set_device(device)
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    td.init_process_group(backend, timeout=TIMEOUT)
+    own = accelerator.of(device)
+    device = own.of_process(local_rank())
+    td.init_process_group(own.backend, timeout=TIMEOUT)
     process_group.set_group(HostGroup())
     console = sys.stdout
     if rank():

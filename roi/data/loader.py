@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data._utils import signal_handling
 
+from roi import accelerator
 from roi.data.dataset import Batch, XrayDataset
 from roi.data.order.choice import Order
 from roi.data.order.read_ahead import CHUNK_BYTES, read_ahead
@@ -225,6 +226,7 @@ class CacheLoader:
         self.cache = cache
         self.sampler = sampler
         self.device = device
+        self.accelerator = accelerator.of(device)
         self.prefetch = prefetch
         self.reads_ahead = False  # set by the caller, where the memory does not hold the cache
         self.targets = torch.from_numpy(targets)
@@ -245,9 +247,7 @@ class CacheLoader:
         for batch in self.sampler:
             index = torch.tensor(batch, dtype=torch.int64)
             rows = index % len(self.targets)
-            if self.device.type == "cuda":
-                rows = rows.pin_memory()
-            rows = rows.to(self.device, non_blocking=True)
+            rows = self.accelerator.pinned(rows).to(self.device, non_blocking=True)
             yield Batch(pixels[rows], self.targets[rows], index, [])
 
     def set_order(self, order: Order) -> None:
@@ -283,8 +283,7 @@ class CacheLoader:
             pixels = torch.from_numpy(gathered).unsqueeze(1)
             target = self.targets[rows]
             # Only from pinned memory the copy to the device goes on while the step computes.
-            if self.device.type == "cuda":
-                pixels, target = pixels.pin_memory(), target.pin_memory()
+            pixels, target = self.accelerator.pinned(pixels), self.accelerator.pinned(target)
             yield Batch(pixels, target, index, [])
 
 
@@ -307,11 +306,12 @@ def fits_on_device(cache: PixelCache, rows: int, device: torch.device, choice: s
 
     `choice` is --cache_on_device: yes, no, or auto, where half of a GPU's free memory must hold them.
     """
-    if device.type != "cuda" or choice != "auto":
-        return device.type != "cpu" and choice == "yes"
+    own = accelerator.of(device)
+    memory = own.memory()
+    if memory is None or choice != "auto":
+        return own.keeps_pixels and choice == "yes"
     _, *sides = cache.pixels.shape
-    free, _ = torch.cuda.mem_get_info(device)
-    return rows * math.prod(sides) <= free / 2
+    return rows * math.prod(sides) <= memory.free / 2
 
 
 def prefetch(items: Iterator[Batch], depth: int) -> Iterator[Batch]:

@@ -158,8 +158,7 @@ class StudyLoader(CacheLoader):
             gathered = self.cache.gather(plan.rows, self._room(len(plan.rows)))
             pixels, target = torch.from_numpy(gathered).unsqueeze(1), plan.target
             # Only from pinned memory the copy to the device goes on while the step computes.
-            if self.device.type == "cuda":
-                pixels, target = pixels.pin_memory(), target.pin_memory()
+            pixels, target = self.accelerator.pinned(pixels), self.accelerator.pinned(target)
             yield Batch(pixels, target, plan.numbers, [], studies=plan.views)
 
     def _room(self, images: int) -> np.ndarray:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from roi import accelerator
 from roi.data.dataset import Batch, XrayDataset, open_cache_of_run
 from roi.data.loader import CacheLoader, make_loader
 from roi.data.order.memory import holds, usable_memory
@@ -51,7 +52,7 @@ def _decoding(predictor: Predictor, table: pd.DataFrame, loading: Loading) -> Lo
             loading.batch_size,
             workers=loading.workers,
             prefetch_factor=loading.prefetch_factor,
-            pin_memory=predictor.device.type == "cuda",
+            pin_memory=accelerator.of(predictor.device).pins,
         )
         return loader
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from roi import cli
+from roi import accelerator, cli
 from roi.counter_rng import row_seeds
 from roi.data.dataset import Batch, XrayDataset
 from roi.data.identity import Seen, trained_on_files
@@ -128,7 +128,7 @@ class Model:
         own = self.predictor
         names, dataset, paths = _dataset(images, own)
         answers, meta = self._origin(len(names), paths, ratio)
-        loader, _ = make_loader(dataset, batch_size, workers=workers, pin_memory=own.device.type == "cuda")
+        loader, _ = make_loader(dataset, batch_size, workers=workers, pin_memory=accelerator.of(own.device).pins)
 
         def seeds(index: Tensor) -> Tensor:
             return row_seeds(own.seed, 0, index)

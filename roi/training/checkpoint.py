@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from roi import __version__, distributed
+from roi import __version__, accelerator, distributed
 from roi.errors import UserError
 from roi.files import atomic_write, reason
 from roi.models import exported
@@ -336,12 +336,7 @@ def digest(*things: Any) -> str:
 
 def rng_state(device: torch.device) -> dict[str, Tensor]:
     """The global generators that dropout and stochastic depth draw from."""
-    state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    if device.type == "mps":
-        state["mps"] = torch.mps.get_rng_state()
-    return state
+    return {"cpu": torch.get_rng_state()} | accelerator.of(device).rng_state()
 
 
 def restore_rng(states: list[dict[str, Tensor]], device: torch.device) -> None:
@@ -355,7 +350,4 @@ def restore_rng(states: list[dict[str, Tensor]], device: torch.device) -> None:
         return
     state = states[distributed.rank()]
     torch.set_rng_state(state["cpu"])
-    if device.type == "cuda" and "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], device)
-    if device.type == "mps" and "mps" in state:
-        torch.mps.set_rng_state(state["mps"])
+    accelerator.of(device).set_rng_state(state)

@@ -5,6 +5,7 @@ from contextlib import suppress
 
 import torch
 
+from roi import accelerator
 from roi.errors import RunError, UserError
 from roi.files import reason
 
@@ -27,11 +28,7 @@ def pick_device(name: str) -> torch.device:
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
     _keep_memory()
-    available = ["cpu"]
-    if torch.backends.mps.is_available():
-        available.insert(0, "mps")
-    if torch.cuda.is_available():
-        available.insert(0, "cuda")
+    available = accelerator.available()
     if name == "auto":
         return torch.device(available[0])
     if name.split(":")[0] not in available:
@@ -56,9 +53,7 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     """The type that --autocast_dtype names; auto: bf16 on a GPU that has it (fp16 on an older one), fp32 on a CPU."""
     if name != "auto":
         return DTYPES[name]
-    if device.type != "cuda":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return accelerator.of(device).usual_dtype()
 
 
 def explain_error(error: BaseException, where: str, less_memory: str = LESS_MEMORY) -> UserError | RunError:

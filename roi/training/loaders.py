@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from roi import distributed
+from roi import accelerator, distributed
 from roi.data.dataset import Batch, XrayDataset, check_batches, open_cache_of_run, rows_with_images
 from roi.data.loader import CacheLoader, fits_on_device, make_loader
 from roi.data.order.choice import choose_order
@@ -196,7 +196,7 @@ def _file_loader(
         flags.workers,
         flags.prefetch_factor,
         flags.persistent_workers,
-        device.type == "cuda",
+        accelerator.of(device).pins,
         distributed.rank(),
         distributed.world(),
         *draws_of(table, targets, flags, seed),

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import torch
 
+from roi import accelerator
+from roi.accelerator import GIB
 from roi.errors import UserError
 from roi.models.roi_model import RoiModel
 from roi.progress import say
@@ -40,15 +42,16 @@ def parameters_of(model: RoiModel) -> int:
 
 
 def device_text(device: torch.device) -> str:
-    if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
-        return f"{torch.cuda.get_device_name(device)} ({free / 2**30:.0f} of {total / 2**30:.0f} GiB free)"
+    own = accelerator.of(device)
+    memory = own.memory()
+    if memory:
+        return f"{own.name()} ({memory.free / GIB:.0f} of {memory.total / GIB:.0f} GiB free)"
     if device.type == "cpu":
         count = torch.get_num_threads()
         number = "1 thread" if count == 1 else f"{count} threads"
         why = decided()
         return f"the CPU, {number} ({why})" if why else f"the CPU, {number}"
-    return device.type
+    return own.name()
 
 
 def say_first_lines(

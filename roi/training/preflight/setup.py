@@ -12,7 +12,8 @@ from time import perf_counter
 import numpy as np
 import torch
 
-from roi import distributed
+from roi import accelerator, distributed
+from roi.accelerator import GIB
 from roi.data.dataset import Batch, StudyBatch
 from roi.data.images import locate, read_grey
 from roi.data.sampler import ShardedBatchSampler
@@ -246,9 +247,10 @@ def run_step(  # what a step is made of
 
 
 def memory_text(device: torch.device) -> str:
-    if device.type == "cuda":
-        peak, total = torch.cuda.max_memory_allocated(device), torch.cuda.mem_get_info(device)[1]
-        return f"{peak / 2**30:.1f} GiB of {total / 2**30:.0f} GiB of GPU memory at most"
+    own = accelerator.of(device)
+    memory = own.memory()
+    if memory:
+        return f"{own.peak_memory() / GIB:.1f} GiB of {memory.total / GIB:.0f} GiB of GPU memory at most"
     # Kilobytes; on a Mac bytes.
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
