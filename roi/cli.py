@@ -18,6 +18,7 @@ from roi.config_file import add_config_flags, with_file
 from roi.errors import RunError, UserError
 from roi.files import locked, writable
 from roi.help_text import Formatter, short_usage
+from roi.named_values import NamedValue, add_named_values, yes_no
 from roi.process_pool import children, kill
 from roi.text import Console, printable
 from roi.threads import bound_threads
@@ -193,6 +194,15 @@ def number(kind: Callable[[str], Any], low: float | None = None, high: float | N
     return parse
 
 
+# What beside --workers and --cache_dir says how images are read.
+LOADER_ARGS = {
+    "prefetch_factor": NamedValue(
+        number(int, 1), 2, "batches that each worker, or the thread that reads --cache_dir, keeps ready"
+    ),
+    "persistent_workers": NamedValue(yes_no, True, "keep the workers between epochs"),
+}
+
+
 def add_overwrite(parser: argparse._ActionsContainer, what: str) -> None:
     parser.add_argument("--overwrite", action=on_off, default=False, help=f"replace {what} if there (default: refuse)")
 
@@ -206,16 +216,7 @@ def add_loading(group: argparse._ActionsContainer) -> None:
         metavar="N",
         help="processes that decode images; 0: none (default: %(default)s)",
     )
-    group.add_argument(
-        "--prefetch_factor",
-        type=number(int, 1),
-        default=2,
-        metavar="N",
-        help="batches each worker, or the thread that reads --cache_dir, keeps ready (default: %(default)s)",
-    )
-    group.add_argument(
-        "--persistent_workers", action=on_off, default=True, help="keep the workers between epochs (default: yes)"
-    )
+    add_named_values(group, "--loader_args", "how images are handed on:", LOADER_ARGS)
     group.add_argument(
         "--cache_dir",
         metavar="DIR",
@@ -227,19 +228,6 @@ def add_loading(group: argparse._ActionsContainer) -> None:
         action=on_off,
         default=False,
         help="leave out missing or broken images, counted and listed in a side file (default: stop)",
-    )
-
-
-def add_order(group: argparse._ActionsContainer) -> None:
-    """In which order training reads a cache."""
-    # Any row anywhere is a read of its own, which costs nothing while the cache stays in the memory.
-    group.add_argument(
-        "--order",
-        choices=("auto", "random", "blocks"),
-        default="auto",
-        help="with --cache_dir, of training images: random: any image anywhere; blocks: images that lie together on "
-        "the disk come within one part of an epoch, hundreds of such blocks mixed; auto: random where the memory that "
-        "may be used holds the pixels, else blocks; a run that goes on keeps what it began with (default: %(default)s)",
     )
 
 

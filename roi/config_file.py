@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from roi.errors import UserError
+from roi.named_values import NamedValues
 
 CONFIG = "--config"
 PRINT_CONFIG = "--print_config"
@@ -61,9 +62,14 @@ def named_on(parser: argparse.ArgumentParser, argv: Sequence[str]) -> set[str]:
     options = {word.partition("=")[0] for word in argv}
     # Of this table, and not of what each flag shows: it has their other spellings, too (cli.Parser.add_spelling).
     known = parser._option_string_actions
-    names = {known[option].dest for option in options if option in known}
-    # --loss_args focal_gamma=1 says what --focal_gamma 1 says.
-    return names | {word for word in options if "loss_args" in names and not word.startswith("-")}
+    names = set()
+    for option in options & known.keys():
+        action = known[option]
+        names.add(action.dest)
+        # --loss_args focal_gamma=1 says what --focal_gamma 1 says.
+        if isinstance(action, NamedValues):
+            names |= options & action.table.keys()
+    return names
 
 
 def with_file(parser: argparse.ArgumentParser, argv: Sequence[str], elsewhere: Elsewhere = dict) -> list[str]:
@@ -139,10 +145,22 @@ def _words(where: str, name: str, action: argparse.Action, value: Any) -> list[s
         return [f"{option}={_text(where, option, action, value)}"]
     # Flags with several values; a mapping stands for NAME=VALUE pairs.
     if isinstance(value, dict):
-        value = [f"{key}={part}" for key, part in value.items()]
+        value = _pairs(value)
     if not isinstance(value, list):
         raise UserError(f"{where}: {option} takes a list of values, [A, B]")
     return [option, *(_text(where, option, action, part) for part in value)]
+
+
+def _pairs(values: Mapping[str, Any]) -> list[str]:
+    """A mapping as the NAME=VALUE words of a command line."""
+    pairs = []
+    for name, value in values.items():
+        if isinstance(value, bool):
+            # As YAML reads an unquoted yes.
+            value = "yes" if value else "no"
+        if value is not None:  # not given
+            pairs.append(f"{name}={value}")
+    return pairs
 
 
 def _switch(where: str, option: str, action: argparse.Action, value: Any) -> list[str]:

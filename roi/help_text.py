@@ -4,11 +4,20 @@ import argparse
 import re
 import textwrap
 from collections.abc import Callable
+from typing import Any
 
 WIDTH = 80
 COMMAND = re.compile(r"(?:python|pip|\./|torchrun|sbatch|tmux)\b|(?:\w+=\S+ )+\./")
 # A name, then at least two spaces, then what it is.
 ITEM = re.compile(r"(\s+\S+(?: \S+)*?\s{2,})\S")
+
+
+class Family(argparse._StoreAction):
+    """A flag that --help shows under the name of its kind: one entry for several alike."""
+
+    def __init__(self, *, shown_as: str, **options: Any) -> None:
+        super().__init__(**options)
+        self.shown_as = shown_as
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter):
@@ -24,6 +33,16 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
         if _has_many_choices(action):
             return lambda size: ("NAME",) * size
         return super()._metavar_formatter(action, default_metavar)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        """Lines of a help stay lines: what --loss_args takes is a list."""
+        lines: list[str] = []
+        for line in text.split("\n"):
+            lines += textwrap.wrap(line, width, subsequent_indent="  " if lines else "", break_on_hyphens=False)
+        return lines
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        return action.shown_as if isinstance(action, Family) else super()._format_action_invocation(action)
 
     def _expand_help(self, action: argparse.Action) -> str:
         text = super()._expand_help(action)

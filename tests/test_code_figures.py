@@ -19,6 +19,7 @@ EPOCH_LOOPS = ("train_one_epoch", "_train")
 MODULES_A_FOLDER = 19
 LIMITS_A_LINE = {"expressions": 5.1, "comprehensions": 0.035, "ternaries": 0.018}
 LEAST_COMMENTS = 0.04
+MOST_FLAGS = 66
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +78,11 @@ def test_reasons_stand_above_blocks(scripts: list[Any], modules: list[Any]) -> N
 
 def test_nothing_below_setup_takes_the_whole_args(modules: list[Any]) -> None:
     assert code_figures.whole_args(modules) == 0
+
+
+def test_the_manual_of_training_is_no_longer_than_it_was() -> None:
+    """A value that only makes sense beside another choice belongs into the list of that choice."""
+    assert 40 < code_figures.flags_of("train_roi_consistency.py") <= MOST_FLAGS
 
 
 def test_no_two_files_of_tests_have_one_name() -> None:

@@ -21,7 +21,9 @@ from roi.training.recipes import scripts_of_flags
 TRAIN = ("train_roi_consistency", "train_roi_baselines", "train_multiview")
 GIVEN = ["--train_csv=t.csv", "--image_root=images", "--save=roi.pt", "--cache_dir=cache"]
 # Words that are taken only together with others, or end the script.
-ALONE = {"recipe", "stage", "loss_args", "pretrained", "help", "config", "print_config", "test", "max_samples"}
+ALONE = {"recipe", "stage", "pretrained", "help", "config", "print_config", "test", "max_samples"}
+# What they take are flags, too (tests/test_named_values.py).
+LISTS = {"augment_args", "cache_args", "loader_args", "loss_args", "mask_args", "objective_args", "schedule_args"}
 if find_spec("tensorboard") is None:
     # Refused at once where the package is not installed.
     ALONE.add("tensorboard")
@@ -86,7 +88,7 @@ def test_what_print_config_wrote_gives_the_same_flags(
     flags = flags_of(parser_of(script, monkeypatch))
     cases = [[], ["--check"]]
     for name, action in flags.items():
-        if name not in ALONE:
+        if name not in ALONE | LISTS:
             cases.append([*other_value(name, action), *BESIDE.get(name, [])])
     assert len(cases) > 60
     for case in cases:

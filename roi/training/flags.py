@@ -8,18 +8,62 @@ import argparse
 from dataclasses import fields
 from typing import Any, TypeVar
 
-from roi.cli import Parser, add_compute, add_loading, add_order, add_overwrite, number, on_off
+from roi.cli import Parser, add_compute, add_loading, add_overwrite, number, on_off
+from roi.named_values import NamedValue, add_named_values, yes_no
 from roi.training.objective_flags import add_gradnorm, add_label_loss, add_model, add_objective
 from roi.training.preflight.flags import add_check, tensorboard_folder
 
 T = TypeVar("T")
 SCHEDULES = ("constant", "cosine", "plateau", "onecycle")
+SHARE = number(float, 0, 1)
+# Of --schedule. Of the two warm-ups one is given: steps as published recipes count them, or epochs, which do not depend
+# on the size of a table.
+SCHEDULE_ARGS = {
+    "lr_warmup_steps": NamedValue(number(int, 0), 0, "optimiser steps of a linear climb"),
+    "lr_warmup_epochs": NamedValue(number(float, 0), 0.0, "the same in epochs, or parts"),
+    "plateau_patience": NamedValue(number(int, 0), 3, "plateau: epochs that may pass without a higher val_auroc"),
+    "plateau_factor": NamedValue(number(float, 0, 0.999), 0.1, "plateau: what the rate is then multiplied by"),
+}
+# Of --cache_dir.
+CACHE_ARGS = {
+    # Any row anywhere is a read of its own, which costs nothing while the cache stays in the memory.
+    "order": NamedValue(
+        str,
+        "auto",
+        "of training images: random, any image anywhere; blocks, images that lie together on the disk come within one "
+        "part of an epoch, hundreds of such blocks mixed; auto, random where the memory that may be used holds the "
+        "pixels, else blocks; a run that goes on keeps what it began with",
+        choices=("auto", "random", "blocks"),
+    ),
+    # Pixels in its own memory come to a GPU without any wait for disk or host.
+    "cache_on_device": NamedValue(
+        str,
+        "auto",
+        "yes, all pixels in the memory of the GPU; no; auto, where half of what is free holds them",
+        choices=("auto", "yes", "no"),
+    ),
+}
+# Of --augment (roi/data/augment.py), which says what they are where they are not given (resolve_augment).
+AUGMENT_ARGS = {
+    "rotate": NamedValue(number(float, 0, 180), None, "turned by up to so many degrees either way"),
+    "shift": NamedValue(SHARE, None, "shifted by up to this share of the side, down and across"),
+    "scale": NamedValue(number(float, 0, 0.9), None, ".1: from .9 to 1.1 times as large"),
+    # A mirrored X-ray shows another anatomy, so that no recipe has it.
+    "flip": NamedValue(
+        yes_no,
+        None,
+        "yes, half of the images left for right; no in every recipe, for the heart moves to the right as in "
+        "dextrocardia and side markers are mirrored",
+    ),
+    "dropout_holes": NamedValue(number(int, 0), None, "so many grey rectangles, each side 2 to 12 % of the image's"),
+    "brightness": NamedValue(SHARE, None, "lighter or darker by up to this share of the range"),
+    "contrast": NamedValue(SHARE, None, ".2: contrast times .8 to 1.2"),
+}
 # What --augment stands for. seven_sets is the published recipe of that name, but for its flip.
-AUGMENT_FLAGS = ("rotate", "shift", "scale", "flip", "dropout_holes", "brightness", "contrast")
 AUGMENT: dict[str, dict[str, Any]] = {
-    "none": dict(zip(AUGMENT_FLAGS, (0.0, 0.0, 0.0, False, 0, 0.0, 0.0), strict=True)),
-    "light": dict(zip(AUGMENT_FLAGS, (7.0, 0.03, 0.05, False, 0, 0.1, 0.1), strict=True)),
-    "seven_sets": dict(zip(AUGMENT_FLAGS, (25.0, 0.0625, 0.1, False, 8, 0.2, 0.2), strict=True)),
+    "none": dict(zip(AUGMENT_ARGS, (0.0, 0.0, 0.0, False, 0, 0.0, 0.0), strict=True)),
+    "light": dict(zip(AUGMENT_ARGS, (7.0, 0.03, 0.05, False, 0, 0.1, 0.1), strict=True)),
+    "seven_sets": dict(zip(AUGMENT_ARGS, (25.0, 0.0625, 0.1, False, 8, 0.2, 0.2), strict=True)),
 }
 
 
@@ -112,13 +156,13 @@ def add_size(group: argparse._ActionsContainer, unit: str = "images") -> None:
         "--max_samples",
         type=number(int, 1),
         metavar="N",
-        help=f"train on N {unit} drawn with --seed, before validation is split off (default: all)",
+        help=f"train on N {unit} drawn with --seed, before validation is split off; --max_train_samples N: once it is "
+        "split off, whole patients (default: all)",
     )
     group.add_argument(
         "--max_train_samples",
         type=number(int, 1),
-        metavar="N",
-        help="train on at most N images once validation is split off, by patient, drawn with --seed (default: all)",
+        help=argparse.SUPPRESS,
     )
     group.add_argument(
         "--img_size",
@@ -132,15 +176,7 @@ def add_size(group: argparse._ActionsContainer, unit: str = "images") -> None:
 def add_reading(group: argparse._ActionsContainer) -> None:
     """How images are read, and where their pixels are kept."""
     add_loading(group)
-    add_order(group)
-    # Pixels in its own memory come to a GPU without any wait for disk or host.
-    group.add_argument(
-        "--cache_on_device",
-        choices=("auto", "yes", "no"),
-        default="auto",
-        help="with --cache_dir: all pixels in the memory of the GPU; auto: where half of what is free holds them "
-        "(default: %(default)s)",
-    )
+    add_named_values(group, "--cache_args", "how training reads --cache_dir:", CACHE_ARGS)
 
 
 def add_steps(group: argparse._ActionsContainer) -> None:
@@ -269,35 +305,11 @@ def add_schedule(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--schedule",
         choices=SCHEDULES,
-        help="cosine: down to 0 at the last epoch; plateau: times --plateau_factor once val_auroc has not risen for "
-        "more than --plateau_patience epochs; onecycle: up in 30 %% of the steps, or in those of the warm-up, then "
+        help="cosine: down to 0 at the last epoch; plateau: times plateau_factor once val_auroc has not risen for "
+        "more than plateau_patience epochs; onecycle: up in 30 %% of the steps, or in those of the warm-up, then "
         "down (default: constant; with --freeze_backbone cosine)",
     )
-    # One of the two: steps as published recipes count them, epochs that do not depend on the size of a table.
-    group.add_argument(
-        "--lr_warmup_steps",
-        type=number(int, 0),
-        default=0,
-        metavar="N",
-        help="optimiser steps of a linear climb (default: %(default)s)",
-    )
-    group.add_argument(
-        "--lr_warmup_epochs",
-        type=number(float, 0),
-        default=0.0,
-        metavar="N",
-        help="the same in epochs, or parts (default: %(default)s)",
-    )
-    group.add_argument(
-        "--plateau_patience",
-        type=number(int, 0),
-        default=3,
-        metavar="N",
-        help="epochs that may pass so (default: %(default)s)",
-    )
-    group.add_argument(
-        "--plateau_factor", type=number(float, 0, 0.999), default=0.1, metavar="0..1", help="(default: %(default)s)"
-    )
+    add_named_values(group, "--schedule_args", "a warm-up, and what plateau takes:", SCHEDULE_ARGS)
 
 
 def add_early_end(group: argparse._ActionsContainer) -> None:
@@ -329,41 +341,13 @@ def add_early_end(group: argparse._ActionsContainer) -> None:
 
 def add_augment(group: argparse._ActionsContainer) -> None:
     """Random changes of training images (roi/data/augment.py)."""
-    share = number(float, 0, 1)
     group.add_argument(
         "--augment",
         choices=list(AUGMENT),
         default="none",
-        help="what the flags below are where they are not given (default: %(default)s)",
+        help="how strongly: values of --augment_args that are not given (default: %(default)s)",
     )
-    # None where not given: then --augment says what they are (resolve_augment).
-    group.add_argument(
-        "--rotate", type=number(float, 0, 180), metavar="DEG", help="turned by up to DEG degrees either way"
-    )
-    group.add_argument(
-        "--shift", type=share, metavar="0..1", help="shifted by up to this share of the side, down and across"
-    )
-    group.add_argument(
-        "--scale", type=number(float, 0, 0.9), metavar="0..0.9", help=".1: from .9 to 1.1 times as large"
-    )
-    # A mirrored X-ray shows another anatomy, so that no recipe has it.
-    group.add_argument(
-        "--flip",
-        action=on_off,
-        default=None,
-        help="half of the images left for right (default: no, in every recipe: the heart moves to the right as in "
-        "dextrocardia, side markers are mirrored)",
-    )
-    group.add_argument(
-        "--dropout_holes",
-        type=number(int, 0),
-        metavar="N",
-        help="N grey rectangles, each side 2 to 12 %% of the image's",
-    )
-    group.add_argument(
-        "--brightness", type=share, metavar="0..1", help="lighter or darker by up to this share of the range"
-    )
-    group.add_argument("--contrast", type=share, metavar="0..1", help=".2: contrast times .8 to 1.2")
+    add_named_values(group, "--augment_args", "values in the place of those of --augment:", AUGMENT_ARGS)
 
 
 def select_flags(kind: type[T], args: argparse.Namespace) -> T:

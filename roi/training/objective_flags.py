@@ -1,11 +1,11 @@
 """The flags of a model and of what it is asked: backbone, mask, objective, loss of the labels, weights of the terms."""
 
 import argparse
-from collections.abc import Callable
-from typing import Any
 
 from roi.cli import number, on_off
+from roi.help_text import Family
 from roi.losses.loss_terms import LOSS_TERMS
+from roi.named_values import NamedValue, add_hidden_flags, add_named_list, add_named_values, yes_no
 
 LOSSES = (
     "bce",
@@ -20,24 +20,55 @@ LOSSES = (
     "logit_adjusted",
 )
 WEIGHT, SHARE = number(float, 0), number(float, 0, 1)
-# What --loss_args takes: name, as the run's configuration and its checkpoint have it; type; default; help.
-LOSS_ARGS: dict[str, tuple[Callable[[str], Any], float, str]] = {
-    "pos_weight_cap": (WEIGHT, 100.0, "weighted: largest weight of what is present"),
-    "focal_alpha": (number(float, -1, 1), 0.25, "focal: weight of what is present; -1: none"),
-    "focal_gamma": (WEIGHT, 2.0, "focal: power of 1 - p of the truth; 0: none"),
-    "asl_gamma_pos": (WEIGHT, 0.0, "asymmetric, ral: power for what is present"),
-    "asl_gamma_neg": (WEIGHT, 4.0, "asymmetric, weighted_asymmetric, ral: power for what is absent"),
-    "asl_clip": (number(float, 0, 0.5), 0.05, "the same three: absent and below this is right"),
-    "cb_beta": (SHARE, 0.9999, "class_balanced: 0 weighs nothing, 1 by 1/n"),
-    "ldam_margin": (WEIGHT, 0.5, "ldam: margin of the rarest, in units of the logit"),
-    "ldam_scale": (WEIGHT, 1.0, "ldam: what the logit and its margin are multiplied by"),
+# What --loss_args takes, by the names that the run's configuration and its checkpoint have.
+LOSS_ARGS = {
+    "pos_weight_cap": NamedValue(WEIGHT, 100.0, "weighted: largest weight of what is present"),
+    "focal_alpha": NamedValue(number(float, -1, 1), 0.25, "focal: weight of what is present; -1: none"),
+    "focal_gamma": NamedValue(WEIGHT, 2.0, "focal: power of 1 - p of the truth; 0: none"),
+    "asl_gamma_pos": NamedValue(WEIGHT, 0.0, "asymmetric, ral: power for what is present"),
+    "asl_gamma_neg": NamedValue(WEIGHT, 4.0, "asymmetric, weighted_asymmetric, ral: power for what is absent"),
+    "asl_clip": NamedValue(number(float, 0, 0.5), 0.05, "the same three: absent and below this is right"),
+    "cb_beta": NamedValue(SHARE, 0.9999, "class_balanced: 0 weighs nothing, 1 by 1/n"),
+    "ldam_margin": NamedValue(WEIGHT, 0.5, "ldam: margin of the rarest, in units of the logit"),
+    "ldam_scale": NamedValue(WEIGHT, 1.0, "ldam: what the logit and its margin are multiplied by"),
     # The published weighted loss has another power than the asymmetric loss has here.
-    "wasl_gamma_pos": (WEIGHT, 1.0, "weighted_asymmetric: power for what is present"),
-    "ral_lambda": (number(float, 1), 1.5, "ral: near 1, what is absent at a high p counts little"),
-    "db_mu": (SHARE, 0.2, "distribution_balanced: share of the draws at which a cell counts 0.6"),
-    "db_lambda": (number(float, 0.01), 2.0, "distribution_balanced: scale of what is absent"),
-    "db_kappa": (WEIGHT, 0.05, "distribution_balanced: how far logits begin at the prior"),
-    "la_tau": (WEIGHT, 1.0, "logit_adjusted: how much of the prior is added to the logit"),
+    "wasl_gamma_pos": NamedValue(WEIGHT, 1.0, "weighted_asymmetric: power for what is present"),
+    "ral_lambda": NamedValue(number(float, 1), 1.5, "ral: near 1, what is absent at a high p counts little"),
+    "db_mu": NamedValue(SHARE, 0.2, "distribution_balanced: share of the draws at which a cell counts 0.6"),
+    "db_lambda": NamedValue(number(float, 0.01), 2.0, "distribution_balanced: scale of what is absent"),
+    "db_kappa": NamedValue(WEIGHT, 0.05, "distribution_balanced: how far logits begin at the prior"),
+    "la_tau": NamedValue(WEIGHT, 1.0, "logit_adjusted: how much of the prior is added to the logit"),
+}
+# Coarse cells point better, but a small image has few of them.
+STRIDE = "pixels a cell of the maps, 8, 16 or 32; 0: 16 where that gives 10 cells a side, else 8"
+# What the mask net takes.
+MASK_ARGS = {
+    "mask_per_class": NamedValue(
+        yes_no, None, "one map a finding, their union is the mask (default: yes with --objective evidence)"
+    ),
+    "map_stride": NamedValue(int, 0, STRIDE, choices=(0, 8, 16, 32)),
+}
+# What the objective evidence alone takes: before the weights of the terms, and after them.
+EVIDENCE_ARGS = {
+    # Classifier first: a mask has nothing to learn from one that knows nothing yet.
+    "warmup_epochs": NamedValue(
+        number(int, 0),
+        None,
+        "first epochs, without masks: the classifier and the maps learn from the labels alone (default: half "
+        "of --epochs)",
+    ),
+    # A classifier that has never seen masked images makes every mask look good (Jethani et al. 2021).
+    "random_views": NamedValue(
+        SHARE, 0.15, "share of the images, 0 to 1, that the classifier then sees through random blobs"
+    ),
+}
+LOCATE_ARGS = {
+    "locate_sharpness": NamedValue(
+        number(float, 0.01),
+        4.0,
+        "a map becomes one logit by log-mean-exp of this times its cells, over this: small values their mean, large "
+        "ones their maximum",
+    ),
 }
 # Fixed weights of the terms. That of alpha differs between the objectives: resolve_objective fills it in.
 TERM_WEIGHTS: dict[str, tuple[float | None, str]] = {
@@ -55,29 +86,6 @@ TERM_WEIGHTS: dict[str, tuple[float | None, str]] = {
 }
 
 
-class LossArgs(argparse.Action):
-    """name=value … of LOSS_ARGS: each becomes a value of its own among the flags."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
-        for pair in values:
-            name, equals, text = pair.partition("=")
-            if not equals or name not in LOSS_ARGS:
-                raise argparse.ArgumentError(self, f"{pair!r} is not NAME=VALUE with one of {', '.join(LOSS_ARGS)}")
-            kind = LOSS_ARGS[name][0]
-            try:
-                setattr(namespace, name, kind(text))
-            except argparse.ArgumentTypeError as error:
-                raise argparse.ArgumentError(self, f"{name}={error}") from error
-            except ValueError as error:
-                raise argparse.ArgumentError(self, f"invalid {kind.__name__} value of {name}: {text!r}") from error
-
-
 def add_model(group: argparse._ActionsContainer) -> None:
     """The classifier and its mask net."""
     add_backbone(group)
@@ -92,14 +100,14 @@ def add_backbone(group: argparse._ActionsContainer) -> None:
         metavar="NAME",
         help="any torchvision classifier, else any timm model (default: %(default)s)",
     )
-    # Published commands have it.
+    # Published commands have it: another word for the default, which --help need not show.
     group.add_argument(
         "--pretrained",
         dest="weights",
         action="store_const",
         const="imagenet",
         default="imagenet",
-        help="the same as --weights imagenet",
+        help=argparse.SUPPRESS,
     )
     # A file too, for machines without a network.
     group.add_argument(
@@ -129,22 +137,7 @@ def add_mask(group: argparse._ActionsContainer) -> None:
         help="what the mask sees: features of the backbone, or, as published, 5 x 5 pixels (default: features; conv "
         "with --objective consistency)",
     )
-    group.add_argument(
-        "--mask_per_class",
-        action=on_off,
-        default=None,
-        help="one map a finding, their union is the mask (default: yes with --objective evidence)",
-    )
-    # Coarse cells point better, but a small image has few of them.
-    group.add_argument(
-        "--map_stride",
-        type=int,
-        choices=(0, 8, 16, 32),
-        default=0,
-        metavar="PX",
-        help="pixels a cell of the maps, 8, 16 or 32; 0: 16 where that gives 10 cells a side, else 8 "
-        "(default: %(default)s)",
-    )
+    add_named_values(group, "--mask_args", "what a mask that is learned takes:", MASK_ARGS)
     group.add_argument(
         "--freeze_backbone",
         action=on_off,
@@ -167,32 +160,10 @@ def add_objective(group: argparse._ActionsContainer) -> None:
         choices=("evidence", "consistency"),
         help="what the mask must do; consistency: as published (default: evidence)",
     )
-    # Classifier first: a mask has nothing to learn from one that knows nothing yet.
-    group.add_argument(
-        "--warmup_epochs",
-        type=number(int, 0),
-        metavar="N",
-        help="evidence: first epochs, without masks: the classifier and the maps learn from the labels alone "
-        "(default: half of --epochs)",
-    )
-    # A classifier that has never seen masked images makes every mask look good (Jethani et al. 2021).
-    group.add_argument(
-        "--random_views",
-        type=SHARE,
-        default=0.15,
-        metavar="0..1",
-        help="evidence: share of the images that the classifier then sees through random blobs (default: %(default)s)",
-    )
+    add_hidden_flags(group, EVIDENCE_ARGS)
     for name, (default, text) in TERM_WEIGHTS.items():
         group.add_argument(f"--{name}", type=WEIGHT, default=default, help=text)
-    group.add_argument(
-        "--locate_sharpness",
-        type=number(float, 0.01),
-        default=4.0,
-        metavar="R",
-        help="evidence: a map becomes one logit by log-mean-exp of R times its cells, over R: small R their mean, "
-        "large R their maximum (default: %(default)s)",
-    )
+    add_hidden_flags(group, LOCATE_ARGS)
     group.add_argument(
         "--keep_ratio",
         type=SHARE,
@@ -200,6 +171,7 @@ def add_objective(group: argparse._ActionsContainer) -> None:
         metavar="0..1",
         help="share of the pixels that the mask keeps (default: %(default)s)",
     )
+    add_named_list(group, "--objective_args", "what evidence alone takes:", EVIDENCE_ARGS | LOCATE_ARGS)
 
 
 def add_label_loss(group: argparse._ActionsContainer) -> None:
@@ -214,20 +186,7 @@ def add_label_loss(group: argparse._ActionsContainer) -> None:
         "robust asymmetric (Park et al. 2023); distribution_balanced (Wu et al. 2020); logit_adjusted (Menon et al. "
         "2021), whose logits are of balanced classes (default: %(default)s)",
     )
-    values = []
-    for name, (_, default, text) in LOSS_ARGS.items():
-        values.append(f"{name} ({text}; default: {default:g})")
-    group.add_argument(
-        "--loss_args",
-        action=LossArgs,
-        nargs="+",
-        default=argparse.SUPPRESS,
-        metavar="NAME=VALUE",
-        help=f"what a loss takes: {', '.join(values)}",
-    )
-    # Each is a flag, too, as it was before --loss_args: --help need not show it.
-    for name, (kind, default, _) in LOSS_ARGS.items():
-        group.add_argument(f"--{name}", type=kind, default=default, help=argparse.SUPPRESS)
+    add_named_values(group, "--loss_args", "what a loss takes:", LOSS_ARGS)
 
 
 def add_gradnorm(group: argparse._ActionsContainer) -> None:
@@ -238,11 +197,15 @@ def add_gradnorm(group: argparse._ActionsContainer) -> None:
         default=False,
         help="learn the weights by GradNorm (Chen et al. 2018); --alpha to --epsilon are then not used",
     )
-    for term in LOSS_TERMS:
+    # Six flags of one kind, as published: --help shows them as one.
+    weights = ", ".join(f"{term.name} {term.first_weight:g}" for term in LOSS_TERMS)
+    text = f"first weight of a term with --dynamic_weights; TERM, and its default: {weights}"
+    for place, term in enumerate(LOSS_TERMS):
         group.add_argument(
             f"--w_{term.name}_init",
+            action=Family,
+            shown_as="--w_TERM_init W",
             type=WEIGHT,
             default=term.first_weight,
-            metavar="W",
-            help=f"first weight of {term.name} with --dynamic_weights (default: %(default)s)",
+            help=argparse.SUPPRESS if place else text,
         )
