@@ -2,6 +2,7 @@
 
     python benchmarks/code_figures.py
     python benchmarks/code_figures.py --list 20     # and the worst places
+    python benchmarks/code_figures.py --of DIR      # how dense other code is, such as an installed package
 
 Reads the sources; nothing is imported but for the count of flags, which is that of `--help`. tests/test_code_figures.py
 holds what is met.
@@ -35,6 +36,7 @@ class Figures:
     longest: int
     over: int  # lines over 120 characters
     expressions: int
+    annotations: int  # those of them that only name a type
     comprehensions: int
     ternaries: int
     functions: list[tuple[int, str]] = field(default_factory=list)  # length in lines, name
@@ -45,7 +47,11 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--list", type=int, default=0, metavar="N", help="the N worst places of each kind (default: 0)")
     parser.add_argument("--only", default="", metavar="PATH", help="only files below this path (default: all)")
+    parser.add_argument("--of", type=Path, metavar="DIR", help="density of the code below DIR, and nothing else")
     args = parser.parse_args(argv)
+    if args.of:
+        density([measure(path, args.of) for path in sorted(args.of.rglob("*.py"))])
+        return
     scripts, modules = scripts_of_project(), modules_of_package()
     chosen = [f for f in scripts + modules if str(f.path).startswith(args.only)]
     folders = modules_a_folder(modules)
@@ -55,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     row("longest line; lines over 120", max(f.longest for f in chosen), sum(f.over for f in chosen))
     longest = max((length, f"{f.path}:{name}") for f in chosen for length, name in f.functions)
     row("longest function", *longest)
-    row("expression nodes a line of code", round(a_line(chosen, "expressions"), 2))
+    density(chosen)
     for name in ("comprehensions", "ternaries"):
         row(f"{name} a 1,000 lines of code", round(1000 * a_line(chosen, name), 1))
     row("comment lines", f"{share_of_comments(chosen):.1%}")
@@ -63,6 +69,12 @@ def main(argv: list[str] | None = None) -> None:
     row("training flags of --help", flags_of("train_roi_consistency.py"))
     if args.list:
         show(chosen, args.list)
+
+
+def density(chosen: list[Figures]) -> None:
+    """How much stands on a line, with annotations of types, as the target counts, and without."""
+    every, types = a_line(chosen, "expressions"), a_line(chosen, "annotations")
+    row("expression nodes a line of code; without annotations of types", round(every, 2), round(every - types, 2))
 
 
 def scripts_of_project() -> list[Figures]:
@@ -94,7 +106,7 @@ def total(path: Path) -> int:
     return len((ROOT / path).read_text(encoding="utf-8").splitlines())
 
 
-def measure(path: Path) -> Figures:
+def measure(path: Path, root: Path = ROOT) -> Figures:
     text = path.read_text(encoding="utf-8")
     lines = text.splitlines()
     tree = ast.parse(text)
@@ -108,18 +120,29 @@ def measure(path: Path) -> Figures:
     code -= docstrings
     nodes = list(ast.walk(tree))
     return Figures(
-        path=path.relative_to(ROOT),
+        path=path.relative_to(root),
         lines=sum(bool(line.strip()) for line in lines),
         comments=len(comments - code - docstrings),
         code=len(code),
         longest=max(map(len, lines), default=0),
         over=sum(len(line) > 120 for line in lines),
-        expressions=sum(isinstance(node, ast.expr) for node in nodes),
+        expressions=count_expressions(tree),
+        annotations=sum(count_expressions(annotation) for node in nodes for annotation in annotations_of(node)),
         comprehensions=sum(isinstance(node, COMPREHENSIONS) for node in nodes),
         ternaries=sum(isinstance(node, ast.IfExp) for node in nodes),
         functions=[(length_of(node), node.name) for node in nodes if isinstance(node, FUNCTIONS)],
         dense=list(densities(tree)),
     )
+
+
+def count_expressions(tree: ast.AST) -> int:
+    return sum(isinstance(node, ast.expr) for node in ast.walk(tree))
+
+
+def annotations_of(node: ast.AST) -> list[ast.expr]:
+    """The types that a parameter, a function or a variable is said to have."""
+    found = [getattr(node, "annotation", None), getattr(node, "returns", None)]
+    return [annotation for annotation in found if annotation is not None]
 
 
 def docstring_lines(tree: ast.Module) -> Iterator[int]:
@@ -137,7 +160,7 @@ def densities(tree: ast.Module) -> Iterator[tuple[int, int]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.stmt) and not hasattr(node, "body"):
             lines = (node.end_lineno or node.lineno) - node.lineno + 1
-            yield sum(isinstance(inside, ast.expr) for inside in ast.walk(node)) // lines, node.lineno
+            yield count_expressions(node) // lines, node.lineno
 
 
 def arrows(modules: list[Figures]) -> set[tuple[str, str]]:
