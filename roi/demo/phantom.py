@@ -32,25 +32,38 @@ class Patch(NamedTuple):
     def box(self) -> Box:
         """x, y, w, h in 1024 x 1024 space."""
         x0, y0, x1, y1 = self.window
-        return SPACE * x0, SPACE * y0, SPACE * (x1 - x0), SPACE * (y1 - y0)
+        width = SPACE * (x1 - x0)
+        height = SPACE * (y1 - y0)
+        return SPACE * x0, SPACE * y0, width, height
 
 
 def plant(case: Case) -> list[Patch]:
     """The findings of an image, each in its box."""
+    body = body_of(case)
     patches = []
     for label, onset in case.findings:
-        # From the follow-up at which it appeared, so that it keeps its shape while it persists.
-        rng = stream(case.seed, case.patient, onset, FINDING + LABELS.index(label))
-        for window, paint in FINDINGS[label](rng, body_of(case)):
+        rng = finding_stream(case, label, onset)
+        for window, paint in FINDINGS[label](rng, body):
             patches.append(tighten(label, window, paint))
     return patches
 
 
+def finding_stream(case: Case, label: str, onset: int) -> np.random.Generator:
+    """The random stream of a finding."""
+    # From the follow-up at which it appeared, so that it keeps its shape while it persists.
+    kind = FINDING + LABELS.index(label)
+    return stream(case.seed, case.patient, onset, kind)
+
+
 def tighten(label: str, window: Box, paint: Paint) -> Patch:
     """Shrink a window to what can be seen of the finding, on a grid that does not know the size of the image."""
-    x0, y0 = (max(0, math.floor(edge * GRID)) for edge in window[:2])
-    x1, y1 = (min(GRID, math.ceil(edge * GRID)) for edge in window[2:])
-    change = np.abs(paint(*coordinates(x0, y0, x1, y1, GRID)))
+    left, top, right, bottom = window
+    x0 = max(0, math.floor(left * GRID))
+    y0 = max(0, math.floor(top * GRID))
+    x1 = min(GRID, math.ceil(right * GRID))
+    y1 = min(GRID, math.ceil(bottom * GRID))
+    x, y = coordinates(x0, y0, x1, y1, GRID)
+    change = np.abs(paint(x, y))
     # A box around the faintest edge would be larger than anybody draws it.
     seen = change > 0.08 * change.max()
     rows = y0 + np.flatnonzero(seen.any(1))
@@ -67,8 +80,9 @@ def tighten(label: str, window: Box, paint: Paint) -> Patch:
 
 def render(case: Case, size: int, patches: list[Patch] | None = None) -> NDArray[np.uint8]:
     """Draw one image; `patches` are its findings if they are at hand. (S, S), grey 0..255"""
-    rng = stream(case.seed, case.patient, case.followup, DRAW)
-    gain, dark = rng.uniform(1.5, 2.0), rng.uniform(2.0, 10.0)
+    rng = case.stream(DRAW)
+    gain = rng.uniform(1.5, 2.0)
+    dark = rng.uniform(2.0, 10.0)
     grey = draw_body(body_of(case), rng, size)
     if patches is None:
         patches = plant(case)
@@ -81,12 +95,13 @@ def render(case: Case, size: int, patches: list[Patch] | None = None) -> NDArray
     grey *= -245
     grey += 245 + dark
     add_noise(grey, case, 3.0)
-    return np.clip(grey, 0, 255, out=grey).astype(np.uint8)
+    np.clip(grey, 0, 255, out=grey)
+    return grey.astype(np.uint8)
 
 
 def add_noise(grey: Array, case: Case, levels: float) -> None:
     """Add triangular noise, the sum of two bytes, of so many grey levels. grey: (S, S), changed in place"""
-    rng = stream(case.seed, case.patient, case.followup, NOISE)
+    rng = case.stream(NOISE)
     first, second = rng.integers(0, 256, (2, *grey.shape), dtype=np.uint8)
     noise = first.astype(np.float32) + second - 255
     grey += noise * np.float32(levels / 104)

@@ -16,9 +16,12 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from roi.demo.phantom_body import Case
-from roi.demo.phantom_shapes import Array, Box, Point, ramp, stream
+from roi.demo.phantom_shapes import Array, Box, Point, ramp
 
 POSE, FIELD, MARKS = 40, 41, 42  # streams; those of the findings end at 29
+BORDERS = ((1, 0, 0.0), (-1, 0, -1.0), (0, 1, 0.0), (0, -1, -1.0))  # of the whole image, as edges
+CORNERS = ((1, 1), (-1, 1), (1, -1), (-1, -1))  # the same of its corners, without what is cut
+WORDS = ("PORTABLE", "AP", "SUPINE", "SEMI-ERECT", "AP PORTABLE", "UPRIGHT")
 GLYPH = 48  # height at which text is drawn once, before it is resized
 
 
@@ -40,17 +43,17 @@ class Pose:
         x = x - (0.5 + self.shift[0])
         y = y - (0.5 + self.shift[1])
         # Grouped so that the whole window is touched once: the rest is of a row or a column.
-        u = c * x + (s * y + 0.5)
-        v = (0.5 - s * x) + c * y
-        return u, v
+        row, column = s * y + 0.5, 0.5 - s * x
+        return c * x + row, column + c * y
 
     def to_image(self, u: float, v: float) -> Point:
         c = math.cos(self.angle) * self.zoom
         s = math.sin(self.angle) * self.zoom
-        u, v = u - 0.5, v - 0.5
-        x = c * u - s * v + 0.5 + self.shift[0]
-        y = s * u + c * v + 0.5 + self.shift[1]
-        return x, y
+        u = u - 0.5
+        v = v - 0.5
+        x = c * u - s * v
+        y = s * u + c * v
+        return x + 0.5 + self.shift[0], y + 0.5 + self.shift[1]
 
     def window(self, box: Box) -> Box:
         """The upright window around a window of the body."""
@@ -81,47 +84,69 @@ Edge = tuple[float, float, float]  # inside where a * x + b * y > c
 def field_mask(edges: tuple[Edge, ...], x: Array, y: Array) -> Array:
     """What the shutters and the plate leave open. (h, w) in [0, 1]"""
     if not edges:
-        return np.ones((y.shape[0], x.shape[1]), np.float32)
-    distances = [a * x + (b * y - c) for a, b, c in edges]
-    return ramp(np.minimum.reduce(distances), 0.006)
+        shape = (y.shape[0], x.shape[1])
+        return np.ones(shape, np.float32)
+    distances = []
+    for a, b, c in edges:
+        row = b * y - c
+        distances.append(a * x + row)
+    nearest = np.minimum.reduce(distances)
+    return ramp(nearest, 0.006)
 
 
 @lru_cache(maxsize=8)
 def pose_of(case: Case) -> Pose:
     """Portable images are more crooked, and taken from nearer."""
-    rng = stream(case.seed, case.patient, case.followup, POSE)
+    rng = case.stream(POSE)
     # Within limits: a chest that leaves the image has findings that nobody could see.
     loose = 1.5 if case.view == "AP" else 1.0
     angle = float(rng.normal(0, 0.022 * loose))
+    angle = float(np.clip(angle, -0.09, 0.09))
     zoom = float(rng.uniform(0.86, 1.0))
-    x, y = rng.normal(0, 0.012 * loose, 2).clip(-0.04, 0.04).tolist()
-    return Pose(float(np.clip(angle, -0.09, 0.09)), zoom, (x, y))
+    shift = rng.normal(0, 0.012 * loose, 2)
+    x, y = shift.clip(-0.04, 0.04).tolist()
+    return Pose(angle, zoom, (x, y))
 
 
 @lru_cache(maxsize=8)
 def edges_of(case: Case) -> tuple[Edge, ...]:
     """Borders (each may be missing), turned together by a crooked plate, and now and then cut corners."""
-    rng = stream(case.seed, case.patient, case.followup, FIELD)
-    edges: list[Edge] = []
+    rng = case.stream(FIELD)
+    edges = draw_borders(rng)
+    if rng.random() < 0.25:
+        edges += draw_cut_corners(rng)
+    return tuple(edges)
+
+
+def draw_borders(rng: np.random.Generator) -> list[Edge]:
+    """Left, right, upper and lower border, as far as they lie on the image."""
     # A plate that lies crooked has all its four borders on the image.
     tilt = rng.normal(0, 0.030) if rng.random() < 0.35 else 0.0
-    for a, b, c in ((1, 0, 0.0), (-1, 0, -1.0), (0, 1, 0.0), (0, -1, -1.0)):
+    edges: list[Edge] = []
+    for a, b, c in BORDERS:
         inset = 0.075 * rng.beta(1.2, 2.0)
         used = rng.random() < 0.4
         if used or tilt:
             turn = tilt + rng.normal(0, 0.004)
-            slope_a = a * math.cos(turn) - b * math.sin(turn)
-            slope_b = a * math.sin(turn) + b * math.cos(turn)
+            cos, sin = math.cos(turn), math.sin(turn)
+            slope_a = a * cos - b * sin
+            slope_b = a * sin + b * cos
             middle = 0.5 * (a + b) - c - inset  # distance of the centre of the image from the edge
-            edges.append((slope_a, slope_b, 0.5 * (slope_a + slope_b) - middle))
-    if rng.random() < 0.25:
-        for a, b in ((1, 1), (-1, 1), (1, -1), (-1, -1)):
-            if rng.random() < 0.5:
-                cut = rng.uniform(0.05, 0.16)
-                corner = min(a, 0) + min(b, 0) + cut
-                root = math.sqrt(2)
-                edges.append((a / root, b / root, corner / root))
-    return tuple(edges)
+            offset = 0.5 * (slope_a + slope_b) - middle
+            edges.append((slope_a, slope_b, offset))
+    return edges
+
+
+def draw_cut_corners(rng: np.random.Generator) -> list[Edge]:
+    """Each corner is cut in every second image that has any cut."""
+    root = math.sqrt(2)
+    edges: list[Edge] = []
+    for a, b in CORNERS:
+        if rng.random() < 0.5:
+            cut = rng.uniform(0.05, 0.16)
+            corner = min(a, 0) + min(b, 0) + cut
+            edges.append((a / root, b / root, corner / root))
+    return edges
 
 
 # ---- marks ----------------------------------------------------------------------------------------------------------
@@ -138,9 +163,11 @@ def glyphs(text: str) -> Image.Image:
     height = int(bottom - top) + 2 * ring
     image = Image.new("L", (width, height))
     pen = ImageDraw.Draw(image)
-    pen.text((ring - left, ring - top), bare, 255, font=font)
+    start = (ring - left, ring - top)
+    pen.text(start, bare, 255, font=font)
     if bare != text:
-        pen.ellipse([1, 1, width - 2, height - 2], outline=255, width=4)
+        circle = [1, 1, width - 2, height - 2]
+        pen.ellipse(circle, outline=255, width=4)
     return image
 
 
@@ -163,28 +190,38 @@ def stamp(
         tone: its grey level.
     """
     # Drawn once at a fixed height and resized, so that a set looks the same at every size.
-    size, mark = len(grey), glyphs(text)
+    size = len(grey)
+    mark = glyphs(text)
     scale = height * size / mark.height
-    width, height_px = round(mark.width * scale), round(mark.height * scale)
-    mark = mark.resize((max(1, width), max(1, height_px)), Image.Resampling.BILINEAR)
+    width_px = max(1, round(mark.width * scale))
+    height_px = max(1, round(mark.height * scale))
+    mark = mark.resize((width_px, height_px), Image.Resampling.BILINEAR)
     mark = mark.rotate(angle, Image.Resampling.BILINEAR, expand=True)
-    w, h = min(mark.width, size), min(mark.height, size)
-    x = min(max(0, round(centre[0] * size - w / 2)), size - w)
-    y = min(max(0, round(centre[1] * size - h / 2)), size - h)
+    w = min(mark.width, size)
+    h = min(mark.height, size)
+    x = inside(centre[0] * size - w / 2, size - w)
+    y = inside(centre[1] * size - h / 2, size - h)
     ink = np.asarray(mark, np.float32)[:h, :w]
     ink = ink * np.float32(1 / 255)
     part = grey[y : y + h, x : x + w]
     part += (tone - part) * ink
 
 
+def inside(start: float, last: int) -> int:
+    """The pixel at which something begins, so that it ends within the image."""
+    return min(max(0, round(start)), last)
+
+
 def stamp_marks(grey: Array, case: Case) -> None:
     """A side marker with initials, and how the image was taken; near the upper corners, seldom below."""
-    rng = stream(case.seed, case.patient, case.followup, MARKS)
+    rng = case.stream(MARKS)
     side = 1 if rng.random() < 0.75 else -1
     tone = rng.uniform(200, 255)
-    centre = (0.5 + side * rng.uniform(0.36, 0.46), rng.uniform(0.04, 0.12))
+    x = 0.5 + side * rng.uniform(0.36, 0.46)
+    y = rng.uniform(0.04, 0.12)
     if rng.random() < 0.15:
-        centre = (0.5 + side * 0.45, rng.uniform(0.5, 0.95))
+        x = 0.5 + side * 0.45
+        y = rng.uniform(0.5, 0.95)
     angle = rng.normal(0, 9)
     # Now and then the marker lies on its side.
     if rng.random() < 0.1:
@@ -194,11 +231,11 @@ def stamp_marks(grey: Array, case: Case) -> None:
     initials = "".join(map(chr, rng.integers(65, 91, 3)))
     height = rng.uniform(0.022, 0.048)
     if form < 0.3:
-        stamp(grey, f"({letter})", centre, height * 1.6, angle, tone)
+        stamp(grey, f"({letter})", (x, y), 1.6 * height, angle, tone)
     elif form < 0.92:
-        stamp(grey, letter, centre, height, angle, tone)
+        stamp(grey, letter, (x, y), height, angle, tone)
     if form < 0.45:
-        below = (centre[0], centre[1] + 1.3 * height)
+        below = (x, y + 1.3 * height)
         stamp(grey, initials, below, 0.5 * height, angle, tone)
     if case.view == "AP" and rng.random() < 0.7:
         stamp_words(grey, rng, side, tone)
@@ -206,8 +243,10 @@ def stamp_marks(grey: Array, case: Case) -> None:
 
 def stamp_words(grey: Array, rng: np.random.Generator, side: int, tone: float) -> None:
     """What stands on portable images."""
-    words = ("PORTABLE", "AP", "SUPINE", "SEMI-ERECT", "AP PORTABLE", "UPRIGHT")[int(rng.integers(6))]
+    words = WORDS[int(rng.integers(len(WORDS)))]
     x = 0.5 - side * rng.uniform(0.28, 0.40)
+    # Seldom below.
     y = rng.uniform(0.02, 0.09) if rng.random() < 0.8 else 0.96
     height = rng.uniform(0.014, 0.024)
-    stamp(grey, words, (x, y), height, rng.normal(0, 3), tone)
+    angle = rng.normal(0, 3)
+    stamp(grey, words, (x, y), height, angle, tone)

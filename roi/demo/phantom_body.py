@@ -54,6 +54,14 @@ class Case:
         """What the table says of the image, in order of LABELS; here what is in it."""
         return tuple(label for label, _ in self.findings)
 
+    def stream(self, kind: int) -> np.random.Generator:
+        """Random numbers of this image, for one purpose."""
+        return stream(self.seed, self.patient, self.followup, kind)
+
+    def patient_stream(self, kind: int) -> np.random.Generator:
+        """Random numbers of the patient, the same in each follow-up."""
+        return stream(self.seed, self.patient, 0, kind)
+
 
 @dataclass(frozen=True)
 class Body:
@@ -82,7 +90,8 @@ class Body:
             t: 0 apex, 1 dome of the diaphragm.
         """
         height = self.dia[side > 0] - self.top
-        return self.mid + side * u * self.half, self.top + t * height
+        x = self.mid + side * u * self.half
+        return x, self.top + t * height
 
     def path(self, side: int, *places: Point) -> list[Point]:
         """Places in a lung, as in `at`, one after the other."""
@@ -94,11 +103,17 @@ class Body:
         wall = self.mid + side * 1.01 * self.half
         return min(inner, wall), y0, max(inner, wall), y1
 
+    def aortic_knob(self) -> Point:
+        """Where the arch of the aorta shows beside the spine."""
+        height = self.dia[1] - self.top
+        return self.mid + 0.045, self.top + 0.40 * height
+
     def rib_cage(self) -> Box:
         """The window of both lungs."""
         half = 1.02 * self.half
+        left, right = self.mid - half, self.mid + half
         low = max(self.dia) + 1.4 * self.dome + 0.02
-        return self.mid - half, self.top - 0.02, self.mid + half, low
+        return left, self.top - 0.02, right, low
 
     def across(self, x: Array) -> Array:
         """u of `at`, always positive. (1, w) -> (1, w)"""
@@ -106,13 +121,16 @@ class Body:
 
     def wall(self, x: Array, y: Array) -> Array:
         """How far inside the lateral wall, negative outside. (h, w)"""
-        t = np.clip((y - self.top) / (0.85 - self.top), 0, 1)
-        half = self.half * (0.70 + 0.30 * np.sqrt(t * (2 - t)))  # narrow at the apex
+        below_apex = (y - self.top) / (0.85 - self.top)
+        t = np.clip(below_apex, 0, 1)
+        wide = np.sqrt(t * (2 - t))  # narrow at the apex
+        half = self.half * (0.70 + 0.30 * wide)
         return half - np.abs(x - self.mid)
 
     def depth(self, x: Array, y: Array) -> Array:
         """How far inside the wall and below the apex of the lungs. (h, w)"""
-        apex = self.top + 0.64 * (self.across(x) - 0.38) ** 2
+        off = self.across(x) - 0.38
+        apex = self.top + 0.64 * off**2
         return np.minimum(self.wall(x, y), y - apex)
 
     def floor(self, x: Array) -> Array:
@@ -120,7 +138,8 @@ class Body:
         off = self.across(x) - 0.42
         # The dome falls off four times as steeply towards the wall: the costophrenic angle.
         steep = np.where(off > 0, 4, 1)
-        dome = np.where(x > self.mid, self.dia[1], self.dia[0])
+        left, right = self.dia
+        dome = np.where(x > self.mid, right, left)
         return dome + self.dome * off**2 * steep
 
     def lung(self, x: Array, y: Array) -> Array:
@@ -134,7 +153,8 @@ class Body:
     def heart_at(self, x: Array, y: Array, grow: float = 1.0) -> Array:
         """The heart, `grow` times as wide as it was. (h, w) density"""
         cx, cy, long, short, angle = self.heart
-        long, short = long * (1 + 0.8 * (grow - 1)), short * grow
+        long = long * (1 + 0.8 * (grow - 1))
+        short = short * grow
         return 0.40 * ellipse(x, y, cx, cy, long, short, 0.025, angle)
 
 
@@ -143,8 +163,8 @@ def body_of(case: Case) -> Body:
     """The patient's anatomy, then this image's position and view."""
     # Two streams: who somebody is stays from image to image, how he stands and breathes does not. The order of the
     # draws is part of the set: another one is another set.
-    p = stream(case.seed, case.patient, 0, PATIENT)
-    i = stream(case.seed, case.patient, case.followup, IMAGE)
+    p = case.patient_stream(PATIENT)
+    i = case.stream(IMAGE)
     portable = case.view == "AP"
     mid = 0.5 + i.normal(0, 0.008)
     shift = i.normal(0, 0.006) - 0.015 * portable
@@ -152,14 +172,18 @@ def body_of(case: Case) -> Body:
     dia = p.uniform(0.70, 0.76) + shift
     offset = p.uniform(-0.005, 0.02)
     # On portable images, taken from the front, the heart is larger.
-    size = p.uniform(0.92, 1.06) * i.uniform(0.97, 1.03) * (1.08 if portable else 1.0)
+    size = p.uniform(0.92, 1.06) * i.uniform(0.97, 1.03)
+    size = size * (1.08 if portable else 1.0)
     half = p.uniform(0.35, 0.40) * scale
     top = p.uniform(0.08, 0.13) + shift
     dome = p.uniform(0.06, 0.10)
     heart_x = mid + p.uniform(0.030, 0.050)
     heart_y = dia - p.uniform(0.07, 0.09)
-    heart = (heart_x, heart_y, 0.138 * size, 0.104 * size, p.uniform(0.6, 0.95))
-    ribs = (p.uniform(0.065, 0.085), p.uniform(0.15, 0.29), p.uniform(0, 0.08) + shift)
+    heart_angle = p.uniform(0.6, 0.95)
+    heart = (heart_x, heart_y, 0.138 * size, 0.104 * size, heart_angle)
+    gap = p.uniform(0.065, 0.085)
+    bend = p.uniform(0.15, 0.29)
+    ribs = (gap, bend, p.uniform(0, 0.08) + shift)
     return Body(
         mid=mid,
         half=half,
@@ -179,10 +203,11 @@ def body_of(case: Case) -> Body:
 
 def draw_vessels(rng: np.random.Generator) -> tuple[tuple[int, float, float, float, float], ...]:
     """Five on each side."""
+    lowest = (-1.2, 0.0, 0.10, -3.0)
+    highest = (1.3, 0.03, 0.22, 3.0)
     vessels = []
     for side in (-1, 1):
         for _ in range(5):
-            lowest, highest = (-1.2, 0.0, 0.10, -3.0), (1.3, 0.03, 0.22, 3.0)
             angle, start, length, bend = rng.uniform(lowest, highest).tolist()
             vessels.append((side, angle, start, length, bend))
     return tuple(vessels)
@@ -195,15 +220,23 @@ def draw_body(body: Body, rng: np.random.Generator, size: int) -> Array:
     """A normal chest. (S, S) density, about 0 (air) .. 1.5 (bone over heart)"""
     canvas = draw_tissue(rng, size)
     x, y = coordinates(0, 0, size, size, size)
-    below_neck = np.clip((y - 0.02) / body.shoulder, 0, 1)
-    neck_and_shoulders = 0.10 + 0.42 * below_neck**1.5
-    outline = np.where(y > 0.3, 0.54 - 0.10 * (y - 0.3), neck_and_shoulders)
-    canvas *= ramp(outline - np.abs(x - body.mid), 0.03)
-    canvas += 0.12 * ramp(y - (body.dia[0] + 0.5 * body.dome), 0.12)  # the abdomen
+    draw_torso(canvas, body, x, y)
     draw_chest(canvas, body)
     canvas += draw_lines(body, size)
     draw_details(canvas, body, rng)
     return canvas
+
+
+def draw_torso(canvas: Array, body: Body, x: Array, y: Array) -> None:
+    """Tissue within the outline of the trunk alone, more of it in the abdomen."""
+    below_neck = np.clip((y - 0.02) / body.shoulder, 0, 1)
+    neck_and_shoulders = 0.10 + 0.42 * below_neck**1.5
+    trunk = 0.54 - 0.10 * (y - 0.3)
+    outline = np.where(y > 0.3, trunk, neck_and_shoulders)
+    off = np.abs(x - body.mid)
+    canvas *= ramp(outline - off, 0.03)
+    abdomen = body.dia[0] + 0.5 * body.dome
+    canvas += 0.12 * ramp(y - abdomen, 0.12)
 
 
 def draw_tissue(rng: np.random.Generator, size: int) -> Array:
@@ -220,18 +253,23 @@ def draw_tissue(rng: np.random.Generator, size: int) -> Array:
 def draw_chest(canvas: Array, body: Body) -> None:
     """Take the lungs out of the torso; ribs over them, the spine, the mediastinum and the heart between them."""
     add(canvas, body.rib_cage(), partial(lungs, body))
-    add(canvas, (body.mid - 0.13, 0, body.mid + 0.13, 1), partial(spine, body))
-    add(canvas, around(*body.heart[:2], body.heart[2], body.heart[2]), body.heart_at)
-    knob = (body.mid + 0.045, body.top + 0.40 * (body.dia[1] - body.top))  # of the aorta
-    add(canvas, around(*knob, 0.042, 0.05), partial(soft_disc, knob, 0.04, 0.048, 0.16, 0.02))
+    middle = (body.mid - 0.13, 0, body.mid + 0.13, 1)
+    add(canvas, middle, partial(spine, body))
+    cx, cy, reach = body.heart[:3]
+    add(canvas, around(cx, cy, reach, reach), body.heart_at)
+    knob = body.aortic_knob()
+    paint = partial(soft_disc, knob, 0.04, 0.048, 0.16, 0.02)
+    add(canvas, around(*knob, 0.042, 0.05), paint)
 
 
 def lungs(body: Body, x: Array, y: Array) -> Array:
     """What the lungs take away, less where a rib crosses them. (h, w) density"""
     gap, bend, start = body.ribs
     u = body.across(x)
-    arc = bend * (u - 0.45) ** 2 - 0.05 * u + start
-    rib = np.cos((y - arc) * (2 * math.pi / gap))
+    off = u - 0.45
+    arc = bend * off**2 - 0.05 * u + start
+    waves = 2 * math.pi / gap
+    rib = np.cos((y - arc) * waves)
     rib -= 0.25
     np.maximum(rib, 0, out=rib)
     rib *= 0.12
@@ -242,9 +280,11 @@ def lungs(body: Body, x: Array, y: Array) -> Array:
 def spine(body: Body, x: Array, y: Array) -> Array:
     """Vertebrae in the soft shadow of the mediastinum. (h, w) density"""
     off = x - body.mid
-    vertebrae = 0.10 + 0.025 * np.cos(y * (2 * math.pi / 0.055))
-    soft = np.exp(-((off / 0.055) ** 2)) * 0.20
-    return soft + np.exp(-((off / 0.035) ** 4)) * vertebrae
+    waves = 2 * math.pi / 0.055
+    vertebrae = 0.10 + 0.025 * np.cos(y * waves)
+    shadow = np.exp(-((off / 0.055) ** 2))
+    column = np.exp(-((off / 0.035) ** 4))
+    return shadow * 0.20 + column * vertebrae
 
 
 def draw_disc(
@@ -255,7 +295,8 @@ def draw_disc(
     density: float,
     soft: float = 0.008,
 ) -> None:
-    add(canvas, around(*centre, rx, ry), partial(soft_disc, centre, rx, ry, density, soft))
+    paint = partial(soft_disc, centre, rx, ry, density, soft)
+    add(canvas, around(*centre, rx, ry), paint)
 
 
 def draw_lines(body: Body, size: int) -> Array:
@@ -268,17 +309,14 @@ def draw_lines(body: Body, size: int) -> Array:
 
     def line(points: list[Point], width: float, density: float) -> None:
         pixels = [(LINES * x, LINES * y) for x, y in points]
-        pen.line(pixels, round(TONES * density), round(LINES * width), "curve")
+        tone = round(TONES * density)
+        pen.line(pixels, tone, round(LINES * width), "curve")
 
     for side, angle, start, length, bend in body.vessels:
         hilum = body.at(side, 0.26, 0.50)
         points = []
-        for reach in (
-            start,
-            start + 0.4 * length,
-            start + 0.7 * length,
-            start + length,
-        ):
+        reaches = (start, start + 0.4 * length, start + 0.7 * length, start + length)
+        for reach in reaches:
             turn = angle + bend * (reach - start)
             points.append(toward(hilum, reach, turn, side))
         # Thinner and fainter the farther it is from the hilum.
@@ -298,11 +336,14 @@ def draw_lines(body: Body, size: int) -> Array:
 def draw_details(canvas: Array, body: Body, rng: np.random.Generator) -> None:
     """Hila, breasts, the stomach bubble, and what misleads: nipples, electrodes, a side marker."""
     for side in (-1, 1):
-        draw_disc(canvas, body.at(side, 0.27, 0.50), 0.045, 0.07, 0.12, 0.08)
+        hilum = body.at(side, 0.27, 0.50)
+        draw_disc(canvas, hilum, 0.045, 0.07, 0.12, 0.08)
         if body.nipple:
-            draw_disc(canvas, body.at(side, 0.62, 0.86), 0.014, 0.014, body.nipple)
+            nipple = body.at(side, 0.62, 0.86)
+            draw_disc(canvas, nipple, 0.014, 0.014, body.nipple)
         if body.breast:
-            draw_disc(canvas, body.at(side, 0.62, 0.92), 0.21, 0.17, body.breast, 0.10)
+            breast = body.at(side, 0.62, 0.92)
+            draw_disc(canvas, breast, 0.21, 0.17, body.breast, 0.10)
     if body.bubble:
         bubble = body.at(1, rng.uniform(0.3, 0.5), 1.13)
         draw_disc(canvas, bubble, 0.075, 0.04, -body.bubble)
@@ -311,4 +352,5 @@ def draw_details(canvas: Array, body: Body, rng: np.random.Generator) -> None:
             electrode = (rng.uniform(0.15, 0.85), rng.uniform(0.15, 0.8))
             draw_disc(canvas, electrode, 0.011, 0.011, 1.2)
     marker_x = 0.07 if rng.random() < 0.5 else 0.91
-    draw_disc(canvas, (marker_x, rng.uniform(0.05, 0.12)), 0.014, 0.028, 1.0)
+    marker_y = rng.uniform(0.05, 0.12)
+    draw_disc(canvas, (marker_x, marker_y), 0.014, 0.028, 1.0)

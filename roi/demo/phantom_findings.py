@@ -25,7 +25,9 @@ def one_side(rng: np.random.Generator) -> int:
 def draw_atelectasis(rng: np.random.Generator, body: Body) -> Places:
     """Two or three parallel plates at a base."""
     side = one_side(rng)
-    cx, cy = body.at(side, rng.uniform(0.52, 0.64), rng.uniform(0.80, 0.90))
+    u = rng.uniform(0.52, 0.64)
+    t = rng.uniform(0.80, 0.90)
+    cx, cy = body.at(side, u, t)
     dense = rng.uniform(0.25, 0.42)
     length = rng.uniform(0.15, 0.19)
     gap = rng.uniform(0.038, 0.045)
@@ -37,7 +39,8 @@ def draw_atelectasis(rng: np.random.Generator, body: Body) -> Places:
         p, q = turned(x, y, cx, cy, angle)
         off = np.minimum.reduce([np.abs(q - plate) for plate in plates])
         along = ramp(length / 2 - np.abs(p), 0.02)
-        return dense * along * ramp(0.010 - off, 0.008)
+        across = ramp(0.010 - off, 0.008)
+        return dense * along * across
 
     return [(around(cx, cy, 0.12, 0.10), paint)]
 
@@ -47,9 +50,11 @@ def draw_cardiomegaly(rng: np.random.Generator, body: Body) -> Places:
     grow = rng.uniform(1.30, 1.50)
 
     def paint(x: Array, y: Array) -> Array:
-        return body.heart_at(x, y, grow) - body.heart_at(x, y)
+        larger = body.heart_at(x, y, grow)
+        return larger - body.heart_at(x, y)
 
-    return [(around(*body.heart[:2], 0.23, 0.23), paint)]
+    cx, cy = body.heart[:2]
+    return [(around(cx, cy, 0.23, 0.23), paint)]
 
 
 def draw_effusion(rng: np.random.Generator, body: Body) -> Places:
@@ -64,25 +69,35 @@ def draw_effusion(rng: np.random.Generator, body: Body) -> Places:
         u = body.across(x)
         lateral = np.clip((u - 0.5) / 0.5, 0, 1)
         surface = dia - level - rise * lateral**2  # it climbs the wall
-        fluid = dense * ramp(y - surface, 0.012) * body.lung(x, y)
+        lung = body.lung(x, y)
+        fluid = dense * ramp(y - surface, 0.012) * lung
         return fluid * ramp(u - 0.50, 0.08)
 
-    top, bottom = dia - level - rise - 0.02, dia + 1.4 * body.dome
+    top = dia - level - rise - 0.02
+    bottom = dia + 1.4 * body.dome
     return [(body.strip(side, 0.46, top, bottom), paint)]
 
 
 def draw_infiltration(rng: np.random.Generator, body: Body) -> Places:
     """Faint blotches in a patch."""
-    cx, cy = body.at(one_side(rng), rng.uniform(0.48, 0.66), rng.uniform(0.42, 0.72))
+    side = one_side(rng)
+    u = rng.uniform(0.48, 0.66)
+    t = rng.uniform(0.42, 0.72)
+    cx, cy = body.at(side, u, t)
     dense = rng.uniform(0.18, 0.28)
     turn = rng.uniform(0, 6.28)
     step = rng.uniform(2.1, 2.7)
     radii = rng.uniform(0.018, 0.028, 9).tolist()
     # Along a spiral with the root of k as its radius: as dense outside as at the centre, and no grid.
-    spots = [toward((cx, cy), 0.025 * math.sqrt(k), turn + k * step) for k in range(9)]
+    spots = []
+    for k in range(9):
+        reach = 0.025 * math.sqrt(k)
+        spots.append(toward((cx, cy), reach, turn + k * step))
 
     def paint(x: Array, y: Array) -> Array:
-        blotches = [ellipse(x, y, *spot, r, r, 0.022) for spot, r in zip(spots, radii, strict=True)]
+        blotches = []
+        for spot, r in zip(spots, radii, strict=True):
+            blotches.append(ellipse(x, y, *spot, r, r, 0.022))
         return dense * np.maximum.reduce(blotches)
 
     return [(around(cx, cy, 0.10, 0.10), paint)]
@@ -90,7 +105,10 @@ def draw_infiltration(rng: np.random.Generator, body: Body) -> Places:
 
 def draw_mass(rng: np.random.Generator, body: Body) -> Places:
     """A large round opacity."""
-    centre = body.at(one_side(rng), rng.uniform(0.42, 0.68), rng.uniform(0.28, 0.78))
+    side = one_side(rng)
+    u = rng.uniform(0.42, 0.68)
+    t = rng.uniform(0.28, 0.78)
+    centre = body.at(side, u, t)
     dense = rng.uniform(0.24, 0.42)
     r = rng.uniform(0.058, 0.080)
     ratio = rng.uniform(0.85, 1.0)
@@ -102,8 +120,12 @@ def draw_mass(rng: np.random.Generator, body: Body) -> Places:
 def draw_nodule(rng: np.random.Generator, body: Body) -> Places:
     """One or two small round opacities."""
     places: Places = []
-    for _ in range(1 if rng.random() < 0.6 else 2):
-        centre = body.at(one_side(rng), rng.uniform(0.40, 0.75), rng.uniform(0.22, 0.82))
+    count = 1 if rng.random() < 0.6 else 2
+    for _ in range(count):
+        side = one_side(rng)
+        u = rng.uniform(0.40, 0.75)
+        t = rng.uniform(0.22, 0.82)
+        centre = body.at(side, u, t)
         dense = rng.uniform(0.34, 0.50)
         r = rng.uniform(0.026, 0.038)
         paint = partial(soft_disc, centre, r, r, dense, 0.010)
@@ -114,19 +136,23 @@ def draw_nodule(rng: np.random.Generator, body: Body) -> Places:
 def draw_pneumonia(rng: np.random.Generator, body: Body) -> Places:
     """A soft dense blob with dark branching air bronchograms."""
     side = one_side(rng)
-    cx, cy = body.at(side, rng.uniform(0.46, 0.62), rng.uniform(0.55, 0.78))
+    u = rng.uniform(0.46, 0.62)
+    t = rng.uniform(0.55, 0.78)
+    cx, cy = body.at(side, u, t)
     dense = rng.uniform(0.32, 0.46)
     r = rng.uniform(0.080, 0.095)
     turn = rng.uniform(-0.4, 0.4)
     root = (cx - side * 0.8 * r, cy - 0.25 * r)
     fork = (cx - side * 0.15 * r, cy)
-    tips = [toward(fork, 0.75 * r, angle, side) for angle in (turn - 0.75, turn, turn + 0.75)]
+    angles = (turn - 0.75, turn, turn + 0.75)
+    tips = [toward(fork, 0.75 * r, angle, side) for angle in angles]
 
     def paint(x: Array, y: Array) -> Array:
         branches = [segment(x, y, root, fork, 0.018)]
         branches += [segment(x, y, fork, tip, 0.017) for tip in tips]
         tree = np.maximum.reduce(branches)
-        return ellipse(x, y, cx, cy, r, r, 0.06) * dense * (1 - 1.1 * tree)
+        blob = ellipse(x, y, cx, cy, r, r, 0.06) * dense
+        return blob * (1 - 1.1 * tree)
 
     return [(around(cx, cy, 0.10, 0.10), paint)]
 
@@ -139,25 +165,34 @@ def draw_pneumothorax(rng: np.random.Generator, body: Body) -> Places:
     thin = rng.uniform(0.12, 0.22)
 
     def paint(x: Array, y: Array) -> Array:
-        height = np.clip((end - y) / (end - body.top), 0, 1)
+        left = (end - y) / (end - body.top)
+        height = np.clip(left, 0, 1)
         inside = body.depth(x, y) - width * height**0.6  # of the pleural line
         shown = body.lung(x, y) * ramp(end - 0.01 - y, 0.02)
-        shown = shown * ramp(body.across(x) - 0.44, 0.06)
+        lateral = body.across(x) - 0.44
+        shown = shown * ramp(lateral, 0.06)
         line = 0.30 * ramp(0.009 - np.abs(inside), 0.008)
-        return shown * (line - thin * ramp(-inside, 0.01))
+        air = ramp(-inside, 0.01)
+        return shown * (line - thin * air)
 
-    return [(body.strip(side, 0.40, body.top - 0.01, end), paint)]
+    window = body.strip(side, 0.40, body.top - 0.01, end)
+    return [(window, paint)]
 
 
 def draw_consolidation(rng: np.random.Generator, body: Body) -> Places:
     """A homogeneous lobe above a fissure: one sharp straight edge, the others fade."""
     dense = rng.uniform(0.26, 0.42)
     angle = rng.uniform(-0.2, 0.2)
-    cx, cy = body.at(one_side(rng), rng.uniform(0.48, 0.58), rng.uniform(0.36, 0.50))
-    rx, ry = rng.uniform(0.085, 0.105), rng.uniform(0.12, 0.15)
+    side = one_side(rng)
+    u = rng.uniform(0.48, 0.58)
+    t = rng.uniform(0.36, 0.50)
+    cx, cy = body.at(side, u, t)
+    rx = rng.uniform(0.085, 0.105)
+    ry = rng.uniform(0.12, 0.15)
 
     def paint(x: Array, y: Array) -> Array:
-        above = ramp(-turned(x, y, cx, cy, angle)[1], 0.006)
+        _, below = turned(x, y, cx, cy, angle)
+        above = ramp(-below, 0.006)
         lobe = dense * ellipse(x, y, cx, cy, rx, ry, 0.04, angle)
         return lobe * above * body.lung(x, y)
 
@@ -188,8 +223,10 @@ def haze_with_lines(
     cx, cy = centre
     strokes = []
     for k, start in enumerate(starts):
-        begin = (cx + side * (0.005 + start), cy + (k - 1.5) * 0.036)
-        end = (begin[0] + side * 0.045, begin[1] + start / 2)
+        begin_x = cx + side * (0.005 + start)
+        begin_y = cy + (k - 1.5) * 0.036
+        begin = (begin_x, begin_y)
+        end = (begin_x + side * 0.045, begin_y + start / 2)
         strokes.append(segment(x, y, begin, end, 0.015))
     haze = ellipse(x, y, cx, cy, 0.075, 0.085, 0.06)
     return dense * (haze + np.maximum.reduce(strokes))
@@ -200,11 +237,14 @@ def draw_emphysema(rng: np.random.Generator, body: Body) -> Places:
     sides = (one_side(rng),) if rng.random() < 0.6 else (-1, 1)
     places: Places = []
     for side in sides:
-        centre = body.at(side, rng.uniform(0.50, 0.64), rng.uniform(0.30, 0.70))
+        u = rng.uniform(0.50, 0.64)
+        t = rng.uniform(0.30, 0.70)
+        centre = body.at(side, u, t)
         r = rng.uniform(0.060, 0.078)
         air = rng.uniform(0.10, 0.20)
         reach = r + 0.01
-        places.append((around(*centre, reach, reach), partial(bulla, centre, r, air)))
+        paint = partial(bulla, centre, r, air)
+        places.append((around(*centre, reach, reach), paint))
     return places
 
 
@@ -217,7 +257,9 @@ def bulla(centre: Point, r: float, air: float, x: Array, y: Array) -> Array:
 
 def distance(x: Array, y: Array, centre: Point) -> Array:
     """(h, w)"""
-    return np.sqrt((x - centre[0]) ** 2 + (y - centre[1]) ** 2)
+    dx = x - centre[0]
+    dy = y - centre[1]
+    return np.sqrt(dx**2 + dy**2)
 
 
 def draw_fibrosis(rng: np.random.Generator, body: Body) -> Places:
@@ -225,8 +267,12 @@ def draw_fibrosis(rng: np.random.Generator, body: Body) -> Places:
     dense = rng.uniform(0.24, 0.38)
     angle = rng.uniform(0.5, 1.0)
     pitch = rng.uniform(0.042, 0.048)
-    cx, cy = body.at(one_side(rng), rng.uniform(0.58, 0.70), rng.uniform(0.76, 0.88))
-    rx, ry = rng.uniform(0.080, 0.100), rng.uniform(0.060, 0.075)
+    side = one_side(rng)
+    u = rng.uniform(0.58, 0.70)
+    t = rng.uniform(0.76, 0.88)
+    cx, cy = body.at(side, u, t)
+    rx = rng.uniform(0.080, 0.100)
+    ry = rng.uniform(0.060, 0.075)
 
     def paint(x: Array, y: Array) -> Array:
         p, q = turned(x, y, cx, cy, angle)
@@ -248,10 +294,14 @@ def draw_pleural_thickening(rng: np.random.Generator, body: Body) -> Places:
 
     def paint(x: Array, y: Array) -> Array:
         inside = body.wall(x, y)
-        band = dense * ramp(width - inside, 0.010) * ramp(inside + 0.004, 0.008)
-        return band * ramp(reach - np.abs(y - middle), 0.03)
+        band = dense * ramp(width - inside, 0.010)
+        band = band * ramp(inside + 0.004, 0.008)
+        off = np.abs(y - middle)
+        return band * ramp(reach - off, 0.03)
 
-    return [(body.strip(side, 0.66, middle - reach - 0.02, middle + reach + 0.02), paint)]
+    top = middle - reach - 0.02
+    bottom = middle + reach + 0.02
+    return [(body.strip(side, 0.66, top, bottom), paint)]
 
 
 def draw_hernia(rng: np.random.Generator, body: Body) -> Places:
@@ -264,7 +314,8 @@ def draw_hernia(rng: np.random.Generator, body: Body) -> Places:
 
     def paint(x: Array, y: Array) -> Array:
         off = distance(x, y, (cx, cy))
-        ring = ramp(0.009 - np.abs(off - (r - 0.010)), 0.006)
+        from_ring = np.abs(off - (r - 0.010))
+        ring = ramp(0.009 - from_ring, 0.006)
         inside = ramp(r - 0.016 - off, 0.008)
         gas = (air + 0.15) * ramp(cy + level - y, 0.008)  # above its level
         return 0.30 * ring + inside * (0.15 - gas)

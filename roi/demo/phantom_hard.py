@@ -13,13 +13,12 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from roi.demo.phantom import Patch, add_noise, tighten
+from roi.demo.phantom import Patch, add_noise, finding_stream, tighten
 from roi.demo.phantom_acquisition import Edge, Pose, edges_of, field_mask, pose_of, stamp_marks
 from roi.demo.phantom_anatomy import draw_anatomy, draw_fine_lines, heart_shadow
 from roi.demo.phantom_body import Body, Case, body_of
 from roi.demo.phantom_findings import FINDINGS, Places
-from roi.demo.phantom_shapes import FINDING, Array, Paint, add, around, coordinates, stream
-from roi.labels import LABELS
+from roi.demo.phantom_shapes import Array, Paint, add, around, coordinates
 
 EXPOSURE = 54  # stream
 # How much of its density in the easy set a finding has: drawn anew for each, between these. Chosen by a
@@ -47,9 +46,11 @@ def draw_large_heart(rng: np.random.Generator, body: Body) -> Places:
     grow = rng.uniform(1.25, 1.60)
 
     def paint(u: Array, v: Array) -> Array:
-        return heart_shadow(body, grow, u, v) - heart_shadow(body, 1.0, u, v)
+        larger = heart_shadow(body, grow, u, v)
+        return larger - heart_shadow(body, 1.0, u, v)
 
-    return [(around(*body.heart[:2], 0.28, 0.28), paint)]
+    cx, cy = body.heart[:2]
+    return [(around(cx, cy, 0.28, 0.28), paint)]
 
 
 HARD_FINDINGS = FINDINGS | {"Cardiomegaly": draw_large_heart}
@@ -60,7 +61,7 @@ def plant_hard(case: Case) -> list[Patch]:
     pose, edges = pose_of(case), edges_of(case)
     patches: list[Patch] = []
     for label, onset in case.findings:
-        rng = stream(case.seed, case.patient, onset, FINDING + LABELS.index(label))
+        rng = finding_stream(case, label, onset)
         places = HARD_FINDINGS[label](rng, body_of(case))
         strength = rng.uniform(*FAINT[label])
         for window, paint in places:
@@ -78,12 +79,13 @@ def taken(
     y: Array,
 ) -> Array:
     """What an image shows of a finding. (h, w) density"""
-    return strength * paint(*pose.to_body(x, y)) * field_mask(edges, x, y)
+    shown = paint(*pose.to_body(x, y))
+    return strength * shown * field_mask(edges, x, y)
 
 
 def render_hard(case: Case, size: int, patches: list[Patch] | None = None) -> NDArray[np.uint8]:
     """Draw one image; `patches` are its findings if they are at hand. (S, S), grey 0..255"""
-    rng = stream(case.seed, case.patient, case.followup, EXPOSURE)
+    rng = case.stream(EXPOSURE)
     grey = draw_anatomy(case, size) + draw_fine_lines(case, size)
     if patches is None:
         patches = plant_hard(case)
@@ -96,10 +98,12 @@ def render_hard(case: Case, size: int, patches: list[Patch] | None = None) -> ND
     edges = edges_of(case)
     if edges:
         grey -= border
-        grey *= field_mask(edges, *coordinates(0, 0, size, size, size))
+        x, y = coordinates(0, 0, size, size, size)
+        grey *= field_mask(edges, x, y)
         grey += border
     stamp_marks(grey, case)
-    return np.clip(grey, 0, 255, out=grey).astype(np.uint8)
+    np.clip(grey, 0, 255, out=grey)
+    return grey.astype(np.uint8)
 
 
 def expose(density: Array, rng: np.random.Generator, portable: bool) -> None:
@@ -108,7 +112,8 @@ def expose(density: Array, rng: np.random.Generator, portable: bool) -> None:
     density: (S, S), becomes grey levels in place
     """
     gain = rng.uniform(1.3, 2.9)
-    dark, bright = rng.uniform(0, 12), rng.uniform(205, 255)
+    dark = rng.uniform(0, 12)
+    bright = rng.uniform(205, 255)
     veil = rng.beta(1.5, 6) + 0.12 * portable
     np.maximum(density, 0, out=density)
     density *= -gain

@@ -27,12 +27,14 @@ def stream(seed: int, patient: int, followup: int, kind: int) -> np.random.Gener
 
 def axes(start: int, end: int, size: int) -> Array:
     """Unit coordinates of the pixel centres start .. end - 1. (end - start,)"""
-    return (np.arange(start, end, dtype=np.float32) + np.float32(0.5)) / np.float32(size)
+    pixels = np.arange(start, end, dtype=np.float32)
+    return (pixels + np.float32(0.5)) / np.float32(size)
 
 
 def coordinates(x0: int, y0: int, x1: int, y1: int, size: int) -> tuple[Array, Array]:
     """x (1, w) and y (h, 1) of the pixels of a window of an image of this side."""
-    return axes(x0, x1, size)[None], axes(y0, y1, size)[:, None]
+    x, y = axes(x0, x1, size), axes(y0, y1, size)
+    return x[None], y[:, None]
 
 
 def ramp(distance: Array, soft: float) -> Array:
@@ -40,14 +42,17 @@ def ramp(distance: Array, soft: float) -> Array:
     # In place where it can be, as every shape of every image goes through here.
     t = distance * (1 / soft)
     t += 0.5
-    np.minimum(np.maximum(t, 0, out=t), 1, out=t)
+    np.maximum(t, 0, out=t)
+    np.minimum(t, 1, out=t)
     return t * t * (3 - 2 * t)
 
 
 def turned(x: Array, y: Array, cx: float, cy: float, angle: float) -> tuple[Array, Array]:
     """Coordinates along and across a direction (radians) from a centre. Two of (h, w)"""
-    c, s = math.cos(angle), math.sin(angle)
-    dx, dy = x - cx, y - cy
+    c = math.cos(angle)
+    s = math.sin(angle)
+    dx = x - cx
+    dy = y - cy
     return dx * c + dy * s, dy * c - dx * s
 
 
@@ -66,7 +71,8 @@ def ellipse(
     p, q = p / rx, q / ry
     small = min(rx, ry)
     off = np.sqrt(p * p + q * q)
-    return ramp((small - soft / 2) - small * off, soft)
+    edge = small - soft / 2
+    return ramp(edge - small * off, soft)
 
 
 def soft_disc(
@@ -88,7 +94,8 @@ def segment(x: Array, y: Array, start: Point, end: Point, width: float) -> Array
     (x0, y0), (x1, y1) = start, end
     direction = math.atan2(y1 - y0, x1 - x0)
     p, q = turned(x, y, *start, direction)
-    p -= np.minimum(np.maximum(p, 0), math.dist(start, end))  # beyond the ends: the distance to them
+    # Beyond the ends: the distance to them.
+    p -= np.minimum(np.maximum(p, 0), math.dist(start, end))
     off = np.sqrt(p * p + q * q)
     return ramp(width / 2 - off, width / 2)
 
@@ -114,7 +121,11 @@ def add(canvas: Array, window: Box, paint: Paint) -> None:
     """Add a density to the pixels that a window touches. canvas: (S, S), changed in place"""
     size = len(canvas)
     # A window that ends at the edge of a pixel must not touch the next one for a rounding error.
-    x0, y0 = (max(0, math.floor(edge * size + 1e-6)) for edge in window[:2])
-    x1, y1 = (min(size, math.ceil(edge * size - 1e-6)) for edge in window[2:])
+    left, top, right, bottom = window
+    x0 = max(0, math.floor(left * size + 1e-6))
+    y0 = max(0, math.floor(top * size + 1e-6))
+    x1 = min(size, math.ceil(right * size - 1e-6))
+    y1 = min(size, math.ceil(bottom * size - 1e-6))
     if x1 > x0 and y1 > y0:
-        canvas[y0:y1, x0:x1] += paint(*coordinates(x0, y0, x1, y1, size))
+        x, y = coordinates(x0, y0, x1, y1, size)
+        canvas[y0:y1, x0:x1] += paint(x, y)
