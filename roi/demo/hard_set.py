@@ -73,7 +73,8 @@ class MislabeledCase(Case):
 
 def state_labels(case: Case) -> MislabeledCase:
     """Draw what the table says. Misses and false alarms balance: a finding is named as often as it is there."""
-    draws = stream(case.seed, case.patient, case.followup, TABLE).random(len(LABELS))
+    rng = stream(case.seed, case.patient, case.followup, TABLE)
+    draws = rng.random(len(LABELS))
     present = dict(case.findings)
     stated: list[str] = []
     for label, draw in zip(LABELS, draws, strict=True):

@@ -40,8 +40,10 @@ def make_demo_layout(
         summary = make_demo_dataset(nih, images, size, seed, workers, phantom=phantom)
         truth, boxes = read_demo_truth(nih)
         WRITERS[layout](truth, folder, boxes)
-        about = json.loads((nih / MARKER).read_text()) | {"layout": layout}
-        (folder / MARKER).write_text(json.dumps(about, indent=1) + "\n")
+        about = json.loads((nih / MARKER).read_text())
+        about["layout"] = layout
+        text = json.dumps(about, indent=1)
+        (folder / MARKER).write_text(text + "\n")
         shutil.rmtree(nih)
     seconds = time.perf_counter() - started
     return summary | {"seconds": seconds, "images_per_s": images / seconds}

@@ -29,6 +29,7 @@ from roi.process_pool import in_order
 from roi.synthetic import MAKER, MARKER
 
 SHARDS = 12
+CHUNK = 32  # images that a process draws at a time
 TEST_SHARE, RGBA_SHARE, ABSURD_SHARE = 0.25, 0.01, 0.001
 ABSURD_AGES = (411, 414, 148, 412, 155, 413)
 # With commas inside two names and one at the end, as published.
@@ -88,7 +89,8 @@ def draw_findings(
                 weights[LABELS.index(b)] *= factor
             if b in onset:
                 weights[LABELS.index(a)] *= factor
-        label = LABELS[rng.choice(len(LABELS), p=weights / weights.sum())]
+        place = rng.choice(len(LABELS), p=weights / weights.sum())
+        label = LABELS[place]
         onset[label] = followup
     return tuple((label, onset[label]) for label in LABELS if label in onset)
 
@@ -97,10 +99,12 @@ def plan_patient(seed: int, patient: int, mix: Mix = EASY_MIX) -> list[Case]:
     """A patient's follow-ups: who it is, and which findings come, stay and go."""
     rng = stream(seed, patient, 0, PLAN)
     sex = "M" if rng.random() < 0.56 else "F"
-    age = int(np.clip(rng.normal(48, 16), 5, 94))
+    years = rng.normal(48, 16)
+    age = int(np.clip(years, 5, 94))
     abnormal, cases = True, list[Case]()
     findings: tuple[tuple[str, int], ...] = ()
-    for followup in range(1 + int(rng.choice(len(FOLLOWUPS), p=FOLLOWUPS))):
+    images = 1 + int(rng.choice(len(FOLLOWUPS), p=FOLLOWUPS))
+    for followup in range(images):
         if followup == 0 or rng.random() > STICKY:
             abnormal = rng.random() > mix.normal
         count = 0
@@ -131,11 +135,13 @@ def plan(images: int, seed: int, mix: Mix = EASY_MIX) -> list[Case]:
     patient = 0
     while len(cases) < images:
         patient += 1
-        cases += plan_patient(seed, patient, mix)[: images - len(cases)]
+        missing = images - len(cases)
+        cases += plan_patient(seed, patient, mix)[:missing]
     count = max(1, round(ABSURD_SHARE * images))
     wrong = stream(seed, 0, 0, PLAN).permutation(images)[:count]
     for k, row in enumerate(wrong):
-        cases[row] = replace(cases[row], age=ABSURD_AGES[k % len(ABSURD_AGES)])
+        age = ABSURD_AGES[k % len(ABSURD_AGES)]
+        cases[row] = replace(cases[row], age=age)
     return cases
 
 
@@ -176,8 +182,10 @@ def official_test(cases: Sequence[Case], seed: int) -> set[str]:
     for case in cases:
         by_patient.setdefault(case.patient, []).append(case.name)
     names: set[str] = set()
-    for patient in stream(seed, 0, 1, PLAN).permutation(list(by_patient)):
-        if len(names) >= round(TEST_SHARE * len(cases)):
+    order = stream(seed, 0, 1, PLAN).permutation(list(by_patient))
+    wanted = round(TEST_SHARE * len(cases))
+    for patient in order:
+        if len(names) >= wanted:
             break
         names.update(by_patient[int(patient)])
     return names
@@ -189,7 +197,8 @@ def draw_chunk(job: tuple[list[tuple[Case, Path, bool]], int, Phantom]) -> list[
     boxes: list[BoxRow] = []
     for case, path, rgba in rows:
         patches = phantom.plant(case)
-        picture = Image.fromarray(phantom.render(case, size, patches))
+        grey = phantom.render(case, size, patches)
+        picture = Image.fromarray(grey)
         if rgba:
             picture = picture.convert("RGBA")
         # Noise does not compress: the fastest way to a valid file.
@@ -215,15 +224,20 @@ def draw_all(
     order = stream(seed, 0, 2, PLAN).permutation(len(cases))
     rgba = set(order[:count].tolist())
     for k in range(SHARDS):
-        (folder / f"images_{k + 1:03d}" / "images").mkdir(parents=True)
+        shard = folder / f"images_{k + 1:03d}"
+        (shard / "images").mkdir(parents=True)
     rows = []
     for row, case in enumerate(cases):
-        path = folder / shards[case.patient] / "images" / case.name
+        shard = folder / shards[case.patient]
+        path = shard / "images" / case.name
         rows.append((case, path, row in rgba))
     # Small chunks, so that no worker is left with a long one at the end.
-    jobs = [(rows[k : k + 32], size, phantom) for k in range(0, len(rows), 32)]
+    jobs = []
+    for start in range(0, len(rows), CHUNK):
+        jobs.append((rows[start : start + CHUNK], size, phantom))
     boxes: list[BoxRow] = []
-    with closing(in_order(draw_chunk, jobs, 0 if workers == 1 else workers)) as chunks:
+    processes = 0 if workers == 1 else workers
+    with closing(in_order(draw_chunk, jobs, processes)) as chunks:
         for chunk in chunks:
             boxes += chunk
     return boxes
@@ -240,13 +254,19 @@ def write_tables(folder: Path, cases: Sequence[Case], boxes: Sequence[BoxRow], t
         labels = "|".join(sorted(case.labels)) or "No Finding"
         person = f"{case.followup},{case.patient},{case.age},{case.sex}"
         rows.append(f"{case.name},{labels},{person},{case.view},{case.scanner}")
-    (folder / "Data_Entry_2017.csv").write_bytes("".join(row + "\r\n" for row in rows).encode())
-    lines = box_lines(boxes)
-    (folder / "BBox_List_2017.csv").write_bytes("".join(line + "\n" for line in lines).encode())
+    write_lines(folder / "Data_Entry_2017.csv", rows, "\r\n")
+    write_lines(folder / "BBox_List_2017.csv", box_lines(boxes), "\n")
     tested = [case.name for case in cases if case.name in test]
     others = [case.name for case in cases if case.name not in test]
+    # As published, without a line feed at the end.
     (folder / "train_val_list.txt").write_bytes("\n".join(others).encode())
     (folder / "test_list.txt").write_bytes("\n".join(tested).encode())
+
+
+def write_lines(path: Path, lines: list[str], end: str) -> None:
+    """Each line with its end, whatever the system's own is."""
+    text = "".join(line + end for line in lines)
+    path.write_bytes(text.encode())
 
 
 def box_lines(boxes: Sequence[BoxRow]) -> list[str]:
@@ -276,8 +296,9 @@ def check_request(
     """
     if images < MIN_IMAGES:
         raise UserError(f"--images {images}: at least {MIN_IMAGES} are needed")
-    if not SIZES[0] <= size <= SIZES[1]:
-        raise UserError(f"--size {size}: choose a side between {SIZES[0]} and {SIZES[1]} px")
+    smallest, largest = SIZES
+    if not smallest <= size <= largest:
+        raise UserError(f"--size {size}: choose a side between {smallest} and {largest} px")
     if seed < 0:
         raise UserError(f"--seed {seed}: choose 0 or a positive number")
     if workers < 1:
@@ -362,4 +383,7 @@ def make_demo_dataset(
 
 def count_positives(cases: Sequence[Case]) -> dict[str, int]:
     """Finding -> images whose table names it."""
-    return {label: sum(label in case.labels for case in cases) for label in LABELS}
+    counts = {}
+    for label in LABELS:
+        counts[label] = sum(label in case.labels for case in cases)
+    return counts

@@ -32,22 +32,29 @@ def write_openi(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) -> 
     (root / "ecgen-radiology").mkdir(parents=True, exist_ok=True)
     report = study_numbers(truth) + 1
     ids = []
-    for n, k in zip(report, place_in_study(truth) + 1, strict=True):
-        ids.append(f"CXR{n}_{k}_IM-{n:04d}-{1000 * k + 1}")
+    places = place_in_study(truth) + 1
+    for n, k in zip(report, places, strict=True):
+        number = 1000 * k + 1
+        ids.append(f"CXR{n}_{k}_IM-{n:04d}-{number}")
     images: dict[int, list[str]] = {}
     for n, image in zip(report, ids, strict=True):
         images.setdefault(n, []).append(image)
-    majors, texts = say_findings(truth, openi_majors), report_texts(truth)
-    for row in np.flatnonzero(~report.duplicated()):
+    majors = say_findings(truth, openi_majors)
+    texts = report_texts(truth)
+    first_rows = np.flatnonzero(~report.duplicated())
+    for row in first_rows:
         n = report.iloc[row]
         text = openi_xml(n, majors[row].split(";"), texts[row], images[n])
-        (root / "ecgen-radiology" / f"{n}.xml").write_bytes(text)
-    return write_images(truth, root, [f"{image}.png" for image in ids])
+        path = root / "ecgen-radiology" / f"{n}.xml"
+        path.write_bytes(text)
+    paths = [f"{image}.png" for image in ids]
+    return write_images(truth, root, paths)
 
 
 def openi_majors(findings: set[str]) -> str:
     """Index terms as they are in the reports, which say more than the finding."""
-    terms = [MESH_OF.get(label, label) for label in (*LABELS, *MORE_LABELS) if label in findings]
+    present = [label for label in (*LABELS, *MORE_LABELS) if label in findings]
+    terms = [MESH_OF.get(label, label) for label in present]
     return ";".join(terms) or "normal"
 
 
@@ -56,9 +63,16 @@ def openi_xml(number: int, majors: Iterable[str], findings: str, images: Iterabl
     top = ElementTree.Element("eCitation")
     ElementTree.SubElement(top, "uId", id=f"CXR{number}")
     ElementTree.SubElement(top, "pmcId", id=str(number))
-    article = ElementTree.SubElement(ElementTree.SubElement(top, "MedlineCitation"), "Article")
+    citation = ElementTree.SubElement(top, "MedlineCitation")
+    article = ElementTree.SubElement(citation, "Article")
     abstract = ElementTree.SubElement(article, "Abstract")
-    for name, text in (("COMPARISON", "None."), ("INDICATION", ""), ("FINDINGS", findings), ("IMPRESSION", impression)):
+    parts = {
+        "COMPARISON": "None.",
+        "INDICATION": "",
+        "FINDINGS": findings,
+        "IMPRESSION": impression,
+    }
+    for name, text in parts.items():
         ElementTree.SubElement(abstract, "AbstractText", Label=name).text = text
     mesh = ElementTree.SubElement(top, "MeSH")
     for major in majors:
@@ -77,20 +91,26 @@ def write_rexgradient(truth: pd.DataFrame, root: Path, boxes: Boxes | None = Non
     files: dict[str, dict[str, dict[str, Any]]] = {"train": {}, "val": {}, "test": {}}
     paths = []
     facts = (truth[name] for name in ("split", "patient", "sex", "age", "view"))
-    numbers = (study_numbers(truth) + 1, place_in_study(truth) + 1)
-    for split, patient, sex, age, view, n, k, text in zip(*facts, *numbers, report_texts(truth), strict=True):
-        person, uid = f"GRDN{patient:08d}", f"1.2.826.0.{n}"
+    studies_of_rows = study_numbers(truth) + 1
+    places = place_in_study(truth) + 1
+    rows = zip(*facts, studies_of_rows, places, report_texts(truth), strict=True)
+    for split, patient, sex, age, view, n, k, text in rows:
+        person = f"GRDN{patient:08d}"
+        uid = f"1.2.826.0.{n}"
         series = f"{uid}.{k}"
         folder = f"deid_png/site{patient % 3}/{person}/studies/{uid}"
-        paths.append(f"{folder}/series/{series}/instances/{series}.1.png")
-        studies, key = files[split], f"{person}_A{n}_{uid}"
+        path = f"{folder}/series/{series}/instances/{series}.1.png"
+        paths.append(path)
+        studies = files[split]
+        key = f"{person}_A{n}_{uid}"
         if key not in studies:
             studies[key] = rexgradient_study(person, uid, n, sex, age, text)
-        studies[key]["ImagePath"].append(f"../{paths[-1]}")
+        studies[key]["ImagePath"].append(f"../{path}")
         studies[key]["ImageViewPosition"].append(view)
     for split, studies in files.items():
         name = "valid" if split == "val" else split
-        (root / "metadata" / f"{name}_metadata_view_position.json").write_text(json.dumps(studies))
+        out = root / "metadata" / f"{name}_metadata_view_position.json"
+        out.write_text(json.dumps(studies))
     return write_images(truth, root, paths)
 
 

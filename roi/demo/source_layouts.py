@@ -34,6 +34,7 @@ from roi.demo.truth_table import (
     Boxes,
     constant,
     hashed_names,
+    join_paths,
     place_in_study,
     say_findings,
     study_numbers,
@@ -54,10 +55,12 @@ def write_nih(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) -> li
     labels = say_findings(truth, nih_labels)
     scanner = constant(truth, "2992,2991,0.143,0.143")
     person = [truth[name] for name in ("patient", "age", "sex", "view")]
-    write_rows(root / "Data_Entry_2017.csv", HEADER, [names, labels, followup, *person, scanner], end="\r\n")
+    columns: list[Iterable] = [names, labels, followup, *person, scanner]
+    write_rows(root / "Data_Entry_2017.csv", HEADER, columns, end="\r\n")
     test = (truth["split"] == "test").to_numpy()
     for file, listed in (("train_val_list.txt", ~test), ("test_list.txt", test)):
-        (root / file).write_text("\n".join(np.array(names)[listed]))
+        lines = np.array(names)[listed]
+        (root / file).write_text("\n".join(lines))
     paths = []
     for row, name in enumerate(names):
         shard = 1 + SHARDS * row // len(names)
@@ -77,12 +80,15 @@ def write_chexpert(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) 
 
     Normal images say No Finding and leave the others blank, as published.
     """
-    study = truth.groupby("patient")["study"].rank(method="dense").astype(int)
+    by_patient = truth.groupby("patient")["study"]
+    study = by_patient.rank(method="dense").astype(int)
     folder = truth["split"].replace({"val": "valid"})
-    side = (truth["view"] == "LATERAL").map({True: "Lateral", False: "Frontal"})
+    is_lateral = truth["view"] == "LATERAL"
+    side = is_lateral.map({True: "Lateral", False: "Frontal"})
     within = place_in_study(truth) + 1
     paths = []
-    for split, p, s, k, kind in zip(folder, truth["patient"], study, within, side.str.lower(), strict=True):
+    rows = zip(folder, truth["patient"], study, within, side.str.lower(), strict=True)
+    for split, p, s, k, kind in rows:
         paths.append(f"{split}/patient{p:05d}/study{s}/view{k}_{kind}.jpg")
     table = pd.DataFrame(
         {
@@ -99,7 +105,8 @@ def write_chexpert(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) 
         rows = table[(folder == name).to_numpy()]
         # The test set was published later than the others, which are always there.
         if len(rows) or name != "test":
-            write_rows(root / f"{name}.csv", header, [rows[column] for column in rows])
+            columns: list[Iterable] = [rows[column] for column in rows]
+            write_rows(root / f"{name}.csv", header, columns)
     return write_images(truth, root, paths)
 
 
@@ -136,10 +143,12 @@ def write_mimic(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) -> 
     names = sorted(CHEXPERT)
     labels = say_findings(truth[first], partial(mimic_labels, names))
     header = "subject_id,study_id," + ",".join(names)
-    write_rows(root / "mimic-cxr-2.0.0-chexpert.csv.gz", header, [subject[first], study[first], labels])
+    columns: list[Iterable] = [subject[first], study[first], labels]
+    write_rows(root / "mimic-cxr-2.0.0-chexpert.csv.gz", header, columns)
     split = truth["split"].replace({"val": "validate"})
     header = "dicom_id,study_id,subject_id,split"
-    write_rows(root / "mimic-cxr-2.0.0-split.csv.gz", header, [dicom, study, subject, split])
+    columns = [dicom, study, subject, split]
+    write_rows(root / "mimic-cxr-2.0.0-split.csv.gz", header, columns)
     return write_images(truth, root, ids["path"])
 
 
@@ -154,10 +163,17 @@ def mimic_ids(truth: pd.DataFrame) -> pd.DataFrame:
     study = 50_000_000 + study_numbers(truth)
     dicom, paths = [], []
     for name, p, s in zip(hashed_names(truth), subject, study, strict=True):
-        identifier = "-".join(name[k : k + 8] for k in range(0, 40, 8))
+        parts = [name[k : k + 8] for k in range(0, 40, 8)]
+        identifier = "-".join(parts)
         dicom.append(identifier)
-        paths.append(f"files/p{str(p)[:2]}/p{p}/s{s}/{identifier}.jpg")
-    columns = {"dicom_id": dicom, "subject_id": subject.to_numpy(), "study_id": study.to_numpy(), "path": paths}
+        folder = f"files/p{str(p)[:2]}/p{p}/s{s}"
+        paths.append(f"{folder}/{identifier}.jpg")
+    columns = {
+        "dicom_id": dicom,
+        "subject_id": subject.to_numpy(),
+        "study_id": study.to_numpy(),
+        "path": paths,
+    }
     return pd.DataFrame(columns, index=truth.index)
 
 
@@ -188,7 +204,8 @@ def cxrlt_cells(names: Sequence[str], findings: set[str]) -> str:
     positive = {CXRLT_OF.get(label, label) for label in findings}
     if not findings - BESIDE_NORMAL:
         positive |= {"Normal", "No Finding"}  # one of them is a column
-    return ",".join(str(int(name in positive)) for name in names)
+    cells = [int(name in positive) for name in names]
+    return ",".join(map(str, cells))
 
 
 # ---- PadChest -------------------------------------------------------------------------------------------------------
@@ -201,9 +218,14 @@ def write_padchest(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) 
     """
     number = study_numbers(truth)
     study = [f"2168401113669640138295431665{n:010d}" for n in number]
-    names = [f"{one}_{name[:6]}.png" for one, name in zip(study, hashed_names(truth), strict=True)]
-    # As published, there is no folder 51 to 53.
-    folders = [54 if row % 52 == 51 else row % 52 for row in range(len(truth))]
+    names = []
+    for one, name in zip(study, hashed_names(truth), strict=True):
+        names.append(f"{one}_{name[:6]}.png")
+    folders = []
+    for row in range(len(truth)):
+        # As published, there is no folder 51 to 53.
+        folder = row % 52
+        folders.append(54 if folder == 51 else folder)
     columns: list[Iterable] = [
         range(len(truth)),
         names,
@@ -223,7 +245,7 @@ def write_padchest(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) 
         constant(truth, "[],[],[],[]"),
     ]
     write_rows(root / "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv.gz", PADCHEST, columns)
-    paths = [f"{folder}/{name}" for folder, name in zip(folders, names, strict=True)]
+    paths = join_paths(folders, names)
     return write_images(truth, root, paths, bits=16)
 
 
@@ -253,33 +275,40 @@ def write_vindr(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) -> 
     readers = pd.DataFrame({"reader": ["R8", "R9", "R10"]})
     read = table[~test].merge(readers, how="cross")
     header = "image_id,rad_id," + ",".join(VINDR)
-    columns = [read["id"], read["reader"], read["labels"]]
+    columns: list[Iterable] = [read["id"], read["reader"], read["labels"]]
     write_rows(root / "annotations" / "image_labels_train.csv", header, columns)
     # The published header of the test set spells one name differently.
     header = "image_id," + ",".join(VINDR).replace("Other diseases", "Other disease")
     tested = table[test]
-    write_rows(root / "annotations" / "image_labels_test.csv", header, [tested["id"], tested["labels"]])
+    columns = [tested["id"], tested["labels"]]
+    write_rows(root / "annotations" / "image_labels_test.csv", header, columns)
     folders = np.where(test, "test", "train")
-    paths = [f"{folder}/{name}.png" for folder, name in zip(folders, ids, strict=True)]
+    paths = join_paths(folders, [f"{name}.png" for name in ids])
     return write_images(truth, root, paths)
 
 
 def vindr_labels(findings: set[str]) -> str:
     """What VinDr's readers call it; No finding where they have no word for it."""
-    positive = {VINDR_OF.get(label, label) for label in findings} & set(VINDR) or {"No finding"}
-    return ",".join(str(int(name in positive)) for name in VINDR)
+    positive = {VINDR_OF.get(label, label) for label in findings} & set(VINDR)
+    positive = positive or {"No finding"}
+    cells = [int(name in positive) for name in VINDR]
+    return ",".join(map(str, cells))
 
 
 def write_vinbigdata(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) -> list[str]:
     """train.csv, a row each box and reader (three who agree), and PNG twins of the DICOM files."""
     ids = [name[:32] for name in hashed_names(truth)]
     lines = []
-    for image, source, findings in zip(ids, truth["image"], say_findings(truth, nih_labels), strict=True):
+    rows = zip(ids, truth["image"], say_findings(truth, nih_labels), strict=True)
+    for image, source, findings in rows:
         corners = vinbigdata_corners(source, findings.split("|"), boxes or {})
         for reader in ("R8", "R9", "R10"):
-            lines += [f"{image},{label},{reader},{edges}" for label, edges in corners.items()]
-    write_rows(root / "train.csv", "image_id,class_name,class_id,rad_id,x_min,y_min,x_max,y_max", [lines])
-    return write_images(truth, root, [f"train/{name}.png" for name in ids])
+            for label, edges in corners.items():
+                lines.append(f"{image},{label},{reader},{edges}")
+    header = "image_id,class_name,class_id,rad_id,x_min,y_min,x_max,y_max"
+    write_rows(root / "train.csv", header, [lines])
+    paths = [f"train/{name}.png" for name in ids]
+    return write_images(truth, root, paths)
 
 
 def vinbigdata_corners(source: str, findings: Iterable[str], boxes: Boxes) -> dict[str, str]:
@@ -291,7 +320,8 @@ def vinbigdata_corners(source: str, findings: Iterable[str], boxes: Boxes) -> di
         if name in VINBIG:
             key = (Path(source).name, label)
             x, y, w, h = boxes.get(key, (0.25, 0.25, 0.5, 0.5))
-            edges = ",".join(f"{side * value:.1f}" for value in (x, y, x + w, y + h))
+            corners_of_box = (x, y, x + w, y + h)
+            edges = ",".join(f"{side * value:.1f}" for value in corners_of_box)
             # A mass and a nodule are one class there: the first has the box.
             corners.setdefault(f"{name},{VINBIG.index(name)}", edges)
     return corners or {"No finding,14": ",,,"}

@@ -24,7 +24,8 @@ Boxes = Mapping[tuple[str, str], tuple[float, float, float, float]]
 
 SIDE = 1024  # px of the space that NIH's boxes are in
 # Of sets of studies (roi/demo/studies) a truth says these, too.
-MORE_LABELS = tuple(name for name in map(published_name, TASK_2) if name not in LABELS and name != NORMAL_LABELLED)
+SHARED_LABELS = {*LABELS, NORMAL_LABELLED}
+MORE_LABELS = tuple(name for name in map(published_name, TASK_2) if name not in SHARED_LABELS)
 # A chest with a tube and nothing else is normal, as the sources have it.
 BESIDE_NORMAL = {"Support Devices"}
 
@@ -32,10 +33,13 @@ BESIDE_NORMAL = {"Support Devices"}
 def read_demo_truth(root: Path) -> tuple[pd.DataFrame, Boxes]:
     """What is known of a demo set in NIH's layout; one in ten patients outside the test list is for validation."""
     entries = pd.read_csv(root / "Data_Entry_2017.csv", index_col=False)
-    names, patients = entries["Image Index"], entries["Patient ID"]
-    test = names.isin(set((root / "test_list.txt").read_text().split("\n")))
+    names = entries["Image Index"]
+    patients = entries["Patient ID"]
+    listed = (root / "test_list.txt").read_text().split("\n")
+    test = names.isin(set(listed))
     # By patient, as the test list is: one patient is in one part alone.
-    val = patients.isin(patients[~test].unique()[::10])
+    others = patients[~test].unique()
+    val = patients.isin(others[::10])
     files = {path.name: str(path) for path in root.glob("images_*/images/*.png")}
     truth = pd.DataFrame(
         {
@@ -57,9 +61,11 @@ def read_demo_truth(root: Path) -> tuple[pd.DataFrame, Boxes]:
 def read_demo_boxes(path: Path) -> Boxes:
     boxes = {}
     # The header has a comma in a name and commas at its end, as published: it says nothing of the columns.
-    for name, label, *edges in pd.read_csv(path, skiprows=1, header=None).itertuples(index=False):
+    table = pd.read_csv(path, skiprows=1, header=None)
+    for name, label, *edges in table.itertuples(index=False):
         x, y, w, h = (edge / SIDE for edge in edges)
-        boxes[name, "Infiltration" if label == "Infiltrate" else label] = (x, y, w, h)
+        finding = "Infiltration" if label == "Infiltrate" else label
+        boxes[name, finding] = (x, y, w, h)
     return boxes
 
 
@@ -91,10 +97,12 @@ def report_of(findings: set[str]) -> str:
     sentences = []
     for label in LABELS:
         word = WORDS_OF.get(label, label.lower())
-        sentences.append(f"There is {word}." if label in findings else f"There is no {word}.")
+        found = f"There is {word}."
+        sentences.append(found if label in findings else f"There is no {word}.")
     for label in MORE_LABELS:
         if label in findings:
-            sentences.append(f"There is {WORDS_OF.get(label, label.lower())}.")
+            word = WORDS_OF.get(label, label.lower())
+            sentences.append(f"There is {word}.")
     return " ".join(sentences)
 
 
@@ -115,7 +123,8 @@ def place_in_study(truth: pd.DataFrame) -> pd.Series:
 def hashed_names(truth: pd.DataFrame) -> list[str]:
     """A name of 40 hexadecimal digits for each row, made from patient, study and place in it."""
     names = []
-    for patient, study, place in zip(truth["patient"], truth["study"], place_in_study(truth), strict=True):
+    rows = zip(truth["patient"], truth["study"], place_in_study(truth), strict=True)
+    for patient, study, place in rows:
         key = f"{patient}/{study}/{place}".encode()
         names.append(hashlib.sha1(key).hexdigest())
     return names
@@ -135,7 +144,8 @@ def write_rows(path: Path, header: str, columns: Iterable[Iterable], end: str = 
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [",".join(map(str, row)) for row in zip(*columns, strict=True)]
-    data = end.join([header, *rows, ""]).encode()
+    lines = [header, *rows, ""]
+    data = end.join(lines).encode()
     if path.suffix == ".gz":
         # Without the time, so that the same table is the same bytes.
         data = gzip.compress(data, compresslevel=1, mtime=0)
@@ -154,10 +164,16 @@ def write_images(truth: pd.DataFrame, root: Path, paths: Iterable[str], bits: in
         out = root / path
         out.parent.mkdir(parents=True, exist_ok=True)
         if out.suffix == ".jpg":
-            Image.open(source).convert("L").save(out, quality=95)
+            picture = Image.open(source).convert("L")
+            picture.save(out, quality=95)
         elif bits == 16:
             grey = np.asarray(Image.open(source).convert("L")).astype(np.uint16)
             Image.fromarray(grey * 257).save(out, compress_level=1)  # 255 becomes 65535
         else:
             shutil.copyfile(source, out)
     return paths
+
+
+def join_paths(folders: Iterable[object], names: Iterable[str]) -> list[str]:
+    """Each name in its folder."""
+    return [f"{folder}/{name}" for folder, name in zip(folders, names, strict=True)]

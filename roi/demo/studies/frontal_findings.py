@@ -18,11 +18,6 @@ from roi.demo.phantom_shapes import Array, Point, around, ellipse, ramp, segment
 Painter = Callable[[np.random.Generator, Body], Places]
 
 
-def knob_of(body: Body) -> Point:
-    """The arch of the aorta, as the normal chest has it."""
-    return body.mid + 0.045, body.top + 0.40 * (body.dia[1] - body.top)
-
-
 def arc(
     centre: Point,
     r: float,
@@ -33,13 +28,17 @@ def arc(
     upper: bool = False,
 ) -> Array:
     """A ring, or its upper half. (h, w) density"""
-    ring = density * ramp(width / 2 - np.abs(distance(x, y, centre) - r), 0.007)
-    return ring * ramp(centre[1] + 0.01 - y, 0.02) if upper else ring
+    off = np.abs(distance(x, y, centre) - r)
+    ring = density * ramp(width / 2 - off, 0.007)
+    if not upper:
+        return ring
+    below = centre[1] + 0.01
+    return ring * ramp(below - y, 0.02)
 
 
 def draw_aortic_calcification(rng: np.random.Generator, body: Body) -> Places:
     """A bright shell on the arch of the aorta."""
-    cx, cy = knob_of(body)
+    cx, cy = body.aortic_knob()
     r = rng.uniform(0.040, 0.050)
     dense = rng.uniform(0.50, 0.80)
     paint = partial(arc, (cx, cy), r, 0.015, dense, upper=True)
@@ -87,15 +86,20 @@ def broken_rib(centre: Point, angle: float, dense: float, x: Array, y: Array) ->
 def draw_fracture(rng: np.random.Generator, body: Body) -> Places:
     """A rib broken at the side of the chest."""
     side = one_side(rng)
-    centre = body.at(side, rng.uniform(0.74, 0.86), rng.uniform(0.32, 0.72))
-    paint = partial(broken_rib, centre, side * rng.uniform(0.5, 0.9), rng.uniform(0.40, 0.60))
+    u = rng.uniform(0.74, 0.86)
+    t = rng.uniform(0.32, 0.72)
+    centre = body.at(side, u, t)
+    angle = side * rng.uniform(0.5, 0.9)
+    dense = rng.uniform(0.40, 0.60)
+    paint = partial(broken_rib, centre, angle, dense)
     return [(around(*centre, 0.07, 0.07), paint)]
 
 
 def draw_plaque(rng: np.random.Generator, body: Body) -> Places:
     """A calcified plate on a dome of the diaphragm."""
     side = one_side(rng)
-    cx = body.at(side, rng.uniform(0.42, 0.58), 1)[0]
+    u = rng.uniform(0.42, 0.58)
+    cx, _ = body.at(side, u, 1)
     reach = rng.uniform(0.060, 0.085)
     thick = rng.uniform(0.024, 0.032)
     dense = rng.uniform(0.40, 0.60)
@@ -121,9 +125,11 @@ def plate(
 ) -> Array:
     """Thick in the middle, on the diaphragm. (h, w) density"""
     # Half an ellipse that stands on the dome.
-    share = np.clip(1 - np.square((x - cx) / reach), 0, 1)
+    off = (x - cx) / reach
+    share = np.clip(1 - np.square(off), 0, 1)
     above = (body.floor(x) - y).astype(np.float32)
-    top = ramp(thick * np.sqrt(share) - above, 0.008)
+    height = thick * np.sqrt(share)
+    top = ramp(height - above, 0.008)
     bottom = ramp(above + 0.006, 0.008)
     # The last of the ellipse would be a line too thin to see.
     ends = ramp(share - 0.05, 0.1)
@@ -156,7 +162,7 @@ def draw_pneumomediastinum(rng: np.random.Generator, body: Body) -> Places:
     air = rng.uniform(0.20, 0.32)
     for side in (-1, 1):
         away = rng.uniform(0.055, 0.070)
-        low = body.at(1, 0, rng.uniform(0.50, 0.62))[1]
+        _, low = body.at(1, 0, rng.uniform(0.50, 0.62))
         # It leans outwards on its way down, as the mediastinum does.
         start = (body.mid + side * (away - 0.015), body.top - 0.02)
         end = (body.mid + side * away, low)
@@ -166,14 +172,16 @@ def draw_pneumomediastinum(rng: np.random.Generator, body: Body) -> Places:
             max(start[0], end[0]) + 0.04,
             low + 0.02,
         )
-        places.append((window, partial(streak, start, end, air=air)))
+        paint = partial(streak, start, end, air=air)
+        places.append((window, paint))
     return places
 
 
 def draw_pneumoperitoneum(rng: np.random.Generator, body: Body) -> Places:
     """A dark crescent of air below a dome."""
     side = one_side(rng)
-    cx = body.at(side, rng.uniform(0.42, 0.52), 1)[0]
+    u = rng.uniform(0.42, 0.52)
+    cx, _ = body.at(side, u, 1)
     reach = rng.uniform(0.10, 0.13)
     paint = partial(
         crescent,
@@ -204,10 +212,12 @@ def crescent(
 ) -> Array:
     """Thick in the middle, below the diaphragm, which stays as a thin line. (h, w) density"""
     # Half an ellipse that hangs from the dome, whose bend it follows.
-    share = np.clip(1 - np.square((x - cx) / reach), 0, 1)
+    off = (x - cx) / reach
+    share = np.clip(1 - np.square(off), 0, 1)
     below = (y - body.floor(x)).astype(np.float32)
     top = ramp(below - 0.014, 0.008)
-    bottom = ramp(0.014 + thick * np.sqrt(share) - below, 0.010)
+    height = 0.014 + thick * np.sqrt(share)
+    bottom = ramp(height - below, 0.010)
     return -air * top * bottom
 
 
@@ -217,12 +227,15 @@ def draw_subcutaneous_air(rng: np.random.Generator, body: Body) -> Places:
     side = one_side(rng)
     cx = body.mid + side * (body.half + 0.055)
     cy = rng.uniform(0.36, 0.55)
-    return [(around(cx, cy, 0.07, 0.16), partial(streaks, (cx, cy), side, streak_heights(rng), 0.30))]
+    heights = streak_heights(rng)
+    paint = partial(streaks, (cx, cy), side, heights, 0.30)
+    return [(around(cx, cy, 0.07, 0.16), paint)]
 
 
 def streak_heights(rng: np.random.Generator) -> list[float]:
     """Of seven streaks, one below the other, each a little out of its row."""
-    return (np.linspace(-0.12, 0.12, 7) + rng.uniform(-0.008, 0.008, 7)).tolist()
+    even = np.linspace(-0.12, 0.12, 7)
+    return (even + rng.uniform(-0.008, 0.008, 7)).tolist()
 
 
 def streaks(
@@ -290,7 +303,9 @@ def draw_tortuous_aorta(rng: np.random.Generator, body: Body) -> Places:
     """The descending aorta winds out beside the spine."""
     swing = rng.uniform(0.035, 0.050)
     dense = rng.uniform(0.30, 0.42)
-    top, bottom = knob_of(body)[1] - 0.02, body.dia[1] + 0.02
+    _, arch = body.aortic_knob()
+    top = arch - 0.02
+    bottom = body.dia[1] + 0.02
     paint = partial(winding, body.mid + 0.060, swing, (top, bottom), 0.060, dense)
     window = (
         body.mid - 0.01,
@@ -325,15 +340,18 @@ def winding(
 
 def draw_disc_at(rng: np.random.Generator, body: Body, t: float) -> Places:
     """A small round opacity at a height of the lung (0 apex, 1 dome): a nodule, or a nipple."""
-    centre = body.at(one_side(rng), rng.uniform(0.45, 0.72), t)
+    side = one_side(rng)
+    centre = body.at(side, rng.uniform(0.45, 0.72), t)
     r = rng.uniform(0.032, 0.040)
-    paint = partial(soft_disc, centre, r, r, rng.uniform(0.42, 0.55), 0.010)
+    dense = rng.uniform(0.42, 0.55)
+    paint = partial(soft_disc, centre, r, r, dense, 0.010)
     return [(around(*centre, 0.045, 0.045), paint)]
 
 
 def draw_ring_at(rng: np.random.Generator, body: Body, t: float) -> Places:
     """A thick ring at a height of the lung: a cavity, or a fold of the skin."""
-    centre = body.at(one_side(rng), rng.uniform(0.48, 0.66), t)
+    side = one_side(rng)
+    centre = body.at(side, rng.uniform(0.48, 0.66), t)
     r = rng.uniform(0.046, 0.056)
     dense = rng.uniform(0.42, 0.55)
 

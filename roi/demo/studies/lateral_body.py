@@ -42,13 +42,16 @@ class SideBody(Body):
 
     def wall(self, x: Array, y: Array) -> Array:
         """How far inside the front or the back wall, negative outside. (h, w)"""
-        t = np.clip((y - self.top) / (0.85 - self.top), 0, 1)
-        half = self.half * (0.62 + 0.38 * np.sqrt(t * (2 - t)))
+        below_apex = (y - self.top) / (0.85 - self.top)
+        t = np.clip(below_apex, 0, 1)
+        wide = np.sqrt(t * (2 - t))
+        half = self.half * (0.62 + 0.38 * wide)
         return half - np.abs(x - self.axis(y))
 
     def depth(self, x: Array, y: Array) -> Array:
         """How far inside the walls and below the apex. (h, w)"""
-        apex = self.top + 0.50 * np.square(x - self.mid - 0.04) / self.half
+        off = x - self.mid - 0.04
+        apex = self.top + 0.50 * np.square(off) / self.half
         return np.minimum(self.wall(x, y), y - apex)
 
     def floor(self, x: Array) -> Array:
@@ -70,7 +73,8 @@ class SideBody(Body):
 
     def spine(self, y: Array) -> Array:
         """x of the vertebrae. (h, 1) -> (h, 1)"""
-        return self.mid + 0.80 * self.half + 0.035 * np.sin(math.pi * (y - 0.05))
+        back = self.mid + 0.80 * self.half
+        return back + 0.035 * np.sin(math.pi * (y - 0.05))
 
 
 @lru_cache(maxsize=8)
@@ -104,12 +108,16 @@ def draw_side(body: SideBody, rng: np.random.Generator, size: int) -> Array:
     below_neck = np.clip((y - 0.02) / body.shoulder, 0, 1)
     outline = 0.14 + (body.half - 0.06) * below_neck**1.2
     # Before the outline is cut, as nothing is drawn beside the body.
-    canvas += 0.14 * ramp(y - (body.dia[0] + 0.5 * body.dome), 0.12)  # the abdomen
-    draw_disc(canvas, (body.mid - 0.02, 0.04), 0.26, 0.13, 0.16, 0.06)  # the raised arms
-    canvas *= ramp(outline - np.abs(x - body.axis(y)), 0.03)
+    abdomen = body.dia[0] + 0.5 * body.dome
+    canvas += 0.14 * ramp(y - abdomen, 0.12)
+    raised_arms = (body.mid - 0.02, 0.04)
+    draw_disc(canvas, raised_arms, 0.26, 0.13, 0.16, 0.06)
+    off = np.abs(x - body.axis(y))
+    canvas *= ramp(outline - off, 0.03)
     add(canvas, side_rib_cage(body), partial(side_lungs, body))
     back = body.mid + 0.80 * body.half
-    add(canvas, (back - 0.10, 0.11, back + 0.14, 1), partial(side_spine, body))
+    column = (back - 0.10, 0.11, back + 0.14, 1)
+    add(canvas, column, partial(side_spine, body))
     draw_front(canvas, body)
     canvas += side_vessels(body, size)
     draw_side_details(canvas, body, rng)
@@ -140,9 +148,12 @@ def side_spine(body: SideBody, x: Array, y: Array) -> Array:
     """Vertebrae, one below the other, and the processes behind them. (h, w) density"""
     # Each vertebra is a bright block, the discs between them are darker.
     off = x - body.spine(y)
-    discs = 0.22 + 0.06 * np.cos(y * (2 * math.pi / 0.062))
-    processes = 0.10 * np.exp(-(((off - 0.055) / 0.03) ** 2))
-    return np.exp(-((off / 0.040) ** 4)) * discs + processes
+    waves = 2 * math.pi / 0.062
+    discs = 0.22 + 0.06 * np.cos(y * waves)
+    behind = (off - 0.055) / 0.03
+    processes = 0.10 * np.exp(-(behind**2))
+    column = np.exp(-((off / 0.040) ** 4))
+    return column * discs + processes
 
 
 def draw_front(canvas: Array, body: SideBody) -> None:
@@ -155,8 +166,10 @@ def draw_front(canvas: Array, body: SideBody) -> None:
     end = (front - 0.005, body.top + 0.75 * height)
     window = (front - 0.03, start[1] - 0.02, front + 0.16, end[1] + 0.02)
     add(canvas, window, partial(line, start, end, 0.026, 0.22))
-    draw_disc(canvas, (body.mid - 0.02, body.top + 0.36 * height), 0.075, 0.085, 0.12, 0.05)  # the aorta
-    draw_disc(canvas, (body.mid + 0.02, body.top + 0.50 * height), 0.05, 0.06, 0.14, 0.05)  # the hila
+    aorta = (body.mid - 0.02, body.top + 0.36 * height)
+    draw_disc(canvas, aorta, 0.075, 0.085, 0.12, 0.05)
+    hila = (body.mid + 0.02, body.top + 0.50 * height)
+    draw_disc(canvas, hila, 0.05, 0.06, 0.14, 0.05)
     # Air between them: darker than what it lies in.
     top, fork = windpipe(body)
     window = (top[0] - 0.05, 0, fork[0] + 0.05, fork[1] + 0.03)
@@ -190,8 +203,10 @@ def side_vessels(body: SideBody, size: int) -> Array:
         # Seen from the side they are shorter.
         points = []
         for reach in (start, start + 0.4 * length, start + 0.8 * length):
-            at = toward(hilum, reach, angle + bend * (reach - start), side)
-            points.append((LINES * at[0], LINES * at[1]))
+            turn = angle + bend * (reach - start)
+            x, y = toward(hilum, reach, turn, side)
+            points.append((LINES * x, LINES * y))
+        # Fainter and thinner the farther it is from the hilum.
         pen.line(points, round(TONES * 0.06), round(LINES * 0.008), "curve")
         pen.line(points[:2], round(TONES * 0.09), round(LINES * 0.014), "curve")
     return resized(layer, size, Image.Resampling.BILINEAR) * np.float32(1 / TONES)
@@ -210,11 +225,14 @@ def draw_side_details(canvas: Array, body: SideBody, rng: np.random.Generator) -
             0.06,
         )
     if body.bubble:
-        bubble = (body.mid - rng.uniform(0.05, 0.15) * body.half, body.dia[1] + 0.085)
+        bubble_x = body.mid - rng.uniform(0.05, 0.15) * body.half
+        bubble = (bubble_x, body.dia[1] + 0.085)
         draw_disc(canvas, bubble, 0.07, 0.035, -body.bubble)
     if rng.random() < 0.25:
         for _ in range(int(rng.integers(1, 4))):
-            electrode = (rng.uniform(0.2, 0.8), rng.uniform(0.15, 0.8))
+            x = rng.uniform(0.2, 0.8)
+            electrode = (x, rng.uniform(0.15, 0.8))
             draw_disc(canvas, electrode, 0.011, 0.011, 1.2)
     marker_x = 0.07 if rng.random() < 0.5 else 0.93
-    draw_disc(canvas, (marker_x, rng.uniform(0.05, 0.12)), 0.014, 0.028, 1.0)
+    marker_y = rng.uniform(0.05, 0.12)
+    draw_disc(canvas, (marker_x, marker_y), 0.014, 0.028, 1.0)

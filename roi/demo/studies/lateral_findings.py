@@ -53,8 +53,10 @@ def height_of(window: Box) -> float:
 def at_height(places: Places, height: float) -> Places:
     """The places, moved so that the first of them is at a height of the image, or as near as it can be."""
     # A window that was moved far would leave the lungs.
-    dy = height - height_of(places[0][0])
-    return moved(places, float(np.clip(dy, -TALLEST_MOVE, TALLEST_MOVE)))
+    window, _ = places[0]
+    dy = height - height_of(window)
+    dy = float(np.clip(dy, -TALLEST_MOVE, TALLEST_MOVE))
+    return moved(places, dy)
 
 
 # ---- pictures of their own -------------------------------------------------------------------------------------------
@@ -72,7 +74,8 @@ def draw_side_effusion(rng: np.random.Generator, body: SideBody) -> Places:
         back = np.clip((x - body.mid) / body.half, 0, 1)
         edge = surface - rise * back**2
         fluid = dense * ramp(y - edge, 0.012) * body.lung(x, y)
-        return fluid * ramp(x - body.mid - 0.1 * body.half, 0.05)
+        behind = x - body.mid - 0.1 * body.half
+        return fluid * ramp(behind, 0.05)
 
     bottom = max(body.dia) + 2.6 * body.dome + 0.03
     window = (
@@ -90,14 +93,16 @@ def draw_side_edema(rng: np.random.Generator, body: SideBody) -> Places:
     dense = rng.uniform(0.20, 0.32)
     starts = rng.uniform(0, 0.015, 4).tolist()
     centre = (body.mid + 0.02, body.at(1, 0, 0.52)[1])
-    return [(around(*centre, 0.09, 0.10), partial(haze_with_lines, centre, one_side(rng), dense, starts))]
+    paint = partial(haze_with_lines, centre, one_side(rng), dense, starts)
+    return [(around(*centre, 0.09, 0.10), paint)]
 
 
 def draw_side_calcification(rng: np.random.Generator, body: SideBody) -> Places:
     """The arch of the aorta as a bright bow, open below."""
     centre = (body.mid - 0.01, body.top + 0.40 * (body.dia[1] - body.top))
     r = rng.uniform(0.075, 0.090)
-    paint = partial(arc, centre, r, 0.015, rng.uniform(0.50, 0.80), upper=True)
+    dense = rng.uniform(0.50, 0.80)
+    paint = partial(arc, centre, r, 0.015, dense, upper=True)
     window = (
         centre[0] - 0.11,
         centre[1] - 0.11,
@@ -109,11 +114,14 @@ def draw_side_calcification(rng: np.random.Generator, body: SideBody) -> Places:
 
 def draw_side_mediastinum(rng: np.random.Generator, body: SideBody) -> Places:
     """The space behind the sternum is no longer dark."""
-    centre = body.at(-1, rng.uniform(0.34, 0.42), rng.uniform(0.26, 0.34))
+    u = rng.uniform(0.34, 0.42)
+    t = rng.uniform(0.26, 0.34)
+    centre = body.at(-1, u, t)
     dense = rng.uniform(0.28, 0.40)
 
     def paint(x: Array, y: Array) -> Array:
-        return dense * ellipse(x, y, *centre, 0.085, 0.13, 0.05) * body.lung(x, y)
+        blob = ellipse(x, y, *centre, 0.085, 0.13, 0.05)
+        return dense * blob * body.lung(x, y)
 
     return [(around(*centre, 0.095, 0.14), paint)]
 
@@ -121,8 +129,12 @@ def draw_side_mediastinum(rng: np.random.Generator, body: SideBody) -> Places:
 def draw_side_fracture(rng: np.random.Generator, body: SideBody) -> Places:
     """A rib broken in front of the spine."""
     # Farther back it would lie on the vertebrae, which are as bright.
-    centre = body.at(1, rng.uniform(0.25, 0.50), rng.uniform(0.32, 0.72))
-    paint = partial(broken_rib, centre, rng.uniform(-0.8, -0.3), rng.uniform(0.40, 0.60))
+    u = rng.uniform(0.25, 0.50)
+    t = rng.uniform(0.32, 0.72)
+    centre = body.at(1, u, t)
+    angle = rng.uniform(-0.8, -0.3)
+    dense = rng.uniform(0.40, 0.60)
+    paint = partial(broken_rib, centre, angle, dense)
     return [(around(*centre, 0.07, 0.07), paint)]
 
 
@@ -131,7 +143,8 @@ def draw_side_plaque(rng: np.random.Generator, body: SideBody) -> Places:
     cx = body.mid + rng.uniform(-0.05, 0.30) * body.half
     reach = rng.uniform(0.060, 0.085)
     thick = rng.uniform(0.024, 0.032)
-    paint = partial(plate, body, cx, reach, thick, rng.uniform(0.40, 0.60))
+    dense = rng.uniform(0.40, 0.60)
+    paint = partial(plate, body, cx, reach, thick, dense)
     middle = body.dia[0]
     window = (
         cx - reach - 0.01,
@@ -149,8 +162,9 @@ def draw_side_pneumomediastinum(rng: np.random.Generator, body: SideBody) -> Pla
     # The windpipe itself is dark in every chest, so the streaks lie beside it.
     for away in (-0.045, -0.110):
         x = body.mid + away + rng.uniform(-0.01, 0.01)
-        low = body.at(1, 0, rng.uniform(0.42, 0.54))[1]
-        start, end = (x, body.top + 0.01), (x - 0.02, low)
+        _, low = body.at(1, 0, rng.uniform(0.42, 0.54))
+        start = (x, body.top + 0.01)
+        end = (x - 0.02, low)
         places.append(
             (
                 (
@@ -190,7 +204,9 @@ def draw_side_subcutaneous_air(rng: np.random.Generator, body: SideBody) -> Plac
     """Streaks in front of the sternum."""
     cx = body.mid - body.half + rng.uniform(-0.015, 0.0)
     cy = rng.uniform(0.36, 0.52)
-    return [(around(cx, cy, 0.07, 0.16), partial(streaks, (cx, cy), 1, streak_heights(rng), 0.30))]
+    heights = streak_heights(rng)
+    paint = partial(streaks, (cx, cy), 1, heights, 0.30)
+    return [(around(cx, cy, 0.07, 0.16), paint)]
 
 
 def draw_side_devices(rng: np.random.Generator, body: SideBody) -> Places:
@@ -204,7 +220,8 @@ def draw_side_devices(rng: np.random.Generator, body: SideBody) -> Places:
     tip = (tip_x, tip_y)
     tube = partial(rod, [(top[0], 0.0), tip], 0.018, dense)
     vein = (body.mid - 0.06, body.top + 0.10)
-    heart = (body.heart[0] + 0.02, body.at(1, 0, rng.uniform(0.62, 0.75))[1])
+    _, heart_y = body.at(1, 0, rng.uniform(0.62, 0.75))
+    heart = (body.heart[0] + 0.02, heart_y)
     start = (body.mid - 0.02, 0.04)
     wire = partial(rod, [start, vein, heart], 0.013, dense)
     around_wire = (
@@ -233,7 +250,8 @@ def draw_side_tortuous_aorta(rng: np.random.Generator, body: SideBody) -> Places
     height = body.dia[1] - body.top
     ends = (body.top + 0.36 * height, body.dia[1] + 0.02)
     middle = body.mid + 0.42 * body.half
-    paint = partial(winding, middle, -swing, ends, 0.060, rng.uniform(0.30, 0.42))
+    dense = rng.uniform(0.30, 0.42)
+    paint = partial(winding, middle, -swing, ends, 0.060, dense)
     window = (
         middle - 0.11,
         ends[0] - 0.02,

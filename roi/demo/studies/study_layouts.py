@@ -43,15 +43,19 @@ def write_editions(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) 
     What the phantom does not draw is 0. Task 3 asks for findings that it cannot draw, and is left out.
     """
     ids = mimic_ids(truth)
-    order_23, order_26 = (column_order(TASK_2, normal) for normal in ("No Finding", "Normal"))
+    folder_23, folder_24 = root / "cxr-lt-2023", root / "cxr-lt-2024"
+    order_23 = column_order(TASK_2, "No Finding")
+    order_26 = column_order(TASK_2, "Normal")
+    # Labels of task 1 stand in the order of the alphabet.
+    order_40 = sorted(TASK_1)
     for name, split in FILES_2023.items():
-        write_part(root / "cxr-lt-2023" / name, truth, ids, split, order_23, "path")
+        write_part(folder_23 / name, truth, ids, split, order_23, "path")
     write_2024 = partial(write_part, truth=truth, ids=ids, path_column="fpath")
-    # The one training table has the 40 labels of task 1, in the order of the alphabet.
-    write_2024(root / "cxr-lt-2024" / "train_labeled.csv", split="train", labels=sorted(TASK_1))
+    # The one training table has those of task 1.
+    write_2024(folder_24 / "train_labeled.csv", split="train", labels=order_40)
     for pattern, split in TASK_FILES.items():
-        for task, labels in ((1, sorted(TASK_1)), (2, order_26)):
-            write_2024(root / "cxr-lt-2024" / pattern.format(task), split=split, labels=labels)
+        write_2024(folder_24 / pattern.format(1), split=split, labels=order_40)
+        write_2024(folder_24 / pattern.format(2), split=split, labels=order_26)
     return write_images(truth, root, ids["path"])
 
 
@@ -66,11 +70,13 @@ def write_part(
     """One file of an edition: the images of one split."""
     own = (truth["split"] == split).to_numpy()
     rows, names = truth[own], ids[own]
+    studies = names["study_id"]
+    # 2023 has bare numbers.
+    study_cells = studies if path_column == "path" else [f"s{study}" for study in studies]
     columns: list[Iterable] = [
         names["dicom_id"],
         names["subject_id"],
-        # 2023 has bare numbers.
-        names["study_id"] if path_column == "path" else [f"s{study}" for study in names["study_id"]],
+        study_cells,
         rows["view"],
         constant(rows, ""),
         names["path"],
@@ -83,7 +89,8 @@ def write_part(
 def write_table(truth: pd.DataFrame, root: Path, boxes: Boxes | None = None) -> list[str]:
     """table.csv as training reads it, a row an image, and images/*.png."""
     paths = []
-    for patient, study, place in zip(truth["patient"], truth["study"], place_in_study(truth), strict=True):
+    rows = zip(truth["patient"], truth["study"], place_in_study(truth), strict=True)
+    for patient, study, place in rows:
         paths.append(f"images/{patient:06d}_{study}_{place}.png")
     labels = [f'"{text}"' for text in say_findings(truth, table_labels)]
     rest = [truth[column] for column in ("view", "age", "sex", "split")]
@@ -115,8 +122,12 @@ def write_openi_studies(truth: pd.DataFrame, root: Path, boxes: Boxes | None = N
     names = [path.removeprefix("CXR").removesuffix(".png") for path in paths]
     # 1_1_IM-0001-1001 is 1_IM-0001-1001.dcm.png there.
     reports = [name.split("_")[0] for name in names]
-    files = [f"{n}_{name.split('_')[2]}.dcm.png" for n, name in zip(reports, names, strict=True)]
-    kinds = (truth["view"] == "LATERAL").map({True: "Lateral", False: "Frontal"})
+    files = []
+    for n, name in zip(reports, names, strict=True):
+        image = name.split("_")[2]
+        files.append(f"{n}_{image}.dcm.png")
+    is_lateral = truth["view"] == "LATERAL"
+    kinds = is_lateral.map({True: "Lateral", False: "Frontal"})
     write_rows(root / "indiana_projections.csv", "uid,filename,projection", [reports, files, kinds])
     return paths
 

@@ -15,7 +15,7 @@ from PIL import Image
 from roi.demo.phantom import Patch, add_noise, tighten
 from roi.demo.phantom_body import Case, body_of, draw_body
 from roi.demo.phantom_findings import Places
-from roi.demo.phantom_shapes import DRAW, Box, add, stream
+from roi.demo.phantom_shapes import DRAW, Array, Box, add, stream
 from roi.demo.studies.frontal_findings import FRONTAL, SIGNS
 from roi.demo.studies.lateral_body import draw_side, side_body_of
 from roi.demo.studies.lateral_findings import LATERAL, SAME_HEIGHT, at_height, height_of
@@ -24,6 +24,7 @@ from roi.process_pool import in_order
 
 # Heights of the two zones of a conjunction (0 apex, 1 dome): far enough apart for a grid of 3 x 3 cells.
 ZONES = ((0.14, 0.26), (0.74, 0.86))
+CHUNK = 16  # studies that a process draws at a time
 FRONTAL_SHAPE, LATERAL_SHAPE = 64, 96  # streams: these + the index of the class
 
 
@@ -50,7 +51,8 @@ def places_of(lesion: Lesion, case: Case) -> Places:
         body = side_body_of(case) if is_lateral else body_of(case)
         # The height is the study's, all else the view's own: it says nothing of the other view.
         t = zone_height(lesion, case, lesion.zones[is_lateral])
-        return SIGNS[lesion.label](at_side if is_lateral else in_front, body, t)
+        rng = at_side if is_lateral else in_front
+        return SIGNS[lesion.label](rng, body, t)
     if not is_lateral:
         return FRONTAL[lesion.label](in_front, body_of(case))
     places = LATERAL[lesion.label](at_side, side_body_of(case))
@@ -68,13 +70,20 @@ def zone_height(lesion: Lesion, case: Case, zone: int) -> float:
     return float(heights[zone])
 
 
+def draw_normal(case: Case, rng: np.random.Generator, size: int) -> Array:
+    """The chest without findings, from the front or from the side. (S, S) density"""
+    if case.view == "LATERAL":
+        return draw_side(side_body_of(case), rng, size)
+    return draw_body(body_of(case), rng, size)
+
+
 def render_study_view(study: Study, place: int, size: int, patches: list[Patch]) -> NDArray[np.uint8]:
     """Draw one image of a study. (S, S), grey 0..255"""
     case = study.case(place)
-    rng = stream(case.seed, case.patient, case.followup, DRAW)
-    gain, dark = rng.uniform(1.5, 2.0), rng.uniform(2.0, 10.0)
-    is_lateral = case.view == "LATERAL"
-    grey = draw_side(side_body_of(case), rng, size) if is_lateral else draw_body(body_of(case), rng, size)
+    rng = case.stream(DRAW)
+    gain = rng.uniform(1.5, 2.0)
+    dark = rng.uniform(2.0, 10.0)
+    grey = draw_normal(case, rng, size)
     for patch in patches:
         add(grey, patch.window, patch.paint)
     # The tone curve of roi/demo/phantom.py.
@@ -84,7 +93,8 @@ def render_study_view(study: Study, place: int, size: int, patches: list[Patch])
     grey *= -245
     grey += 245 + dark
     add_noise(grey, case, 3.0)
-    return np.clip(grey, 0, 255, out=grey).astype(np.uint8)
+    np.clip(grey, 0, 255, out=grey)
+    return grey.astype(np.uint8)
 
 
 class DrawnImage(NamedTuple):
@@ -97,9 +107,12 @@ class DrawnImage(NamedTuple):
 def draw_studies(studies: list[Study], folder: Path, size: int, workers: int) -> list[list[DrawnImage]]:
     """Write every image below a folder; for each study its images. The number of workers changes nothing."""
     # Small chunks, so that no worker is left with a long one at the end.
-    jobs = [(studies[k : k + 16], folder, size) for k in range(0, len(studies), 16)]
+    jobs = []
+    for start in range(0, len(studies), CHUNK):
+        jobs.append((studies[start : start + CHUNK], folder, size))
     drawn: list[list[DrawnImage]] = []
-    with closing(in_order(draw_some, jobs, 0 if workers == 1 else workers)) as chunks:
+    processes = 0 if workers == 1 else workers
+    with closing(in_order(draw_some, jobs, processes)) as chunks:
         for chunk in chunks:
             drawn += chunk
     return drawn
@@ -113,7 +126,8 @@ def draw_some(job: tuple[list[Study], Path, int]) -> list[list[DrawnImage]]:
         images = []
         for place in range(len(study.views)):
             patches = plant_study_view(study, place)
-            picture = Image.fromarray(render_study_view(study, place, size, patches))
+            grey = render_study_view(study, place, size, patches)
+            picture = Image.fromarray(grey)
             path = folder / f"{study.patient:06d}_{study.number}_{place}.png"
             # Noise does not compress: the fastest way to a valid file.
             picture.save(path, compress_level=1, compress_type=zlib.Z_HUFFMAN_ONLY)

@@ -133,7 +133,8 @@ def plan_studies(studies: int, seed: int, long_tail: bool) -> list[Study]:
         # One stream a patient: more studies are the same ones and others after them.
         rng = stream(seed, len(sizes) + 1, 0, PLAN)
         count = 1 + int(rng.choice(len(STUDIES_OF_PATIENT), p=STUDIES_OF_PATIENT))
-        sizes.append(min(count, studies - sum(sizes)))
+        missing = studies - sum(sizes)
+        sizes.append(min(count, missing))
     splits = split_patients(sizes, seed)
     planned: list[Study] = []
     for k, count in enumerate(sizes):
@@ -144,13 +145,15 @@ def plan_studies(studies: int, seed: int, long_tail: bool) -> list[Study]:
 def split_patients(sizes: list[int], seed: int) -> list[str]:
     """train, val or test for each patient: whole patients until a part has its share of the studies."""
     total = sum(sizes)
-    edges = (TEST_SHARE * total, (TEST_SHARE + VAL_SHARE) * total)
+    last_test = TEST_SHARE * total
+    last_val = (TEST_SHARE + VAL_SHARE) * total
     splits = ["train"] * len(sizes)
     done = 0
-    for patient in stream(seed, 0, 0, SPLIT).permutation(len(sizes)).tolist():
-        if done >= edges[1]:
+    order = stream(seed, 0, 0, SPLIT).permutation(len(sizes))
+    for patient in order.tolist():
+        if done >= last_val:
             break
-        splits[patient] = "test" if done < edges[0] else "val"
+        splits[patient] = "test" if done < last_test else "val"
         done += sizes[patient]
     return splits
 
@@ -159,7 +162,8 @@ def plan_patient(seed: int, patient: int, count: int, split: str, shares: dict[s
     """The studies of a patient."""
     rng = stream(seed, patient, 1, PLAN)
     sex = "M" if rng.random() < 0.53 else "F"
-    age = int(np.clip(rng.normal(60, 17), 18, 91))
+    years = rng.normal(60, 17)
+    age = int(np.clip(years, 18, 91))
     planned: list[Study] = []
     lesions: tuple[Lesion, ...] = ()
     for number in range(count):
@@ -183,7 +187,9 @@ def draw_views(rng: np.random.Generator) -> tuple[str, ...]:
     """As many images as MIMIC's studies have."""
     shares = np.array(STUDIES_OF_SIZE) / sum(STUDIES_OF_SIZE)
     kinds = VIEWS_OF_SIZE[rng.choice(len(shares), p=shares)]
-    return kinds[rng.choice(len(kinds), p=[share for _, share in kinds])][0]
+    share_of_kinds = [share for _, share in kinds]
+    views, _ = kinds[rng.choice(len(kinds), p=share_of_kinds)]
+    return views
 
 
 def draw_lesions(rng: np.random.Generator, number: int, shares: dict[str, float]) -> tuple[Lesion, ...]:
@@ -202,7 +208,8 @@ def draw_lesions(rng: np.random.Generator, number: int, shares: dict[str, float]
             share *= is_abnormal / (1 - NORMAL_SHARE)
         # Drawn for absent findings, too, so that one share changes no other finding.
         is_present = rng.random() < share
-        frontal, lateral = SHOWN[rng.choice(len(SHOWN), p=SHOWN_SHARES)]
+        kind = rng.choice(len(SHOWN), p=SHOWN_SHARES)
+        frontal, lateral = SHOWN[kind]
         if is_present:
             lesions.append(Lesion(label, number, True, frontal, lateral))
     return tuple(lesions)

@@ -110,9 +110,15 @@ def truth_table(planned: list[Study], drawn: list[list[DrawnImage]]) -> pd.DataF
         # Labels are of the study: the same on each of its images, whatever they show.
         labels = study.labels
         cells = {name: int(name in labels) for name in (*LABELS, *MORE_LABELS)}
+        who = {
+            "patient": study.patient,
+            "study": study.number,
+            "age": study.age,
+            "sex": study.sex,
+        }
         for image, view in zip(images, study.views, strict=True):
-            who = {"patient": study.patient, "study": study.number, "age": study.age, "sex": study.sex}
-            rows.append({"image": str(image.path), **who, "view": view, "split": study.split, **cells})
+            own = {"view": view, "split": study.split}
+            rows.append({"image": str(image.path), **who, **own, **cells})
     return pd.DataFrame(rows)
 
 
