@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from roi import WRITTEN_BY
+from roi.choices import NamedValue, add_named_values, yes_no
 from roi.config_file import add_config_flags, with_file
 from roi.errors import RunError, UserError
 from roi.files import locked, writable
 from roi.help_text import Formatter, short_usage
-from roi.named_values import NamedValue, add_named_values, yes_no
 from roi.process_pool import children, kill
 from roi.text import Console, printable
 from roi.threads import bound_threads

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from roi.choices import NamedValues
 from roi.errors import UserError
-from roi.named_values import NamedValues
 
 CONFIG = "--config"
 PRINT_CONFIG = "--print_config"

@@ -22,7 +22,7 @@ TRAIN = ("train_roi_consistency", "train_roi_baselines", "train_multiview")
 GIVEN = ["--train_csv=t.csv", "--image_root=images", "--save=roi.pt", "--cache_dir=cache"]
 # Words that are taken only together with others, or end the script.
 ALONE = {"recipe", "stage", "pretrained", "help", "config", "print_config", "test", "max_samples"}
-# What they take are flags, too (tests/test_named_values.py).
+# What they take are flags, too (tests/test_choices.py).
 LISTS = {"augment_args", "cache_args", "loader_args", "loss_args", "mask_args", "objective_args", "schedule_args"}
 if find_spec("tensorboard") is None:
     # Refused at once where the package is not installed.

@@ -8,8 +8,8 @@ import argparse
 from dataclasses import fields
 from typing import Any, TypeVar
 
+from roi.choices import NamedValue, add_named_values, yes_no
 from roi.cli import Parser, add_compute, add_loading, add_overwrite, number, on_off
-from roi.named_values import NamedValue, add_named_values, yes_no
 from roi.training.objective_flags import add_gradnorm, add_label_loss, add_model, add_objective
 from roi.training.preflight.flags import add_check, tensorboard_folder
 

@@ -2,10 +2,10 @@
 
 import argparse
 
+from roi.choices import NamedValue, add_hidden_flags, add_named_list, add_named_values, yes_no
 from roi.cli import number, on_off
 from roi.help_text import Family
 from roi.losses.loss_terms import LOSS_TERMS
-from roi.named_values import NamedValue, add_hidden_flags, add_named_list, add_named_values, yes_no
 
 LOSSES = (
     "bce",

@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT, one_line_error, run
 from test_config_file import parser_of
 
-from roi.named_values import NamedValues
+from roi.choices import NamedValues
 
 TRAIN = ("train_roi_consistency", "train_roi_baselines", "train_multiview")
 GIVEN = ("--train_csv=t.csv", "--image_root=images", "--save=roi.pt", "--cache_dir=cache")
