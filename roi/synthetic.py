@@ -24,8 +24,9 @@ def synthetic_set(folder: Path) -> str:
     # Anybody may have a file of that name.
     if not isinstance(about, dict) or about.get("made_by") != MAKER:
         return ""
+    seed, images, size = (about.get(name) for name in ("seed", "images", "size"))
     hard = "; hard" if about.get("hard") else ""
-    return f"{SYNTHETIC} (seed {about.get('seed')}; {about.get('images')} images of {about.get('size')} px{hard})"
+    return f"{SYNTHETIC} (seed {seed}; {images} images of {size} px{hard})"
 
 
 def synthetic_root(folder: Path) -> str:

@@ -38,8 +38,17 @@ class Seen(NamedTuple):
 def fingerprints(names: Sequence[str]) -> Tensor:
     """What a checkpoint remembers of the images or patients it was trained on: (N,) int64, one a name."""
     # Hashes: a checkpoint is shared, the names of patients are not.
-    hashes = [hashlib.blake2b(name.encode(), digest_size=8).digest() for name in names]
-    return torch.from_numpy(np.frombuffer(b"".join(hashes), dtype=np.int64).copy())
+    hashes = []
+    for name in names:
+        digest = hashlib.blake2b(name.encode(), digest_size=8)
+        hashes.append(digest.digest())
+    numbers = np.frombuffer(b"".join(hashes), dtype=np.int64)
+    return torch.from_numpy(numbers.copy())
+
+
+def among(names: Sequence[str], known: Tensor) -> np.ndarray:
+    """Which names a checkpoint remembers. (N,) bool"""
+    return np.isin(fingerprints(names), known)
 
 
 def set_names(table: pd.DataFrame, image_root: str) -> list[str]:
@@ -73,14 +82,18 @@ def trained_on(
         sets: data set of each row, where more is known than `set_names` tells
     """
     old_root = state.get("args", {}).get("image_root")
-    same_root = bool(old_root) and Path(old_root).resolve() == Path(image_root).resolve()
+    same_root = False
+    if old_root:
+        same_root = Path(old_root).resolve() == Path(image_root).resolve()
     names = set_names(table, image_root) if sets is None else sets
-    return _seen(state, table, names, np.full(len(table), same_root))
+    lies_there = np.full(len(table), same_root)
+    return _seen(state, table, names, lies_there)
 
 
 def trained_on_file(state: Mapping[str, Any], path: Path) -> Seen:
     """The same for a file that no table names; of one row."""
-    return trained_on_files(state, [str(path)], sets_of_files([str(path)]))
+    paths = [str(path)]
+    return trained_on_files(state, paths, sets_of_files(paths))
 
 
 def trained_on_files(state: Mapping[str, Any], paths: Sequence[str], sets: Sequence[str]) -> Seen:
@@ -98,14 +111,17 @@ def trained_on_files(state: Mapping[str, Any], paths: Sequence[str], sets: Seque
     for n, path in enumerate(map(Path, paths)):
         below[n] = home is not None and path.resolve().is_relative_to(home)
         folders = path.absolute().parts[1:]
-        ends += ["/".join(folders[k:]) for k in range(len(folders))]
-        owners += [n] * len(folders)
+        for start in range(len(folders)):
+            ends.append("/".join(folders[start:]))
+            owners.append(n)
     names = pd.Series(ends, dtype=str)
     table = pd.DataFrame({"image": names, "patient_id": patients_from_names(names)})
     of_file = np.array(owners, dtype=np.int64)
-    of_ends = _seen(state, table, [sets[n] for n in owners], below[of_file])
+    set_of_ends = [sets[n] for n in owners]
+    of_ends = _seen(state, table, set_of_ends, below[of_file])
     # A file is what one of its ends says.
-    seen, doubt = (np.bincount(of_file, weights=found, minlength=len(paths)) > 0 for found in of_ends)
+    seen = np.bincount(of_file, weights=of_ends.seen, minlength=len(paths)) > 0
+    doubt = np.bincount(of_file, weights=of_ends.doubt, minlength=len(paths)) > 0
     return Seen(seen, doubt & ~seen)
 
 
@@ -119,35 +135,43 @@ def _seen(state: Mapping[str, Any], table: pd.DataFrame, sets: Sequence[str], sa
     by_patient, by_name = _matches(state, table)
     if "train_sets" not in state:
         # An older checkpoint remembers names alone: they count, as they did.
-        seen, doubt = by_patient | by_name, np.zeros(len(table), dtype=bool)
+        seen = by_patient | by_name
+        doubt = np.zeros(len(table), dtype=bool)
     else:
         known = np.array([name != "" for name in sets], dtype=bool)
         drawn = np.array([name.startswith(SYNTHETIC) for name in sets], dtype=bool)
-        same_set = np.isin(fingerprints(sets), state["train_sets"]) & known
+        same_set = among(sets, state["train_sets"]) & known
+        may_be_drawn = state["synthetic"]
         # The demo sets have the names of NIH's files, each of them.
-        another_kind = (drawn & ~same_set) | (~drawn & known & state["synthetic"])
+        other_drawn = drawn & ~same_set
+        real_beside_drawn = ~drawn & known & may_be_drawn
+        another_kind = other_drawn | real_beside_drawn
         # An image that left its folder may be drawn or not.
-        maybe_another = ~known & state["synthetic"] & ~same_root
-        some_unnamed = bool(np.isin(fingerprints([""]), state["train_sets"]).all())
-        another_set = another_kind | (known & ~same_set & (not some_unnamed))
+        maybe_another = ~known & may_be_drawn & ~same_root
+        all_named = not among([""], state["train_sets"]).all()
+        another_set = another_kind | (known & ~same_set & all_named)
         seen = by_patient & ~another_kind & ~maybe_another
         # A name counts beside its set, or where it is the same file.
-        seen |= by_name & ~another_set & (same_set | same_root)
+        same_image = same_set | same_root
+        seen |= by_name & ~another_set & same_image
         doubt = (by_patient | by_name) & ~another_set & ~seen
     # A patient of whom one image is known to be trained on is known by that.
     patients = table["patient_id"]
     seen = patients.isin(patients[seen]).to_numpy()
-    return Seen(seen, patients.isin(patients[doubt]).to_numpy() & ~seen)
+    doubt = patients.isin(patients[doubt]).to_numpy()
+    return Seen(seen, doubt & ~seen)
 
 
 def _matches(state: Mapping[str, Any], table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Rows whose patient was trained on, by a name that says the set (nih:13); rows by any other name. (N,), (N,)"""
-    by_name = np.isin(fingerprints(image_keys(table["image"]).tolist()), state["train_images"])
+    keys = image_keys(table["image"]).tolist()
+    by_name = among(keys, state["train_images"])
     by_patient = np.zeros(len(table), dtype=bool)
     # As the table and as the file name give the patient.
     for names in (table["patient_id"], named_patients(table)):
-        match = np.isin(fingerprints(names.tolist()), state["train_patients"])
-        says_set = (names.str.contains(":") & ~names.str.startswith(IDENTITY)).to_numpy(dtype=bool)
+        match = among(names.tolist(), state["train_patients"])
+        is_named = names.str.contains(":") & ~names.str.startswith(IDENTITY)
+        says_set = is_named.to_numpy(dtype=bool)
         by_patient |= match & says_set
         by_name |= match & ~says_set
     return by_patient, by_name

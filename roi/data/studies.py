@@ -66,7 +66,8 @@ class Studies:
     def study_of_row(self) -> np.ndarray:
         """(N,) the study of each row of the table."""
         studies = np.empty(len(self.rows), dtype=np.int64)
-        studies[self.rows] = np.repeat(np.arange(len(self)), self.sizes)
+        numbers = np.arange(len(self))
+        studies[self.rows] = np.repeat(numbers, self.sizes)
         return studies
 
     def summary(self) -> str:
@@ -80,7 +81,8 @@ class Studies:
         views = []
         for kind, count in zip(KINDS, of_kind, strict=True):
             views.append(f"{count:,} {kind}")
-        return f"{len(self):,} studies ({', '.join(parts)} images); views: {', '.join(views)}"
+        sizes = ", ".join(parts)
+        return f"{len(self):,} studies ({sizes} images); views: {', '.join(views)}"
 
 
 def studies_of(table: pd.DataFrame) -> Studies:

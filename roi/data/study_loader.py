@@ -98,7 +98,8 @@ def split_views(chosen: ChosenViews, sizes: np.ndarray) -> Iterator[ChosenViews]
     ends = sizes.cumsum()
     views_until = np.append(0, views_of_study.cumsum())
     ends_of_views = views_until[ends]
-    firsts, first_views = ends - sizes, views_until[ends - sizes]
+    firsts = ends - sizes
+    first_views = views_until[firsts]
     # Places and owners are counted from the beginning of their batch.
     place = chosen.place - np.repeat(first_views, sizes)[:, None]
     place[~is_view] = -1
@@ -109,7 +110,9 @@ def split_views(chosen: ChosenViews, sizes: np.ndarray) -> Iterator[ChosenViews]
     for (first, end), (first_view, end_view) in zip(studies, views, strict=True):
         most = max(counts[first:end], default=0)
         rows = chosen.rows[first_view:end_view]
-        yield ChosenViews(rows, owner[first_view:end_view], place[first:end, :most])
+        owner_of_batch = owner[first_view:end_view]
+        place_of_batch = place[first:end, :most]
+        yield ChosenViews(rows, owner_of_batch, place_of_batch)
 
 
 class Plan(NamedTuple):
@@ -153,12 +156,14 @@ class StudyLoader(CacheLoader):
             yield Batch(pixels[rows], plan.target, plan.numbers, [], studies=views)
 
     def _from_cache(self) -> Iterator[Batch]:
-        images = -(-len(self.studies.rows) // max(1, len(self.studies)))
+        a_study = max(1, len(self.studies))
+        images = -(-len(self.studies.rows) // a_study)  # rounded up
         for plan in self._announced(self._plans(), lambda plan: plan.rows, images):
-            gathered = self.cache.gather(plan.rows, self._room(len(plan.rows)))
-            pixels, target = torch.from_numpy(gathered).unsqueeze(1), plan.target
+            room = self._room(len(plan.rows))
+            gathered = self.cache.gather(plan.rows, room)
             # Only from pinned memory the copy to the device goes on while the step computes.
-            pixels, target = self.accelerator.pinned(pixels), self.accelerator.pinned(target)
+            pixels = self.accelerator.pinned(torch.from_numpy(gathered).unsqueeze(1))
+            target = self.accelerator.pinned(plan.target)
             yield Batch(pixels, target, plan.numbers, [], studies=plan.views)
 
     def _room(self, images: int) -> np.ndarray:
@@ -185,14 +190,17 @@ class StudyLoader(CacheLoader):
         rounds = numbers[chosen.owner] // len(self.studies)
         rows = torch.from_numpy(chosen.rows + rounds * len(self.kinds))
         index = torch.from_numpy(numbers)
-        target = self.targets[index.to(self.targets.device) % len(self.studies)]
+        studies = index.to(self.targets.device) % len(self.studies)
+        target = self.targets[studies]
         kinds = self.kinds[chosen.rows]
-        of_studies = index.split(sizes.tolist()), target.split(sizes.tolist())
+        lengths = sizes.tolist()
+        of_studies = index.split(lengths), target.split(lengths)
         views = list(split_views(chosen, sizes))
         sizes_of_views = [len(batch.rows) for batch in views]
         of_images = kinds.split(sizes_of_views), rows.split(sizes_of_views)
         for batch, *parts in zip(views, *of_studies, *of_images, strict=True):
             index_of_batch, target_of_batch, kinds_of_batch, rows_of_batch = parts
-            place, owner = torch.from_numpy(batch.place), torch.from_numpy(batch.owner)
+            place = torch.from_numpy(batch.place)
+            owner = torch.from_numpy(batch.owner)
             together = StudyBatch(place, owner, kinds_of_batch, rows_of_batch)
             yield Plan(index_of_batch, target_of_batch, batch.rows, together)

@@ -53,7 +53,9 @@ def digest_of(tensors: Mapping[str, Tensor]) -> str:
     # safetensors orders tensors as it likes.
     for name in sorted(tensors):
         state.update(name.encode())
-        state.update(tensors[name].detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        # Bit by bit, as no text of a number would hold it.
+        plain = tensors[name].detach().contiguous().view(-1)
+        state.update(plain.view(torch.uint8).numpy().tobytes())
     return state.hexdigest()
 
 
@@ -68,7 +70,9 @@ def write(
         header: values by key.
     """
     known = {"format": "pt", **header, "weights": digest_of(classifier)}
-    text = {key: json.dumps(value) if key in JSON_KEYS else str(value) for key, value in known.items()}
+    text = {}
+    for key, value in known.items():
+        text[key] = json.dumps(value) if key in JSON_KEYS else str(value)
     # One flat list of names, as the format has it.
     others = {}
     for part, tensors in rest.items():
@@ -76,7 +80,9 @@ def write(
             others[f"{part}.{name}" if part else name] = value
     for target, of_file in ((second_file(path), others), (path, classifier)):
         # Copies in the plain order of memory: safetensors takes no views.
-        plain = {key: value.detach().contiguous().clone() for key, value in of_file.items()}
+        plain = {}
+        for key, value in of_file.items():
+            plain[key] = value.detach().contiguous().clone()
         with atomic_write(target, "wb") as file:
             file.write(save(plain, text))
 

@@ -92,7 +92,8 @@ def random_mask(seeds: Tensor, size: tuple[int, int], k: int | Tensor, cell: int
     device = seeds.device
     rows = math.ceil(height / cell) + 2  # of nodes
     columns = math.ceil(width / cell) + 2
-    nodes = normal(seeds, rows * columns, BLOB_NOISE).view(-1, 1, rows, columns)
+    nodes = normal(seeds, rows * columns, BLOB_NOISE)
+    nodes = nodes.view(-1, 1, rows, columns)
     pixels = [(rows - 1) * cell, (columns - 1) * cell]
     noise = F.interpolate(nodes, size=pixels, mode="bilinear", align_corners=True)
     # Nodes are the likely places of a blob: a random shift makes all pixels equally likely.
@@ -139,5 +140,6 @@ def cutout_mask(seeds: Tensor, size: tuple[int, int], k: int) -> Tensor:
         distances.append((middles - centre[:, None]).abs())
     rows, columns = distances  # (B, H), (B, W)
     # The larger of the two is alike all along the sides of a square.
-    distance = torch.maximum(rows[:, None, :, None], columns[:, None, None, :])  # (B, 1, H, W)
+    rows, columns = rows[:, None, :, None], columns[:, None, None, :]
+    distance = torch.maximum(rows, columns)  # (B, 1, H, W)
     return exact_topk(-distance, k)

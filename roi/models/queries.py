@@ -6,6 +6,7 @@ Letters: K classes, N names, d numbers a vector.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -88,14 +89,16 @@ def read_queries(path: str) -> QueryFile:
     except Exception as error:  # a damaged archive has errors of its own
         raise UserError(f"--queries {path}: not a file of make_queries.py ({reason(error)})") from error
     # A file of somebody else's may have the keys and other things in them.
-    of_names = names.ndim == 1 and vectors.ndim == 2 and len(vectors) == len(names)
-    if not of_names or vectors.dtype != np.float32 or not np.isfinite(vectors).all():
+    has_shape = names.ndim == 1 and vectors.ndim == 2
+    of_names = has_shape and len(vectors) == len(names)
+    is_float = vectors.dtype == np.float32
+    if not of_names or not is_float or not np.isfinite(vectors).all():
         raise UserError(
             f"--queries {path}: {names.shape} names and {vectors.shape} vectors of {vectors.dtype}; a file of "
             "make_queries.py has one vector of finite float32 a name"
         )
     known = [str(name) for name in names]
-    twice = sorted({name for name in known if known.count(name) > 1})
+    twice = sorted(name for name, count in Counter(known).items() if count > 1)
     if twice:
         raise UserError(f"--queries {path}: has {twice[0]!r} twice; one vector a name")
     return QueryFile(path, known, torch.from_numpy(vectors), str(digest))

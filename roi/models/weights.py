@@ -164,10 +164,13 @@ def head_by_class(
     names: dict[str, str] = {}
     if _same_layers(drawn, file_head, len(file_classes)):
         names = same_classes(classes, file_classes)
-    came = [c if names[c] == c else f"{c} (there {names[c]})" for c in names]
+    came = []
+    for c in names:
+        came.append(c if names[c] == c else f"{c} (there {names[c]})")
     new = [c for c in classes if c not in names]
     named = f"came {', '.join(came) or 'no class'}; new {', '.join(new) or 'none'}"
-    print(f"{source}: of the last layer {named} ({len(came)} of {len(classes)} classes came)")
+    count = f"{len(came)} of {len(classes)} classes came"
+    print(f"{source}: of the last layer {named} ({count})")
     if not names:
         return drawn
     rows = _places(list(names), classes)

@@ -77,7 +77,8 @@ def chexpert_cells(raw: pd.DataFrame, csv: str | Path, blank: str) -> np.ndarray
     Returns:
         (N, K) codes.
     """
-    states = {name: coded_column(raw[name], STATES, csv, "1, 0, -1 or nothing") for name in CHEXPERT_NAMES}
+    allowed = "1, 0, -1 or nothing"
+    states = {name: coded_column(raw[name], STATES, csv, allowed) for name in CHEXPERT_NAMES}
     is_normal = states["No Finding"] == PRESENT
     cells = np.full((len(raw), len(LABELS)), NOT_LABELED, dtype=np.int8)
     for name, label in CHEXPERT_FINDINGS.items():
@@ -218,7 +219,8 @@ def mimic_image_path(subject: pd.Series, study: pd.Series, dicom_id: pd.Series) 
 def _mimic_cells(images: pd.DataFrame, labels: Path, blank: str) -> np.ndarray:
     """(N, K) codes of the images by the labels of their studies."""
     studies = read_columns(labels, ["subject_id", "study_id", *CHEXPERT_NAMES])
-    twice = studies["study_id"][studies["study_id"].duplicated()].tolist()
+    names = studies["study_id"]
+    twice = names[names.duplicated()].tolist()
     if twice:
         raise UserError(f"{labels}: {len(twice):,} studies have two rows, the first is {twice[0]}")
     known = studies["subject_id"] + "/" + studies["study_id"]

@@ -62,13 +62,14 @@ def _read_cxrlt_csv(csv: Path, split: str) -> pd.DataFrame:
     # Each edition has some of these.
     optional = [name for name in (*CXRLT_KINDS, *words_of("cxrlt")) if name not in wanted]
     raw = read_columns(csv, wanted, ["path", "fpath", "ViewPosition", *optional])
-    subject, study = raw["subject_id"], raw["study_id"].str.removeprefix("s")
+    subject = raw["subject_id"]
+    study = raw["study_id"].str.removeprefix("s")
     patient = "mimic:" + subject
-    # The path has another name in each edition.
-    path = raw["fpath"].where(raw["fpath"] != "", raw["path"])
+    path = path_of(raw)
+    usual_path = mimic_image_path(subject, study, raw["dicom_id"])
     return reader_table(
         "cxrlt",
-        path.where(path != "", mimic_image_path(subject, study, raw["dicom_id"])),
+        path.where(path != "", usual_path),
         _cxrlt_cells(raw, csv),
         patient_id=patient,
         study_id=patient + ":" + study,
@@ -76,6 +77,12 @@ def _read_cxrlt_csv(csv: Path, split: str) -> pd.DataFrame:
         split=split or split_of(raw["split"], csv),
         label_source=csv.name.removesuffix(".gz"),
     )
+
+
+def path_of(raw: pd.DataFrame) -> pd.Series:
+    """The path of each image, '' where the table has none: its column has another name in each edition."""
+    path = raw["fpath"]
+    return path.where(path != "", raw["path"])
 
 
 def _cxrlt_cells(raw: pd.DataFrame, csv: Path) -> np.ndarray:

@@ -19,6 +19,7 @@ from roi.errors import UserError
 from roi.files import contents
 from roi.labels import published_name
 from roi.sources.chexpert import mimic_image_path
+from roi.sources.cxrlt import path_of
 from roi.sources.cxrlt_editions import EDITIONS, Edition, EditionTable
 from roi.sources.padchest import PADCHEST_CSV
 from roi.sources.reading import BINARY, binary_column, find_file, read_columns, split_of, without_leading_zeros
@@ -125,7 +126,8 @@ def _read_part(csv: Path, table: EditionTable, edition: Edition) -> EditionPart:
     column_of = _label_columns(csv)
     missing = [label for label in table.labels if published_name(label) not in column_of]
     if missing:
-        raise UserError(f"{csv}: no column {missing[0]!r} ({len(missing)} of {len(table.labels)} labels are missing)")
+        count = f"{len(missing)} of {len(table.labels)} labels are missing"
+        raise UserError(f"{csv}: no column {missing[0]!r} ({count})")
     of_edition = edition.classes
     unknown = [name for name in of_edition if name not in column_of]
     strangers = [column for name, column in column_of.items() if name not in CXRLT_CLASSES]
@@ -140,7 +142,8 @@ def _read_part(csv: Path, table: EditionTable, edition: Edition) -> EditionPart:
     present = np.zeros((len(raw), len(of_edition)), dtype=bool)
     for j, name in enumerate(of_edition):
         if name in column_of:
-            present[:, j] = binary_column(raw[column_of[name]], csv)
+            column = raw[column_of[name]]
+            present[:, j] = binary_column(column, csv)
     return EditionPart(raw, present, unknown, csv, table.split)
 
 
@@ -176,15 +179,21 @@ def _refuse_labels(raw: pd.DataFrame, strangers: list[str], labels: int, csv: Pa
 
 def _mimic_rows(part: EditionPart) -> pd.DataFrame:
     raw = part.raw
-    subject, study = raw["subject_id"], raw["study_id"].str.removeprefix("s")
+    subject = raw["subject_id"]
+    study = raw["study_id"].str.removeprefix("s")
     patient = "mimic:" + subject
-    # The path has another name in each edition.
-    path = raw["fpath"].where(raw["fpath"] != "", raw["path"])
+    path = path_of(raw)
     image = path.copy()
     nameless = path == ""
     image[nameless] = mimic_image_path(subject[nameless], study[nameless], raw["dicom_id"][nameless])
-    columns = {"image": image, "patient_id": patient, "study_id": patient + ":" + study}
-    return pd.DataFrame(columns).assign(view=view_of(raw["ViewPosition"]), dataset="cxrlt")
+    columns = {
+        "image": image,
+        "patient_id": patient,
+        "study_id": patient + ":" + study,
+        "view": view_of(raw["ViewPosition"]),
+        "dataset": "cxrlt",
+    }
+    return pd.DataFrame(columns)
 
 
 # ---- images of PadChest and NIH -------------------------------------------------------------------------------------

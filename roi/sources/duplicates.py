@@ -90,7 +90,8 @@ def _equal_rows(keys: np.ndarray) -> Iterator[np.ndarray]:
     order = np.lexsort(keys.T)
     ordered = keys[order]
     is_other = (ordered[1:] != ordered[:-1]).any(axis=1)
-    for rows in np.split(order, np.flatnonzero(is_other) + 1):
+    starts = np.flatnonzero(is_other) + 1
+    for rows in np.split(order, starts):
         if len(rows) > 1:
             yield rows
 
@@ -137,9 +138,11 @@ def drop_duplicates(
         The table, counts, and a row for each picture that has a copy, with the number of its group.
     """
     pictures = _pictures_in(others)
-    paths = [str(data_root / image) for image in table["image"]] + pictures
+    paths = [str(data_root / image) for image in table["image"]]
+    paths += pictures
     hashes, readable = _hash_all(paths, workers)
-    elsewhere = pd.DataFrame({"image": pictures, "dataset": ELSEWHERE, "patient_id": "", "split": "test"})
+    columns = {"image": pictures, "dataset": ELSEWHERE, "patient_id": "", "split": "test"}
+    elsewhere = pd.DataFrame(columns)
     # The rows of the table come first, so that they keep their numbers.
     all_pictures = pd.concat([table[list(elsewhere)], elsewhere], ignore_index=True)
     all_pictures = all_pictures[readable].assign(group=duplicate_groups(hashes))

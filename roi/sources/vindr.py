@@ -81,7 +81,8 @@ def combine_votes(share: dict[str, np.ndarray], votes: str) -> tuple[np.ndarray,
     for label, name in VINDR_CLASSES.items():
         if name not in share:
             continue
-        column, part = LABEL_INDEX[label], share[name]
+        column = LABEL_INDEX[label]
+        part = share[name]
         divided = np.zeros(images, dtype=bool)
         if votes == "fraction":
             divided = (part > 0) & (part < 1)

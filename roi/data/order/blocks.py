@@ -39,21 +39,25 @@ class Blocks:
         """
         times_before, images = np.divmod(rows, len(self.layout))
         # What comes again lies in blocks of its own: it comes at any time of the epoch, not beside its first time.
-        in_place = rows[np.lexsort((self.layout[images], times_before))]
+        place = self.layout[images]
+        in_place = rows[np.lexsort((place, times_before))]
         # Drawn, so that blocks begin at other rows in each epoch.
         offset = rng.integers(self.rows)
-        block = (np.arange(len(rows)) + offset) // self.rows
+        shifted = np.arange(len(rows)) + offset
+        block = shifted // self.rows
         blocks = int(block.max(initial=0)) + 1
         # No window is smaller than the others, as one of a single block at the end of the epoch would be.
         windows = max(1, blocks // self.window)
         window_of_block = rng.permutation(blocks) * windows // blocks
         window = window_of_block[block]
-        order = np.lexsort((rng.random(len(rows)), window))
+        luck = rng.random(len(rows))
+        order = np.lexsort((luck, window))
         ends = np.bincount(window, minlength=windows).cumsum()
         return in_place[order], ends
 
     def state_dict(self) -> dict[str, Any]:
-        return {"layout": torch.from_numpy(self.layout), "rows": self.rows, "window": self.window}
+        layout = torch.from_numpy(self.layout)
+        return {"layout": layout, "rows": self.rows, "window": self.window}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "Blocks":
@@ -75,7 +79,8 @@ def blocks_of(places: np.ndarray, row_bytes: int) -> Blocks:
         places: (N,) the row of the cache; -1 where there is none.
     """
     # A row without pixels keeps to its neighbour in the table; together they would be a block that has none.
-    neighbours = pd.Series(places).where(places >= 0).ffill().fillna(-1).to_numpy()
+    known = pd.Series(places).where(places >= 0)
+    neighbours = known.ffill().fillna(-1).to_numpy()
     layout = np.empty(len(places), dtype=np.int32)
     layout[neighbours.argsort(kind="stable")] = np.arange(len(places))
     return Blocks(layout, max(1, BLOCK_BYTES // row_bytes), WINDOW)

@@ -33,19 +33,23 @@ def choose_order(choice: str, places: np.ndarray, row_bytes: int, on_device: boo
     fits = all(distributed.all_gather_objects(fits))
     blocks = None
     if choice == "blocks" or (choice == "auto" and not fits):
-        own = blocks_of(places, row_bytes) if distributed.rank() == 0 else None
+        own = None
+        if distributed.rank() == 0:
+            own = blocks_of(places, row_bytes)
         # Of one process: the caches of several machines may lie in other orders.
         blocks = distributed.all_gather_objects(own)[0]
     how = "random"
     if blocks is not None:
-        how = f"blocks of {blocks.rows:,}, shuffled {blocks.rows * blocks.window:,} at a time"
+        together = blocks.rows * blocks.window
+        how = f"blocks of {blocks.rows:,}, shuffled {together:,} at a time"
     reason = "" if choice == "auto" else f" (--order {choice})"
+    said = f"order: {how}{reason}"
     held = f"the pixels, {size / 1e9:,.2f} GB,"
     if on_device:
-        return Order(blocks, False, f"order: {how}{reason}; {held} lie on the device")
+        return Order(blocks, False, f"{said}; {held} lie on the device")
     if memory is None:
-        return Order(blocks, False, f"order: {how}{reason}; nobody says how much memory may be used")
+        return Order(blocks, False, f"{said}; nobody says how much memory may be used")
     verb = "fit into" if fits else "do not fit into"
-    room = f"{SHARE:.0%} of the {memory.bytes / 1e9:,.2f} GB of memory that may be used ({memory.source})"
+    usable = f"{memory.bytes / 1e9:,.2f} GB of memory that may be used ({memory.source})"
     ahead = "" if fits else "; they are read ahead"
-    return Order(blocks, not fits, f"order: {how}{reason}; {held} {verb} {room}{ahead}")
+    return Order(blocks, not fits, f"{said}; {held} {verb} {SHARE:.0%} of the {usable}{ahead}")

@@ -27,6 +27,7 @@ ELEMENTS = "PatientID IssuerOfPatientID StudyInstanceUID AccessionNumber StudyDa
 SHORTEST_SALT = 16  # characters
 KEY_LENGTH = 16  # hexadecimal digits: 64 bits, so that a million patients do not meet by chance
 LONGEST_SHIFT = 365  # days back
+A_YEAR = {"Y": 1, "M": 12, "W": 52, "D": 365}  # has so many of each unit of an age
 OLDEST = 90  # years; older people are few enough to be told apart
 
 
@@ -63,9 +64,11 @@ def shifted_date(salt: bytes, patient: str, day: str) -> str:
     if not patient or not re.fullmatch(r"\d{8}", day):
         return ""
     # By patient, so that the time between two studies stays true.
-    days = 1 + int(key(salt, "shift", patient), 16) % LONGEST_SHIFT
+    shift = int(key(salt, "shift", patient), 16)
+    days = 1 + shift % LONGEST_SHIFT
+    year, month, of_month = int(day[:4]), int(day[4:6]), int(day[6:])
     try:
-        return str(date(int(day[:4]), int(day[4:6]), int(day[6:])) - timedelta(days))
+        return str(date(year, month, of_month) - timedelta(days))
     except ValueError:  # the 30th of February
         return ""
 
@@ -75,7 +78,8 @@ def age_band(age: str) -> str:
     match = re.fullmatch(r"(\d{1,3})([YMWD])", age.strip().upper())
     if not match:
         return ""
-    years = int(match[1]) // {"Y": 1, "M": 12, "W": 52, "D": 365}[match[2]]
+    number, unit = match.groups()
+    years = int(number) // A_YEAR[unit]
     if years >= OLDEST:
         return f"{OLDEST}+"
     low = years // 10 * 10
@@ -91,7 +95,10 @@ def write_people(src: Path, out: Path, files: Mapping[str, str], salt: bytes) ->
         files: PNG -> DICOM, paths below the folders.
         salt: of the keys.
     """
-    rows = [person(image, read_header(src / name), salt) for image, name in sorted(files.items())]
+    rows = []
+    for image, name in sorted(files.items()):
+        header = read_header(src / name)
+        rows.append(person(image, header, salt))
     write_rows(out / PEOPLE_FILE, PEOPLE_COLUMNS, rows)
     patients = {row["patient_key"] for row in rows} - {""}
     nameless = sum(not row["patient_key"] for row in rows)
@@ -110,10 +117,13 @@ def read_header(path: Path) -> Any:
 
 def person(image: str, header: Any, salt: bytes) -> dict[str, str]:
     """The row of an image."""
-    text = {name: str(header.get(name) or "").strip() for name in ELEMENTS.split()}
+    text = {}
+    for name in ELEMENTS.split():
+        text[name] = str(header.get(name) or "").strip()
     patient = text["PatientID"]
+    hospital = text["IssuerOfPatientID"]
     # Two hospitals may each have a patient 1.
-    whose = f"{text['IssuerOfPatientID']}\0{patient}" if patient else ""
+    whose = f"{hospital}\0{patient}" if patient else ""
     # Any other text of this element may be anything.
     sex = text["PatientSex"].upper()
     return {
