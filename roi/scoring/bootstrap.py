@@ -14,14 +14,16 @@ from functools import partial
 from operator import itemgetter
 
 import numpy as np
+import pandas as pd
+from numpy.typing import DTypeLike
 
 WeightedStatistic = Callable[[np.ndarray], np.ndarray]
 # Value, low, high; None: undefined.
 Interval = dict[str, float | None]
 # Resamples computed at once: their cumulative weights stay in the cache of a core.
 CHUNK = 64
-# Weights up to it have two bytes: half of the time that large tables take is reading them.
-MOST_DRAWS = 31
+# Weights up to it have one byte: those of 64 resamples are one line of a cache, which large tables are read by.
+MOST_DRAWS = np.iinfo(np.int8).max
 
 
 @dataclass(frozen=True)
@@ -125,29 +127,60 @@ def mean_of_columns(chosen: np.ndarray, values: np.ndarray) -> np.ndarray:
 # ---- drawing --------------------------------------------------------------------------------------------------------
 
 
-def resample_weights(patients: np.ndarray, count: int, seed: int = 0) -> Iterator[np.ndarray]:
+class Scratch:
+    """Memory that one array after another is written to: new pages of the system cost more than what is written."""
+
+    def __init__(self) -> None:
+        self.bytes = np.empty(0, dtype=np.uint8)
+
+    def array(self, shape: tuple[int, int], dtype: DTypeLike) -> np.ndarray:
+        """An array of any content. What was handed out before is lost."""
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        if size > len(self.bytes):
+            self.bytes = np.empty(size, dtype=np.uint8)
+        return self.bytes[:size].view(dtype).reshape(shape)
+
+    def copy(self, values: np.ndarray, dtype: DTypeLike) -> np.ndarray:
+        """The values (N, R) as another type."""
+        copied = self.array((values.shape[0], values.shape[1]), dtype)
+        copied[...] = values
+        return copied
+
+
+def resample_weights(
+    patients: np.ndarray, count: int, seed: int = 0, scratch: Scratch | None = None
+) -> Iterator[np.ndarray]:
     """Draw patients with replacement, all their images with them (cluster bootstrap, Field & Welsh 2007).
 
     Args:
         patients: (N,) whose each image is.
         count: number of resamples.
         seed: the same for every score, so that differences are paired.
+        scratch: where to write all blocks, of which each is then lost with the next (default: each has its own place).
 
     Yields:
-        blocks (N, at most CHUNK) of int16 weights (int32 if one is above MOST_DRAWS), `count` columns in all.
+        blocks (N, at most CHUNK) of int8 weights (int32 if one is above MOST_DRAWS), `count` columns in all.
     """
-    names, patient = np.unique(patients, return_inverse=True)
+    patient, names = pd.factorize(patients, sort=True)
     people = len(names)
     rng = np.random.default_rng(seed)
     for first in range(0, count, CHUNK):
-        # One call a resample: the numbers that are drawn do not depend on CHUNK.
-        draws = []
-        for _ in range(min(CHUNK, count - first)):
-            drawn = rng.integers(0, people, people)
-            draws.append(np.bincount(drawn, minlength=people))
-        of_patients = np.stack(draws, axis=1)
-        narrow = of_patients.max() <= MOST_DRAWS
-        yield of_patients.astype(np.int16 if narrow else np.int32)[patient]
+        columns = min(CHUNK, count - first)
+        drawn = [draw(people, rng) for _ in range(columns)]
+        wide = max(times.max() for times in drawn) > MOST_DRAWS
+        of_patients = np.empty((people, columns), dtype=np.int32 if wide else np.int8)
+        for column, times in enumerate(drawn):
+            of_patients[:, column] = times
+        weights = (scratch or Scratch()).array((len(patient), columns), of_patients.dtype)
+        # With "clip" numpy writes to it without a copy in between; every place is one of a patient.
+        yield np.take(of_patients, patient, axis=0, out=weights, mode="clip")
+
+
+def draw(people: int, rng: np.random.Generator) -> np.ndarray:
+    """How often one resample draws each patient. -> (people,)"""
+    # One call a resample: the numbers that are drawn do not depend on CHUNK.
+    drawn = rng.integers(0, people, people)
+    return np.bincount(drawn, minlength=people)
 
 
 def patient_weights(patients: int, count: int, seed: int) -> np.ndarray:
@@ -169,7 +202,7 @@ def estimate(
     # Without resamples an empty block still says what shape a score has.
     empty = np.zeros((len(patients), 0), dtype=np.int32)
     blocks = {name: [statistic(empty)] for name, statistic in statistics.items()}
-    for weights in resample_weights(patients, resamples, seed):
+    for weights in resample_weights(patients, resamples, seed, Scratch()):
         for name, statistic in statistics.items():
             blocks[name].append(statistic(weights))
     estimates = {}
@@ -187,9 +220,10 @@ def weighted_mean(values: np.ndarray, counted: np.ndarray) -> WeightedStatistic:
     """The mean of the counted values. (N, M), (N, M) bool -> f(weights (N, R)) = (R, M)"""
     held = counted.astype(np.float32)
     summed = np.where(counted, values, 0).astype(np.float32)
+    scratch = Scratch()
 
     def statistic(weights: np.ndarray) -> np.ndarray:
-        w = weights.T.astype(np.float32)
+        w = scratch.copy(weights, np.float32).T
         count = w @ held
         mean = (w @ summed) / np.maximum(count, 1)
         return np.where(count > 0, mean, np.nan)

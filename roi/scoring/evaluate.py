@@ -106,8 +106,7 @@ def evaluate(scored: Scored, options: Options) -> dict[str, Any]:
     other = None if options.compare is None else read_other_model(scored, options.compare, options.unit)
     counts = long_tail.read_training_counts(options.train_csv, classes, bool(options.train_masks))
     groups = summary.groups_of(scored.rows) | groups_of_units(scored.units, counts)
-    statistics = summary.main_scores(preds.prob, target, threshold)
-    statistics |= summary.subgroup_scores(prob, target, groups)
+    statistics = summary.main_scores(preds.prob, target, threshold, groups)
     if "drop" in preds.prob:
         statistics |= faithfulness.confidence_scores(preds.prob, target)
     if counts is not None:

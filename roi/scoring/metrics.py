@@ -2,7 +2,7 @@
 
 Unknown targets are NaN and left out, finding by finding; what is undefined is NaN, never 0.5.
 
-Letters: N images, K classes, M predictors, R resamples, T ties that hold a positive. Scores are (N, K), targets (N, K)
+Letters: N images, K classes, M predictors, R resamples. Scores are (N, K), targets (N, K)
 of 1, 0, NaN; weights (N, R): how often a resample drew each image (roi/scoring/bootstrap.py).
 """
 
@@ -11,19 +11,16 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import sparse
 from scipy.stats import rankdata
 
 from roi.labels import is_finding
-from roi.scoring.bootstrap import MOST_DRAWS, WeightedStatistic
+from roi.scoring.bootstrap import WeightedStatistic
+from roi.scoring.ranking.blocks import blocks_of
+from roi.scoring.ranking.resampled import rank
 
 Measure = Callable[[np.ndarray, np.ndarray], float]
 # Quantile of the standard normal distribution.
 NORMAL_97_5 = 1.959963984540054
-# Weights of two bytes that are summed: their sum has two bytes, too.
-LONGEST_SUM = np.iinfo(np.int16).max // MOST_DRAWS
-# Numbers in a table of sums that is worked on at once: it stays in the cache of a core.
-CELLS_AT_ONCE = 2**15
 DECISIONS = ("f1", "precision", "recall", "specificity", "youden")
 AVERAGED_DECISIONS = ("f1", "precision", "recall")
 VALIDATION_DECISIONS = (
@@ -147,102 +144,29 @@ def can_be_scored(target: np.ndarray, classes: Sequence[str], datasets: np.ndarr
 # ---- ranking in many resamples --------------------------------------------------------------------------------------
 
 
-def by_weight(
-    score: np.ndarray, target: np.ndarray, rows: np.ndarray | None = None, images: int = 0
-) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """AUROC and average precision of one class in many resamples: sort once, weigh often.
+def ranking(
+    score: np.ndarray, target: np.ndarray, rows: np.ndarray | None = None, groups: Sequence[np.ndarray] = ()
+) -> WeightedStatistic:
+    """AUROC and average precision of each class in each resample, then the AUROC in each group.
 
-    (n,), (n,) of 0/1 -> f(weights (N, R)) = (AUROC (R,), average precision (R,))
-
-    Args:
-        rows: (n,) places of these images among the `images` = N that are weighed; by default they are all of them.
-    """
-    if rows is None:
-        rows, images = np.arange(len(score)), len(score)
-    order = np.argsort(-score, kind="stable")
-    in_order = score[order]
-    # Images of one score share a tie; the highest scores come first.
-    changes = np.diff(in_order, prepend=in_order[:1]) != 0
-    tie = np.cumsum(changes)
-    places = np.flatnonzero(target[order] == 1)
-    # Only ties that hold a positive matter for either; what lies before and in each of them is a cumulative weight.
-    ties, first = np.unique(tie[places], return_index=True)
-    begin = np.searchsorted(tie, ties)  # (T,)
-    end = np.searchsorted(tie, ties, side="right")  # (T,)
-    # Weights are summed between these limits, and the sums alone are cumulated.
-    limits = np.unique(np.concatenate([np.arange(0, len(order), LONGEST_SUM), begin, end[end < len(order)]]))
-    sums = row_sums(rows[order], limits, images)
-    sums_of_positives = row_sums(rows[order[places]], first, images)
-    places_of_ties = np.searchsorted(limits, begin), np.searchsorted(limits, end)
-
-    def measure(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        resamples = weights.shape[1]
-        area, precision = np.full((2, resamples), np.nan)
-        if not len(places):
-            return area, precision
-        # A resample a row: along it the sums follow each other in memory.
-        weight = np.ascontiguousarray((sums @ weights).T)
-        positive = np.ascontiguousarray((sums_of_positives @ weights).T)
-        at_once = max(1, CELLS_AT_ONCE // len(limits))
-        for first_row in range(0, resamples, at_once):
-            part = slice(first_row, first_row + at_once)
-            area[part], precision[part] = _ranking_of_ties(weight[part], positive[part], places_of_ties, resamples)
-        return area, precision
-
-    return measure
-
-
-def row_sums(rows: np.ndarray, first: np.ndarray, images: int) -> sparse.csr_array:
-    """The matrix that sums weights: (S, N) @ (N, R), sum s over rows[first[s] : first[s + 1]]."""
-    ends = np.append(first, len(rows))
-    ones = np.ones(len(rows), dtype=np.int16)
-    return sparse.csr_array((ones, rows.astype(np.int32), ends.astype(np.int32)), shape=(len(first), images))
-
-
-def _ranking_of_ties(
-    weight: np.ndarray, positive: np.ndarray, places: tuple[np.ndarray, np.ndarray], resamples: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """AUROC and average precision: (r, S) weights, (r, T) of positives, (T,) where ties begin and end -> (r,), (r,)."""
-    cumulated = np.zeros((weight.shape[0], weight.shape[1] + 1))
-    np.cumsum(weight, axis=1, dtype=np.float64, out=cumulated[:, 1:])
-    positive = positive.astype(np.float64)
-    hits = np.cumsum(positive, axis=1)
-    above, seen = (np.take(cumulated, place, axis=1) for place in places)
-    negatives_above = above - (hits - positive)
-    false = seen - hits
-    positives = hits[:, -1]
-    negatives = cumulated[:, -1] - positives
-    with np.errstate(divide="ignore", invalid="ignore"):
-        # Negatives in the tie itself count half.
-        ranked_below = negatives[:, None] - (negatives_above + false) / 2
-        area = (positive * ranked_below).sum(axis=1) / (positives * negatives)
-        terms = positive * hits / np.maximum(seen, 1)
-        # Tie after tie, as resamples have always been summed; numpy sums a single row in another order.
-        total = terms.sum(axis=1) if resamples == 1 else np.cumsum(terms, axis=1)[:, -1]
-        precision = total / positives
-    area[(positives == 0) | (negatives == 0)] = np.nan
-    precision[np.isnan(area)] = np.nan
-    return area, precision
-
-
-def ranking(score: np.ndarray, target: np.ndarray, rows: np.ndarray | None = None) -> WeightedStatistic:
-    """AUROC and average precision of each class in each resample. (N, K), (N, K) -> f(weights (N, R)) = (R, K, 2)
+    (N, K), (N, K) -> f(weights (N, R)) = (R, K, 2 + groups)
 
     Args:
         rows: (N,) bool, the images that are ranked (default: all).
+        groups: (N,) bool each. They share the sort and the look-up of weights, most of the time that each would take.
     """
     known = ~np.isnan(target)
     if rows is not None:
         known &= rows[:, None]
-    images, classes = target.shape
-    measures = []
-    for j in range(classes):
+    blocks = []
+    for j in range(target.shape[1]):
         # By their places: a copy of the weights of some images is slow.
         places = np.flatnonzero(known[:, j])
-        measures.append(by_weight(score[places, j], target[places, j], places, images))
+        blocks.append(blocks_of(score[places, j], target[places, j], places, groups))
 
     def statistic(weights: np.ndarray) -> np.ndarray:
-        values = [np.stack(measure(weights), axis=-1) for measure in measures]
+        most = int(weights.max(initial=0))
+        values = [rank(of_class, 1 + len(groups), weights, most) for of_class in blocks]
         return np.stack(values, axis=1)
 
     return statistic

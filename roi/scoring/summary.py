@@ -1,11 +1,12 @@
 """From predictions and targets to blocks of metrics.json: tables, subgroups, calibration, comparison of two models.
 
-Scores are statistics of bootstrap weights (roi/scoring/bootstrap.py). They are named first (main_scores,
-subgroup_scores), estimated together, so that all see the same resamples, and put into blocks last.
+Scores are statistics of bootstrap weights (roi/scoring/bootstrap.py). They are named first (main_scores),
+estimated together, so that all see the same resamples, and put into blocks last.
 
 Letters: N images, K classes, R resamples.
 """
 
+import itertools
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -18,9 +19,9 @@ from roi.scoring import metrics
 from roi.scoring.bootstrap import (
     UNDEFINED,
     BootstrapEstimate,
+    Scratch,
     WeightedStatistic,
     none_if_nan,
-    of_column,
     weighted_mean,
 )
 from roi.text import decimal
@@ -39,6 +40,8 @@ POOLED = ("f1", "precision", "recall", "specificity")
 CURVE_POINTS = 101
 # Begins the names of ranking scores.
 RANKING = "ranking_"
+FIRST_GROUP = 2  # column of a ranking, after AUROC and average precision
+Groups = dict[str, dict[str, np.ndarray]]  # attribute -> group -> (N,) bool
 
 
 def scored(target: np.ndarray, classes: Sequence[str]) -> np.ndarray:
@@ -52,12 +55,16 @@ def scored(target: np.ndarray, classes: Sequence[str]) -> np.ndarray:
 
 
 def main_scores(
-    prob: dict[str, np.ndarray], target: np.ndarray, threshold: np.ndarray | None
+    prob: dict[str, np.ndarray], target: np.ndarray, threshold: np.ndarray | None, groups: Groups
 ) -> dict[str, WeightedStatistic]:
-    """What `tables` reads: ranking of each part, squared error, and counts at thresholds."""
+    """What `tables` and `subgroups` read: ranking of each part, squared error, and counts at thresholds.
+
+    The ranking of the full view has the AUROC in each of the `groups` beside it.
+    """
+    rows = [rows for parts in groups.values() for rows in parts.values()]
     scores: dict[str, WeightedStatistic] = {}
     for part, values in prob.items():
-        scores[f"{RANKING}{part}"] = metrics.ranking(values, target)
+        scores[f"{RANKING}{part}"] = metrics.ranking(values, target, groups=rows if part == "full" else ())
     full = prob["full"]
     error = (full - np.nan_to_num(target)) ** 2
     scores["brier"] = weighted_mean(error, ~np.isnan(target))
@@ -76,10 +83,11 @@ def confusion(called: np.ndarray, target: np.ndarray, usable: np.ndarray) -> Wei
     flat = np.stack(cells, axis=-1).reshape(images, 4 * classes)
     flat = flat.astype(np.float32)
     usable = usable[None, :, None]
+    scratch = Scratch()
 
     def statistic(weights: np.ndarray) -> np.ndarray:
         resamples = weights.shape[1]
-        counts = weights.T.astype(np.float32) @ flat
+        counts = scratch.copy(weights, np.float32).T @ flat
         counts = counts.reshape(resamples, classes, 4)
         return np.where(usable, counts.astype(np.float64), np.nan)
 
@@ -243,9 +251,9 @@ def six_digits(value: Any) -> str:
 # ---- subgroups ------------------------------------------------------------------------------------------------------
 
 
-def groups_of(rows: pd.DataFrame) -> dict[str, dict[str, np.ndarray]]:
+def groups_of(rows: pd.DataFrame) -> Groups:
     """Data set, view, sex and age band, where there are at least two groups of them: attribute -> group -> (N,) bool"""
-    attributes: dict[str, dict[str, np.ndarray]] = {}
+    attributes: Groups = {}
     for name in ("dataset", "view", "sex"):
         values = sorted(set(rows[name]) - {""})
         attributes[name] = {value: (rows[name] == value).to_numpy() for value in values}
@@ -259,20 +267,9 @@ def groups_of(rows: pd.DataFrame) -> dict[str, dict[str, np.ndarray]]:
     return {name: groups for name, groups in attributes.items() if len(groups) > 1}
 
 
-def subgroup_scores(
-    prob: np.ndarray, target: np.ndarray, groups: dict[str, dict[str, np.ndarray]]
-) -> dict[str, WeightedStatistic]:
-    """AUROC of each class in each group."""
-    scores: dict[str, WeightedStatistic] = {}
-    for name, parts in groups.items():
-        for group, rows in parts.items():
-            scores[f"group_{name}_{group}"] = of_column(0, metrics.ranking(prob, target, rows))
-    return scores
-
-
 def subgroups(
     estimates: dict[str, BootstrapEstimate],
-    groups: dict[str, dict[str, np.ndarray]],
+    groups: Groups,
     patients: np.ndarray,
     classes: Sequence[str],
 ) -> dict[str, Any]:
@@ -283,17 +280,18 @@ def subgroups(
     looked for.
 
     Args:
-        estimates: of subgroup_scores.
+        estimates: of main_scores with these groups.
         groups: of groups_of.
         patients: (N,).
         classes: their names.
     """
     blocks: dict[str, Any] = {}
     findings = is_finding(classes)
+    columns = itertools.count(FIRST_GROUP)
     for attribute, parts in groups.items():
         areas, defined = {}, {}
         for group in parts:
-            areas[group] = estimates[f"group_{attribute}_{group}"]
+            areas[group] = estimates[f"{RANKING}full"].column(next(columns))
             defined[group] = findings & ~np.isnan(areas[group].value)
         large = large_groups(defined)
         common = findings if large else np.zeros(len(classes), dtype=bool)

@@ -434,7 +434,7 @@ def test_a_group_with_too_few_findings_is_undefined() -> None:
     target = np.array([[1, 1], [0, 0], [1, 1], [0, 0], [0, 0], [0, 0]], dtype=float)
     groups = {"sex": {"F": np.array([1, 1, 1, 1, 0, 0], dtype=bool), "M": np.array([0, 0, 0, 0, 1, 1], dtype=bool)}}
     prob, patients = np.linspace(0, 1, 12).reshape(6, 2), np.array(list("abcdef"))
-    drawn = bootstrap.estimate(summary.subgroup_scores(prob, target, groups), patients, 10, 0)
+    drawn = bootstrap.estimate(summary.main_scores({"full": prob}, target, None, groups), patients, 10, 0)
     block = summary.subgroups(drawn, groups, patients, CLASSES)["sex"]
     assert (
         block["groups"]["M"]["auroc"]["value"] is None

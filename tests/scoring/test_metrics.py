@@ -36,7 +36,7 @@ def test_auroc_and_ap_equal_scikit_learn(ties: bool) -> None:
         assert metrics.average_precision(score, target) == pytest.approx(
             average_precision_score(target, score), abs=1e-12
         )
-        (area,), (precision,) = metrics.by_weight(score, target)(weights[:, None].astype(np.int32))
+        (((area, precision),),) = metrics.ranking(score[:, None], target[:, None])(weights[:, None].astype(np.int32))
         assert area == pytest.approx(roc_auc_score(target, score, sample_weight=weights), abs=1e-12)
         assert precision == pytest.approx(average_precision_score(target, score, sample_weight=weights), abs=1e-12)
 
@@ -48,7 +48,7 @@ def test_many_resamples_of_some_images_equal_scikit_learn(most: int) -> None:
     score, target = sample(5000, True, 0)
     target[rng.random(5000) < 0.1] = np.nan
     group = rng.random(5000) < 0.7
-    weights = rng.integers(0, most + 1, (5000, 3)).astype(np.int16 if most <= MOST_DRAWS else np.int32)
+    weights = rng.integers(0, most + 1, (5000, 3)).astype(np.int8 if most <= MOST_DRAWS else np.int32)
     found = metrics.ranking(score[:, None], target[:, None], group)(weights)
     rows = group & ~np.isnan(target)
     for r in range(3):
