@@ -37,6 +37,8 @@ COLUMNS = (
     "seconds",
     "contaminated",
 )
+# The column of train_multiview.py beside COLUMNS: the term of single images.
+VIEW_LOSS = "loss_view"
 # On the console, to begin with.
 SHOWN = ("loss", "loss_full", "loss_consist", "loss_drop", "loss_locate", "mask_kept")
 

@@ -24,9 +24,10 @@ from roi.training.checkpoint import Checkpoint
 from roi.training.device import explain_error, pick_device, pick_dtype
 from roi.training.flags import resolve_augment, select_flags
 from roi.training.loaders import LoaderFlags, Loaders
+from roi.training.metrics_log import VIEW_LOSS
 from roi.training.multiview.flags import DEFAULTS
 from roi.training.multiview.loaders import StudyFlags, StudyReader, check_studies, make_study_loaders
-from roi.training.multiview.objective import VIEW_LOSS, StudyTerms
+from roi.training.multiview.objective import StudyTerms
 from roi.training.objective import LabelLossFlags, make_label_loss
 from roi.training.optim import learn_only
 from roi.training.rows import RowFlags, Rows, choose_rows
