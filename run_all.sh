@@ -135,14 +135,14 @@ py make_chexmultimodal_csv.py --src_csv "$SRC_CSV" --image_dir "$DATA_PATH/image
   --filter_list "$DATA_PATH/test_list.txt" --out_csv "$TEST_CSV" --label_from "Finding Labels"
 
 say "4/6 training; follow it: tail -F $OUT/train_metrics.csv"
-# A log without its checkpoint is of another run: it steps aside, and nothing of it is lost.
+# A log without its checkpoint is of another run: it steps aside, and nothing of it is lost. A header alone goes on.
 CHECKPOINT="$OUT/checkpoints/nih_roi_consistency.pt"
 for left in "${CHECKPOINT%.pt}_best.pt" "${CHECKPOINT%.pt}_val.csv"; do
   if [ ! -e "$CHECKPOINT" ] && [ -e "$left" ]; then
     refuse "$left is of a run whose checkpoint ($CHECKPOINT) is gone; it stays as it is. Begin a new run beside it with OUT=another_folder ./run_all.sh, or move that folder away: mv $OUT/checkpoints $OUT/checkpoints-old"
   fi
 done
-if [ ! -e "$CHECKPOINT" ] && [ -e "$OUT/train_metrics.csv" ]; then
+if [ ! -e "$CHECKPOINT" ] && [ -e "$OUT/train_metrics.csv" ] && [ "$(wc -l < "$OUT/train_metrics.csv")" -gt 1 ]; then
   number=1
   while [ -e "$OUT/train_metrics-before-$number.csv" ]; do number=$((number + 1)); done
   mv "$OUT/train_metrics.csv" "$OUT/train_metrics-before-$number.csv"

@@ -1,5 +1,6 @@
 """How names and numbers are written for a person: on the console, on pictures, on the page."""
 
+import math
 import re
 from typing import Any, TextIO
 
@@ -61,3 +62,21 @@ def decimal(value: float, digits: int, sign: str = "") -> str:
     if float(text) == 0:
         return text.lstrip("+-")
     return text
+
+
+def of_hundred(share: float) -> str:
+    """A share as so many of 100; what is not all, or not none, is not called so."""
+    count = round(100 * share)
+    if count == 100 and share < 1:
+        return "more than 99 of 100"
+    if count == 0 and share > 0:
+        return "fewer than 1 of 100"
+    return f"{count} of 100"
+
+
+def probability(value: float) -> str:
+    """Two decimals, or as many as the first two digits of a small one need: 0.31, 0.0042."""
+    digits = 2
+    if 0 < value < 0.1:
+        digits = 1 - math.floor(math.log10(value))
+    return decimal(value, digits)

@@ -4,14 +4,18 @@ A new block is run without being named here. What cannot run stands in NOT_RUN w
 """
 
 import importlib
+import os
 import re
 import shlex
 import shutil
+import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
-from conftest import ROOT, run
+from conftest import ROOT, copy_project, run
+from PIL import Image
 
 from roi.cli import Parser
 from roi.errors import UserError
@@ -195,6 +199,40 @@ def test_flags_that_a_page_names_beside_a_script_are_its_flags(monkeypatch: pyte
         assert named <= known[span.split()[0]], f"{page}: {span}"
 
 
+# What recipes.md leaves out of a command whose other flags are the point.
+LEFT_OUT = {
+    "train_multiview.py": "--train_csv t.csv --image_root D --cache_dir cache --save s.pt",
+    "train_roi_baselines.py": "--train_csv t.csv --image_root D --save s.pt",
+    "make_queries.py": "--csv t.csv --out queries.npz",
+    "infer_roi_consistency.py": "--checkpoint model.pt --csv t.csv --save p.csv",
+    "evaluate.py": "--csv t.csv --out scores",
+}
+# "T" in its tables.
+TRAINED_ON = "--train_csv nih_roi_train.csv --image_root D --save checkpoints/NAME.pt"
+
+
+def commands_of_recipes() -> list[str]:
+    """Those that stand beside the published ones, a choice of words (a|b) once each."""
+    found = []
+    for span in spans_of("docs/recipes.md"):
+        whole = re.sub(r"(?<= )T\b", TRAINED_ON, span.replace("\\|", "|")).replace("--recipe NAME", "--recipe crt")
+        # An ellipsis is not to be parsed; the flags beside it are looked at above.
+        if "…" in whole:
+            continue
+        choice = re.search(r"\S*\w\|\S*", whole)
+        words = choice[0].split("|") if choice else [""]
+        found += [whole.replace(choice[0], word) if choice else whole for word in words]
+    return found
+
+
+@pytest.mark.parametrize("text", commands_of_recipes())
+def test_what_recipes_set_beside_a_published_command_is_taken(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    script, *flags = shlex.split(text)
+    more = LEFT_OUT.get(script, "") if "--save" not in flags and "--out" not in flags else ""
+    # First, so that what the page says is what counts.
+    parse(script, [*shlex.split(more), *flags], capsys)
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the data sets of the pages, small, and with the tables that pages take for granted."""
@@ -222,6 +260,40 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "my_code").mkdir()
     (folder / "my_code" / "code.py").write_text("# mine\n")
     return folder
+
+
+def first_line() -> str:
+    """README's way from a fresh clone to pages of one's own X-rays."""
+    return next(c.text for c in COMMANDS if c.page == "README.md" and c.text.startswith("./run_all.sh --demo && "))
+
+
+def test_the_line_for_a_newcomer_parses_to_its_end(capsys: pytest.CaptureFixture[str]) -> None:
+    made, then = first_line().split(" && ")
+    program, script, *flags = shlex.split(then)
+    assert made == "./run_all.sh --demo" and program == ".venv/bin/python"
+    parse(script, flags, capsys)
+    checkpoint = flags[flags.index("--checkpoint") + 1]
+    assert checkpoint.startswith("demo_run/") and "OUT/" + checkpoint.removeprefix("demo_run/") in (
+        (ROOT / "run_all.sh").read_text().replace("$OUT", "OUT")
+    )
+
+
+@pytest.mark.slow
+def test_one_line_leads_from_a_clone_to_pages_of_ones_own_x_rays(tmp_path: Path) -> None:
+    """As README's "Predict" has it, with fewer images and a smaller network."""
+    project = copy_project(tmp_path)
+    (project / ".venv").symlink_to("venv")
+    (project / "my_xrays" / "second").mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 70), dtype=np.uint8)
+    for name in ("first.png", "second/first.jpg"):
+        Image.fromarray(pixels).save(project / "my_xrays" / name)
+    small = {"DEMO_IMAGES": 120, "VAL_FRACTION": 0.3, "IMG_SIZE": 64, "EPOCHS": 2, "MAX_VIS": 1, "CURVE_SAMPLES": 2}
+    settings = {**os.environ, **{name: str(value) for name, value in small.items()}, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(["bash", "-c", first_line()], cwd=project, env=settings, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    pages = sorted(path.name for path in (project / "overlays").rglob("*.png"))
+    assert len(pages) == 2, pages
+    assert "trained on drawn images alone; it has never seen an X-ray" in done.stdout
 
 
 WALKED: dict[str, str] = {}  # page -> how it ended

@@ -129,7 +129,7 @@ def predict(args: argparse.Namespace, device: torch.device, target: Target | Non
             place = row_of_file(Path(args.image), state)
             mark_origin(origin, state, place.found, place.is_drawn)
             files = ImageOutputs(target, args.save_mask, args.save_crop)
-            pages = overlay_writer(args, predictor, place.table, {}, limits) if args.save_overlay else None
+            pages = overlay_writer(args, predictor, place.table, {}, limits, origin) if args.save_overlay else None
             predict_image(predictor, place.table, files, origin, pages)
         else:
             predict_rows(args, predictor, masks, origin, target)
@@ -225,7 +225,7 @@ def predict_images(
         )
     if args.save_overlay:
         limits = thresholds_of(args, predictor.state)
-        pictures.append(overlay_writer(args, predictor, table, rows.boxes, limits))
+        pictures.append(overlay_writer(args, predictor, table, rows.boxes, limits, origin))
     # Last: Grad-CAM cuts the backbone by tracing it as it is written.
     if args.compile:
         compiled(predictor.model)
@@ -239,12 +239,16 @@ def overlay_writer(
     table: pd.DataFrame,
     boxes: dict[str, list[Box]],
     limits: Thresholds,
+    origin: dict[str, Any],
 ) -> OverlayWriter:
     """What makes the overlays."""
     # A model without a map of each class has Grad-CAM.
     cam = None if predictor.model.per_class else cam_of_files(predictor, args.map_size)
     count = min(args.max_vis or len(table), len(table))
-    return OverlayWriter(args.save_overlay, table, count, args.overlay_size, predictor.classes, limits, boxes, cam)
+    size = args.overlay_size
+    writer = OverlayWriter(args.save_overlay, table, count, size, predictor.classes, limits, boxes, cam)
+    writer.mark(origin)
+    return writer
 
 
 def evidence_outputs(

@@ -201,6 +201,7 @@ def facts(run: Run) -> list[tuple[str, object]]:
     predictions = run.block("predictions")
     # null where predictions of others do not say: unknown.
     contaminated = {True: "yes", False: "no"}.get(metrics["contaminated"])
+    kept = [("Share of pixels kept", predictions.get("keep_ratio"))] if run.has_mask else []
     return [
         ("Images", metrics["n_images"]),
         ("Patients", metrics.get("n_patients")),
@@ -211,7 +212,7 @@ def facts(run: Run) -> list[tuple[str, object]]:
         *input_files(metrics.get("inputs") or {}),
         ("Checkpoint", predictions.get("checkpoint")),
         ("Epoch", predictions.get("epoch")),
-        ("Share of pixels kept", predictions.get("keep_ratio")),
+        *kept,
         ("Versions", version_text(predictions.get("versions"))),
         ("Commit of the code that made this page", commit()),
         ("Command of the predictions", predictions.get("command")),

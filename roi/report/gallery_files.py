@@ -26,6 +26,7 @@ from roi.scoring.pictures import dropped_grey
 from roi.scoring.predictions import Predictions
 
 MAKE_MASKS = "infer_roi_consistency.py … --save_masks masks.npz, then evaluate.py … --masks masks.npz"
+MAKE_CAM = "infer_roi_consistency.py … --cam cam.npz, then evaluate.py … --masks cam.npz"
 GIVE_IMAGES = "make_report.py … --image_root DIR"
 
 
@@ -201,7 +202,8 @@ def read_evidence(run: Run, inputs: Block, names: list[str], wanted: set[str], n
     if isinstance(files, str):
         files = [files]
     read = partial(read_maps, images=names, wanted=shown)
-    maps = [read_optional(run, file, read, "masks", MAKE_MASKS, notes) for file in files]
+    what, command = ("masks", MAKE_MASKS) if run.has_mask else ("maps", MAKE_CAM)
+    maps = [read_optional(run, file, read, what, command, notes) for file in files]
     dropped = dropped_grey(run.block("predictions").get("args"))
     return Evidence([one for one in maps if one is not None], dropped)
 

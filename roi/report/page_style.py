@@ -43,7 +43,7 @@ nav a { margin-right:1rem; display:inline-block; padding:.15rem 0 }
   border-left:3px solid var(--line); background:var(--wash); padding:.6rem .9rem; color:var(--soft);
   max-width:none;
 }
-.cards { display:grid; grid-template-columns:repeat(auto-fit,minmax(150px,1fr)); gap:.75rem; margin:1.2rem 0 }
+.cards { display:grid; grid-template-columns:repeat(auto-fit,minmax(200px,1fr)); gap:.75rem; margin:1.2rem 0 }
 .card { border:1px solid var(--line); border-radius:6px; padding:.7rem .9rem }
 .card>span { display:block; font-size:.8rem; color:var(--soft) }
 .card b { font-size:1.5rem; font-weight:600; font-variant-numeric:tabular-nums }
@@ -147,9 +147,10 @@ dialog p { max-width:min(90vw,82vh,800px); font-size:.85rem }
 .try .cards { margin:.6rem 0; grid-template-columns:repeat(auto-fit,minmax(120px,1fr)) }
 .try table { min-width:0 }
 .studies {
-  display:grid; grid-template-columns:repeat(auto-fill,minmax(min(100%,460px),1fr)); gap:1rem;
+  display:grid; grid-template-columns:repeat(auto-fill,minmax(min(100%,340px),1fr)); gap:1rem;
   align-items:start;
 }
+@media (min-width:820px) { .studies .case:has(.view:nth-child(4)) { grid-column:span 2 } }
 .views { display:grid; grid-template-columns:repeat(auto-fit,minmax(105px,1fr)); gap:.5rem }
 .view { font-size:.78rem; line-height:1.35; max-width:256px }
 .view p { margin:.25rem 0 }
@@ -197,7 +198,10 @@ ELSEWHERE = """
   .cases.four { grid-template-columns:repeat(4,1fr) }
   .case { padding:.25rem }
   .case p { font-size:6.2pt; line-height:1.2; margin:.1rem 0 }
-  .studies { grid-template-columns:1fr 1fr; gap:.3rem }
+  .studies { grid-template-columns:repeat(3,1fr); gap:.3rem }
+  .views { grid-template-columns:repeat(auto-fit,minmax(60px,1fr)); gap:.2rem }
+  .view { font-size:6.2pt; line-height:1.2 }
+  tfoot { display:table-row-group }
   * { print-color-adjust:exact; -webkit-print-color-adjust:exact }
 }
 """

@@ -19,11 +19,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from roi.report.html import Interval
+from roi.report.panel_titles import FONT, titles_of
 
 # Okabe & Ito 2008, without the yellow that white paper swallows; told apart by line style too.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.2, 1.5)), (0, (5, 1.5, 1.2, 1.5)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+SMALL = 2.1  # inches, the width of one of the small multiples
 POINTS = 300  # of a curve: more than a panel of this size can show
 # The salt makes the same names of parts each time, so that the same data gives the same bytes. Names of findings may
 # hold a dollar sign, which begins no formula here.
@@ -57,6 +59,8 @@ AT_NIGHT = {
     "#e6e6e6": "#2b343d",
     "#333333": "#c9d1d9",
     "#555555": "#aab4be",
+    "#aaaaaa": "#7b8794",
+    "#bbbbbb": "#55606b",
 }
 
 
@@ -301,7 +305,12 @@ def steps(values: np.ndarray) -> np.ndarray:
 
 
 def small_multiples(
-    names: Sequence[str], curves: Sequence[Curve], ticks: str, *, diagonal: bool = False
+    names: Sequence[str],
+    curves: Sequence[Curve],
+    ticks: str,
+    *,
+    values: Sequence[str] | None = None,
+    diagonal: bool = False,
 ) -> list[bytes]:
     """A small panel a curve over 0..1, the others behind it in grey.
 
@@ -309,25 +318,34 @@ def small_multiples(
         names: above the panels.
         curves: one a panel.
         ticks: what the axes are, below each panel.
+        values: behind the names.
         diagonal: y = x drawn in grey.
     """
     # Grey curves tell where the others are, not their steps: the page holds each of them once a panel.
     few = max(12, 600 // max(len(curves), 1))
     greys = [thin(*values_of(curve), most=few) for curve in curves]
+    with matplotlib.rc_context(SETTINGS):
+        titles = titles_of(names, values or [""] * len(names), 0.96 * 72 * SMALL)
     panels = []
-    for n, (name, curve) in enumerate(zip(names, curves, strict=True)):
+    for n, curve in enumerate(curves):
         behind = greys[:n] + greys[n + 1 :]
-        panels.append(small_panel(name, curve, behind, ticks, diagonal))
+        panels.append(small_panel(titles[n], curve, behind, ticks, diagonal, any("\n" in title for title in titles)))
     return panels
 
 
 def small_panel(
-    name: str, curve: Curve, behind: Sequence[tuple[np.ndarray, np.ndarray]], ticks: str, diagonal: bool
+    title: str,
+    curve: Curve,
+    behind: Sequence[tuple[np.ndarray, np.ndarray]],
+    ticks: str,
+    diagonal: bool,
+    two_lines: bool,
 ) -> bytes:
-    """One of the small multiples."""
+    """One of the small multiples; `two_lines`: the title of one of them has two, so that all have the room."""
     with matplotlib.rc_context(SETTINGS):
-        figure = Figure(figsize=(2.1, 2.25))
-        axes = figure.add_axes((0.15, 0.2, 0.8, 0.68))
+        height = 2.38 if two_lines else 2.25
+        figure = Figure(figsize=(SMALL, height))
+        axes = figure.add_axes((0.15, 0.45 / height, 0.8, 1.53 / height))
         if diagonal:
             axes.plot((0, 1), (0, 1), color="#aaaaaa", linewidth=0.8)
         # One line for all of them, lifted between two.
@@ -343,7 +361,8 @@ def small_panel(
         axes.set_xticklabels(("0", ".5", "1"))
         axes.set_yticklabels(("0", ".5", "1"))
         axes.set_xlabel(ticks, fontsize=7.5, labelpad=2)
-        axes.set_title(short(name, 27), fontsize=9, pad=4)
+        # From the edge of the panel, not of its axes: there it is longer.
+        figure.text(0.02, 2.04 / height, title, fontproperties=FONT, linespacing=1.1)
         return svg(figure)
 
 

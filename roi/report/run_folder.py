@@ -10,7 +10,7 @@ from roi import run_paths
 from roi.errors import UserError
 from roi.report.html import Block, missing
 from roi.scoring.metrics_file import read_metrics
-from roi.training.metrics_log import COLUMNS
+from roi.training.metrics_log import COLUMNS, VIEW_LOSS
 
 OFFICIAL_TEST_IMAGES = 25596  # of ChestX-ray14, test_list.txt
 OF_SET = "val_auroc_"  # column of a data set, where the run has several
@@ -40,6 +40,16 @@ class Run:
         # The number alone: no other test set of this size is known.
         return self.metrics["n_images"] == OFFICIAL_TEST_IMAGES and not self.metrics.get("synthetic")
 
+    @property
+    def training_flags(self) -> Block:
+        """The flags of the model that was scored; {} of predictions of others."""
+        return (self.metrics.get("predictions") or {}).get("args") or {}
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether the model has a mask of its own, as far as is known: a model of studies has none."""
+        return "fusion" not in self.training_flags and self.training_flags.get("mask") != "none"
+
     def left_out(self, *blocks: str) -> str:
         """What is wrong with these blocks of metrics.json, for the page; "" where nothing is."""
         text = ""
@@ -65,9 +75,8 @@ def read_run(path: str | Path) -> Run:
     metrics, problems = read_metrics(file)
     folder = run_paths.run_folder(file)
     run = Run(folder, run_name(metrics, folder), metrics, None, "", str(file), problems)
-    training_flags = (metrics.get("predictions") or {}).get("args") or {}
     # The names of the README first; a log of another name is where the training flags say.
-    for log in (folder / "train_metrics.csv", folder / "metrics.csv", run.find(training_flags.get("log_csv"))):
+    for log in (folder / "train_metrics.csv", folder / "metrics.csv", run.find(run.training_flags.get("log_csv"))):
         if log is not None and log.is_file():
             attach_log(run, log)
             break
@@ -110,7 +119,7 @@ def read_log(path: Path) -> pd.DataFrame:
     if table.empty:
         raise UserError(f"{path}: is not a log of training: it has no row")
     # Columns of the user's own may hold anything; they are not shown, so they are not checked.
-    known = [name for name in map(str, table) if name in COLUMNS or name.startswith(OF_SET)]
+    known = [name for name in map(str, table) if name in (*COLUMNS, VIEW_LOSS) or name.startswith(OF_SET)]
     table = table[known]
     numbers = table.apply(pd.to_numeric, errors="coerce").astype(float)
     text = table.apply(lambda column: column.str.strip().str.lower())

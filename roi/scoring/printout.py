@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
+from roi.labels import NORMAL
 from roi.scoring import localization, prediction_sets
 from roi.scoring.challenge.view_groups import attribute_name
-from roi.text import decimal
+from roi.text import decimal, of_hundred, probability
 
+# What a rule of --threshold_rule makes largest.
+RULES = {"f1": "F1 is largest", "youden": "Youden's J is largest"}
 TRAINED_ON = {
     True: "CONTAMINATED: the checkpoint was trained on some of these images or patients; these are no test scores",
     False: "none of these images was trained on, nor another image of their patients",
@@ -67,6 +70,7 @@ def show_scores(result: dict[str, Any]) -> None:
     if result["classes_undefined"]:
         print(f"without both classes here, so undefined and not in the means: {', '.join(result['classes_undefined'])}")
     show_classes(result)
+    show_chosen(result)
     errors = []
     for method, values in result["calibration"]["methods"].items():
         error = four_digits(values["mean"]["ece"])
@@ -106,6 +110,41 @@ def show_classes(result: dict[str, Any]) -> None:
         positives = values.get("positives", "")
         scores = cells([with_interval(values[name]) for name in shown], 24)
         print(f"{c:{width}s}{positives:>10}{scores}")
+
+
+def show_chosen(result: dict[str, Any]) -> None:
+    """The threshold of each finding, where there are some, as a sentence."""
+    if not result["thresholds"]:
+        return
+    print(f"thresholds, {rule_words(result['thresholds'])}:")
+    for c, values in result["per_class"].items():
+        if c not in NORMAL:
+            print(f"  {threshold_sentence(c, values)}")
+
+
+def rule_words(chosen: dict[str, Any]) -> str:
+    """How thresholds were chosen: the block `thresholds` of metrics.json."""
+    rule, file = chosen.get("rule", "unknown"), chosen.get("file", "unknown")
+    what = RULES.get(rule, f"{rule} is best")
+    return f"where {what} on {file}"
+
+
+def threshold_sentence(finding: str, values: dict[str, Any]) -> str:
+    """From which probability on a finding is called present, and what came of it.
+
+    Args:
+        values: of its block in metrics.json.
+    """
+    threshold = values["threshold"]
+    if threshold is None:
+        return f"{finding}: no threshold, as the images that choose it do not both have it and lack it"
+    parts = []
+    found, spared = values["recall"]["value"], values["specificity"]["value"]
+    if found is not None:
+        parts.append(f"finds {of_hundred(found)} that have it")
+    if spared is not None:
+        parts.append(f"calls {of_hundred(1 - spared)} that do not")
+    return f"{finding}: from {probability(threshold)} on it is called present; {', and '.join(parts)}"
 
 
 def show_subgroups(blocks: dict[str, Any]) -> None:

@@ -6,14 +6,18 @@ Loads no torch: the report reads its columns.
 import csv
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from roi.errors import UserError
 from roi.files import atomic_write
 from roi.losses.loss_terms import TERMS
 from roi.progress import say
+from roi.scoring.metrics import VALIDATION_DECISIONS
 from roi.training.mask_verdict import MASK_CONTROLS
 
 COLUMNS = (
@@ -33,6 +37,8 @@ COLUMNS = (
     "seconds",
     "contaminated",
 )
+# The column of train_multiview.py beside COLUMNS: the term of single images.
+VIEW_LOSS = "loss_view"
 # On the console, to begin with.
 SHOWN = ("loss", "loss_full", "loss_consist", "loss_drop", "loss_locate", "mask_kept")
 
@@ -57,8 +63,7 @@ class MetricsLog:
         more: Sequence[str] = (),
     ) -> None:
         self.path = Path(path) if path else None
-        at = COLUMNS.index("val_auroc") + 1
-        self.columns = (*COLUMNS[:at], *more, *COLUMNS[at:])
+        self.columns = with_more(more)
         # The rows of the epochs that are done, as they stand in the file.
         self.lines = list(done or ())
         self.writer: Any = None
@@ -76,11 +81,12 @@ class MetricsLog:
         header = _csv_line(self.columns)
         if path.exists() and path.stat().st_size and not replace:
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-            self._check_continues(path, header, lines, new)
-            if lines[1:] == self.lines:
+            # Another header alone: a data set may be gone since, with images that cannot be read.
+            if not has_no_row(path):
+                self._check_continues(path, header, lines, new)
+            if lines == [header, *self.lines]:
                 return  # the same file goes on, and so does a `tail -f` on it
-        with atomic_write(path) as file:
-            file.writelines(f"{line}\n" for line in (header, *self.lines))
+        _write(path, (header, *self.lines))
 
     def _check_continues(self, path: Path, header: str, lines: list[str], new: bool) -> None:
         """UserError unless the lines of a file are those of this run."""
@@ -136,11 +142,68 @@ class MetricsLog:
             raise UserError(f"{path}: cannot be written ({error.strerror}); then go on with --resume auto") from error
 
 
+def with_more(columns: Sequence[str]) -> tuple[str, ...]:
+    """COLUMNS, and those of a run after val_auroc."""
+    at = COLUMNS.index("val_auroc") + 1
+    return (*COLUMNS[:at], *columns, *COLUMNS[at:])
+
+
+def validation_columns(datasets: np.ndarray | None, decisions: bool) -> list[str]:
+    """Columns of a run that validates.
+
+    Args:
+        datasets: of each validation row, where there are several
+        decisions: whether it counts right and wrong ones
+    """
+    columns = [] if datasets is None else [f"val_auroc_{name}" for name in sorted(set(datasets))]
+    return [*columns, *(VALIDATION_DECISIONS if decisions else ())]
+
+
+@contextmanager
+def early_log(path: str | None, columns: Sequence[str], done: Sequence[str]) -> Iterator[None]:
+    """A metrics CSV while a run is set up, with an hour of decoding perhaps: `tail -F` finds it from the first second.
+
+    A file that is there stays as it is. One that was made here is removed where the set-up ends by an error: a run that
+    is refused leaves nothing.
+
+    Args:
+        columns: of this run beside COLUMNS
+        done: the rows that a checkpoint remembers
+    """
+    new = Path(path) if path and not Path(path).exists() else None
+    if new:
+        _write(new, (_csv_line(with_more(columns)), *done))
+    try:
+        yield
+    except BaseException:
+        if new:
+            new.unlink(missing_ok=True)
+        raise
+
+
+def has_no_row(path: str | Path) -> bool:
+    """Whether a file is the header of a metrics CSV and no more, of a run that was killed before its first epoch ended.
+
+    Nothing is lost with it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return False
+    with open(path, encoding="utf-8", errors="replace") as file:
+        first, second = file.readline(), file.readline()
+    return not second and first.startswith(_csv_line(COLUMNS[:3]) + ",")
+
+
 def hours_of(columns: Sequence[str], lines: Sequence[str]) -> float:
     """The hours in rows of a metrics CSV; `seconds` stands at the same place from the end in all of them."""
     place = list(columns).index("seconds") - len(columns)
     seconds = [float(line.split(",")[place] or 0) for line in lines]
     return round(sum(seconds) / 3600, 4)
+
+
+def _write(path: Path, lines: Sequence[str]) -> None:
+    with atomic_write(path) as file:
+        file.writelines(f"{line}\n" for line in lines)
 
 
 def _cell(value: Any) -> str:

@@ -6,6 +6,7 @@ as a small dataclass (flags.select_flags).
 
 import argparse
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,6 @@ from roi.models.backbones import IMAGENET, classifier_layer, normalisation_of, s
 from roi.models.compile import compiled, recomputed
 from roi.models.roi_model import LEARNED, ModelOptions, RoiModel, build_model
 from roi.progress import say
-from roi.scoring.metrics import VALIDATION_DECISIONS
 from roi.training import checkpoint
 from roi.training.checkpoint import Checkpoint
 from roi.training.device import explain_error, pick_device, pick_dtype
@@ -34,13 +34,13 @@ from roi.training.flags import resolve_augment, select_flags
 from roi.training.frozen_features import check_head
 from roi.training.loaders import LoaderFlags, Loaders, make_loaders, names_of_batch, training_targets
 from roi.training.loop import LossesFn
-from roi.training.metrics_log import MetricsLog
+from roi.training.metrics_log import MetricsLog, early_log, validation_columns
 from roi.training.objective import LabelLossFlags, TermsOfBatch, WeightFlags, loss_weights, make_label_loss
 from roi.training.optim import EMA, Schedule, learn_only, make_optimizer
 from roi.training.preflight.first_lines import FirstLinesFlags, Work, say_first_lines
 from roi.training.preflight.forecast import Forecast
 from roi.training.rows import RowFlags, Rows, check_sampler, check_validated, choose_rows, match_data, write_validation
-from roi.training.start import Start, StartFlags, find_start, pretrained, remember_seen, say_seen_before
+from roi.training.start import Start, StartFlags, find_start, load_weights, pretrained, remember_seen, say_seen_before
 from roi.training.training_run import TrainingRun
 
 
@@ -81,23 +81,22 @@ def build_training_run(
         checkpoint.same_rows(start.checkpoint, describe_run(flags, rows, start), start.path)
     first_weights = pretrained(args.weights, "new_head" in args, start)
     say_seen_before("--weights", first_weights, rows, args.image_root)
-    model = make_model(args, rows.classes, mask, start).to(device)
-    set_trainable(args, model, without, start)
-    reading = select_flags(LoaderFlags, args)
-    loaders = make_loaders(rows, reading, model, args.freeze_backbone, device, dtype, Path(args.save), args.seed)
-    # Which stride 0 stands for depends on the backbone; a checkpoint says what it was.
-    flags["map_stride"] = args.map_stride = model.stages.finest if model.stages else 0
-    meta = describe_run(flags, rows, start)
-    if start.checkpoint:
-        checkpoint.same_rows(start.checkpoint, meta, start.path)
-    remember_seen(meta, first_weights or start.checkpoint)
-    load_start_weights(model, meta, start)
-    balance = loss_weights(select_flags(WeightFlags, args), model, without, device)
-    targets = partial(training_targets, rows.train, rows.classes, reading, args.seed)
-    losses_fn = make_losses_fn(args, targets, learns_evidence(args, mask), device)
-    run = assemble(args, model, rows, loaders, losses_fn, balance, meta, device, dtype)
-    # Every process has looked at what is there.
-    distributed.barrier()
+    with log_from_here(args, rows, start):
+        model = make_model(args, rows.classes, mask, start).to(device)
+        set_trainable(args, model, without, start)
+        reading = select_flags(LoaderFlags, args)
+        loaders = make_loaders(rows, reading, model, args.freeze_backbone, device, dtype, Path(args.save), args.seed)
+        # Which stride 0 stands for depends on the backbone; a checkpoint says what it was.
+        flags["map_stride"] = args.map_stride = model.stages.finest if model.stages else 0
+        meta = describe_run(flags, rows, start)
+        if start.checkpoint:
+            checkpoint.same_rows(start.checkpoint, meta, start.path)
+        remember_seen(meta, first_weights or start.checkpoint)
+        load_weights(model, meta, start)
+        balance = loss_weights(select_flags(WeightFlags, args), model, without, device)
+        targets = partial(training_targets, rows.train, rows.classes, reading, args.seed)
+        losses_fn = make_losses_fn(args, targets, learns_evidence(args, mask), device)
+        run = assemble(args, model, rows, loaders, losses_fn, balance, meta, device, dtype)
     # Files are opened by the run, once signals are answered by a checkpoint.
     run.begin = partial(open_files, run, args, rows, start.resumed)
     if start.resumed:
@@ -105,16 +104,6 @@ def build_training_run(
         more = f", and {run.sampler.start} batches of the next" if run.sampler.start else ""
         print(f"resumed {start.path}: {run.epoch} of {args.epochs} epochs are done{more}")
     return run
-
-
-def load_start_weights(model: RoiModel, meta: Checkpoint, start: Start) -> None:
-    """Give the model the weights of the stage before, and note in `meta` which they are."""
-    begun_from = start.begun_from
-    if begun_from:
-        meta["begun_from"] = begun_from
-    if start.stage_before and start.weights:
-        checkpoint.load_parts(model, start.weights, start.path)
-        print(f"stage 2 begins from {start.path}, epoch {start.stage_before['epoch']}")
 
 
 def assemble(  # noqa: PLR0913  # each part is made elsewhere
@@ -386,13 +375,23 @@ def open_files(
     if distributed.rank() != 0:
         return
     run.forecast = Forecast(steps, args.epochs, args.warmup_epochs)
-    more = [*columns]
-    if run.datasets is not None:
-        more += [f"val_auroc_{name}" for name in sorted(set(run.datasets))]
-    if args.val_decisions and rows.val is not None:
-        more += VALIDATION_DECISIONS
     done = resumed["log"] if resumed else None
-    run.log = MetricsLog(args.log_csv, done, args.tensorboard, args.overwrite, more)
+    run.log = MetricsLog(args.log_csv, done, args.tensorboard, args.overwrite, log_columns(args, rows, columns))
     # With test images among them they would choose nothing.
     if rows.val is not None and not args.val_csv and not rows.contaminated:
         write_validation(rows.val, checkpoint.val_path(run.save))
+
+
+def log_columns(args: argparse.Namespace, rows: Rows, more: Sequence[str] = ()) -> list[str]:
+    """Columns of the metrics CSV beside those of every run."""
+    return [*more, *validation_columns(rows.val_datasets, args.val_decisions and rows.val is not None)]
+
+
+def log_from_here(
+    args: argparse.Namespace, rows: Rows, start: Start, more: Sequence[str] = ()
+) -> AbstractContextManager[None]:
+    """The metrics CSV is there while weights are fetched and images decoded."""
+    # Every process has looked at what is there.
+    distributed.barrier()
+    done = start.resumed["log"] if start.resumed else ()
+    return early_log(args.log_csv if distributed.rank() == 0 else None, log_columns(args, rows, more), done)

@@ -11,9 +11,11 @@ from roi.data.identity import trained_on
 from roi.errors import UserError
 from roi.files import refuse_existing
 from roi.models import exported
+from roi.models.roi_model import RoiModel
 from roi.models.weights import read_tensors
 from roi.training import checkpoint
 from roi.training.checkpoint import Checkpoint, best_path, val_path
+from roi.training.metrics_log import has_no_row
 from roi.training.rows import Rows
 
 
@@ -38,7 +40,8 @@ class StartFlags:
         """Nothing that is there is replaced unless --overwrite says so."""
         save = Path(self.save)
         held_out = None if self.val_csv else val_path(save)
-        refuse_existing(*more, best_path(save), self.log_csv, held_out, overwrite=self.overwrite)
+        log = None if self.log_csv and has_no_row(self.log_csv) else self.log_csv
+        refuse_existing(*more, best_path(save), log, held_out, overwrite=self.overwrite)
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,16 @@ def has_begun(flags: StartFlags, before: Checkpoint) -> bool:
             "or replace it with --overwrite"
         )
     return True
+
+
+def load_weights(model: RoiModel, meta: Checkpoint, start: Start) -> None:
+    """Give the model the weights of the stage before, and note in `meta` which they are."""
+    begun_from = start.begun_from
+    if begun_from:
+        meta["begun_from"] = begun_from
+    if start.stage_before and start.weights:
+        checkpoint.load_parts(model, start.weights, start.path)
+        print(f"stage 2 begins from {start.path}, epoch {start.stage_before['epoch']}")
 
 
 def pretrained(weights: str, new_head: bool, start: Start) -> Checkpoint | None:

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import one_line_error, run
 from PIL import Image, ImageFont
@@ -13,6 +14,7 @@ from tiny_checkpoint import CLASSES, draw, save_checkpoint
 from roi.errors import UserError
 from roi.inference.pictures import overlay
 from roi.inference.pictures.overlay import OUTLINE, Case, ShownFinding, page, panel_size, wrapped
+from roi.inference.pictures.overlay_writer import OverlayWriter
 from roi.inference.thresholds import Thresholds, default_thresholds, given_thresholds, read_thresholds
 from roi.scoring import prediction_sets
 
@@ -97,6 +99,23 @@ def test_what_has_no_panel_is_named() -> None:
     assert page(case, 400).width == 3 * 400 + 2 * overlay.GAP
     unmapped = dataclasses.replace(CASE, findings=[ShownFinding("Mass", 0.81, 0.3, None)])
     assert "above their thresholds: Mass 0.81" in words(unmapped)
+
+
+@pytest.mark.parametrize(
+    ("origin", "said"),
+    [
+        ({"trained_on_synthetic": True}, "has seen drawn images alone; this page says nothing about a patient"),
+        ({"synthetic": True}, "a drawn image, no X-ray"),
+        ({}, ""),
+    ],
+)
+def test_a_page_says_itself_what_is_drawn(origin: dict[str, bool], said: str, tmp_path: Path) -> None:
+    table = pd.DataFrame({"image": ["a.png"], "path": ["a.png"], "contaminated": [False]})
+    limits = default_thresholds(["Mass"])
+    writer = OverlayWriter(tmp_path / "pages", table, 1, 0, ["Mass"], limits, {})
+    writer.mark(origin)
+    text = words(dataclasses.replace(CASE, synthetic=writer.synthetic))
+    assert said in text and ("SYNTHETIC" in text) == bool(said)
 
 
 def test_lines_are_never_wider_than_the_page() -> None:
@@ -204,7 +223,7 @@ def test_an_overlay_of_one_image_is_a_file_and_is_no_image_of_the_next_run(scans
     draw(tmp_path / "mine" / "a.png", 1)
     inside = ("--images", tmp_path / "mine", "--save_overlay", tmp_path / "mine" / "overlays")
     for more in ((), ("--overwrite",)):
-        assert "overlays of 1 images" in run(*infer(model, *inside, *more))
+        assert "overlays of 1 image;" in run(*infer(model, *inside, *more))
     assert "exists" in one_line_error(*infer(model, *inside))
 
 

@@ -17,6 +17,7 @@ from roi.report.case_pictures import SIZE, add_boxes
 from roi.report.gallery_files import NotThere, Scored, locate_below, read_scored
 from roi.report.glossary import WORDS, hint
 from roi.report.html import esc
+from roi.report.panel_titles import titles_of, width_of
 from roi.report.run_folder import read_run
 from roi.report.sections.cases import Gallery, four_cases, read_gallery, verdict
 from roi.report.sections.thresholds import STEPS, counts_of, threshold_slider
@@ -178,6 +179,18 @@ def test_each_finding_has_its_panel(made: Path) -> None:
     curves = [plots.Curve(str(n), [0, 0.5, 1], [0, 0.1 * n, 1]) for n in range(4)]
     panels = plots.small_multiples(list("abcd"), curves, "x")
     assert len(panels) == 4 and all(panel.count(plots.PALETTE[0].lower().encode()) >= 1 for panel in panels)
+
+
+def test_a_title_is_broken_before_it_is_cut() -> None:
+    width = 145.0
+    names = ["Mass", "Enlarged Cardiomediastinum", "Calcification of the Abdominal Aorta", "x" * 90, "a b " * 40]
+    titles = titles_of(names, ["0.926"] * len(names), width)
+    assert titles[0] == "Mass 0.926" and titles[1].split() == ["Enlarged", "Cardiomediastinum", "0.926"]
+    assert titles[2].split() == [*names[2].split(), "0.926"]
+    for title in titles:
+        lines = title.split("\n")
+        assert len(lines) <= 2 and title.endswith("0.926") and max(map(width_of, lines)) <= width
+    assert "…" in titles[3] and "…" in titles[4]
 
 
 def test_one_epoch_is_labelled_once_and_as_a_whole_number() -> None:

@@ -170,6 +170,33 @@ def test_a_run_of_studies_has_the_name_of_its_fusion(tmp_path: Path) -> None:
     assert run_name({"predictions": {"args": args}}, tmp_path) == "studies, attention"
 
 
+def test_nothing_is_proposed_that_a_run_of_studies_refuses(whole: Path, tmp_path: Path) -> None:
+    """Such a model has no mask of its own: infer_roi_consistency.py refuses --class_masks and --save_masks for it."""
+
+    def change(data: dict[str, Any]) -> None:
+        args = data["predictions"]["args"]
+        args |= {"fusion": "attention", "mask": "none"}
+        del data["localization"], data["faithfulness"]
+        data["inputs"] |= {"masks": None, "bbox_csv": None}
+        data["predictions"]["keep_ratio"] = 1.0
+
+    run = changed_run(whole, tmp_path, change)
+    text = page([run], count=4)
+    parts = sections(text)
+    for section in ("localisation", "faithfulness", "gallery"):
+        assert "class_masks" not in parts[section] and "--save_masks" not in parts[section], parts[section]
+    assert "--cam cam.npz" in parts["localisation"] and "--cam cam.npz" in parts["gallery"]
+    assert "Share of pixels kept" not in text
+
+
+def test_a_calibration_error_outside_its_interval_is_explained(whole: Path, tmp_path: Path) -> None:
+    def change(data: dict[str, Any]) -> None:
+        data["long_tail"]["challenge"]["mece"] = {"value": 0.021, "low": 0.022, "high": 0.029}
+
+    said = "lies below its own interval"
+    assert said in long_tail(changed_run(whole, tmp_path, change)) and said not in long_tail(read_run(whole))
+
+
 def test_grad_cam_has_one_name_on_the_page() -> None:
     maps = Maps(["a.png"], CLASSES[:1], {"cam": np.zeros((1, 1, 2, 2), np.float32)}, {}, 1.0, {})
     for section in (cases, studies_section):

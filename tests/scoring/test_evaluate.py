@@ -18,6 +18,8 @@ from roi.data.boxes import read_boxes
 from roi.errors import UserError
 from roi.labels import LABELS
 from roi.scoring import bootstrap, faithfulness, predictions, summary
+from roi.scoring.printout import threshold_sentence
+from roi.text import of_hundred, probability
 
 CLASSES = ["Mass", "Edema"]
 
@@ -100,6 +102,30 @@ class Case:
 @pytest.fixture
 def case(tmp_path: Path) -> Case:
     return Case(tmp_path)
+
+
+def test_thresholds_are_sentences(case: Case, tmp_path: Path) -> None:
+    """The counts of a sentence are those of the images, at the threshold that stands in it."""
+    validation = Case(tmp_path, first=5000, seed=1)
+    chosen = ("--threshold_preds", validation.preds, "--threshold_csv", validation.csv)
+    result = case.evaluate(*chosen, resamples=0)
+    assert f"thresholds, where F1 is largest on {validation.preds}:" in case.said
+    for j, name in enumerate(CLASSES):
+        threshold = result["per_class"][name]["threshold"]
+        target, called = case.target[case.known(j), j] == 1, case.prob[case.known(j), j] >= threshold
+        found, false = (round(100 * called[group].mean()) for group in (target, ~target))
+        numbers = f"finds {found} of 100 that have it, and calls {false} of 100 that do not"
+        assert f"  {name}: from {threshold:.2f} on it is called present; {numbers}\n" in case.said
+    assert "-0.000" not in case.said
+    nothing = {"threshold": None, "recall": {"value": None}, "specificity": {"value": None}}
+    assert threshold_sentence("Hernia", nothing).startswith("Hernia: no threshold, as ")
+
+
+def test_a_share_is_called_all_or_none_where_it_is() -> None:
+    shares = {0.0: "0 of 100", 0.001: "fewer than 1 of 100", 0.824: "82 of 100", 0.999: "more than 99 of 100"}
+    assert {share: of_hundred(share) for share in shares} == shares and of_hundred(1.0) == "100 of 100"
+    for value, text in {0.314: "0.31", 0.0: "0.00", 0.0042: "0.0042", 0.01: "0.010", 1.0: "1.00"}.items():
+        assert probability(value) == text
 
 
 def test_scores_and_where_they_come_from(case: Case) -> None:

@@ -46,6 +46,7 @@ class Case:
     map_name: str  # what the maps are: "map", "Grad-CAM"
     thresholds: str  # where they come from
     contaminated: bool
+    synthetic: str = ""  # what is drawn, the image or all that the model has seen
 
 
 def page(case: Case, longest: int) -> Image.Image:
@@ -88,6 +89,9 @@ def _words(case: Case) -> list[tuple[str, tuple[int, int, int]]]:
     lines = [(case.image, TEXT)]
     if case.contaminated:
         lines.append((CONTAMINATED, ALARM))
+    # A picture goes its own way: what the console said is not beside it.
+    if case.synthetic:
+        lines.append((case.synthetic, ALARM))
     if not case.findings:
         lines.append((f"no finding above its threshold ({case.next_finding})", TEXT))
     # A model of one mask for all classes has no map to show.

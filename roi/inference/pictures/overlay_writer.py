@@ -6,6 +6,7 @@ Letters: K classes, m x n the cells of a map.
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,11 @@ from roi.inference.thresholds import Thresholds
 from roi.scoring.pictures import file_stems, save_png
 
 PNG = ".png"
+# Keys of the origin of predictions -> what a page says then.
+SYNTHETIC = {
+    "synthetic": "SYNTHETIC: a drawn image, no X-ray",
+    "trained_on_synthetic": "SYNTHETIC: the model has seen drawn images alone; this page says nothing about a patient",
+}
 
 
 def is_one_page(target: str | Path | None) -> bool:
@@ -75,8 +81,13 @@ class OverlayWriter:
         self.thresholds = thresholds
         self.boxes = boxes
         self.cam = cam
+        self.synthetic = ""
         # Of the whole table, so that the name of a picture does not depend on how many are made.
         self.stems = file_stems(table["image"])
+
+    def mark(self, origin: Mapping[str, Any]) -> None:
+        """Let each page say what the predictions of this origin must not be taken for."""
+        self.synthetic = next((text for key, text in SYNTHETIC.items() if origin.get(key)), "")
 
     def write(self, outcome: Outcome) -> None:
         """The page of an image, if it is among the first; `outcome.row` counts in the whole table."""
@@ -115,6 +126,7 @@ class OverlayWriter:
             map_name="map" if self.cam is None else "Grad-CAM",
             thresholds=self.thresholds.source,
             contaminated=bool(outcome.record.get("contaminated")),
+            synthetic=self.synthetic,
         )
 
     def nearest(self, prob: np.ndarray) -> str:
@@ -134,6 +146,7 @@ class OverlayWriter:
         """
         # Those that could not be read have none.
         made = len(set(self.table["image"].iloc[: self.count]) & set(predicted))
-        print(f"{self.target}: overlays of {made:,} images; findings are shown from: {self.thresholds.source}")
+        images = "1 image" if made == 1 else f"{made:,} images"
+        print(f"{self.target}: overlays of {images}; findings are shown from: {self.thresholds.source}")
         if not is_one_page(self.target):
             mark_images(self.target, self.table.iloc[: self.count], predicted)

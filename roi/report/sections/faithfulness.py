@@ -31,8 +31,8 @@ def faithfulness(run: Run) -> str:
     block = run.block("faithfulness")
     if not block:
         return missing(
-            "No faithfulness: the predictions have no drop view (a model without a mask).",
-            "infer_roi_consistency.py with a checkpoint that has a mask",
+            "No faithfulness: it asks what is left of the skill without what a mask keeps, and these predictions are "
+            "of a model without a mask."
         )
     text = skill_by_view(run.metrics["mean"])
     text += drops(block, run.metrics["per_class"])

@@ -62,6 +62,7 @@ MAKE_MAPS = (
     "infer_roi_consistency.py … --class_masks class_masks.npz --save_masks masks.npz, then "
     "evaluate.py … --masks class_masks.npz masks.npz --bbox_csv BBox_List_2017.csv"
 )
+MAKE_CAM = "infer_roi_consistency.py … --cam cam.npz, then evaluate.py … --masks cam.npz --bbox_csv BOXES.csv"
 OFFICIAL_BOXES = 984  # of ChestX-ray14, BBox_List_2017.csv
 PUBLISHED_ROWS = "Published rows: mean over the 8 findings with boxes."
 WITHOUT_PUBLISHED = (
@@ -77,7 +78,10 @@ def localisation(run: Run) -> str:
     """The findings' own maps beside what they must beat, then every map beside published figures."""
     block = run.block("localization")
     if not block:
-        return missing("No localisation was computed.", MAKE_MAPS)
+        if run.has_mask:
+            return missing("No localisation was computed.", MAKE_MAPS)
+        why = "No localisation was computed: this model has no mask and no map of its own, but Grad-CAM can be scored."
+        return missing(why, MAKE_CAM)
     sources = block["sources"]
     parts = provenance(block)
     # null where metrics.json compares no map of this model with its controls.

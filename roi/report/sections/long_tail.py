@@ -76,7 +76,18 @@ def challenge_figures(block: Block) -> str:
         f"Means over {scored} classes that have positives and negatives here ({left_out} left out). Bins of classes "
         f"and the {bins} bins of the calibration error are ours: the challenge published none."
     )
+    if lies_below(found.get("mece")):
+        text += (
+            " The calibration error lies below its own interval: images drawn with replacement are fewer different "
+            "ones, whose bins are further off."
+        )
     return f'<div class="cards">{cards}</div>' + note(text)
+
+
+def lies_below(score: Interval | None) -> bool:
+    """Whether a score is less than the lower end of its interval."""
+    value, low = ((score or {}).get(key) for key in ("value", "low"))
+    return value is not None and low is not None and value < low
 
 
 def bin_table(block: Block) -> str:

@@ -27,6 +27,7 @@ from roi.report.plots import Curve
 from roi.report.run_folder import EVALUATE, OFFICIAL_TEST_IMAGES, Run
 from roi.report.sections.thresholds import threshold_slider
 from roi.report.source_names import source_name
+from roi.scoring.printout import rule_words
 
 TRAINED_ON = {
     True: "the checkpoint was trained on some of them",
@@ -169,10 +170,13 @@ def per_finding(run: Run, scored: Scored | NotThere) -> str:
             text += missing(f"{title}: metrics.json holds none.", EVALUATE)
             continue
         text += f"<h3>{esc(title)}</h3>" + note("One panel a finding, in blue; grey: the other findings.")
-        names = [panel_name(curve.name, per_class[curve.name].get(AREAS[key])) for curve in curves]
-        short = [Curve(plots.short(curve.name), curve.x, curve.y) for curve in curves]
-        drawn = plots.small_multiples(names, short, f"{xlabel}; up: {ylabel}", diagonal=key == "roc")
-        panels = [(panel, f"{title} of {name}") for panel, name in zip(drawn, names, strict=True)]
+        names = [curve.name for curve in curves]
+        areas = [area_text(per_class[name].get(AREAS[key])) for name in names]
+        axes = f"{xlabel}; up: {ylabel}"
+        drawn = plots.small_multiples(names, curves, axes, values=areas, diagonal=key == "roc")
+        panels = []
+        for panel, name, area in zip(drawn, names, areas, strict=True):
+            panels.append((panel, f"{title} of {name} {area}".rstrip()))
         text += figures(panels, "figures small")
     return text
 
@@ -217,9 +221,7 @@ def delong_limits(v: Interval | None) -> object:
 
 def thresholds_and_micro(metrics: Block) -> str:
     """Where the thresholds come from, and what they give over all cells of the table of labels."""
-    chosen = metrics.get("thresholds") or {}
-    rule, file = chosen.get("rule", "unknown rule"), chosen.get("file", "unknown")
-    text = note(f"Thresholds: {rule}, chosen on {file}.")
+    text = note(f"Thresholds: {rule_words(metrics.get('thresholds') or {})}.")
     micro = metrics.get("micro") or {}
     if micro:
         heads = list(map(score_name, micro))
@@ -242,7 +244,7 @@ def curves_of(per_class: Block, key: str) -> list[Curve]:
     return curves
 
 
-def panel_name(finding: str, area: Interval | None) -> str:
-    """The finding, and the area below its curve."""
+def area_text(area: Interval | None) -> str:
+    """The area below a curve; "" where it is not known."""
     value = (area or {}).get("value")
-    return f"{plots.short(finding, 19)} {format_number(value)}" if is_finite(value) else plots.short(finding, 27)
+    return format_number(value) if is_finite(value) else ""

@@ -5,12 +5,13 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from roi import run_paths
 from roi.report import plots
 from roi.report.html import Drawing, banner, figures, missing, note
 from roi.report.plots import Curve
 from roi.report.run_folder import OF_SET, Run
 from roi.training.mask_verdict import MASK_CONTROLS, UNIFORM_BORDER, complaints
-from roi.training.metrics_log import TERMS
+from roi.training.metrics_log import TERMS, VIEW_LOSS
 
 
 class Panel(NamedTuple):
@@ -22,9 +23,10 @@ class Panel(NamedTuple):
 TERM_LOSSES = {f"loss_{term}": term for term in TERMS}
 TERM_WEIGHTS = {f"w_{term}": term for term in TERMS}
 BORDER = f"kept pixels in the outer tenth ({UNIFORM_BORDER} of a uniform mask)"
+WEIGHTS = Panel("Weights of the losses", TERM_WEIGHTS, log=True)
 PANELS = (
-    Panel("Losses", {"loss": "total", **TERM_LOSSES, "val_loss": "validation"}, log=True),
-    Panel("Weights of the losses", TERM_WEIGHTS, log=True),
+    Panel("Losses", {"loss": "total", **TERM_LOSSES, VIEW_LOSS: "single images", "val_loss": "validation"}, log=True),
+    WEIGHTS,
     Panel("Area of the mask", {"mask_mean": "soft, mean", "mask_kept": "hard, kept"}),
     Panel("AUROC of the crop", {"crop_auroc": "what the mask keeps", "blobs_auroc": "random blobs of its area"}),
     Panel(
@@ -42,10 +44,13 @@ def training(run: Run) -> str:
         if run.log_problem:
             why = f"{run.log_problem}."
         return missing(why, f"train_roi_consistency.py … --log_csv {run.folder}/train_metrics.csv")
-    shown, absent = [], []
+    shown, absent, fixed = [], [], ""
     for panel in (*PANELS, validation_panel(log)):
         curves = curves_of(log, panel.columns)
-        if curves:
+        if panel is WEIGHTS and curves and not any(changes(curve) for curve in curves):
+            weights = ", ".join(f"{curve.name} {last_value(curve)}" for curve in curves)
+            fixed = f" Weights of the losses, in each epoch: {weights}."
+        elif curves:
             shown.append(draw_panel(panel, curves))
         else:
             absent.append(panel.title)
@@ -56,8 +61,10 @@ def training(run: Run) -> str:
     for complaint in complaints(last_controls(log)):
         text += banner(f"In the last epoch {complaint}.")
     text += figures(shown)
+    drawn = "Losses" if fixed else "Losses and weights"
     text += note(
-        f"{len(log)} epochs, from {run.log_file}. Losses and weights on a logarithmic axis (a value of 0 is not drawn)."
+        f"{len(log)} epochs, from {run_paths.portable(run.log_file, run.folder / 'report.html')}. "
+        f"{drawn} on a logarithmic axis (a value of 0 is not drawn).{fixed}"
     )
     if absent:
         text += missing(
@@ -85,6 +92,11 @@ def curves_of(log: pd.DataFrame, columns: dict[str, str]) -> list[Curve]:
         if column in log and log[column].notna().any():
             curves.append(Curve(name, epochs, numbers(log[column]), dots=True))
     return curves
+
+
+def changes(curve: Curve) -> bool:
+    """Whether it has more than one value: weights that do not are said in words."""
+    return len({value for value in curve.y if value is not None}) > 1
 
 
 def draw_panel(panel: Panel, curves: list[Curve]) -> Drawing:

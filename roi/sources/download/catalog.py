@@ -233,6 +233,7 @@ CATALOG: dict[str, DataSet] = {
         steps=physionet.steps("vindr", "vindr-cxr/1.0.0"),
         editions=(Edition(VINDR_TABLES, 18_000, ("train", "test"), ".dicom"),),
         project="vindr-cxr/1.0.0",
+        spellings=("vindrcxr", "vindr-cxr"),
     ),
     "vinbigdata": DataSet(
         title="VinBigData Chest X-ray Abnormalities Detection",

@@ -13,8 +13,7 @@ from roi.losses.objectives import LabelLoss
 from roi.losses.terms import bce
 from roi.models.fusion import StudyModel
 from roi.models.roi_model import RoiModel
-
-VIEW_LOSS = "loss_view"  # the term of single images, and its column of the metrics CSV
+from roi.training.metrics_log import VIEW_LOSS
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,10 @@ from roi.training.checkpoint import Checkpoint
 from roi.training.device import explain_error, pick_device, pick_dtype
 from roi.training.flags import resolve_augment, select_flags
 from roi.training.loaders import LoaderFlags, Loaders
+from roi.training.metrics_log import VIEW_LOSS
 from roi.training.multiview.flags import DEFAULTS
 from roi.training.multiview.loaders import StudyFlags, StudyReader, check_studies, make_study_loaders
-from roi.training.multiview.objective import VIEW_LOSS, StudyTerms
+from roi.training.multiview.objective import StudyTerms
 from roi.training.objective import LabelLossFlags, make_label_loss
 from roi.training.optim import learn_only
 from roi.training.rows import RowFlags, Rows, choose_rows
@@ -36,6 +37,7 @@ from roi.training.setup import (
     check_flags,
     checkpoint_args,
     describe_run,
+    log_from_here,
     open_files,
     resolve_from_start,
 )
@@ -71,24 +73,23 @@ def build_study_run(args: argparse.Namespace, device: torch.device) -> TrainingR
     check_studies(rows, study_flags.union)
     first_weights = image_model or pretrained(args.weights, "new_head" in args, start)
     say_seen_before("--init" if image_model else "--weights", first_weights, rows, args.image_root)
-    model = make_study_model(args, rows.classes, start, query_file).to(device)
-    reader = StudyReader(select_flags(LoaderFlags, args), study_flags, device)
-    loaders = make_study_loaders(rows, reader, model, Path(args.save), args.seed)
-    meta = describe_study_run(describe_run(flags, rows, start), rows, image_model, start)
-    remember_seen(meta, first_weights or start.resumed)
-    if start.resumed:
-        checkpoint.same_rows(start.resumed, meta, start.path)
-    losses_fn = StudyTerms(
-        make_label_loss(select_flags(LabelLossFlags, args), partial(targets_of, loaders), device),
-        augment_of(args),
-        args.seed,
-        args.view_weight,
-    )
-    balance = FixedWeights({"full": 1.0, VIEW_LOSS: args.view_weight})
-    run = assemble(args, model, rows, loaders, losses_fn, balance, meta, device, dtype)
+    with log_from_here(args, rows, start, [VIEW_LOSS]):
+        model = make_study_model(args, rows.classes, start, query_file).to(device)
+        reader = StudyReader(select_flags(LoaderFlags, args), study_flags, device)
+        loaders = make_study_loaders(rows, reader, model, Path(args.save), args.seed)
+        meta = describe_study_run(describe_run(flags, rows, start), rows, image_model, start)
+        remember_seen(meta, first_weights or start.resumed)
+        if start.resumed:
+            checkpoint.same_rows(start.resumed, meta, start.path)
+        losses_fn = StudyTerms(
+            make_label_loss(select_flags(LabelLossFlags, args), partial(targets_of, loaders), device),
+            augment_of(args),
+            args.seed,
+            args.view_weight,
+        )
+        balance = FixedWeights({"full": 1.0, VIEW_LOSS: args.view_weight})
+        run = assemble(args, model, rows, loaders, losses_fn, balance, meta, device, dtype)
     run.unit = "study"
-    # Every process has looked at what is there.
-    distributed.barrier()
     run.begin = partial(open_files, run, args, rows, start.resumed, [VIEW_LOSS])
     if start.resumed:
         run.resume(start.resumed)

@@ -27,8 +27,9 @@ from roi.training import setup
 from roi.training.device import explain_error, pick_device, pick_dtype
 from roi.training.flags import resolve_augment, select_flags
 from roi.training.loop import LossesFn, Meter, Step, train_one_epoch
+from roi.training.metrics_log import VIEW_LOSS
 from roi.training.multiview import setup as study_setup
-from roi.training.multiview.objective import VIEW_LOSS, StudyTerms
+from roi.training.multiview.objective import StudyTerms
 from roi.training.objective import WeightFlags, loss_weights
 from roi.training.optim import make_optimizer
 from roi.training.preflight.first_lines import device_text, parameters_of
