@@ -1,4 +1,4 @@
-"""The ways of a GPU, taken on a CPU that answers as one; shapes and host waits of large models without their memory.
+"""The ways of a GPU, taken on a CPU that answers as one; shapes and host waits of large models without their memory."""
 
 import json
 import re
