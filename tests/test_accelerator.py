@@ -17,7 +17,6 @@ from roi.losses.objectives import EvidenceOptions, consistency_terms, evidence_t
 from roi.models.roi_model import ModelOptions, RoiModel, build_model
 from roi.training import checkpoint
 from roi.training.device import pick_dtype
-from roi.training.optim import make_optimizer
 
 CPU = torch.device("cpu")
 CLASSES = ["Mass", "Edema", "Normal"]
