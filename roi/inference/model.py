@@ -12,6 +12,7 @@ Letters: N images, K classes, S x S the pixels of the model's input, m x n the c
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,8 @@ class Model:
 
         Warns:
             UserWarning: the model was trained on some of the images, that cannot be told, or they, or all that it
-                has seen, are drawn; `contaminated` and `meta` of what is returned say so as well.
+                has seen, are drawn; `contaminated` and `meta` of what is returned say so as well. Also where paths are
+                left out: pictures that this program made, DICOM beside its PNG; `images` names what is predicted.
 
         Raises:
             UserError: a ValueError in one line: no such file, an image that cannot be read.
@@ -244,7 +246,7 @@ def _dataset(images: Image | Sequence[Image], predictor: Predictor) -> tuple[lis
     if arrays:
         names = [f"array {n}" for n in range(len(arrays))]
         return names, ArrayImages(arrays, names, predictor.no_targets(len(arrays)), predictor.img_size), []
-    found = find_images(paths)
+    found = find_images(paths, say=partial(warnings.warn, stacklevel=5))
     missing = [image.name for image in found if image.path is None]
     if missing:
         raise UserError(f"{missing[0]}: is listed and not there ({len(missing):,} such images)")
