@@ -233,9 +233,26 @@ def load_model(
     return Model(path, Predictor(model.to(place), state, place, dtype, state["args"]["keep_ratio"]), limits)
 
 
+def _listed(images: Any) -> list[Image]:
+    """What is neither a path nor an array, as a list of these.
+
+    Raises:
+        UserError: it is none.
+    """
+    # The letters of bytes are numbers.
+    listed = [images]
+    if isinstance(images, Iterable) and not isinstance(images, bytes | Mapping):
+        listed = list(images)
+    for image in listed:
+        if not isinstance(image, Image):
+            kind = type(image).__name__
+            raise UserError(f"{kind} is no image: give a path or an array of numpy, or a list of these")
+    return listed
+
+
 def _dataset(images: Image | Sequence[Image], predictor: Predictor) -> tuple[list[str], XrayDataset, list[str]]:
     """The names of images, what reads them, and the paths of their files (none of arrays), in order."""
-    given: Sequence[Image] = [images] if isinstance(images, str | Path | np.ndarray) else list(images)
+    given: Sequence[Image] = [images] if isinstance(images, Image) else _listed(images)
     arrays = [image for image in given if isinstance(image, np.ndarray)]
     paths = [image for image in given if not isinstance(image, np.ndarray)]
     if not given:
