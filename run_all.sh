@@ -107,6 +107,8 @@ say "1/6 environment"
 # shellcheck source=scripts/env.sh
 source scripts/env.sh
 make_env requirements.txt
+# shellcheck disable=SC2086  # a list of words
+check_setting TRAIN_FLAGS train_roi_consistency.py --train_csv x.csv --image_root x --save x.pt --objective "$OBJECTIVE" $TRAIN_FLAGS
 
 if [ $CHECK = 1 ]; then
   source scripts/check.sh

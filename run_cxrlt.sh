@@ -87,6 +87,10 @@ one_of() { # the name of a setting, and what it may be
 }
 one_of EDITION 2023 2024.1 2024.2 2024.3 2026
 one_of FUSION mean_p max lse attention
+case " $RECIPE_FLAGS" in
+  *" --recipe"* | *" --mode"* | *" --config"*) ;;
+  *) refuse "RECIPE_FLAGS=$RECIPE_FLAGS names no --recipe and no --mode, which train_roi_baselines.py needs" ;;
+esac
 [ -z "$TEMPLATE" ] || [ -f "$TEMPLATE" ] || refuse "TEMPLATE: $TEMPLATE is not there; without TEMPLATE the order is that of the test table"
 
 mkdir -p "$OUT"
@@ -97,6 +101,11 @@ say "1/8 environment"
 # shellcheck source=scripts/env.sh
 source scripts/env.sh
 make_env requirements.txt
+# What the training stages would refuse, after hours.
+# shellcheck disable=SC2086  # lists of words
+check_setting RECIPE_FLAGS train_roi_baselines.py $RECIPE_FLAGS --train_csv x.csv --image_root x --save x.pt --schedule cosine
+# shellcheck disable=SC2086
+check_setting STUDY_FLAGS train_multiview.py --train_csv x.csv --image_root x --cache_dir x --init x.pt --fusion "$FUSION" $STUDY_FLAGS --save x.pt
 
 say "2/8 data"
 if [ $DEMO = 1 ]; then

@@ -60,6 +60,13 @@ relay() {
   done
 }
 
+# Flags of a stage that come from a setting: the name of the setting, and the command. Said before anything is computed.
+check_setting() {
+  local name=$1
+  shift
+  "$PY" "$@" --print_config > /dev/null || refuse "$name=${!name} is not taken by $1 (why stands in the line above)"
+}
+
 # A stage. Ctrl-C reaches it by itself, SIGTERM is passed on; training then saves a checkpoint, and the script waits for it.
 stage=
 py() {

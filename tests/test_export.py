@@ -22,10 +22,6 @@ from roi.models.backbones import HALVES, IMAGENET, build_backbone, classifier_la
 from roi.training import checkpoint
 from roi.training.start import Start, pretrained
 
-# Older ones know no folders, or choose among its files by a name that they do not define (1.0.26).
-TIMM = tuple(int(part) for part in timm.__version__.split(".")[:3])
-of_folders = pytest.mark.skipif(TIMM < (1, 0, 31), reason=f"timm {timm.__version__} loads no folder of two files")
-
 CPU = ("--workers", 0, "--device", "cpu")
 
 
@@ -200,7 +196,6 @@ def hub(made: Path) -> Path:
     return folder
 
 
-@of_folders
 def test_timm_loads_the_folder(made: Path, hub: Path) -> None:
     model, state = checkpoint.load_model(made / "roi.pt")
     other = timm.create_model(f"local-dir:{hub}", pretrained=True)
@@ -216,11 +211,30 @@ def test_timm_loads_the_folder(made: Path, hub: Path) -> None:
         "README.md",
         "config.json",
         "model.safetensors",
-        "model_roi.safetensors",
+        "roi",
     ]
+    assert [path.name for path in (hub / "roi").iterdir()] == ["model_roi.safetensors"]
 
 
-@of_folders
+def test_a_folder_from_before_still_loads_and_an_export_in_its_place_leaves_nothing_of_it(
+    made: Path, hub: Path, tmp_path: Path
+) -> None:
+    """The second file lay beside the first, which old versions of timm take no folder with."""
+    before = tmp_path / "hub"
+    shutil.copytree(hub, before)
+    (before / "roi" / "model_roi.safetensors").rename(before / "model_roi.safetensors")
+    (before / "roi").rmdir()
+    _, state = checkpoint.load_model(made / "roi.pt")
+    for folder in (before, hub):
+        model, back = checkpoint.load_model(folder / "model.safetensors")
+        assert model.mask_net is not None and torch.equal(back["train_images"], state["train_images"])
+    run("export_model.py", "--checkpoint", made / "roi.pt", "--hub_dir", before, "--overwrite")
+    assert sorted(path.name for path in before.iterdir()) == ["README.md", "config.json", "model.safetensors", "roi"]
+    (before / "roi" / "model_roi.safetensors").unlink()
+    with pytest.raises(UserError, match="the rest of the model is missing, .*model_roi.safetensors"):
+        checkpoint.load(before / "model.safetensors")
+
+
 def test_training_begins_from_a_folder_of_the_hub(made: Path, hub: Path, capsys: pytest.CaptureFixture[str]) -> None:
     state = checkpoint.load(made / "roi.pt")
     source = f"local-dir:{hub}"
@@ -231,7 +245,6 @@ def test_training_begins_from_a_folder_of_the_hub(made: Path, hub: Path, capsys:
         build_backbone("resnet18", 3, source, 64)
 
 
-@of_folders
 def test_weights_of_the_hub_bring_their_normalisation(
     hub: Path, demo: Path, tables: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -285,7 +298,6 @@ def exported_from(tmp_path: Path, made: Path, backbone: str, side: int = 64) -> 
     return tmp_path / "hub", model
 
 
-@of_folders
 @pytest.mark.parametrize("backbone", ["resnet18", "densenet121", "test_vit"])
 def test_what_both_libraries_build_alike_loads_in_timm(made: Path, tmp_path: Path, backbone: str) -> None:
     folder, model = exported_from(tmp_path, made, backbone, 96)

@@ -69,7 +69,7 @@ def test_the_page_names_each_key_of_each_file(folder: Path) -> None:
     with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
         columns = {re.sub(r"^(loss|w)_.*", r"\1_<term>", name) for name in next(csv.reader(file))}
     assert columns <= named["Metrics"]
-    for name in ("model", "model_roi"):
+    for name in ("model", "roi/model_roi"):
         with safe_open(folder / "hub" / f"{name}.safetensors", framework="pt") as file:
             assert set(file.metadata()) <= named["Exported"]
     assert set(json.loads((folder / "hub" / "config.json").read_text())) <= named["Exported"]

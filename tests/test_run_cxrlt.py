@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -59,6 +60,7 @@ def test_a_wrong_argument_is_one_line_and_writes_nothing(words: list[str], remed
         ({"EDITION": "2025"}, "EDITION=2025 is none of 2023, 2024.1, 2024.2, 2024.3, 2026"),
         ({"FUSION": "mean"}, "FUSION=mean is none of mean_p, max, lse, attention"),
         ({"TEMPLATE": "nowhere.csv"}, "nowhere.csv is not there"),
+        ({"RECIPE_FLAGS": ""}, "RECIPE_FLAGS= names no --recipe and no --mode"),
     ],
 )
 def test_what_later_stages_would_refuse_is_said_at_once(setting: dict[str, str], remedy: str, tmp_path: Path) -> None:
@@ -66,6 +68,20 @@ def test_what_later_stages_would_refuse_is_said_at_once(setting: dict[str, str],
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 and remedy in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_flags_of_a_later_stage_are_looked_at_before_anything_is_computed() -> None:
+    lines = (ROOT / "run_cxrlt.sh").read_text().splitlines()
+    checks = [line.replace(" x.pt", f" {os.devnull}.pt") for line in lines if line.startswith("check_setting ")]
+    assert [line.split()[1] for line in checks] == ["RECIPE_FLAGS", "STUDY_FLAGS"]
+    assert lines.index('say "2/8 data"') > max(n for n, line in enumerate(lines) if line.startswith("check_setting "))
+    head = f"set -eu; source scripts/stages.sh; PY={sys.executable}; FUSION=attention RECIPE_FLAGS='--recipe cxrlt'; "
+    for flags, code in (("--freeze_backbone --schedule onecycle", 0), ("--freeze_bacbone", 2)):
+        words = f"{head} STUDY_FLAGS='{flags}'; " + "; ".join(checks)
+        done = subprocess.run(["bash", "-c", words], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == code, done.stderr
+    assert "unrecognized arguments: --freeze_bacbone" in done.stderr
+    assert "STUDY_FLAGS=--freeze_bacbone is not taken by train_multiview.py" in done.stderr
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from roi.data.bit_depth import DEEP_MODES, deep_samples, to_8_bits
 from roi.errors import UserError
@@ -171,6 +171,11 @@ def read_picture(path: str | Path, size: int | None = None) -> Picture:
             return Picture(np.asarray(grey), scale)
     except MemoryError:
         raise
+    except UnidentifiedImageError as error:
+        # Pillow names an object of Python in the place of the file.
+        is_empty = os.path.getsize(path) == 0
+        why = "it is empty, 0 bytes" if is_empty else "it is of no kind that Pillow knows, or damaged"
+        raise cannot_read(path, why) from error
     except OSError as error:
         if error.errno in NOT_THE_FILE:
             raise

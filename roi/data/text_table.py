@@ -14,6 +14,8 @@ import pandas as pd
 from roi.errors import UserError
 
 NEEDS_QUOTES = re.compile(r'[,"\n\r]')  # of a field
+# What pandas calls a column without a name that it reads and writes again.
+UNNAMED = re.compile(r"Unnamed: \d+(\.\d+)*(_level_\d+)?")
 SHOWN = 80  # characters of a row in a message
 NOT_A_TABLE = (OSError, EOFError, UnicodeError, csv.Error, pd.errors.ParserError, pd.errors.EmptyDataError)
 
@@ -164,17 +166,20 @@ def _length_message(row: list[str], header: list[str], line: int) -> str:
 
 def _drop_unnamed(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     """The table without columns that have no name: empty ones, and the row numbers that pandas writes."""
+    unnamed = [not name or bool(UNNAMED.fullmatch(name)) for name in table.columns]
     for place, name in enumerate(table.columns):
-        if name:
+        if not unnamed[place]:
             continue
         values = table.iloc[:, place].str.strip()
-        is_index = place == 0 and bool(values.str.fullmatch(r"\d+").all())
+        is_index = (place == 0 or bool(name)) and bool(values.str.fullmatch(r"\d+").all())
         filled = values != ""
+        if name and (is_index or not filled.any()):
+            print(f"{path}: column {name!r} is the row numbers of pandas; it is left out")
         if filled.any() and not is_index:
             line = table.index[int(filled.argmax())]
             value = values[filled].iloc[0]
             raise UserError(f"{path}: line {line} has {value!r} in a column without a name; name it in the header")
-    return table.loc[:, table.columns != ""]
+    return table.loc[:, [not is_unnamed for is_unnamed in unnamed]]
 
 
 # Writing

@@ -2,7 +2,7 @@
 
 import glob
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +14,8 @@ from roi.data.images import read_grey
 from roi.data.table import COLUMNS, image_keys, patients_from_names
 from roi.errors import UserError
 from roi.files import contents, reason
+from roi.scoring.pictures import own_picture
+from roi.sources.dicom.convert import SUFFIXES as DICOM_SUFFIXES
 from roi.sources.dicom.convert import is_dicom
 from roi.sources.dicom.header import needs_pydicom
 from roi.sources.dicom.reader import read_dicom
@@ -42,7 +44,9 @@ class _Given(NamedTuple):
 # What a path stands for
 
 
-def find_images(given: Sequence[str | Path], leave_out: Collection[str | Path] = ()) -> list[NamedImage]:
+def find_images(
+    given: Sequence[str | Path], leave_out: Collection[str | Path] = (), say: Callable[[str], None] = print
+) -> list[NamedImage]:
     """The images behind paths, each once, in the order of the paths, those of a folder by name.
 
     A path is an image, a folder (with all below it), a pattern (`scans/**/*.png`) or a text file that lists such files,
@@ -51,6 +55,7 @@ def find_images(given: Sequence[str | Path], leave_out: Collection[str | Path] =
 
     Args:
         leave_out: folders that are not looked into: pictures of an earlier run.
+        say: takes a line on what was left out of the paths, for it is no X-ray or one a second time.
 
     Raises:
         UserError: a path that is none of these, or without an image.
@@ -65,12 +70,40 @@ def find_images(given: Sequence[str | Path], leave_out: Collection[str | Path] =
             name = Path(os.path.relpath(file, found.base)).as_posix()
             files.setdefault(os.path.abspath(file), name)
         missing += found.missing
+    files = _without_own_pictures(files, say)
+    files = _without_converted(files, say)
     # Two names with one key would be one image to whoever reads the predictions.
     names = pd.Series(list(files.values()), dtype=str)
     if image_keys(names).duplicated().any():
         names = _names_below_common_folder(list(files))
     images = [NamedImage(name, path) for name, path in zip(names, files, strict=True)]
     return images + [NamedImage(line, None) for line in missing]
+
+
+def _without_own_pictures(files: dict[str, str], say: Callable[[str], None]) -> dict[str, str]:
+    """Path -> name without masks, crops and overlays of an earlier run, wherever they lie."""
+    others = {path: name for path, name in files.items() if not own_picture(path)}
+    own = [path for path in files if path not in others]
+    if own and not others:
+        raise UserError(f"{own[0]}: is a picture that this program made, no X-ray, as is all that --images names")
+    if own:
+        say(f"left out {len(own):,} pictures that this program made, which are no X-rays: the first is {own[0]}")
+    return others
+
+
+def _without_converted(files: dict[str, str], say: Callable[[str], None]) -> dict[str, str]:
+    """Path -> name without DICOM files that have their PNG beside them, as convert_dicom.py may leave both."""
+    stems = {os.path.splitext(path)[0] for path in files if path.lower().endswith(".png")}
+    twice = {path for path in files if _png_stem(path) in stems and is_dicom(Path(path))}
+    if twice:
+        say(f"left out {len(twice):,} DICOM files beside a PNG of the same name, which is predicted: {min(twice)}")
+    return {path: name for path, name in files.items() if path not in twice}
+
+
+def _png_stem(path: str) -> str:
+    """What a path and its PNG have in common. '1.2.840.7' is a UID and has no suffix."""
+    stem, suffix = os.path.splitext(path)
+    return stem if suffix.lower() in DICOM_SUFFIXES else path
 
 
 def _behind(given: str, skipped: Collection[str]) -> _Given:

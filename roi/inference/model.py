@@ -12,6 +12,7 @@ Letters: N images, K classes, S x S the pixels of the model's input, m x n the c
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,8 @@ class Model:
 
         Warns:
             UserWarning: the model was trained on some of the images, that cannot be told, or they, or all that it
-                has seen, are drawn; `contaminated` and `meta` of what is returned say so as well.
+                has seen, are drawn; `contaminated` and `meta` of what is returned say so as well. Also where paths are
+                left out: pictures that this program made, DICOM beside its PNG; `images` names what is predicted.
 
         Raises:
             UserError: a ValueError in one line: no such file, an image that cannot be read.
@@ -231,9 +233,26 @@ def load_model(
     return Model(path, Predictor(model.to(place), state, place, dtype, state["args"]["keep_ratio"]), limits)
 
 
+def _listed(images: Any) -> list[Image]:
+    """What is neither a path nor an array, as a list of these.
+
+    Raises:
+        UserError: it is none.
+    """
+    # The letters of bytes are numbers.
+    listed = [images]
+    if isinstance(images, Iterable) and not isinstance(images, bytes | Mapping):
+        listed = list(images)
+    for image in listed:
+        if not isinstance(image, Image):
+            kind = type(image).__name__
+            raise UserError(f"{kind} is no image: give a path or an array of numpy, or a list of these")
+    return listed
+
+
 def _dataset(images: Image | Sequence[Image], predictor: Predictor) -> tuple[list[str], XrayDataset, list[str]]:
     """The names of images, what reads them, and the paths of their files (none of arrays), in order."""
-    given: Sequence[Image] = [images] if isinstance(images, str | Path | np.ndarray) else list(images)
+    given: Sequence[Image] = [images] if isinstance(images, Image) else _listed(images)
     arrays = [image for image in given if isinstance(image, np.ndarray)]
     paths = [image for image in given if not isinstance(image, np.ndarray)]
     if not given:
@@ -244,7 +263,7 @@ def _dataset(images: Image | Sequence[Image], predictor: Predictor) -> tuple[lis
     if arrays:
         names = [f"array {n}" for n in range(len(arrays))]
         return names, ArrayImages(arrays, names, predictor.no_targets(len(arrays)), predictor.img_size), []
-    found = find_images(paths)
+    found = find_images(paths, say=partial(warnings.warn, stacklevel=5))
     missing = [image.name for image in found if image.path is None]
     if missing:
         raise UserError(f"{missing[0]}: is listed and not there ({len(missing):,} such images)")

@@ -79,13 +79,34 @@ def mask_predictor(args: argparse.Namespace, state: dict[str, Any], device: torc
     refuse_untrained(f"--mask_checkpoint {path}", mask_state, args.untrained)
     # As for a checkpoint of its own, whose name the message has.
     check_model(asking(args, OF_MASK, path), model)
-    if state.get("begun_from") != checkpoint.identity(cast(checkpoint.Checkpoint, mask_state)):
-        print(f"{path}: is not the image model that {args.checkpoint} began from; its masks are those of another model")
+    remark = remark_on_mask_model(path, model, mask_state, args.checkpoint, state)
+    if remark:
+        print(remark)
     keep_ratio = args.keep_ratio
     if keep_ratio is None:
         keep_ratio = mask_state["args"]["keep_ratio"]
     dtype = pick_dtype(args.autocast_dtype, device)
     return Predictor(model.to(device), mask_state, device, dtype, keep_ratio, args.seed)
+
+
+def remark_on_mask_model(
+    path: str, model: RoiModel, mask_state: dict[str, Any], study: str, study_state: dict[str, Any]
+) -> str:
+    """In words, where the model of --mask_checkpoint is not, or may not be, the one that a study model began from.
+
+    Args:
+        path: of --mask_checkpoint, whose model and checkpoint follow.
+        study: path of the study model, whose checkpoint follows.
+    """
+    begun_from = study_state.get("begun_from")
+    if begun_from is None and study_state["args"].get("init"):
+        return f"{path}: cannot be told to be the image model that {study} began from, which does not say it"
+    # An export of before does not say what it is of, and its file has the weights in another order.
+    in_order = checkpoint.Checkpoint(model=model.backbone.state_dict())
+    known = (checkpoint.identity(cast(checkpoint.Checkpoint, mask_state)), checkpoint.identity(in_order))
+    if begun_from in known:
+        return ""
+    return f"{path}: is not the image model that {study} began from; its masks are those of another model"
 
 
 def asking(args: argparse.Namespace, outputs: Sequence[str], path: str) -> argparse.Namespace:

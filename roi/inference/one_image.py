@@ -80,7 +80,7 @@ def save_mask(mask: np.ndarray, grey: np.ndarray, outputs: ImageOutputs, contami
     height, width = grey.shape
     picture = mask_picture(mask, (width, height))
     crop = crop_picture(grey, picture, dropped)
-    for path, image in ((outputs.mask, picture), (outputs.crop, crop)):
+    for path, image, kind in ((outputs.mask, picture, "mask"), (outputs.crop, crop, "crop")):
         if path:
-            save_png(image, path, contaminated)
+            save_png(image, path, kind, contaminated)
             print(f"{path}: {image.width} x {image.height} pixels")

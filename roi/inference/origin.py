@@ -11,6 +11,7 @@ from roi.data.identity import Seen
 from roi.errors import UserError
 from roi.inference.predict import Predictor
 from roi.models.roi_model import RoiModel
+from roi.training.checkpoint import is_untrained
 from roi.training.metrics_log import COLUMNS, hours_of
 
 
@@ -105,11 +106,8 @@ def refuse_untrained(path: str, state: Mapping[str, Any], untrained: bool | None
 
     Args:
         untrained: asked for; None: nobody can.
-
-    A training writes it before its first step, so that it can be resumed whenever it is killed.
     """
-    # What began from another checkpoint has its weights.
-    if untrained or state["epoch"] or state.get("steps") or state.get("begun_from"):
+    if untrained or not is_untrained(state):
         return
     remedy = "" if untrained is None else ", or ask for them with --untrained (untrained=True)"
     raise UserError(

@@ -1,8 +1,9 @@
 """The rows of a table: predictions as a stream, pictures, maps and curves as the batches go by."""
 
+import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +20,8 @@ from roi.progress import progress
 class Pictures(Protocol):
     """What makes pictures of the images that go by."""
 
+    target: Path  # where they are
+
     def write(self, outcome: Outcome) -> None: ...
     def close(self, predicted: Sequence[str]) -> None: ...
 
@@ -32,6 +35,35 @@ class TableOutputs:
     pictures: Sequence[Pictures]
     side_file: Path | None  # the output beside which unreadable images are listed; None: on the console
     origin: dict[str, Any]  # where all of it comes from
+
+
+def what_is_left(outputs: TableOutputs, done: int, count: int) -> str:
+    """In words, what a run that was ended leaves behind, and how to go on. `done` of `count` images are predicted."""
+    files = [str(output.file.path) for output in outputs.evidence]
+    if isinstance(outputs.predictions, str):
+        files.insert(0, outputs.predictions)
+    folders = [str(pictures.target) for pictures in outputs.pictures if pictures.target.exists()]
+    parts = [f"stopped after {done:,} of {count:,} images"]
+    if folders:
+        parts.append(f"the pictures in {', '.join(folders)} are whole, each of them")
+    if files:
+        parts.append(f"not written: {', '.join(files)}")
+    overwrite = " with --overwrite" if folders else ""
+    parts.append(f"the same command{overwrite} makes all of it")
+    return "; ".join(parts)
+
+
+@contextmanager
+def _saying_what_is_left(outputs: TableOutputs, predicted: Sequence[str], count: int) -> Iterator[None]:
+    """Say it where Ctrl-C or SIGTERM ends the block."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        # Of several processes none knows what the others have made.
+        if distributed.world() == 1:
+            # The line of progress has no end yet.
+            print(f"\n{what_is_left(outputs, len(predicted), count)}", file=sys.stderr)
+        raise
 
 
 def predict_table(
@@ -64,6 +96,7 @@ def predict_table(
     contaminated = set(table["image"][table["contaminated"]])
     # An error before the end leaves no file: each is complete or absent.
     with ExitStack() as stack:
+        stack.enter_context(_saying_what_is_left(outputs, predicted, end - first))
         for output in outputs.evidence:
             stack.enter_context(output)
         if outputs.predictions:

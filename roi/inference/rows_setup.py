@@ -15,6 +15,7 @@ from roi.data.table import read_table
 from roi.errors import UserError
 from roi.inference.flags import EVIDENCE, STDOUT
 from roi.inference.image_files import check_readers, find_images, paths_beside, table_of
+from roi.scoring.pictures import own_picture
 from roi.synthetic import SYNTHETIC, sets_of_files
 
 
@@ -130,6 +131,8 @@ def row_of_file(path: Path, state: dict[str, Any]) -> Located:
     """The table of one image file. UserError: there is none."""
     if not path.is_file():
         raise UserError(f"{path}: no such image (--image); --images takes folders, patterns and lists")
+    if own_picture(path):
+        print(f"{path}: is a picture that this program made, no X-ray")
     check_readers([str(path)])
     found = trained_on_file(state, path)
     table = pd.DataFrame({"image": [path.name], "path": [str(path)], "contaminated": found.seen})

@@ -2,7 +2,8 @@
 
 MODEL.safetensors holds the classifier alone, under the keys of timm or torchvision, so that these load it. What they do
 not know (mask net, statistics of the crop and the drop view, fusion, fingerprints of what was trained on) lies beside
-it in MODEL_roi.safetensors. Both carry the digest of the classifier: a file of another export is noticed.
+it in MODEL_roi.safetensors, or in the folder roi/ beside it. Both carry the digest of the classifier: a file of another
+export is noticed.
 """
 
 import hashlib
@@ -25,10 +26,12 @@ FINGERPRINTS = ("train_images", "train_patients")
 # Fingerprints too, which older checkpoints do not have.
 SETS = "train_sets"
 # What only some checkpoints say; an export says it where its checkpoint does.
-SOMETIMES = ("synthetic", "steps", "begun_from")
+SOMETIMES = ("synthetic", "steps", "begun_from", "identity")
 # How timm calls a folder of the hub, and the weights in it.
 FOLDER = "local-dir:"
 HUB_WEIGHTS = "model.safetensors"
+# Below such a folder lies the second file: timm before 1.0.31 takes no folder of two files of weights.
+BELOW = "roi"
 # Keys of the header whose values are JSON; the others are text.
 JSON_KEYS = (
     *("classes", "side", "normalisation", "thresholds", "keep_ratio", "contaminated", "epoch", "args", "versions"),
@@ -38,6 +41,20 @@ JSON_KEYS = (
 
 def second_file(path: Path) -> Path:
     return path.with_name(f"{path.stem}_roi.safetensors")
+
+
+def second_file_below(path: Path) -> Path:
+    """The place of the second file in a folder of the hub."""
+    return path.parent / BELOW / second_file(path).name
+
+
+def _find_second_file(path: Path, weights: str) -> Path | None:
+    """The rest of a model, below or beside; where there are two, that of these weights."""
+    there = [place for place in (second_file_below(path), second_file(path)) if place.is_file()]
+    for place in there:
+        if (read_header(place) or {}).get("weights") == weights:
+            return place
+    return there[0] if there else None
 
 
 def file_of(weights: str) -> Path:
@@ -60,11 +77,16 @@ def digest_of(tensors: Mapping[str, Tensor]) -> str:
 
 
 def write(
-    path: Path, classifier: Mapping[str, Tensor], rest: Mapping[str, Mapping[str, Tensor]], header: dict[str, Any]
+    path: Path,
+    second: Path,
+    classifier: Mapping[str, Tensor],
+    rest: Mapping[str, Mapping[str, Tensor]],
+    header: dict[str, Any],
 ) -> None:
     """Write both files, the second one first: the classifier never stands without it.
 
     Args:
+        second: place of the second file, beside or below.
         classifier: state dict of the backbone.
         rest: part (PARTS, and "" for the fingerprints) -> its tensors.
         header: values by key.
@@ -78,7 +100,7 @@ def write(
     for part, tensors in rest.items():
         for name, value in tensors.items():
             others[f"{part}.{name}" if part else name] = value
-    for target, of_file in ((second_file(path), others), (path, classifier)):
+    for target, of_file in ((second, others), (path, classifier)):
         # Copies in the plain order of memory: safetensors takes no views.
         plain = {}
         for key, value in of_file.items():
@@ -110,10 +132,11 @@ def read_checkpoint(path: Path, header: dict[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: the second file is not there, or one of them is of another export, or damaged.
     """
-    second = second_file(path)
-    if not second.is_file():
+    second = _find_second_file(path, header["weights"])
+    if second is None:
         raise UserError(
-            f"{path}: the rest of the model is missing, {second}; copy it too (--weights takes the first file alone)"
+            f"{path}: the rest of the model is missing, {second_file(path)} (of a folder of the hub "
+            f"{second_file_below(path)}); copy it too (--weights takes the first file alone)"
         )
     classifier = _tensors(path)
     others = read_header(second) or {}

@@ -4,6 +4,7 @@ Letters: H x W pixels of the picture, S x S of the model's input, K classes, m x
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -34,6 +35,10 @@ HOTTEST = 0.65
 NEIGHBOURS = ((1, 0), (-1, 0), (1, 1), (-1, 1))
 SHOWN_FINDINGS = 3
 CONTAMINATED = "CONTAMINATED: trained on this image or its patient"
+# The text chunk that each picture has, with its kind: such a file is no X-ray, wherever it lies.
+OWN_CHUNK = "roi"
+# Bytes of a PNG in which the chunk stands: it comes before the pixels.
+BEFORE_PIXELS = 4096
 
 
 # ---- pictures -------------------------------------------------------------------------------------------------------
@@ -143,9 +148,9 @@ def save_pictures(
         lines.append(f"{c}: {', '.join(values)}")
         lines += study_lines(record, c)
     marked = bool(record.get("contaminated"))
-    save_png(picture, f"{stem}_mask.png", marked)
-    save_png(crop_picture(grey, picture, dropped), f"{stem}_crop.png", marked)
-    save_png(overlay_picture(grey, picture, boxes, lines), f"{stem}_overlay.png", marked)
+    save_png(picture, f"{stem}_mask.png", "mask", marked)
+    save_png(crop_picture(grey, picture, dropped), f"{stem}_crop.png", "crop", marked)
+    save_png(overlay_picture(grey, picture, boxes, lines), f"{stem}_overlay.png", "overlay", marked)
 
 
 def save_cam(
@@ -167,7 +172,7 @@ def save_cam(
     levels = np.rint(255 * chosen).astype(np.uint8)
     heat = Image.fromarray(levels).resize((width, height), Image.Resampling.BILINEAR)
     picture = heat_picture(grey, heat, boxes, lines)
-    save_png(picture, f"{stem}_cam.png", bool(record.get("contaminated")))
+    save_png(picture, f"{stem}_cam.png", "cam", bool(record.get("contaminated")))
 
 
 def caption(record: dict[str, Any], labels: str) -> list[str]:
@@ -196,14 +201,29 @@ def probable(record: dict[str, Any]) -> list[str]:
     return sorted(findings, key=prob.__getitem__, reverse=True)
 
 
-def save_png(image: Image.Image, path: str | Path, contaminated: bool = False) -> None:
-    """Write a picture; one that was trained on says so in its text chunk `Warning`: masks keep their pixels."""
+def save_png(image: Image.Image, path: str | Path, kind: str, contaminated: bool = False) -> None:
+    """Write a picture; one that was trained on says so in its text chunk `Warning`: masks keep their pixels.
+
+    Args:
+        kind: what it shows, for the text chunk `roi`, by which `own_picture` knows it.
+    """
     # The pixels of a mask are data, on which no warning can be painted.
     info = PngInfo()
+    info.add_text(OWN_CHUNK, kind)
     if contaminated:
         info.add_text("Warning", CONTAMINATED)
     with atomic_write(path, "wb") as file:
         image.save(file, format="PNG", pnginfo=info)
+
+
+def own_picture(path: str | Path) -> bool:
+    """Whether `save_png` wrote a file: a mask or an overlay that lies among X-rays is none."""
+    if Path(path).suffix.lower() != ".png":
+        return False
+    # Whoever reads the file says what is wrong with it.
+    with suppress(OSError), open(path, "rb") as file:
+        return b"tEXt" + OWN_CHUNK.encode() + b"\0" in file.read(BEFORE_PIXELS)
+    return False
 
 
 def file_stems(images: pd.Series) -> list[str]:

@@ -15,6 +15,7 @@ import pandas as pd
 
 from roi.cxrlt_labels import CXRLT_CLASSES
 from roi.data.table import COLUMNS
+from roi.data.text_table import UNNAMED
 from roi.errors import UserError
 from roi.files import contents
 from roi.labels import published_name
@@ -156,6 +157,10 @@ def _label_columns(csv: Path) -> dict[str, str]:
     column_of: dict[str, str] = {}
     for column in header:
         if column in METADATA:
+            continue
+        # A class would be made of it.
+        if UNNAMED.fullmatch(column):
+            print(f"{csv}: column {column!r} is the row numbers of pandas; it is left out")
             continue
         name = published_name(column)
         if name in column_of:

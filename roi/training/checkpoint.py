@@ -106,6 +106,7 @@ class Checkpoint(TypedDict, total=False):
     blocks: dict[str, Any]  # of a shuffled epoch (roi/data/order/blocks.py); not where any row may lie anywhere
     rng: list[dict[str, Tensor]]  # of each process
     log: list[str]  # rows of the metrics CSV
+    identity: str  # of an exported model alone
     # Never written: `load_last_good` found the newest file damaged.
     fell_back: bool
 
@@ -321,8 +322,16 @@ def versions() -> dict[str, str]:
 
 
 def identity(state: Checkpoint) -> str:
-    """Which weights a checkpoint holds."""
-    return digest(*(value.float().numpy() for value in state["model"].values()))
+    """Which weights a checkpoint holds; of an export that of the checkpoint that it was made of."""
+    return state.get("identity") or digest(*(value.float().numpy() for value in state["model"].values()))
+
+
+def is_untrained(state: Mapping[str, Any]) -> bool:
+    """Whether nothing was learned yet: a training writes its checkpoint before its first step.
+
+    What began from another checkpoint has its weights.
+    """
+    return not (state["epoch"] or state.get("steps") or state.get("begun_from"))
 
 
 def digest(*things: Any) -> str:

@@ -1,9 +1,10 @@
 """What a run begins from: nothing, its own checkpoint, or the checkpoint of the stage before."""
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 
@@ -170,12 +171,22 @@ def pretrained(weights: str, new_head: bool, start: Start) -> Checkpoint | None:
             header = exported.read_header(path)
             state = read_tensors(path) if header is None else exported.read_checkpoint(path, header)
             if isinstance(state, dict) and {"mask_net", "train_images", "train_patients"} <= state.keys():
+                _say_what_is_taken(weights, state)
                 return cast(Checkpoint, state)
     if new_head:
         raise UserError(
             f"--new_head with --weights {weights}: there is no head of a training to begin anew; give --weights CKPT"
         )
     return None
+
+
+def _say_what_is_taken(weights: str, state: Mapping[str, Any]) -> None:
+    """On the console, what nobody would guess of a checkpoint that --weights names."""
+    # Older checkpoints may lack a key.
+    if "epoch" in state and checkpoint.is_untrained(state):
+        print(f"WARNING: --weights {weights} was never trained (epoch 0, step 0): it is what its training began with")
+    if "fusion" in state.get("args", {}):
+        print(f"--weights {weights} is a model of studies: its backbone is taken, its fusion is not")
 
 
 def remember_seen(meta: Checkpoint, before: Checkpoint | None) -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from roi.data.images import read_grey
 from roi.inference.grad_cam import grad_cam
+from roi.inference.model_setup import remark_on_mask_model
 from roi.models.roi_model import RoiModel
 from roi.scoring.map_file import read_maps
 from roi.scoring.pictures import probable, study_lines
@@ -90,6 +91,29 @@ def test_masks_and_maps_are_those_of_the_image_model(data: Path, trained: Path, 
     with_evidence = (tmp_path / "preds.json").read_text()
     run(*command(data, trained / "study.pt", *cache))
     assert (tmp_path / "preds.json").read_text() == with_evidence
+
+
+def test_an_export_of_the_image_model_is_known_as_the_one_that_studies_began_from(
+    data: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Studies may have begun from either, and masks be of either; so of an export that does not say what it is of."""
+    begun_from = checkpoint.identity(checkpoint.load(trained / "image.pt"))
+    study = checkpoint.load(trained / "study.pt")
+    assert study["begun_from"] == begun_from
+    export = ("export_model.py", "--checkpoint")
+    run(*export, trained / "image.pt", "--out", tmp_path / "new.safetensors")
+    run(*export, trained / "study.pt", "--out", tmp_path / "study.safetensors")
+    with monkeypatch.context() as patch:
+        patch.setattr("roi.inference.export.model.identity", lambda state: "")
+        run(*export, trained / "image.pt", "--out", tmp_path / "old.safetensors")
+    assert checkpoint.identity(checkpoint.load(tmp_path / "new.safetensors")) == begun_from
+    for state in (study, checkpoint.load(tmp_path / "study.safetensors")):
+        for name, remark in (("new", ""), ("old", ""), ("study", "is not the image model that s.pt began from")):
+            model, mask_state = checkpoint.load_model(tmp_path / f"{name}.safetensors")
+            said = remark_on_mask_model("m", model, mask_state, "s.pt", dict(state))
+            assert remark in said and bool(said) == bool(remark)
+        unknown = {**state, "begun_from": None}
+        assert "cannot be told" in remark_on_mask_model("m", model, mask_state, "s.pt", unknown)
 
 
 def test_grad_cam_is_of_the_backbone_of_studies(data: Path, trained: Path, tmp_path: Path) -> None:

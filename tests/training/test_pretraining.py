@@ -11,7 +11,7 @@ from conftest import one_line_error, run
 from roi.data.splits import belongs_to, read_list
 from roi.data.table import read_table
 from roi.data.targets import target_matrix
-from roi.training import checkpoint
+from roi.training import checkpoint, start
 from roi.training.rows import RowFlags, choose_rows
 
 SMALL = ("--backbone", "test_resnet", "--img_size", 32, "--device", "cpu", "--workers", 0, "--batch_size", 8)
@@ -57,6 +57,20 @@ def test_a_contaminated_checkpoint_is_refused(
     flags = ("--mode", "standard", "--weights", tmp_path / "bad.pt")
     error = one_line_error(*command(demo, tables[0], tmp_path / "c.pt", *flags))
     assert "trained on test images; what starts from it has seen them too" in error
+
+
+def test_weights_that_are_not_what_they_seem_are_said(
+    pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = torch.load(pretrained, weights_only=True)
+    torch.save(state | {"epoch": 0, "steps": 0}, tmp_path / "new.pt")
+    torch.save(state | {"args": state["args"] | {"fusion": "attention"}}, tmp_path / "study.pt")
+    remarks = {pretrained: "", tmp_path / "new.pt": "was never trained (epoch 0, step 0)"}
+    remarks[tmp_path / "study.pt"] = "is a model of studies: its backbone is taken, its fusion is not"
+    for path, remark in remarks.items():
+        assert start.pretrained(str(path), False, start.Start(path)) is not None
+        said = capsys.readouterr().out
+        assert remark in said and bool(said) == bool(remark)
 
 
 def test_crt_trains_a_new_head_on_features_that_stay(

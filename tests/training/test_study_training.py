@@ -273,6 +273,11 @@ def test_what_is_wrong_is_said_in_one_line(data: Path, trained: Path, tmp_path: 
     assert "--weights none and --init" in both and "give one of them" in both
     of_another = ("--backbone", "test_vit", "--weights", "imagenet")
     assert "leave out --backbone" in refused(table, *begun, *of_another)
+    of_studies = one_line_error("train_multiview.py", *flags(data, tmp_path, "--init", trained / "s.pt"))
+    assert "is a model of studies, whose fusion would be lost" in of_studies and str(trained / "image.pt") in of_studies
+    torch.save(checkpoint.load(trained / "image.pt") | {"epoch": 0, "steps": 0}, tmp_path / "new.pt")
+    untrained = one_line_error("train_multiview.py", *flags(data, tmp_path, "--init", tmp_path / "new.pt"))
+    assert "was never trained (epoch 0, step 0)" in untrained
     image_model = flags(data, trained, "--resume", "auto", "--epochs", 1)
     image_model[image_model.index("--save") + 1] = str(trained / "image.pt")
     said = one_line_error("train_multiview.py", *image_model)

@@ -12,17 +12,23 @@ from roi import WRITTEN_BY
 from roi.files import atomic_write
 from roi.inference.export.model import Export, write_safetensors
 from roi.inference.export.model_card import Card, model_card
+from roi.models import exported
 from roi.models.backbones import classifier_layer
 from roi.models.exported import HUB_WEIGHTS
 
 
 def write_folder(export: Export, folder: Path, data_licence: str) -> None:
-    """DIR/model.safetensors, model_roi.safetensors, config.json, README.md."""
+    """DIR/model.safetensors, roi/model_roi.safetensors, config.json, README.md."""
     loads = loads_in_timm(export)
     # Made before anything is written.
     card = Card(export, folder.resolve().name, data_licence, loads)
     text = model_card(card)
-    write_safetensors(export, folder / HUB_WEIGHTS)
+    weights = folder / HUB_WEIGHTS
+    write_safetensors(export, weights, exported.second_file_below(weights))
+    # Of an export before, which --overwrite replaces: its second file lay beside the first.
+    old = exported.second_file(weights)
+    if exported.read_header(old) is not None:
+        old.unlink()
     with atomic_write(folder / "config.json") as file:
         json.dump(config(export, loads), file, indent=2)
         file.write("\n")

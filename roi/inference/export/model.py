@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -14,6 +14,7 @@ from roi.models.backbones import IMAGENET, torchvision_names
 from roi.models.hub import is_hub
 from roi.models.roi_model import RoiModel
 from roi.scoring.metrics_file import read_metrics
+from roi.training.checkpoint import Checkpoint, identity
 
 
 @dataclass(frozen=True)
@@ -120,12 +121,14 @@ def header_of(export: Export) -> dict[str, Any]:
     }
     if state.get("hours") is not None:
         header["hours"] = state["hours"]
+    # By which a model that began from it knows it again.
+    header["identity"] = identity(cast(Checkpoint, state))
     header |= {key: state[key] for key in exported.SOMETIMES if state.get(key) is not None}
     return header
 
 
-def write_safetensors(export: Export, path: Path) -> None:
-    """The classifier, and the rest of the model beside it."""
+def write_safetensors(export: Export, path: Path, second: Path) -> None:
+    """The classifier, and the rest of the model in a second file."""
     model = export.model
     rest: dict[str, dict[str, Tensor]] = {"view_norms": model.view_norms.state_dict()}
     if model.mask_net is not None:
@@ -135,6 +138,6 @@ def write_safetensors(export: Export, path: Path) -> None:
     if export.fingerprints:
         known = [key for key in (*exported.FINGERPRINTS, exported.SETS) if key in export.state]
         rest[""] = {key: export.state[key] for key in known}
-    exported.write(path, model.backbone.state_dict(), rest, header_of(export))
+    exported.write(path, second, model.backbone.state_dict(), rest, header_of(export))
     print(f"{path}: the classifier, {export.parameters:,} parameters, keys of {export.library}")
-    print(f"{exported.second_file(path)}: the rest of the model; keep it beside the first")
+    print(f"{second}: the rest of the model; keep it with the first")

@@ -149,7 +149,8 @@ def use(card: Card) -> str:
     hub = "Once it is on the hub, `hf-hub:OWNER/NAME` stands in place of `local-dir:…`. " if card.in_timm else ""
     return (
         f"## Use\n\n```python\n{code}\n```\n\n{hub}The probabilities and the masks with this project, which also reads "
-        f"`model_roi.safetensors`: `{own}`. Training that begins from it: `--weights {card.name}/model.safetensors`."
+        f"`roi/model_roi.safetensors`: `{own}`. Training that begins from it: "
+        f"`--weights {card.name}/model.safetensors`."
     )
 
 

@@ -15,7 +15,7 @@ from roi.models import exported
 from roi.models.exported import HUB_WEIGHTS
 from roi.training import checkpoint
 
-OF_FOLDER = (HUB_WEIGHTS, exported.second_file(Path(HUB_WEIGHTS)).name, "config.json", "README.md")
+OF_FOLDER = (HUB_WEIGHTS, str(exported.second_file_below(Path(HUB_WEIGHTS))), "config.json", "README.md")
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def export(flags: ExportFlags) -> None:
             if path.suffix == ".onnx":
                 write_onnx(what, path, flags.keep_ratio)
             else:
-                write_safetensors(what, path)
+                write_safetensors(what, path, exported.second_file(path))
     if flags.hub_dir:
         write_folder(what, Path(flags.hub_dir), flags.data_licence)
 

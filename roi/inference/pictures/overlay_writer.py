@@ -94,7 +94,7 @@ class OverlayWriter:
         if outcome.row >= self.count:
             return
         case = self.case(outcome)
-        save_png(overlay.page(case, self.longest), self.path_of(outcome.row), case.contaminated)
+        save_png(overlay.page(case, self.longest), self.path_of(outcome.row), "overlay", case.contaminated)
 
     def path_of(self, row: int) -> Path:
         if is_one_page(self.target):

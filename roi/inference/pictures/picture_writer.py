@@ -49,7 +49,7 @@ class PictureWriter:
         studies: Mapping[str, dict[str, Any]] | None = None,
         dropped: int = DROPPED,
     ) -> None:
-        self.folder = Path(folder)
+        self.target = Path(folder)
         self.table = table
         self.count = count
         self.size = size
@@ -69,7 +69,7 @@ class PictureWriter:
         labels = row["labels"]
         record = outcome.record | self.studies.get(row["image"], {})
         grey = read_xray(path, self.size)
-        stem = self.folder / self.stems[n]
+        stem = self.target / self.stems[n]
         boxes = self.boxes.get(row["image"], [])
         if self.cam is not None:
             save_cam(self.cam(path), stem, grey, record, labels, boxes)
@@ -84,8 +84,8 @@ class PictureWriter:
         """
         # Those that could not be read have none.
         made = len(set(self.table["image"].iloc[: self.count]) & set(predicted))
-        print(f"{self.folder}: pictures of {made:,} images")
-        mark_images(self.folder, self.table.iloc[: self.count], predicted)
+        print(f"{self.target}: pictures of {made:,} images")
+        mark_images(self.target, self.table.iloc[: self.count], predicted)
 
 
 def refuse_among_images(flag: str, folder: Path, table: pd.DataFrame) -> None:

@@ -78,6 +78,7 @@ def convert_tree(
         UserError: `src` holds no DICOM, or `out` holds PNG of ours that were made with other settings.
     """
     files, refused = find_dicoms(src)
+    _remark_on_nested(src, out)
     facts = read_facts(out)
     made_with = settings.made_with()
     present = {image for image in files if (out / image).exists()}
@@ -102,6 +103,13 @@ def convert_tree(
     rows = [facts[image] for image in files if image in facts and facts[image]["made_with"]]
     print_notes(out, rows)
     return rows, refused
+
+
+def _remark_on_nested(src: Path, out: Path) -> None:
+    """Say where one of the folders lies in the other: a conversion takes no PNG, but who predicts takes both."""
+    source, target = src.resolve(), out.resolve()
+    if source != target and (source.is_relative_to(target) or target.is_relative_to(source)):
+        print(f"one of {src} and {out} lies in the other: name one of the two to --images, or X-rays count twice")
 
 
 def _rows_to_keep(out: Path, facts: dict[str, Row]) -> Iterator[Row]:

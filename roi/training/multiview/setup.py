@@ -118,6 +118,17 @@ def resolve_init(args: argparse.Namespace, start: Start) -> Checkpoint | None:
                 setattr(args, name, known[name])
         return None
     state = checkpoint.load(args.init)
+    if "fusion" in state["args"]:
+        image_model = state["args"].get("init") or "an image model"
+        raise UserError(
+            f"--init {args.init}: is a model of studies, whose fusion would be lost; go on with it by --resume "
+            f"{args.init}, or begin from {image_model}"
+        )
+    if checkpoint.is_untrained(state):
+        raise UserError(
+            f"--init {args.init}: was never trained (epoch 0, step 0); go on with its training by --resume auto, or "
+            "begin without it (--backbone, --weights)"
+        )
     if state["contaminated"]:
         raise UserError(f"--init {args.init}: was trained on test images; what begins from it has seen them too")
     if state["contaminated"] is None:
