@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from roi.data.bit_depth import DEEP_MODES, deep_samples, to_8_bits
 from roi.errors import UserError
@@ -171,6 +171,8 @@ def read_picture(path: str | Path, size: int | None = None) -> Picture:
             return Picture(np.asarray(grey), scale)
     except MemoryError:
         raise
+    except UnidentifiedImageError as error:  # whose words are the path again, and an object's name
+        raise cannot_read(path, "it is of no format that Pillow knows") from error
     except OSError as error:
         if error.errno in NOT_THE_FILE:
             raise
