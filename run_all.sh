@@ -191,4 +191,7 @@ fi
 say "6/6 scores and report"
 py evaluate.py --preds "$OUT/preds.json" --csv "$TEST_CSV" --curves "$OUT/curves.npz" ${scored[@]+"${scored[@]}"} --out "$OUT/scores" --overwrite
 py make_report.py --runs "$OUT" --image_root "$DATA_PATH" --out "$OUT/report.html" --overwrite
+warning=""
+[ $DEMO = 0 ] || warning=" (this model has seen drawn images alone: what it says of an X-ray means nothing)"
+say "pictures of your own X-rays: $PY infer_roi_consistency.py --checkpoint $CHECKPOINT --images FOLDER --save_overlay overlays$warning"
 say "done: report $OUT/report.html, scores $OUT/scores/metrics.json, predictions $OUT/preds.json, pictures $OUT/roi_vis, log $LOG"

@@ -64,6 +64,11 @@ def decimal(value: float, digits: int, sign: str = "") -> str:
     return text
 
 
+def counted(number: int, noun: str) -> str:
+    """1 image; 2 images."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def of_hundred(share: float) -> str:
     """A share as so many of 100; what is not all, or not none, is not called so."""
     count = round(100 * share)

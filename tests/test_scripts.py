@@ -567,7 +567,7 @@ def test_an_unreadable_image_leaves_no_predictions_behind(
         trained / "roi.pt", tables[1], tmp_path, "--save_json", tmp_path / "out" / "p.json", "--batch_size", 4
     )
     assert names[-1] in one_line_error(*command) and not list((tmp_path / "out").iterdir())
-    assert "1 images could not be read" in run(*command, "--skip_unreadable")
+    assert "1 image could not be read" in run(*command, "--skip_unreadable")
     assert len(json.loads((tmp_path / "out" / "p.json").read_text())) == len(names) - 1
     assert names[-1] in (tmp_path / "out" / "p_unreadable.txt").read_text()
 
@@ -1015,7 +1015,7 @@ def test_what_the_cache_cannot_read_is_left_out_and_listed(
     said = one_line_error(*command)
     assert bad[0] in said and "--skip_unreadable" in said and "(1 of " in said and not list(out.iterdir())
     said = run(*command, "--skip_unreadable")
-    assert said.count("1 images could not be read and were left out") == 2
+    assert said.count("1 image could not be read and was left out") == 2
     for stem, name in zip(("roi", "roi_val"), bad, strict=True):
         assert (
             name in (out / f"{stem}_unreadable.txt").read_text()

@@ -20,6 +20,7 @@ from roi.data.images import UnreadableImageError, is_constant, locate, read_grey
 from roi.data.pixel_cache import PixelCache, open_cache
 from roi.errors import UserError
 from roi.files import atomic_write
+from roi.text import counted
 
 Item = tuple[int, np.ndarray | None, str]  # row, (S, S) uint8 or None, why there are no pixels
 Reader = Callable[[str, int], np.ndarray]  # path, S -> (S, S) uint8
@@ -230,17 +231,15 @@ def check_batches(
 
 def note_unreadable(unreadable: set[str], output: Path | None) -> None:
     """List what `check_batches` left out in <output>_unreadable.txt, and say how many; without `output` name them."""
+    verb = "was" if len(unreadable) == 1 else "were"
+    said = f"{counted(len(unreadable), 'image')} could not be read and {verb} left out"
     if unreadable and output is None:
         listed = "; ".join(sorted(unreadable))
-        print(f"{len(unreadable):,} images could not be read and were left out: {listed}", flush=True)
+        print(f"{said}: {listed}", flush=True)
     elif unreadable and output:
         side_file = output.with_name(f"{output.stem}_unreadable.txt")
         _write_lines(side_file, sorted(unreadable))
-        print(
-            f"{len(unreadable):,} images could not be read and were left out; the first: {min(unreadable)}; "
-            f"listed in {side_file}",
-            flush=True,
-        )
+        print(f"{said}; the first: {min(unreadable)}; listed in {side_file}", flush=True)
 
 
 def note_constant(constant: set[str], output: Path) -> None:

@@ -289,7 +289,7 @@ def test_a_file_that_cannot_be_read_is_named_and_the_rest_goes_on_if_asked(
     assert f"{scans / 'broken.png'}: cannot be read" in one_line_error(*infer(model, *save))
     assert not (tmp_path / "p.csv").exists()
     said = run(*infer(model, *save, "--skip_unreadable"))
-    assert "1 images could not be read" in said and "broken.png" in said
+    assert "1 image could not be read" in said and "broken.png" in said
     assert len(rows_of(tmp_path / "p.csv")) == 5
     assert "broken.png" in (tmp_path / "p_unreadable.txt").read_text()
     (scans / "list.txt").write_text("a.jpg\ngone.png\n")

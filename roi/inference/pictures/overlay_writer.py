@@ -20,6 +20,7 @@ from roi.inference.pictures.picture_writer import CamOfFile, mark_images, refuse
 from roi.inference.predict import Outcome
 from roi.inference.thresholds import Thresholds
 from roi.scoring.pictures import file_stems, save_png
+from roi.text import counted
 
 PNG = ".png"
 # Keys of the origin of predictions -> what a page says then.
@@ -146,7 +147,6 @@ class OverlayWriter:
         """
         # Those that could not be read have none.
         made = len(set(self.table["image"].iloc[: self.count]) & set(predicted))
-        images = "1 image" if made == 1 else f"{made:,} images"
-        print(f"{self.target}: overlays of {images}; findings are shown from: {self.thresholds.source}")
+        print(f"{self.target}: overlays of {counted(made, 'image')}; findings are shown from: {self.thresholds.source}")
         if not is_one_page(self.target):
             mark_images(self.target, self.table.iloc[: self.count], predicted)
