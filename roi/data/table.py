@@ -339,12 +339,16 @@ def match_images(wanted: Iterable[str], known: Iterable[str]) -> np.ndarray:
     Returns:
         (n,) places in `known`; ABSENT where it is not there, AMBIGUOUS where nobody can tell.
     """
+    keys = list(map(image_key, wanted))
+    known_keys = list(map(image_key, known))
+    # A table and what was predicted of it, row by row: no need to look for each.
+    if keys == known_keys and len(set(keys)) == len(keys):
+        return np.arange(len(keys))
     place: dict[str, int] = {}
-    for n, key in enumerate(map(image_key, known)):
+    for n, key in enumerate(known_keys):
         place[key] = AMBIGUOUS if key in place else n
     matches: dict[str, int] = {}
     others: list[str] = []
-    keys = list(map(image_key, wanted))
     for key in dict.fromkeys(keys):
         if key in place:
             matches[key] = place[key]

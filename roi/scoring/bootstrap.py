@@ -8,6 +8,7 @@ Letters: N images, K classes, M columns of values, R resamples.
 """
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +18,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import DTypeLike
 
+from roi.process_pool import in_order
+from roi.threads import usable_cores
+
 WeightedStatistic = Callable[[np.ndarray], np.ndarray]
 # Value, low, high; None: undefined.
 Interval = dict[str, float | None]
@@ -24,6 +28,9 @@ Interval = dict[str, float | None]
 CHUNK = 64
 # Weights up to it have one byte: those of 64 resamples are one line of a cache, which large tables are read by.
 MOST_DRAWS = np.iinfo(np.int8).max
+# Weights from which on several processes draw them, and how many at most: each keeps its own, .3 GB of 900,000 images.
+SHARED_FROM = 50_000_000
+MOST_WORKERS = 4
 
 
 @dataclass(frozen=True)
@@ -124,9 +131,6 @@ def mean_of_columns(chosen: np.ndarray, values: np.ndarray) -> np.ndarray:
     return nan_mean(values[..., chosen])
 
 
-# ---- drawing --------------------------------------------------------------------------------------------------------
-
-
 class Scratch:
     """Memory that one array after another is written to: new pages of the system cost more than what is written."""
 
@@ -146,41 +150,46 @@ class Scratch:
         copied[...] = values
         return copied
 
+    def rows(self, values: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """The rows of `values` (M, R) at some places (N,), each of which there is. -> (N, R)"""
+        taken = self.array((len(places), values.shape[1]), values.dtype)
+        # With another mode numpy takes them to a place of its own first.
+        return np.take(values, places, axis=0, out=taken, mode="clip")
 
-def resample_weights(
-    patients: np.ndarray, count: int, seed: int = 0, scratch: Scratch | None = None
-) -> Iterator[np.ndarray]:
+
+# ---- drawing --------------------------------------------------------------------------------------------------------
+
+
+def resample_weights(patients: np.ndarray, count: int, seed: int = 0) -> Iterator[np.ndarray]:
     """Draw patients with replacement, all their images with them (cluster bootstrap, Field & Welsh 2007).
 
     Args:
         patients: (N,) whose each image is.
         count: number of resamples.
         seed: the same for every score, so that differences are paired.
-        scratch: where to write all blocks, of which each is then lost with the next (default: each has its own place).
 
     Yields:
         blocks (N, at most CHUNK) of int8 weights (int32 if one is above MOST_DRAWS), `count` columns in all.
     """
     patient, names = pd.factorize(patients, sort=True)
-    people = len(names)
+    for times in draw_patients(len(names), count, seed):
+        yield times[patient]
+
+
+def draw_patients(people: int, count: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each resample draws each patient, in the blocks of resample_weights. -> (people, at most CHUNK)"""
     rng = np.random.default_rng(seed)
     for first in range(0, count, CHUNK):
-        columns = min(CHUNK, count - first)
-        drawn = [draw(people, rng) for _ in range(columns)]
-        wide = max(times.max() for times in drawn) > MOST_DRAWS
-        of_patients = np.empty((people, columns), dtype=np.int32 if wide else np.int8)
+        drawn = []
+        # One call a resample: the numbers that are drawn do not depend on CHUNK.
+        for _ in range(min(CHUNK, count - first)):
+            whom = rng.integers(0, people, people)
+            drawn.append(np.bincount(whom, minlength=people))
+        most = max(times.max() for times in drawn)
+        block = np.empty((people, len(drawn)), dtype=np.int8 if most <= MOST_DRAWS else np.int32)
         for column, times in enumerate(drawn):
-            of_patients[:, column] = times
-        weights = (scratch or Scratch()).array((len(patient), columns), of_patients.dtype)
-        # With "clip" numpy writes to it without a copy in between; every place is one of a patient.
-        yield np.take(of_patients, patient, axis=0, out=weights, mode="clip")
-
-
-def draw(people: int, rng: np.random.Generator) -> np.ndarray:
-    """How often one resample draws each patient. -> (people,)"""
-    # One call a resample: the numbers that are drawn do not depend on CHUNK.
-    drawn = rng.integers(0, people, people)
-    return np.bincount(drawn, minlength=people)
+            block[:, column] = times
+        yield block
 
 
 def patient_weights(patients: int, count: int, seed: int) -> np.ndarray:
@@ -195,22 +204,36 @@ def estimate(
     statistics: dict[str, WeightedStatistic], patients: np.ndarray, resamples: int, seed: int
 ) -> dict[str, BootstrapEstimate]:
     """Take every score on the images themselves and in `resamples` draws of their patients (N,)."""
+    patient, names = pd.factorize(patients, sort=True)
     # One patient alone has no spread to draw.
-    if len(set(patients)) <= 1:
+    if len(names) <= 1:
         resamples = 0
-    ones = np.ones((len(patients), 1), dtype=np.int32)
+    scratch = Scratch()
+
+    def scores(times: np.ndarray) -> dict[str, np.ndarray]:
+        weights = scratch.rows(times, patient)
+        return {name: statistic(weights) for name, statistic in statistics.items()}
+
     # Without resamples an empty block still says what shape a score has.
-    empty = np.zeros((len(patients), 0), dtype=np.int32)
-    blocks = {name: [statistic(empty)] for name, statistic in statistics.items()}
-    for weights in resample_weights(patients, resamples, seed, Scratch()):
-        for name, statistic in statistics.items():
-            blocks[name].append(statistic(weights))
+    empty = np.zeros((len(names), 0), dtype=np.int8)
+    blocks = [scores(empty)]
+    jobs = draw_patients(len(names), resamples, seed)
+    blocks += in_order(scores, jobs, workers_for(len(patients), resamples))
+    values = scores(np.ones((len(names), 1), dtype=np.int8))
     estimates = {}
-    for name, statistic in statistics.items():
-        value = statistic(ones)
-        resampled = np.concatenate(blocks[name])
-        estimates[name] = BootstrapEstimate(value[0], resampled)
+    for name in statistics:
+        resampled = np.concatenate([block[name] for block in blocks])
+        estimates[name] = BootstrapEstimate(values[name][0], resampled)
     return estimates
+
+
+def workers_for(images: int, resamples: int) -> int:
+    """Processes that share the resamples; 0: this one takes them all."""
+    # The scores are no text that could be sent: only a fork has them.
+    if sys.platform != "linux" or images * resamples < SHARED_FROM:
+        return 0
+    cores = usable_cores()
+    return min(cores, MOST_WORKERS) if cores > 1 else 0
 
 
 # ---- statistics -----------------------------------------------------------------------------------------------------

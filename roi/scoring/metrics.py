@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import rankdata
 
 from roi.labels import is_finding
 from roi.scoring.bootstrap import WeightedStatistic
@@ -44,10 +43,23 @@ def auroc(score: np.ndarray, target: np.ndarray) -> float:
     positives = int(positive.sum())
     if positives in (0, images):
         return math.nan
-    ranks = rankdata(score)[positive].sum()
+    ranks = mid_ranks(score)[positive].sum()
     least = positives * (positives + 1) / 2  # sum of ranks if every positive lay below every negative
     pairs = positives * (images - positives)
     return float((ranks - least) / pairs)
+
+
+def mid_ranks(score: np.ndarray) -> np.ndarray:
+    """Ranks from 1 on, those of a tie their mean; NaN where a score is NaN, which has no rank. (N,) -> (N,)"""
+    if np.isnan(score).any():
+        return np.full(len(score), np.nan)
+    order = np.argsort(score)
+    changes = np.flatnonzero(np.diff(score[order])) + 1
+    start = np.concatenate([[0], changes, [len(score)]])  # of each tie, and the end
+    rank = (start[:-1] + start[1:] + 1) / 2
+    ranks = np.empty(len(score))
+    ranks[order] = np.repeat(rank, np.diff(start))
+    return ranks
 
 
 def average_precision(score: np.ndarray, target: np.ndarray) -> float:
@@ -70,7 +82,7 @@ class ThresholdCounts(NamedTuple):
 
 def counts_by_threshold(score: np.ndarray, target: np.ndarray) -> ThresholdCounts:
     """What each threshold would call. (N,) with at least one image, (N,) of 0/1"""
-    order = np.argsort(-score, kind="stable")
+    order = np.argsort(-score)
     changes = np.flatnonzero(np.diff(score[order]))
     last = np.append(changes, len(score) - 1)  # the last image of each tie
     hits = np.cumsum(target[order] == 1)
@@ -192,10 +204,10 @@ def delong(scores: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarr
         return np.array(areas), undefined
     below, above = [], []
     for score in scores:
-        ranks = rankdata(score)
+        ranks = mid_ranks(score)
         # Less the rank among its own kind, a rank counts those of the other kind.
-        others_below = ranks[positive] - rankdata(score[positive])
-        others_above = ranks[negative] - rankdata(score[negative])
+        others_below = ranks[positive] - mid_ranks(score[positive])
+        others_above = ranks[negative] - mid_ranks(score[negative])
         below.append(others_below / n)
         above.append(1 - others_above / p)
     negatives_below = np.stack(below)  # (M, p): share of the negatives below each positive

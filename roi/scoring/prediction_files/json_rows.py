@@ -4,6 +4,7 @@ Letters: N rows, K classes.
 """
 
 import json
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ def row_text(row: dict[str, Any], is_first: bool) -> str:
 
 def probabilities(rows: list[dict[str, Any]], part: str, classes: list[str]) -> np.ndarray:
     """(N, K) of one part of all rows."""
-    values = []
-    for row in rows:
-        prob = row[f"prob_{part}"]
-        values.append([prob[c] for c in classes])
-    return np.array(values, dtype=np.float64)
+    probs = list(map(itemgetter(f"prob_{part}"), rows))
+    values = np.empty((len(rows), len(classes)))
+    # A column at a time: without a list of each row, which is half of the time.
+    for k, c in enumerate(classes):
+        values[:, k] = np.fromiter(map(itemgetter(c), probs), np.float64, len(probs))
+    return values
 
 
 def refuse_unscored(path: Path, rows: list[dict[str, Any]], classes: list[str], parts: list[str], first: int) -> None:
