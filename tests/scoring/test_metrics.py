@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import rankdata
 from sklearn.metrics import (
     average_precision_score,
     balanced_accuracy_score,
@@ -16,8 +17,10 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
+from roi.scoring import bootstrap as bootstrap_module
 from roi.scoring import calibration, metrics
-from roi.scoring.bootstrap import MOST_DRAWS, interval, resample_weights
+from roi.scoring.bootstrap import MOST_DRAWS, estimate, interval, resample_weights, weighted_mean
+from roi.scoring.ranking import blocks
 
 
 def sample(n: int, ties: bool, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -56,6 +59,70 @@ def test_many_resamples_of_some_images_equal_scikit_learn(most: int) -> None:
         area = roc_auc_score(target[rows], score[rows], sample_weight=weight)
         precision = average_precision_score(target[rows], score[rows], sample_weight=weight)
         np.testing.assert_allclose(found[r, 0], [area, precision], atol=1e-12)
+
+
+@pytest.mark.parametrize("most", [3, 31, 20_000])
+@pytest.mark.parametrize("digits", [0, 2, 9])
+def test_groups_and_the_size_of_blocks_change_no_bit(most: int, digits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group ranked beside all images is the group alone; blocks of 7 images, of which a tie has more, are one block.
+
+    Groups of some images, of hardly any and of none; few and large weights; 1 to 3 resamples.
+    """
+    rng = np.random.default_rng(digits)
+    score, target = sample(3000, False, digits)
+    score = score.round(digits)
+    target[rng.random(3000) < 0.1] = np.nan
+    groups = [rng.random(3000) < share for share in (0.5, 0.01, 0)]
+    of_all = score[:, None], target[:, None]
+    for resamples in (1, 2, 3):
+        weights = rng.integers(0, most + 1, (3000, resamples)).astype(np.int32)
+        whole = metrics.ranking(*of_all, groups=groups)(weights)
+        monkeypatch.setattr(blocks, "BLOCK", 7)
+        np.testing.assert_array_equal(metrics.ranking(*of_all, groups=groups)(weights), whole)
+        monkeypatch.undo()
+        np.testing.assert_array_equal(metrics.ranking(*of_all)(weights), whole[..., :2])
+        for g, group in enumerate(groups):
+            alone = metrics.ranking(*of_all, group)(weights)
+            np.testing.assert_array_equal(alone[..., 0], whole[..., 2 + g])
+    assert np.isfinite(whole[..., :3]).all() and np.isnan(whole[..., 4]).all()
+
+
+def test_the_sum_of_average_precision_goes_from_tie_to_tie() -> None:
+    """Bit for bit: numbers of earlier versions stay."""
+    score, target = sample(5000, True, 3)
+    weights = np.random.default_rng(4).integers(0, 5, (5000, 2)).astype(np.int8)
+    found = metrics.ranking(score[:, None], target[:, None])(weights)[:, 0, 1]
+    for r in range(2):
+        weight = weights[:, r].astype(float)
+        called = hits = precision = 0.0
+        for threshold in np.unique(score)[::-1]:
+            tie = score == threshold
+            positive = weight[tie & (target == 1)].sum()
+            called += weight[tie].sum()
+            hits += positive
+            precision += positive * hits / max(called, 1)
+        assert found[r] == precision / hits
+
+
+def test_processes_that_share_resamples_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    score, target = rng.random((300, 2)), (rng.random((300, 2)) < 0.2).astype(float)
+    scores = {"ranking": metrics.ranking(score, target), "error": weighted_mean(score, target == 1)}
+    alone = estimate(scores, np.arange(300) // 2, 200, 0)
+    monkeypatch.setattr(bootstrap_module, "workers_for", lambda images, resamples: 3)
+    shared = estimate(scores, np.arange(300) // 2, 200, 0)
+    for name, score_alone in alone.items():
+        np.testing.assert_array_equal(score_alone.value, shared[name].value)
+        np.testing.assert_array_equal(score_alone.resampled, shared[name].resampled)
+
+
+@pytest.mark.parametrize("digits", [0, 9])
+def test_ranks_equal_scipys(digits: int) -> None:
+    score = np.random.default_rng(0).random(500).round(digits)
+    for scores in (score, score.astype(np.float32), score[:1], score[:0]):
+        np.testing.assert_array_equal(metrics.mid_ranks(scores), rankdata(scores))
+    score[7] = np.nan
+    np.testing.assert_array_equal(metrics.mid_ranks(score), rankdata(score))
 
 
 def test_one_sided_findings_are_undefined_and_unknown_is_left_out() -> None:
