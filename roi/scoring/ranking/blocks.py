@@ -53,13 +53,16 @@ class Part(NamedTuple):
     positives: Sums
     tied: Sums
 
-    def rest(self, b: int) -> np.ndarray:
-        """Members of a block after its last tie."""
-        last = self.ties[b + 1]
-        first = self.between.limits[b]
-        if last > self.ties[b]:
-            first = self.between.ends[last - 1]
-        return self.between.members[first : self.between.limits[b + 1]]
+    def of_block(self, b: int) -> slice:
+        return slice(self.ties[b], self.ties[b + 1])
+
+    def rest(self, b: int) -> tuple[np.ndarray, np.ndarray]:
+        """Members of a block after its last tie, as a sum."""
+        first, end = self.between.limits[b : b + 2]
+        ends = self.between.ends[self.of_block(b)]
+        if len(ends):
+            first = ends[-1]
+        return self.between.members[first:end], np.array([end - first])
 
 
 def blocks_of(score: np.ndarray, target: np.ndarray, rows: np.ndarray, groups: Sequence[np.ndarray]) -> list[Block]:
@@ -71,25 +74,22 @@ def blocks_of(score: np.ndarray, target: np.ndarray, rows: np.ndarray, groups: S
         rows: (n,) places of these images among all N.
         groups: (N,) bool each.
     """
+    images = len(score)
     order = np.argsort(-score)
-    in_order = score[order]
-    changes = np.flatnonzero(np.diff(in_order)) + 1
-    start = np.concatenate([[0], changes, [len(order)]])  # of each tie, and the end
-    tie = np.repeat(np.arange(len(start) - 1, dtype=np.int32), np.diff(start))  # (n,)
+    changes = np.flatnonzero(np.diff(score[order])) + 1
+    start = np.concatenate([[0], changes, [images]])  # of each tie, and the end
+    ties = np.arange(len(start) - 1, dtype=np.int32)
+    tie = np.repeat(ties, np.diff(start))  # (n,)
     cuts = cut_between_ties(start)
     is_positive = target[order] == 1
     sorted_rows = rows[order]
-    parts = [part_of(np.arange(len(order), dtype=np.int32), tie, is_positive, cuts)]
+    everything = np.arange(images, dtype=np.int32)
+    parts = [part_of(everything, tie, is_positive, cuts)]
     for group in groups:
         members = np.flatnonzero(group[sorted_rows])
-        parts.append(part_of(members.astype(np.int32), tie, is_positive, cuts))
-    most = max(map(sum_of_lengths, parts), default=0)
-    ones = np.ones(len(parts) * most, dtype=np.int16)
-    return list(assemble(parts, sorted_rows, cuts, ones))
-
-
-def sum_of_lengths(part: Part) -> int:
-    return len(part.between.members) + len(part.positives.members) + len(part.tied.members)
+        members = members.astype(np.int32)
+        parts.append(part_of(members, tie, is_positive, cuts))
+    return list(assemble(parts, sorted_rows, cuts))
 
 
 def cut_between_ties(start: np.ndarray) -> np.ndarray:
@@ -110,42 +110,51 @@ def part_of(members: np.ndarray, tie: np.ndarray, is_positive: np.ndarray, cuts:
     ties, first = np.unique(tie_of_positive, return_index=True)
     begin = np.searchsorted(tie_of_member, ties)
     end = np.searchsorted(tie_of_member, ties, side="right")
+    size = end - begin
     # Where most scores differ, most ties are one positive.
     tied = positives
-    if (end - begin).sum() > len(positives):
+    if size.sum() > len(positives):
         steps = np.zeros(len(members) + 1, dtype=np.int8)
         steps[begin] += 1
         steps[end] -= 1
-        tied = members[np.cumsum(steps[:-1], dtype=np.int8) == 1]
+        is_tied = np.cumsum(steps[:-1], dtype=np.int8) == 1
+        tied = members[is_tied]
 
     def sums(among: np.ndarray, ends: np.ndarray) -> Sums:
         return Sums(among, ends, np.searchsorted(among, cuts))
 
-    last_positive = np.append(first[1:], len(positives))[: len(ties)]
-    ties_before = np.searchsorted(positives[first], cuts)
     return Part(
-        ties_before,
+        np.searchsorted(positives[first], cuts),
         sums(members, end),
-        sums(positives, last_positive),
-        sums(tied, np.cumsum(end - begin)),
+        sums(positives, np.searchsorted(tie_of_positive, ties, side="right")),
+        sums(tied, np.cumsum(size)),
     )
 
 
-def assemble(parts: Sequence[Part], rows: np.ndarray, cuts: np.ndarray, ones: np.ndarray) -> Iterator[Block]:
-    """The blocks of the sums of all parts; `ones`: as many as a block needs at most."""
+def assemble(parts: Sequence[Part], rows: np.ndarray, cuts: np.ndarray) -> Iterator[Block]:
+    """The blocks of the sums of all parts."""
     for b in range(len(cuts) - 1):
-        ties = [slice(part.ties[b], part.ties[b + 1]) for part in parts]
-        rests = [part.rest(b) for part in parts]
-        between = [part.between.of_block(b, held) for part, held in zip(parts, ties, strict=True)]
-        others = [part.positives.of_block(b, held) for part, held in zip(parts, ties, strict=True)]
-        others += [part.tied.of_block(b, held) for part, held in zip(parts, ties, strict=True)]
-        pieces = [*between, *((rest, np.array([len(rest)])) for rest in rests), *others]
-        members = np.concatenate([held for held, _ in pieces])
+        first, end = cuts[b], cuts[b + 1]
+        pieces = sums_of_block(parts, b)
+        members = np.concatenate([among for among, _ in pieces])
         lengths = np.concatenate([length for _, length in pieces])
-        pointers = np.append(0, np.cumsum(lengths)).astype(np.int32)
-        shape = (len(lengths), cuts[b + 1] - cuts[b])
-        places = (members - cuts[b]).astype(np.int32)
-        sums = sparse.csr_array((ones[: len(places)], places, pointers), shape=shape)
-        counts = [held.stop - held.start for held in ties]
-        ends = np.append(0, np.cumsum(counts))
-        yield Block(rows[cuts[b] : cuts[b + 1]], sums, ends, int(lengths.max()))
+        pointers = np.append(0, np.cumsum(lengths))
+        places = (members - first).astype(np.int32)
+        ones = np.ones(len(places), dtype=np.int16)
+        matrix = ones, places, pointers.astype(np.int32)
+        sums = sparse.csr_array(matrix, shape=(len(lengths), end - first))
+        ties = [part.ties[b + 1] - part.ties[b] for part in parts]
+        ends = np.append(0, np.cumsum(ties))
+        yield Block(rows[first:end], sums, ends, int(lengths.max()))
+
+
+def sums_of_block(parts: Sequence[Part], b: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Members and lengths of the sums of a block, in the order of Block.sums."""
+    between, rests, positives, tied = [], [], [], []
+    for part in parts:
+        ties = part.of_block(b)
+        between.append(part.between.of_block(b, ties))
+        rests.append(part.rest(b))
+        positives.append(part.positives.of_block(b, ties))
+        tied.append(part.tied.of_block(b, ties))
+    return [*between, *rests, *positives, *tied]

@@ -6,6 +6,7 @@ Letters as in roi/scoring/ranking/blocks.py; R resamples.
 """
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 import numpy as np
 
@@ -27,14 +28,13 @@ class Ranking:
 
     def add(self, block: Block, weights: np.ndarray, most: int) -> None:
         """Go on with the next block. (N, R) weights, of which none is above `most`."""
-        parts = len(self.weight)
-        ties = block.ends[-1]
+        parts, ties = len(self.weight), block.ends[-1]
         sums = sums_of(block, weights, most)
-        rest, others = sums[ties : ties + parts], sums[ties + parts :]
-        positive, tied = others[:ties], others[ties:]
+        between, rest = sums[:ties], sums[ties : ties + parts]
+        positive, tied = np.split(sums[ties + parts :], 2)
         # Over all parts in one go; `before` is what of it belongs to the parts before.
         until = np.zeros((ties + 1, sums.shape[1]), dtype=np.int32)
-        np.cumsum(sums[:ties], axis=0, dtype=np.int32, out=until[1:])
+        np.cumsum(between, axis=0, dtype=np.int32, out=until[1:])
         before = until[block.ends]
         pairs = 2 * until[1:] - tied
         # No sum below is larger than twice the square of this.
@@ -42,8 +42,11 @@ class Ranking:
             pairs, positive = pairs.astype(np.int64), positive.astype(np.int64)
         pairs *= positive
         positives = sums_of_parts(positive, block.ends)
-        self.pairs += sums_of_parts(pairs, block.ends) + 2 * (self.weight - before[:-1]) * positives
-        self._add_steps(positive[: block.ends[1]], until[1 : block.ends[1] + 1])
+        above = self.weight - before[:-1]
+        self.pairs += sums_of_parts(pairs, block.ends)
+        self.pairs += 2 * above * positives
+        first_part = block.ends[1]
+        self._add_steps(positive[:first_part], until[1 : first_part + 1])
         self.positives += positives
         self.weight += np.diff(before, axis=0) + rest
 
@@ -62,7 +65,8 @@ class Ranking:
         self.steps.append(steps)
         # Tie after tie, as resamples have always been summed; numpy sums a single one in another order.
         if steps.shape[1] > 1:
-            self.steps = [np.add.reduce(np.concatenate(self.steps), axis=0, keepdims=True)]
+            so_far = np.concatenate(self.steps)
+            self.steps = [so_far.sum(axis=0, keepdims=True)]
 
     def scores(self) -> np.ndarray:
         """AUROC and average precision of all images, then the AUROC of each group; NaN: undefined. (R, 1 + G)"""
@@ -74,8 +78,9 @@ class Ranking:
         precision = np.zeros(positives.shape[1])
         if self.steps:
             precision = np.concatenate(self.steps).sum(axis=0)
+        pairs = positives * negatives
         with np.errstate(divide="ignore", invalid="ignore"):
-            area = (positives * negatives - above) / (positives * negatives)
+            area = (pairs - above) / pairs
             precision = precision / positives[0]
         area[undefined] = np.nan
         precision[undefined[0]] = np.nan
@@ -94,8 +99,10 @@ def sums_of(block: Block, weights: np.ndarray, most: int) -> np.ndarray:
 
 def sums_of_parts(values: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """The sum of the ties of each part. (T, R), (G + 1,) -> (G, R)"""
-    sums = [np.add.reduce(values[a:b], axis=0, dtype=values.dtype) for a, b in zip(ends, ends[1:], strict=False)]
-    return np.stack(sums).astype(np.int64)
+    sums = np.empty((len(ends) - 1, values.shape[1]), dtype=np.int64)
+    for g, (first, end) in enumerate(pairwise(ends)):
+        sums[g] = values[first:end].sum(axis=0, dtype=values.dtype)
+    return sums
 
 
 def rank(blocks: Iterable[Block], parts: int, weights: np.ndarray, most: int) -> np.ndarray:
