@@ -52,7 +52,10 @@ LAYOUTS = {
     "padchest": r"(?:^|/)(?P<padchest>\d{20,})_[\w-]+(?:\.\w+)*$",  # the study: no name says the patient
     "vindr": r"(?:^|/)(?P<vindr>[0-9a-fA-F]{32})(?:\.\w+)*$",  # each image is a patient of its own, as published
 }
-LAYOUT = re.compile("|".join(LAYOUTS.values()))
+# All begin alike: tried where a folder ends alone, they take a third of the time.
+FOLDER_END = "(?:^|/)"
+_after_folder = "|".join(layout.removeprefix(FOLDER_END) for layout in LAYOUTS.values())
+LAYOUT = re.compile(f"{FOLDER_END}(?:{_after_folder})")
 VAGUE = ("padchest", "vindr", "vinbigdata")  # their names say less than a column patient_id may
 NIH_PATIENTS = 30_805
 NUMBERED = ("nih", "chexpert", "mimic", "openi")  # whose patients are numbers

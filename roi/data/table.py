@@ -314,10 +314,10 @@ def image_keys(images: pd.Series) -> pd.Series:
 
 def image_key(image: str) -> str:
     """`image_keys` of one name."""
-    # Most names need no change, and two regular expressions a name are slow.
-    if image.startswith(UNUSUAL) or "//" in image or "/./" in image:
-        return SHARD.sub("", SLASHES.sub("/", image))
-    return image
+    # Most names need no change, and regular expressions are slow.
+    if "//" in image or "/./" in image:
+        image = SLASHES.sub("/", image)
+    return SHARD.sub("", image, count=1) if image.startswith(UNUSUAL) else image
 
 
 def patients_from_names(images: pd.Series) -> pd.Series:
