@@ -48,7 +48,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--ensemble", nargs="+", default=[], metavar="FILE", help=ensemble)
     parser.add_argument("--csv", required=True, metavar="CSV", help="table with the labels of their images")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for metrics.json and per_class.csv")
-    resamples = "bootstrap resamples; 0: no intervals (default: %(default)s)"
+    resamples = "bootstrap resamples, shared by up to 4 cores if there is much to do; 0: none (default: %(default)s)"
     parser.add_argument("--resamples", type=cli.number(int, 0), default=1000, metavar="N", help=resamples)
     seed = "of the resamples and of the random controls (default: %(default)s)"
     parser.add_argument("--seed", type=cli.number(int, 0), default=0, help=seed)
