@@ -45,6 +45,7 @@ from roi.training.recipes import MODES
 
 CPU = torch.device("cpu")
 BACKBONES = ("test_resnet:96:32", "resnet18:128:8")  # name, side, batch
+VIEW_SHARES = (0.5, 0.33, 0.25)
 FROZEN = ("test_resnet", "resnet18")
 IMAGES, SIDE, BATCH = 600, 96, 32  # of an epoch of a frozen backbone
 Work = Callable[[], object]
@@ -100,6 +101,11 @@ def steps(name: str, side: int, images: int, turns: int) -> list[Figure]:
         compare(f"warm-up / standard, {at}", one_step(warm_up, batch), one_step(plain, batch), turns),
         Figure(f"… operators, {at}", operators(warm_up, batch) / below),
     ]
+    for share in VIEW_SHARES:
+        run = make("--view_share", share)
+        title = f"evidence with --view_share {share:g} / standard, {at}"
+        figures.append(compare(title, one_step(run, batch), one_step(plain, batch), turns, "<= 1.6"))
+        figures.append(Figure(f"… operators, {at}", operators(run, batch) / below))
     for part, work in parts(ours.model, batch, ours.args.keep_ratio).items():
         figures.append(compare(f"{part}, of the evidence step, {at}", work, one_step(ours, batch), turns))
     figures.append(views_together(ours.model, batch, turns, at))

@@ -45,6 +45,8 @@ ABLATIONS: dict[str, tuple[object, ...]] = {
     "fill_noise": ("train_roi_consistency.py", "--fill", "noise"),
 }
 ABLATIONS["sharpness_1"] = ("train_roi_consistency.py", "--locate_sharpness", 1)
+ABLATIONS["view_share_third"] = ("train_roi_consistency.py", "--view_share", 0.33)
+ABLATIONS["view_share_quarter"] = ("train_roi_consistency.py", "--view_share", 0.25)
 LEARNED = ("consistency", "evidence", *ABLATIONS)
 FIGURES = {  # figure: heading of the table
     "full": "full",

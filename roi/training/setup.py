@@ -210,6 +210,11 @@ def check_flags(args: argparse.Namespace, rows: Rows, mask: str) -> None:
             "give one of them"
         )
     check_validated(rows, args.patience, args.schedule)
+    if args.view_share < 1 and (args.freeze_backbone or not learns_evidence(args, mask)):
+        raise UserError(
+            f"--view_share {args.view_share:g}: only --objective evidence with a backbone that learns has views to "
+            "leave out; leave it out"
+        )
     if learns_evidence(args, mask) and not has_place(rows.classes).any():
         raise UserError(
             f"--classes {','.join(rows.classes)}: none of them is a finding, there is no evidence to look for; "
@@ -335,6 +340,7 @@ def make_losses_fn(
         args.warmup_epochs,
         args.random_views,
         args.locate_sharpness,
+        args.view_share,
     )
 
 
