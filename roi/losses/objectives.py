@@ -201,13 +201,7 @@ def evidence_terms(  # noqa: PLR0913  # all that a step knows of its batch
     masks = _masks_of_step(
         model, maps[first], logits[first], findings[first], random.first(viewed), kept_pixels(*size, options.keep_ratio)
     )
-    # In both views dropout is off, and batch norm has statistics of their own (roi/models/view_norms.py).
-    logits_crop = model.crop(x[first], masks.kept, seeds[first])
-    terms["consist"] = bce(logits_crop, target[first], denominator)
-    # The classifier must not learn from the drop view: only the mask is asked to remove evidence.
-    with frozen(model.backbone):
-        logits_drop = model.drop(x[first], masks.dropped, seeds[first])
-    terms["drop"] = suppression_loss(logits_drop, masks.to_lose, denominator)
+    terms |= _view_terms(model, x[first], target[first], masks, seeds[first], denominator)
     figures = mask_figures(masks.hard, masks.soft.detach())
     if viewed is None:
         return terms | figures
@@ -246,6 +240,19 @@ def _masks_of_step(
         random.loses_one, kept, lambda images: _mask_of_one(maps[images, first_lost[images]], (height, width), k)
     )
     return StepMasks(hard, soft, kept, dropped, random.to_lose)
+
+
+def _view_terms(
+    model: RoiModel, x: Tensor, target: Tensor, masks: StepMasks, seeds: Tensor, denominator: Denominator
+) -> dict[str, Tensor]:
+    """`consist` and `drop` of (B, 3, H, W) images, normalised, with their targets (B, K)."""
+    # In both views dropout is off, and batch norm has statistics of their own (roi/models/view_norms.py).
+    logits_crop = model.crop(x, masks.kept, seeds)
+    terms = {"consist": bce(logits_crop, target, denominator)}
+    # The classifier must not learn from the drop view: only the mask is asked to remove evidence.
+    with frozen(model.backbone):
+        logits_drop = model.drop(x, masks.dropped, seeds)
+    return terms | {"drop": suppression_loss(logits_drop, masks.to_lose, denominator)}
 
 
 def mask_figures(hard: Tensor, soft: Tensor) -> dict[str, Tensor]:

@@ -106,6 +106,15 @@ def _counting_loss(flags: LabelLossFlags, present: np.ndarray, absent: np.ndarra
     )
 
 
+def check_views(view_share: float, has_views: bool) -> None:
+    """UserError for a share of the images of views that a run does not have."""
+    if view_share < 1 and not has_views:
+        raise UserError(
+            f"--view_share {view_share:g}: only --objective evidence with a backbone that learns has views to leave "
+            "out; give the run without it"
+        )
+
+
 def viewed_images(view_share: float, images: int, batch_share: float) -> int | None:
     """How many images of this process go through crop and drop, the first of its batch; None where all do.
 
