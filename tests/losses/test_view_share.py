@@ -94,7 +94,7 @@ def test_processes_have_together_the_terms_of_one() -> None:
     """The mean over two processes of what each has, weighed by its images, with the denominators of both."""
     model = make().eval()
     expected = terms(model, 3)
-    rows = [[0, 2, 4, 5], [1, 3]]  # the first three of the batch are two of one process and one of the other
+    rows = [[0, 2, 4], [1, 3, 5]]  # the first three of the batch are two of one process and one of the other
     shares = [len(part) * 2 / len(SEEDS) for part in rows]
     known: list[list[Tensor]] = [[], []]
     for of_process, part in zip(known, rows, strict=True):
