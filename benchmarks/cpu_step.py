@@ -9,12 +9,16 @@ step    One thread, random pixels, the same weights and batch on both sides, in 
         the loss is the largest difference of a term in the first step: 0 is bit for bit.
 frozen  An epoch of the head and the maps on features of 600 images that are there, their loader included, beside as
         many steps of fine-tuning on pixels that are there. Validation and checkpoints are left out on both sides.
+compile  The step with --compile beside the same without, and what it takes until the third step is done, compilers
+        included: processor time from an empty cache, one compiler at a time. Not among the default rows.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -33,6 +37,7 @@ from roi.labels import LABELS
 from roi.losses import objectives
 from roi.losses.objectives import RandomViews, label_terms
 from roi.models.backbones import classifier_layer
+from roi.models.compile import compiled
 from roi.models.masks import kept_pixels
 from roi.models.roi_model import ModelOptions, RoiModel, build_model
 from roi.training.device import pick_device
@@ -45,6 +50,7 @@ from roi.training.recipes import MODES
 
 CPU = torch.device("cpu")
 BACKBONES = ("test_resnet:96:32", "resnet18:128:8")  # name, side, batch
+VIEW_SHARES = (0.5, 0.33, 0.25)
 FROZEN = ("test_resnet", "resnet18")
 IMAGES, SIDE, BATCH = 600, 96, 32  # of an epoch of a frozen backbone
 Work = Callable[[], object]
@@ -52,8 +58,9 @@ Work = Callable[[], object]
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.Parser(__doc__)
-    rows = "which are measured (default: both)"
-    parser.add_argument("--rows", nargs="+", choices=("step", "frozen"), default=["step", "frozen"], help=rows)
+    kinds, default = ("step", "frozen", "compile"), ["step", "frozen"]
+    rows = "which are measured (default: step frozen)"
+    parser.add_argument("--rows", nargs="+", choices=kinds, default=default, help=rows)
     sizes = "of the step: name, side in pixels and images a batch (default: %(default)s)"
     parser.add_argument("--backbones", nargs="+", default=list(BACKBONES), metavar="NAME:PX:B", help=sizes)
     parser.add_argument("--turns", type=int, default=5, metavar="N", help="of each pair (default: %(default)s)")
@@ -70,6 +77,11 @@ def main(args: argparse.Namespace) -> None:
             figures = steps(name, int(side), int(images), args.turns)
             # A file each: large backbones take long, and what is done stays.
             save(name, f"--rows step --backbones {words} --turns {args.turns}", args.machine, figures)
+    if "compile" in args.rows:
+        for words in args.backbones:
+            name, side, images = words.split(":")
+            figures = compiling(name, int(side), int(images), args.turns)
+            save(f"compile_{name}", f"--rows compile --backbones {words} --turns {args.turns}", args.machine, figures)
     if "frozen" in args.rows:
         figures = []
         for name in FROZEN:
@@ -100,6 +112,11 @@ def steps(name: str, side: int, images: int, turns: int) -> list[Figure]:
         compare(f"warm-up / standard, {at}", one_step(warm_up, batch), one_step(plain, batch), turns),
         Figure(f"… operators, {at}", operators(warm_up, batch) / below),
     ]
+    for share in VIEW_SHARES:
+        run = make("--view_share", share)
+        title = f"evidence with --view_share {share:g} / standard, {at}"
+        figures.append(compare(title, one_step(run, batch), one_step(plain, batch), turns, "<= 1.6"))
+        figures.append(Figure(f"… operators, {at}", operators(run, batch) / below))
     for part, work in parts(ours.model, batch, ours.args.keep_ratio).items():
         figures.append(compare(f"{part}, of the evidence step, {at}", work, one_step(ours, batch), turns))
     figures.append(views_together(ours.model, batch, turns, at))
@@ -116,13 +133,15 @@ def evidence(name: str, side: int, images: int, *flags: object, dtype: torch.dty
     return training("evidence", name, side, CPU, "--batch_size", images, *flags, dtype=dtype)
 
 
-def standard(name: str, side: int, images: int) -> Training:
+def standard(name: str, side: int, images: int, *flags: object) -> Training:
     """The classifier alone, as --mode standard trains it."""
-    run = training("consistency", name, side, CPU, "--batch_size", images)
+    run = training("consistency", name, side, CPU, "--batch_size", images, *flags)
     mode, args = MODES["standard"], run.args
     options = ModelOptions(channels_last=args.channels_last)
     run.model = build_model(name, len(LABELS), "none", "none", side, args.seed, options=options)
     run.balance = loss_weights(select_flags(WeightFlags, args), run.model, mode.without, CPU)
+    if args.compile:
+        compiled(run.model)
     run.optimizer = make_optimizer(run.model, args.lr, args.weight_decay, args.mask_lr)
     run.step = Step(run.model, run.step.losses_fn)
     return run
@@ -266,6 +285,36 @@ def processor_seconds(work: Work) -> float:
     began = time.process_time()
     work()
     return time.process_time() - began
+
+
+def compiling(name: str, side: int, images: int, turns: int) -> list[Figure]:
+    """What --compile costs first, and what a step takes then; the evidence step, and that of `standard`."""
+    batch = drawn(images, side, CPU)
+    at = f"{name} {side} px, {images} a batch"
+    figures = []
+    for kind, make in (("evidence", evidence), ("standard", standard)):
+        with tempfile.TemporaryDirectory() as cache:
+            os.environ |= {"TORCHINDUCTOR_CACHE_DIR": cache, "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+            plain, fast = make(name, side, images), make(name, side, images, "--compile")
+            expected, began = first_losses(plain, batch), seconds_with_children()
+            found = first_losses(fast, batch)
+            difference = max(abs(found[term] - expected[term]) for term in expected)
+            for _ in range(3):
+                fast.run([batch])
+            spent = seconds_with_children() - began
+            # `standard` finds what evidence has compiled.
+            if kind == "evidence":
+                figures.append(Figure(f"{kind}, until three steps are done with --compile, {at}", spent, unit="s"))
+            title = f"{kind} with --compile / without, {at}"
+            work = one_step(fast, batch), one_step(plain, batch)
+            figures.append(compare(title, *work, turns, loss_differs_by=difference))
+    return figures
+
+
+def seconds_with_children() -> float:
+    """Processor time of this process and of those that it started and that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def frozen(name: str, turns: int) -> list[Figure]:

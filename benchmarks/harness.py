@@ -321,7 +321,7 @@ def training(
     from roi.models.roi_model import ModelOptions, build_model
     from roi.training.flags import resolve_objective, select_flags
     from roi.training.loop import Step
-    from roi.training.objective import WeightFlags, loss_weights
+    from roi.training.objective import WeightFlags, loss_weights, viewed_images
     from roi.training.optim import make_optimizer
 
     words = [
@@ -364,7 +364,9 @@ def training(
 
         seeds = row_seeds(args.seed, epoch, batch.index.to(device, non_blocking=True))
         if objective == "evidence":
-            return evidence_terms(model, batch.pixels, batch.target, options, seeds, epoch < args.warmup_epochs)
+            viewed = viewed_images(args.view_share, len(batch.index), batch.share)
+            warm_up = epoch < args.warmup_epochs
+            return evidence_terms(model, batch.pixels, batch.target, options, seeds, warm_up, viewed=viewed)
         return consistency_terms(model, batch.pixels, batch.target, args.keep_ratio, seeds)
 
     optimizer = make_optimizer(model, args.lr, args.weight_decay, args.mask_lr)

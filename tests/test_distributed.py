@@ -352,6 +352,17 @@ def test_processes_agree_with_one(world: int, folder: Path, demo: Path, alone: P
     assert [said.count(f"\nepoch {n + 1}: ") for n in range(EPOCHS)] == [1] * EPOCHS  # one of them speaks
 
 
+@pytest.mark.slow
+def test_crop_and_drop_are_of_the_same_images_in_any_number_of_processes(
+    folder: Path, demo: Path, tmp_path: Path
+) -> None:
+    """Two images of twelve: the third of three processes has none of them."""
+    more = ["--view_share", "0.1"]
+    run("train_roi_consistency.py", *flags(folder, demo, tmp_path / "one", 1), *more)
+    finished(launched("train_roi_consistency.py", flags(folder, demo, tmp_path / "three", 3) + more, 3))
+    expect_same(tmp_path / "three", tmp_path / "one", 3)
+
+
 @pytest.fixture(scope="module")
 def stopped(folder: Path, demo: Path, alone: Path) -> Path:
     """Two processes, whose torchrun was told to end after the first epoch or two.

@@ -491,6 +491,9 @@ def test_wrong_flags_are_one_line(demo: Path, tables: tuple[Path, Path], tmp_pat
         (("--warmup_epochs", 1), "--warmup_epochs 1 of --epochs 1"),
         (("--save", tmp_path), "it is a folder"),
         (("--resume", "nowhere.pt"), "nowhere.pt"),
+        (("--view_share", 0), "--view_share: 0 is not between 0.01 and 1"),
+        (("--view_share", 0.5, "--objective", "consistency"), "--view_share 0.5: only --objective evidence"),
+        (("--view_share", 0.5, "--freeze_backbone"), "--view_share 0.5: only --objective evidence with a backbone"),
     ):
         assert said in one_line_error(*train, *flags)
     assert not list(tmp_path.iterdir())

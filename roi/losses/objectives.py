@@ -30,6 +30,7 @@ from roi.losses.terms import (
     bce,
     consist,
     count_of_batch,
+    divisor,
     drop,
     log_mean_exp,
     suppression_loss,
@@ -45,6 +46,7 @@ from roi.models.masks import (
     upsample,
 )
 from roi.models.roi_model import RoiModel
+from roi.models.view_norms import VIEWS
 
 # Logits, target, denominator -> (): what `full` is.
 LabelLoss = Callable[[Tensor, Tensor, Denominator], Tensor]
@@ -96,6 +98,10 @@ class RandomViews:
     to_lose: Tensor  # (B, K) 0/1: the findings that the drop view must lose; all that are present, or one of them
     loses_one: Tensor  # (B,) bool: one of them
 
+    def first(self, images: int | None) -> "RandomViews":
+        """Those of the first so many images; None: of all."""
+        return RandomViews(self.light_mask[:images], self.to_lose[:images], self.loses_one[:images])
+
     @staticmethod
     def draw(seeds: Tensor, target: Tensor, size: tuple[int, int], random_views: float) -> "RandomViews":
         """Draw for (B,) seeds and (B, K) targets, all on their device.
@@ -106,12 +112,13 @@ class RandomViews:
         # Of a target between 0 and 1 nobody is sure that there is something to lose.
         present = (target == 1).float()  # (B, K)
         has_light_mask, kept_share, coin = uniform(seeds, 3, RANDOM_VIEW).unbind(1)  # (B,) each
-        # Masks are drawn for all images and then chosen: to ask who needs one would wait for the device.
         kept_share = LIGHT[0] + (LIGHT[1] - LIGHT[0]) * kept_share
-        pixels = size[0] * size[1]
-        blobs = random_mask(seeds, size, (kept_share * pixels).round().long())
+        kept = (kept_share * (size[0] * size[1])).round().long()
         seen_through = has_light_mask < random_views
-        light_mask = torch.where(per_image(seen_through), blobs, 1.0)
+        nothing_hidden = torch.ones(len(seeds), 1, *size, device=seeds.device)
+        light_mask = masks_where(
+            seen_through, nothing_hidden, lambda images: random_mask(seeds[images], size, kept[images])
+        )
         loses_one = (coin < 0.5) & (present.sum(1) > 0)
         # What is present has a draw above 1, so that the highest is a uniform draw among it.
         draws = uniform(seeds, target.shape[1], DROPPED_FINDING) + present
@@ -156,7 +163,7 @@ class EvidenceOptions:
     sharpness: float = 4.0  # with which the cells of a map are pooled (log_mean_exp)
 
 
-def evidence_terms(
+def evidence_terms(  # noqa: PLR0913  # all that a step knows of its batch
     model: RoiModel,
     pixels: Tensor,
     target: Tensor,
@@ -165,6 +172,7 @@ def evidence_terms(
     warm_up: bool = False,
     denominator: Denominator = count_of_batch,
     label_loss: LabelLoss = bce,
+    viewed: int | None = None,
 ) -> dict[str, Tensor]:
     """The terms of the evidence objective, () each; mask_mean, mask_kept and mask_tv carry no gradient.
 
@@ -173,6 +181,7 @@ def evidence_terms(
         target: (B, K).
         seeds: (B,).
         warm_up: no mask is drawn: `full` and `locate` alone.
+        viewed: `consist` and `drop` are of the first so many images, which may be none; None: of all.
     """
     x = model.normalise(pixels)
     findings = target.masked_fill(~model.findings, torch.nan)  # Normal has no place
@@ -186,15 +195,17 @@ def evidence_terms(
     terms = label_terms(logits, class_maps, target, findings, options.sharpness, denominator, label_loss)
     if warm_up:
         return terms
-    masks = _masks_of_step(model, maps, logits, findings, random, kept_pixels(*size, options.keep_ratio))
-    # In both views dropout is off, and batch norm has statistics of their own (roi/models/view_norms.py).
-    logits_crop = model.crop(x, masks.kept, seeds)
-    terms["consist"] = bce(logits_crop, target, denominator)
-    # The classifier must not learn from the drop view: only the mask is asked to remove evidence.
-    with frozen(model.backbone):
-        logits_drop = model.drop(x, masks.dropped, seeds)
-    terms["drop"] = suppression_loss(logits_drop, masks.to_lose, denominator)
-    return terms | mask_figures(masks.hard, masks.soft.detach())
+    if viewed == 0:
+        return terms | _terms_without_views(model, logits[:0], target[:0], denominator)
+    first = slice(viewed)
+    masks = _masks_of_step(
+        model, maps[first], logits[first], findings[first], random.first(viewed), kept_pixels(*size, options.keep_ratio)
+    )
+    terms |= _view_terms(model, x[first], target[first], masks, seeds[first], denominator)
+    figures = mask_figures(masks.hard, masks.soft.detach())
+    if viewed is None:
+        return terms | figures
+    return terms | _over_processes(figures, viewed, logits, denominator)
 
 
 class StepMasks(NamedTuple):
@@ -224,9 +235,24 @@ def _masks_of_step(
     if not model.per_class:
         # One map for all findings can only lose all of them at once.
         return StepMasks(hard, soft, kept, kept, (findings == 1).float())
-    mask_of_one = _mask_of_one(maps, random, (height, width), k)
-    dropped = torch.where(per_image(random.loses_one), mask_of_one, kept)
+    first_lost = random.to_lose.argmax(1)  # where it is one, that one
+    dropped = masks_where(
+        random.loses_one, kept, lambda images: _mask_of_one(maps[images, first_lost[images]], (height, width), k)
+    )
     return StepMasks(hard, soft, kept, dropped, random.to_lose)
+
+
+def _view_terms(
+    model: RoiModel, x: Tensor, target: Tensor, masks: StepMasks, seeds: Tensor, denominator: Denominator
+) -> dict[str, Tensor]:
+    """`consist` and `drop` of (B, 3, H, W) images, normalised, with their targets (B, K)."""
+    # In both views dropout is off, and batch norm has statistics of their own (roi/models/view_norms.py).
+    logits_crop = model.crop(x, masks.kept, seeds)
+    terms = {"consist": bce(logits_crop, target, denominator)}
+    # The classifier must not learn from the drop view: only the mask is asked to remove evidence.
+    with frozen(model.backbone):
+        logits_drop = model.drop(x, masks.dropped, seeds)
+    return terms | {"drop": suppression_loss(logits_drop, masks.to_lose, denominator)}
 
 
 def mask_figures(hard: Tensor, soft: Tensor) -> dict[str, Tensor]:
@@ -234,15 +260,52 @@ def mask_figures(hard: Tensor, soft: Tensor) -> dict[str, Tensor]:
     return {"mask_kept": hard.mean(), "mask_mean": soft.mean(), "mask_tv": total_variation(soft)}
 
 
-def _mask_of_one(maps: Tensor, random: RandomViews, size: tuple[int, int], k: int) -> Tensor:
-    """The mask of the one finding that an image must lose: (B, K, h, w) -> (B, 1, H, W).
+def _terms_without_views(
+    model: RoiModel, logits: Tensor, target: Tensor, denominator: Denominator
+) -> dict[str, Tensor]:
+    """The terms of a process that has none of the images of crop and drop: (0, K) each -> 0, with no gradient.
 
-    Where an image must lose several it is that of the first of them, and not used.
+    It does what the processes do together: they count values, and statistics of the views begin.
     """
-    images = torch.arange(len(maps), device=maps.device)
-    classes = random.to_lose.argmax(1)
-    score = upsample(maps[images, classes][:, None], size)
+    for view in VIEWS:
+        with model.view_norms.of(view):
+            pass
+    terms = {
+        "consist": bce(logits, target, denominator),
+        "drop": suppression_loss(logits, torch.zeros_like(logits), denominator),
+    }
+    nothing = {name: logits.new_zeros(()) for name in ("mask_kept", "mask_mean", "mask_tv")}
+    return terms | _over_processes(nothing, 0, logits, denominator)
+
+
+def _over_processes(
+    figures: dict[str, Tensor], images: int, like: Tensor, denominator: Denominator
+) -> dict[str, Tensor]:
+    """Means over so many images as what the process adds to the mean over the images of all."""
+    weight = images / divisor(like.new_tensor(float(images)), denominator)
+    return {name: value * weight for name, value in figures.items()}
+
+
+def _mask_of_one(maps: Tensor, size: tuple[int, int], k: int) -> Tensor:
+    """The mask of the one finding that an image must lose, from its map: (B, h, w) -> (B, 1, H, W)."""
+    score = upsample(maps[:, None], size)
     return straight_through(exact_topk(score, k), soft_topk(score, k))
+
+
+def masks_where(chosen: Tensor, others: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
+    """Masks that `make` gives to the chosen images, `others` for the rest: (B,) bool, (B, 1, H, W) -> (B, 1, H, W).
+
+    Args:
+        make: which images (n,) -> (n, 1, H, W), each from its own image alone.
+    """
+    if chosen.device.type != "cpu":
+        # Made for all images: to ask who needs one would wait for the device.
+        every = torch.arange(len(chosen), device=chosen.device)
+        return torch.where(per_image(chosen), make(every), others)
+    images = chosen.nonzero().flatten()
+    if not len(images):
+        return others
+    return others.index_copy(0, images, make(images))
 
 
 @contextmanager

@@ -159,10 +159,10 @@ def _mean_of_known(loss: Tensor, target: Tensor, denominator: Denominator) -> Te
     known = ~target.isnan()  # (B, K)
     # Chosen, not multiplied by 0: a loss that is infinite where nothing is known would become NaN.
     total = torch.where(known, loss, 0).sum()
-    return total / _divisor(known.sum(), denominator)
+    return total / divisor(known.sum(), denominator)
 
 
-def _divisor(values: Tensor, denominator: Denominator) -> Tensor:
+def divisor(values: Tensor, denominator: Denominator) -> Tensor:
     """What a sum of so many values is divided by; 1 where there is none, without a look at the number on its device."""
     count = denominator(values.float())
     return torch.where(count > 0, count, 1.0)
@@ -220,7 +220,7 @@ def suppression_loss(logits_drop: Tensor, present: Tensor, denominator: Denomina
         present: 0/1, 1 where the target is 1: of one between 0 and 1 nobody is sure that there is evidence to lose.
     """
     total = (F.softplus(logits_drop) * present).sum()
-    return total / _divisor(present.sum(), denominator)
+    return total / divisor(present.sum(), denominator)
 
 
 def log_mean_exp(maps: Tensor, sharpness: float) -> Tensor:

@@ -64,6 +64,8 @@ FREE = {
     "test_out",
     "max_test_samples",
 }
+# Flags that an older checkpoint does not say, with what its run had.
+ADDED = {"view_share": 1.0}
 
 
 class Checkpoint(TypedDict, total=False):
@@ -275,7 +277,8 @@ def same_flags(state: Checkpoint, flags: dict[str, Any], path: str | Path) -> No
     if state["args"].get("schedule") in ("cosine", "onecycle"):
         # These curves end with the last epoch.
         free = FREE - {"epochs"}
-    for name, old in state["args"].items():
+    added = {name: default for name, default in ADDED.items() if name in flags}
+    for name, old in (added | state["args"]).items():
         if name not in free and flags.get(name) != old:
             flag = "batch_size times the number of processes" if name == "together" else name
             raise UserError(

@@ -1,5 +1,6 @@
 """From the flags of an objective to the terms of a batch, the loss of the labels and the weights of the terms."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -105,6 +106,37 @@ def _counting_loss(flags: LabelLossFlags, present: np.ndarray, absent: np.ndarra
     )
 
 
+def check_views(view_share: float, has_views: bool) -> None:
+    """UserError for a share of the images of views that a run does not have."""
+    if view_share < 1 and not has_views:
+        raise UserError(
+            f"--view_share {view_share:g}: only --objective evidence with a backbone that learns has views to leave "
+            "out; give the run without it"
+        )
+
+
+def viewed_images(view_share: float, images: int, batch_share: float) -> int | None:
+    """How many images of this process go through crop and drop, the first of its batch; None where all do.
+
+    They are the first of the batch over all processes, of which each takes every world-th, and at least two, since
+    batch norm learns nothing from one.
+
+    Args:
+        images: of the batch of this process.
+        batch_share: what they count, relative to the mean over the processes; 0: nothing.
+    """
+    if view_share == 1:
+        return None
+    if not batch_share:
+        return 0
+    world = distributed.world()
+    together = round(images * world / batch_share)
+    # A share of .07 of 100 images is 7, whatever the product rounds to.
+    viewed = math.ceil(view_share * together - 1e-6)
+    viewed = min(max(viewed, 2), together)
+    return len(range(distributed.rank(), viewed, world))
+
+
 @dataclass(frozen=True)
 class TermsOfBatch:
     """The losses_fn of both objectives: (model, batch, epoch) -> {name of a term: ()}."""
@@ -117,6 +149,7 @@ class TermsOfBatch:
     warmup_epochs: int
     random_views: float
     locate_sharpness: float
+    view_share: float = 1.0  # of the images of a batch that go through crop and drop
 
     def __call__(self, model: RoiModel, batch: Batch, epoch: int) -> dict[str, Tensor]:
         over = partial(distributed.counting, share=batch.share)
@@ -129,7 +162,8 @@ class TermsOfBatch:
             return consistency_terms(model, pixels, batch.target, self.keep_ratio, seeds, over, self.label_loss)
         options = EvidenceOptions(self.keep_ratio, self.random_views, self.locate_sharpness)
         warm_up = epoch < self.warmup_epochs
-        return evidence_terms(model, pixels, batch.target, options, seeds, warm_up, over, self.label_loss)
+        viewed = viewed_images(self.view_share, len(batch.index), batch.share)
+        return evidence_terms(model, pixels, batch.target, options, seeds, warm_up, over, self.label_loss, viewed)
 
     def _of_features(self, model: RoiModel, batch: Batch, over: Denominator) -> dict[str, Tensor]:
         """The labels alone: of a frozen backbone there are features, and no views."""

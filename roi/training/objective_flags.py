@@ -61,6 +61,13 @@ EVIDENCE_ARGS = {
     "random_views": NamedValue(
         SHARE, 0.15, "share of the images, 0 to 1, that the classifier then sees through random blobs"
     ),
+    # Crop and drop are five eighths of a step, and a batch is shuffled: its first images are any.
+    "view_share": NamedValue(
+        number(float, 0.01, 1),
+        1.0,
+        "share of the images of each batch, .01 to 1 and at least two, that go through crop and drop; below 1 a step "
+        "is faster and masks are worse",
+    ),
 }
 LOCATE_ARGS = {
     "locate_sharpness": NamedValue(

@@ -35,7 +35,7 @@ from roi.training.frozen_features import check_head
 from roi.training.loaders import LoaderFlags, Loaders, make_loaders, names_of_batch, training_targets
 from roi.training.loop import LossesFn
 from roi.training.metrics_log import MetricsLog, early_log, validation_columns
-from roi.training.objective import LabelLossFlags, TermsOfBatch, WeightFlags, loss_weights, make_label_loss
+from roi.training.objective import LabelLossFlags, TermsOfBatch, WeightFlags, check_views, loss_weights, make_label_loss
 from roi.training.optim import EMA, Schedule, learn_only, make_optimizer
 from roi.training.preflight.first_lines import FirstLinesFlags, Work, say_first_lines
 from roi.training.preflight.forecast import Forecast
@@ -210,6 +210,7 @@ def check_flags(args: argparse.Namespace, rows: Rows, mask: str) -> None:
             "give one of them"
         )
     check_validated(rows, args.patience, args.schedule)
+    check_views(args.view_share, learns_evidence(args, mask) and not args.freeze_backbone)
     if learns_evidence(args, mask) and not has_place(rows.classes).any():
         raise UserError(
             f"--classes {','.join(rows.classes)}: none of them is a finding, there is no evidence to look for; "
@@ -335,6 +336,7 @@ def make_losses_fn(
         args.warmup_epochs,
         args.random_views,
         args.locate_sharpness,
+        args.view_share,
     )
 
 

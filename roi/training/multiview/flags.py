@@ -20,6 +20,7 @@ WITHOUT_MASK = {
     "map_stride": 0,
     "fill": "mean",
     "keep_ratio": 1.0,
+    "view_share": 1.0,
 }
 
 
