@@ -64,7 +64,9 @@ def main(args: argparse.Namespace) -> None:
     text = page(runs, args.image_root, args.cases, args.title, args.host)
     with atomic_write(args.out) as file:
         file.write(text)
-    print(f"{args.out}: {len(text.encode()) / 1e6:.1f} MB, {len(runs)} run{'s' if len(runs) > 1 else ''}")
+    size = len(text.encode()) / 1e6
+    plural = "s" if len(runs) > 1 else ""
+    print(f"{args.out}: {size:.1f} MB, {len(runs)} run{plural}")
 
 
 def command() -> None:

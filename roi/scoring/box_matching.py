@@ -110,7 +110,8 @@ def intersections(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Area that two boxes share. (B, 4), (B, 4) -> (B,)"""
     begin_a, end_a = corners(a)
     begin_b, end_b = corners(b)
-    sides = np.minimum(end_a, end_b) - np.maximum(begin_a, begin_b)
+    begin = np.maximum(begin_a, begin_b)
+    sides = np.minimum(end_a, end_b) - begin
     return np.clip(sides, 0, None).prod(1)
 
 
@@ -269,15 +270,17 @@ def match_boxes(truth: GroundTruth, detected: Detected, map_index: np.ndarray) -
     boxes = len(truth.box)
     box = np.repeat(np.arange(boxes), times)
     first_entry = np.cumsum(times) - times
-    nth = np.arange(len(box)) - np.repeat(first_entry, times)
+    number = np.arange(len(box))
+    nth = number - np.repeat(first_entry, times)
     pair = truth.box_pair[box]
     start = detected.start[map_index[pair]]
     true = truth.box[box]  # (E, 4)
     drawn = detected.box[start + nth]  # (E, 4)
     shared = intersections(true, drawn)
-    union = areas(true) + areas(drawn) - shared
+    drawn_area = areas(drawn)
+    union = areas(true) + drawn_area - shared
     iou = shared / union
-    iobb = shared / areas(drawn)
+    iobb = shared / drawn_area
     best_iou, best_iobb = np.zeros(boxes), np.zeros(boxes)
     np.maximum.at(best_iou, box, iou)
     np.maximum.at(best_iobb, box, iobb)

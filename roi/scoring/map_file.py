@@ -93,8 +93,8 @@ def check_map(path: str | Path, data: dict[str, np.ndarray], source: str, names:
     check_shape(path, data, name, (len(names), len(classes)), 4)
     finite = np.isfinite(data[name])
     if not finite.all():
-        n = int(np.argwhere(~finite)[0][0])
-        raise UserError(f"{path}: {name} of {names[n]!r} is not finite; write the file anew")
+        first, *_ = np.argwhere(~finite)[0]
+        raise UserError(f"{path}: {name} of {names[first]!r} is not finite; write the file anew")
 
 
 def check_mask(
@@ -129,7 +129,8 @@ def match_maps(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The rows of the file that are read, and their places among `images`; see read_maps."""
     if images is None:
-        return np.arange(len(names)), np.arange(len(names))
+        everywhere = np.arange(len(names))
+        return everywhere, everywhere.copy()
     place = match_images(names, images)
     ambiguous = place == AMBIGUOUS
     if ambiguous.any():

@@ -27,7 +27,8 @@ VERSION = 1
 # Prevalences that differ by more than this share of the calibration's are worth a warning.
 SHIFT = 0.25
 # Alphas of the risk curve.
-CURVE = tuple(round(alpha, 2) for alpha in np.arange(0.01, 0.51, 0.01).tolist())
+ALPHAS = np.arange(0.01, 0.51, 0.01)
+CURVE = tuple(round(alpha, 2) for alpha in ALPHAS.tolist())
 # One threshold for all findings.
 RULES = ("fnr", "fnr_with_finding", "fnr_shifted", "fdr")
 # Thresholds of a finding.

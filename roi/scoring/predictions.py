@@ -274,7 +274,8 @@ def ensemble(paths: Sequence[str]) -> Predictions:
     answer: bool | None = any(answers)
     if not answer and None in answers:
         answer = None
-    return Predictions(first.images, first.classes, prob, contaminated, {"ensemble": origin, "contaminated": answer})
+    meta = {"ensemble": origin, "contaminated": answer}
+    return Predictions(first.images, first.classes, prob, contaminated, meta)
 
 
 def _reorder(other: Predictions, path: str, first: Predictions, first_path: str) -> None:
@@ -332,7 +333,8 @@ def align_with_table(
         )
     unpredicted = len(table) - len(preds.images)
     if unpredicted > 0:
-        print(f"{csv}: {unpredicted:,} of its {len(table):,} images have no prediction in {path}; they are not scored")
+        count = f"{unpredicted:,} of its {len(table):,} images"
+        print(f"{csv}: {count} have no prediction in {path}; they are not scored")
     return preds, table.iloc[place]
 
 
@@ -340,7 +342,8 @@ def class_columns(classes: list[str], wanted: list[str], path: str) -> list[int]
     """The columns of `wanted` among those of predictions. UserError: one is not predicted."""
     for c in wanted:
         if c not in classes:
-            raise UserError(f"{path}: has no prediction for {c!r} (it has {', '.join(classes)})")
+            predicted = ", ".join(classes)
+            raise UserError(f"{path}: has no prediction for {c!r} (it has {predicted})")
     return [classes.index(c) for c in wanted]
 
 

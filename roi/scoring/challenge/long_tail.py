@@ -68,7 +68,8 @@ def count_training(table: pd.DataFrame, path: str, classes: Sequence[str]) -> Tr
     is_named = np.isin(classes, named) | ~is_finding(classes)
     positives = (target == 1).sum(axis=0)
     # Two tables may know a patient by different names.
-    patients = frozenset(rows["patient_id"]) | frozenset(named_patients(rows))
+    by_table = frozenset(rows["patient_id"])
+    patients = by_table | frozenset(named_patients(rows))
     return TrainingCounts(
         path,
         len(rows),
@@ -171,7 +172,8 @@ def long_tail_block(
             **mean_scores(estimates, usable),
         }
     findings = is_finding(classes)
-    not_counted = [classes[j] for j in np.flatnonzero(findings & np.isnan(counts.share))]
+    is_unknown = np.isnan(counts.share)
+    not_counted = [classes[j] for j in np.flatnonzero(findings & is_unknown)]
     return {
         "train_csv": counts.path,
         "rule": RULE,

@@ -29,8 +29,8 @@ class StudyRows:
     def mean(self, values: np.ndarray) -> np.ndarray:
         """(N, K) -> (S, K)"""
         images = np.bincount(self.study)
-        columns = [np.bincount(self.study, column) for column in values.T]
-        return np.stack(columns, axis=1) / images[:, None]
+        sums = [np.bincount(self.study, column) for column in values.T]
+        return np.stack(sums, axis=1) / images[:, None]
 
 
 def group_studies(rows: pd.DataFrame, name: str) -> StudyRows:
@@ -128,7 +128,8 @@ def align_units(path: str, table: pd.DataFrame, csv: str, unit: str, members: Se
         return Units(preds, rows, target, len(rows), _studies_if_any(rows, csv))
     studies = group_studies(rows, csv)
     target = study_targets(target, preds.classes, studies, rows, csv)
-    return Units(mean_predictions(preds, studies), rows.iloc[studies.first], target, len(rows), studies)
+    means = mean_predictions(preds, studies)
+    return Units(means, rows.iloc[studies.first], target, len(rows), studies)
 
 
 def _studies_if_any(rows: pd.DataFrame, csv: str) -> StudyRows | None:
