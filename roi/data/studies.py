@@ -167,7 +167,11 @@ class StudyTargets(NamedTuple):
 
 
 def study_targets(
-    studies: Studies, targets: np.ndarray, classes: Sequence[str], images: np.ndarray, union: bool = False
+    studies: Studies,
+    targets: np.ndarray,
+    classes: Sequence[str],
+    images: np.ndarray,
+    union: bool = False,
 ) -> StudyTargets:
     """The labels of each study from those of its images.
 
@@ -210,7 +214,11 @@ def study_targets(
 
 
 def _refuse_contradiction(
-    studies: Studies, targets: np.ndarray, contradicting: np.ndarray, classes: Sequence[str], images: np.ndarray
+    studies: Studies,
+    targets: np.ndarray,
+    contradicting: np.ndarray,
+    classes: Sequence[str],
+    images: np.ndarray,
 ) -> None:
     study, k = np.argwhere(contradicting)[0]
     first, end = studies.start[study : study + 2]

@@ -369,7 +369,10 @@ def build_study_model(  # noqa: PLR0913  # what the flags of a study model say
 
 
 def study_model_from_args(
-    flags: dict[str, Any], classes: Sequence[str], seed: int, channels_last: bool = True
+    flags: dict[str, Any],
+    classes: Sequence[str],
+    seed: int,
+    channels_last: bool = True,
 ) -> StudyModel:
     """The study model that the training flags of a checkpoint describe, with weights drawn from `seed`."""
     text = None

@@ -178,7 +178,10 @@ def add_boxes(picture: Image.Image, boxes: Sequence[Box], finding: str) -> Image
 
 
 def free_place(
-    extent: tuple[float, float, float, float], left: float, top: float, taken: Sequence[tuple[float, ...]]
+    extent: tuple[float, float, float, float],
+    left: float,
+    top: float,
+    taken: Sequence[tuple[float, ...]],
 ) -> tuple[float, float, float, float]:
     """Where a name fits: above its box, inside the picture, below names that are there already."""
     width, height = extent[2] - extent[0] + 6, extent[3] - extent[1] + 6

@@ -115,7 +115,11 @@ def check_mask(
 
 
 def check_shape(
-    path: str | Path, data: dict[str, np.ndarray], name: str, begin: tuple[int, int], dimensions: int
+    path: str | Path,
+    data: dict[str, np.ndarray],
+    name: str,
+    begin: tuple[int, int],
+    dimensions: int,
 ) -> None:
     array = data.get(name)
     if array is None or array.shape[:2] != begin or array.ndim != dimensions:
@@ -125,7 +129,10 @@ def check_shape(
 
 
 def match_maps(
-    path: str | Path, names: list[str], images: Sequence[str] | None, wanted: np.ndarray | None
+    path: str | Path,
+    names: list[str],
+    images: Sequence[str] | None,
+    wanted: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The rows of the file that are read, and their places among `images`; see read_maps."""
     if images is None:

@@ -187,7 +187,10 @@ def read_meta(value: np.ndarray, path: str | Path, kind: str) -> dict[str, Any]:
 
 
 def is_contaminated(
-    arrays: dict[str, np.ndarray], meta: dict[str, Any], rows: np.ndarray, path: str | Path
+    arrays: dict[str, np.ndarray],
+    meta: dict[str, Any],
+    rows: np.ndarray,
+    path: str | Path,
 ) -> bool | None:
     """Was the checkpoint trained on one of these rows, or another image of their patients? None: nobody says."""
     marked = arrays.get("contaminated")

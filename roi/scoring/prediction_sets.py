@@ -234,7 +234,10 @@ def realised(
 
 
 def set_statistics(
-    sets: dict[str, np.ndarray], target: np.ndarray, patients: np.ndarray, unit: str
+    sets: dict[str, np.ndarray],
+    target: np.ndarray,
+    patients: np.ndarray,
+    unit: str,
 ) -> dict[str, WeightedStatistic]:
     """RISKS of each rule that has a threshold, and RATES."""
     positive, negative = target == 1, target == 0
@@ -272,7 +275,10 @@ def share_of(part: np.ndarray, everything: np.ndarray) -> np.ndarray:
 
 
 def risk_curve(
-    thresholds: dict[str, Any], prob: np.ndarray, target: np.ndarray, share: np.ndarray
+    thresholds: dict[str, Any],
+    prob: np.ndarray,
+    target: np.ndarray,
+    share: np.ndarray,
 ) -> list[dict[str, float]]:
     """The false-negative rate at the threshold of every alpha that has one. (N,) `share`: what each image counts."""
     scaled = apply_scale(prob, thresholds["classes"], thresholds["scale"], thresholds["scaling"])

@@ -304,7 +304,10 @@ def _reorder(other: Predictions, path: str, first: Predictions, first_path: str)
 
 
 def align_with_table(
-    path: str, table: pd.DataFrame, csv: str, members: Sequence[str] = ()
+    path: str,
+    table: pd.DataFrame,
+    csv: str,
+    members: Sequence[str] = (),
 ) -> tuple[Predictions, pd.DataFrame]:
     """Predictions, their classes spelled as here, and the rows of the table in their order; every prediction needs one.
 

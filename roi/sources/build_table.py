@@ -63,7 +63,11 @@ class MergeOptions:
 
 
 def build_nih_table(
-    src_csv: str, label_from: str, filter_list: str | None, image_dir: Path | None, output: Output
+    src_csv: str,
+    label_from: str,
+    filter_list: str | None,
+    image_dir: Path | None,
+    output: Output,
 ) -> None:
     """Write the table of Data_Entry_2017.csv, with the labels that it has in its column `label_from`.
 

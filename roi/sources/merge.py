@@ -128,7 +128,10 @@ def read_dataset(name: str, data_root: Path, blank: str = "unknown", votes: str 
 
 
 def locate_images(
-    table: pd.DataFrame, name: str, data_root: Path, check_images: bool
+    table: pd.DataFrame,
+    name: str,
+    data_root: Path,
+    check_images: bool,
 ) -> tuple[pd.DataFrame, list[str]]:
     """Make `image` a path below `data_root`.
 
@@ -315,7 +318,9 @@ def assign_splits(table: pd.DataFrame, val: float, test: float, seed: int) -> tu
 
 
 def choose_rows(
-    table: pd.DataFrame, views: Sequence[str] | None, splits: Sequence[str] | None
+    table: pd.DataFrame,
+    views: Sequence[str] | None,
+    splits: Sequence[str] | None,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The rows of these views and splits of which anything is known, and counts of the others by data set.
 
@@ -351,7 +356,11 @@ def choose_rows(
 
 
 def rows_named(
-    flag: str, words: Sequence[str], names: Sequence[str], column: pd.Series, kept: np.ndarray
+    flag: str,
+    words: Sequence[str],
+    names: Sequence[str],
+    column: pd.Series,
+    kept: np.ndarray,
 ) -> np.ndarray:
     """(N,) bool: which rows have one of these names; UserError if none of the rows in `kept` has one.
 

@@ -323,7 +323,11 @@ def _in_png_pixels(boxes: pd.DataFrame, images: pd.DataFrame, stems: Sequence[st
 
 
 def _on_axis(
-    boxes: pd.DataFrame, first: str, last: str, dicom_side: str, png_side: str
+    boxes: pd.DataFrame,
+    first: str,
+    last: str,
+    dicom_side: str,
+    png_side: str,
 ) -> tuple[pd.Series, pd.Series, pd.Series]:
     """Start and length of each box on one axis of the PNG, and whether it leaves the image there.
 

@@ -190,7 +190,10 @@ def datasets_of(table: pd.DataFrame) -> np.ndarray | None:
 
 
 def match_data(
-    table: pd.DataFrame, classes: list[str], uncertain: str = "ignore", seed: int | None = None
+    table: pd.DataFrame,
+    classes: list[str],
+    uncertain: str = "ignore",
+    seed: int | None = None,
 ) -> tuple[list[str], list[str], np.ndarray]:
     """Names, data sets where there are several, and targets: what must be the same for a run to go on."""
     datasets = datasets_of(table)
@@ -241,7 +244,11 @@ def check_validated(rows: Rows, patience: int, schedule: str) -> None:
 
 
 def print_classes(
-    table: pd.DataFrame, val: pd.DataFrame | None, classes: Sequence[str], uncertain: str, seed: int
+    table: pd.DataFrame,
+    val: pd.DataFrame | None,
+    classes: Sequence[str],
+    uncertain: str,
+    seed: int,
 ) -> None:
     """What is learned: how many images have each class, lack it, or say nothing of it; warns of what is too rare."""
     classes = list(classes)

@@ -45,7 +45,10 @@ def gather(own: Logits, signal: int) -> tuple[Logits, int]:
 
 
 def validation_scores(
-    logits: Logits, classes: Sequence[str], datasets: np.ndarray | None, decisions: bool
+    logits: Logits,
+    classes: Sequence[str],
+    datasets: np.ndarray | None,
+    decisions: bool,
 ) -> dict[str, float]:
     """{"val_loss", "val_auroc", …} as roi.scoring.metrics.validation_aurocs gives them.
 

@@ -207,7 +207,11 @@ def legend(evidence: Evidence, has_boxes: bool) -> str:
 
 
 def notes_on(
-    preds: Predictions, known: np.ndarray, evidence: Evidence, images: list[str], chosen: Sequence[Case]
+    preds: Predictions,
+    known: np.ndarray,
+    evidence: Evidence,
+    images: list[str],
+    chosen: Sequence[Case],
 ) -> list[str]:
     """What is not shown, and what should not have been scored."""
     notes = []

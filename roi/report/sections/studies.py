@@ -178,7 +178,11 @@ def legend(evidence: Evidence, has_boxes: bool) -> str:
 
 
 def study_html(
-    case: Case, found: Gathered, paths: Sequence[object], evidence: Evidence, boxes: dict[str, list[Box]]
+    case: Case,
+    found: Gathered,
+    paths: Sequence[object],
+    evidence: Evidence,
+    boxes: dict[str, list[Box]],
 ) -> str:
     """The views of a study side by side, and below them what is known of it."""
     column = found.preds.classes.index(case.finding)
@@ -229,7 +233,12 @@ def view_html(
 
 
 def picture_html(
-    name: str, listed: str, path: str, finding: str, evidence: Evidence, boxes: dict[str, list[Box]]
+    name: str,
+    listed: str,
+    path: str,
+    finding: str,
+    evidence: Evidence,
+    boxes: dict[str, list[Box]],
 ) -> str:
     """The X-ray with the map of the finding or the outline of the mask, where there is one."""
     if not path:

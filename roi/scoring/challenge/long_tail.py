@@ -151,7 +151,9 @@ def calibration_errors(prob: np.ndarray, target: np.ndarray, bins: int = calibra
 
 
 def long_tail_block(
-    estimates: dict[str, BootstrapEstimate], counts: TrainingCounts, target: np.ndarray
+    estimates: dict[str, BootstrapEstimate],
+    counts: TrainingCounts,
+    target: np.ndarray,
 ) -> dict[str, Any]:
     """The block `long_tail`: the rule, the counts, the scores of each bin, the four figures of the challenge.
 
@@ -195,7 +197,9 @@ def mean_scores(estimates: dict[str, BootstrapEstimate], usable: np.ndarray) -> 
 
 
 def challenge_figures(
-    estimates: dict[str, BootstrapEstimate], findings: np.ndarray, scored: np.ndarray
+    estimates: dict[str, BootstrapEstimate],
+    findings: np.ndarray,
+    scored: np.ndarray,
 ) -> dict[str, Any]:
     """mAP, mAUROC, mF1 at .5 and mECE over the classes that have both kinds of images. (K,), (K,) bool"""
     f1 = estimates["counts_at_half"].map(partial(summary.decision, "f1"))

@@ -154,7 +154,10 @@ def added_classes(columns: dict[str, int], table: pd.DataFrame) -> list[str]:
 
 
 def with_shares(
-    table: pd.DataFrame, preds: Predictions, columns: dict[str, int], options: SoftenOptions
+    table: pd.DataFrame,
+    preds: Predictions,
+    columns: dict[str, int],
+    options: SoftenOptions,
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """The table with its column `soft` filled, and how many cells of each class got a share.
 

@@ -73,7 +73,11 @@ def mean_predictions(preds: Predictions, studies: StudyRows) -> Predictions:
 
 
 def study_targets(
-    target: np.ndarray, classes: list[str], studies: StudyRows, rows: pd.DataFrame, name: str
+    target: np.ndarray,
+    classes: list[str],
+    studies: StudyRows,
+    rows: pd.DataFrame,
+    name: str,
 ) -> np.ndarray:
     """The targets of studies: a known cell goes before an unknown one. (N, K) -> (S, K)
 

@@ -238,7 +238,11 @@ def declared_padding(ds: Any, values: np.ndarray) -> np.ndarray:
 
 
 def undeclared_padding(
-    place: np.ndarray, counts: np.ndarray, declared: np.ndarray, low: int, notes: list[str]
+    place: np.ndarray,
+    counts: np.ndarray,
+    declared: np.ndarray,
+    low: int,
+    notes: list[str],
 ) -> np.ndarray:
     """Which outermost values are padding that no element declares, (V,) bool.
 
