@@ -42,7 +42,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write (required)")
     parser.add_argument(
-        "--images", type=int, default=3000, metavar="N", help=f"images, at least {MIN_IMAGES} (default: %(default)s)"
+        "--images",
+        type=int,
+        default=3000,
+        metavar="N",
+        help=f"images, at least {MIN_IMAGES} (default: %(default)s)",
     )
     smallest, largest = SIZES
     side = f"side of the square images in pixels, {smallest} to {largest} (default: %(default)s)"
@@ -85,7 +89,14 @@ def main(args: argparse.Namespace) -> None:
         raise UserError(f"{flag} goes with --studies N")
     phantom = HARD if args.hard else EASY
     made = make_demo_layout(
-        args.out, args.layout or "nih", args.images, args.size, args.seed, args.workers, args.overwrite, phantom
+        args.out,
+        args.layout or "nih",
+        args.images,
+        args.size,
+        args.seed,
+        args.workers,
+        args.overwrite,
+        phantom,
     )
     images = made["images"]
     print(f"{args.out}: {images} images of {made['patients']} patients, {made['test']} of them in the test list")

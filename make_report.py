@@ -30,7 +30,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--out", required=True, metavar="HTML", help="the page")
     parser.add_argument(
-        "--image_root", metavar="DIR", help="folder of the images for the gallery (default: the one in metrics.json)"
+        "--image_root",
+        metavar="DIR",
+        help="folder of the images for the gallery (default: the one in metrics.json)",
     )
     parser.add_argument(
         "--cases",

@@ -190,7 +190,10 @@ class ViewAttention(nn.Module):
             self.queries = nn.Parameter(torch.randn(classes, width))
         self.attend = nn.MultiheadAttention(width, HEADS, DROPOUT, batch_first=True)
         self.feed_forward = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.ReLU(), nn.Dropout(DROPOUT), nn.Linear(4 * width, width)
+            nn.Linear(width, 4 * width),
+            nn.ReLU(),
+            nn.Dropout(DROPOUT),
+            nn.Linear(4 * width, width),
         )
         self.dropout = nn.Dropout(DROPOUT)
         self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)])

@@ -151,7 +151,11 @@ def build_merged_table(options: MergeOptions, output: Output, flags: Mapping[str
     groups = None
     if options.check_duplicates is not None:
         table, facts["duplicates"], groups = drop_duplicates(
-            table, options.data_root, options.check_duplicates, options.workers, RANK
+            table,
+            options.data_root,
+            options.check_duplicates,
+            options.workers,
+            RANK,
         )
     table, left_out = choose_rows(table, options.views, options.splits)
     facts |= left_out

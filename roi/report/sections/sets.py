@@ -221,7 +221,11 @@ def promise_panel(block: Block) -> Drawing:
     names = [name for name in RULES if name in block["rules"]]
     risks = [block["rules"][name][RULES[name].risk] for name in names]
     panel = plots.intervals(
-        "Realised risk of each promise", f"line: alpha = {alpha:g}", names, {"risk": risks}, mark=alpha
+        "Realised risk of each promise",
+        f"line: alpha = {alpha:g}",
+        names,
+        {"risk": risks},
+        mark=alpha,
     )
     texts = [f"{name} {format_interval(risk)}" for name, risk in zip(names, risks, strict=True)]
     return panel, f"Realised risk, alpha {alpha:g}: {'; '.join(texts)}."
