@@ -82,7 +82,8 @@ class Evidence:
         maps, source = self.own
         if image not in maps.images or finding not in maps.classes:
             return None
-        row, column = maps.images.index(image), maps.classes.index(finding)
+        row = maps.images.index(image)
+        column = maps.classes.index(finding)
         return stretch(maps.maps[source][row, column])
 
     def _place_of(self, image: str, finding: str) -> tuple[int, int] | None:
@@ -184,7 +185,8 @@ def free_place(
     taken: Sequence[tuple[float, ...]],
 ) -> tuple[float, float, float, float]:
     """Where a name fits: above its box, inside the picture, below names that are there already."""
-    width, height = extent[2] - extent[0] + 6, extent[3] - extent[1] + 6
+    width = extent[2] - extent[0] + 6
+    height = extent[3] - extent[1] + 6
     x = max(0.0, min(left, SIZE - width))
     y = max(0.0, top - height)
     # Each round leaves one name behind.

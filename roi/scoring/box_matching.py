@@ -133,7 +133,8 @@ class CellWeights:
 
 def cover(low: np.ndarray, high: np.ndarray, side: int) -> np.ndarray:
     """Part of each cell of an axis inside [low, high]. (n,), (n,) in 0..1 -> (n, side) in 0..1"""
-    high, low = high[:, None], low[:, None]
+    high = high[:, None]
+    low = low[:, None]
     edge = np.arange(side)
     end = np.minimum(high * side, edge + 1)
     begin = np.maximum(low * side, edge)
@@ -281,7 +282,8 @@ def match_boxes(truth: GroundTruth, detected: Detected, map_index: np.ndarray) -
     union = areas(true) + drawn_area - shared
     iou = shared / union
     iobb = shared / drawn_area
-    best_iou, best_iobb = np.zeros(boxes), np.zeros(boxes)
+    best_iou = np.zeros(boxes)
+    best_iobb = np.zeros(boxes)
     np.maximum.at(best_iou, box, iou)
     np.maximum.at(best_iobb, box, iobb)
     # The same seen from the detected boxes, those of pair 0 first: one far from every box of its pair is false.
@@ -376,7 +378,8 @@ class Scorer:
 def undefined_values(truth: GroundTruth) -> Values:
     """METRICS of a control that there is not."""
     values = {}
-    boxes, pairs = len(truth.box), len(truth.pair_image)
+    boxes = len(truth.box)
+    pairs = len(truth.pair_image)
     for name in METRICS:
         units = boxes if name in BY_BOX else pairs
         values[name] = np.full(units, np.nan)

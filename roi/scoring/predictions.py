@@ -152,7 +152,9 @@ def read(path: str | Path) -> Predictions:
         outside = np.argwhere(~inside)
         if len(outside):
             n, k = outside[0]
-            image, c, value = preds.images[n], preds.classes[k], values[n, k]
+            image = preds.images[n]
+            c = preds.classes[k]
+            value = values[n, k]
             raise UserError(f"{path}: prob_{part} of {image!r} for {c!r} is {value}, not a probability in 0..1")
     return preds
 

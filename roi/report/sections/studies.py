@@ -221,7 +221,8 @@ def view_html(
     kind = KINDS[kinds_of(found.rows["view"].iloc[[n]])[0][0]]
     view = f"{row['view']}, {kind}" if row["view"] else f"view {kind}"
     picture = picture_html(name, str(row["image"]), path, finding, evidence, boxes)
-    alone, added = found.added.alone[n, column], found.added.added[n, column]
+    alone = found.added.alone[n, column]
+    added = found.added.added[n, column]
     # Three cases: beyond the most views, alone in its study, one of several.
     if np.isnan(alone):
         said = "<p>not looked at: beyond the most views of a study</p>"

@@ -33,7 +33,8 @@ class Counts(NamedTuple):
 
     def figures(self) -> dict[str, object]:
         """What the script shows, at the step where it begins."""
-        hits, calls = self.hits[self.start], self.calls[self.start]
+        hits = self.hits[self.start]
+        calls = self.calls[self.start]
         wrong, negatives = calls - hits, self.known - self.positives
         return {
             "threshold": f"{self.steps[self.start]:.6g}",

@@ -156,7 +156,9 @@ def point(contributions: Contributions, visible: np.ndarray, target: np.ndarray,
     np.maximum.at(most, study, added)
     is_most = added == most[study]
     # Views that add the same share the point: a model that adds nothing anywhere is at chance.
-    tied, right, seen_in = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    tied = np.zeros(shape)
+    right = np.zeros(shape)
+    seen_in = np.zeros(shape)
     np.add.at(tied, study, is_most)
     np.add.at(right, study, is_most & shown)
     np.add.at(seen_in, study, shown)
