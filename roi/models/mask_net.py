@@ -57,7 +57,8 @@ class FeatureMask(nn.Module):
         self.project = nn.ModuleList()
         for depth in channels:
             norm = nn.GroupNorm(1, depth)
-            self.project.append(nn.Sequential(norm, nn.Conv2d(depth, WIDTH, 1)))
+            conv = nn.Conv2d(depth, WIDTH, 1)
+            self.project.append(nn.Sequential(norm, conv))
         self.layers = nn.Sequential(
             nn.GELU(),
             nn.Conv2d(WIDTH, WIDTH, 3, padding=1),

@@ -180,7 +180,8 @@ def merge_cxrlt(mimic: pd.DataFrame, cxrlt: pd.DataFrame) -> tuple[pd.DataFrame,
     # An image that either set tests on must not be trained on.
     split = mimic["split"].to_numpy(dtype=object, copy=True)
     other_split = shared["split"].to_numpy(dtype=object)
-    stricter = _ranks(shared["split"]) > _ranks(mimic["split"].iloc[row])
+    rank_there = _ranks(mimic["split"].iloc[row])
+    stricter = _ranks(shared["split"]) > rank_there
     split[row[stricter]] = other_split[stricter]
     merged["split"] = split
 
@@ -216,7 +217,8 @@ def _is_known(cells: np.ndarray) -> np.ndarray:
 
 def _ranks(splits: pd.Series) -> np.ndarray:
     """(N,) places in RANK; -1 for any other split."""
-    return splits.map(RANK).fillna(-1).to_numpy().astype(int)
+    ranks = splits.map(RANK).fillna(-1)
+    return ranks.to_numpy().astype(int)
 
 
 def merge_datasets(

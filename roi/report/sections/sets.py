@@ -109,7 +109,8 @@ def promises(block: Block) -> str:
 
     Rules without a threshold are called infeasible.
     """
-    levels = {"alpha": percent(block["alpha"]), "confidence": percent(1 - block["delta"])}
+    confidence = 1 - block["delta"]
+    levels = {"alpha": percent(block["alpha"]), "confidence": percent(confidence)}
     listed, outcomes, risks, infeasible = "", [], [], []
     for name, rule in RULES.items():
         # A rule that was not asked for is in neither; one without a threshold is named, or it would seem forgotten.
@@ -228,7 +229,8 @@ def promise_panel(block: Block) -> Drawing:
         mark=alpha,
     )
     texts = [f"{name} {format_interval(risk)}" for name, risk in zip(names, risks, strict=True)]
-    return panel, f"Realised risk, alpha {alpha:g}: {'; '.join(texts)}."
+    listed = "; ".join(texts)
+    return panel, f"Realised risk, alpha {alpha:g}: {listed}."
 
 
 def curve_table(block: Block) -> str:
