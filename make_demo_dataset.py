@@ -42,9 +42,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write (required)")
     parser.add_argument(
-        "--images", type=int, default=3000, metavar="N", help=f"images, at least {MIN_IMAGES} (default: %(default)s)"
+        "--images",
+        type=int,
+        default=3000,
+        metavar="N",
+        help=f"images, at least {MIN_IMAGES} (default: %(default)s)",
     )
-    side = f"side of the square images in pixels, {SIZES[0]} to {SIZES[1]} (default: %(default)s)"
+    smallest, largest = SIZES
+    side = f"side of the square images in pixels, {smallest} to {largest} (default: %(default)s)"
     parser.add_argument("--size", type=int, default=256, metavar="PX", help=side)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="which set, 0 or more (default: %(default)s)")
     hard = "faint and rare findings, wrong labels, borders, markers and devices (default: %(default)s)"
@@ -84,12 +89,20 @@ def main(args: argparse.Namespace) -> None:
         raise UserError(f"{flag} goes with --studies N")
     phantom = HARD if args.hard else EASY
     made = make_demo_layout(
-        args.out, args.layout or "nih", args.images, args.size, args.seed, args.workers, args.overwrite, phantom
+        args.out,
+        args.layout or "nih",
+        args.images,
+        args.size,
+        args.seed,
+        args.workers,
+        args.overwrite,
+        phantom,
     )
     images = made["images"]
     print(f"{args.out}: {images} images of {made['patients']} patients, {made['test']} of them in the test list")
     for label, count in made["positives"].items():
-        print(f"  {label:<20}{count:>7}  {100 * count / images:4.1f} %")
+        share = 100 * count / images
+        print(f"  {label:<20}{count:>7}  {share:4.1f} %")
     print(f"{made['seconds']:.1f} s, {made['images_per_s']:.0f} images/s")
 
 
@@ -104,8 +117,10 @@ def print_studies(out: Path, made: dict[str, Any]) -> None:
     print("                              studies         a perfect reader's AP: first frontal, all views")
     for label, count in made["positives"].items():
         # A rare class may have no study in a small set, and no average precision then.
-        first, all_views = scores.first_frontal.get(label, math.nan), scores.all_views.get(label, math.nan)
-        print(f"  {label:<28}{count:>7}  {100 * count / studies:4.1f} %  {first:14.3f} {all_views:10.3f}")
+        first = scores.first_frontal.get(label, math.nan)
+        all_views = scores.all_views.get(label, math.nan)
+        share = 100 * count / studies
+        print(f"  {label:<28}{count:>7}  {share:4.1f} %  {first:14.3f} {all_views:10.3f}")
     print(f"  mean {scores.mean_first_frontal:47.3f} {scores.mean_all_views:10.3f}")
     print(f"{made['seconds']:.1f} s, {made['images_per_s']:.0f} images/s")
 

@@ -46,7 +46,8 @@ def main(args: argparse.Namespace) -> None:
     names = names_of_table(args.csv) if args.csv else names_of_file(args.names)
     vectors = encode(args.model, names, args.template)
     digest = write_queries(args.out, names, vectors, args.template, args.model)
-    print(f"{args.out}: {len(names)} names, {vectors.shape[1]} numbers each, of {args.model} ({digest[:12]})")
+    numbers = vectors.shape[1]
+    print(f"{args.out}: {len(names)} names, {numbers} numbers each, of {args.model} ({digest[:12]})")
 
 
 def names_of_table(csv: str) -> list[str]:

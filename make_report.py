@@ -30,7 +30,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--out", required=True, metavar="HTML", help="the page")
     parser.add_argument(
-        "--image_root", metavar="DIR", help="folder of the images for the gallery (default: the one in metrics.json)"
+        "--image_root",
+        metavar="DIR",
+        help="folder of the images for the gallery (default: the one in metrics.json)",
     )
     parser.add_argument(
         "--cases",
@@ -64,7 +66,9 @@ def main(args: argparse.Namespace) -> None:
     text = page(runs, args.image_root, args.cases, args.title, args.host)
     with atomic_write(args.out) as file:
         file.write(text)
-    print(f"{args.out}: {len(text.encode()) / 1e6:.1f} MB, {len(runs)} run{'s' if len(runs) > 1 else ''}")
+    size = len(text.encode()) / 1e6
+    plural = "s" if len(runs) > 1 else ""
+    print(f"{args.out}: {size:.1f} MB, {len(runs)} run{plural}")
 
 
 def command() -> None:

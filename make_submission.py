@@ -70,7 +70,8 @@ def main(args: argparse.Namespace) -> None:
     if unused:
         print(f"{unused:,} predicted images are not in the template; left out")
     images, classes = prob.shape
-    print(f"{args.out}: {images:,} images, {classes} classes in the order of {args.template}; holds {', '.join(names)}")
+    held = ", ".join(names)
+    print(f"{args.out}: {images:,} images, {classes} classes in the order of {args.template}; holds {held}")
 
 
 def command() -> None:

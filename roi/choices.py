@@ -95,7 +95,10 @@ class NamedValues(argparse.Action):
 
 
 def add_named_values(
-    group: argparse._ActionsContainer, option: str, what: str, table: Mapping[str, NamedValue]
+    group: argparse._ActionsContainer,
+    option: str,
+    what: str,
+    table: Mapping[str, NamedValue],
 ) -> None:
     """The list, and each of its values as a flag that --help does not show.
 

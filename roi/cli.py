@@ -197,7 +197,9 @@ def number(kind: Callable[[str], Any], low: float | None = None, high: float | N
 # What beside --workers and --cache_dir says how images are read.
 LOADER_ARGS = {
     "prefetch_factor": NamedValue(
-        number(int, 1), 2, "batches that each worker, or the thread that reads --cache_dir, keeps ready"
+        number(int, 1),
+        2,
+        "batches that each worker, or the thread that reads --cache_dir, keeps ready",
     ),
     "persistent_workers": NamedValue(yes_no, True, "keep the workers between epochs"),
 }
@@ -234,7 +236,10 @@ def add_loading(group: argparse._ActionsContainer) -> None:
 def add_compute(group: argparse._ActionsContainer) -> None:
     """Where and in which precision the model runs."""
     group.add_argument(
-        "--device", default="auto", metavar="auto|cpu|cuda|mps", help="where to compute (default: the best there is)"
+        "--device",
+        default="auto",
+        metavar="auto|cpu|cuda|mps",
+        help="where to compute (default: the best there is)",
     )
     group.add_argument(
         "--autocast_dtype",

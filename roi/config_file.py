@@ -210,7 +210,10 @@ def _kind_name(kind: Any) -> str:
 
 
 def origins(
-    parser: argparse.ArgumentParser, argv: Sequence[str], words: Sequence[str], recipe: Container[str] = ()
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str],
+    words: Sequence[str],
+    recipe: Container[str] = (),
 ) -> Callable[[str], str]:
     """Where the value of a flag comes from, as a function of its name.
 

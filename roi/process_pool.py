@@ -53,7 +53,10 @@ class WorkerDiedError(OSError):
 
 
 def run_jobs(
-    function: Callable[[J], R], jobs: Iterable[J], workers: int, patience: float = 0
+    function: Callable[[J], R],
+    jobs: Iterable[J],
+    workers: int,
+    patience: float = 0,
 ) -> Generator[tuple[int, R | Exception], None, None]:
     """Run jobs in worker processes, and give what comes of them as they end, in whatever order.
 

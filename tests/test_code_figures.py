@@ -1,7 +1,7 @@
 """The figures of the code (benchmarks/code_figures.py) stay where they are good.
 
-One target is missed: 4.5 expression nodes a line of code. There are 5.0 of them, an eighth of which are annotations of
-types; the drawing of the phantoms has 7 to 9. Held is 5.1, so that it gets no worse.
+Two targets are missed, and held where they are, so that they get no worse: 4.5 expression nodes a line of code (there
+are 4.91 of them, an eighth of which are annotations of types: 4.34 without these) and 62 flags of --help (66).
 """
 
 import sys
@@ -17,7 +17,7 @@ MOST_COLUMNS = 120
 LINES = {"module": 400, "script": 150, "function": 45, "epoch loop": 60}
 EPOCH_LOOPS = ("train_one_epoch", "_train")
 MODULES_A_FOLDER = 19
-LIMITS_A_LINE = {"expressions": 5.1, "comprehensions": 0.035, "ternaries": 0.018}
+LIMITS_A_LINE = {"expressions": 4.95, "comprehensions": 0.035, "ternaries": 0.018}
 LEAST_COMMENTS = 0.04
 MOST_FLAGS = 66
 

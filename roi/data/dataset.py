@@ -128,7 +128,10 @@ class XrayDataset(Dataset):
 
 
 def rows_with_images(
-    table: pd.DataFrame, image_root: str, skip: bool, output: Path | None
+    table: pd.DataFrame,
+    image_root: str,
+    skip: bool,
+    output: Path | None,
 ) -> tuple[pd.DataFrame, list[str]]:
     """Find the image files of a table.
 
@@ -150,7 +153,12 @@ def rows_with_images(
 
 
 def existing_rows(
-    table: pd.DataFrame, paths: Sequence[str | None], where: str, named_by: str, skip: bool, output: Path | None
+    table: pd.DataFrame,
+    paths: Sequence[str | None],
+    where: str,
+    named_by: str,
+    skip: bool,
+    output: Path | None,
 ) -> tuple[pd.DataFrame, list[str]]:
     """`rows_with_images` of paths that were looked for; None: not there.
 
@@ -179,7 +187,13 @@ def existing_rows(
 
 
 def open_cache_of_run(
-    images: Sequence[str], paths: Sequence[str], folder: str, size: int, workers: int, skip: bool, output: Path
+    images: Sequence[str],
+    paths: Sequence[str],
+    folder: str,
+    size: int,
+    workers: int,
+    skip: bool,
+    output: Path,
 ) -> PixelCache:
     """The pixel cache under `folder` for `images` (names of the table) whose files are `paths`.
 
@@ -207,7 +221,10 @@ def open_cache_of_run(
 
 
 def check_batches(
-    batches: Iterable[Batch], skip: bool, unreadable: set[str], constant: set[str] | None = None
+    batches: Iterable[Batch],
+    skip: bool,
+    unreadable: set[str],
+    constant: set[str] | None = None,
 ) -> Iterator[Batch]:
     """The batches as they come, with a look at what could not be read.
 

@@ -72,7 +72,10 @@ def training_sets(names: Sequence[str]) -> TrainingSets:
 
 
 def trained_on(
-    state: Mapping[str, Any], table: pd.DataFrame, image_root: str, sets: Sequence[str] | None = None
+    state: Mapping[str, Any],
+    table: pd.DataFrame,
+    image_root: str,
+    sets: Sequence[str] | None = None,
 ) -> Seen:
     """Was the checkpoint trained on the image, or on another image of its patient?
 

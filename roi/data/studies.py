@@ -115,10 +115,12 @@ def _study_codes(datasets: np.ndarray, study_ids: np.ndarray) -> np.ndarray:
     # Two sets may use the same numbers for their studies.
     dataset_codes, _ = pd.factorize(datasets)
     id_codes, ids = pd.factorize(study_ids)
-    keys = dataset_codes.astype(np.int64) * (len(ids) + 1) + id_codes
+    datasets_apart = len(ids) + 1
+    keys = dataset_codes.astype(np.int64) * datasets_apart + id_codes
     alone = np.flatnonzero(study_ids == "")
     # Beyond all keys of named studies: each image for itself.
-    keys[alone] = keys.max(initial=0) + 1 + np.arange(len(alone))
+    beyond = keys.max(initial=0) + 1
+    keys[alone] = beyond + np.arange(len(alone))
     codes, _ = pd.factorize(keys)
     return codes
 
@@ -138,13 +140,16 @@ def kinds_of(views: pd.Series) -> tuple[np.ndarray, np.ndarray]:
         kind_of_word[view] = kind
         is_pa = kind == 0 and bool(words & PA_WORDS)
         rank_of_word[view] = 0 if is_pa else kind + 1
-    return views.map(kind_of_word).to_numpy(dtype=np.int8), views.map(rank_of_word).to_numpy(dtype=np.int8)
+    kinds = views.map(kind_of_word).to_numpy(dtype=np.int8)
+    ranks = views.map(rank_of_word).to_numpy(dtype=np.int8)
+    return kinds, ranks
 
 
 def _refuse_two_patients(studies: Studies, patients: np.ndarray) -> None:
     patient_codes, _ = pd.factorize(patients)
     codes = patient_codes[studies.rows]
-    expected = np.repeat(codes[studies.start[:-1]], studies.sizes)
+    first_rows = studies.start[:-1]
+    expected = np.repeat(codes[first_rows], studies.sizes)
     other = studies.rows[codes != expected]
     if not len(other):
         return
@@ -167,7 +172,11 @@ class StudyTargets(NamedTuple):
 
 
 def study_targets(
-    studies: Studies, targets: np.ndarray, classes: Sequence[str], images: np.ndarray, union: bool = False
+    studies: Studies,
+    targets: np.ndarray,
+    classes: Sequence[str],
+    images: np.ndarray,
+    union: bool = False,
 ) -> StudyTargets:
     """The labels of each study from those of its images.
 
@@ -210,7 +219,11 @@ def study_targets(
 
 
 def _refuse_contradiction(
-    studies: Studies, targets: np.ndarray, contradicting: np.ndarray, classes: Sequence[str], images: np.ndarray
+    studies: Studies,
+    targets: np.ndarray,
+    contradicting: np.ndarray,
+    classes: Sequence[str],
+    images: np.ndarray,
 ) -> None:
     study, k = np.argwhere(contradicting)[0]
     first, end = studies.start[study : study + 2]

@@ -44,7 +44,10 @@ def class_list(table: pd.DataFrame, requested: str = "") -> list[str]:
 
 
 def target_matrix(
-    table: pd.DataFrame, classes: Sequence[str], uncertain: str = "ignore", seed: int | None = None
+    table: pd.DataFrame,
+    classes: Sequence[str],
+    uncertain: str = "ignore",
+    seed: int | None = None,
 ) -> np.ndarray:
     """The targets of a table. `Normal` is derived: NaN where nothing is present and anything in doubt.
 

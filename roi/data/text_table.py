@@ -38,7 +38,11 @@ def read_text_table(path: str | Path, may_be_short: bool = False) -> pd.DataFram
             return pd.DataFrame(columns=named, dtype=str)
         # The header is read as a row: pandas would rename columns that have no name.
         table = pd.read_csv(
-            io.StringIO(text), dtype=str, keep_default_na=False, header=None, skiprows=_blank_lines(text)
+            io.StringIO(text),
+            dtype=str,
+            keep_default_na=False,
+            header=None,
+            skiprows=_blank_lines(text),
         )
     except NOT_A_TABLE as error:
         raise _no_table(path, error) from error

@@ -71,7 +71,11 @@ EASY_MIX = Mix(0.40, (0.35, 0.33, 0.22, 0.10), TOGETHER)
 
 
 def draw_findings(
-    rng: np.random.Generator, kept: list[tuple[str, int]], count: int, followup: int, mix: Mix = EASY_MIX
+    rng: np.random.Generator,
+    kept: list[tuple[str, int]],
+    count: int,
+    followup: int,
+    mix: Mix = EASY_MIX,
 ) -> tuple[tuple[str, int], ...]:
     """Fill what persists up to `count` findings, each more likely beside its companions.
 

@@ -43,7 +43,8 @@ class Pose:
         x = x - (0.5 + self.shift[0])
         y = y - (0.5 + self.shift[1])
         # Grouped so that the whole window is touched once: the rest is of a row or a column.
-        row, column = s * y + 0.5, 0.5 - s * x
+        row = s * y + 0.5
+        column = 0.5 - s * x
         return c * x + row, column + c * y
 
     def to_image(self, u: float, v: float) -> Point:
@@ -128,7 +129,8 @@ def draw_borders(rng: np.random.Generator) -> list[Edge]:
         used = rng.random() < 0.4
         if used or tilt:
             turn = tilt + rng.normal(0, 0.004)
-            cos, sin = math.cos(turn), math.sin(turn)
+            cos = math.cos(turn)
+            sin = math.sin(turn)
             slope_a = a * cos - b * sin
             slope_b = a * sin + b * cos
             middle = 0.5 * (a + b) - c - inset  # distance of the centre of the image from the edge

@@ -111,7 +111,8 @@ class Body:
     def rib_cage(self) -> Box:
         """The window of both lungs."""
         half = 1.02 * self.half
-        left, right = self.mid - half, self.mid + half
+        left = self.mid - half
+        right = self.mid + half
         low = max(self.dia) + 1.4 * self.dome + 0.02
         return left, self.top - 0.02, right, low
 

@@ -33,7 +33,8 @@ def axes(start: int, end: int, size: int) -> Array:
 
 def coordinates(x0: int, y0: int, x1: int, y1: int, size: int) -> tuple[Array, Array]:
     """x (1, w) and y (h, 1) of the pixels of a window of an image of this side."""
-    x, y = axes(x0, x1, size), axes(y0, y1, size)
+    x = axes(x0, x1, size)
+    y = axes(y0, y1, size)
     return x[None], y[:, None]
 
 

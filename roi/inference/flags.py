@@ -29,7 +29,10 @@ OTHER_PICTURES = (".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".s
 
 def add_flags(parser: cli.Parser) -> None:
     parser.add_argument(
-        "--checkpoint", required=True, metavar="PT", help="of a train script; it says which backbone and classes"
+        "--checkpoint",
+        required=True,
+        metavar="PT",
+        help="of a train script; it says which backbone and classes",
     )
     parser.add_argument(
         "--untrained",
@@ -67,7 +70,10 @@ def add_images(parser: cli.Parser) -> None:
     )
     group.add_argument("--image", metavar="FILE", help="one image file, its probabilities on the console")
     group.add_argument(
-        "--max_samples", type=cli.number(int, 1), metavar="N", help="the first N rows of the table (default: all)"
+        "--max_samples",
+        type=cli.number(int, 1),
+        metavar="N",
+        help="the first N rows of the table (default: all)",
     )
     group.add_argument(
         "--max_test_samples",
@@ -118,7 +124,10 @@ def add_outputs(parser: cli.Parser) -> None:
         "finding",
     )
     group.add_argument(
-        "--max_vis", type=cli.number(int, 1), metavar="N", help="pictures for the first N images alone (default: all)"
+        "--max_vis",
+        type=cli.number(int, 1),
+        metavar="N",
+        help="pictures for the first N images alone (default: all)",
     )
     group.add_argument(
         "--vis_size",
@@ -145,7 +154,9 @@ def add_outputs(parser: cli.Parser) -> None:
 def add_evidence(parser: cli.Parser) -> None:
     group = parser.add_argument_group("evidence", "files for evaluate.py; each is complete or absent")
     group.add_argument(
-        "--save_masks", metavar="NPZ", help="masks of all images, and of a re-initialised model (default: none)"
+        "--save_masks",
+        metavar="NPZ",
+        help="masks of all images, and of a re-initialised model (default: none)",
     )
     group.add_argument(
         "--cam",
@@ -195,7 +206,11 @@ def add_computing(parser: cli.Parser) -> None:
         "(default: %(default)s)",
     )
     group.add_argument(
-        "--batch_size", type=cli.number(int, 1), default=32, metavar="N", help="images a forward (default: %(default)s)"
+        "--batch_size",
+        type=cli.number(int, 1),
+        default=32,
+        metavar="N",
+        help="images a forward (default: %(default)s)",
     )
     group.add_argument(
         "--seed",

@@ -177,7 +177,10 @@ def _rest(backbone: nn.Module, nodes: list[fx.Node], needed: set[fx.Node], cut: 
 
 
 def _copy_nodes(
-    graph: fx.Graph, nodes: list[fx.Node], needed: set[fx.Node], copies: dict[fx.Node, fx.Node]
+    graph: fx.Graph,
+    nodes: list[fx.Node],
+    needed: set[fx.Node],
+    copies: dict[fx.Node, fx.Node],
 ) -> dict[fx.Node, fx.Node]:
     """Copy what is needed into a graph, in the order of `nodes`; `copies` has what is there already."""
     for node in nodes:

@@ -99,7 +99,13 @@ class MaskMaps(MapsFile):
     """
 
     def __init__(
-        self, path: str | Path, reinit: RoiModel | None, keep_ratio: float, size: int, side: int, dtype: torch.dtype
+        self,
+        path: str | Path,
+        reinit: RoiModel | None,
+        keep_ratio: float,
+        size: int,
+        side: int,
+        dtype: torch.dtype,
     ) -> None:
         sources = ["mask"] if reinit is None else ["mask", "mask" + REINIT]
         super().__init__(path, sources, keep_ratio, side)

@@ -49,7 +49,11 @@ def ranks(score: Tensor, hard: Tensor) -> Tensor:
 
 
 def perturbations(
-    score: Tensor, hard: Tensor, reinit: Tensor, seeds: Tensor, kept: Sequence[float]
+    score: Tensor,
+    hard: Tensor,
+    reinit: Tensor,
+    seeds: Tensor,
+    kept: Sequence[float],
 ) -> Iterator[tuple[str, int, Tensor]]:
     """The mask of every source and fraction, as (source, place in `kept`, mask); each keeps as many pixels.
 

@@ -136,7 +136,9 @@ def probabilities(views: Views) -> dict[str, np.ndarray]:
 
 
 def sets_of_checkpoint(
-    path: str, checkpoint: str, state: dict[str, Any]
+    path: str,
+    checkpoint: str,
+    state: dict[str, Any],
 ) -> Callable[[np.ndarray], list[dict[str, Any]]]:
     """The function from (B, K) probabilities of a checkpoint to the prediction sets of each image.
 
@@ -156,7 +158,11 @@ def sets_of_checkpoint(
 
 
 def same_checkpoint(
-    path: str, classes: Sequence[str], origin: dict[str, Any], checkpoint: str, state: dict[str, Any]
+    path: str,
+    classes: Sequence[str],
+    origin: dict[str, Any],
+    checkpoint: str,
+    state: dict[str, Any],
 ) -> None:
     """UserError where thresholds are not of a checkpoint.
 

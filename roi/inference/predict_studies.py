@@ -133,7 +133,9 @@ def _of_batch(predictor: Predictor, batch: Batch, studies: StudyBatch) -> BatchP
     model, device, dtype = predictor.model, predictor.device, predictor.dtype
     assert isinstance(model, StudyModel)
     left_out, staying = leave_one_out(studies.place)
-    pixels, views, staying = batch.pixels.to(device), studies.to(device), staying.to(device)
+    pixels = batch.pixels.to(device)
+    views = studies.to(device)
+    staying = staying.to(device)
     several = []
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
         for change in (_unchanged, *OTHER_VIEWS[predictor.tta]):

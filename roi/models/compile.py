@@ -25,7 +25,8 @@ def compiled(model: RoiModel) -> None:
 
     The first batch of a new size takes minutes.
     """
-    compiled_parts = list(parts(model.backbone, classifier_layer(model.backbone)[1]))
+    _, last = classifier_layer(model.backbone)
+    compiled_parts = list(parts(model.backbone, last))
     for part in compiled_parts:
         part.forward = torch.compile(part.forward)
     # Stages share the code of their forward, and torch counts the forms of one code: each part comes in train and eval
@@ -61,7 +62,8 @@ def recomputed(model: RoiModel) -> None:
     Raises:
         UserError: the backbone has no repeated blocks.
     """
-    repeated = list(blocks(model.backbone, classifier_layer(model.backbone)[1]))
+    _, last = classifier_layer(model.backbone)
+    repeated = list(blocks(model.backbone, last))
     if not repeated:
         name = type(model.backbone).__name__
         raise UserError(f"--checkpoint_activations: {name} has no repeated blocks; leave it out")

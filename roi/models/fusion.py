@@ -190,7 +190,10 @@ class ViewAttention(nn.Module):
             self.queries = nn.Parameter(torch.randn(classes, width))
         self.attend = nn.MultiheadAttention(width, HEADS, DROPOUT, batch_first=True)
         self.feed_forward = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.ReLU(), nn.Dropout(DROPOUT), nn.Linear(4 * width, width)
+            nn.Linear(width, 4 * width),
+            nn.ReLU(),
+            nn.Dropout(DROPOUT),
+            nn.Linear(4 * width, width),
         )
         self.dropout = nn.Dropout(DROPOUT)
         self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)])
@@ -369,7 +372,10 @@ def build_study_model(  # noqa: PLR0913  # what the flags of a study model say
 
 
 def study_model_from_args(
-    flags: dict[str, Any], classes: Sequence[str], seed: int, channels_last: bool = True
+    flags: dict[str, Any],
+    classes: Sequence[str],
+    seed: int,
+    channels_last: bool = True,
 ) -> StudyModel:
     """The study model that the training flags of a checkpoint describe, with weights drawn from `seed`."""
     text = None

@@ -57,9 +57,13 @@ class FeatureMask(nn.Module):
         self.project = nn.ModuleList()
         for depth in channels:
             norm = nn.GroupNorm(1, depth)
-            self.project.append(nn.Sequential(norm, nn.Conv2d(depth, WIDTH, 1)))
+            conv = nn.Conv2d(depth, WIDTH, 1)
+            self.project.append(nn.Sequential(norm, conv))
         self.layers = nn.Sequential(
-            nn.GELU(), nn.Conv2d(WIDTH, WIDTH, 3, padding=1), nn.GELU(), nn.Conv2d(WIDTH, maps, 1)
+            nn.GELU(),
+            nn.Conv2d(WIDTH, WIDTH, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(WIDTH, maps, 1),
         )
         # Maps begin near a logit of -2, as rare as findings are (the prior of Lin et al. 2017, section 4.1).
         nn.init.constant_(self.layers[-1].bias, -2.0)  # type: ignore[arg-type]

@@ -140,6 +140,7 @@ def cutout_mask(seeds: Tensor, size: tuple[int, int], k: int) -> Tensor:
         distances.append((middles - centre[:, None]).abs())
     rows, columns = distances  # (B, H), (B, W)
     # The larger of the two is alike all along the sides of a square.
-    rows, columns = rows[:, None, :, None], columns[:, None, None, :]
+    rows = rows[:, None, :, None]
+    columns = columns[:, None, None, :]
     distance = torch.maximum(rows, columns)  # (B, 1, H, W)
     return exact_topk(-distance, k)

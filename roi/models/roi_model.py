@@ -144,7 +144,8 @@ class RoiModel(nn.Module):
     def drop(self, x: Tensor, m: Tensor, seeds: Tensor | None = None) -> Tensor:
         """Logits of the drop view, what a mask leaves over: (B, 3, H, W), (B, 1, H, W) in 0..1 -> (B, K) fp32."""
         with self.view_norms.of("drop"):
-            return self.backbone(self.apply_mask(x, 1 - m, seeds)).float()
+            masked = self.apply_mask(x, 1 - m, seeds)
+            return self.backbone(masked).float()
 
     def logits_and_maps(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and maps of a learned mask: (B, 3, H, W) normalised -> (B, K), (B, M, h, w), both fp32."""
@@ -179,7 +180,8 @@ class RoiModel(nn.Module):
         mean 0 and spread 1.
         """
         if maps.shape[1] > 1:
-            log_present = F.logsigmoid(logits.detach()).masked_fill(~self.findings, -torch.inf)  # (B, K)
+            log_present = F.logsigmoid(logits.detach())  # (B, K)
+            log_present = log_present.masked_fill(~self.findings, -torch.inf)
             weighted = standardised(maps) + log_present[:, :, None, None]
             maps = weighted.logsumexp(1, keepdim=True)
         return upsample(maps, size)
@@ -331,7 +333,8 @@ def reinitialised(flags: dict[str, Any], classes: Sequence[str], seed: int, chan
         flags: the training flags of the checkpoint.
         seed: of the draw, which is another one than that of the run even where the two seeds are equal.
     """
-    new_seed = int(np.random.SeedSequence([seed, flags["seed"], 1]).generate_state(1)[0])
+    sequence = np.random.SeedSequence([seed, flags["seed"], 1])
+    new_seed = int(sequence.generate_state(1)[0])
     return model_from_args(flags, classes, new_seed, channels_last).eval()
 
 

@@ -209,7 +209,8 @@ def misfits(expected: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:
         if key not in expected:
             unknown.append(f"{key} is not part of the model")
             continue
-        shape, expected_shape = tuple(value.shape), tuple(expected[key].shape)
+        shape = tuple(value.shape)
+        expected_shape = tuple(expected[key].shape)
         if shape != expected_shape:
             other_shape.append(f"{key} is {shape}, not {expected_shape}")
     return missing + unknown + other_shape

@@ -82,7 +82,8 @@ class Evidence:
         maps, source = self.own
         if image not in maps.images or finding not in maps.classes:
             return None
-        row, column = maps.images.index(image), maps.classes.index(finding)
+        row = maps.images.index(image)
+        column = maps.classes.index(finding)
         return stretch(maps.maps[source][row, column])
 
     def _place_of(self, image: str, finding: str) -> tuple[int, int] | None:
@@ -162,26 +163,34 @@ def add_boxes(picture: Image.Image, boxes: Sequence[Box], finding: str) -> Image
     # The finding's own boxes last, and all names on top of all lines.
     ordered = sorted(boxes, key=lambda box: box[0] == finding)
     for label, x, y, w, h in ordered:
-        colour, width = (BOX, 4) if label == finding else (OTHER_BOX, 2)
-        draw.rectangle((x * SIZE, y * SIZE, (x + w) * SIZE, (y + h) * SIZE), outline=colour, width=width)
+        colour = BOX if label == finding else OTHER_BOX
+        width = 4 if label == finding else 2
+        corners = (x * SIZE, y * SIZE, (x + w) * SIZE, (y + h) * SIZE)
+        draw.rectangle(corners, outline=colour, width=width)
     taken: list[tuple[float, float, float, float]] = []
     for label, x, y, _, _ in ordered:
         # The names of many boxes would hide what they are about.
         if label != finding and len(boxes) > MOST_NAMES:
             continue
-        place = free_place(draw.textbbox((0, 0), label, font=font), x * SIZE, y * SIZE, taken)
+        extent = draw.textbbox((0, 0), label, font=font)
+        place = free_place(extent, x * SIZE, y * SIZE, taken)
         taken.append(place)
         draw.rectangle(place, fill=BLACK)
         ink = BOX if label == finding else OTHER_BOX
-        draw.text((place[0] + 3, place[1] + 3), label, fill=ink, font=font, anchor="lt")
+        start = (place[0] + 3, place[1] + 3)
+        draw.text(start, label, fill=ink, font=font, anchor="lt")
     return picture
 
 
 def free_place(
-    extent: tuple[float, float, float, float], left: float, top: float, taken: Sequence[tuple[float, ...]]
+    extent: tuple[float, float, float, float],
+    left: float,
+    top: float,
+    taken: Sequence[tuple[float, ...]],
 ) -> tuple[float, float, float, float]:
     """Where a name fits: above its box, inside the picture, below names that are there already."""
-    width, height = extent[2] - extent[0] + 6, extent[3] - extent[1] + 6
+    width = extent[2] - extent[0] + 6
+    height = extent[3] - extent[1] + 6
     x = max(0.0, min(left, SIZE - width))
     y = max(0.0, top - height)
     # Each round leaves one name behind.

@@ -109,7 +109,10 @@ def candidates_of(prob: np.ndarray, target: np.ndarray, boxed: np.ndarray) -> Qu
 
 
 def in_order(
-    rows: np.ndarray, rank: np.ndarray, first: np.ndarray, second: np.ndarray | None = None
+    rows: np.ndarray,
+    rank: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray | None = None,
 ) -> list[Candidate]:
     """Rows sorted by `first`, then by `second`, then by their place in the predictions. (M,); rank (N,)"""
     if second is None:

@@ -57,7 +57,8 @@ def format_interval(v: Interval | None) -> str:
 
 def format_limits(v: Interval) -> str:
     """'[0.790, 0.833]'; "" where an end is not known."""
-    low, high = v.get("low"), v.get("high")
+    low = v.get("low")
+    high = v.get("high")
     if not is_finite(low) or not is_finite(high):
         return ""
     return f"[{format_number(low)}, {format_number(high)}]"

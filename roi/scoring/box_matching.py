@@ -110,7 +110,8 @@ def intersections(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Area that two boxes share. (B, 4), (B, 4) -> (B,)"""
     begin_a, end_a = corners(a)
     begin_b, end_b = corners(b)
-    sides = np.minimum(end_a, end_b) - np.maximum(begin_a, begin_b)
+    begin = np.maximum(begin_a, begin_b)
+    sides = np.minimum(end_a, end_b) - begin
     return np.clip(sides, 0, None).prod(1)
 
 
@@ -132,7 +133,8 @@ class CellWeights:
 
 def cover(low: np.ndarray, high: np.ndarray, side: int) -> np.ndarray:
     """Part of each cell of an axis inside [low, high]. (n,), (n,) in 0..1 -> (n, side) in 0..1"""
-    high, low = high[:, None], low[:, None]
+    high = high[:, None]
+    low = low[:, None]
     edge = np.arange(side)
     end = np.minimum(high * side, edge + 1)
     begin = np.maximum(low * side, edge)
@@ -269,16 +271,19 @@ def match_boxes(truth: GroundTruth, detected: Detected, map_index: np.ndarray) -
     boxes = len(truth.box)
     box = np.repeat(np.arange(boxes), times)
     first_entry = np.cumsum(times) - times
-    nth = np.arange(len(box)) - np.repeat(first_entry, times)
+    number = np.arange(len(box))
+    nth = number - np.repeat(first_entry, times)
     pair = truth.box_pair[box]
     start = detected.start[map_index[pair]]
     true = truth.box[box]  # (E, 4)
     drawn = detected.box[start + nth]  # (E, 4)
     shared = intersections(true, drawn)
-    union = areas(true) + areas(drawn) - shared
+    drawn_area = areas(drawn)
+    union = areas(true) + drawn_area - shared
     iou = shared / union
-    iobb = shared / areas(drawn)
-    best_iou, best_iobb = np.zeros(boxes), np.zeros(boxes)
+    iobb = shared / drawn_area
+    best_iou = np.zeros(boxes)
+    best_iobb = np.zeros(boxes)
     np.maximum.at(best_iou, box, iou)
     np.maximum.at(best_iobb, box, iobb)
     # The same seen from the detected boxes, those of pair 0 first: one far from every box of its pair is false.
@@ -373,7 +378,8 @@ class Scorer:
 def undefined_values(truth: GroundTruth) -> Values:
     """METRICS of a control that there is not."""
     values = {}
-    boxes, pairs = len(truth.box), len(truth.pair_image)
+    boxes = len(truth.box)
+    pairs = len(truth.pair_image)
     for name in METRICS:
         units = boxes if name in BY_BOX else pairs
         values[name] = np.full(units, np.nan)

@@ -145,7 +145,11 @@ def apply(method: str, parameters: tuple[float, ...], prob: np.ndarray) -> np.nd
 
 
 def calibrations(
-    prob: np.ndarray, target: np.ndarray, classes: Sequence[str], findings: np.ndarray, fit: Fit | None
+    prob: np.ndarray,
+    target: np.ndarray,
+    classes: Sequence[str],
+    findings: np.ndarray,
+    fit: Fit | None,
 ) -> dict[str, Any]:
     """ECE, Brier and reliability as they are and, with `fit`, after temperature and Platt scaling.
 
@@ -186,7 +190,10 @@ def fit_classes(method: str, fit: Fit) -> list[tuple[float, ...]]:
 
 
 def calibration_errors(
-    prob: np.ndarray, target: np.ndarray, classes: Sequence[str], findings: np.ndarray
+    prob: np.ndarray,
+    target: np.ndarray,
+    classes: Sequence[str],
+    findings: np.ndarray,
 ) -> dict[str, Any]:
     """Mean, per_class and reliability of one method; (K,) `findings` are those of the mean."""
     known = ~np.isnan(target) & ~np.isnan(prob)

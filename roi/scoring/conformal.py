@@ -143,7 +143,11 @@ def hoeffding_bentkus(risk: np.ndarray, n: int, alpha: float) -> np.ndarray:
 
 
 def fdr_threshold(
-    prob: np.ndarray, target: np.ndarray, alpha: float, delta: float, weight: np.ndarray | None = None
+    prob: np.ndarray,
+    target: np.ndarray,
+    alpha: float,
+    delta: float,
+    weight: np.ndarray | None = None,
 ) -> float | None:
     """The lowest threshold whose false discovery rate is at most alpha, with confidence 1 - delta.
 
@@ -228,7 +232,10 @@ def _last_pass(thresholds: np.ndarray, passed: np.ndarray) -> float | None:
 
 
 def shifted_prevalence(
-    prob: np.ndarray, prevalence: np.ndarray, rounds: int = 200, weight: np.ndarray | None = None
+    prob: np.ndarray,
+    prevalence: np.ndarray,
+    rounds: int = 200,
+    weight: np.ndarray | None = None,
 ) -> np.ndarray:
     """Prevalence of each finding among images without labels, by EM. -> (K,)
 

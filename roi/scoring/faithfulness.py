@@ -39,23 +39,28 @@ class Curves:
     @property
     def at_keep_ratio(self) -> int:
         """The fraction that is nearest to what the mask keeps."""
-        return int(np.argmin(np.abs(self.fractions - self.keep_ratio)))
+        off = np.abs(self.fractions - self.keep_ratio)
+        return int(np.argmin(off))
 
 
 def read_curves(path: str | Path) -> Curves:
     """Read a file of curves. UserError: not such a file, or a probability that is none."""
     arrays = read_arrays(path, ARRAYS, KIND)
-    sizes = [np.atleast_1d(arrays[name]).size for name in ("images", "sources", "fractions", "classes")]
-    n, s, f, k = sizes
+    n = np.atleast_1d(arrays["images"]).size
+    s = np.atleast_1d(arrays["sources"]).size
+    f = np.atleast_1d(arrays["fractions"]).size
+    k = np.atleast_1d(arrays["classes"]).size
     shapes = {"crop": (n, s, f, k), "drop": (n, s, f, k), "full": (n, k)}
     for name, wanted in shapes.items():
         shape = arrays[name].shape
         if shape != wanted:
             raise UserError(f"{path}: not a {KIND}: {name} is {shape}, not {wanted}")
-    if f < 2 or (np.diff(arrays["fractions"]) <= 0).any():
+    ascend = np.diff(arrays["fractions"]) > 0
+    if f < 2 or not ascend.all():
         raise UserError(f"{path}: not a {KIND}: its fractions do not ascend")
     for name in shapes:
-        inside = (arrays[name] >= 0) & (arrays[name] <= 1)
+        values = arrays[name]
+        inside = (values >= 0) & (values <= 1)
         if not inside.all():
             raise UserError(f"{path}: holds values of {name!r} that are no probabilities in 0..1")
     meta = read_meta(arrays["meta"], path, KIND)
@@ -195,7 +200,9 @@ def differences(figures: dict[str, dict[str, BootstrapEstimate]]) -> dict[str, A
 
 def area(height: np.ndarray, fractions: np.ndarray) -> np.ndarray:
     """The mean height between the first and the last fraction. (..., F), (F,) ascending -> (...)"""
-    left, right = height[..., :-1], height[..., 1:]
+    left = height[..., :-1]
+    right = height[..., 1:]
     middle = (right + left) / 2
-    total = (middle * np.diff(fractions)).sum(axis=-1)
+    width = np.diff(fractions)
+    total = (middle * width).sum(axis=-1)
     return total / (fractions[-1] - fractions[0])

@@ -183,7 +183,10 @@ def map_side(sets: Sequence[Maps]) -> int:
 
 
 def score_sources(
-    scorer: Scorer, sets: Sequence[Maps], rows: Sequence[np.ndarray], seed: int
+    scorer: Scorer,
+    sets: Sequence[Maps],
+    rows: Sequence[np.ndarray],
+    seed: int,
 ) -> tuple[dict[str, str], dict[str, Values], dict[str, Values]]:
     """Each source of the sets: its kind, its values, and those of its shuffled control; `rows` (N,) a set."""
     kinds: dict[str, str] = {}
@@ -231,7 +234,11 @@ def controls_of(name: str, sources: Iterable[str]) -> dict[str, str]:
 
 
 def summaries(
-    truth: GroundTruth, values: dict[str, Values], kinds: dict[str, str], resamples: int, seed: int
+    truth: GroundTruth,
+    values: dict[str, Values],
+    kinds: dict[str, str],
+    resamples: int,
+    seed: int,
 ) -> dict[str, Any]:
     """Every source with its means, its findings and its differences, all from the same resamples of patients.
 
@@ -261,7 +268,9 @@ def summaries(
 
 
 def metric_tables(
-    truth: GroundTruth, values: Values, weights: np.ndarray
+    truth: GroundTruth,
+    values: Values,
+    weights: np.ndarray,
 ) -> tuple[dict[str, Interval], dict[str, dict[str, Interval]]]:
     """Metric -> V of the mean, and finding -> metric -> V. (R, P)"""
     ones = np.ones((1, weights.shape[1]))

@@ -99,7 +99,8 @@ def add_controls(
 
 
 def count_undefined(values: Values) -> int:
-    return int(np.isnan(values["pointing"]).sum())
+    undefined = np.isnan(values["pointing"])
+    return int(undefined.sum())
 
 
 def score_shuffled(scorer: Scorer, source: PreparedMaps, columns: int, seed: int) -> Values:
@@ -119,10 +120,12 @@ def other_patients(patient: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """For every image an image of another patient, all equally likely. (N,) -> (N,)"""
     order = np.argsort(patient, kind="stable")
     first = np.searchsorted(patient[order], patient)
-    own = np.searchsorted(patient[order], patient, side="right") - first
+    end = np.searchsorted(patient[order], patient, side="right")
+    own = end - first
     # Drawn among the images of others alone; from its own patient on, the place moves up by the patient's images.
     drawn = rng.integers(0, len(patient) - own)
-    return order[drawn + np.where(drawn >= first, own, 0)]
+    beyond_own = np.where(drawn >= first, own, 0)
+    return order[drawn + beyond_own]
 
 
 def score_blobs(scorer: Scorer, m: int, noise: np.random.Generator) -> dict[str, Values]:
@@ -132,9 +135,11 @@ def score_blobs(scorer: Scorer, m: int, noise: np.random.Generator) -> dict[str,
     sigma = (0, BLOB * m, BLOB * m)
     draws = []
     for _ in range(DRAWS):
-        blobs = gaussian_filter(noise.standard_normal((images, m, m)), sigma, mode="wrap")
+        grey = noise.standard_normal((images, m, m))
+        blobs = gaussian_filter(grey, sigma, mode="wrap")
         draws.append(scorer.score(scorer.prepare(blobs), truth.pair_image))
-    away = np.square(np.arange(m) + 0.5 - m / 2)
+    from_middle = np.arange(m) + 0.5 - m / 2
+    away = np.square(from_middle)
     distance = away[:, None] + away
     # A disc for every image, as the cells at its rim are drawn by lot.
     disc = np.broadcast_to(-distance, (images, m, m))
@@ -166,7 +171,8 @@ def folds_of(names: Sequence[str] | np.ndarray, scored: Sequence[str], folds: np
     (N,) names, (P,) names of the scored patients, (P,) folds -> (N,)
     """
     fold = dict(zip(scored, folds.tolist(), strict=True))
-    return np.array([fold.get(name, NOBODY) for name in names], dtype=int)
+    folds_of_names = [fold.get(name, NOBODY) for name in names]
+    return np.array(folds_of_names, dtype=int)
 
 
 # ---- places ---------------------------------------------------------------------------------------------------------
@@ -223,10 +229,12 @@ def score_places(scorer: Scorer, places: np.ndarray, folds: np.ndarray) -> Value
     """
     truth = scorer.truth
     maps = places.reshape(-1, *places.shape[2:])  # (K * F, m, m)
-    fold = folds[truth.image_patient[truth.pair_image]]
-    map_index = fold * len(truth.findings) + truth.pair_finding  # (Q,)
-    without_place = np.isnan(maps).any(axis=(1, 2))[map_index]  # (Q,)
-    values = scorer.score(scorer.prepare(np.nan_to_num(maps)), map_index)
+    image_of_pair = truth.image_patient[truth.pair_image]
+    map_index = folds[image_of_pair] * len(truth.findings) + truth.pair_finding  # (Q,)
+    is_missing = np.isnan(maps).any(axis=(1, 2))
+    without_place = is_missing[map_index]  # (Q,)
+    sound = np.nan_to_num(maps)
+    values = scorer.score(scorer.prepare(sound), map_index)
     for name, value in values.items():
         undefined = without_place[truth.box_pair] if name in BY_BOX else without_place
         value[undefined] = np.nan
@@ -238,7 +246,8 @@ def score_best_place(scorer: Scorer, m: int, folds: np.ndarray) -> Values:
     truth = scorer.truth
     inside = scorer.cells("box", m, centres=True)
     pair = truth.box_pair[inside.row]
-    fold = folds[truth.image_patient[truth.pair_image[pair]]]
+    image = truth.pair_image[pair]
+    fold = folds[truth.image_patient[image]]
     shape = (int(folds.max()) + 1, len(truth.findings), m)
     counts = count_boxes(fold, truth.pair_finding[pair], inside.cell, shape)
     nowhere = ~counts.any(axis=(2, 3))  # the other folds have no box of that finding

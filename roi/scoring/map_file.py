@@ -93,8 +93,8 @@ def check_map(path: str | Path, data: dict[str, np.ndarray], source: str, names:
     check_shape(path, data, name, (len(names), len(classes)), 4)
     finite = np.isfinite(data[name])
     if not finite.all():
-        n = int(np.argwhere(~finite)[0][0])
-        raise UserError(f"{path}: {name} of {names[n]!r} is not finite; write the file anew")
+        first, *_ = np.argwhere(~finite)[0]
+        raise UserError(f"{path}: {name} of {names[first]!r} is not finite; write the file anew")
 
 
 def check_mask(
@@ -115,7 +115,11 @@ def check_mask(
 
 
 def check_shape(
-    path: str | Path, data: dict[str, np.ndarray], name: str, begin: tuple[int, int], dimensions: int
+    path: str | Path,
+    data: dict[str, np.ndarray],
+    name: str,
+    begin: tuple[int, int],
+    dimensions: int,
 ) -> None:
     array = data.get(name)
     if array is None or array.shape[:2] != begin or array.ndim != dimensions:
@@ -125,11 +129,15 @@ def check_shape(
 
 
 def match_maps(
-    path: str | Path, names: list[str], images: Sequence[str] | None, wanted: np.ndarray | None
+    path: str | Path,
+    names: list[str],
+    images: Sequence[str] | None,
+    wanted: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The rows of the file that are read, and their places among `images`; see read_maps."""
     if images is None:
-        return np.arange(len(names)), np.arange(len(names))
+        everywhere = np.arange(len(names))
+        return everywhere, everywhere.copy()
     place = match_images(names, images)
     ambiguous = place == AMBIGUOUS
     if ambiguous.any():

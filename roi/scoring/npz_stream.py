@@ -61,8 +61,10 @@ class ArrayWriter:
                 part = process_group.open_part(path)
                 self._files[name] = self._stack.enter_context(part)
         lengths = [len(array) for array in arrays.values()]
+        # A block must be like those before it.
         if row_types != self._row_types or len(set(lengths)) != 1:
-            block, before = describe(row_types), describe(self._row_types)
+            block = describe(row_types)
+            before = describe(self._row_types)
             raise UserError(f"{self.path}: a block of {block}, {lengths} rows, after {before}")
         for name, array in arrays.items():
             # An empty array has no buffer that could be cast.
@@ -83,7 +85,8 @@ class ArrayWriter:
         for file in self._files.values():
             file.flush()
         names = {name: file.name for name, file in self._files.items()}
-        parts = process_group.all_gather_objects(Part(self.rows, self._row_types, names))
+        own = Part(self.rows, self._row_types, names)
+        parts = process_group.all_gather_objects(own)
         # A process may have had no image at all; any other knows the types.
         having_rows = [part for part in parts if part.row_types]
         if not having_rows:
@@ -108,8 +111,9 @@ class ArrayWriter:
                     names = [part.files[name] for part in others]
                     process_group.merge_parts(self._files.get(name), names, entry)
             for name, value in fixed.items():
+                array = np.asanyarray(value)
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
-                    np.lib.format.write_array(entry, np.asanyarray(value), allow_pickle=False)
+                    np.lib.format.write_array(entry, array, allow_pickle=False)
 
 
 def describe(row_types: RowTypes) -> str:
@@ -121,7 +125,8 @@ def describe(row_types: RowTypes) -> str:
 
 def origin(images: list[str], meta: dict[str, Any], contaminated: Collection[str], path: str | Path) -> dict[str, Any]:
     """What the file `path` of maps or curves says of its images: names, which were trained on, where it comes from."""
-    marked = np.array([image in contaminated for image in images], dtype=bool)  # (N,)
+    is_marked = [image in contaminated for image in images]
+    marked = np.array(is_marked, dtype=bool)  # (N,)
     known = portable_origin(meta, Path(path))
     known["images"] = len(images)
     known["contaminated_images"] = int(marked.sum())
@@ -156,7 +161,8 @@ def read_arrays(path: str | Path, needed: Sequence[str], kind: str) -> dict[str,
         raise UserError(f"{path}: not a {kind}, or a damaged one ({reason(error)})") from error
     missing = [repr(name) for name in needed if name not in arrays]
     if missing:
-        names, existing = ", ".join(missing), sorted(arrays)[:12]
+        names = ", ".join(missing)
+        existing = sorted(arrays)[:12]
         raise UserError(f"{path}: not a {kind} (it has no {names}, but {existing})")
     return arrays
 
@@ -181,7 +187,10 @@ def read_meta(value: np.ndarray, path: str | Path, kind: str) -> dict[str, Any]:
 
 
 def is_contaminated(
-    arrays: dict[str, np.ndarray], meta: dict[str, Any], rows: np.ndarray, path: str | Path
+    arrays: dict[str, np.ndarray],
+    meta: dict[str, Any],
+    rows: np.ndarray,
+    path: str | Path,
 ) -> bool | None:
     """Was the checkpoint trained on one of these rows, or another image of their patients? None: nobody says."""
     marked = arrays.get("contaminated")

@@ -27,7 +27,8 @@ VERSION = 1
 # Prevalences that differ by more than this share of the calibration's are worth a warning.
 SHIFT = 0.25
 # Alphas of the risk curve.
-CURVE = tuple(round(alpha, 2) for alpha in np.arange(0.01, 0.51, 0.01).tolist())
+ALPHAS = np.arange(0.01, 0.51, 0.01)
+CURVE = tuple(round(alpha, 2) for alpha in ALPHAS.tolist())
 # One threshold for all findings.
 RULES = ("fnr", "fnr_with_finding", "fnr_shifted", "fdr")
 # Thresholds of a finding.
@@ -233,7 +234,10 @@ def realised(
 
 
 def set_statistics(
-    sets: dict[str, np.ndarray], target: np.ndarray, patients: np.ndarray, unit: str
+    sets: dict[str, np.ndarray],
+    target: np.ndarray,
+    patients: np.ndarray,
+    unit: str,
 ) -> dict[str, WeightedStatistic]:
     """RISKS of each rule that has a threshold, and RATES."""
     positive, negative = target == 1, target == 0
@@ -271,7 +275,10 @@ def share_of(part: np.ndarray, everything: np.ndarray) -> np.ndarray:
 
 
 def risk_curve(
-    thresholds: dict[str, Any], prob: np.ndarray, target: np.ndarray, share: np.ndarray
+    thresholds: dict[str, Any],
+    prob: np.ndarray,
+    target: np.ndarray,
+    share: np.ndarray,
 ) -> list[dict[str, float]]:
     """The false-negative rate at the threshold of every alpha that has one. (N,) `share`: what each image counts."""
     scaled = apply_scale(prob, thresholds["classes"], thresholds["scale"], thresholds["scaling"])

@@ -153,7 +153,9 @@ def read(path: str | Path) -> Predictions:
         outside = np.argwhere(~inside)
         if len(outside):
             n, k = outside[0]
-            image, c, value = preds.images[n], preds.classes[k], values[n, k]
+            image = preds.images[n]
+            c = preds.classes[k]
+            value = values[n, k]
             raise UserError(f"{path}: prob_{part} of {image!r} for {c!r} is {value}, not a probability in 0..1")
     return preds
 
@@ -275,7 +277,8 @@ def ensemble(paths: Sequence[str]) -> Predictions:
     answer: bool | None = any(answers)
     if not answer and None in answers:
         answer = None
-    return Predictions(first.images, first.classes, prob, contaminated, {"ensemble": origin, "contaminated": answer})
+    meta = {"ensemble": origin, "contaminated": answer}
+    return Predictions(first.images, first.classes, prob, contaminated, meta)
 
 
 def _reorder(other: Predictions, path: str, first: Predictions, first_path: str) -> None:
@@ -304,7 +307,10 @@ def _reorder(other: Predictions, path: str, first: Predictions, first_path: str)
 
 
 def align_with_table(
-    path: str, table: pd.DataFrame, csv: str, members: Sequence[str] = ()
+    path: str,
+    table: pd.DataFrame,
+    csv: str,
+    members: Sequence[str] = (),
 ) -> tuple[Predictions, pd.DataFrame]:
     """Predictions, their classes spelled as here, and the rows of the table in their order; every prediction needs one.
 
@@ -333,7 +339,8 @@ def align_with_table(
         )
     unpredicted = len(table) - len(preds.images)
     if unpredicted > 0:
-        print(f"{csv}: {unpredicted:,} of its {len(table):,} images have no prediction in {path}; they are not scored")
+        count = f"{unpredicted:,} of its {len(table):,} images"
+        print(f"{csv}: {count} have no prediction in {path}; they are not scored")
     return preds, table.iloc[place]
 
 
@@ -341,7 +348,8 @@ def class_columns(classes: list[str], wanted: list[str], path: str) -> list[int]
     """The columns of `wanted` among those of predictions. UserError: one is not predicted."""
     for c in wanted:
         if c not in classes:
-            raise UserError(f"{path}: has no prediction for {c!r} (it has {', '.join(classes)})")
+            predicted = ", ".join(classes)
+            raise UserError(f"{path}: has no prediction for {c!r} (it has {predicted})")
     return [classes.index(c) for c in wanted]
 
 

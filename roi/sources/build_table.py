@@ -63,7 +63,11 @@ class MergeOptions:
 
 
 def build_nih_table(
-    src_csv: str, label_from: str, filter_list: str | None, image_dir: Path | None, output: Output
+    src_csv: str,
+    label_from: str,
+    filter_list: str | None,
+    image_dir: Path | None,
+    output: Output,
 ) -> None:
     """Write the table of Data_Entry_2017.csv, with the labels that it has in its column `label_from`.
 
@@ -147,7 +151,11 @@ def build_merged_table(options: MergeOptions, output: Output, flags: Mapping[str
     groups = None
     if options.check_duplicates is not None:
         table, facts["duplicates"], groups = drop_duplicates(
-            table, options.data_root, options.check_duplicates, options.workers, RANK
+            table,
+            options.data_root,
+            options.check_duplicates,
+            options.workers,
+            RANK,
         )
     table, left_out = choose_rows(table, options.views, options.splits)
     facts |= left_out

@@ -35,7 +35,8 @@ def build_native_table(options: NativeOptions, output: Output) -> None:
     if not folder.is_dir():
         folder = data_root
     table = read_native(folder, data_root, options.edition)
-    is_removed = table["image"].str.rpartition("/")[2].isin(removed_images(folder))
+    names = table["image"].str.rpartition("/")[2]
+    is_removed = names.isin(removed_images(folder))
     if is_removed.any():
         print(f"{int(is_removed.sum()):,} images were taken back by the organisers; left out")
         table = table[~is_removed].reset_index(drop=True)
@@ -52,7 +53,8 @@ def _locate(table: pd.DataFrame, data_root: Path, check_images: bool) -> tuple[p
     """Make `image` a path below `data_root`, set by set; also the images that are not there."""
     parts, missing = [], []
     for dataset in sorted(set(table["dataset"])):
-        rows, nowhere = locate_images(table[table["dataset"] == dataset], dataset, data_root, check_images)
+        own = table[table["dataset"] == dataset]
+        rows, nowhere = locate_images(own, dataset, data_root, check_images)
         parts.append(rows)
         missing += nowhere
     located = pd.concat(parts).sort_index()

@@ -128,7 +128,10 @@ def read_dataset(name: str, data_root: Path, blank: str = "unknown", votes: str 
 
 
 def locate_images(
-    table: pd.DataFrame, name: str, data_root: Path, check_images: bool
+    table: pd.DataFrame,
+    name: str,
+    data_root: Path,
+    check_images: bool,
 ) -> tuple[pd.DataFrame, list[str]]:
     """Make `image` a path below `data_root`.
 
@@ -177,7 +180,8 @@ def merge_cxrlt(mimic: pd.DataFrame, cxrlt: pd.DataFrame) -> tuple[pd.DataFrame,
     # An image that either set tests on must not be trained on.
     split = mimic["split"].to_numpy(dtype=object, copy=True)
     other_split = shared["split"].to_numpy(dtype=object)
-    stricter = _ranks(shared["split"]) > _ranks(mimic["split"].iloc[row])
+    rank_there = _ranks(mimic["split"].iloc[row])
+    stricter = _ranks(shared["split"]) > rank_there
     split[row[stricter]] = other_split[stricter]
     merged["split"] = split
 
@@ -213,7 +217,8 @@ def _is_known(cells: np.ndarray) -> np.ndarray:
 
 def _ranks(splits: pd.Series) -> np.ndarray:
     """(N,) places in RANK; -1 for any other split."""
-    return splits.map(RANK).fillna(-1).to_numpy().astype(int)
+    ranks = splits.map(RANK).fillna(-1)
+    return ranks.to_numpy().astype(int)
 
 
 def merge_datasets(
@@ -315,7 +320,9 @@ def assign_splits(table: pd.DataFrame, val: float, test: float, seed: int) -> tu
 
 
 def choose_rows(
-    table: pd.DataFrame, views: Sequence[str] | None, splits: Sequence[str] | None
+    table: pd.DataFrame,
+    views: Sequence[str] | None,
+    splits: Sequence[str] | None,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The rows of these views and splits of which anything is known, and counts of the others by data set.
 
@@ -351,7 +358,11 @@ def choose_rows(
 
 
 def rows_named(
-    flag: str, words: Sequence[str], names: Sequence[str], column: pd.Series, kept: np.ndarray
+    flag: str,
+    words: Sequence[str],
+    names: Sequence[str],
+    column: pd.Series,
+    kept: np.ndarray,
 ) -> np.ndarray:
     """(N,) bool: which rows have one of these names; UserError if none of the rows in `kept` has one.
 

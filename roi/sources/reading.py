@@ -52,7 +52,10 @@ def find_file(root: str | Path, *names: str) -> Path:
 
 
 def read_columns(
-    csv: Path, wanted: Sequence[str], optional: Sequence[str] = (), skip_spaces: bool = False
+    csv: Path,
+    wanted: Sequence[str],
+    optional: Sequence[str] = (),
+    skip_spaces: bool = False,
 ) -> pd.DataFrame:
     """Columns of a CSV as text, blanks as ''.
 
@@ -128,7 +131,9 @@ def error_context(name: str | Path) -> Iterator[None]:
 
 
 def count_other_labels(
-    fields: pd.Series, labels_of: Callable[[str], Iterable[str]], known: Collection[str]
+    fields: pd.Series,
+    labels_of: Callable[[str], Iterable[str]],
+    known: Collection[str],
 ) -> dict[str, int]:
     """How many rows have each label that is none of ours, most frequent first.
 

@@ -27,19 +27,22 @@ def read_rexgradient(root: str | Path, blank: str = "unknown") -> pd.DataFrame:
     studies: list[dict[str, str]] = []
     images: list[tuple[str, str, int]] = []  # path, view, number of the study
     for part in ("train", "valid", "test"):
-        path = find_file(root, f"metadata/{part}_metadata_view_position.json", f"{part}_metadata_view_position.json")
+        name = f"{part}_metadata_view_position.json"
+        path = find_file(root, f"metadata/{name}", name)
         split = split_word(part) or ""
         for name, study in _studies(path):
             _check_study(path, name, study)
             for image, view in zip(study["ImagePath"], study["ImageViewPosition"], strict=True):
-                images.append((image.removeprefix("../"), _text(view), len(studies)))
+                path_below = image.removeprefix("../")
+                images.append((path_below, _text(view), len(studies)))
             studies.append(_about_study(name, study) | {"split": split})
     if not images:
         raise UserError(f"{root}: its metadata name no image")
     table = pd.DataFrame(images, columns=["path", "view", "study"])
     about = pd.DataFrame(studies, dtype=str)
     # A report is of a whole study: it is read once, and its images share what it says.
-    codes = label_reports(about["findings"].tolist(), about["impression"].tolist())
+    findings = about["findings"].tolist()
+    codes = label_reports(findings, about["impression"].tolist())
     cells = apply_blank_policy(codes, blank)[table["study"]]
     about = about.iloc[table["study"]].reset_index(drop=True)
     patient = "rexgradient:" + about["patient"]

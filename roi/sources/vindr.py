@@ -116,7 +116,8 @@ def read_vindr(root: str | Path, votes: str = "majority") -> pd.DataFrame:
     """
     parts = []
     for split in ("train", "test"):
-        csv = find_file(root, f"annotations/image_labels_{split}.csv", f"image_labels_{split}.csv")
+        name = f"image_labels_{split}.csv"
+        csv = find_file(root, f"annotations/{name}", name)
         images, share = _read_image_labels(csv)
         cells, soft = combine_votes(share, votes)
         parts.append(_vin_table("vindr", split, split, images, cells, soft, csv))
@@ -249,7 +250,8 @@ def write_boxes(marks: pd.DataFrame, csv: Path, out: Path, facts: list[dict[str,
     drawn = _drawn(marks)
     images = pd.DataFrame(facts, columns=["image", "rows", "columns", "width", "height"])
     # The lists name images without their ending, and perhaps without their folder.
-    stems = [str(PurePosixPath(image).with_suffix("")) for image in images["image"]]
+    paths = [PurePosixPath(image) for image in images["image"]]
+    stems = [str(path.with_suffix("")) for path in paths]
     named = marks["image_id"].unique()
     place = match_images(named, stems)
     if (place == NO_SUCH_IMAGE).all():
@@ -323,7 +325,11 @@ def _in_png_pixels(boxes: pd.DataFrame, images: pd.DataFrame, stems: Sequence[st
 
 
 def _on_axis(
-    boxes: pd.DataFrame, first: str, last: str, dicom_side: str, png_side: str
+    boxes: pd.DataFrame,
+    first: str,
+    last: str,
+    dicom_side: str,
+    png_side: str,
 ) -> tuple[pd.Series, pd.Series, pd.Series]:
     """Start and length of each box on one axis of the PNG, and whether it leaves the image there.
 

@@ -119,7 +119,10 @@ def add_tables(group: argparse._ActionsContainer, required: bool) -> None:
         help="holds the images: DIR/images/NAME, DIR/NAME, DIR/images_*/images/NAME or DIR/images-*/images-*/NAME",
     )
     group.add_argument(
-        "--classes", default="", metavar="A,B", help="classes to learn (default: all labels of the table)"
+        "--classes",
+        default="",
+        metavar="A,B",
+        help="classes to learn (default: all labels of the table)",
     )
     group.add_argument("--val_csv", metavar="CSV", help="validation table; shares no patient with --train_csv")
     # By patient: an image of a patient who is trained on would tell little of new ones.
@@ -183,7 +186,11 @@ def add_steps(group: argparse._ActionsContainer) -> None:
     """How long, how fast and in which batches."""
     count = number(int, 1)
     group.add_argument(
-        "--epochs", type=count, default=8, metavar="N", help="passes over the training images (default: %(default)s)"
+        "--epochs",
+        type=count,
+        default=8,
+        metavar="N",
+        help="passes over the training images (default: %(default)s)",
     )
     group.add_argument(
         "--batch_size",
@@ -194,11 +201,17 @@ def add_steps(group: argparse._ActionsContainer) -> None:
         "learns nothing, goes into the one before it (default: %(default)s)",
     )
     group.add_argument(
-        "--accum_steps", type=count, default=1, metavar="N", help="batches an optimiser step (default: %(default)s)"
+        "--accum_steps",
+        type=count,
+        default=1,
+        metavar="N",
+        help="batches an optimiser step (default: %(default)s)",
     )
     # No default here: it depends on --freeze_backbone (resolve_objective).
     group.add_argument(
-        "--lr", type=number(float, 0), help="learning rate of AdamW (default: 1e-4; with --freeze_backbone 3e-3)"
+        "--lr",
+        type=number(float, 0),
+        help="learning rate of AdamW (default: 1e-4; with --freeze_backbone 3e-3)",
     )
 
 
@@ -282,7 +295,10 @@ def add_mask_rate(group: argparse._ActionsContainer) -> None:
 def add_rates(group: argparse._ActionsContainer) -> None:
     """The rest of the optimiser, and where it computes."""
     group.add_argument(
-        "--weight_decay", type=number(float, 0), default=0.01, help="weight decay of AdamW (default: %(default)s)"
+        "--weight_decay",
+        type=number(float, 0),
+        default=0.01,
+        help="weight decay of AdamW (default: %(default)s)",
     )
     group.add_argument(
         "--seed",

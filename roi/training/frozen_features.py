@@ -49,11 +49,13 @@ class FeatureArrays:
     @property
     def row_bytes(self) -> int:
         """Of all features of an image."""
-        return sum(array[0].nbytes for array in (self.head, *self.stages))
+        arrays = (self.head, *self.stages)
+        return sum(array[0].nbytes for array in arrays)
 
     def gather(self, rows: np.ndarray) -> Features:
+        head = torch.from_numpy(self.head[rows]).float()
         stages = [torch.from_numpy(stage[rows]).float() for stage in self.stages]
-        return Features(torch.from_numpy(self.head[rows]).float(), stages)
+        return Features(head, stages)
 
 
 @dataclass
@@ -78,7 +80,8 @@ class FeatureLoader:
             batch_bytes = self.sampler.batch_size * self.features.row_bytes
             chunks = self.sampler.chunks(max(1, CHUNK_BYTES // batch_bytes))
             rows_of_batches = read_ahead(self.sampler, self._images_of, chunks, arrays)
-        return prefetch((self._gathered(np.asarray(rows)) for rows in rows_of_batches), self.prefetch)
+        batches = (self._gathered(np.asarray(rows)) for rows in rows_of_batches)
+        return prefetch(batches, self.prefetch)
 
     def _images_of(self, rows: list[int]) -> np.ndarray:
         # A row that an epoch has had before comes as row + N (ShardedBatchSampler).
@@ -91,7 +94,8 @@ class FeatureLoader:
         images = rows % len(self.targets)
         no_pixels = torch.empty(len(rows), 0, dtype=torch.uint8)
         target = torch.from_numpy(self.targets[images])
-        return Batch(no_pixels, target, torch.from_numpy(rows), [], features=self.features.gather(images))
+        features = self.features.gather(images)
+        return Batch(no_pixels, target, torch.from_numpy(rows), [], features=features)
 
 
 def check_head(model: RoiModel, img_size: int) -> None:
@@ -178,7 +182,8 @@ def frozen_features(
         with suppress(OSError):
             os.rename(new, home)
     size = sum(path.stat().st_size for path in home.iterdir())
-    say(f"features {home}: {rows:,} images, {size / 1e9:.1f} GB")
+    gigabytes = f"{size / 1e9:.1f} GB"
+    say(f"features {home}: {rows:,} images, {gigabytes}")
     return open_arrays(home)
 
 
@@ -194,7 +199,9 @@ def features_key(model: RoiModel, batches: Iterable[Batch], dtype: torch.dtype) 
             digest.update(key.encode())
             digest.update(value.float().cpu().numpy().tobytes())
     names = model.stages.names if model.stages else []
-    settings = [names, model.mean.flatten().tolist(), model.std.flatten().tolist(), str(dtype)]
+    mean = model.mean.flatten().tolist()
+    spread = model.std.flatten().tolist()
+    settings = [names, mean, spread, str(dtype)]
     digest.update(json.dumps(settings).encode())
     rows = []
     # In the order of the table, whatever the size of a batch.
@@ -221,13 +228,15 @@ def compute_all(
         for batch in batches:
             features = compute_features(model, batch.pixels.to(device), dtype)
             # Half the disk, and more digits than a forward pass in bf16 has.
-            parts = [part.half().cpu().numpy() for part in (features.head, *features.stages)]
+            halves = [part.half() for part in (features.head, *features.stages)]
+            parts = [half.cpu().numpy() for half in halves]
             if not all(np.isfinite(part).all() for part in parts):
                 raise UserError(
                     "--freeze_backbone: features of this backbone do not fit into 16 bits; give another --backbone"
                 )
             if not arrays:
-                arrays = allocate([(rows, *part.shape[1:]) for part in parts], home)
+                shapes = [(rows, *part.shape[1:]) for part in parts]
+                arrays = allocate(shapes, home)
             for array, part in zip(arrays, parts, strict=True):
                 # Rows that cannot be read stay 0, and no batch has them.
                 array[batch.index.numpy()] = part
@@ -261,12 +270,14 @@ def allocate(shapes: list[tuple[int, ...]], home: Path | None) -> list[np.ndarra
     arrays: list[np.ndarray] = []
     for n, shape in enumerate(shapes):
         name = f"stage{n - 1}" if n else "head"
-        arrays.append(np.lib.format.open_memmap(home / f"{name}.npy", "w+", np.float16, shape))
+        file = home / f"{name}.npy"
+        arrays.append(np.lib.format.open_memmap(file, "w+", np.float16, shape))
     return arrays
 
 
 def open_arrays(home: Path) -> FeatureArrays:
     """The features of a folder that is whole, mapped from the disk."""
-    count = json.loads((home / "done.json").read_text(encoding="utf-8"))["stages"]
+    done = json.loads((home / "done.json").read_text(encoding="utf-8"))
+    count = done["stages"]
     stages = [np.load(home / f"stage{n}.npy", mmap_mode="r") for n in range(count)]
     return FeatureArrays(np.load(home / "head.npy", mmap_mode="r"), stages)

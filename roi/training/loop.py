@@ -117,7 +117,11 @@ class StepBackup:
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, balance: FixedWeights, device: torch.device
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        balance: FixedWeights,
+        device: torch.device,
     ) -> None:
         self.balance, self.device = balance, device
         # Whether the weights are those of finished steps.

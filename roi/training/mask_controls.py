@@ -74,21 +74,25 @@ class MaskControls:
         chosen = batch.index % self.every == 0
         if not chosen.any():
             return
-        index, target = batch.index[chosen], batch.target[chosen.to(batch.target.device)]
+        index = batch.index[chosen]
+        target = batch.target[chosen.to(batch.target.device)]
         # The same blobs in every epoch: a figure that moves is then the mask.
         seeds = row_seeds(0, 0, index.to(self.device))
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            pixels = batch.pixels[chosen.to(batch.pixels.device)].to(self.device)
+            pixels = batch.pixels[chosen.to(batch.pixels.device)]
+            pixels = pixels.to(self.device)
             views = self.model(pixels, self.keep_ratio, seeds)
             assert views.binary_mask is not None and views.logits_crop is not None and views.logits_drop is not None
             height, width = pixels.shape[-2:]
-            blobs = random_mask(seeds, (height, width), kept_pixels(height, width, self.keep_ratio))
+            kept = kept_pixels(height, width, self.keep_ratio)
+            blobs = random_mask(seeds, (height, width), kept)
             x = self.model.normalise(pixels)
             crop_blobs = self.model.crop(x, blobs, seeds)
             drop_blobs = self.model.drop(x, blobs, seeds)
         border = border_share(views.binary_mask)
         logits = (views.logits_full, views.logits_crop, views.logits_drop, crop_blobs, drop_blobs)
-        self.parts.append(Looks(*(tensor.cpu().numpy() for tensor in (index, target, border, *logits))))
+        tensors = (index, target, border, *logits)
+        self.parts.append(Looks(*(tensor.cpu().numpy() for tensor in tensors)))
 
     def figures(self, classes: Sequence[str]) -> dict[str, float]:
         """Over the images of all processes; {} where none was added."""
@@ -98,8 +102,10 @@ class MaskControls:
         if not everyone:
             return {}
         # Whatever the number of processes.
-        order = np.argsort(np.concatenate([part.rows for part in everyone]))
-        looks = Looks(*(np.concatenate(column)[order] for column in zip(*everyone, strict=True)))
+        rows = np.concatenate([part.rows for part in everyone])
+        order = np.argsort(rows)
+        columns = zip(*everyone, strict=True)
+        looks = Looks(*(np.concatenate(column)[order] for column in columns))
         return {
             "mask_border": float(looks.border.mean()),
             "crop_auroc": validation_aurocs(looks.crop, looks.target, classes)["val_auroc"],
@@ -112,9 +118,11 @@ class MaskControls:
 def border_share(hard: Tensor) -> Tensor:
     """Share of the kept pixels within a tenth of the side from the edge. (B, 1, H, W) 0/1 -> (B,)"""
     height, width = hard.shape[-2:]
-    top, left = max(1, round(BORDER * height)), max(1, round(BORDER * width))
+    top = max(1, round(BORDER * height))
+    left = max(1, round(BORDER * width))
     inside = hard[..., top : height - top, left : width - left]
-    return 1 - inside.sum((1, 2, 3)) / hard.sum((1, 2, 3))
+    share_inside = inside.sum((1, 2, 3)) / hard.sum((1, 2, 3))
+    return 1 - share_inside
 
 
 def contrast(fall: np.ndarray, target: np.ndarray, classes: Sequence[str]) -> float:
@@ -123,8 +131,10 @@ def contrast(fall: np.ndarray, target: np.ndarray, classes: Sequence[str]) -> fl
     (N, K), (N, K) with NaN = unknown -> float; NaN where there are no present or no absent ones
     """
     findings = has_place(classes)
-    fall, target = fall[:, findings], target[:, findings]
-    present, absent = fall[target == 1], fall[target == 0]
+    fall = fall[:, findings]
+    target = target[:, findings]
+    present = fall[target == 1]
+    absent = fall[target == 0]
     if not len(present) or not len(absent):
         return math.nan
     return float(present.mean() - absent.mean())

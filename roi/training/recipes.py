@@ -123,10 +123,14 @@ CKPT = "--ckpt"  # of staged_resnet50: what to score with --test, what to go on 
 def add_recipe_flags(parser: Parser) -> None:
     """What is trained: a mode, or a recipe and its stage."""
     parser.add_argument(
-        "--mode", choices=list(MODES), help="what to train; see above (default with --recipe: standard; without: none)"
+        "--mode",
+        choices=list(MODES),
+        help="what to train; see above (default with --recipe: standard; without: none)",
     )
     parser.add_argument(
-        "--recipe", choices=list(RECIPES), help="flags of a published system; see above (default: none)"
+        "--recipe",
+        choices=list(RECIPES),
+        help="flags of a published system; see above (default: none)",
     )
     parser.add_argument("--stage", type=int, metavar="1|2", help="staged_resnet50: which part of it (default: 1)")
 

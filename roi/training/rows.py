@@ -162,7 +162,8 @@ def test_tables(flags: RowFlags, table: pd.DataFrame) -> dict[str, pd.DataFrame]
     official = official_list(root, "test") or official_list(root.parent, "test")
     if official:
         tests[official.name] = read_list(official)
-    marked = table[table["split"].map(split_word) == "test"]
+    is_marked = table["split"].map(split_word) == "test"
+    marked = table[is_marked]
     if len(marked):
         tests["split = test"] = marked
     return tests
@@ -180,14 +181,19 @@ def write_validation(table: pd.DataFrame, path: Path) -> None:
 
 def datasets_of(table: pd.DataFrame) -> np.ndarray | None:
     """(N,) data set of each row; None where all are of one."""
-    names = {name: " ".join(name.split()) or "unnamed" for name in table["dataset"].unique()}
+    names = {}
+    for name in table["dataset"].unique():
+        names[name] = " ".join(name.split()) or "unnamed"
     if len(set(names.values())) <= 1:
         return None
     return table["dataset"].map(names).to_numpy(dtype=object)
 
 
 def match_data(
-    table: pd.DataFrame, classes: list[str], uncertain: str = "ignore", seed: int | None = None
+    table: pd.DataFrame,
+    classes: list[str],
+    uncertain: str = "ignore",
+    seed: int | None = None,
 ) -> tuple[list[str], list[str], np.ndarray]:
     """Names, data sets where there are several, and targets: what must be the same for a run to go on."""
     datasets = datasets_of(table)
@@ -226,7 +232,8 @@ def check_validated(rows: Rows, patience: int, schedule: str) -> None:
                 f"{asking} looks at val_auroc, and nothing is validated; give --val_csv, or a --val_fraction above 0"
             )
         return
-    if can_be_scored(target_matrix(rows.val, rows.classes), rows.classes, rows.val_datasets):
+    target = target_matrix(rows.val, rows.classes)
+    if can_be_scored(target, rows.classes, rows.val_datasets):
         return
     images = f"{len(rows.val):,} validation images"
     why = f"in the {images} no finding is both present and absent, so that there is no val_auroc"
@@ -237,7 +244,11 @@ def check_validated(rows: Rows, patience: int, schedule: str) -> None:
 
 
 def print_classes(
-    table: pd.DataFrame, val: pd.DataFrame | None, classes: Sequence[str], uncertain: str, seed: int
+    table: pd.DataFrame,
+    val: pd.DataFrame | None,
+    classes: Sequence[str],
+    uncertain: str,
+    seed: int,
 ) -> None:
     """What is learned: how many images have each class, lack it, or say nothing of it; warns of what is too rare."""
     classes = list(classes)
@@ -260,7 +271,8 @@ def print_table(lines: list[list[str]]) -> None:
     """Columns of equal width; the first one is of names, the others are of numbers."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
-        cells = [text.rjust(width) for text, width in zip(line, widths, strict=True)]
+        columns = zip(line, widths, strict=True)
+        cells = [text.rjust(width) for text, width in columns]
         cells[0] = line[0].ljust(widths[0])
         print("  ".join(cells))
 
@@ -272,7 +284,8 @@ def _warn_of_rare(classes: list[str], positives: np.ndarray, val_positives: np.n
         if count < FEW:
             few.append(f"{name} ({count})")
     if few:
-        print(f"WARNING: fewer than {FEW} training images have {', '.join(few)}: nothing can be learned from so few")
+        names = ", ".join(few)
+        print(f"WARNING: fewer than {FEW} training images have {names}: nothing can be learned from so few")
     if val_positives is None:
         return
     absent = [name for name, count in zip(classes, val_positives, strict=True) if not count]
@@ -282,8 +295,10 @@ def _warn_of_rare(classes: list[str], positives: np.ndarray, val_positives: np.n
 
 def count_labels(target: np.ndarray) -> np.ndarray:
     """How many images have a class, lack it, and neither for certain. (N, K) -> (K, 3)"""
-    positive, negative = (target == 1).sum(axis=0), (target == 0).sum(axis=0)
-    return np.stack([positive, negative, len(target) - positive - negative], axis=1)
+    positive = (target == 1).sum(axis=0)
+    negative = (target == 0).sum(axis=0)
+    unknown = len(target) - positive - negative
+    return np.stack([positive, negative, unknown], axis=1)
 
 
 def print_sizes(table: pd.DataFrame, val: pd.DataFrame | None) -> None:
@@ -318,5 +333,7 @@ def print_overlaps(table: pd.DataFrame, val: pd.DataFrame | None, tests: dict[st
     if not comparisons:
         print("leakage check: nothing to compare the training images with", flush=True)
         return
-    what = f"comparison{'s' if comparisons > 1 else ''} of {', '.join(tables)}"
-    print(f"leakage check: {'; '.join(shared) or 'nothing shared'} in {comparisons} {what}", flush=True)
+    plural = "s" if comparisons > 1 else ""
+    found = "; ".join(shared) or "nothing shared"
+    what = f"{comparisons} comparison{plural} of {', '.join(tables)}"
+    print(f"leakage check: {found} in {what}", flush=True)

@@ -371,7 +371,8 @@ class TrainingRun:
     def save_checkpoint(self) -> None:
         """All processes together; process 0 writes. The checkpoint before it stays as previous_path(save)."""
         self.meter.flush()
-        meter, rng = self.meter.of_all(), distributed.all_gather_objects(checkpoint.rng_state(self.device))
+        meter = self.meter.of_all()
+        rng = distributed.all_gather_objects(checkpoint.rng_state(self.device))
         if distributed.rank() == 0:
             state: dict[str, Any] = {
                 **self.meta,

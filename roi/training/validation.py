@@ -45,7 +45,10 @@ def gather(own: Logits, signal: int) -> tuple[Logits, int]:
 
 
 def validation_scores(
-    logits: Logits, classes: Sequence[str], datasets: np.ndarray | None, decisions: bool
+    logits: Logits,
+    classes: Sequence[str],
+    datasets: np.ndarray | None,
+    decisions: bool,
 ) -> dict[str, float]:
     """{"val_loss", "val_auroc", …} as roi.scoring.metrics.validation_aurocs gives them.
 
@@ -53,7 +56,8 @@ def validation_scores(
         datasets: of each validation row of the table, where there are several
         decisions: whether right and wrong ones at p = 0.5 are counted as well
     """
-    logit, target = logits.logit.numpy(), logits.target.numpy()
+    logit = logits.logit.numpy()
+    target = logits.target.numpy()
     if datasets is not None:
         datasets = datasets[logits.rows.numpy()]
     scores = {"val_loss": float(bce(logits.logit, logits.target))}

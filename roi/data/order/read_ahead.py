@@ -65,7 +65,10 @@ def runs_of(rows: np.ndarray) -> list[tuple[int, int]]:
 
 
 def read_ahead(
-    batches: Iterable[T], rows_of: Callable[[T], np.ndarray], lengths: Iterable[int], arrays: Sequence[np.ndarray]
+    batches: Iterable[T],
+    rows_of: Callable[[T], np.ndarray],
+    lengths: Iterable[int],
+    arrays: Sequence[np.ndarray],
 ) -> Iterator[T]:
     """The batches, while the rows of `arrays` that the next chunk of them needs are read bit by bit.
 

@@ -71,7 +71,8 @@ def draw_wide_mediastinum(rng: np.random.Generator, body: Body) -> Places:
 def broken_rib(centre: Point, angle: float, dense: float, x: Array, y: Array) -> Array:
     """Two ends of a rib that have slipped apart, and the dark gap between them. (h, w) density"""
     cx, cy = centre
-    c, s = math.cos(angle), math.sin(angle)
+    c = math.cos(angle)
+    s = math.sin(angle)
     # One end lies above the other by more than the width of a rib.
     slip = (0.012 * s, -0.012 * c)
     left = (cx - 0.05 * c + slip[0], cy - 0.05 * s + slip[1])

@@ -114,7 +114,8 @@ class Study:
 def prevalences(long_tail: bool) -> dict[str, float]:
     """Share of studies that have each finding that is drawn."""
     if not long_tail:
-        return dict.fromkeys(FREQUENT_FIRST, BALANCED) | dict.fromkeys(CONJUNCTIONS, BALANCED_CONJUNCTION)
+        shares = dict.fromkeys(FREQUENT_FIRST, BALANCED)
+        return shares | dict.fromkeys(CONJUNCTIONS, BALANCED_CONJUNCTION)
     shares = np.geomspace(MOST, LEAST, len(FREQUENT_FIRST)).tolist()
     return dict(zip(FREQUENT_FIRST, shares, strict=True))
 
@@ -223,7 +224,8 @@ def draw_conjunction(rng: np.random.Generator, label: str, number: int, share: f
     # As often at two heights as at one, and half as often on one kind alone: of five signs that one kind of view
     # shows two are the finding, whatever they look like.
     edges = np.cumsum((share, share, share / 2, share / 2))
-    state = int(np.searchsorted(edges, rng.random(), side="right"))
+    luck = rng.random()
+    state = int(np.searchsorted(edges, luck, side="right"))
     zone = int(rng.random() < 0.5)
     sign = partial(Lesion, label, number)
     if state == 0:

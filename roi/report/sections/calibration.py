@@ -76,11 +76,14 @@ def reliability_by_finding(scored: Scored | NotThere, findings: Block) -> str:
         known = ~np.isnan(scored.target[:, k])
         if finding not in findings or not known.any():
             continue
-        bins = reliability(scored.preds.prob["full"][known, k], scored.target[known, k])
+        prob = scored.preds.prob["full"]
+        bins = reliability(prob[known, k], scored.target[known, k])
         # A bin of a few images says nothing, and the rate jumps in it.
         bins = bins[bins[:, 2] >= LEAST_IN_BIN]
         if len(bins):
-            curves.append(Curve(finding, bins[:, 0].tolist(), bins[:, 1].tolist(), dots=True))
+            mean_prob = bins[:, 0].tolist()
+            rate = bins[:, 1].tolist()
+            curves.append(Curve(finding, mean_prob, rate, dots=True))
     if not curves:
         return ""
     names = [curve.name for curve in curves]

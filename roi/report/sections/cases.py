@@ -207,7 +207,11 @@ def legend(evidence: Evidence, has_boxes: bool) -> str:
 
 
 def notes_on(
-    preds: Predictions, known: np.ndarray, evidence: Evidence, images: list[str], chosen: Sequence[Case]
+    preds: Predictions,
+    known: np.ndarray,
+    evidence: Evidence,
+    images: list[str],
+    chosen: Sequence[Case],
 ) -> list[str]:
     """What is not shown, and what should not have been scored."""
     notes = []
@@ -236,7 +240,8 @@ def notes_on(
 def case_html(gallery: Gallery, case: Case, title: str = "", *, with_table: bool = True) -> str:
     """Pictures, what was said and whether it is right, names and labels, and the probabilities of each view."""
     scored, preds = gallery.scored, gallery.scored.preds
-    name, row = preds.images[case.row], scored.rows.iloc[case.row]
+    name = preds.images[case.row]
+    row = scored.rows.iloc[case.row]
     listed = str(row["image"])
     said, kinds = verdict(gallery, case)
     labels = esc(case_pictures.label_text(row))

@@ -109,7 +109,8 @@ def promises(block: Block) -> str:
 
     Rules without a threshold are called infeasible.
     """
-    levels = {"alpha": percent(block["alpha"]), "confidence": percent(1 - block["delta"])}
+    confidence = 1 - block["delta"]
+    levels = {"alpha": percent(block["alpha"]), "confidence": percent(confidence)}
     listed, outcomes, risks, infeasible = "", [], [], []
     for name, rule in RULES.items():
         # A rule that was not asked for is in neither; one without a threshold is named, or it would seem forgotten.
@@ -221,10 +222,15 @@ def promise_panel(block: Block) -> Drawing:
     names = [name for name in RULES if name in block["rules"]]
     risks = [block["rules"][name][RULES[name].risk] for name in names]
     panel = plots.intervals(
-        "Realised risk of each promise", f"line: alpha = {alpha:g}", names, {"risk": risks}, mark=alpha
+        "Realised risk of each promise",
+        f"line: alpha = {alpha:g}",
+        names,
+        {"risk": risks},
+        mark=alpha,
     )
     texts = [f"{name} {format_interval(risk)}" for name, risk in zip(names, risks, strict=True)]
-    return panel, f"Realised risk, alpha {alpha:g}: {'; '.join(texts)}."
+    listed = "; ".join(texts)
+    return panel, f"Realised risk, alpha {alpha:g}: {listed}."
 
 
 def curve_table(block: Block) -> str:

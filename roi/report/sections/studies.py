@@ -105,7 +105,8 @@ def gather(preds: Predictions, table_rows: pd.DataFrame, added: Contributions) -
     rows = table_rows.iloc[np.where(known, place, 0)].reset_index(drop=True)
     # Two data sets may number their studies alike, but no two have a patient in common.
     keys = rows["patient_id"] + "\0" + pd.Series(added.studies, dtype=str)
-    keys[~known] = ["\0\0" + name for name, listed in zip(preds.images, known, strict=True) if not listed]
+    unknown = [name for name, listed in zip(preds.images, known, strict=True) if not listed]
+    keys[~known] = ["\0\0" + name for name in unknown]
     study, _ = pd.factorize(keys)
     # The order in which the study model has looked at them.
     _, rank = kinds_of(rows["view"])
@@ -130,7 +131,8 @@ def gallery(run: Run, found: Gathered, files: GalleryFiles, names: list[str], co
     available = np.array([path is not None for path in paths])
     chosen = choose(found, available, boxes, count)
     shown = [n for case in chosen for n in found.images_of(case.row)]
-    evidence = read_evidence(run, files.inputs, names, set(found.rows["image"].iloc[shown]), [])
+    shown_images = set(found.rows["image"].iloc[shown])
+    evidence = read_evidence(run, files.inputs, names, shown_images, [])
     drawn = []
     for case in chosen:
         drawn.append(study_html(case, found, paths, evidence, boxes))
@@ -151,10 +153,12 @@ def choose(found: Gathered, available: np.ndarray, boxes: dict[str, list[Box]], 
     can_show = np.zeros(shape[0], dtype=bool)
     np.logical_or.at(can_show, found.study, available)
     # A study of one view has nothing to compare; the gallery of images has it.
-    views = np.bincount(found.study[found.added.several], minlength=shape[0])
+    several = found.study[found.added.several]
+    views = np.bincount(several, minlength=shape[0])
     prob = found.preds.prob["full"][found.first]
     patients = found.rows["patient_id"].iloc[found.first].tolist()
-    return case_selection.choose(prob, target, classes, patients, can_show & (views > 1), boxed, count)
+    of_several = can_show & (views > 1)
+    return case_selection.choose(prob, target, classes, patients, of_several, boxed, count)
 
 
 def legend(evidence: Evidence, has_boxes: bool) -> str:
@@ -178,13 +182,18 @@ def legend(evidence: Evidence, has_boxes: bool) -> str:
 
 
 def study_html(
-    case: Case, found: Gathered, paths: Sequence[object], evidence: Evidence, boxes: dict[str, list[Box]]
+    case: Case,
+    found: Gathered,
+    paths: Sequence[object],
+    evidence: Evidence,
+    boxes: dict[str, list[Box]],
 ) -> str:
     """The views of a study side by side, and below them what is known of it."""
     column = found.preds.classes.index(case.finding)
     members = found.images_of(case.row)
     # Most views add little: a common scale would leave nothing to see.
-    longest = np.nanmax(np.abs(found.added.added[members, column]))
+    added = found.added.added[members, column]
+    longest = np.nanmax(np.abs(added))
     views = ""
     for n in members:
         views += view_html(n, case.finding, found, str(paths[n] or ""), evidence, boxes, longest)
@@ -214,10 +223,12 @@ def view_html(
     row = found.rows.iloc[n]
     name = found.preds.images[n]
     column = found.preds.classes.index(finding)
-    kind = KINDS[kinds_of(found.rows["view"].iloc[[n]])[0][0]]
+    kinds, _ = kinds_of(found.rows["view"].iloc[[n]])
+    kind = KINDS[kinds[0]]
     view = f"{row['view']}, {kind}" if row["view"] else f"view {kind}"
     picture = picture_html(name, str(row["image"]), path, finding, evidence, boxes)
-    alone, added = found.added.alone[n, column], found.added.added[n, column]
+    alone = found.added.alone[n, column]
+    added = found.added.added[n, column]
     # Three cases: beyond the most views, alone in its study, one of several.
     if np.isnan(alone):
         said = "<p>not looked at: beyond the most views of a study</p>"
@@ -229,7 +240,12 @@ def view_html(
 
 
 def picture_html(
-    name: str, listed: str, path: str, finding: str, evidence: Evidence, boxes: dict[str, list[Box]]
+    name: str,
+    listed: str,
+    path: str,
+    finding: str,
+    evidence: Evidence,
+    boxes: dict[str, list[Box]],
 ) -> str:
     """The X-ray with the map of the finding or the outline of the mask, where there is one."""
     if not path:

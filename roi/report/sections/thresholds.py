@@ -33,7 +33,8 @@ class Counts(NamedTuple):
 
     def figures(self) -> dict[str, object]:
         """What the script shows, at the step where it begins."""
-        hits, calls = self.hits[self.start], self.calls[self.start]
+        hits = self.hits[self.start]
+        calls = self.calls[self.start]
         wrong, negatives = calls - hits, self.known - self.positives
         return {
             "threshold": f"{self.steps[self.start]:.6g}",
@@ -76,12 +77,16 @@ def counts_of_findings(scored: Scored, per_class: Block) -> list[Counts]:
 def counts_of(finding: str, score: np.ndarray, target: np.ndarray, threshold: float | None) -> Counts:
     """Counts at STEPS thresholds, the run's own among them. (n,) in 0..1, (n,) of 0 and 1"""
     steps, calls, hits = counts_by_threshold(score, target)
-    positives, known = int((target == 1).sum()), len(target)
+    positives = int((target == 1).sum())
+    known = len(target)
     # Evenly along the ROC curve: evenly in probability a rare finding would have two or three steps that matter.
-    kept = plots.thin_places((calls - hits) / (known - positives), hits / positives, STEPS)
+    false_alarms = (calls - hits) / (known - positives)
+    kept = plots.thin_places(false_alarms, hits / positives, STEPS)
     own = MIDDLE if threshold is None else threshold
     last = int(np.searchsorted(-steps, -own, side="right"))  # images of the first steps are called
-    rows = {own: (int(calls[last - 1]), int(hits[last - 1])) if last else (0, 0)}
+    # Of a threshold above all steps nobody is called.
+    called = (int(calls[last - 1]), int(hits[last - 1])) if last else (0, 0)
+    rows = {own: called}
     for place in kept.tolist():
         rows.setdefault(float(steps[place]), (int(calls[place]), int(hits[place])))
     ascending = sorted(rows)
@@ -99,7 +104,8 @@ def counts_of(finding: str, score: np.ndarray, target: np.ndarray, threshold: fl
 
 def slider_html(counts: list[Counts]) -> str:
     """The box of the slider; without a script it shows the first finding at its own threshold."""
-    data = esc(json.dumps([one._asdict() for one in counts], separators=(",", ":")))
+    fields = [one._asdict() for one in counts]
+    data = esc(json.dumps(fields, separators=(",", ":")))
     names = ""
     for n, one in enumerate(counts):
         names += f'<option value="{n}">{esc(one.finding)}</option>'

@@ -68,7 +68,8 @@ def count_training(table: pd.DataFrame, path: str, classes: Sequence[str]) -> Tr
     is_named = np.isin(classes, named) | ~is_finding(classes)
     positives = (target == 1).sum(axis=0)
     # Two tables may know a patient by different names.
-    patients = frozenset(rows["patient_id"]) | frozenset(named_patients(rows))
+    by_table = frozenset(rows["patient_id"])
+    patients = by_table | frozenset(named_patients(rows))
     return TrainingCounts(
         path,
         len(rows),
@@ -150,7 +151,9 @@ def calibration_errors(prob: np.ndarray, target: np.ndarray, bins: int = calibra
 
 
 def long_tail_block(
-    estimates: dict[str, BootstrapEstimate], counts: TrainingCounts, target: np.ndarray
+    estimates: dict[str, BootstrapEstimate],
+    counts: TrainingCounts,
+    target: np.ndarray,
 ) -> dict[str, Any]:
     """The block `long_tail`: the rule, the counts, the scores of each bin, the four figures of the challenge.
 
@@ -171,7 +174,8 @@ def long_tail_block(
             **mean_scores(estimates, usable),
         }
     findings = is_finding(classes)
-    not_counted = [classes[j] for j in np.flatnonzero(findings & np.isnan(counts.share))]
+    is_unknown = np.isnan(counts.share)
+    not_counted = [classes[j] for j in np.flatnonzero(findings & is_unknown)]
     return {
         "train_csv": counts.path,
         "rule": RULE,
@@ -193,7 +197,9 @@ def mean_scores(estimates: dict[str, BootstrapEstimate], usable: np.ndarray) -> 
 
 
 def challenge_figures(
-    estimates: dict[str, BootstrapEstimate], findings: np.ndarray, scored: np.ndarray
+    estimates: dict[str, BootstrapEstimate],
+    findings: np.ndarray,
+    scored: np.ndarray,
 ) -> dict[str, Any]:
     """mAP, mAUROC, mF1 at .5 and mECE over the classes that have both kinds of images. (K,), (K,) bool"""
     f1 = estimates["counts_at_half"].map(partial(summary.decision, "f1"))

@@ -38,11 +38,13 @@ class PerfectScores:
 
     @property
     def mean_first_frontal(self) -> float:
-        return mean_defined(np.array(list(self.first_frontal.values())))
+        scores = list(self.first_frontal.values())
+        return mean_defined(np.array(scores))
 
     @property
     def mean_all_views(self) -> float:
-        return mean_defined(np.array(list(self.all_views.values())))
+        scores = list(self.all_views.values())
+        return mean_defined(np.array(scores))
 
 
 def read_truth(path: str | Path, splits: Iterable[str] = ()) -> pd.DataFrame:
@@ -61,12 +63,14 @@ def read_truth(path: str | Path, splits: Iterable[str] = ()) -> pd.DataFrame:
         raise UserError(f"{path}: no truth of a synthetic set of studies ({error})") from error
     missing = [name for name in TRUTH_COLUMNS if name not in truth]
     if missing:
-        raise UserError(f"{path}: no column {missing[0]!r}; make the set with make_demo_dataset.py --studies N")
+        remedy = "make the set with make_demo_dataset.py --studies N"
+        raise UserError(f"{path}: no column {missing[0]!r}; {remedy}")
     for name in ("present", "visible", "decided"):
         truth[name] = truth[name] == "1"
     wanted = set(splits)
     if wanted:
-        truth = truth[truth["split"].isin(wanted)].reset_index(drop=True)
+        truth = truth[truth["split"].isin(wanted)]
+        truth = truth.reset_index(drop=True)
         if truth.empty:
             raise UserError(f"{path}: no row of split {', '.join(sorted(wanted))}")
     return truth
@@ -79,7 +83,8 @@ def perfect_scores(truth: pd.DataFrame) -> PerfectScores:
     first_frontal: dict[str, float] = {}
     all_views: dict[str, float] = {}
     for finding in sorted(present["finding"].unique()):
-        target = np.isin(studies, present.loc[present["finding"] == finding, "study_id"]).astype(int)
+        has_finding = present["finding"] == finding
+        target = np.isin(studies, present.loc[has_finding, "study_id"]).astype(int)
         for scores, first_alone in ((first_frontal, True), (all_views, False)):
             evidence = evidence_of(truth, finding, studies, first_alone)
             scores[finding] = average_precision(posterior(evidence, target), target)
@@ -107,14 +112,17 @@ def evidence_of(truth: pd.DataFrame, finding: str, studies: np.ndarray, first_al
     if is_conjunction and not first_alone:
         return conjunction_evidence(rows, studies)
     if first_alone:
-        rows = rows[rows["image"].isin(first_images(truth))]
+        chosen = first_images(truth)
+        rows = rows[rows["image"].isin(chosen)]
     seen = rows[rows["visible"]]
     is_seen = np.isin(studies, seen["study_id"])
     if not is_conjunction:
         return np.where(is_seen, "seen", "unseen")
     # A sign on a frontal image and one on a lateral image need not say the same.
-    on_lateral = np.isin(studies, seen.loc[seen["view"] == LATERAL, "study_id"])
-    return np.where(on_lateral, "sign on lateral", np.where(is_seen, "sign on frontal", "unseen"))
+    from_side = seen.loc[seen["view"] == LATERAL, "study_id"]
+    on_lateral = np.isin(studies, from_side)
+    where = np.where(on_lateral, "sign on lateral", "sign on frontal")
+    return np.where(is_seen, where, "unseen")
 
 
 def conjunctions_of(truth: pd.DataFrame) -> set[str]:
@@ -126,11 +134,14 @@ def conjunction_evidence(rows: pd.DataFrame, studies: np.ndarray) -> np.ndarray:
     """With all views: settled where both kinds are there, else which kind shows the sign. (M,) words"""
     shown = rows.assign(lateral=rows["view"] == LATERAL)
     by_study = shown.groupby("study_id")
-    words = by_study["visible"].any().map({True: "sign on ", False: "unseen"})
-    kind = by_study["lateral"].any().map({True: "lateral", False: "frontal"})
+    is_visible = by_study["visible"].any()
+    words = is_visible.map({True: "sign on ", False: "unseen"})
+    is_lateral = by_study["lateral"].any()
+    kind = is_lateral.map({True: "lateral", False: "frontal"})
     words = words.where(words == "unseen", words + kind)
     is_settled = by_study["decided"].any()
-    is_present = by_study["present"].any().map({True: "present", False: "absent"})
+    is_present = by_study["present"].any()
+    is_present = is_present.map({True: "present", False: "absent"})
     # Studies without a row have no sign on any view.
     words = words.where(~is_settled, is_present)
     return words.reindex(studies, fill_value="unseen").to_numpy(dtype=str)
@@ -153,7 +164,8 @@ def other_evidence(truth: pd.DataFrame, studies: np.ndarray, first_alone: bool) 
 def first_images(truth: pd.DataFrame) -> set[str]:
     """The first frontal image of each study; where it has none, the first image."""
     images = truth.drop_duplicates("image")
-    ordered = images.assign(lateral=images["view"] == LATERAL).sort_values("lateral", kind="stable")
+    is_lateral = images["view"] == LATERAL
+    ordered = images.assign(lateral=is_lateral).sort_values("lateral", kind="stable")
     return set(ordered.drop_duplicates("study_id")["image"])
 
 
@@ -163,9 +175,11 @@ def lone_views(truth: pd.DataFrame) -> pd.DataFrame:
     Returns:
         study_id, finding, image (the one that shows it), views (images of the study; chance is 1 / views)
     """
-    views = truth.groupby("study_id")["image"].nunique().rename("views")
+    views = truth.groupby("study_id")["image"].nunique()
     of_both = conjunctions_of(truth) | set(DERIVED)
-    shown = truth[truth["present"] & truth["visible"] & ~truth["finding"].isin(of_both)]
-    alone = shown[~shown.duplicated(["study_id", "finding"], keep=False)]
-    alone = alone.join(views, on="study_id")
-    return alone.loc[alone["views"] > 1, ["study_id", "finding", "image", "views"]].reset_index(drop=True)
+    is_shown = truth["present"] & truth["visible"]
+    shown = truth[is_shown & ~truth["finding"].isin(of_both)]
+    is_on_several = shown.duplicated(["study_id", "finding"], keep=False)
+    alone = shown[~is_on_several].join(views.rename("views"), on="study_id")
+    several = alone[alone["views"] > 1]
+    return several[["study_id", "finding", "image", "views"]].reset_index(drop=True)

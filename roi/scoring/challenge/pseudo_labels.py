@@ -59,7 +59,8 @@ def soften(options: SoftenOptions) -> None:
     columns = columns_of(preds.classes, table, options)
     for c in added_classes(columns, table):
         # Nobody looked for it in any of these images.
-        table["unknown"] = (table["unknown"] + "," + c).str.removeprefix(",")
+        before = table["unknown"]
+        table["unknown"] = (before + "," + c).str.removeprefix(",")
     # From here on every cell that may change is one that the table itself calls unknown.
     softened, counts = with_shares(table, preds, columns, options)
     changed = softened["soft"] != table["soft"]
@@ -68,7 +69,8 @@ def soften(options: SoftenOptions) -> None:
     named = (before + "+" + source).str.removeprefix("+")
     softened["label_source"] = before.mask(changed, named)
     write_new(softened, options)
-    print(f"{options.out_csv}: {int(changed.sum()):,} of {len(table):,} images have labels of {source}")
+    images = int(changed.sum())
+    print(f"{options.out_csv}: {images:,} of {len(table):,} images have labels of {source}")
     parts = [f"{c} {count:,}" for c, count in counts.items()]
     print(f"  unknown cells with a share: {', '.join(parts) or 'none'}")
 
@@ -93,14 +95,16 @@ def name_of_model(preds: Predictions, path: str) -> str:
             "too. Predict with another checkpoint"
         )
     # Checkpoints of two runs may have one name; their predictions differ.
-    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    content = Path(path).read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
     return f"soft:{Path(checkpoint).name}@{digest[:8]}"
 
 
 def refuse_test_images(table: pd.DataFrame, options: SoftenOptions) -> None:
     """UserError: the table holds test images, marked or of --exclude_csv, or other images of their patients."""
     # Training leaves marked images out; those of a list it leaves out only where it finds that list.
-    tests = {"split = test": table[table["split"].map(split_word) == "test"]}
+    is_test = table["split"].map(split_word) == "test"
+    tests = {"split = test": table[is_test]}
     if options.exclude_csv:
         is_list = Path(options.exclude_csv).suffix.lower() == ".txt"
         read = read_list if is_list else read_table
@@ -129,8 +133,11 @@ def columns_of(classes: Sequence[str], table: pd.DataFrame, options: SoftenOptio
     for c in options.new_classes:
         if c != ALL and c not in lacking:
             where = f"{options.csv} has it" if c in names else f"{options.preds} does not predict it"
-            raise UserError(f"--new_classes {c!r}: {where}; name classes that are predicted and not in the table")
-    missing = [] if ALL in options.new_classes else [c for c in lacking if c not in options.new_classes]
+            remedy = "name classes that are predicted and not in the table"
+            raise UserError(f"--new_classes {c!r}: {where}; {remedy}")
+    missing = []
+    if ALL not in options.new_classes:
+        missing = [c for c in lacking if c not in options.new_classes]
     if missing:
         raise UserError(
             f"{options.preds}: predicts {missing[0]!r}, which no row of {options.csv} names ({len(missing)} such "
@@ -147,7 +154,10 @@ def added_classes(columns: dict[str, int], table: pd.DataFrame) -> list[str]:
 
 
 def with_shares(
-    table: pd.DataFrame, preds: Predictions, columns: dict[str, int], options: SoftenOptions
+    table: pd.DataFrame,
+    preds: Predictions,
+    columns: dict[str, int],
+    options: SoftenOptions,
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """The table with its column `soft` filled, and how many cells of each class got a share.
 
@@ -168,8 +178,11 @@ def with_shares(
         if place[n] < 0:
             unpredicted[n] = True
             continue
-        given = [f"{c}={prob[place[n], columns[c]]:.4g}" for c in asked]
-        fields[n] = ",".join([fields[n], *given]).removeprefix(",")
+        given = [fields[n]]
+        for c in asked:
+            probability = prob[place[n], columns[c]]
+            given.append(f"{c}={probability:.4g}")
+        fields[n] = ",".join(given).removeprefix(",")
         for c in asked:
             counts[c] += 1
     # A table that is softened in part would tell the two parts apart by what is unknown.

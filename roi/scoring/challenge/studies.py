@@ -29,8 +29,8 @@ class StudyRows:
     def mean(self, values: np.ndarray) -> np.ndarray:
         """(N, K) -> (S, K)"""
         images = np.bincount(self.study)
-        columns = [np.bincount(self.study, column) for column in values.T]
-        return np.stack(columns, axis=1) / images[:, None]
+        sums = [np.bincount(self.study, column) for column in values.T]
+        return np.stack(sums, axis=1) / images[:, None]
 
 
 def group_studies(rows: pd.DataFrame, name: str) -> StudyRows:
@@ -73,7 +73,11 @@ def mean_predictions(preds: Predictions, studies: StudyRows) -> Predictions:
 
 
 def study_targets(
-    target: np.ndarray, classes: list[str], studies: StudyRows, rows: pd.DataFrame, name: str
+    target: np.ndarray,
+    classes: list[str],
+    studies: StudyRows,
+    rows: pd.DataFrame,
+    name: str,
 ) -> np.ndarray:
     """The targets of studies: a known cell goes before an unknown one. (N, K) -> (S, K)
 
@@ -128,7 +132,8 @@ def align_units(path: str, table: pd.DataFrame, csv: str, unit: str, members: Se
         return Units(preds, rows, target, len(rows), _studies_if_any(rows, csv))
     studies = group_studies(rows, csv)
     target = study_targets(target, preds.classes, studies, rows, csv)
-    return Units(mean_predictions(preds, studies), rows.iloc[studies.first], target, len(rows), studies)
+    means = mean_predictions(preds, studies)
+    return Units(means, rows.iloc[studies.first], target, len(rows), studies)
 
 
 def _studies_if_any(rows: pd.DataFrame, csv: str) -> StudyRows | None:

@@ -100,7 +100,8 @@ def class_places(template: Template, preds: Predictions, path: str, allow_extra:
         else:
             missing.append(column)
     if missing:
-        names, predicted = ", ".join(missing), ", ".join(preds.classes)
+        names = ", ".join(missing)
+        predicted = ", ".join(preds.classes)
         raise UserError(
             f"{path}: {len(missing)} classes of {template.path} are not predicted: {names} (predicted: {predicted})"
         )

@@ -83,17 +83,23 @@ def read_visible(path: str, preds: Predictions, studies: StudyRows, rows: pd.Dat
     truth = read_text_table(path)
     lacking = [name for name in COLUMNS if name not in truth]
     if lacking:
-        raise UserError(f"--truth_csv {path}: no column {lacking[0]!r} (it has {', '.join(map(str, truth))})")
+        columns = ", ".join(map(str, truth))
+        raise UserError(f"--truth_csv {path}: no column {lacking[0]!r} (it has {columns})")
     shown = numbers(truth["visible"], path, "0 or 1")
-    if not np.isin(shown, (0, 1)).all():
-        wrong = truth["visible"].iloc[int(np.argmax(~np.isin(shown, (0, 1))))]
+    is_wrong = ~np.isin(shown, (0, 1))
+    if is_wrong.any():
+        first = int(np.argmax(is_wrong))
+        wrong = truth["visible"].iloc[first]
         raise UserError(f"--truth_csv {path}: visible is {wrong!r}, not 0 or 1")
     place = match_images(truth["image"], preds.images)
     _refuse_other_studies(path, truth, place, rows)
-    column = truth["finding"].map(_columns(path, truth["finding"].unique().tolist(), preds.classes)).to_numpy()
+    findings = truth["finding"]
+    column_of = _columns(path, findings.unique().tolist(), preds.classes)
+    column = findings.map(column_of).to_numpy()
     # A truth may be of more images than are predicted.
     chosen = (place >= 0) & (column >= 0) & (shown == 1)
-    visible = np.zeros((len(preds.images), len(preds.classes)), dtype=bool)
+    shape = (len(preds.images), len(preds.classes))
+    visible = np.zeros(shape, dtype=bool)
     visible[place[chosen], column[chosen]] = True
     return visible
 
@@ -109,7 +115,8 @@ def _columns(path: str, findings: list[str], classes: list[str]) -> dict[str, in
     others = [finding for finding, column in columns.items() if column < 0]
     # Said, as one that is misspelled would go unnoticed.
     if others:
-        print(f"{path}: {', '.join(others)}: not predicted, so not asked for")
+        names = ", ".join(others)
+        print(f"{path}: {names}: not predicted, so not asked for")
     return columns
 
 
@@ -117,7 +124,8 @@ def _refuse_other_studies(path: str, truth: pd.DataFrame, place: np.ndarray, row
     """UserError: the truth has an image in another study than the table."""
     here = np.flatnonzero(place >= 0)
     given = truth["study_id"].to_numpy(dtype=object)[here]
-    own = rows["study_id"].to_numpy(dtype=object)[place[here]]
+    own = rows["study_id"].to_numpy(dtype=object)
+    own = own[place[here]]
     other = (given != own) & (given != "") & (own != "")
     if other.any():
         n = int(other.argmax())
@@ -138,7 +146,8 @@ def point(contributions: Contributions, visible: np.ndarray, target: np.ndarray,
     """
     shape = (len(studies.first), visible.shape[1])
     several = contributions.several
-    study, added = studies.study[several], contributions.added[several]
+    study = studies.study[several]
+    added = contributions.added[several]
     shown = visible[several]
     # Views that the model has looked at; those beyond --max_views could not add anything.
     views = np.bincount(study, minlength=shape[0])
@@ -147,7 +156,9 @@ def point(contributions: Contributions, visible: np.ndarray, target: np.ndarray,
     np.maximum.at(most, study, added)
     is_most = added == most[study]
     # Views that add the same share the point: a model that adds nothing anywhere is at chance.
-    tied, right, seen_in = (np.zeros(shape) for _ in range(3))
+    tied = np.zeros(shape)
+    right = np.zeros(shape)
+    seen_in = np.zeros(shape)
     np.add.at(tied, study, is_most)
     np.add.at(right, study, is_most & shown)
     np.add.at(seen_in, study, shown)
@@ -156,20 +167,25 @@ def point(contributions: Contributions, visible: np.ndarray, target: np.ndarray,
     np.logical_or.at(present, studies.study, target == 1)
     counted = present & (seen_in == 1)
     hit = np.divide(right, tied, out=np.zeros(shape), where=tied > 0)
-    return Pointing(counted, hit, 1 / np.maximum(views, 1))
+    chance = 1 / np.maximum(views, 1)
+    return Pointing(counted, hit, chance)
 
 
 def summarise(pointing: Pointing, classes: list[str], patients: np.ndarray, draws: int, seed: int) -> dict[str, Any]:
     """The share of right views beside chance, over all pairs of a study and a finding, and finding by finding."""
     asked = pointing.counted.any(axis=1)
-    counted, hit = pointing.counted[asked], pointing.hit[asked]
+    counted = pointing.counted[asked]
+    hit = pointing.hit[asked]
     chance = pointing.chance[asked]
     pairs = counted.sum(axis=1)
     # A study counts as often as it has findings that are asked for.
     of_study = np.where(counted, hit, 0).sum(axis=1) / pairs
     values = np.stack([of_study, chance, of_study - chance], axis=1)
     share = np.repeat(pairs[:, None], 3, axis=1).astype(float)
-    statistics = {"all": share_weighted_mean(values, share), "findings": weighted_mean(hit, counted)}
+    statistics = {
+        "all": share_weighted_mean(values, share),
+        "findings": weighted_mean(hit, counted),
+    }
     estimates = estimate(statistics, patients[asked], draws, seed)
     # A finding that is asked for in no study has no share.
     findings = {}

@@ -83,7 +83,8 @@ def _is_of_use(curve: Curve, counts: np.ndarray, levels: int, name: str, notes: 
 
 def grey_levels(grey: np.ndarray) -> int:
     """How many of the 256 levels of 8 bits values between 0 and 1 have."""
-    return len(np.unique(np.floor(grey * 255 + 0.5)))
+    tones = np.floor(grey * 255 + 0.5)
+    return len(np.unique(tones))
 
 
 def is_inverted(ds: Any, notes: list[str]) -> bool:
@@ -156,7 +157,9 @@ def voi_window(ds: Any, x: np.ndarray) -> Curve | None:
     header.WindowCenter = center
     header.WindowWidth = width
     header.VOILUTFunction = kind
-    return Curve(apply_windowing(x, header) / TOP, np.abs(x - center) <= width / 2)
+    grey = apply_windowing(x, header) / TOP
+    in_window = np.abs(x - center) <= width / 2
+    return Curve(grey, in_window)
 
 
 def first_number(value: Any) -> float | None:
@@ -181,7 +184,8 @@ def entries_of(ds: Any, item: Any) -> np.ndarray:
         order = "<" if ds.file_meta.TransferSyntaxUID.is_little_endian else ">"
         kind = f"{order}u2" if len(data) >= 2 * count else "u1"
         data = np.frombuffer(data, dtype=kind)
-    entries = np.atleast_1d(np.asarray(data, dtype=np.float64))[:count]
+    entries = np.atleast_1d(np.asarray(data, dtype=np.float64))
+    entries = entries[:count]
     if len(entries) < count:
         raise UnreadableImageError(f"a look-up table has {len(entries)} of its {count} entries")
     return entries
@@ -204,7 +208,8 @@ def look_up(ds: Any, item: Any, x: np.ndarray) -> np.ndarray:
     # x is float after a rescale; entries are of integers.
     entries = entries_of(ds, item)
     place = np.rint(x) - first_mapped(item)
-    return entries[place.clip(0, len(entries) - 1).astype(np.intp)]
+    inside = place.clip(0, len(entries) - 1)
+    return entries[inside.astype(np.intp)]
 
 
 def percentiles(x: np.ndarray, counts: np.ndarray) -> tuple[float, float]:

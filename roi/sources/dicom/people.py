@@ -66,7 +66,9 @@ def shifted_date(salt: bytes, patient: str, day: str) -> str:
     # By patient, so that the time between two studies stays true.
     shift = int(key(salt, "shift", patient), 16)
     days = 1 + shift % LONGEST_SHIFT
-    year, month, of_month = int(day[:4]), int(day[4:6]), int(day[6:])
+    year = int(day[:4])
+    month = int(day[4:6])
+    of_month = int(day[6:])
     try:
         return str(date(year, month, of_month) - timedelta(days))
     except ValueError:  # the 30th of February

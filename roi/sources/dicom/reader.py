@@ -26,7 +26,11 @@ TINY = 1e-6  # of a grey level: a half rounds up whatever rounding errors it has
 
 
 def read_dicom(
-    path: str | Path, window: str = "voi", bits: int = 8, sides: tuple[int, int] = SIDES, allow_burned_in: bool = False
+    path: str | Path,
+    window: str = "voi",
+    bits: int = 8,
+    sides: tuple[int, int] = SIDES,
+    allow_burned_in: bool = False,
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Reads a picture; of colour the luminance. An image of one value is all zero.
 

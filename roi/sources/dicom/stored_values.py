@@ -238,7 +238,11 @@ def declared_padding(ds: Any, values: np.ndarray) -> np.ndarray:
 
 
 def undeclared_padding(
-    place: np.ndarray, counts: np.ndarray, declared: np.ndarray, low: int, notes: list[str]
+    place: np.ndarray,
+    counts: np.ndarray,
+    declared: np.ndarray,
+    low: int,
+    notes: list[str],
 ) -> np.ndarray:
     """Which outermost values are padding that no element declares, (V,) bool.
 
@@ -257,7 +261,8 @@ def undeclared_padding(
     if len(used) <= LEVELS:
         return padding
     top, bottom = place[0], place[-1]
-    left, right = place[:, 0], place[:, -1]
+    left = place[:, 0]
+    right = place[:, -1]
     border = np.concatenate([top, bottom, left, right])
     least_pixels = PADDING * counts.sum()
     for end, others in ((used[0], used[1:]), (used[-1], used[:-1])):
@@ -273,5 +278,6 @@ def undeclared_padding(
 
 def _distance(value: int, others: np.ndarray) -> int:
     """How far a value lies outside of others, which are sorted."""
-    lowest, highest = int(others[0]), int(others[-1])
+    lowest = int(others[0])
+    highest = int(others[-1])
     return min(abs(int(value) - lowest), abs(int(value) - highest))

@@ -45,7 +45,11 @@ class StudyReader:
     device: torch.device
 
     def read(
-        self, table: pd.DataFrame, classes: list[str], output: Path, seed: int | None
+        self,
+        table: pd.DataFrame,
+        classes: list[str],
+        output: Path,
+        seed: int | None,
     ) -> tuple[StudyLoader, Studies, pd.DataFrame]:
         """Batches of studies, the studies, and the rows whose image can be read.
 

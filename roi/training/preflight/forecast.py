@@ -88,7 +88,8 @@ class Forecast:
             # The first step of a phase compiles, allocates, and tries kernels.
             self.phase, self.began, self.first, self.said = phase, perf_counter(), steps, False
             return
-        seconds, made = perf_counter() - self.began, steps - self.first
+        seconds = perf_counter() - self.began
+        made = steps - self.first
         if self.said or made < STEPS or seconds < SECONDS:
             return
         self.said = True

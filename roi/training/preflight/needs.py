@@ -112,7 +112,10 @@ def rooms(save: Path, parameters: int, cache_dir: str | None, images: int, img_s
         pixels = images * img_size * img_size
         folder = Path(cache_dir)
         # Pixels that are there are not written again.
-        held = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) if folder.is_dir() else 0
+        held = 0
+        if folder.is_dir():
+            files = [file for file in folder.rglob("*") if file.is_file()]
+            held = sum(file.stat().st_size for file in files)
         found.append(Room("decoded pixels take", folder, max(0, pixels - held)))
     return sorted(found, key=lambda room: -room.needed)
 
