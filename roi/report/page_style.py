@@ -184,8 +184,10 @@ ELSEWHERE = """
   .banner,.caution,.honest,.missing,.card { padding:.25rem .5rem }
   nav,.words,.term,.tools,.filter,.try input,.case table,th button::after,details:not([open]) { display:none }
   .scroll { overflow:visible }
+  .cut { box-shadow:none }
   table,table.wide { font-size:6.6pt; line-height:1.2 }
   th,td,table.wide th,table.wide td { padding:.08rem .25rem; white-space:normal }
+  table td:not(:first-child,.wrap,.text),table.wide td:not(:first-child,.wrap,.text) { white-space:nowrap }
   table.wide td small { display:inline; font-size:5.2pt; margin-left:.3em; white-space:nowrap }
   th:first-child,td:first-child { position:static }
   .card b { font-size:11pt }
