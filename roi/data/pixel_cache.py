@@ -33,7 +33,7 @@ from roi.data import pixel_shards
 from roi.data.images import UnreadableImageError, cannot_read
 from roi.data.pixel_shards import Damage, Failures, Files, Identity, Job, Outcome, Samples, Shards, Stamp
 from roi.errors import UserError
-from roi.files import atomic_write, reason
+from roi.files import atomic_write, can_be_made, reason
 from roi.process_pool import run_jobs
 from roi.progress import progress, say
 
@@ -82,6 +82,8 @@ def open_cache(folder: str | Path, images: Sequence[str], paths: Sequence[str], 
     Raises:
         UserError: the folder is of another cache, lacks images and cannot be written, or the disk is too small.
     """
+    if not Path(folder).is_dir():
+        can_be_made(Path(folder), is_folder=True)
     recipe = pixel_shards.recipe_of(size)
     home = pixel_shards.folder_of(folder, recipe)
     check_recipe(home, recipe)

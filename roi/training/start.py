@@ -14,6 +14,7 @@ from roi.files import refuse_existing
 from roi.models import exported
 from roi.models.roi_model import RoiModel
 from roi.models.weights import read_tensors
+from roi.text import counted
 from roi.training import checkpoint
 from roi.training.checkpoint import Checkpoint, best_path, val_path
 from roi.training.metrics_log import has_no_row
@@ -73,6 +74,13 @@ class Start:
         if self.stage_before:
             return checkpoint.identity(self.stage_before)
         return self.resumed.get("begun_from") if self.resumed else None
+
+
+def epochs_done(done: int, epochs: int) -> str:
+    """What a run that goes on has behind it, in words."""
+    if done > epochs:
+        return f"{counted(done, 'epoch')} are done, more than --epochs {epochs} asks for"
+    return f"{done} of {counted(epochs, 'epoch')} {'is' if epochs == 1 else 'are'} done"
 
 
 def find_start(flags: StartFlags) -> Start:
