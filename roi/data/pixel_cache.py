@@ -82,8 +82,6 @@ def open_cache(folder: str | Path, images: Sequence[str], paths: Sequence[str], 
     Raises:
         UserError: the folder is of another cache, lacks images and cannot be written, or the disk is too small.
     """
-    if not Path(folder).is_dir():
-        can_be_made(Path(folder), is_folder=True)
     recipe = pixel_shards.recipe_of(size)
     home = pixel_shards.folder_of(folder, recipe)
     check_recipe(home, recipe)
@@ -122,6 +120,9 @@ def open_cache(folder: str | Path, images: Sequence[str], paths: Sequence[str], 
 
 def check_recipe(home: Path, recipe: dict[str, Any]) -> None:
     """UserError: the folder says that it holds something else."""
+    # Its folder, which the user named, below a file.
+    if not home.parent.is_dir():
+        can_be_made(home.parent, is_folder=True)
     path = home / "cache.json"
     with suppress(FileNotFoundError):
         try:
