@@ -11,11 +11,6 @@ LAYOUT = "\n\t"  # what our own texts are made of
 SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
-def counted(count: int, thing: str) -> str:
-    """'1 epoch', '2,000 epochs'."""
-    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
-
-
 def printable(text: str, keep: str = "") -> str:
     r"""`text` with control characters as escapes (ESC as \x1b), those in `keep` left as they are."""
 

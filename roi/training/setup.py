@@ -40,16 +40,7 @@ from roi.training.optim import EMA, Schedule, learn_only, make_optimizer
 from roi.training.preflight.first_lines import FirstLinesFlags, Work, say_first_lines
 from roi.training.preflight.forecast import Forecast
 from roi.training.rows import RowFlags, Rows, check_sampler, check_validated, choose_rows, match_data, write_validation
-from roi.training.start import (
-    Start,
-    StartFlags,
-    epochs_done,
-    find_start,
-    load_weights,
-    pretrained,
-    remember_seen,
-    say_seen_before,
-)
+from roi.training.start import Start, StartFlags, find_start, load_weights, pretrained, remember_seen, say_seen_before
 from roi.training.training_run import TrainingRun
 
 
@@ -110,8 +101,7 @@ def build_training_run(
     run.begin = partial(open_files, run, args, rows, start.resumed)
     if start.resumed:
         run.resume(start.resumed)
-        more = f", and {run.sampler.start} batches of the next" if run.sampler.start else ""
-        print(f"resumed {start.path}: {epochs_done(run.epoch, args.epochs)}{more}")
+        start.say_resumed(run.epoch, args.epochs, run.sampler.start)
     return run
 
 

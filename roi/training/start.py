@@ -68,6 +68,11 @@ class Start:
             return checkpoint.validated_weights(self.stage_before)
         return self.resumed
 
+    def say_resumed(self, epoch: int, epochs: int, batches: int) -> None:
+        """On the console: what the run has behind it, epochs and batches of the next one."""
+        more = f", and {batches} batches of the next" if batches else ""
+        print(f"resumed {self.path}: {epochs_done(epoch, epochs)}{more}")
+
     @property
     def begun_from(self) -> str | None:
         """Identity of the weights of stage 1, from which stage 2 began."""

@@ -41,7 +41,7 @@ from roi.training.setup import (
     open_files,
     resolve_from_start,
 )
-from roi.training.start import Start, StartFlags, epochs_done, find_start, pretrained, remember_seen, say_seen_before
+from roi.training.start import Start, StartFlags, find_start, pretrained, remember_seen, say_seen_before
 from roi.training.training_run import TrainingRun
 
 
@@ -93,8 +93,7 @@ def build_study_run(args: argparse.Namespace, device: torch.device) -> TrainingR
     run.begin = partial(open_files, run, args, rows, start.resumed, [VIEW_LOSS])
     if start.resumed:
         run.resume(start.resumed)
-        more = f", and {run.sampler.start} batches of the next" if run.sampler.start else ""
-        print(f"resumed {start.path}: {epochs_done(run.epoch, args.epochs)}{more}")
+        start.say_resumed(run.epoch, args.epochs, run.sampler.start)
     return run
 
 

@@ -288,5 +288,5 @@ def say_forecast(args: argparse.Namespace, data: Data, seconds: dict[bool, float
         workers = max(1, args.workers)
         once = data.decode * (data.images + data.validation) / workers
         often = "once" if args.cache_dir else "in every epoch, beside it (--cache_dir keeps them)"
-        text += f"; {counted(workers, 'process')} decode all images in {in_words(once)}, {often}"
+        text += f"; all images are decoded in {in_words(once)} by {counted(workers, 'worker')}, {often}"
     say(text)
