@@ -101,7 +101,7 @@ def run(main: Callable[[argparse.Namespace], int | None], parse_args: Callable[[
         if os.environ.get("ROI_DEBUG"):
             raise
         let_the_cause_speak_first(error)
-        print(f"error: {printable(str(error))}", file=sys.stderr)
+        print(f"error: {printable(_in_words(error))}", file=sys.stderr)
         leave(1 if isinstance(error, RunError) else 2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -109,6 +109,13 @@ def run(main: Callable[[argparse.Namespace], int | None], parse_args: Callable[[
     finally:
         # The interpreter waits for them at its end, and they do not answer SIGTERM.
         kill(children() - children_before)
+
+
+def _in_words(error: Exception) -> str:
+    """An error as a user reads it: of the system the file first, without its number."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror[0].lower()}{error.strerror[1:]}"
+    return str(error)
 
 
 def leave(code: int) -> NoReturn:

@@ -224,6 +224,7 @@ def can_be_made(path: Path, is_folder: bool = False) -> None:
 
 def writable(path: Path) -> None:
     """Make the folder of `path`; UserError where no file can be written, before hours of work for it."""
+    can_be_made(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

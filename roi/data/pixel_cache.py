@@ -33,7 +33,7 @@ from roi.data import pixel_shards
 from roi.data.images import UnreadableImageError, cannot_read
 from roi.data.pixel_shards import Damage, Failures, Files, Identity, Job, Outcome, Samples, Shards, Stamp
 from roi.errors import UserError
-from roi.files import atomic_write, reason
+from roi.files import atomic_write, can_be_made, reason
 from roi.process_pool import run_jobs
 from roi.progress import progress, say
 
@@ -120,6 +120,9 @@ def open_cache(folder: str | Path, images: Sequence[str], paths: Sequence[str], 
 
 def check_recipe(home: Path, recipe: dict[str, Any]) -> None:
     """UserError: the folder says that it holds something else."""
+    # Its folder, which the user named, below a file.
+    if not home.parent.is_dir():
+        can_be_made(home.parent, is_folder=True)
     path = home / "cache.json"
     with suppress(FileNotFoundError):
         try:

@@ -66,7 +66,7 @@ def refuse_long_rows(path: Path) -> None:
 
 
 def _no_table(path: Path, error: Exception) -> UserError:
-    message = str(error).strip()
+    message = "it is no text in UTF-8" if isinstance(error, UnicodeError) else str(error).strip()
     return UserError(f"{path}: not a CSV table ({message})")
 
 

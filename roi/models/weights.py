@@ -19,6 +19,7 @@ AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
 FOREIGN = {
     b"": "is empty",
     b"version https://git-lfs": "is a pointer of Git LFS, not the file itself; fetch it with git lfs pull",
+    b"\x89PNG": "is a picture (PNG)",
     b"<": "is a web page, not weights: its download went wrong",
     b"\x89HDF": "is HDF5, as Keras writes it; convert it to a PyTorch state dict first",
 }

@@ -14,6 +14,7 @@ from roi.files import refuse_existing
 from roi.models import exported
 from roi.models.roi_model import RoiModel
 from roi.models.weights import read_tensors
+from roi.text import counted
 from roi.training import checkpoint
 from roi.training.checkpoint import Checkpoint, best_path, val_path
 from roi.training.metrics_log import has_no_row
@@ -67,12 +68,24 @@ class Start:
             return checkpoint.validated_weights(self.stage_before)
         return self.resumed
 
+    def say_resumed(self, epoch: int, epochs: int, batches: int) -> None:
+        """On the console: what the run has behind it, epochs and batches of the next one."""
+        more = f", and {batches} batches of the next" if batches else ""
+        print(f"resumed {self.path}: {epochs_done(epoch, epochs)}{more}")
+
     @property
     def begun_from(self) -> str | None:
         """Identity of the weights of stage 1, from which stage 2 began."""
         if self.stage_before:
             return checkpoint.identity(self.stage_before)
         return self.resumed.get("begun_from") if self.resumed else None
+
+
+def epochs_done(done: int, epochs: int) -> str:
+    """What a run that goes on has behind it, in words."""
+    if done > epochs:
+        return f"{counted(done, 'epoch')} are done, more than --epochs {epochs} asks for"
+    return f"{done} of {counted(epochs, 'epoch')} {'is' if epochs == 1 else 'are'} done"
 
 
 def find_start(flags: StartFlags) -> Start:

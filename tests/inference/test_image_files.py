@@ -422,6 +422,28 @@ def test_an_output_below_a_file_is_one_line(model: Path, tmp_path: Path, flag: s
     assert "p.csv: cannot " in said and "Errno" not in said
 
 
+def test_a_cache_below_a_file_and_files_that_are_something_else_are_one_line(model: Path, tmp_path: Path) -> None:
+    draw(tmp_path / "a.png", 1)
+    (tmp_path / "t.csv").write_text("image\na.png\n")
+    (tmp_path / "empty.png").write_bytes(b"")
+    table = ("--csv", tmp_path / "t.csv", "--image_root", tmp_path, "--save", tmp_path / "p.csv")
+    below = one_line_error(*infer(model, *table, "--cache_dir", tmp_path / "t.csv" / "cache"))
+    assert "t.csv/cache: cannot be written" in below and "is a file and no folder" in below
+    for path, words in (
+        ("a.png", "it is a picture (PNG)"),
+        ("t.csv", "neither safetensors"),
+        ("empty.png", "is empty"),
+    ):
+        said = one_line_error(*infer(tmp_path / path, "--image", tmp_path / "a.png"))
+        assert words in said and "Python objects" not in said
+    said = one_line_error(*infer(model, "--image", tmp_path / "empty.png"))
+    assert "empty.png: cannot be read as an image (it is empty, 0 bytes)" in said
+    assert "a.png: not a CSV table (it is no text in UTF-8)" in one_line_error(
+        *infer(model, "--csv", tmp_path / "a.png", "--save", tmp_path / "p.csv")
+    )
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["a.png", "empty.png", "t.csv"]
+
+
 def test_a_folder_is_not_made_for_what_is_refused(model: Path, tmp_path: Path) -> None:
     draw(tmp_path / "a.png", 1)
     outputs = ("--save", tmp_path / "new" / "p.csv", "--save_overlay", tmp_path / "new" / "o")

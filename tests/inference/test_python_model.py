@@ -97,6 +97,12 @@ def test_arrays_are_what_their_files_are(folder: Path, model: "roi.inference.mod
     assert (grey_pixels(same["uint16"][0]) == grey[0]).all() and (grey_pixels(same["float"][0]) == grey[0]).all()
 
 
+@pytest.mark.parametrize("what", [None, 3, b"x.png", [None], [[1, 2]], {"a": 1}])
+def test_what_is_neither_path_nor_array_is_one_line(model: "roi.inference.model.Model", what: object) -> None:
+    with pytest.raises(UserError, match="is no image: give a path or an array of numpy"):
+        model.predict(what)  # type: ignore[arg-type]
+
+
 def test_batches_come_one_by_one_and_make_the_whole(folder: Path, model: "roi.inference.model.Model") -> None:
     parts = list(model.predict_batches(folder / "scans", batch_size=3))
     assert [len(part.images) for part in parts] == [3, 3, 1]

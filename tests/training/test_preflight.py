@@ -130,7 +130,7 @@ def test_a_training_says_what_it_is_before_its_first_step(
     said = run("train_roi_baselines.py", "--mode", "standard", *data, *files, *SMALL)
     first = said.index("training test_resnet, 0.4 million parameters, on the CPU")
     assert said.index("reading ") < first < said.index("epoch 1: ")
-    assert " to train on, 15 classes, 64 x 64 pixels, float32; 1 epochs of " in said
+    assert " to train on, 15 classes, 64 x 64 pixels, float32; 1 epoch of " in said
 
 
 def test_a_package_that_is_missing_is_told_before_anything_is_written(

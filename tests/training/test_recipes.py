@@ -668,9 +668,9 @@ def test_the_second_stage_goes_on_by_the_same_command(
     assert "resumed" in run(*staged(demo, tables[0], tmp_path / "b", 2, *flags))
     a, b = (checkpoint.load(tmp_path / part / "c.pt") for part in "ab")
     assert not differing(a, b) and not differing(a["average"], b["average"]) and a["begun_from"] == b["begun_from"]
-    assert "1 of 1 epochs are done" in run(*staged(demo, tables[0], tmp_path / "b", 2, *flags))
+    assert "1 of 1 epoch is done" in run(*staged(demo, tables[0], tmp_path / "b", 2, *flags))
     for resume in ("auto", tmp_path / "b" / "c.pt"):
-        assert "1 of 1 epochs are done" in run(*staged(demo, tables[0], tmp_path / "b", 2, *flags, "--resume", resume))
+        assert "1 of 1 epoch is done" in run(*staged(demo, tables[0], tmp_path / "b", 2, *flags, "--resume", resume))
     other = checkpoint.load(first_stage / "c.pt")
     other["model"]["fc.bias"] += 1
     torch.save(other, tmp_path / "other.pt")

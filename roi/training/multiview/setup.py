@@ -93,8 +93,7 @@ def build_study_run(args: argparse.Namespace, device: torch.device) -> TrainingR
     run.begin = partial(open_files, run, args, rows, start.resumed, [VIEW_LOSS])
     if start.resumed:
         run.resume(start.resumed)
-        more = f", and {run.sampler.start} batches of the next" if run.sampler.start else ""
-        print(f"resumed {start.path}: {run.epoch} of {args.epochs} epochs are done{more}")
+        start.say_resumed(run.epoch, args.epochs, run.sampler.start)
     return run
 
 

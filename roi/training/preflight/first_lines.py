@@ -11,6 +11,7 @@ from roi.accelerator import GIB
 from roi.errors import UserError
 from roi.models.roi_model import RoiModel
 from roi.progress import say
+from roi.text import counted
 from roi.threads import decided
 from roi.training.preflight.forecast import cpu_warning
 from roi.training.preflight.needs import rooms
@@ -68,7 +69,8 @@ def say_first_lines(
         raise UserError(room.problem)
     say(f"training {flags.backbone}, {parameters / 1e6:.1f} million parameters, on {device_text(device)}")
     size = f"{flags.img_size} x {flags.img_size} pixels, {str(dtype).removeprefix('torch.')}"
-    say(f"{work.units:,} to train on, {work.classes} classes, {size}; {flags.epochs} epochs of {work.steps:,} steps")
+    epochs = f"{counted(flags.epochs, 'epoch')} of {counted(work.steps, 'step')}"
+    say(f"{work.units:,} to train on, {work.classes} classes, {size}; {epochs}")
     # A compiled backbone would be compiled for this one image, a frozen one computes its features once.
     if device.type != "cpu" or flags.compile or flags.freeze_backbone:
         return

@@ -2,9 +2,11 @@
 
 import argparse
 import importlib.util
+from pathlib import Path
 
 from roi.cli import number
-from roi.files import refuse_inputs
+from roi.errors import UserError
+from roi.files import can_be_made, refuse_inputs
 
 # Flags of the train scripts that name what is read.
 INPUTS = ("train_csv", "val_csv", "exclude_csv", "test_csv", "bbox_csv", "weights", "init", "queries")
@@ -28,6 +30,10 @@ def tensorboard_folder(folder: str) -> str:
     """An argparse type: told before anything is written, where the package is missing."""
     if importlib.util.find_spec("tensorboard") is None:
         raise argparse.ArgumentTypeError("needs the package tensorboard: pip install tensorboard")
+    try:
+        can_be_made(Path(folder), is_folder=True)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
     return folder
 
 

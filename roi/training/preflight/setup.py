@@ -23,6 +23,7 @@ from roi.losses.gradnorm import FixedWeights
 from roi.losses.terms import bce
 from roi.models.roi_model import RoiModel
 from roi.progress import say
+from roi.text import counted
 from roi.training import setup
 from roi.training.device import explain_error, pick_device, pick_dtype
 from roi.training.flags import resolve_augment, select_flags
@@ -278,7 +279,8 @@ def say_forecast(args: argparse.Namespace, data: Data, seconds: dict[bool, float
     if True in seconds and False not in seconds:
         forward = seconds[True] / FORWARDS[True]
     total += args.epochs * forward * data.validation / together
-    text = f"forecast: {args.epochs} epochs of {data.images:,} images take about {in_words(total)} of computing"
+    epochs_of_images = f"{counted(args.epochs, 'epoch')} of {counted(data.images, 'image')}"
+    text = f"forecast: {epochs_of_images} take about {in_words(total)} of computing"
     if args.freeze_backbone:
         text = f"forecast: at most {in_words(total)}; features of the frozen backbone are computed once, not each epoch"
     if data.decode is not None:
@@ -286,5 +288,5 @@ def say_forecast(args: argparse.Namespace, data: Data, seconds: dict[bool, float
         workers = max(1, args.workers)
         once = data.decode * (data.images + data.validation) / workers
         often = "once" if args.cache_dir else "in every epoch, beside it (--cache_dir keeps them)"
-        text += f"; {workers} workers decode all images in {in_words(once)}, {often}"
+        text += f"; all images are decoded in {in_words(once)} by {counted(workers, 'worker')}, {often}"
     say(text)
