@@ -343,12 +343,13 @@ def root_of(task: Task) -> Path:
 
 def write_table(task: Task, path: Path, rows: Iterable[int]) -> None:
     """A table of this project of some of the images."""
+    root = root_of(task)
     with open(path, "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["image", "labels"])
         for row in rows:
             found = list(itertools.compress(task.classes, task.targets[row] == 1))
-            name = Path(task.images[row]).relative_to(root_of(task))
+            name = Path(task.images[row]).relative_to(root)
             table.writerow([name, ",".join(found)])
 
 
