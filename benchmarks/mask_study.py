@@ -46,6 +46,7 @@ ABLATIONS: dict[str, tuple[object, ...]] = {
 }
 ABLATIONS["sharpness_1"] = ("train_roi_consistency.py", "--locate_sharpness", 1)
 ABLATIONS["view_share_third"] = ("train_roi_consistency.py", "--view_share", 0.33)
+ABLATIONS["map_average"] = ("train_roi_consistency.py", "--map_average", 0.98)
 ABLATIONS["view_share_quarter"] = ("train_roi_consistency.py", "--view_share", 0.25)
 LEARNED = ("consistency", "evidence", *ABLATIONS)
 FIGURES = {  # figure: heading of the table

@@ -29,8 +29,8 @@ SAME = {
 }
 OF_MASKS = {
     "--mask_args mask_per_class=no map_stride=32": "--no-mask_per_class --map_stride=32",
-    "--objective_args warmup_epochs=2 random_views=.2 view_share=.5 locate_sharpness=8": (
-        "--warmup_epochs=2 --random_views=.2 --view_share=.5 --locate_sharpness=8"
+    "--objective_args warmup_epochs=2 random_views=.2 view_share=.5 map_average=.9 locate_sharpness=8": (
+        "--warmup_epochs=2 --random_views=.2 --view_share=.5 --map_average=.9 --locate_sharpness=8"
     ),
 }
 LISTS = ("augment_args", "schedule_args", "loader_args", "cache_args", "mask_args", "objective_args", "loss_args")

@@ -493,6 +493,9 @@ def test_wrong_flags_are_one_line(demo: Path, tables: tuple[Path, Path], tmp_pat
         (("--resume", "nowhere.pt"), "nowhere.pt"),
         (("--view_share", 0), "--view_share: 0 is not between 0.01 and 1"),
         (("--view_share", 0.5, "--objective", "consistency"), "--view_share 0.5: only --objective evidence"),
+        (("--map_average", 1), "--map_average: 1 is not between 0 and 0.999999"),
+        (("--map_average", 0.9, "--objective", "consistency"), "--map_average 0.9: only --objective evidence"),
+        (("--map_average", 0.9, "--ema", 0.9), "--map_average 0.9 and --ema 0.9"),
         (("--view_share", 0.5, "--freeze_backbone"), "--view_share 0.5: only --objective evidence with a backbone"),
     ):
         assert said in one_line_error(*train, *flags)

@@ -65,7 +65,7 @@ FREE = {
     "max_test_samples",
 }
 # Flags that an older checkpoint does not say, with what its run had.
-ADDED = {"view_share": 1.0}
+ADDED = {"view_share": 1.0, "map_average": 0.0}
 
 
 class Checkpoint(TypedDict, total=False):
@@ -97,7 +97,7 @@ class Checkpoint(TypedDict, total=False):
     scaler: dict[str, Any]
     balance: dict[str, Any]
     schedule: dict[str, Any]
-    average: dict[str, dict[str, Tensor]]  # model, mask_net and view_norms averaged by --ema
+    average: dict[str, dict[str, Tensor]]  # averaged by --ema, or mask_net alone by map_average
     batch: int  # batches of the next epoch that are done
     steps: int
     best: float
@@ -213,7 +213,7 @@ def load_last_good(save: Path) -> Checkpoint:
 def load_model(path: str | Path, channels_last: bool = True) -> tuple[RoiModel, dict[str, Any]]:
     """The model of a checkpoint in eval mode, on the CPU, and the checkpoint.
 
-    The file says which backbone, mask and classes; of a run with --ema the weights are the average.
+    The file says which backbone, mask and classes; averages of a run with --ema or map_average.
     """
     state = load(path)
     undescribed = [name for name in DESCRIBES if name not in state["args"]]
@@ -235,7 +235,7 @@ def parts(model: RoiModel) -> dict[str, dict[str, Tensor]]:
 
 
 def validated_weights(state: Checkpoint) -> Checkpoint:
-    """The checkpoint with the weights that were validated: with --ema the average, else its own."""
+    """The checkpoint with the weights that were validated: averages (--ema, map_average), else its own."""
     return cast(Checkpoint, {**state, **state.get("average", {})})
 
 

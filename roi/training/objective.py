@@ -106,12 +106,26 @@ def _counting_loss(flags: LabelLossFlags, present: np.ndarray, absent: np.ndarra
     )
 
 
-def check_views(view_share: float, has_views: bool) -> None:
-    """UserError for a share of the images of views that a run does not have."""
-    if view_share < 1 and not has_views:
+def check_maps(view_share: float, map_average: float, ema: float, learned: bool, frozen: bool) -> None:
+    """UserError for values of maps and views that a run does not have.
+
+    Args:
+        learned: the mask is learned under the evidence objective.
+        frozen: --freeze_backbone, so that there are no views.
+    """
+    if view_share < 1 and (frozen or not learned):
         raise UserError(
             f"--view_share {view_share:g}: only --objective evidence with a backbone that learns has views to leave "
             "out; give the run without it"
+        )
+    if map_average and not learned:
+        raise UserError(
+            f"--map_average {map_average:g}: only --objective evidence with a mask that learns has maps to average; "
+            "give the run without it"
+        )
+    if map_average and ema:
+        raise UserError(
+            f"--map_average {map_average:g} and --ema {ema:g}: --ema averages the maps too; give one of them"
         )
 
 

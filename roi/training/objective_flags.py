@@ -68,6 +68,13 @@ EVIDENCE_ARGS = {
         "share of the images of each batch, .01 to 1 and at least two, that go through crop and drop; below 1 a step "
         "is faster and masks are worse",
     ),
+    # Maps go on moving from step to step after the classifier has settled.
+    "map_average": NamedValue(
+        number(float, 0, 0.999999),
+        0.0,
+        "validate, and save as the best, the moving average of the mask net's weights with this decay a step, .98 for "
+        "example; 0: its weights as they are",
+    ),
 }
 LOCATE_ARGS = {
     "locate_sharpness": NamedValue(

@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -180,12 +180,15 @@ class EMA:
 
     # Not torch's AveragedModel: that copies the whole model with its hooks, has one decay, and knows no `within`.
 
-    def __init__(self, model: RoiModel, decay: float) -> None:
+    def __init__(self, model: RoiModel, decay: float, only: Collection[str] = ()) -> None:
+        """`only`: parts of the model by their names in a checkpoint; empty: all."""
         self.decay = decay
         self.parts: dict[str, dict[str, Tensor]] = {}
         # The average, and the live tensor of the model.
         self.pairs: list[tuple[Tensor, Tensor]] = []
         for part, state in checkpoint.parts(model).items():
+            if only and part not in only:
+                continue
             self.parts[part] = {name: value.clone() for name, value in state.items()}
             self.pairs += [(self.parts[part][name], value) for name, value in state.items()]
 
@@ -224,3 +227,10 @@ class EMA:
                 continue
             for name, average in state.items():
                 average.copy_(parts[part][name])
+
+
+def averages(model: RoiModel, ema: float, map_average: float) -> EMA | None:
+    """What --ema and map_average ask for: averages of all weights, of the mask net's, or none."""
+    if ema:
+        return EMA(model, ema)
+    return EMA(model, map_average, only=("mask_net",)) if map_average else None

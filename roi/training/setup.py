@@ -35,8 +35,8 @@ from roi.training.frozen_features import check_head
 from roi.training.loaders import LoaderFlags, Loaders, make_loaders, names_of_batch, training_targets
 from roi.training.loop import LossesFn
 from roi.training.metrics_log import MetricsLog, early_log, validation_columns
-from roi.training.objective import LabelLossFlags, TermsOfBatch, WeightFlags, check_views, loss_weights, make_label_loss
-from roi.training.optim import EMA, Schedule, learn_only, make_optimizer
+from roi.training.objective import LabelLossFlags, TermsOfBatch, WeightFlags, check_maps, loss_weights, make_label_loss
+from roi.training.optim import Schedule, averages, learn_only, make_optimizer
 from roi.training.preflight.first_lines import FirstLinesFlags, Work, say_first_lines
 from roi.training.preflight.forecast import Forecast
 from roi.training.rows import RowFlags, Rows, check_sampler, check_validated, choose_rows, match_data, write_validation
@@ -146,7 +146,7 @@ def assemble(  # noqa: PLR0913  # each part is made elsewhere
         save_every_steps=args.save_every_steps,
         datasets=loaders.val_datasets,
         schedule=schedule,
-        average=EMA(model, args.ema) if args.ema else None,
+        average=averages(model, args.ema, args.map_average),
         patience=args.patience,
         decisions=args.val_decisions,
     )
@@ -209,7 +209,7 @@ def check_flags(args: argparse.Namespace, rows: Rows, mask: str) -> None:
             "give one of them"
         )
     check_validated(rows, args.patience, args.schedule)
-    check_views(args.view_share, learns_evidence(args, mask) and not args.freeze_backbone)
+    check_maps(args.view_share, args.map_average, args.ema, learns_evidence(args, mask), args.freeze_backbone)
     if learns_evidence(args, mask) and not has_place(rows.classes).any():
         raise UserError(
             f"--classes {','.join(rows.classes)}: none of them is a finding, there is no evidence to look for; "

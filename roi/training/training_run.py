@@ -268,7 +268,7 @@ class TrainingRun:
         found: list[Logits] = []
         controls = self._mask_controls()
         batches = check_batches(stop.before_each(self.val_loader), self.skip_unreadable, self.unreadable, self.constant)
-        # Of a run with --ema the averages are what users get.
+        # Of a run with averages they are what users get.
         with self.average.within() if self.average else nullcontext():
             for batch, views in predict(
                 self.model, batches, self.device, self.dtype, 1.0, lambda index: None, full_only=True
@@ -364,7 +364,7 @@ class TrainingRun:
 
     def _save_best(self, score: float) -> None:
         # What was validated is what is saved.
-        weights = self.average.parts if self.average else checkpoint.parts(self.model)
+        weights = checkpoint.parts(self.model) | (self.average.parts if self.average else {})
         best = {**self.meta, **weights, "epoch": self.epoch, "val_auroc": score, "hours": self.log.hours()}
         checkpoint.save(checkpoint.best_path(self.save), best)
 

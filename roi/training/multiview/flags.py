@@ -21,6 +21,7 @@ WITHOUT_MASK = {
     "fill": "mean",
     "keep_ratio": 1.0,
     "view_share": 1.0,
+    "map_average": 0.0,
 }
 
 
