@@ -1,6 +1,7 @@
 """map_average: the mask net that is validated and kept is a moving average, the classifier is as it learned."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,11 +15,13 @@ from roi.training.training_run import TrainingRun
 DECAY = 0.9
 
 
-def run_of(folder: Path, out: Path, decay: float = DECAY, **more: object) -> TrainingRun:
+def run_of(folder: Path, out: Path, **more: Any) -> tuple[TrainingRun, EMA]:
     out.mkdir(exist_ok=True)
     fit = make_fit(folder, out, **more)
-    fit.average = averages(fit.model, 0.0, decay)
-    return fit
+    average = averages(fit.model, 0.0, DECAY)
+    assert average is not None
+    fit.average = average
+    return fit, average
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
@@ -26,27 +29,29 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def test_the_average_is_that_of_the_mask_net_after_each_step(folder: Path, tmp_path: Path) -> None:
-    fit = run_of(folder, tmp_path)
-    expected = {name: value.clone().double() for name, value in fit.model.mask_net.state_dict().items()}
-    update = fit.average.update
+    fit, average = run_of(folder, tmp_path)
+    maps = fit.model.mask_net
+    assert maps is not None
+    expected = {name: value.clone().double() for name, value in maps.state_dict().items()}
+    update = average.update
 
     def noted(step: int) -> None:
         decay = min(DECAY, (1 + step) / (10 + step))
-        for name, value in fit.model.mask_net.state_dict().items():
+        for name, value in maps.state_dict().items():
             expected[name] = decay * expected[name] + (1 - decay) * value.double()
         update(step)
 
-    fit.average.update = noted
+    average.update = noted  # type: ignore[method-assign]
     fit.run()
-    assert fit.average.parts.keys() == {"mask_net"}
-    for name, value in fit.average.parts["mask_net"].items():
+    assert average.parts.keys() == {"mask_net"}
+    for name, value in average.parts["mask_net"].items():
         torch.testing.assert_close(value.double(), expected[name], atol=1e-5, rtol=1e-5)
 
 
 def test_the_classifier_learns_as_without_and_the_best_has_the_averaged_maps(folder: Path, tmp_path: Path) -> None:
     plain = make_fit(folder, tmp_path)
     plain.run()
-    fit = run_of(folder, tmp_path / "averaged")
+    fit, _ = run_of(folder, tmp_path / "averaged")
     fit.run()
     kept = checkpoint.load(tmp_path / "averaged" / "c.pt")
     # The average follows the training and does not touch it.
@@ -61,17 +66,17 @@ def test_the_classifier_learns_as_without_and_the_best_has_the_averaged_maps(fol
 
 
 def test_a_resumed_average_goes_on_bit_for_bit(folder: Path, tmp_path: Path) -> None:
-    whole = run_of(folder, tmp_path / "whole")
+    whole, average = run_of(folder, tmp_path / "whole")
     whole.run()
-    part = run_of(folder, tmp_path / "part")
+    part, _ = run_of(folder, tmp_path / "part")
     part.epochs = 1
     part.run()
     state = checkpoint.load(tmp_path / "part" / "c.pt")
     torch.manual_seed(5)
-    again = run_of(folder, tmp_path / "part", done=state["log"])
+    again, resumed = run_of(folder, tmp_path / "part", done=state["log"])
     again.resume(state)
     again.run()
-    assert same(whole.average.parts["mask_net"], again.average.parts["mask_net"])
+    assert same(average.parts["mask_net"], resumed.parts["mask_net"])
     assert same(whole.model.state_dict(), again.model.state_dict())
 
 
