@@ -357,7 +357,7 @@ def test_a_second_run_loses_nothing_and_resume_of_a_finished_run_does_nothing(
     again = ("train_roi_consistency.py", *training(demo, tables[0], trained), *PUBLISHED)
     before = (trained / "roi.pt").read_bytes()
     assert "--resume auto" in one_line_error(*again)
-    assert "1 of 1 epochs are done" in run(*again, "--resume", "auto")
+    assert "1 of 1 epoch is done" in run(*again, "--resume", "auto")
     assert "--lr 0.0001, now 0.001" in one_line_error(*again, "--resume", "auto", "--lr", "1e-3")
     assert "--allow_leakage False, now True" in one_line_error(*again, "--resume", "auto", "--allow_leakage")
     table = read_table(tables[0])
@@ -1350,7 +1350,7 @@ def test_a_checkpoint_of_an_older_version_is_not_gone_on_with(
 def test_flags_of_maps_do_not_hinder_a_run_without_maps(demo: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
     command = ("train_roi_baselines.py", "--mode", "standard", *training(demo, tables[0], tmp_path), "--map_stride", 16)
     run(*command)
-    assert "1 of 1 epochs are done" in run(*command, "--resume", "auto")
+    assert "1 of 1 epoch is done" in run(*command, "--resume", "auto")
 
 
 def test_a_training_does_not_take_the_place_of_its_tables(
