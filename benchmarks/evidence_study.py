@@ -38,6 +38,7 @@ ARMS: dict[str, tuple[object, ...]] = {
     "stride 32": ("--map_stride", 32),
     "constant rate": ("--schedule", "constant"),
     "constant rate, averaged weights": ("--schedule", "constant", "--ema", 0.99),
+    "averaged maps": ("--map_average", 0.98),
     "twice the rate of the maps": ("--mask_lr", 2e-3),
     "half the rate of the maps": ("--mask_lr", 5e-4),
     "16 epochs": ("--epochs", 16),
