@@ -4,6 +4,7 @@ Started by `torchrun --nproc_per_node N script.py …`. Process 0 writes and spe
 barriers, gathered objects) is roi/process_group.py; code that loads torch anyway finds it here too.
 """
 
+import ctypes
 import inspect
 import os
 import sys
@@ -66,7 +67,11 @@ def processes(device: torch.device) -> Iterator[torch.device]:
     own = accelerator.of(device)
     device = own.of_process(local_rank())
     td.init_process_group(own.backend, timeout=TIMEOUT)
-    process_group.set_group(HostGroup())
+    host = HostGroup()
+    process_group.set_group(host)
+    keep(host.gloo)
+    if own.backend == "gloo":
+        keep(td.group.WORLD)
     console = sys.stdout
     if rank():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
@@ -78,6 +83,13 @@ def processes(device: torch.device) -> Iterator[torch.device]:
     barrier()
     td.destroy_process_group()
     process_group.set_group(None)
+
+
+def keep(group: Any) -> None:
+    """Let a group of gloo live as long as the process does."""
+    # Its destructor waits for its threads and holds the lock of Python, for which one of them may wait: a training of
+    # two processes that had written everything did not end (torch 2.6, once in many runs).
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(group))
 
 
 def wrap_ddp(step: nn.Module) -> nn.Module:
