@@ -11,7 +11,6 @@ benchmarks/results/start-<machine>.json.
 
 import argparse
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from cxrlt_speed import measure
 from harness import ROOT, Figure, add_machine, script, table, write_result
 
 from roi import cli
+from roi.errors import UserError
 
 HELP, LINE, STEP = 0.5, 3.0, 10.0
 IMAGES = 64
@@ -31,14 +31,15 @@ BATCH = 32
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.Parser(__doc__)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="scratch folder, made anew")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="scratch folder, new or empty")
     parser.add_argument("--runs", type=cli.number(int, 1), default=3, metavar="N", help="(default: %(default)s)")
     add_machine(parser)
     return parser.parse_args(argv)
 
 
 def main(args: argparse.Namespace) -> None:
-    shutil.rmtree(args.out, ignore_errors=True)
+    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
+        raise UserError(f"--out {args.out}: is there and not empty; give a folder that is new")
     stages = prepared(args.out)
     figures = []
     helps = {
